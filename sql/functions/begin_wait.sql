@@ -1,0 +1,14 @@
+-- A worker that speaks for itself (direct mode) enters its poll into the statistics, and again from time to time while it waits.
+-- The worker tells times as durations, so that its clock does not matter.
+CREATE OR REPLACE FUNCTION pgpoll.begin_wait(host text, pid integer, topics text[], client text, waited_ms bigint, left_ms bigint)
+RETURNS void
+LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO pgpoll.waiters (host, pid, backend_pid, topics, client, started_at, deadline, seen_at)
+    VALUES ($1, $2, pg_backend_pid(), $3, $4,
+            now() - $5 * interval '1 millisecond', now() + $6 * interval '1 millisecond', now())
+    ON CONFLICT (host, pid) DO UPDATE
+    SET (backend_pid, topics, client, started_at, deadline, seen_at)
+      = (excluded.backend_pid, excluded.topics, excluded.client, excluded.started_at, excluded.deadline, excluded.seen_at);
+$$;

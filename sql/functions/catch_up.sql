@@ -1,0 +1,63 @@
+-- One page of messages after the given positions, all topics merged in commit order, read in one snapshot.
+--
+-- topics and positions belong together by index; a NULL position means from now. max_messages and max_bytes (payload and
+-- metadata, as text) bound the page; a first message that alone is larger is sent all the same.
+--
+-- Rows, told apart by created_at and payload:
+--   topic    (no created_at) one per topic, in order: position is where its reading starts, gap is NULL, 'expired'
+--            (messages after the requested position were pruned) or 'ahead' (no such position was ever given),
+--            oldest the first position still there, looked up only where it may be asked for
+--   message  in order of position
+--   more     (created_at, no payload) at most one, last: there is at least one more message
+CREATE OR REPLACE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer, max_bytes bigint)
+RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json, gap text, oldest bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+-- The one good plan: feed's primary key, then messages' primary key, whatever the statistics say today.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT t.no::integer,
+           CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN t.newest
+                ELSE greatest(t.requested, t.pruned_to) END,
+           NULL::timestamptz, NULL::json, NULL::json,
+           CASE WHEN t.requested > t.last_position THEN 'ahead'
+                WHEN t.requested < t.pruned_to THEN 'expired' END,
+           CASE WHEN t.requested > t.last_position OR t.requested < t.pruned_to OR t.requested = 0 THEN
+               (SELECT f.position FROM pgpoll.feed f WHERE f.topic = t.topic ORDER BY f.position LIMIT 1) END
+    FROM (SELECT r.no, r.topic, r.requested, s.last_value AS last_position,
+                 coalesce(p.pruned_to, 0) AS pruned_to,
+                 greatest(p.pruned_to,
+                          (SELECT f.position FROM pgpoll.feed f WHERE f.topic = r.topic ORDER BY f.position DESC LIMIT 1),
+                          0) AS newest
+          FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
+          CROSS JOIN pgpoll.last_position s
+          LEFT JOIN pgpoll.retention p ON p.topic = r.topic) t
+    ORDER BY t.no;
+
+    RETURN QUERY
+    SELECT p.no::integer, p.position, p.created_at,
+           CASE WHEN p.fits THEN p.payload END, CASE WHEN p.fits THEN p.metadata END, NULL, NULL::bigint
+    FROM (SELECT c.*,
+                 c.n <= max_messages AND (c.total <= max_bytes OR c.n = 1) AS fits,
+                 c.n - 1 <= max_messages AND (c.total - c.bytes <= max_bytes OR c.n <= 2) AS previous_fits
+          FROM (SELECT m.*, row_number() OVER page AS n, sum(m.bytes) OVER page AS total
+                FROM (SELECT r.no, f.position, f.bytes, f.created_at, f.payload, f.metadata
+                      FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
+                      CROSS JOIN LATERAL
+                          (SELECT f.position, f.bytes, m.created_at, m.payload, m.metadata
+                           FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
+                           WHERE f.topic = r.topic AND f.position > r.requested
+                           ORDER BY f.position LIMIT max_messages + 1) f
+                      ORDER BY f.position LIMIT max_messages + 1) m
+                WINDOW page AS (ORDER BY m.position ROWS UNBOUNDED PRECEDING)) c) p
+    WHERE p.previous_fits
+    ORDER BY p.position;
+END $$;

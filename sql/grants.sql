@@ -1,0 +1,25 @@
+-- Nobody has what is not granted here. catch_up(), begin_wait(), end_wait() and sweep_waiters() run with their owner's rights,
+-- so that a poller needs none on the tables.
+REVOKE ALL ON SCHEMA pgpoll FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA pgpoll FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgpoll FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgpoll FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA pgpoll TO pgpoll_publisher, pgpoll_poller, pgpoll_monitor;
+
+GRANT INSERT (topic, payload, metadata) ON pgpoll.messages TO pgpoll_publisher;
+
+GRANT EXECUTE ON FUNCTION
+    pgpoll.schema_version(),
+    pgpoll.can_poll(text, text),
+    pgpoll.may_poll(text, text[]),
+    pgpoll.listen(text[]),
+    pgpoll.catch_up(text[], bigint[], integer, bigint),
+    pgpoll.begin_wait(text, integer, text[], text, bigint, bigint),
+    pgpoll.end_wait(text, integer),
+    pgpoll.sweep_waiters()
+TO pgpoll_poller;
+GRANT SELECT ON pgpoll.stats TO pgpoll_poller;
+
+GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO pgpoll_monitor;
+GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.waiters TO pgpoll_monitor;

@@ -1,0 +1,39 @@
+-- Installs pgpoll in the database psql is connected to, or brings it up to date:  psql -f sql/install.sql
+-- Run it as the role that shall own it (it needs CREATE on the database, and CREATEROLE the first time). Safe to repeat.
+\set ON_ERROR_STOP on
+\set QUIET on
+SET client_min_messages = warning;
+BEGIN;
+SELECT pg_advisory_xact_lock(hashtext('pgpoll.install')) \g /dev/null
+
+SELECT pg_encoding_to_char(encoding) <> 'UTF8' AS not_utf8 FROM pg_database WHERE datname = current_database() \gset
+\if :not_utf8
+    DO 'BEGIN RAISE ''pgpoll needs a database with encoding UTF8''; END';
+\endif
+
+CREATE SCHEMA IF NOT EXISTS pgpoll;
+
+SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
+\if :installed
+    SELECT pgpoll.schema_version() > 1 AS newer \gset
+    \if :newer
+        DO 'BEGIN RAISE ''the pgpoll schema here is newer than this script (version 1)''; END';
+    \endif
+\endif
+
+\ir roles.sql
+\ir tables.sql
+\ir functions/assign_position.sql
+\ir triggers.sql
+\ir functions/can_poll.sql
+\ir functions/may_poll.sql
+\ir functions/listen.sql
+\ir functions/catch_up.sql
+\ir functions/begin_wait.sql
+\ir functions/end_wait.sql
+\ir functions/sweep_waiters.sql
+\ir functions/prune.sql
+\ir functions/schema_version.sql
+\ir views.sql
+\ir grants.sql
+COMMIT;

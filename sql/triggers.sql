@@ -1,0 +1,11 @@
+-- ALWAYS: also for rows that logical replication applies.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
+                   WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'assign_position') THEN
+        CREATE CONSTRAINT TRIGGER assign_position AFTER INSERT ON pgpoll.messages
+            DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION pgpoll.assign_position();
+    END IF;
+END $$;
+ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER assign_position;
