@@ -1,0 +1,140 @@
+#include "http.h"
+
+#include "answer.h"
+#include "config.h"
+
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *http_parameter(const FCGX_Request *request, const char *name)
+{
+    const char *value = FCGX_GetParam(name, request->envp);
+
+    return value ? value : "";
+}
+
+bool http_path_is(const FCGX_Request *request, const char *path)
+{
+    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. */
+    const char *uri = http_parameter(request, "REQUEST_URI");
+    size_t length = strcspn(uri, "?"), path_length = strlen(path);
+
+    return length >= path_length && memcmp(uri + length - path_length, path, path_length) == 0;
+}
+
+bool http_method_is(const FCGX_Request *request, const char *method)
+{
+    return strcmp(http_parameter(request, "REQUEST_METHOD"), method) == 0;
+}
+
+enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length)
+{
+    char rest[4096];
+    size_t got = (size_t)FCGX_GetStr(body, (int)size, request->in);
+
+    if (got == size && FCGX_GetStr(rest, sizeof rest, request->in) > 0) {
+        while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
+            ;
+        return ERROR_TOO_LARGE;
+    }
+    *length = got;
+    return ERROR_NONE;
+}
+
+static const char *status_text(int status)
+{
+    switch (status) {
+    case 200:
+        return "200 OK";
+    case 204:
+        return "204 No Content";
+    case 400:
+        return "400 Bad Request";
+    case 403:
+        return "403 Forbidden";
+    case 404:
+        return "404 Not Found";
+    case 405:
+        return "405 Method Not Allowed";
+    case 413:
+        return "413 Content Too Large";
+    case 422:
+        return "422 Unprocessable Entity";
+    case 503:
+        return "503 Service Unavailable";
+    default:
+        return "500 Internal Server Error";
+    }
+}
+
+/* The headers of every answer. libfcgi buffers them, and remembers an error until the flush or the end. */
+static void put_head(FCGX_Request *request, const struct config *config, int status)
+{
+    (void)FCGX_FPrintF(request->out,
+                       "Status: %s\r\n"
+                       "Cache-Control: no-store\r\n"
+                       "X-Content-Type-Options: nosniff\r\n",
+                       status_text(status));
+    if (*config->cors_origin) {
+        (void)FCGX_FPrintF(request->out, "Access-Control-Allow-Origin: %s\r\n", config->cors_origin);
+        if (strcmp(config->cors_origin, "*") != 0)
+            (void)FCGX_PutS("Vary: Origin\r\n", request->out);
+    }
+    if (status != 204)
+        (void)FCGX_PutS("Content-Type: application/json\r\n", request->out);
+}
+
+bool http_begin(FCGX_Request *request, const struct config *config)
+{
+    put_head(request, config, 200);
+    (void)FCGX_PutS("\r\n", request->out);
+    return FCGX_FFlush(request->out) == 0;
+}
+
+static void put_body(FCGX_Request *request, const char *text, size_t length)
+{
+    (void)FCGX_FPrintF(request->out, "Content-Length: %d\r\n\r\n", (int)length);
+    if (!http_method_is(request, "HEAD"))
+        (void)FCGX_PutStr(text, (int)length, request->out);
+}
+
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *text, size_t length)
+{
+    put_head(request, config, status);
+    put_body(request, text, length);
+}
+
+void http_send_error(FCGX_Request *request, const struct config *config, enum error error, struct json_object *detail,
+                     const char *methods)
+{
+    static const char out_of_memory[] = "{\"detail\":\"Service Unavailable\"}";
+    int status = error_http_status(error);
+    struct json_object *answer = answer_error(error, detail);
+    const char *text = answer ? json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+
+    if (!text) {
+        text = out_of_memory;
+        status = error_http_status(ERROR_MEMORY);
+    }
+    put_head(request, config, status);
+    if (status == 405)
+        (void)FCGX_FPrintF(request->out, "Allow: %s\r\n", methods);
+    if (status == 503) /* spread out, so that those turned away together do not come back together */
+        (void)FCGX_FPrintF(request->out, "Retry-After: %d\r\n", (int)(1 + random() % 5));
+    put_body(request, text, strlen(text));
+    json_object_put(answer);
+}
+
+void http_send_options(FCGX_Request *request, const struct config *config, const char *methods)
+{
+    put_head(request, config, 204);
+    (void)FCGX_FPrintF(request->out, "Allow: %s\r\n", methods);
+    if (*config->cors_origin)
+        (void)FCGX_FPrintF(request->out,
+                           "Access-Control-Allow-Methods: %s\r\n"
+                           "Access-Control-Allow-Headers: Authorization, Content-Type\r\n"
+                           "Access-Control-Max-Age: 86400\r\n",
+                           methods);
+    (void)FCGX_PutS("\r\n", request->out);
+}

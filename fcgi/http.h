@@ -1,0 +1,47 @@
+/*
+ * HTTP as a FastCGI application sees it: what was asked, and answers with the headers that every answer of ours has.
+ * Knows nothing of polls.
+ */
+#ifndef PGPOLL_HTTP_H
+#define PGPOLL_HTTP_H
+
+#include "error.h"
+
+#include <fcgiapp.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+struct config;
+struct json_object;
+
+/* A parameter of the request, "" when the web server did not send it. Borrowed from the request. */
+const char *http_parameter(const FCGX_Request *request, const char *name);
+
+/* Whether the request's path, as the client sent it, ends in path; a query string does not matter. */
+bool http_path_is(const FCGX_Request *request, const char *path);
+
+bool http_method_is(const FCGX_Request *request, const char *method);
+
+/*
+ * Reads the body to its end, which later makes a client's leaving visible, and stores it in body (size bytes) with its length.
+ * ERROR_TOO_LARGE: it was longer; all of it was read all the same.
+ */
+enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length);
+
+/* Starts an answer of unknown length with status 200 and sends what there is of it. false: the client has left. */
+bool http_begin(FCGX_Request *request, const struct config *config);
+
+/* Sends a whole JSON answer; HEAD gets its headers only. text: length bytes. */
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *text, size_t length);
+
+/*
+ * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 503 comes with Retry-After and
+ * 405 with Allow, which lists methods.
+ */
+void http_send_error(FCGX_Request *request, const struct config *config, enum error error, struct json_object *detail,
+                     const char *methods);
+
+/* Answers OPTIONS, also as a CORS preflight. methods: what may be used on this path. */
+void http_send_options(FCGX_Request *request, const struct config *config, const char *methods);
+
+#endif

@@ -1,0 +1,154 @@
+/* pgpoll.fcgi: POST /messages/poll, one poll at a time. */
+#include "answer.h"
+#include "clock.h"
+#include "config.h"
+#include "http.h"
+#include "listener_direct.h"
+#include "log.h"
+#include "poll_waiter.h"
+#include "poll_request.h"
+#include "program.h"
+#include "server.h"
+
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char METHODS[] = "POST, OPTIONS";
+
+struct worker {
+    struct server server;
+    struct config config;
+    struct listener *listener;
+    char body[POLL_REQUEST_MAX_BYTES];
+};
+
+/* A poll's client, as the poll sees it. */
+struct connection {
+    struct poll_client client;
+    FCGX_Request *request;
+    const struct config *config;
+};
+
+static bool begin_wait(struct poll_client *client)
+{
+    struct connection *connection = (struct connection *)client;
+
+    return http_begin(connection->request, connection->config);
+}
+
+static bool heartbeat(struct poll_client *client)
+{
+    struct connection *connection = (struct connection *)client;
+
+    /* White space before a JSON text means nothing (RFC 8259, 2). */
+    return FCGX_PutChar('\n', connection->request->out) != EOF && FCGX_FFlush(connection->request->out) == 0;
+}
+
+/* Sends what a poll came to. */
+static enum error send_outcome(const struct poll_waiter *waiter, FCGX_Request *request, enum error error)
+{
+    struct json_object *answer = NULL;
+    const char *text;
+    size_t length;
+
+    if (!waiter->began_wait && error_http_status(error) != 200) {
+        http_send_error(request, waiter->config, error, NULL, METHODS);
+        return error;
+    }
+    answer = answer_messages(waiter);
+    text = answer ? json_object_to_json_string_length(answer, JSON_C_TO_STRING_NOSLASHESCAPE, &length) : NULL;
+    if (text && waiter->began_wait)
+        (void)FCGX_PutStr(text, (int)length, request->out);
+    else if (text)
+        http_send(request, waiter->config, 200, text, length);
+    else if (!waiter->began_wait)
+        http_send_error(request, waiter->config, ERROR_MEMORY, NULL, METHODS);
+    json_object_put(answer);
+    return text ? error : ERROR_MEMORY;
+}
+
+/* One line a poll: who, what, how it ended and how long it took. Topics are counted, not named. */
+static void log_poll(const struct worker *worker, FCGX_Request *request, const struct poll_waiter *waiter, enum error error)
+{
+    static unsigned served;
+    enum log_level level = error_log_level(error);
+    const char *why = level < LOG_LEVEL_DEBUG ? worker->listener->operations->error(worker->listener) : "";
+    const char *given = http_parameter(request, "HTTP_X_REQUEST_ID");
+    char id[65];
+
+    if (!log_enabled(level))
+        return;
+    if (*given)
+        (void)snprintf(id, sizeof id, "%s", given);
+    else
+        (void)snprintf(id, sizeof id, "%d-%u", (int)getpid(), ++served);
+    log_write(level, "poll %s from %s: %s, %d topics, %d messages%s, %" PRId64 " ms%s%s", id,
+              http_parameter(request, "REMOTE_ADDR"), error_name(error), waiter->page.topic_count,
+              waiter->page.message_count, waiter->page.has_more ? " and more" : "",
+              clock_monotonic_ms() - waiter->who.started_ms, *why ? ": " : "", why);
+}
+
+static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
+                          const struct poll_request *asked)
+{
+    struct connection connection = { { begin_wait, heartbeat }, request, &worker->config };
+    struct poll_waiter waiter;
+    enum error error = poll_waiter_init(&waiter, &worker->config, worker->listener, interrupts, &connection.client, asked,
+                                 http_parameter(request, "REMOTE_USER"), http_parameter(request, "REMOTE_ADDR"));
+
+    if (error) {
+        http_send_error(request, &worker->config, error, NULL, METHODS);
+        return;
+    }
+    error = poll_waiter_run(&waiter);
+    error = send_outcome(&waiter, request, error);
+    log_poll(worker, request, &waiter, error);
+    FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
+    poll_waiter_release(&waiter);
+}
+
+static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+{
+    struct worker *worker = (struct worker *)server;
+    struct json_object *detail = NULL;
+    struct poll_request asked;
+    size_t length = 0;
+    enum error error = http_read_body(request, worker->body, sizeof worker->body, &length);
+
+    if (!http_path_is(request, "/messages/poll")) {
+        error = ERROR_NOT_FOUND;
+    } else if (http_method_is(request, "OPTIONS")) {
+        http_send_options(request, &worker->config, METHODS);
+        return;
+    } else if (!http_method_is(request, "POST")) {
+        error = ERROR_METHOD;
+    }
+    if (!error)
+        error = poll_request_parse(&asked, worker->body, length, (int)worker->config.max_topics, &detail);
+    if (error) {
+        http_send_error(request, &worker->config, error, detail, METHODS);
+        return;
+    }
+    serve_checked(worker, request, interrupts, &asked);
+    poll_request_release(&asked);
+}
+
+int main(int argc, char **argv)
+{
+    static struct worker worker = { .server = { serve } };
+    int status;
+
+    if (!program_start("pgpoll.fcgi", "long polling over PostgreSQL", argc, argv, &worker.config, &status))
+        return status;
+    worker.listener = listener_direct_new(&worker.config);
+    if (!worker.listener) {
+        log_write(LOG_LEVEL_ERROR, "out of memory");
+        return EXIT_FAILURE;
+    }
+    status = server_run(&worker.server, argv);
+    worker.listener->operations->free(worker.listener);
+    return status;
+}

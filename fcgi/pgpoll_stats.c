@@ -1,0 +1,73 @@
+/* pgpoll-stats.fcgi: GET /messages/poll/stats, in a pool of its own, so that it answers while every poll worker waits. */
+#include "clock.h"
+#include "config.h"
+#include "database.h"
+#include "http.h"
+#include "log.h"
+#include "program.h"
+#include "server.h"
+#include "stats.h"
+
+#include <stdlib.h>
+
+static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
+
+struct stats_worker {
+    struct server server;
+    struct config config;
+    struct database *database;
+};
+
+static void send_stats(struct stats_worker *worker, FCGX_Request *request)
+{
+    PGresult *result = NULL;
+    int64_t timeout_ms = worker->config.query_timeout_s * 1000;
+    enum error error = stats_read(worker->database, &result, clock_monotonic_ms() + timeout_ms);
+
+    /* The connection may have been lost while nobody asked. */
+    if (error == ERROR_DATABASE_AWAY)
+        error = stats_read(worker->database, &result, clock_monotonic_ms() + timeout_ms);
+    if (error) {
+        log_write(error_log_level(error), "stats: %s: %s", error_name(error), database_error(worker->database));
+        http_send_error(request, &worker->config, error, NULL, METHODS);
+        return;
+    }
+    http_send(request, &worker->config, 200, PQgetvalue(result, 0, 0), (size_t)PQgetlength(result, 0, 0));
+    PQclear(result);
+}
+
+static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+{
+    struct stats_worker *worker = (struct stats_worker *)server;
+    bool is_stats = http_path_is(request, "/messages/poll/stats");
+    char body[256];
+    size_t length;
+
+    (void)interrupts;
+    (void)http_read_body(request, body, sizeof body, &length); /* of no interest, but it is to be read */
+    if (!is_stats && !http_path_is(request, "/messages/poll"))
+        http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);
+    else if (http_method_is(request, "OPTIONS")) /* for both paths: a preflight must not wait for a poll worker */
+        http_send_options(request, &worker->config, is_stats ? METHODS : POLL_METHODS);
+    else if (!is_stats || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
+        http_send_error(request, &worker->config, ERROR_METHOD, NULL, is_stats ? METHODS : POLL_METHODS);
+    else
+        send_stats(worker, request);
+}
+
+int main(int argc, char **argv)
+{
+    static struct stats_worker worker = { .server = { serve } };
+    int status;
+
+    if (!program_start("pgpoll-stats.fcgi", "who is waiting in polls", argc, argv, &worker.config, &status))
+        return status;
+    worker.database = database_new();
+    if (!worker.database) {
+        log_write(LOG_LEVEL_ERROR, "out of memory");
+        return EXIT_FAILURE;
+    }
+    status = server_run(&worker.server, argv);
+    database_free(worker.database);
+    return status;
+}

@@ -1,0 +1,130 @@
+#include "server.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { LISTENER_FD = 0 };
+
+static volatile sig_atomic_t release;   /* a signal has come: answer what waits */
+static volatile sig_atomic_t run_anew;  /* it was SIGHUP */
+
+static void handle_signal(int number)
+{
+    run_anew = number == SIGHUP;
+    release = 1;
+}
+
+/* Blocks our signals and gives the mask that lets them in. After FCGX_Init, which installs handlers of its own. */
+static bool catch_signals(sigset_t *sleep_mask)
+{
+    static const int signals[] = { SIGTERM, SIGINT, SIGUSR1, SIGHUP };
+    struct sigaction action = { .sa_handler = handle_signal };
+    sigset_t ours;
+
+    (void)sigemptyset(&ours);
+    (void)sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        (void)sigaddset(&ours, signals[i]);
+    if (sigprocmask(SIG_BLOCK, &ours, sleep_mask) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        (void)sigdelset(sleep_mask, signals[i]);
+        if (sigaction(signals[i], &action, NULL) != 0)
+            return false;
+    }
+    action.sa_handler = SIG_IGN;
+    return sigaction(SIGPIPE, &action, NULL) == 0;
+}
+
+/*
+ * Many idle workers wait on one socket: with EPOLLEXCLUSIVE a connection wakes one of them, or a few, instead of all, and the
+ * socket does not block those who come too late.
+ */
+static int watch_listener(void)
+{
+    struct epoll_event event = { .events = EPOLLIN | EPOLLEXCLUSIVE };
+    int flags = fcntl(LISTENER_FD, F_GETFL), epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+
+    if (epoll_fd < 0 || flags < 0 || fcntl(LISTENER_FD, F_SETFL, flags | O_NONBLOCK) != 0 ||
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, LISTENER_FD, &event) != 0) {
+        if (epoll_fd >= 0)
+            (void)close(epoll_fd);
+        return -1;
+    }
+    return epoll_fd;
+}
+
+/* Sleeps until there is a request; false: a signal came first. */
+static bool next_request(FCGX_Request *request, int epoll_fd, const sigset_t *sleep_mask)
+{
+    struct epoll_event event;
+    int outcome;
+
+    while (!release) {
+        if (epoll_pwait(epoll_fd, &event, 1, -1, sleep_mask) <= 0)
+            continue;
+        outcome = FCGX_Accept_r(request);
+        if (outcome == 0)
+            return true;
+        if (outcome != -EAGAIN && outcome != -EINTR && outcome != -ECONNABORTED) {
+            log_write(LOG_LEVEL_ERROR, "cannot accept a request: %s", strerror(-outcome));
+            (void)poll(NULL, 0, 100); /* out of descriptors or memory: do not spin */
+        }
+    }
+    return false;
+}
+
+/* Returns only when it failed. */
+static void exec_anew(char **argv, const sigset_t *sleep_mask)
+{
+    (void)sigprocmask(SIG_SETMASK, sleep_mask, NULL);
+    (void)execvp(argv[0], argv);
+    log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", argv[0], strerror(errno));
+    release = 0;
+    run_anew = 0;
+}
+
+static bool is_listening(int fd)
+{
+    int value = 0;
+    socklen_t size = sizeof value;
+
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
+}
+
+int server_run(struct server *server, char **argv)
+{
+    FCGX_Request request;
+    sigset_t sleep_mask;
+    int epoll_fd;
+
+    if (!is_listening(LISTENER_FD)) {
+        log_write(LOG_LEVEL_ERROR, "descriptor 0 is no listening socket: start this program with spawn-fcgi");
+        return EXIT_FAILURE;
+    }
+    if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTENER_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
+        !catch_signals(&sleep_mask) || (epoll_fd = watch_listener()) < 0) {
+        log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));
+        return EXIT_FAILURE;
+    }
+    do {
+        while (next_request(&request, epoll_fd, &sleep_mask)) {
+            const struct interrupts interrupts = { request.ipcFd, &release, &sleep_mask };
+            server->serve(server, &request, &interrupts);
+            FCGX_Finish_r(&request);
+        }
+        if (run_anew)
+            exec_anew(argv, &sleep_mask);
+    } while (!release);
+    (void)close(epoll_fd);
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,27 @@
+/*
+ * The life of a FastCGI worker process: accept a request, serve it, again, until a signal says otherwise.
+ *
+ *   SIGTERM, SIGINT, SIGUSR1   answer what waits, then exit 0
+ *   SIGHUP                     answer what waits, then run the program anew from its file, with the same process id
+ *
+ * Signals are let in only where the process sleeps, so none comes between a look at its flag and the sleep.
+ */
+#ifndef PGPOLL_SERVER_H
+#define PGPOLL_SERVER_H
+
+#include "interrupts.h"
+
+#include <fcgiapp.h>
+
+struct server {
+    /* Serves one request. interrupts: its client's connection and the signals; borrowed for the call. */
+    void (*serve)(struct server *server, FCGX_Request *request, const struct interrupts *interrupts);
+};
+
+/*
+ * Serves what comes in on the listening socket that spawn-fcgi left on descriptor 0. argv: main's, to run the program anew.
+ * Returns the status to exit with; what went wrong is logged.
+ */
+int server_run(struct server *server, char **argv);
+
+#endif

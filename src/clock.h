@@ -1,0 +1,15 @@
+/*
+ * The two clocks. Deadlines are monotonic milliseconds; the wall clock is only for what people and PostgreSQL call a time.
+ */
+#ifndef PGPOLL_CLOCK_H
+#define PGPOLL_CLOCK_H
+
+#include <stdint.h>
+
+/* Milliseconds of CLOCK_MONOTONIC. */
+int64_t clock_monotonic_ms(void);
+
+/* Milliseconds since 1970-01-01 UTC. */
+int64_t clock_wall_ms(void);
+
+#endif

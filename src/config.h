@@ -1,0 +1,34 @@
+/*
+ * Configuration: PGPOLL_* environment variables, read once at start. The table in config.c is the only place that knows
+ * their names, defaults and limits; --help prints it. The database is configured by libpq's own PG* variables.
+ */
+#ifndef PGPOLL_CONFIG_H
+#define PGPOLL_CONFIG_H
+
+#include "log_level.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Strings are borrowed from the environment or constant, and never NULL. */
+struct config {
+    int64_t max_topics;
+    int64_t page_bytes;
+    int64_t reread_s;
+    int64_t query_timeout_s;
+    int64_t heartbeat_s; /* 0: none */
+    const char *cors_origin; /* "": no CORS headers */
+    const char *host;
+    const char *log;
+    enum log_level log_level;
+};
+
+/* Reads the environment. false: a value is bad; error (size bytes) says which and why, and *config is untouched. */
+bool config_load(struct config *config, char *error, size_t size);
+
+/* Prints every variable with its default and limits. */
+void config_print_help(FILE *stream);
+
+#endif

@@ -1,0 +1,15 @@
+/*
+ * The listener of a worker that stands alone: its own connection reads the table and LISTENs on the channel of each topic,
+ * and its own row in pgpoll.waiters tells of the poll. Needs a direct connection to the primary (no transaction pooling).
+ */
+#ifndef PGPOLL_LISTENER_DIRECT_H
+#define PGPOLL_LISTENER_DIRECT_H
+
+#include "listener.h"
+
+struct config;
+
+/* config is borrowed for the listener's life. Nothing is connected yet. NULL: out of memory. */
+struct listener *listener_direct_new(const struct config *config);
+
+#endif

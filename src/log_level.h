@@ -1,0 +1,14 @@
+/* How much a log line matters. The values are syslog(3)'s, so that the two need no translation. */
+#ifndef PGPOLL_LOG_LEVEL_H
+#define PGPOLL_LOG_LEVEL_H
+
+#include <syslog.h>
+
+enum log_level {
+    LOG_LEVEL_ERROR = LOG_ERR,
+    LOG_LEVEL_WARNING = LOG_WARNING,
+    LOG_LEVEL_INFO = LOG_INFO,
+    LOG_LEVEL_DEBUG = LOG_DEBUG
+};
+
+#endif

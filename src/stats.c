@@ -1,0 +1,21 @@
+#include "stats.h"
+
+#include "database.h"
+#include "statement.h"
+
+enum error stats_read(struct database *database, PGresult **result, int64_t deadline_ms)
+{
+    enum { SWEEP, READ, COUNT };
+    struct statement statements[COUNT];
+    PGresult *results[COUNT];
+    enum error error;
+
+    statement_init(&statements[SWEEP], "SELECT pgpoll.sweep_waiters()");
+    statement_init(&statements[READ], "SELECT row_to_json(s) FROM pgpoll.stats s");
+    error = database_run(database, statements, COUNT, results, deadline_ms);
+    if (error)
+        return error;
+    PQclear(results[SWEEP]);
+    *result = results[READ];
+    return ERROR_NONE;
+}
