@@ -1,10 +1,13 @@
-/* pgpoll.fcgi: POST /messages/poll, one poll at a time. */
+/* pgpoll.fcgi: POST /messages/poll, one poll a process; alone, or with a manager for many. */
 #include "answer.h"
 #include "clock.h"
 #include "config.h"
+#include "hive.h"
 #include "http.h"
 #include "listener_direct.h"
+#include "listener_managed.h"
 #include "log.h"
+#include "manager.h"
 #include "poll_waiter.h"
 #include "poll_request.h"
 #include "program.h"
@@ -22,6 +25,8 @@ struct worker {
     struct server server;
     struct config config;
     struct listener *listener;
+    struct hive *hive; /* NULL: no manager */
+    struct cell *cell;
     char body[POLL_REQUEST_MAX_BYTES];
 };
 
@@ -110,9 +115,8 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     poll_waiter_release(&waiter);
 }
 
-static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+static void serve_request(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts)
 {
-    struct worker *worker = (struct worker *)server;
     struct json_object *detail = NULL;
     struct poll_request asked;
     size_t length = 0;
@@ -136,19 +140,75 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
     poll_request_release(&asked);
 }
 
+/* Tells the manager whether this worker can accept another poll. */
+static void set_state(const struct worker *worker, enum cell_state state)
+{
+    int idle;
+
+    if (!worker->hive)
+        return;
+    atomic_store(&worker->cell->state, state);
+    if (state == CELL_IDLE) {
+        (void)atomic_fetch_add(&worker->hive->idle, 1);
+    } else {
+        (void)atomic_fetch_add(&worker->hive->polls, 1);
+        idle = atomic_fetch_sub(&worker->hive->idle, 1) - 1;
+        if (idle < worker->hive->reserve)
+            hive_ring(worker->hive);
+    }
+}
+
+static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+{
+    struct worker *worker = (struct worker *)server;
+
+    set_state(worker, CELL_SERVING);
+    serve_request(worker, request, interrupts);
+    set_state(worker, CELL_IDLE);
+}
+
+static void rest(struct server *server)
+{
+    struct worker *worker = (struct worker *)server;
+
+    worker->listener->operations->rest(worker->listener);
+}
+
+/* A worker's life, alone or in a process that the manager forked. */
+static int work(struct worker *worker, char **argv)
+{
+    int status;
+
+    if (!worker->listener) {
+        log_write(LOG_LEVEL_ERROR, "out of memory");
+        return EXIT_FAILURE;
+    }
+    set_state(worker, CELL_IDLE);
+    status = server_run(&worker->server, argv);
+    worker->listener->operations->free(worker->listener);
+    return status;
+}
+
+static int work_managed(void *context, struct hive *hive, int number)
+{
+    struct worker *worker = context;
+
+    worker->hive = hive;
+    worker->cell = hive_cell(hive, number);
+    worker->listener = listener_managed_new(&worker->config, hive, number);
+    return work(worker, NULL);
+}
+
 int main(int argc, char **argv)
 {
-    static struct worker worker = { .server = { serve } };
+    static struct worker worker = { .server = { .serve = serve, .rest = rest } };
     int status;
 
     if (!program_start("pgpoll.fcgi", "long polling over PostgreSQL", argc, argv, &worker.config, &status))
         return status;
+    if (worker.config.workers > 0)
+        return manager_run(&worker.config, work_managed, &worker, argv);
+    worker.server.runs_anew = true;
     worker.listener = listener_direct_new(&worker.config);
-    if (!worker.listener) {
-        log_write(LOG_LEVEL_ERROR, "out of memory");
-        return EXIT_FAILURE;
-    }
-    status = server_run(&worker.server, argv);
-    worker.listener->operations->free(worker.listener);
-    return status;
+    return work(&worker, argv);
 }

@@ -57,7 +57,7 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
 
 int main(int argc, char **argv)
 {
-    static struct stats_worker worker = { .server = { serve } };
+    static struct stats_worker worker = { .server = { .serve = serve, .runs_anew = true } };
     int status;
 
     if (!program_start("pgpoll-stats.fcgi", "who is waiting in polls", argc, argv, &worker.config, &status))

@@ -14,7 +14,7 @@ static void print_help(const char *name, const char *purpose)
 {
     (void)printf("%s: %s\n\n"
                  "A FastCGI program. Start it with spawn-fcgi, for example\n"
-                 "  spawn-fcgi -s /run/pgpoll/%s.sock -F 8 -- /usr/lib/pgpoll/%s\n"
+                 "  spawn-fcgi -s /run/pgpoll/%s.sock -b 4096 -- /usr/lib/pgpoll/%s\n"
                  "The database is found by libpq's variables (PGHOST, PGDATABASE, PGUSER, PGSERVICE, ...).\n\n"
                  "Environment:\n",
                  name, purpose, name, name);
@@ -35,6 +35,9 @@ bool program_start(const char *name, const char *purpose, int argc, char **argv,
         return false;
     }
     *status = EXIT_FAILURE;
+    /* --workers N says what PGPOLL_WORKERS=N does, so that a process list shows it. */
+    if (argc == 3 && strcmp(argv[1], "--workers") == 0 && setenv("PGPOLL_WORKERS", argv[2], 1) == 0)
+        argc = 1;
     if (argc > 1) {
         (void)fprintf(stderr, "%s: unknown argument '%s'; see %s --help\n", name, argv[1], name);
         return false;

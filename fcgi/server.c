@@ -12,21 +12,26 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LISTENER_FD = 0 };
+enum { LISTENER_FD = 0, REST_AFTER_MS = 1000 };
 
 static volatile sig_atomic_t release;   /* a signal has come: answer what waits */
 static volatile sig_atomic_t run_anew;  /* it was SIGHUP */
+static volatile sig_atomic_t woken;     /* SIGUSR2 */
 
 static void handle_signal(int number)
 {
-    run_anew = number == SIGHUP;
-    release = 1;
+    if (number == SIGUSR2) {
+        woken = 1;
+    } else {
+        run_anew = number == SIGHUP;
+        release = 1;
+    }
 }
 
 /* Blocks our signals and gives the mask that lets them in. After FCGX_Init, which installs handlers of its own. */
-static bool catch_signals(sigset_t *sleep_mask)
+static bool catch_signals(bool runs_anew, sigset_t *sleep_mask)
 {
-    static const int signals[] = { SIGTERM, SIGINT, SIGUSR1, SIGHUP };
+    static const int signals[] = { SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP };
     struct sigaction action = { .sa_handler = handle_signal };
     sigset_t ours;
 
@@ -42,7 +47,7 @@ static bool catch_signals(sigset_t *sleep_mask)
             return false;
     }
     action.sa_handler = SIG_IGN;
-    return sigaction(SIGPIPE, &action, NULL) == 0;
+    return sigaction(SIGPIPE, &action, NULL) == 0 && (runs_anew || sigaction(SIGHUP, &action, NULL) == 0);
 }
 
 /*
@@ -64,13 +69,19 @@ static int watch_listener(void)
 }
 
 /* Sleeps until there is a request; false: a signal came first. */
-static bool next_request(FCGX_Request *request, int epoll_fd, const sigset_t *sleep_mask)
+static bool next_request(struct server *server, FCGX_Request *request, int epoll_fd, const sigset_t *sleep_mask)
 {
+    int timeout_ms = server->rest ? REST_AFTER_MS : -1;
     struct epoll_event event;
-    int outcome;
 
     while (!release) {
-        if (epoll_pwait(epoll_fd, &event, 1, -1, sleep_mask) <= 0)
+        int ready = epoll_pwait(epoll_fd, &event, 1, timeout_ms, sleep_mask), outcome;
+
+        if (ready == 0) {
+            server->rest(server);
+            timeout_ms = -1;
+        }
+        if (ready <= 0)
             continue;
         outcome = FCGX_Accept_r(request);
         if (outcome == 0)
@@ -112,13 +123,13 @@ int server_run(struct server *server, char **argv)
         return EXIT_FAILURE;
     }
     if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTENER_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
-        !catch_signals(&sleep_mask) || (epoll_fd = watch_listener()) < 0) {
+        !catch_signals(server->runs_anew, &sleep_mask) || (epoll_fd = watch_listener()) < 0) {
         log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));
         return EXIT_FAILURE;
     }
     do {
-        while (next_request(&request, epoll_fd, &sleep_mask)) {
-            const struct interrupts interrupts = { request.ipcFd, &release, &sleep_mask };
+        while (next_request(server, &request, epoll_fd, &sleep_mask)) {
+            const struct interrupts interrupts = { request.ipcFd, &release, &woken, &sleep_mask };
             server->serve(server, &request, &interrupts);
             FCGX_Finish_r(&request);
         }

@@ -3,6 +3,7 @@
  *
  *   SIGTERM, SIGINT, SIGUSR1   answer what waits, then exit 0
  *   SIGHUP                     answer what waits, then run the program anew from its file, with the same process id
+ *   SIGUSR2                    from a worker's manager: wakes a poll that waits for it
  *
  * Signals are let in only where the process sleeps, so none comes between a look at its flag and the sleep.
  */
@@ -12,10 +13,15 @@
 #include "interrupts.h"
 
 #include <fcgiapp.h>
+#include <stdbool.h>
 
 struct server {
     /* Serves one request. interrupts: its client's connection and the signals; borrowed for the call. */
     void (*serve)(struct server *server, FCGX_Request *request, const struct interrupts *interrupts);
+    /* Nothing has come in for a second; NULL: of no interest. */
+    void (*rest)(struct server *server);
+    /* What SIGHUP means: run the program anew. A worker that has a manager leaves that to it. */
+    bool runs_anew;
 };
 
 /*

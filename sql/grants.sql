@@ -13,10 +13,13 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.schema_version(),
     pgpoll.can_poll(text, text),
     pgpoll.may_poll(text, text[]),
+    pgpoll.is_open_to_all(),
     pgpoll.listen(text[]),
+    pgpoll.unlisten(text[]),
     pgpoll.catch_up(text[], bigint[], integer, bigint),
     pgpoll.begin_wait(text, integer, text[], text, bigint, bigint),
     pgpoll.end_wait(text, integer),
+    pgpoll.write_waiters(text, json, json),
     pgpoll.sweep_waiters()
 TO pgpoll_poller;
 GRANT SELECT ON pgpoll.stats TO pgpoll_poller;

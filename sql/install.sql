@@ -27,10 +27,13 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 \ir triggers.sql
 \ir functions/can_poll.sql
 \ir functions/may_poll.sql
+\ir functions/is_open_to_all.sql
 \ir functions/listen.sql
+\ir functions/unlisten.sql
 \ir functions/catch_up.sql
 \ir functions/begin_wait.sql
 \ir functions/end_wait.sql
+\ir functions/write_waiters.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
 \ir functions/schema_version.sql

@@ -1,5 +1,5 @@
 -- Removes pgpoll with all its messages:  psql -f sql/uninstall.sql
--- The roles belong to the cluster and go only when no other database uses them.
+-- The roles belong to the cluster and go only when no other database uses them and you may drop them.
 \set ON_ERROR_STOP on
 \set QUIET on
 SET client_min_messages = warning;
@@ -12,8 +12,8 @@ BEGIN
     FOREACH role_name IN ARRAY ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor'] LOOP
         BEGIN
             EXECUTE format('DROP ROLE IF EXISTS %I', role_name);
-        EXCEPTION WHEN dependent_objects_still_exist THEN
-            RAISE WARNING 'role % is used elsewhere and stays', role_name;
+        EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+            RAISE WARNING 'role % is used elsewhere or another''s, and stays', role_name;
         END;
     END LOOP;
 END $$;

@@ -1,8 +1,8 @@
 #include "answer.h"
 
 #include "cursor.h"
-#include "poll_waiter.h"
 #include "poll_request.h"
+#include "poll_waiter.h"
 
 #include <json-c/json.h>
 #include <stdbool.h>
@@ -13,6 +13,15 @@ static bool take(struct json_object *object, const char *key, struct json_object
         return true;
     json_object_put(value);
     return false;
+}
+
+/* The same for a value, or null, that stays its owner's too. */
+static bool share(struct json_object *object, const char *key, struct json_object *value)
+{
+    if (json_object_object_add(object, key, value) != 0)
+        return false;
+    (void)json_object_get(value);
+    return true;
 }
 
 static struct json_object *message_id(int64_t position)
@@ -82,9 +91,8 @@ static struct json_object *gap_of(const struct poll_state *state, const struct p
     struct json_object *gap = json_object_new_object();
 
     if (gap && take(gap, "reason", json_object_new_string(gap_reason(state->gap))) &&
-        json_object_object_add(gap, "requested", json_object_get(topic->since)) == 0 &&
-        (state->oldest < 0 ? json_object_object_add(gap, "oldest", NULL) == 0
-                           : take(gap, "oldest", message_id(state->oldest))))
+        share(gap, "requested", topic->since) &&
+        (state->oldest < 0 ? share(gap, "oldest", NULL) : take(gap, "oldest", message_id(state->oldest))))
         return gap;
     json_object_put(gap);
     return NULL;

@@ -1,5 +1,6 @@
 #include "catch_up.h"
 
+#include "database.h"
 #include "poll_request.h"
 #include "statement.h"
 
@@ -7,7 +8,7 @@
 #include <string.h>
 
 /* The columns, in the function's order. */
-enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST, COLUMN_COUNT };
+enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
 
 /* timestamptz counts microseconds from 2000-01-01 UTC (datatype/timestamp.h). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
@@ -16,12 +17,9 @@ bool catch_up_statement(struct statement *statement, const struct poll_request *
                         int64_t page_bytes)
 {
     statement_init(statement, "SELECT * FROM pgpoll.catch_up($1, $2, $3, $4)");
-    if (!statement_add_topics(statement, request->topics, request->topic_count) ||
-        !statement_add_positions(statement, positions, request->topic_count))
-        return false;
-    statement_add_int4(statement, request->limit);
-    statement_add_int8(statement, page_bytes);
-    return true;
+    return statement_add_topics(statement, request->topics, request->topic_count) &&
+           statement_add_positions(statement, positions, request->topic_count) &&
+           statement_add_int4(statement, request->limit) && statement_add_int8(statement, page_bytes);
 }
 
 static int32_t get_int4(const PGresult *result, int row, enum column column)
@@ -40,19 +38,24 @@ static int64_t get_int8(const PGresult *result, int row, enum column column)
     return (int64_t)be64toh(big_endian);
 }
 
-static void take_topic(const PGresult *result, int row, struct page_topic *topic)
+static bool is_null(const PGresult *result, int row, enum column column)
 {
-    topic->start = get_int8(result, row, POSITION);
-    topic->next = topic->start;
-    topic->oldest = PQgetisnull(result, row, OLDEST) ? -1 : get_int8(result, row, OLDEST);
-    if (PQgetisnull(result, row, GAP))
-        topic->gap = GAP_NONE;
-    else
-        topic->gap = strcmp(PQgetvalue(result, row, GAP), "ahead") == 0 ? GAP_AHEAD : GAP_EXPIRED;
+    return PQgetisnull(result, row, (int)column);
 }
 
-static bool take_message(const PGresult *result, int row, int index, const struct poll_request *request,
-                         struct page *page)
+static struct page_topic get_topic(const PGresult *result, int row)
+{
+    struct page_topic topic = { .start = get_int8(result, row, POSITION), .oldest = -1, .gap = GAP_NONE };
+
+    topic.next = topic.start;
+    if (!is_null(result, row, OLDEST))
+        topic.oldest = get_int8(result, row, OLDEST);
+    if (!is_null(result, row, GAP))
+        topic.gap = strcmp(PQgetvalue(result, row, GAP), "ahead") == 0 ? GAP_AHEAD : GAP_EXPIRED;
+    return topic;
+}
+
+static struct message get_message(const PGresult *result, int row)
 {
     struct message message = {
         .position = get_int8(result, row, POSITION),
@@ -61,30 +64,90 @@ static bool take_message(const PGresult *result, int row, int index, const struc
         .payload_length = (size_t)PQgetlength(result, row, PAYLOAD),
     };
 
-    if (!PQgetisnull(result, row, METADATA)) {
+    if (!is_null(result, row, METADATA)) {
         message.metadata = PQgetvalue(result, row, METADATA);
         message.metadata_length = (size_t)PQgetlength(result, row, METADATA);
     }
-    return page_add(page, index, &request->topics[index], &message);
+    return message;
 }
 
-enum error catch_up_result(const PGresult *result, const struct poll_request *request, struct page *page)
+struct catch_up_row catch_up_row(const PGresult *result, int row)
 {
-    enum error error = PQnfields(result) == COLUMN_COUNT ? ERROR_NONE : ERROR_DATABASE_QUERY;
+    struct catch_up_row read = { .kind = CATCH_UP_TOPIC, .topic_index = get_int4(result, row, TOPIC_NO) - 1 };
 
-    for (int row = 0; !error && row < PQntuples(result); row++) {
-        int index = get_int4(result, row, TOPIC_NO) - 1;
-
-        if (index < 0 || index >= page->topic_count)
-            error = ERROR_DATABASE_QUERY;
-        else if (PQgetisnull(result, row, CREATED_AT))
-            take_topic(result, row, &page->topics[index]);
-        else if (PQgetisnull(result, row, PAYLOAD))
-            page->has_more = true;
-        else if (!take_message(result, row, index, request, page))
-            error = ERROR_MEMORY;
+    if (is_null(result, row, CREATED_AT)) {
+        read.topic = get_topic(result, row);
+    } else if (is_null(result, row, PAYLOAD)) {
+        read.kind = CATCH_UP_MORE;
+    } else {
+        read.kind = CATCH_UP_MESSAGE;
+        read.message = get_message(result, row);
     }
-    if (error)
-        page_clear(page);
+    return read;
+}
+
+/* Fills a cleared page from the statement's result. */
+static enum error fill_page(const PGresult *result, const struct poll_request *request, struct page *page)
+{
+    for (int i = 0; i < PQntuples(result); i++) {
+        struct catch_up_row row = catch_up_row(result, i);
+
+        if (row.topic_index < 0 || row.topic_index >= page->topic_count) {
+            page_clear(page);
+            return ERROR_DATABASE_QUERY; /* not the function that this program came with */
+        }
+        if (row.kind == CATCH_UP_TOPIC) {
+            page->topics[row.topic_index] = row.topic;
+        } else if (row.kind == CATCH_UP_MORE) {
+            page->has_more = true;
+        } else if (!page_add(page, row.topic_index, &request->topics[row.topic_index], &row.message)) {
+            page_clear(page);
+            return ERROR_MEMORY;
+        }
+    }
+    return ERROR_NONE;
+}
+
+static bool may_poll_statement(struct statement *statement, const struct poll_request *request, const char *remote_user)
+{
+    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
+    statement_add_text(statement, remote_user);
+    return statement_add_topics(statement, request->topics, request->topic_count);
+}
+
+static bool is_true(const PGresult *result)
+{
+    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
+}
+
+enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,
+                        const struct statement *first, const int64_t *positions, int64_t page_bytes, struct page *page,
+                        int64_t deadline_ms)
+{
+    enum { MOST = 3 };
+    struct statement may_poll = { 0 }, catch_up = { 0 }, statements[MOST];
+    PGresult *results[MOST] = { NULL };
+    enum error error = ERROR_MEMORY;
+    int count = 0;
+
+    if ((remote_user && !may_poll_statement(&may_poll, request, remote_user)) ||
+        !catch_up_statement(&catch_up, request, positions, page_bytes))
+        goto out;
+    if (remote_user)
+        statements[count++] = may_poll;
+    if (first)
+        statements[count++] = *first;
+    statements[count++] = catch_up;
+
+    error = database_run(database, statements, count, results, deadline_ms);
+    if (!error && remote_user && !is_true(results[0]))
+        error = ERROR_DENIED;
+    if (!error)
+        error = fill_page(results[count - 1], request, page);
+out:
+    for (int i = 0; i < count; i++)
+        PQclear(results[i]);
+    statement_release(&may_poll);
+    statement_release(&catch_up);
     return error;
 }

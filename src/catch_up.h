@@ -1,5 +1,5 @@
 /*
- * Reads the feed from the table: pgpoll.catch_up() (sql/functions/catch_up.sql) as a statement, and its rows as a page.
+ * Reads the feed from the table: pgpoll.catch_up() (sql/functions/catch_up.sql) as a statement, and what its rows mean.
  * The only code that knows that function's parameters and columns.
  */
 #ifndef PGPOLL_CATCH_UP_H
@@ -11,6 +11,7 @@
 #include <libpq-fe.h>
 #include <stdint.h>
 
+struct database;
 struct poll_request;
 struct statement;
 
@@ -21,10 +22,26 @@ enum { CATCH_UP_FROM_NOW = -1 };
 bool catch_up_statement(struct statement *statement, const struct poll_request *request, const int64_t *positions,
                         int64_t page_bytes);
 
+enum catch_up_kind { CATCH_UP_TOPIC, CATCH_UP_MESSAGE, CATCH_UP_MORE };
+
+/* One row: where a topic's reading starts, a message, or the hint that there are more. Texts are borrowed from the result. */
+struct catch_up_row {
+    enum catch_up_kind kind;
+    int topic_index;
+    struct page_topic topic; /* of CATCH_UP_TOPIC */
+    struct message message;  /* of CATCH_UP_MESSAGE */
+};
+
+/* Reads a row of the statement's result. */
+struct catch_up_row catch_up_row(const PGresult *result, int row);
+
 /*
- * Fills a cleared page from the statement's result, which stays the caller's.
- * ERROR_MEMORY; ERROR_DATABASE_QUERY: not a result of that function. The page is cleared then.
+ * Reads one page into a cleared page, by deadline_ms, in one network write of up to three transactions: first, where remote_user
+ * is not NULL, whether that user may poll these topics; then whatever first is (NULL: nothing); then the page.
+ * ERROR_DENIED, ERROR_MEMORY and the errors of database_run(); the page is clear then.
  */
-enum error catch_up_result(const PGresult *result, const struct poll_request *request, struct page *page);
+enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,
+                        const struct statement *first, const int64_t *positions, int64_t page_bytes, struct page *page,
+                        int64_t deadline_ms);
 
 #endif

@@ -17,6 +17,12 @@ static const struct variable {
     int64_t least, most; /* of TYPE_INTEGER */
     const char *help;
 } variables[] = {
+    { "PGPOLL_WORKERS", TYPE_INTEGER, offsetof(struct config, workers), "0", 0, 20000,
+      "worker processes under one manager, as with --workers; 0: no manager, this process alone serves and LISTENs" },
+    { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536, 1073741824,
+      "recent messages that a manager keeps for its workers" },
+    { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
+      "database connections that a manager's workers may have open together, to catch up" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent all the same" },

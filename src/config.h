@@ -14,6 +14,9 @@
 
 /* Strings are borrowed from the environment or constant, and never NULL. */
 struct config {
+    int64_t workers; /* 0: one process, which LISTENs itself */
+    int64_t window_bytes;
+    int64_t connections;
     int64_t max_topics;
     int64_t page_bytes;
     int64_t reread_s;

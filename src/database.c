@@ -10,39 +10,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct database {
-    PGconn *connection; /* NULL: none; otherwise usable, non-blocking and in pipeline mode */
-    char error[512];
+enum state {
+    CLOSED,
+    CONNECTING,
+    CHECKING, /* connected, asking for the schema's version */
+    IDLE,
+    RUNNING
 };
 
-struct database *database_new(void)
-{
-    return calloc(1, sizeof(struct database));
-}
+/* Statements under way and what came of them. */
+struct exchange {
+    const struct statement *statements;
+    int count;
+    PGresult **results;
+    int received;
+    enum error outcome; /* the first error */
+};
 
-void database_free(struct database *database)
-{
-    if (!database)
-        return;
-    database_close(database);
-    free(database);
-}
-
-bool database_is_connected(const struct database *database)
-{
-    return database->connection;
-}
-
-void database_close(struct database *database)
-{
-    PQfinish(database->connection);
-    database->connection = NULL;
-}
-
-const char *database_error(const struct database *database)
-{
-    return database->error;
-}
+struct database {
+    PGconn *connection; /* NULL when CLOSED; non-blocking and in pipeline mode from CHECKING on */
+    enum state state;
+    PostgresPollingStatusType polling; /* while CONNECTING */
+    struct exchange asked;             /* by the caller */
+    struct exchange check;             /* by us */
+    struct statement version_statement;
+    PGresult *version_result;
+    char error[512];
+};
 
 static enum error fail(struct database *database, enum error error, const char *text)
 {
@@ -51,11 +45,48 @@ static enum error fail(struct database *database, enum error error, const char *
     return error;
 }
 
-/* The connection is of no use any more. */
-static enum error fail_away(struct database *database, const char *text)
+static void drop_results(struct exchange *exchange)
 {
-    (void)fail(database, ERROR_DATABASE_AWAY, text);
-    database_close(database);
+    for (int i = 0; i < exchange->count; i++) {
+        PQclear(exchange->results[i]);
+        exchange->results[i] = NULL;
+    }
+    exchange->count = 0;
+}
+
+struct database *database_new(void)
+{
+    struct database *database = calloc(1, sizeof *database);
+
+    if (database)
+        statement_init(&database->version_statement, "SELECT pgpoll.schema_version()");
+    return database;
+}
+
+void database_free(struct database *database)
+{
+    if (!database)
+        return;
+    database_close(database, NULL);
+    statement_release(&database->version_statement);
+    free(database);
+}
+
+void database_close(struct database *database, const char *text)
+{
+    if (text)
+        (void)fail(database, ERROR_DATABASE_AWAY, text);
+    drop_results(&database->asked);
+    drop_results(&database->check);
+    PQfinish(database->connection);
+    database->connection = NULL;
+    database->state = CLOSED;
+}
+
+/* The connection is of no use any more. */
+static enum error lose(struct database *database)
+{
+    database_close(database, PQerrorMessage(database->connection));
     return ERROR_DATABASE_AWAY;
 }
 
@@ -66,62 +97,21 @@ static void ignore_notice(void *context, const PGresult *result)
     (void)result;
 }
 
-static bool wait_socket(PGconn *connection, short events, int64_t deadline_ms)
+/* ---- an exchange: send everything, then collect a result and the end of a transaction for each statement */
+
+static enum error exchange_start(struct database *database, struct exchange *exchange)
 {
-    struct pollfd fd = { .fd = PQsocket(connection), .events = events };
-    int ready;
+    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1 };
 
-    do {
-        int64_t left_ms = deadline_ms - clock_monotonic_ms();
-        ready = fd.fd < 0 ? 0 : poll(&fd, 1, left_ms > 0 ? (int)left_ms : 0);
-    } while (ready < 0 && errno == EINTR);
-    return ready > 0;
-}
+    for (int i = 0; i < exchange->count; i++) {
+        const struct statement *statement = &exchange->statements[i];
 
-static PGconn *connect_start(void)
-{
-    static const char *const keywords[] = { "fallback_application_name", "client_encoding", NULL };
-    static const char *const values[] = { "pgpoll", "UTF8", NULL };
-
-    return PQconnectStartParams(keywords, values, 0);
-}
-
-/* Opens the connection; it is not yet known to lead to a schema of ours. */
-static enum error connect_finish(struct database *database, int64_t deadline_ms)
-{
-    PostgresPollingStatusType state = PGRES_POLLING_WRITING;
-
-    database->connection = connect_start();
-    if (!database->connection)
-        return fail(database, ERROR_MEMORY, "out of memory");
-    (void)PQsetNoticeReceiver(database->connection, ignore_notice, NULL);
-    while (PQstatus(database->connection) != CONNECTION_BAD &&
-           (state == PGRES_POLLING_READING || state == PGRES_POLLING_WRITING)) {
-        if (!wait_socket(database->connection, state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline_ms))
-            return fail_away(database, "no connection in time");
-        state = PQconnectPoll(database->connection);
+        if (!PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
+                               statement->values, statement->lengths, binary, 1) ||
+            !PQpipelineSync(database->connection))
+            return lose(database);
     }
-    if (state != PGRES_POLLING_OK || PQsetnonblocking(database->connection, 1) != 0 ||
-        PQenterPipelineMode(database->connection) != 1)
-        return fail_away(database, PQerrorMessage(database->connection));
-    return ERROR_NONE;
-}
-
-/* The next result, NULL at the end of a statement's; *error tells whether it came at all. */
-static PGresult *next_result(struct database *database, int64_t deadline_ms, enum error *error)
-{
-    int unsent = PQflush(database->connection);
-
-    while (unsent == 1 || (unsent == 0 && PQisBusy(database->connection))) {
-        if (!wait_socket(database->connection, (short)(unsent ? POLLIN | POLLOUT : POLLIN), deadline_ms)) {
-            *error = fail_away(database, "no answer in time");
-            return NULL;
-        }
-        if (PQconsumeInput(database->connection) == 0)
-            break; /* what had arrived before may still be an answer; if not, the result says why */
-        unsent = PQflush(database->connection);
-    }
-    return PQgetResult(database->connection);
+    return ERROR_PENDING;
 }
 
 /* Whether another try may succeed: shut down, out of resources, conflict, cancelled (manual, appendix A). */
@@ -135,132 +125,220 @@ static bool is_passing(const char *sqlstate)
     return false;
 }
 
-/* Takes over the result of one statement; *keep gets it when it is good. */
-static enum error take_result(struct database *database, PGresult *result, PGresult **keep)
+/* Takes over the result of the statement whose turn it is; after its first one that is not NULL, all are dropped. */
+static void exchange_take(struct database *database, struct exchange *exchange, PGresult *result)
 {
-    const char *sqlstate, *message;
-    enum error error = ERROR_NONE;
+    PGresult **slot = &exchange->results[exchange->received];
+    ExecStatusType status = PQresultStatus(result);
 
-    switch (PQresultStatus(result)) {
-    case PGRES_TUPLES_OK:
-    case PGRES_COMMAND_OK:
-        *keep = result;
-        return ERROR_NONE;
-    default:
-        sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-        message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-        error = !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY;
-        (void)fail(database, error, message ? message : PQerrorMessage(database->connection));
+    if (*slot) {
         PQclear(result);
-        return error;
+    } else if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) {
+        *slot = result;
+    } else if (result) {
+        const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+        const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+        if (!exchange->outcome)
+            exchange->outcome = fail(database,
+                                     !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
+                                     message ? message : PQerrorMessage(database->connection));
+        PQclear(result);
     }
 }
 
-/* Reads one statement's result and the end of its transaction. */
-static enum error receive(struct database *database, PGresult **keep, int64_t deadline_ms)
+/* Collects what has arrived; ERROR_PENDING: not all yet. */
+static enum error exchange_step(struct database *database, struct exchange *exchange)
 {
-    enum error error = ERROR_NONE, outcome = ERROR_NONE;
-    PGresult *result;
+    bool readable = PQconsumeInput(database->connection) == 1;
 
-    for (;;) {
-        result = next_result(database, deadline_ms, &error);
-        if (error)
-            return error;
-        if (!result && PQstatus(database->connection) == CONNECTION_BAD)
-            return fail_away(database, PQerrorMessage(database->connection));
+    if (readable && PQflush(database->connection) < 0)
+        return lose(database);
+    while (exchange->received < exchange->count) {
+        PGresult *result;
+
+        if (readable && PQisBusy(database->connection))
+            return ERROR_PENDING;
+        result = PQgetResult(database->connection); /* of a broken connection: what had arrived, then the reason */
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
-            return outcome;
+            exchange->received++;
+            continue;
         }
-        if (result && !outcome)
-            outcome = take_result(database, result, keep);
-        else
-            PQclear(result);
+        exchange_take(database, exchange, result);
+        if (PQstatus(database->connection) == CONNECTION_BAD) {
+            if (!exchange->outcome)
+                return lose(database);
+            database_close(database, NULL); /* the server said why */
+            return exchange->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : exchange->outcome;
+        }
     }
+    if (!exchange->outcome) {
+        exchange->count = 0; /* the results are the caller's now */
+    } else {
+        drop_results(exchange);
+        if (exchange->outcome == ERROR_DATABASE_AWAY)
+            database_close(database, NULL);
+    }
+    return exchange->outcome;
 }
 
-static enum error exchange(struct database *database, const struct statement *statements, int count, PGresult **results,
-                           int64_t deadline_ms)
+/* ---- connecting */
+
+static enum error connect_start(struct database *database)
 {
-    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1 };
-    enum error error = ERROR_NONE;
+    static const char *const keywords[] = { "fallback_application_name", "client_encoding", NULL };
+    static const char *const values[] = { "pgpoll", "UTF8", NULL };
 
-    for (int i = 0; i < count; i++)
-        if (!PQsendQueryParams(database->connection, statements[i].sql, statements[i].count, statements[i].types,
-                               statements[i].values, statements[i].lengths, binary, 1) ||
-            !PQpipelineSync(database->connection))
-            return fail_away(database, PQerrorMessage(database->connection));
-    for (int i = 0; i < count; i++) {
-        enum error one = receive(database, &results[i], deadline_ms);
-
-        if (one && !error)
-            error = one;
-        if (!database->connection)
-            break;
-    }
-    /* A backend that was told to end may still have answered. */
-    if (error == ERROR_DATABASE_AWAY)
-        database_close(database);
-    return error;
+    database->connection = PQconnectStartParams(keywords, values, 0);
+    if (!database->connection)
+        return fail(database, ERROR_MEMORY, "out of memory");
+    if (PQstatus(database->connection) == CONNECTION_BAD)
+        return lose(database);
+    (void)PQsetNoticeReceiver(database->connection, ignore_notice, NULL);
+    database->state = CONNECTING;
+    database->polling = PGRES_POLLING_WRITING;
+    return ERROR_PENDING;
 }
 
-/* One statement more than a poll needs, once a connection. */
-static enum error check_schema(struct database *database, int64_t deadline_ms)
+static enum error connect_step(struct database *database)
 {
-    struct statement statement;
-    PGresult *result = NULL;
-    enum error error;
-    char text[128];
+    database->polling = PQconnectPoll(database->connection);
+    if (database->polling == PGRES_POLLING_READING || database->polling == PGRES_POLLING_WRITING)
+        return ERROR_PENDING;
+    if (database->polling != PGRES_POLLING_OK || PQsetnonblocking(database->connection, 1) != 0 ||
+        PQenterPipelineMode(database->connection) != 1)
+        return lose(database);
+    database->state = CHECKING;
+    database->check = (struct exchange){ &database->version_statement, 1, &database->version_result, 0, ERROR_NONE };
+    return exchange_start(database, &database->check);
+}
+
+/* Once a connection: is there a schema of ours, and of our version? */
+static enum error check_step(struct database *database)
+{
+    enum error error = exchange_step(database, &database->check);
+    char text[160];
     uint32_t version;
 
-    statement_init(&statement, "SELECT pgpoll.schema_version()");
-    error = exchange(database, &statement, 1, &result, deadline_ms);
     if (error == ERROR_DATABASE_QUERY) {
         /* Missing, or out of bounds for this role; the server's message says which. */
-        (void)snprintf(text, sizeof text, "no pgpoll schema to use here: %.90s", database->error);
-        error = fail(database, ERROR_SCHEMA, text);
-    } else if (!error) {
-        memcpy(&version, PQgetvalue(result, 0, 0), sizeof version);
-        version = be32toh(version);
-        (void)snprintf(text, sizeof text, "the pgpoll schema has version %u, this program needs version %d", version,
-                       DATABASE_SCHEMA_VERSION);
-        if (version != DATABASE_SCHEMA_VERSION)
-            error = fail(database, ERROR_SCHEMA, text);
+        (void)snprintf(text, sizeof text, "no pgpoll schema to use here: %.110s", database->error);
+        database_close(database, text);
+        return ERROR_SCHEMA;
     }
-    PQclear(result);
     if (error)
-        database_close(database);
-    return error;
+        return error;
+    memcpy(&version, PQgetvalue(database->version_result, 0, 0), sizeof version);
+    version = be32toh(version);
+    PQclear(database->version_result);
+    database->version_result = NULL;
+    if (version != DATABASE_SCHEMA_VERSION) {
+        (void)snprintf(text, sizeof text, "the pgpoll schema here has version %u, this program needs version %d", version,
+                       DATABASE_SCHEMA_VERSION);
+        database_close(database, text);
+        return ERROR_SCHEMA;
+    }
+    database->state = RUNNING;
+    return exchange_start(database, &database->asked);
+}
+
+/* ---- what callers see */
+
+enum error database_begin(struct database *database, const struct statement *statements, int count, PGresult **results)
+{
+    for (int i = 0; i < count; i++)
+        results[i] = NULL;
+    database->error[0] = '\0';
+    database->asked = (struct exchange){ statements, count, results, 0, ERROR_NONE };
+    if (database->state == CLOSED)
+        return connect_start(database);
+    database->state = RUNNING;
+    return exchange_start(database, &database->asked);
+}
+
+enum error database_step(struct database *database)
+{
+    enum error error = ERROR_PENDING;
+
+    switch (database->state) {
+    case CONNECTING:
+        return connect_step(database);
+    case CHECKING:
+        return check_step(database);
+    case RUNNING:
+        error = exchange_step(database, &database->asked);
+        if (error != ERROR_PENDING && database->state == RUNNING)
+            database->state = IDLE;
+        return error;
+    case CLOSED:
+    case IDLE:
+        break;
+    }
+    return ERROR_NONE;
+}
+
+int database_socket(const struct database *database)
+{
+    return PQsocket(database->connection);
+}
+
+short database_events(const struct database *database)
+{
+    if (database->state == CONNECTING)
+        return database->polling == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
+    /* Pipelined statements may be more than the socket takes at once; what was not sent goes out with the next step. */
+    return (short)(database->state != IDLE && PQflush(database->connection) == 1 ? POLLIN | POLLOUT : POLLIN);
+}
+
+static bool wait_ready(const struct database *database, int64_t deadline_ms)
+{
+    struct pollfd fd = { .fd = database_socket(database), .events = database_events(database) };
+    int ready;
+
+    do {
+        int64_t left_ms = deadline_ms - clock_monotonic_ms();
+        ready = fd.fd < 0 ? 0 : poll(&fd, 1, left_ms > 0 ? (int)left_ms : 0);
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0;
 }
 
 enum error database_run(struct database *database, const struct statement *statements, int count, PGresult **results,
                         int64_t deadline_ms)
 {
-    enum error error = ERROR_NONE;
+    enum error error = database_begin(database, statements, count, results);
 
-    for (int i = 0; i < count; i++)
-        results[i] = NULL;
-    database->error[0] = '\0';
-    if (!database->connection) {
-        error = connect_finish(database, deadline_ms);
-        if (!error)
-            error = check_schema(database, deadline_ms);
-    }
-    if (!error)
-        error = exchange(database, statements, count, results, deadline_ms);
-    for (int i = 0; error && i < count; i++) {
-        PQclear(results[i]);
-        results[i] = NULL;
+    while (error == ERROR_PENDING) {
+        if (wait_ready(database, deadline_ms)) {
+            error = database_step(database);
+        } else {
+            database_close(database, database->state == CONNECTING ? "no connection in time" : "no answer in time");
+            error = ERROR_DATABASE_AWAY;
+        }
     }
     return error;
 }
 
-static bool take_notifications(PGconn *connection)
+enum error database_consume(struct database *database)
+{
+    if (database->state == CLOSED)
+        return ERROR_DATABASE_AWAY;
+    if (PQconsumeInput(database->connection) == 0 || PQsocket(database->connection) < 0)
+        return lose(database);
+    return ERROR_NONE;
+}
+
+PGnotify *database_notification(struct database *database)
+{
+    return database->connection ? PQnotifies(database->connection) : NULL;
+}
+
+static bool drop_notifications(struct database *database)
 {
     bool any = false;
     PGnotify *notification;
 
-    while ((notification = PQnotifies(connection))) {
+    while ((notification = database_notification(database))) {
         any = true;
         PQfreemem(notification);
     }
@@ -269,16 +347,24 @@ static bool take_notifications(PGconn *connection)
 
 enum error database_wait_news(struct database *database, const struct interrupts *interrupts, int64_t deadline_ms)
 {
-    enum error error = ERROR_NONE;
+    enum error error = database->state == CLOSED ? ERROR_DATABASE_AWAY : ERROR_NONE;
 
-    if (!database->connection)
-        return ERROR_DATABASE_AWAY;
     /* Notifications also arrive along with results, so look before sleeping. */
-    while (!error && !take_notifications(database->connection)) {
-        /* PQsocket is asked each time: a lost connection has none. */
-        error = interrupts_wait(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
-        if (!error && (PQconsumeInput(database->connection) == 0 || PQsocket(database->connection) < 0))
-            error = fail_away(database, PQerrorMessage(database->connection));
+    while (!error && !drop_notifications(database)) {
+        /* The socket is asked for each time: a lost connection has none. */
+        error = interrupts_wait(interrupts, database_socket(database), POLLIN, deadline_ms);
+        if (!error)
+            error = database_consume(database);
     }
     return error;
+}
+
+bool database_is_connected(const struct database *database)
+{
+    return database->connection;
+}
+
+const char *database_error(const struct database *database)
+{
+    return database->error;
 }

@@ -1,8 +1,11 @@
 /*
  * One connection to PostgreSQL, opened when first used and opened again when it was lost. Made and freed by the program,
- * used by one process. Never waits longer than it is told; never retries: who asked decides whether to ask again.
+ * used by one process. Never retries: who asked decides whether to ask again.
  *
- * Source: PostgreSQL 15 manual, chapter 34, "Pipeline Mode" and "Asynchronous Notification".
+ * Work is done either at once, with database_run(), or step by step beside other things: database_begin(), then
+ * database_step() whenever the socket is ready, until it no longer says ERROR_PENDING.
+ *
+ * Source: PostgreSQL 15 manual, chapter 34, "Pipeline Mode", "Asynchronous Command Processing" and "Notification".
  */
 #ifndef PGPOLL_DATABASE_H
 #define PGPOLL_DATABASE_H
@@ -28,13 +31,27 @@ void database_free(struct database *database);
  * Runs statements one after the other in one network write, each in a transaction of its own, and waits for all results
  * until deadline_ms (monotonic). Connects first where there is no connection, and checks the schema's version then.
  * results: count pointers, filled with new results in binary format, which the caller clears.
- * ERROR_DATABASE_AWAY (the connection is closed), ERROR_DATABASE_QUERY, ERROR_SCHEMA; no results then.
+ * ERROR_DATABASE_AWAY (the connection is closed), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY; no results then.
  */
 enum error database_run(struct database *database, const struct statement *statements, int count, PGresult **results,
                         int64_t deadline_ms);
 
+/* The same without waiting: statements and results are borrowed until database_step() is done. Returns ERROR_PENDING or fails. */
+enum error database_begin(struct database *database, const struct statement *statements, int count, PGresult **results);
+enum error database_step(struct database *database);
+
+/* What to wait for before the next step or, when idle, for notifications: poll(2)'s events. The socket may change; -1: none. */
+int database_socket(const struct database *database);
+short database_events(const struct database *database);
+
+/* Reads what has arrived on an idle connection. ERROR_DATABASE_AWAY. */
+enum error database_consume(struct database *database);
+
+/* The next notification that has arrived, NULL when there is none; the caller frees it with PQfreemem(). */
+PGnotify *database_notification(struct database *database);
+
 /*
- * Waits for a notification on any channel this connection LISTENs on, and takes all that are there.
+ * Waits for a notification on any channel this connection LISTENs on, and drops all that are there.
  * Also ERROR_DATABASE_AWAY and what interrupts_wait() returns.
  */
 enum error database_wait_news(struct database *database, const struct interrupts *interrupts, int64_t deadline_ms);
@@ -42,8 +59,8 @@ enum error database_wait_news(struct database *database, const struct interrupts
 /* Whether there is a connection, as far as is known. */
 bool database_is_connected(const struct database *database);
 
-/* Closes the connection, if there is one; with it go its LISTENs. */
-void database_close(struct database *database);
+/* Closes the connection, if there is one; with it go its LISTENs and what was begun. text, or NULL: why, for database_error(). */
+void database_close(struct database *database, const char *text);
 
 /* What went wrong last, in one line; "" when nothing did. Borrowed until the next call. */
 const char *database_error(const struct database *database);

@@ -7,6 +7,7 @@ static const struct {
     enum log_level level;
 } errors[ERROR_COUNT] = {
     [ERROR_NONE] = { "ok", 200, "OK", LOG_LEVEL_DEBUG },
+    [ERROR_PENDING] = { "pending", 500, "Internal server error", LOG_LEVEL_ERROR },
     [ERROR_TIMEOUT] = { "timeout", 200, "OK", LOG_LEVEL_DEBUG },
     [ERROR_CLIENT_GONE] = { "client_gone", 200, "OK", LOG_LEVEL_DEBUG },
     [ERROR_RELEASED] = { "released", 200, "OK", LOG_LEVEL_DEBUG },

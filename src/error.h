@@ -11,6 +11,7 @@
 
 enum error {
     ERROR_NONE,
+    ERROR_PENDING, /* begun and not yet done; never an outcome */
     /* Why a wait ended. */
     ERROR_TIMEOUT,
     ERROR_CLIENT_GONE,

@@ -35,6 +35,10 @@ enum error interrupts_wait(const struct interrupts *interrupts, int fd, short ev
 
         if (*interrupts->release)
             return ERROR_RELEASED;
+        if (*interrupts->woken) {
+            *interrupts->woken = 0;
+            return ERROR_NONE;
+        }
         if (left_ms > 0)
             timeout = (struct timespec){ left_ms / 1000, left_ms % 1000 * 1000000 };
         ready = ppoll(fds, 2, &timeout, interrupts->sleep_mask);

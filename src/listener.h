@@ -20,6 +20,7 @@ struct listener_poll {
     const struct poll_request *request;
     const char *remote_user; /* "" when nobody was authenticated */
     const char *client;      /* address, for the statistics */
+    const struct interrupts *interrupts;
     int64_t started_ms;
     int64_t deadline_ms;
 };
@@ -38,7 +39,8 @@ struct listener {
 struct listener_operations {
     /*
      * Reads one page after positions (CATCH_UP_FROM_NOW: from now) into a cleared page, until give_up_ms at the latest.
-     * ERROR_DENIED, ERROR_DATABASE_AWAY (subscriptions are lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY.
+     * ERROR_DENIED, ERROR_DATABASE_AWAY (subscriptions are lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY,
+     * ERROR_CLIENT_GONE.
      */
     enum error (*read)(struct listener *listener, const struct listener_poll *poll, enum listener_read how,
                        const int64_t *positions, struct page *page, int64_t give_up_ms);
@@ -48,6 +50,8 @@ struct listener_operations {
     void (*end)(struct listener *listener);
     /* What went wrong last; "" when nothing did. Borrowed until the next call. */
     const char *(*error)(const struct listener *listener);
+    /* The process has had nothing to do for a while: gives back what others could use. */
+    void (*rest)(struct listener *listener);
     void (*free)(struct listener *listener);
 };
 

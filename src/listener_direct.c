@@ -17,16 +17,6 @@ struct listener_direct {
     bool subscribed;
 };
 
-/* At most: authorise, subscribe, read. */
-enum { MAX_STATEMENTS = 3 };
-
-static bool authorize_statement(struct statement *statement, const struct listener_poll *poll)
-{
-    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
-    statement_add_text(statement, poll->remote_user);
-    return statement_add_topics(statement, poll->request->topics, poll->request->topic_count);
-}
-
 static bool subscribe_statement(struct statement *statement, const struct listener_direct *listener,
                                 const struct listener_poll *poll)
 {
@@ -36,52 +26,27 @@ static bool subscribe_statement(struct statement *statement, const struct listen
     if (!statement_add_topics(statement, poll->request->topics, poll->request->topic_count))
         return false;
     statement_add_text(statement, listener->config->host);
-    statement_add_int4(statement, (int32_t)getpid());
+    if (!statement_add_int4(statement, (int32_t)getpid()))
+        return false;
     statement_add_text(statement, poll->client);
-    statement_add_int8(statement, now_ms - poll->started_ms);
-    statement_add_int8(statement, poll->deadline_ms - now_ms);
-    return true;
+    return statement_add_int8(statement, now_ms - poll->started_ms) &&
+           statement_add_int8(statement, poll->deadline_ms - now_ms);
 }
 
-static bool is_allowed(const PGresult *result)
-{
-    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
-}
-
-/*
- * Everything in one network write; each statement is a transaction of its own, so that the LISTEN has taken effect when the
- * read takes its snapshot.
- */
 static enum error direct_read(struct listener *base, const struct listener_poll *poll, enum listener_read how,
                               const int64_t *positions, struct page *page, int64_t give_up_ms)
 {
     struct listener_direct *listener = (struct listener_direct *)base;
-    struct statement statements[MAX_STATEMENTS] = { 0 };
-    PGresult *results[MAX_STATEMENTS] = { NULL };
-    enum error error = ERROR_NONE;
-    int count = 0, asked = -1, read;
-    bool made = true;
+    struct statement subscribe = { 0 };
+    const bool subscribes = how & LISTENER_SUBSCRIBE;
+    enum error error = ERROR_MEMORY;
 
-    if (how & LISTENER_AUTHORIZE) {
-        asked = count;
-        made = authorize_statement(&statements[count++], poll);
+    if (!subscribes || subscribe_statement(&subscribe, listener, poll)) {
+        listener->subscribed = listener->subscribed || subscribes; /* even if only half of it gets there */
+        error = catch_up_run(listener->database, poll->request, how & LISTENER_AUTHORIZE ? poll->remote_user : NULL,
+                             subscribes ? &subscribe : NULL, positions, listener->config->page_bytes, page, give_up_ms);
     }
-    if (how & LISTENER_SUBSCRIBE)
-        made = made && subscribe_statement(&statements[count++], listener, poll);
-    read = count;
-    made = made && catch_up_statement(&statements[count++], poll->request, positions, listener->config->page_bytes);
-
-    if (how & LISTENER_SUBSCRIBE)
-        listener->subscribed = true; /* even if only the first half gets there */
-    error = made ? database_run(listener->database, statements, count, results, give_up_ms) : ERROR_MEMORY;
-    if (!error && asked >= 0 && !is_allowed(results[asked]))
-        error = ERROR_DENIED;
-    if (!error)
-        error = catch_up_result(results[read], poll->request, page);
-    for (int i = 0; i < MAX_STATEMENTS; i++) {
-        PQclear(results[i]);
-        statement_release(&statements[i]);
-    }
+    statement_release(&subscribe);
     return error;
 }
 
@@ -96,17 +61,19 @@ static void direct_end(struct listener *base)
     struct statement statement;
     PGresult *result = NULL;
 
-    /* Without the connection nothing is LISTENed to, and its row does not count. */
-    if (!listener->subscribed || !database_is_connected(listener->database))
-        return;
+    const bool subscribed = listener->subscribed;
+
     listener->subscribed = false;
+    /* Without the connection nothing is LISTENed to, and its row does not count. */
+    if (!subscribed || !database_is_connected(listener->database))
+        return;
     statement_init(&statement, "SELECT pgpoll.end_wait($1, $2)");
     statement_add_text(&statement, listener->config->host);
-    statement_add_int4(&statement, (int32_t)getpid());
     /* A connection that LISTENs and is not read holds up the notification queue of the whole cluster. */
-    if (database_run(listener->database, &statement, 1, &result,
+    if (!statement_add_int4(&statement, (int32_t)getpid()) ||
+        database_run(listener->database, &statement, 1, &result,
                      clock_monotonic_ms() + listener->config->query_timeout_s * 1000) != ERROR_NONE)
-        database_close(listener->database);
+        database_close(listener->database, NULL);
     PQclear(result);
     statement_release(&statement);
 }
@@ -114,6 +81,11 @@ static void direct_end(struct listener *base)
 static const char *direct_error(const struct listener *base)
 {
     return database_error(((const struct listener_direct *)base)->database);
+}
+
+static void direct_rest(struct listener *base)
+{
+    (void)base; /* the connection is as good as the process: both are there for the next poll */
 }
 
 static void direct_free(struct listener *base)
@@ -129,7 +101,7 @@ static void direct_free(struct listener *base)
 struct listener *listener_direct_new(const struct config *config)
 {
     static const struct listener_operations operations = { direct_read, direct_wait, direct_end, direct_error,
-                                                           direct_free };
+                                                           direct_rest, direct_free };
     struct listener_direct *listener = calloc(1, sizeof *listener);
 
     if (!listener)

@@ -36,13 +36,27 @@ void page_clear(struct page *page)
     page->has_more = false;
 }
 
-bool page_add(struct page *page, int topic_index, const struct poll_topic *topic, const struct message *message)
+/* Has the comma appended that the next message needs. */
+static bool separate(struct page *page)
 {
-    if (page->message_count > 0 && printbuf_strappend(page->messages, ",") < 0)
-        return false;
-    if (!message_append(page->messages, topic->quoted, message))
-        return false;
-    page->topics[topic_index].next = message->position;
+    return page->message_count == 0 || printbuf_strappend(page->messages, ",") >= 0;
+}
+
+static bool count(struct page *page, int topic_index, int64_t position)
+{
+    page->topics[topic_index].next = position;
     page->message_count++;
     return true;
+}
+
+bool page_add(struct page *page, int topic_index, const struct poll_topic *topic, const struct message *message)
+{
+    return separate(page) && message_append(page->messages, topic->quoted, message) &&
+           count(page, topic_index, message->position);
+}
+
+bool page_add_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length)
+{
+    return separate(page) && printbuf_memappend(page->messages, json, (int)length) >= 0 &&
+           count(page, topic_index, position);
 }

@@ -72,17 +72,35 @@ static void fault_add(struct faults *faults, struct place place, const char *mes
         faults->list = json_object_new_array();
     if (!faults->list || !entry || !object_take(entry, "loc", fault_location(place)) ||
         !object_take(entry, "msg", json_object_new_string(message)) ||
-        !object_take(entry, "type", json_object_new_string(type)) ||
-        !array_take(faults->list, json_object_get(entry)))
+        !object_take(entry, "type", json_object_new_string(type)) || !array_take(faults->list, json_object_get(entry)))
         faults->out_of_memory = true;
     json_object_put(entry);
 }
 
 /* ---- from bytes to a JSON object */
 
+static bool is_one_of(const char *set, const char *body, size_t length, size_t at)
+{
+    return at < length && body[at] != '\0' && strchr(set, body[at]);
+}
+
+/* Of a byte outside strings: a dot without a digit on either side, or the first of several digits and zero. */
+static bool is_bad_number(const char *body, size_t length, size_t at)
+{
+    static const char digits[] = "0123456789";
+
+    if (body[at] == '.')
+        return at == 0 || !is_one_of(digits, body, length, at - 1) || !is_one_of(digits, body, length, at + 1);
+    if (body[at] != '0' || !is_one_of(digits, body, length, at + 1))
+        return false;
+    if (at > 0 && body[at - 1] == '-')
+        at--;
+    return at == 0 || !is_one_of("0123456789.eE+", body, length, at - 1);
+}
+
 /*
- * json-c, even when strict, also takes 'x', NaN, Infinity and 1., and overlong UTF-8. Returns the offset of the first byte
- * that cannot stand there in JSON, or length.
+ * json-c, even when strict, also takes 'x', NaN, Infinity, 1., -.5 and 00, and overlong UTF-8. Returns the offset of the first
+ * byte that cannot stand there in JSON, or length.
  */
 static size_t strict_length(const char *body, size_t length)
 {
@@ -100,7 +118,7 @@ static size_t strict_length(const char *body, size_t length)
         } else if (body[at] == '"') {
             in_string = true;
         } else if (body[at] == '\0' || !strchr("{}[]:, \t\r\n0123456789+-.eEtrufalsn", body[at]) ||
-                   (body[at] == '.' && (at + 1 == end || body[at + 1] < '0' || body[at + 1] > '9'))) {
+                   is_bad_number(body, end, at)) {
             return at;
         }
     }
@@ -117,7 +135,7 @@ static struct json_object *parse_object(const char *body, size_t length, struct 
 {
     struct json_tokener *tokener = json_tokener_new();
     struct json_object *value = NULL;
-    size_t strict = strict_length(body, length);
+    size_t strict = strict_length(body, length), read = 0;
 
     if (!tokener) {
         faults->out_of_memory = true;
@@ -130,13 +148,15 @@ static struct json_object *parse_object(const char *body, size_t length, struct 
     }
     value = json_tokener_parse_ex(tokener, body, (int)length);
     /* A number, true, false or null that ends the body leaves the tokener waiting for more digits or letters. */
-    if (json_tokener_get_error(tokener) == json_tokener_continue && length > 0 && !strchr("{[\"", body[0]))
+    if (json_tokener_get_error(tokener) == json_tokener_continue && length > 0 && !strchr("{[\"", body[0])) {
         value = json_tokener_parse_ex(tokener, " ", 1);
+        read = length;
+    }
     if (json_tokener_get_error(tokener) == json_tokener_continue) {
         fault_add_malformed(faults, "unexpected end of data", length);
     } else if (json_tokener_get_error(tokener) != json_tokener_success) {
         fault_add_malformed(faults, json_tokener_error_desc(json_tokener_get_error(tokener)),
-                            json_tokener_get_parse_end(tokener));
+                            read + json_tokener_get_parse_end(tokener));
     } else if (!json_object_is_type(value, json_type_object)) {
         fault_add(faults, BODY, "value is not a valid dict", "type_error.dict");
         json_object_put(value);

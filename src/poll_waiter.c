@@ -45,7 +45,7 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
     size_t count = (size_t)request->topic_count;
     struct poll_waiter made = { config, listener, interrupts, client, .began_wait = false };
 
-    made.who = (struct listener_poll){ request, remote_user, client_address, clock_monotonic_ms(), 0 };
+    made.who = (struct listener_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
     made.who.deadline_ms = made.who.started_ms + request->timeout_s * 1000;
     made.states = calloc(count, sizeof *made.states);
     made.positions = calloc(count, sizeof *made.positions);

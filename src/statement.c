@@ -55,67 +55,73 @@ void statement_add_text(struct statement *statement, const char *text)
     add(statement, OID_TEXT, text, strlen(text));
 }
 
-void statement_add_int4(struct statement *statement, int32_t number)
+/* Room for a parameter of size bytes that the statement owns; NULL: out of memory. */
+static char *add_owned(struct statement *statement, unsigned type, size_t size)
 {
-    char *at = statement->numbers[statement->count];
+    char *value = malloc(size);
 
-    (void)put_int4(at, number);
-    add(statement, OID_INT4, at, sizeof number);
+    if (value) {
+        statement->owned[statement->count] = value;
+        add(statement, type, value, size);
+    }
+    return value;
 }
 
-void statement_add_int8(struct statement *statement, int64_t number)
+bool statement_add_int4(struct statement *statement, int32_t number)
 {
-    char *at = statement->numbers[statement->count];
+    char *at = add_owned(statement, OID_INT4, sizeof number);
 
-    (void)put_int8(at, number);
-    add(statement, OID_INT8, at, sizeof number);
+    return at && put_int4(at, number);
+}
+
+bool statement_add_int8(struct statement *statement, int64_t number)
+{
+    char *at = add_owned(statement, OID_INT8, sizeof number);
+
+    return at && put_int8(at, number);
 }
 
 bool statement_add_topics(struct statement *statement, const struct poll_topic *topics, int count)
 {
     size_t size = ARRAY_HEAD_SIZE;
-    char *array, *at;
+    char *at;
 
     for (int i = 0; i < count; i++)
         size += ELEMENT_HEAD_SIZE + topics[i].length;
-    array = malloc(size);
-    if (!array)
+    at = add_owned(statement, OID_TEXT_ARRAY, size);
+    if (!at)
         return false;
-    at = put_array_head(array, OID_TEXT, count);
+    at = put_array_head(at, OID_TEXT, count);
     for (int i = 0; i < count; i++) {
         at = put_int4(at, (int32_t)topics[i].length);
         memcpy(at, topics[i].name, topics[i].length);
         at += topics[i].length;
     }
-    statement->arrays[statement->count] = array;
-    add(statement, OID_TEXT_ARRAY, array, size);
     return true;
 }
 
 bool statement_add_positions(struct statement *statement, const int64_t *numbers, int count)
 {
-    char *array = malloc(ARRAY_HEAD_SIZE + (size_t)count * (ELEMENT_HEAD_SIZE + sizeof *numbers));
+    size_t size = ARRAY_HEAD_SIZE;
     char *at;
 
-    if (!array)
+    for (int i = 0; i < count; i++)
+        size += ELEMENT_HEAD_SIZE + (numbers[i] < 0 ? 0 : sizeof *numbers);
+    at = add_owned(statement, OID_INT8_ARRAY, size);
+    if (!at)
         return false;
-    at = put_array_head(array, OID_INT8, count);
+    at = put_array_head(at, OID_INT8, count);
     for (int i = 0; i < count; i++) {
-        if (numbers[i] < 0) {
-            at = put_int4(at, -1);
-        } else {
-            at = put_int4(at, sizeof *numbers);
+        at = put_int4(at, numbers[i] < 0 ? -1 : (int32_t)sizeof *numbers);
+        if (numbers[i] >= 0)
             at = put_int8(at, numbers[i]);
-        }
     }
-    statement->arrays[statement->count] = array;
-    add(statement, OID_INT8_ARRAY, array, (size_t)(at - array));
     return true;
 }
 
 void statement_release(struct statement *statement)
 {
     for (int i = 0; i < statement->count; i++)
-        free(statement->arrays[i]);
+        free(statement->owned[i]);
     *statement = (struct statement){ 0 };
 }

@@ -1,6 +1,6 @@
 /*
  * An SQL statement with its parameters in PostgreSQL's binary format, so that nothing is ever quoted or glued.
- * Initialised and released by the caller; the SQL and text parameters are borrowed.
+ * Initialised and released by the caller; the SQL and text parameters are borrowed. May be copied, and is then released once.
  */
 #ifndef PGPOLL_STATEMENT_H
 #define PGPOLL_STATEMENT_H
@@ -18,20 +18,21 @@ struct statement {
     unsigned types[STATEMENT_MAX_PARAMETERS]; /* type OIDs */
     const char *values[STATEMENT_MAX_PARAMETERS];
     int lengths[STATEMENT_MAX_PARAMETERS];
-    char numbers[STATEMENT_MAX_PARAMETERS][sizeof(int64_t)]; /* what values of integer parameters point to */
-    void *arrays[STATEMENT_MAX_PARAMETERS];                  /* what values of array parameters point to */
+    void *owned[STATEMENT_MAX_PARAMETERS]; /* what values of numbers and arrays point to */
 };
 
 /* Starts a statement without parameters; each add appends $1, $2, ... and there are at most STATEMENT_MAX_PARAMETERS. */
 void statement_init(struct statement *statement, const char *sql);
 void statement_add_text(struct statement *statement, const char *text);
-void statement_add_int4(struct statement *statement, int32_t number);
-void statement_add_int8(struct statement *statement, int64_t number);
 
-/* Appends the topics' names as text[]. false: out of memory. */
+/* The others make copies; false: out of memory. */
+bool statement_add_int4(struct statement *statement, int32_t number);
+bool statement_add_int8(struct statement *statement, int64_t number);
+
+/* Appends the topics' names as text[]. */
 bool statement_add_topics(struct statement *statement, const struct poll_topic *topics, int count);
 
-/* Appends numbers as bigint[], negative ones as NULL. false: out of memory. */
+/* Appends numbers as bigint[], negative ones as NULL. */
 bool statement_add_positions(struct statement *statement, const int64_t *numbers, int count);
 
 void statement_release(struct statement *statement);

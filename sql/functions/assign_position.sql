@@ -11,6 +11,10 @@ CREATE OR REPLACE FUNCTION pgpoll.assign_position() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '10s'   -- a publisher's COMMIT fails rather than wait longer for another's
+-- Always by the index. Reading all of a small table would make serializable publishers fail each other, and a session keeps
+-- such a plan while the table grows.
+SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     message record;

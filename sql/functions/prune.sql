@@ -6,6 +6,7 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET jit = off
 AS $$
 DECLARE
     -- The age is that of the commit, not of created_at: a transaction may have been open for longer than keep.

@@ -1,0 +1,12 @@
+-- Undoes listen() for these topics.
+CREATE OR REPLACE FUNCTION pgpoll.unlisten(topics text[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    topic text;
+BEGIN
+    FOREACH topic IN ARRAY topics LOOP
+        EXECUTE format('UNLISTEN %I', 'pgpoll_' || md5(topic));
+    END LOOP;
+END $$;

@@ -1,0 +1,820 @@
+#include "feeder.h"
+
+#include "catch_up.h"
+#include "clock.h"
+#include "config.h"
+#include "database.h"
+#include "hive.h"
+#include "log.h"
+#include "message.h"
+#include "poll_request.h"
+#include "statement.h"
+#include "topic_table.h"
+
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    READ_MESSAGES = 1000,        /* in one read */
+    READ_BYTES = 8 * 1024 * 1024,
+    QUESTIONS = 512,             /* answered together */
+    AUTHORIZATIONS = 8,          /* of those, with a can_poll() to ask */
+    STATEMENTS = AUTHORIZATIONS + 6,
+    LINGER_MS = 60 * 1000,       /* a topic is listened to for so long after its last poll */
+    OPEN_MS = 5000,              /* how long "can_poll() allows everything" is believed */
+    OPEN_AGAIN_MS = 3500,        /* and when it is asked again */
+    CONFIRM_MS = 1000,           /* a message that no notification told of is published after so long */
+    BEAT_MS = 5000,              /* a notification to ourselves, to see that they arrive */
+    DEAF_MS = 15000,             /* so long without one: they do not */
+    FIRST_PAUSE_MS = 50,
+    LAST_PAUSE_MS = 1000,
+    CHANNEL_SIZE = 64,
+    NOBODY = -1                  /* for a worker's number: it has died since it asked */
+};
+
+/* What is known of a topic number, beside the table and the window. */
+struct known {
+    char channel[CHANNEL_SIZE];
+    char *quoted; /* the name as a JSON string; NULL: the number is not in use */
+    int64_t used_ms;
+    bool listening;
+    bool open;       /* in the window */
+    bool news;       /* and so in the list of those that have */
+    bool fed;        /* messages of it were appended: its waiters are to be woken */
+    int place;       /* in the list of numbers in use */
+    uint64_t cycle;  /* the last one that asks for its newest position */
+    int newest_at;   /* where, in that cycle's list */
+};
+
+/* Topics of one statement. */
+struct list {
+    struct poll_topic *topics;
+    int *numbers;
+    int64_t *positions;
+    int count;
+};
+
+/* The statements under way, and what each is; -1: not among them. */
+struct cycle {
+    struct statement statements[STATEMENTS];
+    PGresult *results[STATEMENTS];
+    int count;
+    int listen_at, newest_at, open_at, beat_at, unlisten_at, read_at;
+    int may_poll_at[QUESTIONS]; /* one a question */
+    int questions[QUESTIONS];   /* cells */
+    int question_count;
+    bool full; /* the read is of all topics */
+    struct list listen, newest, read, unlisten;
+};
+
+struct feeder {
+    const struct config *config;
+    struct hive *hive;
+    struct database *database;
+    struct known *known; /* by topic number */
+    int *used;           /* the numbers in use */
+    int used_count;
+    int *news; /* those with news */
+    int news_count;
+    struct lh_table *channels; /* channel -> number + 1 */
+    char self_name[128];       /* of a topic that cannot be published to */
+    char self_channel[CHANNEL_SIZE];
+    int *pending; /* cells whose questions wait, oldest first */
+    int pending_count;
+    int question_limit;
+    int64_t *told; /* positions that notifications told of and that were not yet read */
+    int told_count, told_capacity;
+    struct cycle cycle;
+    uint64_t cycle_number;
+    bool running, away;
+    bool relisten; /* the connection is a new one */
+    uint64_t polls; /* when can_poll() was asked about last */
+    int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, beat_ms, heard_ms, sweep_ms;
+    struct printbuf *json;
+};
+
+/* ---- memory */
+
+static bool list_init(struct list *list, int capacity)
+{
+    list->topics = calloc((size_t)capacity, sizeof *list->topics);
+    list->numbers = calloc((size_t)capacity, sizeof *list->numbers);
+    list->positions = calloc((size_t)capacity, sizeof *list->positions);
+    return list->topics && list->numbers && list->positions;
+}
+
+static void list_release(struct list *list)
+{
+    free(list->topics);
+    free(list->numbers);
+    free(list->positions);
+}
+
+static void list_add(struct list *list, const char *name, int number, int64_t position)
+{
+    list->topics[list->count] = (struct poll_topic){ .name = name, .length = strlen(name) };
+    list->numbers[list->count] = number;
+    list->positions[list->count] = position;
+    list->count++;
+}
+
+struct feeder *feeder_new(const struct config *config, struct hive *hive)
+{
+    struct feeder *feeder = calloc(1, sizeof *feeder);
+    int capacity = topic_table_size(hive->topics);
+
+    if (!feeder)
+        return NULL;
+    feeder->config = config;
+    feeder->hive = hive;
+    feeder->database = database_new();
+    feeder->known = calloc((size_t)capacity, sizeof *feeder->known);
+    feeder->used = calloc((size_t)capacity, sizeof *feeder->used);
+    feeder->news = calloc((size_t)capacity, sizeof *feeder->news);
+    feeder->channels = lh_kchar_table_new(1024, NULL);
+    feeder->pending = calloc((size_t)hive->worker_count, sizeof *feeder->pending);
+    feeder->json = printbuf_new();
+    feeder->question_limit = QUESTIONS;
+    (void)snprintf(feeder->self_name, sizeof feeder->self_name, "\001%.80s/%d", config->host, (int)getpid());
+    if (!feeder->database || !feeder->known || !feeder->used || !feeder->news || !feeder->channels || !feeder->pending || !feeder->json ||
+        !list_init(&feeder->cycle.listen, capacity + 1) || !list_init(&feeder->cycle.newest, capacity) ||
+        !list_init(&feeder->cycle.read, capacity) || !list_init(&feeder->cycle.unlisten, capacity)) {
+        feeder_free(feeder);
+        return NULL;
+    }
+    return feeder;
+}
+
+void feeder_free(struct feeder *feeder)
+{
+    if (!feeder)
+        return;
+    database_free(feeder->database);
+    for (int i = 0; i < feeder->used_count; i++)
+        free(feeder->known[feeder->used[i]].quoted);
+    free(feeder->known);
+    free(feeder->used);
+    free(feeder->news);
+    if (feeder->channels)
+        lh_table_free(feeder->channels);
+    free(feeder->pending);
+    free(feeder->told);
+    printbuf_free(feeder->json);
+    list_release(&feeder->cycle.listen);
+    list_release(&feeder->cycle.newest);
+    list_release(&feeder->cycle.read);
+    list_release(&feeder->cycle.unlisten);
+    free(feeder);
+}
+
+void feeder_abandon(const struct feeder *feeder)
+{
+    if (database_socket(feeder->database) >= 0)
+        (void)close(database_socket(feeder->database));
+}
+
+/* ---- topics */
+
+/* The topic's number, with a place among the known ones; -1: no room. */
+static int know(struct feeder *feeder, const char *name, size_t length)
+{
+    int number = topic_table_add(feeder->hive->topics, name, length);
+    struct json_object *string;
+
+    if (number < 0 || feeder->known[number].quoted)
+        return number;
+    string = json_object_new_string_len(name, (int)length);
+    feeder->known[number] = (struct known){ .used_ms = clock_monotonic_ms(), .place = feeder->used_count };
+    if (string)
+        feeder->known[number].quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(string);
+    if (!feeder->known[number].quoted) {
+        topic_table_remove(feeder->hive->topics, number);
+        return -1;
+    }
+    feeder->used[feeder->used_count++] = number;
+    return number;
+}
+
+static void forget(struct feeder *feeder, int number)
+{
+    struct known *known = &feeder->known[number];
+    int last = feeder->used[--feeder->used_count];
+
+    feeder->used[known->place] = last;
+    feeder->known[last].place = known->place;
+    if (known->open)
+        window_close(feeder->hive->window, number);
+    (void)lh_table_delete(feeder->channels, known->channel);
+    topic_table_remove(feeder->hive->topics, number);
+    free(known->quoted);
+    *known = (struct known){ 0 };
+}
+
+static const char *name_of(const struct feeder *feeder, int number)
+{
+    return topic_table_name(feeder->hive->topics, number);
+}
+
+static int64_t newest_of(const struct feeder *feeder, int number)
+{
+    struct window_topic_ref ref;
+    int64_t newest = 0;
+
+    if (window_find(feeder->hive->window, number, &ref))
+        (void)window_newest(feeder->hive->window, ref, &newest);
+    return newest;
+}
+
+/* Lists the topics that have had no poll for a while. Waiting polls use their topics all the time. */
+static void list_unused(struct feeder *feeder, int64_t now_ms)
+{
+    for (int i = 0; i < feeder->hive->worker_count; i++) {
+        const struct cell *cell = hive_cell(feeder->hive, i);
+
+        if (atomic_load(&cell->state) == CELL_WAITING)
+            for (int k = 0; k < atomic_load(&cell->topic_count); k++)
+                feeder->known[atomic_load(&cell->topics[k].number)].used_ms = now_ms;
+    }
+    for (int i = 0; i < feeder->used_count; i++) {
+        int number = feeder->used[i];
+        const struct known *known = &feeder->known[number];
+
+        if (known->listening && !known->news && known->cycle != feeder->cycle_number &&
+            now_ms - known->used_ms > LINGER_MS)
+            list_add(&feeder->cycle.unlisten, name_of(feeder, number), number, 0);
+    }
+}
+
+/* ---- notifications */
+
+static void tell(struct feeder *feeder, int64_t position)
+{
+    if (feeder->told_count == feeder->told_capacity) {
+        int capacity = feeder->told_capacity ? feeder->told_capacity * 2 : 256;
+        int64_t *told = realloc(feeder->told, (size_t)capacity * sizeof *told);
+
+        if (!told)
+            return; /* the message is then published by the next full read */
+        feeder->told = told;
+        feeder->told_capacity = capacity;
+    }
+    feeder->told[feeder->told_count++] = position;
+}
+
+static void have_news(struct feeder *feeder, int number)
+{
+    if (!feeder->known[number].news)
+        feeder->news[feeder->news_count++] = number;
+    feeder->known[number].news = true;
+}
+
+static void take_notifications(struct feeder *feeder)
+{
+    PGnotify *notification;
+    void *found;
+
+    while ((notification = database_notification(feeder->database))) {
+        if (strcmp(notification->relname, feeder->self_channel) == 0) {
+            feeder->heard_ms = clock_monotonic_ms();
+        } else if (lh_table_lookup_ex(feeder->channels, notification->relname, &found)) {
+            have_news(feeder, (int)((intptr_t)found - 1));
+            tell(feeder, strtoll(notification->extra, NULL, 10));
+        }
+        PQfreemem(notification);
+    }
+}
+
+static int compare_positions(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+static bool was_told(const struct feeder *feeder, int64_t position)
+{
+    return feeder->told_count > 0 &&
+           bsearch(&position, feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);
+}
+
+/* ---- a cycle's beginning: what is to be asked of the database */
+
+static struct statement *add_statement(struct cycle *cycle, int *at)
+{
+    *at = cycle->count;
+    return &cycle->statements[cycle->count++];
+}
+
+static void take_askers(struct feeder *feeder)
+{
+    for (int word = 0; word < feeder->hive->words; word++)
+        for (uint64_t bits = atomic_exchange(&feeder->hive->askers[word], 0); bits; bits &= bits - 1)
+            if (feeder->pending_count < feeder->hive->worker_count)
+                feeder->pending[feeder->pending_count++] = word * 64 + __builtin_ctzll(bits);
+}
+
+/* Enters one question's topics into the lists. */
+static void list_question(struct feeder *feeder, struct cell *cell)
+{
+    struct cycle *cycle = &feeder->cycle;
+
+    for (int i = 0; i < cell->question_count; i++) {
+        const char *name = cell->names + cell->topics[i].name_at;
+        int number = know(feeder, name, cell->topics[i].name_length);
+        struct known *known = &feeder->known[number < 0 ? 0 : number];
+
+        cell->topics[i].ref.number = number;
+        if (number < 0 || known->cycle == feeder->cycle_number)
+            continue;
+        known->cycle = feeder->cycle_number;
+        known->newest_at = cycle->newest.count;
+        known->used_ms = clock_monotonic_ms();
+        list_add(&cycle->newest, name_of(feeder, number), number, CATCH_UP_FROM_NOW);
+        if (!known->listening && !feeder->relisten)
+            list_add(&cycle->listen, name_of(feeder, number), number, 0);
+    }
+}
+
+static bool authorize_statement(struct cycle *cycle, int question, struct cell *cell)
+{
+    struct statement *statement = add_statement(cycle, &cycle->may_poll_at[question]);
+    struct poll_topic *topics = calloc((size_t)cell->question_count, sizeof *topics);
+    bool made;
+
+    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
+    statement_add_text(statement, cell->user);
+    for (int i = 0; topics && i < cell->question_count; i++)
+        topics[i] = (struct poll_topic){ .name = cell->names + cell->topics[i].name_at,
+                                         .length = cell->topics[i].name_length };
+    made = topics && statement_add_topics(statement, topics, cell->question_count);
+    free(topics);
+    return made;
+}
+
+/* Takes as many questions as go into one cycle. */
+static bool list_questions(struct feeder *feeder)
+{
+    struct cycle *cycle = &feeder->cycle;
+    int authorizations = 0, taken = 0;
+    bool made = true;
+
+    for (; made && taken < feeder->pending_count && cycle->question_count < feeder->question_limit; taken++) {
+        struct cell *cell = hive_cell(feeder->hive, feeder->pending[taken]);
+
+        if (cell->authorize && authorizations == AUTHORIZATIONS)
+            break;
+        cycle->questions[cycle->question_count] = feeder->pending[taken];
+        cycle->may_poll_at[cycle->question_count] = -1;
+        list_question(feeder, cell);
+        if (cell->authorize) {
+            authorizations++;
+            made = authorize_statement(cycle, cycle->question_count, cell);
+        }
+        cycle->question_count++;
+    }
+    feeder->pending_count -= taken;
+    memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
+    return made;
+}
+
+static void list_read(struct feeder *feeder, int number)
+{
+    feeder->known[number].news = false;
+    if (feeder->known[number].open)
+        list_add(&feeder->cycle.read, name_of(feeder, number), number, newest_of(feeder, number));
+}
+
+static void list_reads(struct feeder *feeder)
+{
+    for (int i = 0; i < feeder->news_count; i++)
+        feeder->known[feeder->news[i]].news = false;
+    if (feeder->cycle.full)
+        for (int i = 0; i < feeder->used_count; i++)
+            list_read(feeder, feeder->used[i]);
+    else
+        for (int i = 0; i < feeder->news_count; i++)
+            list_read(feeder, feeder->news[i]);
+    feeder->news_count = 0;
+    if (feeder->cycle.read.count == 0)
+        feeder->told_count = 0;
+}
+
+static bool listen_statement(struct feeder *feeder)
+{
+    struct cycle *cycle = &feeder->cycle;
+    struct statement *statement;
+
+    for (int i = 0; feeder->relisten && i < feeder->used_count; i++)
+        list_add(&cycle->listen, name_of(feeder, feeder->used[i]), feeder->used[i], 0);
+    if (feeder->relisten)
+        list_add(&cycle->listen, feeder->self_name, -1, 0);
+    if (cycle->listen.count == 0)
+        return true;
+    statement = add_statement(cycle, &cycle->listen_at);
+    statement_init(statement, "SELECT pgpoll.listen($1)");
+    return statement_add_topics(statement, cycle->listen.topics, cycle->listen.count);
+}
+
+static bool read_statement(struct cycle *cycle, struct list *list, int messages, int *at)
+{
+    struct poll_request request = { .topics = list->topics, .topic_count = list->count, .limit = messages };
+
+    return list->count == 0 || catch_up_statement(add_statement(cycle, at), &request, list->positions, READ_BYTES);
+}
+
+static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
+{
+    struct cycle *cycle = &feeder->cycle;
+    struct statement *statement;
+
+    if (now_ms < feeder->sweep_ms)
+        return true;
+    feeder->sweep_ms = now_ms + LINGER_MS / 4;
+    list_unused(feeder, now_ms);
+    if (cycle->unlisten.count == 0)
+        return true;
+    statement = add_statement(cycle, &cycle->unlisten_at);
+    statement_init(statement, "SELECT pgpoll.unlisten($1)");
+    return statement_add_topics(statement, cycle->unlisten.topics, cycle->unlisten.count);
+}
+
+/* When to ask again whether can_poll() allows everything: not while nobody polls. */
+static int64_t open_due_ms(const struct feeder *feeder)
+{
+    return atomic_load(&feeder->hive->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
+}
+
+static void timed_statements(struct feeder *feeder, int64_t now_ms)
+{
+    struct cycle *cycle = &feeder->cycle;
+    struct statement *statement;
+
+    if (now_ms >= open_due_ms(feeder)) {
+        feeder->open_asked_ms = now_ms;
+        feeder->polls = atomic_load(&feeder->hive->polls);
+        statement_init(add_statement(cycle, &cycle->open_at), "SELECT pgpoll.is_open_to_all()");
+    }
+    if (now_ms >= feeder->beat_ms) {
+        feeder->beat_ms = now_ms + BEAT_MS;
+        statement = add_statement(cycle, &cycle->beat_at);
+        statement_init(statement, "SELECT pg_notify('pgpoll_' || md5($1), '')");
+        statement_add_text(statement, feeder->self_name);
+    }
+}
+
+/* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
+static bool compose(struct feeder *feeder, int64_t now_ms)
+{
+    struct cycle *cycle = &feeder->cycle;
+    bool made, alone = feeder->question_limit == 1 && feeder->pending_count > 0;
+
+    cycle->listen_at = cycle->newest_at = cycle->open_at = cycle->beat_at = cycle->unlisten_at = cycle->read_at = -1;
+    cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
+    feeder->cycle_number++;
+    if (!alone) {
+        if (cycle->full)
+            feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
+        list_reads(feeder);
+    }
+    made = list_questions(feeder) && listen_statement(feeder) &&
+           read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
+           read_statement(cycle, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
+    timed_statements(feeder, now_ms);
+    return made;
+}
+
+/* ---- a cycle's end: what the database said */
+
+static void take_channels(struct feeder *feeder, const PGresult *result)
+{
+    const struct list *list = &feeder->cycle.listen;
+
+    for (int i = 0; i < list->count && i < PQntuples(result); i++) {
+        const char *channel = PQgetvalue(result, i, 0);
+
+        if (list->numbers[i] < 0) {
+            (void)snprintf(feeder->self_channel, sizeof feeder->self_channel, "%s", channel);
+        } else {
+            struct known *known = &feeder->known[list->numbers[i]];
+
+            known->listening = true;
+            if (!*known->channel) {
+                (void)snprintf(known->channel, sizeof known->channel, "%s", channel);
+                (void)lh_table_insert(feeder->channels, known->channel, (void *)(intptr_t)(list->numbers[i] + 1));
+            }
+        }
+    }
+    feeder->relisten = false;
+}
+
+/* Where the topics asked about stand; those that are new are complete from there on. */
+static void take_newest(struct feeder *feeder, const PGresult *result)
+{
+    struct list *list = &feeder->cycle.newest;
+
+    for (int i = 0; i < PQntuples(result); i++) {
+        struct catch_up_row row = catch_up_row(result, i);
+        int number = list->numbers[row.topic_index];
+
+        if (row.kind != CATCH_UP_TOPIC)
+            continue;
+        list->positions[row.topic_index] = row.topic.start;
+        if (!feeder->known[number].open) {
+            window_open(feeder->hive->window, number, row.topic.start);
+            feeder->known[number].open = true;
+        }
+    }
+}
+
+/* What a topic's row of a read tells: messages that were pruned before we read them, or a database that was restored. */
+static void take_start(struct feeder *feeder, int number, const struct page_topic *topic)
+{
+    if (topic->gap == GAP_AHEAD) {
+        log_write(LOG_LEVEL_WARNING, "the database is older than what was read from it: the window starts anew");
+        window_reset(feeder->hive->window);
+        window_open(feeder->hive->window, number, topic->start);
+        hive_wake_topic(feeder->hive, number);
+    } else if (topic->gap == GAP_EXPIRED) {
+        window_skip(feeder->hive->window, number, topic->start);
+        hive_wake_topic(feeder->hive, number);
+    }
+}
+
+static void publish(struct feeder *feeder, int number, const struct message *message)
+{
+    struct window_message entry = { .position = message->position };
+
+    if (message->position <= newest_of(feeder, number))
+        return;
+    printbuf_reset(feeder->json);
+    /* Out of memory for it: the window then only announces it. */
+    if (message_append(feeder->json, feeder->known[number].quoted, message)) {
+        entry.json = feeder->json->buf;
+        entry.length = (size_t)printbuf_length(feeder->json);
+    }
+    entry.bytes = (int64_t)(message->payload_length + message->metadata_length);
+    window_append(feeder->hive->window, number, &entry);
+    feeder->known[number].fed = true;
+}
+
+/* The rows of a read that may be used: all of a full one, else those up to the last that was told of. */
+static int usable_rows(const struct feeder *feeder, const PGresult *result)
+{
+    int rows = PQntuples(result);
+
+    if (feeder->cycle.full)
+        return rows;
+    while (rows > 0) {
+        struct catch_up_row row = catch_up_row(result, rows - 1);
+
+        if (row.kind == CATCH_UP_TOPIC || (row.kind == CATCH_UP_MESSAGE && was_told(feeder, row.message.position)))
+            break;
+        rows--;
+    }
+    return rows;
+}
+
+static void take_news(struct feeder *feeder, const PGresult *result)
+{
+    const struct list *list = &feeder->cycle.read;
+    int total = PQntuples(result), rows = usable_rows(feeder, result);
+    bool more = total > 0 && catch_up_row(result, total - 1).kind == CATCH_UP_MORE;
+
+    for (int i = 0; i < rows; i++) {
+        struct catch_up_row row = catch_up_row(result, i);
+        int number = list->numbers[row.topic_index];
+
+        if (row.kind == CATCH_UP_TOPIC)
+            take_start(feeder, number, &row.topic);
+        else if (row.kind == CATCH_UP_MESSAGE)
+            publish(feeder, number, &row.message);
+    }
+    for (int i = 0; i < list->count; i++) {
+        if (feeder->known[list->numbers[i]].fed)
+            hive_wake_topic(feeder->hive, list->numbers[i]);
+        feeder->known[list->numbers[i]].fed = false;
+        if (more) /* read on, with what was told of the rest */
+            have_news(feeder, list->numbers[i]);
+    }
+    if (!more)
+        feeder->told_count = 0;
+    else if (feeder->cycle.full)
+        feeder->full_ms = 0;
+    if (!more && rows < total && feeder->full_ms > clock_monotonic_ms() + CONFIRM_MS)
+        feeder->full_ms = clock_monotonic_ms() + CONFIRM_MS;
+}
+
+static bool is_true(const PGresult *result)
+{
+    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
+}
+
+static void answer(struct feeder *feeder, int number, enum error error)
+{
+    struct cell *cell = hive_cell(feeder->hive, number);
+
+    cell->answer = error;
+    atomic_store(&cell->answered, atomic_load(&cell->asked));
+    hive_wake(cell);
+}
+
+static void answer_questions(struct feeder *feeder)
+{
+    struct cycle *cycle = &feeder->cycle;
+
+    for (int i = 0; i < cycle->question_count; i++) {
+        struct cell *cell = hive_cell(feeder->hive, cycle->questions[i]);
+        enum error error = ERROR_NONE;
+
+        if (cycle->questions[i] == NOBODY)
+            continue;
+        if (cycle->may_poll_at[i] >= 0 && !is_true(cycle->results[cycle->may_poll_at[i]]))
+            error = ERROR_DENIED;
+        for (int k = 0; !error && k < cell->question_count; k++) {
+            struct cell_topic *topic = &cell->topics[k];
+
+            if (topic->ref.number < 0 || !window_find(feeder->hive->window, topic->ref.number, &topic->ref))
+                error = ERROR_MEMORY;
+            else
+                topic->newest = cycle->newest.positions[feeder->known[topic->ref.number].newest_at];
+        }
+        answer(feeder, cycle->questions[i], error);
+    }
+}
+
+static void succeed(struct feeder *feeder)
+{
+    struct cycle *cycle = &feeder->cycle;
+
+    if (feeder->away)
+        log_write(LOG_LEVEL_INFO, "the database is back");
+    feeder->away = false;
+    feeder->pause_ms = 0;
+    feeder->question_limit = QUESTIONS;
+    if (cycle->listen_at >= 0)
+        take_channels(feeder, cycle->results[cycle->listen_at]);
+    if (cycle->newest_at >= 0)
+        take_newest(feeder, cycle->results[cycle->newest_at]);
+    if (cycle->read_at >= 0)
+        take_news(feeder, cycle->results[cycle->read_at]);
+    if (cycle->open_at >= 0)
+        atomic_store(&feeder->hive->open_until_ms, is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
+    answer_questions(feeder);
+    for (int i = 0; i < cycle->unlisten.count; i++)
+        forget(feeder, cycle->unlisten.numbers[i]);
+}
+
+/* Nothing of the cycle counts; its questions and its news wait for the next one. */
+static void fail(struct feeder *feeder, enum error error)
+{
+    struct cycle *cycle = &feeder->cycle;
+
+    const bool questioned = error == ERROR_DATABASE_QUERY && cycle->question_count > 0;
+
+    for (int i = 0; i < cycle->read.count; i++)
+        have_news(feeder, cycle->read.numbers[i]);
+    if (questioned && cycle->question_count == 1) {
+        log_write(LOG_LEVEL_ERROR, "a poll's question failed: %s", database_error(feeder->database));
+        if (cycle->questions[0] != NOBODY)
+            answer(feeder, cycle->questions[0], error);
+        cycle->question_count = 0;
+    }
+    for (int i = cycle->question_count - 1; i >= 0; i--)
+        if (cycle->questions[i] == NOBODY)
+            cycle->questions[i] = cycle->questions[--cycle->question_count];
+    memmove(feeder->pending + cycle->question_count, feeder->pending,
+            (size_t)feeder->pending_count * sizeof *feeder->pending);
+    memcpy(feeder->pending, cycle->questions, (size_t)cycle->question_count * sizeof *cycle->questions);
+    feeder->pending_count += cycle->question_count;
+    feeder->question_limit = 1; /* one bad question must not keep the others from being answered */
+    if (questioned)
+        return;
+
+    if (!feeder->away)
+        log_write(LOG_LEVEL_WARNING, "no news from the database: %s", database_error(feeder->database));
+    feeder->away = true;
+    database_close(feeder->database, NULL);
+    feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;
+    if (feeder->pause_ms > LAST_PAUSE_MS)
+        feeder->pause_ms = LAST_PAUSE_MS;
+    feeder->retry_ms = clock_monotonic_ms() + feeder->pause_ms / 2 + random() % (feeder->pause_ms / 2 + 1);
+}
+
+static void finish(struct feeder *feeder, enum error error)
+{
+    struct cycle *cycle = &feeder->cycle;
+
+    feeder->running = false;
+    if (error)
+        fail(feeder, error);
+    else
+        succeed(feeder);
+    for (int i = 0; i < cycle->count; i++) {
+        PQclear(cycle->results[i]);
+        cycle->results[i] = NULL;
+        statement_release(&cycle->statements[i]);
+    }
+    cycle->count = cycle->question_count = 0;
+    cycle->listen.count = cycle->newest.count = cycle->read.count = cycle->unlisten.count = 0;
+}
+
+/* ---- what the manager's loop calls */
+
+int feeder_socket(const struct feeder *feeder)
+{
+    return database_socket(feeder->database);
+}
+
+short feeder_events(const struct feeder *feeder)
+{
+    return database_events(feeder->database);
+}
+
+static int64_t min_ms(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+int64_t feeder_due_ms(const struct feeder *feeder)
+{
+    if (feeder->running)
+        return feeder->started_ms + feeder->config->query_timeout_s * 1000;
+    if (!database_is_connected(feeder->database))
+        return feeder->retry_ms;
+    if (feeder->pending_count > 0 || feeder->news_count > 0)
+        return 0;
+    return min_ms(min_ms(feeder->full_ms, feeder->beat_ms), min_ms(feeder->sweep_ms, open_due_ms(feeder)));
+}
+
+static void begin(struct feeder *feeder, int64_t now_ms)
+{
+    enum error error = ERROR_MEMORY;
+
+    if (!database_is_connected(feeder->database)) {
+        feeder->relisten = true;
+        feeder->heard_ms = now_ms;
+        feeder->beat_ms = 0;
+        for (int i = 0; i < feeder->used_count; i++)
+            feeder->known[feeder->used[i]].listening = false;
+    }
+    if (feeder->told_count > 0)
+        qsort(feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);
+    feeder->started_ms = now_ms;
+    feeder->running = true;
+    if (compose(feeder, now_ms) && feeder->cycle.count == 0)
+        feeder->running = false;
+    else if (feeder->cycle.count > 0)
+        error = database_begin(feeder->database, feeder->cycle.statements, feeder->cycle.count, feeder->cycle.results);
+    if (feeder->running && error != ERROR_PENDING)
+        finish(feeder, error);
+}
+
+void feeder_step(struct feeder *feeder, bool ready)
+{
+    int64_t now_ms = clock_monotonic_ms();
+    enum error error = ERROR_PENDING;
+
+    if (feeder->running && ready)
+        error = database_step(feeder->database);
+    if (feeder->running && error == ERROR_PENDING && now_ms >= feeder_due_ms(feeder)) {
+        database_close(feeder->database, "no answer in time");
+        error = ERROR_DATABASE_AWAY;
+    }
+    if (feeder->running && error != ERROR_PENDING)
+        finish(feeder, error);
+    if (!feeder->running && ready && database_is_connected(feeder->database) &&
+        database_consume(feeder->database) != ERROR_NONE)
+        finish(feeder, ERROR_DATABASE_AWAY);
+    if (feeder->running)
+        return;
+    take_notifications(feeder);
+    take_askers(feeder);
+    if (database_is_connected(feeder->database) && now_ms - feeder->heard_ms > DEAF_MS) {
+        log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
+        database_close(feeder->database, "LISTEN delivers nothing");
+        finish(feeder, ERROR_DATABASE_AWAY);
+    }
+    if (feeder_due_ms(feeder) <= now_ms)
+        begin(feeder, now_ms);
+}
+
+void feeder_forget_worker(struct feeder *feeder, int number)
+{
+    struct cell *cell = hive_cell(feeder->hive, number);
+    int kept = 0;
+
+    (void)atomic_fetch_and(&feeder->hive->askers[number / 64], ~(UINT64_C(1) << number % 64));
+    for (int i = 0; i < feeder->pending_count; i++)
+        if (feeder->pending[i] != number)
+            feeder->pending[kept++] = feeder->pending[i];
+    feeder->pending_count = kept;
+    /* A question under way is answered to nobody. */
+    for (int i = 0; i < feeder->cycle.question_count; i++)
+        if (feeder->cycle.questions[i] == number)
+            feeder->cycle.questions[i] = NOBODY;
+    atomic_store(&cell->answered, atomic_load(&cell->asked));
+}

@@ -1,0 +1,40 @@
+/*
+ * The manager's connection for news: LISTENs for all its workers, answers their questions, and reads each new message once, into
+ * the window. Driven by the manager's loop; never blocks. Logs for itself what an operator should know.
+ *
+ * How the window stays in order. Notifications arrive in the order of the commits, on all channels alike (PostgreSQL puts them
+ * into one queue under one lock). So when those up to some message have arrived, all earlier ones have, and every topic with an
+ * earlier message is known to have news. A read may see later messages too, whose notifications are still under way; another
+ * topic may then have earlier ones that were not read. Therefore a read is used only up to the last message that a notification
+ * had told of, by topic and position, before it began; the rest is read again when told of. A forged notification tells of no
+ * message, and so changes nothing. A lost one is made good by a full read of all topics, now and then, which needs no such care.
+ */
+#ifndef PGPOLL_FEEDER_H
+#define PGPOLL_FEEDER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct config;
+struct feeder;
+struct hive;
+
+/* config and hive are borrowed for its life. NULL: out of memory. */
+struct feeder *feeder_new(const struct config *config, struct hive *hive);
+void feeder_free(struct feeder *feeder);
+
+/* In a forked worker: closes the descriptor without a word to the server. */
+void feeder_abandon(const struct feeder *feeder);
+
+/* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
+int feeder_socket(const struct feeder *feeder);
+short feeder_events(const struct feeder *feeder);
+int64_t feeder_due_ms(const struct feeder *feeder);
+
+/* Does what there is to do. ready: the socket is. */
+void feeder_step(struct feeder *feeder, bool ready);
+
+/* The worker with this number is dead: what it asked is dropped, and its cell is as if answered. */
+void feeder_forget_worker(struct feeder *feeder, int number);
+
+#endif

@@ -1,0 +1,102 @@
+/*
+ * What a manager and its workers share: the window with its topics, a cell for each worker, a doorbell, a few numbers.
+ * Made by the manager before it forks, mapped at one address in all.
+ *
+ * A cell is written by its worker, but for the fields that say otherwise. A worker asks the manager by filling its question,
+ * raising asked and ringing; the question is the manager's until answered has caught up. A worker waits by entering its topics
+ * and itself, and then looking at the window once more; the manager appends to the window and then looks who waits: one of the two
+ * sees the other.
+ */
+#ifndef PGPOLL_HIVE_H
+#define PGPOLL_HIVE_H
+
+#include "error.h"
+#include "window.h"
+
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    HIVE_BUCKETS = 256,     /* sets of waiting workers, by topic number */
+    HIVE_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
+    HIVE_USER_SIZE = 1024,
+    HIVE_NAMES_SIZE = 64 * 1024 /* of all topics of one poll; POLL_REQUEST_MAX_BYTES */
+};
+
+enum cell_state {
+    CELL_EMPTY,   /* no process; the manager's */
+    CELL_IDLE,    /* accepting */
+    CELL_SERVING,
+    CELL_WAITING
+};
+
+/* One topic of a cell's question and of its poll. */
+struct cell_topic {
+    _Atomic int32_t number;      /* while waiting */
+    uint32_t name_at;            /* question: where in names */
+    uint32_t name_length;        /* question: bytes */
+    struct window_topic_ref ref; /* answer */
+    int64_t newest;              /* answer: the newest position, in a snapshot taken after the question */
+};
+
+struct cell {
+    _Atomic int pid;       /* the manager's */
+    _Atomic int state;     /* enum cell_state */
+    _Atomic int woken;     /* set by who sends the signal, cleared by the worker before it looks */
+    _Atomic int released;  /* set by the manager: answer now, somebody else wants to poll */
+    _Atomic int connected; /* has one of the connections that are counted */
+    /* The poll, for the manager to choose whom to release and for the statistics. */
+    _Atomic uint32_t wait_number; /* another one for each wait */
+    _Atomic int64_t since_ms, deadline_ms;
+    char client[HIVE_ADDRESS_SIZE];
+    /* Question and answer. */
+    _Atomic uint32_t asked, answered;
+    bool authorize;
+    enum error answer; /* ERROR_NONE, ERROR_DENIED, ERROR_DATABASE_QUERY; ERROR_MEMORY: no room for another topic */
+    char user[HIVE_USER_SIZE];
+    int question_count;      /* topics asked about */
+    _Atomic int topic_count; /* topics waited for */
+    struct cell_topic *topics; /* as many as a poll may have */
+    char *names;               /* HIVE_NAMES_SIZE */
+};
+
+struct hive {
+    int worker_count;
+    int max_topics;
+    int manager_pid;
+    int doorbell; /* an eventfd: rung for questions, and when few workers are left to accept */
+    struct window *window;
+    struct topic_table *topics;
+    _Atomic uint64_t *askers;                /* a bit a worker */
+    _Atomic uint64_t *waiting[HIVE_BUCKETS]; /* a bit a worker */
+    int words;                               /* in each of those */
+    _Atomic int idle;                        /* workers that accept */
+    int reserve;                             /* so many of them the manager tries to keep */
+    _Atomic int64_t open_until_ms;           /* can_poll() was seen to allow everything, and that is believed until then */
+    sem_t connections;                       /* those that workers may still open */
+    _Atomic int connection_seekers;          /* workers that wait for one */
+    /* Counters, for whoever asks. */
+    _Atomic uint64_t polls, messages, window_pages, table_pages, releases;
+};
+
+/* Everything a hive needs, for so many workers; sizes in messages and bytes. NULL: no memory. */
+struct hive *hive_new(int workers, int max_topics, int topics, size_t window_messages, size_t window_bytes, int connections);
+
+struct cell *hive_cell(const struct hive *hive, int number);
+
+/* Rings the manager's doorbell. */
+void hive_ring(const struct hive *hive);
+
+/* For a worker: enters or leaves the set of those who wait for one of the cell's topics. */
+void hive_enter(struct hive *hive, int number);
+void hive_leave(struct hive *hive, int number);
+
+/* For the manager: wakes every worker that waits for this topic. */
+void hive_wake_topic(struct hive *hive, int topic);
+
+/* For the manager: wakes one worker, whatever it sleeps for. */
+void hive_wake(struct cell *cell);
+
+#endif

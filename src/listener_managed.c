@@ -1,0 +1,310 @@
+#include "listener_managed.h"
+
+#include "catch_up.h"
+#include "clock.h"
+#include "config.h"
+#include "database.h"
+#include "hive.h"
+#include "poll_request.h"
+#include "topic_table.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct listener_managed {
+    struct listener base;
+    const struct config *config;
+    struct hive *hive;
+    int number;
+    struct cell *cell;
+    struct database *database;
+    bool entered;                     /* in the sets of those who wait */
+    int topic_count;                  /* of this poll */
+    struct window_topic_ref *refs;    /* this poll's topics in the window */
+    int64_t *seen;                    /* their newest positions when it was read last */
+};
+
+/* ---- asking the manager */
+
+/* Sleeps until the manager has answered everything asked. */
+static enum error wait_answer(struct listener_managed *listener, const struct interrupts *interrupts, int64_t give_up_ms)
+{
+    struct cell *cell = listener->cell;
+
+    for (;;) {
+        enum error error;
+
+        atomic_store(&cell->woken, 0);
+        if (atomic_load(&cell->answered) == atomic_load(&cell->asked))
+            return ERROR_NONE;
+        error = interrupts_wait(interrupts, -1, 0, give_up_ms);
+        if (error)
+            return error;
+    }
+}
+
+static void put_question(struct listener_managed *listener, const struct listener_poll *poll, bool authorize)
+{
+    struct cell *cell = listener->cell;
+    uint32_t at = 0;
+
+    cell->authorize = authorize;
+    (void)snprintf(cell->user, sizeof cell->user, "%s", poll->remote_user);
+    for (int i = 0; i < poll->request->topic_count; i++) {
+        const struct poll_topic *topic = &poll->request->topics[i];
+
+        /* All names together are shorter than the body they came in. */
+        memcpy(cell->names + at, topic->name, topic->length);
+        cell->topics[i].name_at = at;
+        cell->topics[i].name_length = (uint32_t)topic->length;
+        at += (uint32_t)topic->length;
+    }
+    cell->question_count = poll->request->topic_count;
+    (void)atomic_fetch_add(&cell->asked, 1);
+    (void)atomic_fetch_or(&listener->hive->askers[listener->number / 64], UINT64_C(1) << listener->number % 64);
+    hive_ring(listener->hive);
+}
+
+/*
+ * Has the manager listen to the topics, tell where they stand and, if need be, whether the user may poll them. The answer's
+ * positions replace those that are to be read from now.
+ */
+static enum error ask(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
+                      int64_t *positions, int64_t give_up_ms)
+{
+    /* A question that was not answered in an earlier poll's time is still the manager's. */
+    enum error error = wait_answer(listener, poll->interrupts, give_up_ms);
+
+    if (strlen(poll->remote_user) >= HIVE_USER_SIZE)
+        return ERROR_DENIED; /* nobody is called so */
+    if (!error) {
+        put_question(listener, poll, authorize);
+        error = wait_answer(listener, poll->interrupts, give_up_ms);
+    }
+    if (!error)
+        error = listener->cell->answer;
+    for (int i = 0; !error && i < poll->request->topic_count; i++) {
+        listener->refs[i] = listener->cell->topics[i].ref;
+        if (positions[i] == CATCH_UP_FROM_NOW)
+            positions[i] = listener->cell->topics[i].newest;
+    }
+    return error;
+}
+
+static bool is_open_to_all(const struct hive *hive)
+{
+    return atomic_load(&hive->open_until_ms) > clock_monotonic_ms();
+}
+
+/* Whether the window knows all the topics, and where to start. */
+static bool find_topics(struct listener_managed *listener, const struct poll_request *request, const int64_t *positions)
+{
+    for (int i = 0; i < request->topic_count; i++)
+        if (positions[i] == CATCH_UP_FROM_NOW ||
+            !topic_table_find(listener->hive->topics, listener->hive->window, request->topics[i].name,
+                              request->topics[i].length, &listener->refs[i]))
+            return false;
+    return true;
+}
+
+/* ---- reading the table */
+
+static void give_back_connection(struct listener_managed *listener)
+{
+    database_close(listener->database, NULL);
+    if (atomic_exchange(&listener->cell->connected, 0))
+        (void)sem_post(&listener->hive->connections);
+}
+
+static bool take_connection(struct listener_managed *listener, int64_t give_up_ms)
+{
+    const struct timespec until = { give_up_ms / 1000, give_up_ms % 1000 * 1000000 };
+    int failed;
+
+    if (atomic_load(&listener->cell->connected))
+        return true;
+    (void)atomic_fetch_add(&listener->hive->connection_seekers, 1);
+    failed = sem_clockwait(&listener->hive->connections, CLOCK_MONOTONIC, &until);
+    (void)atomic_fetch_sub(&listener->hive->connection_seekers, 1);
+    if (!failed)
+        atomic_store(&listener->cell->connected, 1);
+    return !failed;
+}
+
+static enum error read_table(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
+                             const int64_t *positions, struct page *page, int64_t give_up_ms)
+{
+    enum error error = ERROR_DATABASE_AWAY;
+
+    if (!take_connection(listener, give_up_ms)) {
+        database_close(listener->database, "no connection was free in time");
+        return error;
+    }
+    (void)atomic_fetch_add(&listener->hive->table_pages, 1);
+    error = catch_up_run(listener->database, poll->request, authorize ? poll->remote_user : NULL, NULL, positions,
+                         listener->config->page_bytes, page, give_up_ms);
+    /* A connection that was open may have been cut meanwhile; a new one tells. */
+    if (!database_is_connected(listener->database) || atomic_load(&listener->hive->connection_seekers) > 0)
+        give_back_connection(listener);
+    return error;
+}
+
+/* ---- the poll */
+
+/* Enters the poll among those who wait; what is appended from now on wakes it. */
+static void enter(struct listener_managed *listener, const struct listener_poll *poll)
+{
+    struct cell *cell = listener->cell;
+
+    if (listener->entered)
+        hive_leave(listener->hive, listener->number);
+    for (int i = 0; i < poll->request->topic_count; i++)
+        atomic_store(&cell->topics[i].number, listener->refs[i].number);
+    atomic_store(&cell->topic_count, poll->request->topic_count);
+    hive_enter(listener->hive, listener->number);
+    if (!listener->entered) {
+        (void)snprintf(cell->client, sizeof cell->client, "%s", poll->client);
+        atomic_store(&cell->since_ms, poll->started_ms);
+        atomic_store(&cell->deadline_ms, poll->deadline_ms);
+        atomic_store(&cell->released, 0);
+        (void)atomic_fetch_add(&cell->wait_number, 1);
+        atomic_store(&cell->state, CELL_WAITING);
+    }
+    listener->entered = true;
+}
+
+/* Whether something was appended, or a topic was closed, since see_newest(). */
+static bool has_news(const struct listener_managed *listener)
+{
+    int64_t newest;
+
+    for (int i = 0; i < listener->topic_count; i++)
+        if (!window_newest(listener->hive->window, listener->refs[i], &newest) || newest != listener->seen[i])
+            return true;
+    return false;
+}
+
+static void see_newest(struct listener_managed *listener, int topic_count)
+{
+    listener->topic_count = topic_count;
+    for (int i = 0; i < topic_count; i++)
+        if (!window_newest(listener->hive->window, listener->refs[i], &listener->seen[i]))
+            listener->seen[i] = -1;
+}
+
+static enum error managed_read(struct listener *base, const struct listener_poll *poll, enum listener_read how,
+                               const int64_t *positions, struct page *page, int64_t give_up_ms)
+{
+    struct listener_managed *listener = (struct listener_managed *)base;
+    const struct poll_request *request = poll->request;
+    const bool authorize = (how & LISTENER_AUTHORIZE) && !is_open_to_all(listener->hive);
+    int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
+    enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
+
+    if (error)
+        goto out;
+    memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
+    if (authorize || !find_topics(listener, request, positions))
+        error = ask(listener, poll, authorize, starts, give_up_ms);
+    if (error == ERROR_TIMEOUT)
+        error = ERROR_DATABASE_AWAY;
+    if (error == ERROR_RELEASED) { /* the manager may be gone; the table alone can answer once more */
+        listener->topic_count = 0;
+        error = read_table(listener, poll, how & LISTENER_AUTHORIZE, positions, page, give_up_ms);
+        goto out;
+    }
+    if (error)
+        goto out;
+
+    if (how & LISTENER_SUBSCRIBE)
+        enter(listener, poll);
+    see_newest(listener, request->topic_count);
+    if (window_read(listener->hive->window, listener->refs, starts, request->limit, listener->config->page_bytes, page))
+        (void)atomic_fetch_add(&listener->hive->window_pages, 1);
+    else
+        error = read_table(listener, poll, false, starts, page, give_up_ms);
+out:
+    free(starts);
+    return error;
+}
+
+static enum error managed_wait(struct listener *base, const struct interrupts *interrupts, int64_t deadline_ms)
+{
+    struct listener_managed *listener = (struct listener_managed *)base;
+
+    give_back_connection(listener);
+    for (;;) {
+        enum error error;
+
+        atomic_store(&listener->cell->woken, 0);
+        if (atomic_load(&listener->cell->released))
+            return ERROR_RELEASED;
+        if (has_news(listener))
+            return ERROR_NONE;
+        error = interrupts_wait(interrupts, -1, 0, deadline_ms);
+        if (error)
+            return error;
+    }
+}
+
+static void managed_end(struct listener *base)
+{
+    struct listener_managed *listener = (struct listener_managed *)base;
+
+    if (!listener->entered)
+        return;
+    hive_leave(listener->hive, listener->number);
+    atomic_store(&listener->cell->state, CELL_SERVING);
+    atomic_store(&listener->cell->released, 0);
+    listener->entered = false;
+}
+
+static const char *managed_error(const struct listener *base)
+{
+    return database_error(((const struct listener_managed *)base)->database);
+}
+
+static void managed_rest(struct listener *base)
+{
+    give_back_connection((struct listener_managed *)base);
+}
+
+static void managed_free(struct listener *base)
+{
+    struct listener_managed *listener = (struct listener_managed *)base;
+
+    if (!listener)
+        return;
+    managed_end(base);
+    if (listener->database)
+        give_back_connection(listener);
+    database_free(listener->database);
+    free(listener->refs);
+    free(listener->seen);
+    free(listener);
+}
+
+struct listener *listener_managed_new(const struct config *config, struct hive *hive, int number)
+{
+    static const struct listener_operations operations = { managed_read, managed_wait, managed_end, managed_error,
+                                                           managed_rest, managed_free };
+    struct listener_managed *listener = calloc(1, sizeof *listener);
+
+    if (!listener)
+        return NULL;
+    *listener = (struct listener_managed){ .base = { &operations },
+                                           .config = config,
+                                           .hive = hive,
+                                           .number = number,
+                                           .cell = hive_cell(hive, number),
+                                           .database = database_new(),
+                                           .refs = calloc((size_t)hive->max_topics, sizeof *listener->refs),
+                                           .seen = calloc((size_t)hive->max_topics, sizeof *listener->seen) };
+    if (!listener->database || !listener->refs || !listener->seen) {
+        managed_free(&listener->base);
+        return NULL;
+    }
+    return &listener->base;
+}

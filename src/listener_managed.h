@@ -1,0 +1,17 @@
+/*
+ * The listener of a worker that has a manager: it reads the shared window, is woken by a signal, and asks the manager for what
+ * only the database knows. What the window does not hold it reads from the table, over a connection that is counted and given
+ * back as soon as it is idle.
+ */
+#ifndef PGPOLL_LISTENER_MANAGED_H
+#define PGPOLL_LISTENER_MANAGED_H
+
+#include "listener.h"
+
+struct config;
+struct hive;
+
+/* For the worker with this number, in its own process. config and hive are borrowed for its life. NULL: out of memory. */
+struct listener *listener_managed_new(const struct config *config, struct hive *hive, int number);
+
+#endif

@@ -1,0 +1,392 @@
+#include "manager.h"
+
+#include "book.h"
+#include "clock.h"
+#include "config.h"
+#include "feeder.h"
+#include "hive.h"
+#include "log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    TICK_MS = 1000,
+    SHORTEST_WAIT_MS = 500, /* a poll is not released before it has waited so long */
+    RELEASE_AGAIN_MS = 20,
+    QUICK_DEATH_MS = 1000,  /* a worker that lived less long may be followed by one that does not, either */
+    FIRST_PAUSE_MS = 100,
+    LAST_PAUSE_MS = 5000,
+    REPLACE_MS = 10 * 1000, /* old workers end at the latest so long after a restart */
+    MESSAGE_BYTES = 256     /* of window for an entry, on average */
+};
+
+/* A descriptor that holds the old workers' process ids, left by the program that ran in this process before. */
+static const char OLD_WORKERS[] = "PGPOLL_OLD_WORKERS";
+
+struct manager {
+    const struct config *config;
+    struct hive *hive;
+    struct feeder *feeder;
+    struct book *book;
+    int (*work)(void *context, struct hive *hive, int number);
+    void *context;
+    char **argv;
+    sigset_t usual_mask;
+    int signal_fd;
+    int *old_pids; /* workers of the program before */
+    int old_count;
+    int running; /* workers */
+    int64_t *spawned_ms;
+    bool stopping;
+    int64_t tick_ms, spawn_ms, spawn_pause_ms, release_ms, replace_ms;
+};
+
+/* ---- workers */
+
+static int run_worker(struct manager *manager, int number)
+{
+    /* Whoever dies first, the other follows; if the manager was faster, nobody is left to tell us. */
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != manager->hive->manager_pid)
+        return EXIT_FAILURE;
+    (void)close(manager->signal_fd);
+    feeder_abandon(manager->feeder);
+    book_abandon(manager->book);
+    (void)sigprocmask(SIG_SETMASK, &manager->usual_mask, NULL);
+    srandom((unsigned)getpid());
+    return manager->work(manager->context, manager->hive, number);
+}
+
+static bool spawn(struct manager *manager, int number)
+{
+    struct cell *cell = hive_cell(manager->hive, number);
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(run_worker(manager, number));
+    if (pid < 0) {
+        log_write(LOG_LEVEL_ERROR, "cannot start a worker: %s", strerror(errno));
+        return false;
+    }
+    atomic_store(&cell->pid, pid);
+    manager->spawned_ms[number] = clock_monotonic_ms();
+    manager->running++;
+    return true;
+}
+
+static void pause_spawning(struct manager *manager)
+{
+    manager->spawn_pause_ms = manager->spawn_pause_ms ? manager->spawn_pause_ms * 2 : FIRST_PAUSE_MS;
+    if (manager->spawn_pause_ms > LAST_PAUSE_MS)
+        manager->spawn_pause_ms = LAST_PAUSE_MS;
+    manager->spawn_ms = clock_monotonic_ms() + manager->spawn_pause_ms;
+}
+
+static void spawn_missing(struct manager *manager)
+{
+    for (int i = 0; i < manager->hive->worker_count && manager->running < manager->hive->worker_count; i++)
+        if (atomic_load(&hive_cell(manager->hive, i)->pid) == 0 && !spawn(manager, i)) {
+            pause_spawning(manager);
+            return;
+        }
+}
+
+static int number_of(const struct manager *manager, pid_t pid)
+{
+    for (int i = 0; i < manager->hive->worker_count; i++)
+        if (atomic_load(&hive_cell(manager->hive, i)->pid) == pid)
+            return i;
+    return -1;
+}
+
+/* Undoes whatever the dead worker had in hand. */
+static void clear_cell(struct manager *manager, int number)
+{
+    struct cell *cell = hive_cell(manager->hive, number);
+
+    hive_leave(manager->hive, number);
+    feeder_forget_worker(manager->feeder, number);
+    if (atomic_exchange(&cell->connected, 0))
+        (void)sem_post(&manager->hive->connections);
+    if (atomic_load(&cell->state) == CELL_IDLE)
+        (void)atomic_fetch_sub(&manager->hive->idle, 1);
+    atomic_store(&cell->state, CELL_EMPTY);
+    atomic_store(&cell->woken, 0);
+    atomic_store(&cell->released, 0);
+    atomic_store(&cell->topic_count, 0);
+    atomic_store(&cell->pid, 0);
+}
+
+static void log_death(pid_t pid, int status)
+{
+    if (WIFSIGNALED(status))
+        log_write(LOG_LEVEL_WARNING, "worker %d was killed by signal %d", (int)pid, WTERMSIG(status));
+    else if (WEXITSTATUS(status) != 0)
+        log_write(LOG_LEVEL_WARNING, "worker %d exited with status %d", (int)pid, WEXITSTATUS(status));
+}
+
+static void reap(struct manager *manager)
+{
+    int status;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        int number = number_of(manager, pid);
+
+        log_death(pid, status);
+        for (int i = 0; i < manager->old_count; i++)
+            if (manager->old_pids[i] == pid)
+                manager->old_pids[i--] = manager->old_pids[--manager->old_count];
+        if (number < 0)
+            continue;
+        manager->running--;
+        if (clock_monotonic_ms() - manager->spawned_ms[number] >= QUICK_DEATH_MS) {
+            manager->spawn_pause_ms = 0;
+        } else if (!manager->stopping) {
+            pause_spawning(manager);
+            log_write(LOG_LEVEL_ERROR, "a worker died as soon as it was started: the next one in %" PRId64 " ms",
+                      manager->spawn_pause_ms);
+        }
+        clear_cell(manager, number);
+    }
+}
+
+static void signal_workers(const struct manager *manager, int number)
+{
+    for (int i = 0; i < manager->hive->worker_count; i++) {
+        int pid = atomic_load(&hive_cell(manager->hive, i)->pid);
+
+        if (pid > 0)
+            (void)kill(pid, number);
+    }
+}
+
+/* ---- free workers */
+
+/* The longest waiting poll that was not asked yet; NULL: none has waited long enough. */
+static struct cell *longest_waiting(const struct hive *hive, int64_t now_ms)
+{
+    struct cell *longest = NULL;
+    int64_t since_ms = now_ms - SHORTEST_WAIT_MS;
+
+    for (int i = 0; i < hive->worker_count; i++) {
+        struct cell *cell = hive_cell(hive, i);
+
+        if (atomic_load(&cell->state) == CELL_WAITING && !atomic_load(&cell->released) &&
+            atomic_load(&cell->since_ms) <= since_ms) {
+            longest = cell;
+            since_ms = atomic_load(&cell->since_ms);
+        }
+    }
+    return longest;
+}
+
+/* Full is not an error: who has waited longest answers now, and polls again. */
+static void keep_reserve(struct manager *manager, int64_t now_ms)
+{
+    struct hive *hive = manager->hive;
+    int wanted = hive->reserve - atomic_load(&hive->idle);
+    struct cell *cell;
+
+    manager->release_ms = wanted > 0 ? now_ms + RELEASE_AGAIN_MS : INT64_MAX;
+    while (wanted-- > 0 && (cell = longest_waiting(hive, now_ms))) {
+        atomic_store(&cell->released, 1);
+        (void)atomic_fetch_add(&hive->releases, 1);
+        hive_wake(cell);
+    }
+}
+
+static void count_idle(struct hive *hive)
+{
+    int idle = 0;
+
+    for (int i = 0; i < hive->worker_count; i++)
+        idle += atomic_load(&hive_cell(hive, i)->state) == CELL_IDLE;
+    atomic_store(&hive->idle, idle);
+}
+
+/* ---- a new program in the old one's place */
+
+static void run_anew(struct manager *manager)
+{
+    int fd = memfd_create("pgpoll-old-workers", 0);
+    char text[16];
+
+    for (int i = 0; fd >= 0 && i < manager->hive->worker_count; i++) {
+        int pid = atomic_load(&hive_cell(manager->hive, i)->pid);
+
+        if (pid > 0 && write(fd, &pid, sizeof pid) != sizeof pid)
+            log_write(LOG_LEVEL_ERROR, "cannot leave word of worker %d: %s", pid, strerror(errno));
+    }
+    (void)snprintf(text, sizeof text, "%d", fd);
+    if (fd < 0 || setenv(OLD_WORKERS, text, 1) != 0) {
+        log_write(LOG_LEVEL_ERROR, "cannot run anew: %s", strerror(errno));
+        return;
+    }
+    log_write(LOG_LEVEL_INFO, "running anew");
+    (void)sigprocmask(SIG_SETMASK, &manager->usual_mask, NULL);
+    (void)execvp(manager->argv[0], manager->argv);
+    log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", manager->argv[0], strerror(errno));
+    (void)unsetenv(OLD_WORKERS);
+    (void)close(fd);
+}
+
+/* Learns of the old workers; they go on until new ones are there. */
+static bool take_over(struct manager *manager)
+{
+    const char *text = getenv(OLD_WORKERS);
+    int fd = text ? (int)strtol(text, NULL, 10) : -1;
+    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    bool taken = true;
+
+    if (size > 0) {
+        manager->old_pids = malloc((size_t)size);
+        taken = manager->old_pids && pread(fd, manager->old_pids, (size_t)size, 0) == size;
+        manager->old_count = taken ? (int)((size_t)size / sizeof *manager->old_pids) : 0;
+    }
+    if (fd >= 0)
+        (void)close(fd);
+    (void)unsetenv(OLD_WORKERS);
+    manager->replace_ms = clock_monotonic_ms() + REPLACE_MS;
+    return taken;
+}
+
+static void end_old_workers(struct manager *manager, int64_t now_ms)
+{
+    if (manager->replace_ms == INT64_MAX ||
+        (atomic_load(&manager->hive->idle) < manager->running && now_ms < manager->replace_ms && !manager->stopping))
+        return;
+    manager->replace_ms = INT64_MAX;
+    for (int i = 0; i < manager->old_count; i++)
+        (void)kill(manager->old_pids[i], SIGTERM);
+}
+
+/* ---- the loop */
+
+static void take_signals(struct manager *manager)
+{
+    struct signalfd_siginfo signal;
+
+    while (read(manager->signal_fd, &signal, sizeof signal) == sizeof signal) {
+        if (signal.ssi_signo == SIGCHLD) {
+            reap(manager);
+        } else if (signal.ssi_signo == SIGHUP) {
+            if (!manager->stopping)
+                run_anew(manager);
+        } else {
+            manager->stopping = true;
+            signal_workers(manager, SIGTERM);
+        }
+    }
+}
+
+static int64_t min_ms(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int sleep_ms(const struct manager *manager)
+{
+    int64_t due_ms = min_ms(manager->tick_ms, manager->release_ms), left_ms;
+
+    due_ms = min_ms(due_ms, min_ms(feeder_due_ms(manager->feeder), book_due_ms(manager->book)));
+    if (manager->running < manager->hive->worker_count)
+        due_ms = min_ms(due_ms, manager->spawn_ms);
+    if (manager->replace_ms != INT64_MAX)
+        due_ms = min_ms(due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS);
+    left_ms = due_ms - clock_monotonic_ms();
+    return left_ms > 0 ? (int)left_ms : 0;
+}
+
+static void turn(struct manager *manager)
+{
+    struct pollfd fds[] = { { .fd = manager->signal_fd, .events = POLLIN },
+                            { .fd = manager->hive->doorbell, .events = POLLIN },
+                            { .fd = feeder_socket(manager->feeder), .events = feeder_events(manager->feeder) },
+                            { .fd = book_socket(manager->book), .events = book_events(manager->book) } };
+    int ready = poll(fds, 4, sleep_ms(manager));
+    int64_t now_ms = clock_monotonic_ms();
+    eventfd_t rung;
+
+    if (ready > 0 && fds[0].revents)
+        take_signals(manager);
+    if (ready > 0 && fds[1].revents)
+        (void)eventfd_read(manager->hive->doorbell, &rung);
+    feeder_step(manager->feeder, ready > 0 && fds[2].revents);
+    book_step(manager->book, ready > 0 && fds[3].revents);
+    if (manager->stopping)
+        return;
+    if (now_ms >= manager->tick_ms) {
+        manager->tick_ms = now_ms + TICK_MS;
+        count_idle(manager->hive);
+    }
+    if (manager->running < manager->hive->worker_count && now_ms >= manager->spawn_ms)
+        spawn_missing(manager);
+    end_old_workers(manager, now_ms);
+    keep_reserve(manager, now_ms);
+}
+
+static bool catch_signals(struct manager *manager)
+{
+    static const int signals[] = { SIGCHLD, SIGTERM, SIGINT, SIGUSR1, SIGHUP };
+    sigset_t ours;
+
+    (void)sigemptyset(&ours);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        (void)sigaddset(&ours, signals[i]);
+    manager->signal_fd = signalfd(-1, &ours, SFD_NONBLOCK | SFD_CLOEXEC);
+    return manager->signal_fd >= 0 && sigprocmask(SIG_BLOCK, &ours, &manager->usual_mask) == 0;
+}
+
+/* So many topics may be listened to: some for each worker, within reason. */
+static int topic_room(int64_t workers)
+{
+    int64_t room = workers * 16;
+
+    return (int)(room < 4096 ? 4096 : room > 65536 ? 65536 : room);
+}
+
+static bool set_up(struct manager *manager, const struct config *config)
+{
+    manager->hive = hive_new((int)config->workers, (int)config->max_topics, topic_room(config->workers),
+                             (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes,
+                             (int)config->connections);
+    if (!manager->hive)
+        return false;
+    manager->feeder = feeder_new(config, manager->hive);
+    manager->book = book_new(config, manager->hive);
+    manager->spawned_ms = calloc((size_t)config->workers, sizeof *manager->spawned_ms);
+    manager->release_ms = INT64_MAX;
+    return manager->feeder && manager->book && manager->spawned_ms && take_over(manager) && catch_signals(manager);
+}
+
+int manager_run(const struct config *config, int (*work)(void *context, struct hive *hive, int number), void *context,
+                char **argv)
+{
+    struct manager manager = { .config = config, .work = work, .context = context, .argv = argv };
+
+    if (!set_up(&manager, config)) {
+        log_write(LOG_LEVEL_ERROR, "cannot set up the manager: %s", strerror(errno));
+        return EXIT_FAILURE;
+    }
+    log_write(LOG_LEVEL_INFO, "starting %" PRId64 " workers", config->workers);
+    while (!manager.stopping || manager.running > 0)
+        turn(&manager);
+    log_write(LOG_LEVEL_INFO, "all workers have ended");
+    feeder_free(manager.feeder);
+    book_free(manager.book);
+    free(manager.spawned_ms);
+    free(manager.old_pids);
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,135 @@
+#include "topic_table.h"
+
+#include "topic.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+
+/* A topic stands within so many places from where its hash points; some may be empty in between. */
+enum { PROBES = 32, NAME_SIZE = TOPIC_MAX_CHARACTERS * 4 + 1 };
+
+struct name {
+    size_t length;
+    char text[NAME_SIZE];
+};
+
+struct topic_table {
+    size_t mapped;
+    int count;
+    uint64_t seed; /* so that nobody can choose topics that crowd one place */
+    struct name *names;
+    _Atomic uint64_t hashes[]; /* 0: free */
+};
+
+struct topic_table *topic_table_new(int count)
+{
+    size_t names_at = sizeof(struct topic_table) + (size_t)count * sizeof(uint64_t);
+    size_t size = names_at + (size_t)count * sizeof(struct name);
+    struct topic_table *table = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (table == MAP_FAILED)
+        return NULL;
+    table->mapped = size;
+    table->count = count;
+    table->names = (struct name *)(void *)((char *)table + names_at);
+    if (getrandom(&table->seed, sizeof table->seed, 0) != sizeof table->seed) {
+        topic_table_free(table);
+        return NULL;
+    }
+    return table;
+}
+
+void topic_table_free(struct topic_table *table)
+{
+    if (table)
+        (void)munmap(table, table->mapped);
+}
+
+/* FNV-1a, begun with the seed and stirred at the end; never 0. */
+static uint64_t hash_name(const struct topic_table *table, const char *name, size_t length)
+{
+    uint64_t hash = table->seed ^ UINT64_C(0xcbf29ce484222325);
+
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ (unsigned char)name[i]) * UINT64_C(0x100000001b3);
+    hash ^= hash >> 32;
+    return hash ? hash : 1;
+}
+
+static int place(const struct topic_table *table, uint64_t hash, int probe)
+{
+    return (int)((hash + (uint64_t)probe) % (uint64_t)table->count);
+}
+
+/* The next place from *probe on where this hash stands; -1: none. */
+static int next_match(const struct topic_table *table, uint64_t hash, int *probe)
+{
+    while (*probe < PROBES) {
+        int number = place(table, hash, (*probe)++);
+
+        if (atomic_load_explicit(&table->hashes[number], memory_order_acquire) == hash)
+            return number;
+    }
+    return -1;
+}
+
+static bool is_named(const struct topic_table *table, int number, const char *name, size_t length)
+{
+    return table->names[number].length == length && memcmp(table->names[number].text, name, length) == 0;
+}
+
+int topic_table_add(struct topic_table *table, const char *name, size_t length)
+{
+    uint64_t hash = hash_name(table, name, length);
+    int number, probe = 0;
+
+    while ((number = next_match(table, hash, &probe)) >= 0)
+        if (is_named(table, number, name, length))
+            return number;
+    probe = 0;
+    while (probe < PROBES && atomic_load_explicit(&table->hashes[place(table, hash, probe)], memory_order_relaxed) != 0)
+        probe++;
+    if (probe == PROBES)
+        return -1;
+    number = place(table, hash, probe);
+    table->names[number].length = length;
+    memcpy(table->names[number].text, name, length);
+    table->names[number].text[length] = '\0';
+    atomic_store_explicit(&table->hashes[number], hash, memory_order_release);
+    return number;
+}
+
+void topic_table_remove(struct topic_table *table, int number)
+{
+    atomic_store_explicit(&table->hashes[number], 0, memory_order_release);
+}
+
+const char *topic_table_name(const struct topic_table *table, int number)
+{
+    return atomic_load_explicit(&table->hashes[number], memory_order_relaxed) ? table->names[number].text : NULL;
+}
+
+int topic_table_size(const struct topic_table *table)
+{
+    return table->count;
+}
+
+bool topic_table_find(const struct topic_table *table, const struct window *window, const char *name, size_t length,
+                      struct window_topic_ref *ref)
+{
+    uint64_t hash = hash_name(table, name, length);
+    struct window_topic_ref found;
+    int64_t newest;
+    int number, probe = 0;
+
+    while ((number = next_match(table, hash, &probe)) >= 0)
+        /* The name is this topic's only if the number stayed open while it was compared. */
+        if (window_find(window, number, &found) && is_named(table, number, name, length) &&
+            window_newest(window, found, &newest)) {
+            *ref = found;
+            return true;
+        }
+    return false;
+}
