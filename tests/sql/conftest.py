@@ -1,0 +1,66 @@
+import os
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+from sessions import connect, opened, run
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+INSTALL, UNINSTALL = (os.path.join(HERE, "../../sql", name) for name in ("install.sql", "uninstall.sql"))
+
+
+@pytest.fixture
+def admin():
+    """The owner's session, on an empty message table."""
+    session = connect()
+    run(session, "TRUNCATE pgpoll.messages, pgpoll.feed, pgpoll.retention, pgpoll.waiters")
+    yield session
+    while opened:
+        opened.pop().close()
+
+
+class Cluster:
+    """A throw-away cluster of a test's own, for what the shared one cannot have done to it."""
+
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix="pgpoll-sql.", dir="/tmp")
+        self.environment = {**os.environ, "PGHOST": self.directory, "PGPORT": "5432", "PGUSER": "postgres"}
+
+    def _do(self, function, *settings):
+        subprocess.run(["bash", "-c", '. "$0" && "$@"', os.path.join(HERE, "../cluster.sh"), function, self.directory, *settings],
+                       check=True, stdin=subprocess.DEVNULL)
+
+    def start(self, *settings):
+        self._do("cluster_start", *settings)
+
+    def remove(self):
+        self._do("cluster_stop")
+        shutil.rmtree(self.directory)
+
+    def connect(self, database, level=None):
+        return connect(level, host=self.directory, dbname=database)
+
+    def psql(self, database, *arguments, user="postgres"):
+        return subprocess.run(["psql", "-X", "-d", database, "-U", user, *arguments], env=self.environment, text=True,
+                              capture_output=True, stdin=subprocess.DEVNULL, check=False)
+
+    def install(self, database, script=INSTALL, **options):
+        """Runs a script of sql/, which has nothing to say."""
+        done = self.psql(database, "-f", script, **options)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    def create(self, database, *options):
+        subprocess.run(["createdb", *options, database], env=self.environment, check=True)
+
+
+@pytest.fixture
+def cluster():
+    made = Cluster()
+    try:
+        yield made
+    finally:
+        while opened:
+            opened.pop().close()
+        made.remove()

@@ -1,0 +1,117 @@
+\ir begin.psql
+
+CREATE ROLE anybody NOLOGIN;
+CREATE FUNCTION pg_temp.as_role(role text, sql text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('SET LOCAL ROLE %I', role);
+    EXECUTE sql;
+    RESET ROLE;
+END $$;
+
+-- Who may do what: each statement is tried by every role.
+CREATE TEMP TABLE rights (who text, sql text);
+INSERT INTO rights VALUES
+    ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES ('t', '1', '{}')$$),
+    ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') ON CONFLICT DO NOTHING$$),
+    ('', $$INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES ('t', '1', now())$$),
+    ('', $$INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (1, 't', '1')$$),
+    ('', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') RETURNING id$$),
+    ('', $$INSERT INTO pgpoll.feed VALUES ('t', 1, 1, 1)$$),
+    ('', 'SELECT FROM pgpoll.messages'),
+    ('', 'SELECT FROM pgpoll.feed'),
+    ('', 'SELECT FROM pgpoll.retention'),
+    ('', 'UPDATE pgpoll.messages SET topic = topic'),
+    ('', 'DELETE FROM pgpoll.messages'),
+    ('', 'TRUNCATE pgpoll.messages'),
+    ('', 'LOCK TABLE pgpoll.commit_lock IN ACCESS SHARE MODE'),
+    ('', 'LOCK TABLE pgpoll.commit_lock IN SHARE UPDATE EXCLUSIVE MODE'),
+    ('', 'LOCK TABLE pgpoll.messages IN SHARE MODE'),
+    ('', $$SELECT setval('pgpoll.last_position', 1)$$),
+    ('', $$SELECT nextval('pgpoll.last_position')$$),
+    ('', 'SELECT last_value FROM pgpoll.last_position'),
+    ('', $$SELECT pgpoll.prune('1 year')$$),
+    ('', 'CREATE TABLE pgpoll.mine ()'),
+    ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER assign_position'),
+    ('', 'CREATE TEMP TABLE mine (id bigint); CREATE TRIGGER t AFTER INSERT ON mine EXECUTE FUNCTION pgpoll.assign_position()'),
+    ('', $$CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql AS 'SELECT true'$$),
+    ('pgpoll_poller', $$SELECT pgpoll.can_poll('', 't')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.may_poll('', '{t}')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.is_open_to_all()$$),
+    ('pgpoll_poller', $$SELECT pgpoll.listen('{t}')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.unlisten('{t}')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.write_waiters('h', '[]', '[]')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.catch_up('{t}', '{0}', 1, 1)$$),
+    ('pgpoll_poller', $$SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1)$$),
+    ('pgpoll_poller', $$SELECT pgpoll.end_wait('h', 1)$$),
+    ('pgpoll_poller', $$SELECT pgpoll.sweep_waiters()$$),
+    ('pgpoll_poller pgpoll_monitor', $$SELECT pgpoll.schema_version()$$),
+    ('pgpoll_poller pgpoll_monitor', 'SELECT * FROM pgpoll.stats'),
+    ('pgpoll_monitor', 'SELECT * FROM pgpoll.topic_waiters'),
+    ('pgpoll_monitor', 'SELECT * FROM pgpoll.live_waiters'),
+    ('pgpoll_monitor', 'SELECT * FROM pgpoll.waiters'),
+    ('', 'DELETE FROM pgpoll.waiters');
+SELECT CASE WHEN role = ANY (string_to_array(who, ' '))
+            THEN lives_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), format('%s can: %s', role, sql))
+            ELSE throws_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), '42501', NULL, format('%s cannot: %s', role, sql)) END
+FROM rights, unnest(ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor', 'anybody']) AS role;
+
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
+                  AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
+                  AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
+                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname <> 'schema_version')$$,
+                'a publisher neither, a monitor the version only');
+SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v', 'S')
+                  AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
+                      ELSE has_any_column_privilege('anybody', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'nor touch a relation');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace AND p.prosecdef
+                  AND NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)$$, 'owner''s rights only with a pinned search_path');
+
+-- A publisher whose session is full of traps.
+CREATE SCHEMA trap AUTHORIZATION pgpoll_publisher;
+GRANT ALL ON SCHEMA trap TO pgpoll_poller;
+SET CONSTRAINTS ALL DEFERRED;
+SET LOCAL ROLE pgpoll_publisher;
+CREATE FUNCTION trap.spring() RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'trapped'; END$$;
+CREATE FUNCTION trap.md5(text) RETURNS text LANGUAGE sql AS 'SELECT trap.spring()';
+CREATE FUNCTION trap.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT trap.spring()';
+CREATE FUNCTION trap.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT trap.spring()::timestamptz';
+CREATE FUNCTION trap.setval(regclass, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT trap.spring()::bigint';
+CREATE FUNCTION trap.octet_length(text) RETURNS integer LANGUAGE sql AS 'SELECT trap.spring()::integer';
+CREATE FUNCTION trap.plus(bigint, integer) RETURNS bigint LANGUAGE sql AS 'SELECT trap.spring()::bigint';
+CREATE FUNCTION trap.same(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT trap.spring()::boolean';
+CREATE OPERATOR trap.+ (FUNCTION = trap.plus, LEFTARG = bigint, RIGHTARG = integer);
+CREATE OPERATOR trap.<< (FUNCTION = trap.plus, LEFTARG = bigint, RIGHTARG = integer);
+CREATE OPERATOR trap.= (FUNCTION = trap.same, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE TEMP TABLE messages (id bigint, topic text, payload json, metadata json);
+CREATE TEMP TABLE feed (topic text, position bigint, message_id bigint, bytes integer);
+CREATE TEMP TABLE commit_lock ();
+CREATE TEMP SEQUENCE last_position;
+SET LOCAL search_path = trap, pg_temp, pg_catalog;
+SET LOCAL plpgsql.extra_errors = 'all';
+INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"out"');
+SET CONSTRAINTS ALL IMMEDIATE;
+RESET ROLE;
+SET LOCAL search_path = public, pg_catalog;
+SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"out\""}', 'what a session defines does not reach the trigger');
+SELECT is_empty('SELECT FROM pg_temp.feed', 'nor its temporary tables');
+SELECT is((SELECT last_value FROM pgpoll.last_position), pg_temp.at('"out"'), 'nor its sequences');
+SET LOCAL search_path = trap, public, pg_catalog;
+SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
+                  pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1)$q$)$$, 'nor the worker''s functions');
+SET LOCAL search_path = public, pg_catalog;
+
+-- Authorisation
+
+SELECT ok(pgpoll.may_poll('', '{a,b}') AND pgpoll.may_poll('alice', '{a}'), 'everybody may poll everything at first');
+SELECT ok(pgpoll.is_open_to_all(), 'and it is known that nobody need be asked');
+CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
+    AS $$SELECT CASE topic WHEN 'open' THEN true WHEN 'unsure' THEN NULL ELSE remote_user = topic END$$;
+SELECT ok(NOT pgpoll.is_open_to_all(), 'replaced: it is asked');
+SELECT is(pgpoll.may_poll(u, t::text[]), may, format('%L polls %s: %s', u, t, may))
+FROM (VALUES ('', '{open}', true), ('', '{open,alice}', false), ('alice', '{open,alice}', true), ('alice', '{alice,bob}', false),
+             ('alice', '{unsure}', false), ('alice', '{open,unsure}', false), ('', '{}', true)) v (u, t, may);
+SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}')$q$)$$, 'replacing can_poll keeps its grant');
+
+SELECT * FROM finish();
+ROLLBACK;

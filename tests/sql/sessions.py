@@ -1,0 +1,103 @@
+"""Sessions of publishers and readers, for the Python tests here. Connections come from the PG* environment."""
+import json
+import threading
+import time
+
+import psycopg2
+
+opened = []     # every session that connect() made; conftest.py closes them after the test
+LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+
+def connect(level=None, **where):
+    """A session: autocommit, or with one transaction after the other at an isolation level."""
+    session = psycopg2.connect(**where)
+    opened.append(session)
+    if level is None:
+        session.autocommit = True
+    else:
+        session.set_session(isolation_level=level)
+    return session
+
+
+def run(session, statement, *arguments):
+    with session.cursor() as cursor:
+        cursor.execute(statement, arguments or None)
+        return cursor.fetchall() if cursor.description else None
+
+
+def publish(session, topic, *payloads):
+    for payload in payloads:
+        run(session, "INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, json.dumps(payload))
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)
+
+
+def waits_for_commit(admin, session):
+    """Whether the session stands at the commit lock, which another transaction holds."""
+    return bool(run(admin, """SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted
+                              AND relation = 'pgpoll.commit_lock'::regclass""", session.info.backend_pid))
+
+
+class Background(threading.Thread):
+    """Runs a function; join() gives its result, or raises what it raised."""
+
+    def __init__(self, function, *arguments):
+        super().__init__(daemon=True)
+        self.function, self.arguments, self.error, self.result = function, arguments, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.result = self.function(*self.arguments)
+        except BaseException as error:
+            self.error = error
+
+    def join(self, timeout=60):
+        super().join(timeout)
+        assert not self.is_alive(), "still running"
+        if self.error:
+            raise self.error
+        return self.result
+
+
+class Reader:
+    """What a client does: pages through its topics and keeps a cursor for each. An absent cursor is from now."""
+
+    def __init__(self, session, topics, cursors=None):
+        self.session, self.topics = session, list(topics)
+        self.cursors = dict(cursors or {})
+        self.got = []       # (position, payload) in the order of arrival
+        self.gaps = []      # (topic, kind, from, to)
+
+    def page(self, messages=100, max_bytes=1 << 20):
+        """Reads one page. Returns whether there is more."""
+        rows = run(self.session, "SELECT topic_no, position, created_at, payload, gap FROM pgpoll.catch_up(%s, %s::bigint[], %s, %s)",
+                   self.topics, [self.cursors.get(topic) for topic in self.topics], messages, max_bytes)
+        more = False
+        for number, position, created_at, payload, gap in rows:
+            topic = self.topics[number - 1]
+            assert not more, "something comes after the row that says more"
+            if created_at is None:
+                if gap:
+                    self.gaps.append((topic, gap, self.cursors[topic], position))
+                self.cursors[topic] = position
+            elif payload is None:
+                more = True
+            else:
+                assert position > self.cursors[topic], "not after the cursor"
+                self.cursors[topic] = position
+                self.got.append((position, payload))
+        return more
+
+    def read(self, **limits):
+        """Reads to the end. Returns the payloads that this brought."""
+        before = len(self.got)
+        while self.page(**limits):
+            pass
+        return [payload for _, payload in self.got[before:]]
