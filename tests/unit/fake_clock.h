@@ -1,0 +1,9 @@
+/* The library's clocks, of which tests may move the monotonic one forward instead of sleeping. */
+#ifndef PGPOLL_FAKE_CLOCK_H
+#define PGPOLL_FAKE_CLOCK_H
+
+#include <stdint.h>
+
+void fake_clock_advance(int64_t ms);
+
+#endif

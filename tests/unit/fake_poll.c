@@ -1,0 +1,154 @@
+#include "fake_poll.h"
+
+#include "answer.h"
+#include "clock.h"
+#include "expect.h"
+#include "fake_clock.h"
+
+#include <json-c/json.h>
+#include <stddef.h>
+#include <string.h>
+
+static const char *const call_names[] = { "read", "wait", "begin_wait", "heartbeat" };
+
+static struct fake_poll *of_listener(struct listener *listener)
+{
+    return (struct fake_poll *)(void *)((char *)listener - offsetof(struct fake_poll, listener));
+}
+
+static struct fake_poll *of_client(struct poll_client *client)
+{
+    return (struct fake_poll *)(void *)((char *)client - offsetof(struct fake_poll, client));
+}
+
+/* The step for a call; one that returns ERROR_MEMORY, which ends any poll, when the script has another. */
+static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call call, int64_t deadline_ms)
+{
+    static const struct fake_step unexpected = { .error = ERROR_MEMORY };
+    const struct fake_step *step = &poll->script[poll->step];
+
+    if (poll->step < poll->steps && step->repeat && step->call != call) {
+        poll->step++;
+        step++;
+    }
+    if (!EXPECT(poll->step < poll->steps && poll->call_count < FAKE_CALLS && step->call == call,
+                "step %d: unexpected %s", poll->step, call_names[call])) {
+        poll->step = poll->steps;
+        return &unexpected;
+    }
+    poll->calls[poll->call_count].call = call;
+    poll->calls[poll->call_count++].left_ms = deadline_ms - clock_monotonic_ms();
+    if (!step->repeat)
+        poll->step++;
+    fake_clock_advance(step->takes_ms);
+    return step;
+}
+
+static enum error fake_read(struct listener *listener, const struct listener_poll *who, enum listener_read how,
+                            const int64_t *positions, struct page *page, int64_t give_up_ms)
+{
+    struct fake_poll *poll = of_listener(listener);
+    const struct fake_step *step = next_step(poll, FAKE_READ, give_up_ms);
+
+    if (step->error == ERROR_MEMORY)
+        return step->error;
+    EXPECT(how == step->how, "read %d: how is %d instead of %d", poll->call_count, (int)how, (int)step->how);
+    EXPECT(page->message_count == 0 && !page->has_more, "read %d: the page is not clear", poll->call_count);
+    memcpy(poll->calls[poll->call_count - 1].positions, positions, (size_t)page->topic_count * sizeof *positions);
+    for (int i = 0; i < page->topic_count; i++) {
+        page->topics[i] = step->topics[i];
+        page->topics[i].next = step->topics[i].start;
+    }
+    /* Also before an error: a connection may be lost in the middle of a page. */
+    for (int i = 0; i < FAKE_MESSAGES && step->messages[i].position; i++) {
+        struct message message = { step->messages[i].position, 0, "1", 1, NULL, 0 };
+        if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic], &message))
+            return ERROR_MEMORY;
+    }
+    page->has_more = step->has_more;
+    return step->error;
+}
+
+static enum error fake_wait(struct listener *listener, const struct interrupts *interrupts, int64_t deadline_ms)
+{
+    const struct fake_step *step = next_step(of_listener(listener), FAKE_WAIT, deadline_ms);
+    int64_t left_ms = deadline_ms - clock_monotonic_ms();
+
+    (void)interrupts;
+    if (step->error == ERROR_TIMEOUT && left_ms > 0)
+        fake_clock_advance(left_ms);
+    return step->error;
+}
+
+static void fake_end(struct listener *listener)
+{
+    of_listener(listener)->ends++;
+}
+
+static bool fake_begin(struct poll_client *client)
+{
+    return next_step(of_client(client), FAKE_BEGIN, clock_monotonic_ms())->error == ERROR_NONE;
+}
+
+static bool fake_heartbeat(struct poll_client *client)
+{
+    return next_step(of_client(client), FAKE_HEARTBEAT, clock_monotonic_ms())->error == ERROR_NONE;
+}
+
+void fake_poll_init(struct fake_poll *poll, const char *body)
+{
+    static const struct listener_operations operations = { .read = fake_read, .wait = fake_wait, .end = fake_end };
+    struct json_object *detail = NULL;
+
+    memset(poll, 0, sizeof *poll);
+    poll->listener.operations = &operations;
+    poll->client = (struct poll_client){ fake_begin, fake_heartbeat };
+    (void)sigemptyset(&poll->sleep_mask);
+    poll->interrupts = (struct interrupts){ -1, &poll->release, &poll->woken, &poll->sleep_mask };
+    poll->config = (struct config){ .reread_s = 60, .query_timeout_s = 5 };
+    poll->error = poll_request_parse(&poll->request, body, strlen(body), FAKE_TOPICS, &detail);
+    EXPECT(!poll->error, "%s: %s", body, json_object_to_json_string(detail));
+    json_object_put(detail);
+}
+
+void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file, int line)
+{
+    poll->script = script;
+    poll->steps = steps;
+    poll->error = poll_waiter_init(&poll->waiter, &poll->config, &poll->listener, &poll->interrupts, &poll->client,
+                                   &poll->request, "", "192.0.2.1");
+    if (!poll->error)
+        poll->error = poll_waiter_run(&poll->waiter);
+    (void)expect(poll->step == steps || (poll->step == steps - 1 && script[poll->step].repeat), file, line,
+                 "only %d of %d steps were played", poll->step, steps);
+}
+
+int fake_poll_count(const struct fake_poll *poll, enum fake_call call)
+{
+    int count = 0;
+
+    for (int i = 0; i < poll->call_count; i++)
+        count += poll->calls[i].call == call;
+    return count;
+}
+
+void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file, int line)
+{
+    struct json_object *answer = answer_messages(&poll->waiter);
+    const char *text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE);
+    struct json_object *received = json_tokener_parse(text), *value = NULL;
+
+    (void)expect(received, file, line, "not JSON: %s", text);
+    (void)json_object_object_get_ex(received, member, &value);
+    expect_json(json_object_get(value), json, file, line);
+    json_object_put(received);
+    json_object_put(answer);
+}
+
+void fake_poll_release(struct fake_poll *poll)
+{
+    if (poll->waiter.listener)
+        poll_waiter_release(&poll->waiter);
+    EXPECT(poll->ends == 1, "end was called %d times", poll->ends);
+    poll_request_release(&poll->request);
+}

@@ -1,0 +1,72 @@
+/*
+ * A poll whose listener and client are played from a script: each step is a call that the poll must make next, and what
+ * comes of it. What the poll gave with its calls is kept for the test to look at.
+ */
+#ifndef PGPOLL_FAKE_POLL_H
+#define PGPOLL_FAKE_POLL_H
+
+#include "config.h"
+#include "poll_request.h"
+#include "poll_waiter.h"
+
+enum { FAKE_TOPICS = 3, FAKE_MESSAGES = 3, FAKE_CALLS = 64 };
+
+enum fake_call { FAKE_READ, FAKE_WAIT, FAKE_BEGIN, FAKE_HEARTBEAT };
+
+struct fake_message {
+    int topic;        /* from 0 */
+    int64_t position; /* 0: no message */
+};
+
+struct fake_step {
+    enum fake_call call;
+    enum error error;       /* what it returns; of BEGIN and HEARTBEAT anything means that the client has left */
+    enum listener_read how; /* of READ: what the poll must ask for */
+    int64_t takes_ms;       /* a WAIT that ends with ERROR_TIMEOUT takes until the deadline it was given */
+    struct page_topic topics[FAKE_TOPICS]; /* of READ; next is found from the messages */
+    struct fake_message messages[FAKE_MESSAGES];
+    bool has_more;
+    bool repeat; /* as long as the poll makes this call */
+};
+
+struct fake_poll {
+    struct listener listener;
+    struct poll_client client;
+    struct interrupts interrupts;
+    volatile sig_atomic_t release, woken;
+    sigset_t sleep_mask;
+    struct config config;
+    struct poll_request request;
+    struct poll_waiter waiter;
+    enum error error; /* what the run came to */
+    const struct fake_step *script;
+    int steps, step;
+    struct {
+        enum fake_call call;
+        int64_t positions[FAKE_TOPICS];
+        int64_t left_ms; /* to the deadline it was given */
+    } calls[FAKE_CALLS];
+    int call_count, ends;
+};
+
+/* Prepares a poll with this body; the test may then change its config, release and so on. */
+void fake_poll_init(struct fake_poll *poll, const char *body);
+
+/* Runs it by the script, which must be played to its end. */
+#define FAKE_POLL_RUN(poll, script)                                                                                    \
+    fake_poll_run(poll, script, (int)(sizeof(script) / sizeof *(script)), __FILE__, __LINE__)
+void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file, int line);
+
+/* How often the poll made this call. */
+int fake_poll_count(const struct fake_poll *poll, enum fake_call call);
+
+/* Checks one member of the answer that the client gets; "null" also stands for one that is not there. */
+#define EXPECT_ANSWER(poll, member, json) fake_poll_expect(poll, member, json, __FILE__, __LINE__)
+void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file, int line);
+
+void fake_poll_release(struct fake_poll *poll);
+
+/* The message_id of a position from 0 to 9. */
+#define ID(position) "\"msg_000000000000000" #position "\""
+
+#endif

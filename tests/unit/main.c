@@ -1,0 +1,33 @@
+/* Runs the unit tests. They need nothing but the library: no database, no web server, no files, no time to speak of. */
+#include "suites.h"
+
+#include <CUnit/Basic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define SUITE(tests)                                                                                                   \
+    {                                                                                                                  \
+#tests, NULL, NULL, NULL, NULL, tests                                                                          \
+    }
+
+int main(void)
+{
+    CU_SuiteInfo suites[] = { SUITE(cursor_tests),       SUITE(topic_tests),      SUITE(utf8_tests),
+                              SUITE(poll_request_tests), SUITE(config_tests),     SUITE(message_tests),
+                              SUITE(page_tests),         SUITE(answer_tests),     SUITE(statement_tests),
+                              SUITE(catch_up_tests),     SUITE(interrupts_tests), SUITE(poll_waiter_tests),
+                              SUITE(window_tests),       SUITE(topic_table_tests), SUITE(stress_tests),
+                              SUITE(listener_managed_tests), SUITE(memory_tests), CU_SUITE_INFO_NULL };
+    bool passed;
+
+    if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS) {
+        (void)fprintf(stderr, "%s\n", CU_get_error_msg());
+        return EXIT_FAILURE;
+    }
+    CU_basic_set_mode(CU_BRM_NORMAL);
+    passed = CU_basic_run_tests() == CUE_SUCCESS && CU_get_number_of_tests_failed() == 0 &&
+             CU_get_number_of_suites_failed() == 0 && CU_get_number_of_tests_run() > 0;
+    CU_cleanup_registry();
+    return passed ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,25 @@
+/* The suites that main.c runs, one a file, each ended by CU_TEST_INFO_NULL. */
+#ifndef PGPOLL_SUITES_H
+#define PGPOLL_SUITES_H
+
+#include <CUnit/CUnit.h>
+
+extern CU_TestInfo cursor_tests[];
+extern CU_TestInfo topic_tests[];
+extern CU_TestInfo utf8_tests[];
+extern CU_TestInfo poll_request_tests[];
+extern CU_TestInfo config_tests[];
+extern CU_TestInfo message_tests[];
+extern CU_TestInfo page_tests[];
+extern CU_TestInfo answer_tests[];
+extern CU_TestInfo statement_tests[];
+extern CU_TestInfo catch_up_tests[];
+extern CU_TestInfo interrupts_tests[];
+extern CU_TestInfo poll_waiter_tests[];
+extern CU_TestInfo window_tests[];
+extern CU_TestInfo topic_table_tests[];
+extern CU_TestInfo stress_tests[];
+extern CU_TestInfo listener_managed_tests[];
+extern CU_TestInfo memory_tests[];
+
+#endif

@@ -1,0 +1,142 @@
+#include "config.h"
+
+#include "expect.h"
+#include "suites.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const names[] = {
+    "PGPOLL_MAX_TOPICS",  "PGPOLL_PAGE_BYTES", "PGPOLL_REREAD_S", "PGPOLL_QUERY_TIMEOUT_S", "PGPOLL_HEARTBEAT_S",
+    "PGPOLL_CORS_ORIGIN", "PGPOLL_HOST",       "PGPOLL_LOG",      "PGPOLL_LOG_LEVEL"
+};
+
+/* Sets the one variable ("": none at all), clears the others, and loads. */
+static bool load(const char *name, const char *value, struct config *config, char *error, size_t size)
+{
+    for (size_t i = 0; i < COUNT(names); i++)
+        (void)unsetenv(names[i]);
+    if (*name)
+        (void)setenv(name, value, 1);
+    return config_load(config, error, size);
+}
+
+static void defaults_are_the_documented_ones(void)
+{
+    struct config config;
+    char error[200], host[256] = "";
+
+    (void)gethostname(host, sizeof host - 1);
+    if (!EXPECT(load("", "", &config, error, sizeof error), "%s", error))
+        return;
+    EXPECT(config.max_topics == 50, "max_topics");
+    EXPECT(config.page_bytes == 1024 * 1024, "page_bytes");
+    EXPECT(config.heartbeat_s == 0, "no heartbeat");
+    EXPECT(config.reread_s > 0 && config.query_timeout_s > 0, "lost notifications and connections are noticed");
+    EXPECT_TEXT(config.cors_origin, "");
+    EXPECT_TEXT(config.host, host);
+    EXPECT_TEXT(config.log, "stderr");
+    EXPECT(config.log_level == LOG_LEVEL_INFO, "log_level");
+}
+
+static void takes_good_values(void)
+{
+    static const struct {
+        const char *name, *value;
+    } rows[] = {
+        { "PGPOLL_MAX_TOPICS", "1" },
+        { "PGPOLL_MAX_TOPICS", "1000" },
+        { "PGPOLL_HEARTBEAT_S", "0" },
+        { "PGPOLL_HEARTBEAT_S", "60" },
+        { "PGPOLL_LOG", "syslog" },
+        { "PGPOLL_LOG", "/var/log/pgpoll.log" },
+        { "PGPOLL_LOG_LEVEL", "debug" },
+        { "PGPOLL_LOG_LEVEL", "error" },
+        { "PGPOLL_CORS_ORIGIN", "https://example.org" },
+        { "PGPOLL_CORS_ORIGIN", "" },
+        { "PGPOLL_MAX_TOPICS", "" },
+        { "PGPOLL_HOST", "web1" },
+    };
+    struct config config;
+    char error[200];
+
+    for (size_t i = 0; i < COUNT(rows); i++)
+        EXPECT(load(rows[i].name, rows[i].value, &config, error, sizeof error), "%s=%s: %s", rows[i].name,
+               rows[i].value, error);
+    EXPECT_TEXT(config.host, "web1");
+}
+
+static void a_bad_value_stops_the_start_and_is_named(void)
+{
+    static const struct {
+        const char *name, *value;
+    } rows[] = {
+        { "PGPOLL_MAX_TOPICS", "0" },
+        { "PGPOLL_MAX_TOPICS", "1001" },
+        { "PGPOLL_MAX_TOPICS", "-1" },
+        { "PGPOLL_MAX_TOPICS", "fifty" },
+        { "PGPOLL_MAX_TOPICS", "50x" },
+        { "PGPOLL_MAX_TOPICS", "5 0" },
+        { "PGPOLL_MAX_TOPICS", "0x10" },
+        { "PGPOLL_MAX_TOPICS", "1.5" },
+        { "PGPOLL_PAGE_BYTES", "99999999999999999999" },
+        { "PGPOLL_REREAD_S", "0" },
+        { "PGPOLL_QUERY_TIMEOUT_S", "61" },
+        { "PGPOLL_HEARTBEAT_S", "-1" },
+        { "PGPOLL_LOG", "pgpoll.log" },
+        { "PGPOLL_LOG", "STDERR" },
+        { "PGPOLL_LOG_LEVEL", "verbose" },
+        { "PGPOLL_LOG_LEVEL", "Info" },
+        { "PGPOLL_CORS_ORIGIN", "https://a\r\nSet-Cookie: b" },
+        { "PGPOLL_CORS_ORIGIN", "a\n" },
+    };
+
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct config config, before;
+        char error[200] = "";
+
+        memset(&before, 0x5a, sizeof before);
+        memcpy(&config, &before, sizeof config);
+        EXPECT(!load(rows[i].name, rows[i].value, &config, error, sizeof error), "%s=%s", rows[i].name, rows[i].value);
+        EXPECT(strstr(error, rows[i].name) && strstr(error, rows[i].value) && strstr(error, "must be"), "message: %s",
+               error);
+        EXPECT(memcmp(&config, &before, sizeof config) == 0, "%s: *config was touched", rows[i].name);
+    }
+}
+
+static void a_long_value_does_not_overflow_the_message(void)
+{
+    struct config config;
+    char value[1000], error[40];
+
+    memset(value, '9', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    EXPECT(!load("PGPOLL_PAGE_BYTES", value, &config, error, sizeof error), "a thousand digits");
+    EXPECT(strlen(error) < sizeof error, "the message is cut");
+}
+
+static void help_lists_every_variable(void)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+
+    if (!EXPECT(stream, "open_memstream"))
+        return;
+    config_print_help(stream);
+    (void)fclose(stream);
+    for (size_t i = 0; i < COUNT(names); i++)
+        EXPECT(strstr(text, names[i]), "%s is not in\n%s", names[i], text);
+    EXPECT(strstr(text, "1048576") && strstr(text, "stderr"), "defaults are not in\n%s", text);
+    free(text);
+}
+
+CU_TestInfo config_tests[] = {
+    { "the defaults are the documented ones", defaults_are_the_documented_ones },
+    { "takes good values", takes_good_values },
+    { "a bad value stops the start and is named", a_bad_value_stops_the_start_and_is_named },
+    { "a long value does not overflow the message", a_long_value_does_not_overflow_the_message },
+    { "help lists every variable", help_lists_every_variable },
+    CU_TEST_INFO_NULL,
+};

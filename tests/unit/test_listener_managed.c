@@ -1,0 +1,2 @@
+#include "suites.h"
+CU_TestInfo listener_managed_tests[] = { CU_TEST_INFO_NULL, };

@@ -1,0 +1,482 @@
+/* Scripts of what a poll does and what it meets (fake_poll.h). Time is moved, not slept through. */
+#include "poll_waiter.h"
+
+#include "catch_up.h"
+#include "clock.h"
+#include "expect.h"
+#include "fake_poll.h"
+#include "suites.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define AUTHORIZES .call = FAKE_READ, .how = LISTENER_AUTHORIZE
+#define SUBSCRIBES .call = FAKE_READ, .how = LISTENER_SUBSCRIBE
+#define READS .call = FAKE_READ, .how = LISTENER_READ_ONLY
+#define BEGINS .call = FAKE_BEGIN
+#define WAITS .call = FAKE_WAIT
+#define BEATS .call = FAKE_HEARTBEAT
+
+/* What a read gives: nothing after 5 yet, or the message 6. */
+#define NOTHING .topics = { { .start = 5, .oldest = -1 } }
+#define MESSAGE NOTHING, .messages = { { 0, 6 } }
+
+#define BODY "{\"topics\":[\"a\"],\"timeout\":10}"
+#define SINCE_5 "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":" ID(5) "}}"
+
+/* Expects the run's end, the number of messages and the one topic's next cursor (NULL: not to be answered). */
+static void expect_end(struct fake_poll *poll, enum error error, int messages, const char *next)
+{
+    char next_since[80];
+
+    EXPECT(poll->error == error, "%s instead of %s", error_name(poll->error), error_name(error));
+    EXPECT(poll->waiter.page.message_count == messages, "%d messages", poll->waiter.page.message_count);
+    if (next) {
+        (void)snprintf(next_since, sizeof next_since, "{\"a\":%s}", next);
+        EXPECT_ANSWER(poll, "next_since", next_since);
+    }
+}
+
+/* The whole of a test that needs no more than a script and its end. */
+#define PLAY(body, script, error, messages, next)                                                                      \
+    do {                                                                                                               \
+        struct fake_poll played;                                                                                       \
+        fake_poll_init(&played, body);                                                                                 \
+        FAKE_POLL_RUN(&played, script);                                                                                \
+        expect_end(&played, error, messages, next);                                                                    \
+        fake_poll_release(&played);                                                                                    \
+    } while (0)
+
+/* ---- without a wait */
+
+static void a_message_at_hand_is_answered_at_once(void)
+{
+    static const struct fake_step script[] = { { AUTHORIZES, MESSAGE } };
+
+    PLAY(SINCE_5, script, ERROR_NONE, 1, ID(6));
+}
+
+static void timeout_0_never_waits(void)
+{
+    static const struct fake_step script[] = { { AUTHORIZES, NOTHING } };
+
+    PLAY("{\"topics\":[\"a\"],\"timeout\":0}", script, ERROR_TIMEOUT, 0, ID(5));
+}
+
+static void a_message_while_subscribing_is_answered_whole(void)
+{
+    static const struct fake_step script[] = { { AUTHORIZES, NOTHING }, { SUBSCRIBES, MESSAGE } };
+
+    PLAY(BODY, script, ERROR_NONE, 1, ID(6));
+}
+
+static void errors_that_no_retry_helps_end_the_poll(void)
+{
+    static const enum error errors[] = { ERROR_DENIED, ERROR_DATABASE_QUERY, ERROR_SCHEMA };
+
+    for (size_t i = 0; i < COUNT(errors); i++) {
+        const struct fake_step script[] = { { AUTHORIZES, .error = errors[i] } };
+        PLAY(BODY, script, errors[i], 0, NULL);
+    }
+}
+
+/* ---- waiting */
+
+static void waits_then_delivers(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, { BEGINS }, { WAITS, .takes_ms = 100 }, { READS, MESSAGE },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    CU_ASSERT_TRUE(poll.waiter.began_wait);
+    /* From now is where the first read found it, or a message that is committed meanwhile would be missed. */
+    CU_ASSERT_EQUAL(poll.calls[0].positions[0], CATCH_UP_FROM_NOW);
+    CU_ASSERT_EQUAL(poll.calls[1].positions[0], 5);
+    CU_ASSERT_EQUAL(poll.calls[4].positions[0], 5);
+    fake_poll_release(&poll);
+}
+
+static void news_of_nothing_goes_on_waiting(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING },    { BEGINS },         { WAITS, .takes_ms = 100 },
+        { READS, NOTHING },      { WAITS, .takes_ms = 100 }, { READS, MESSAGE },
+    };
+
+    PLAY(BODY, script, ERROR_NONE, 1, ID(6));
+}
+
+static void the_timeout_reads_once_more(void)
+{
+    static const struct fake_step empty[] = {
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
+        { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, NOTHING },
+    };
+    static const struct fake_step late[] = {
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
+        { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, MESSAGE },
+    };
+    struct fake_poll poll;
+
+    PLAY(BODY, late, ERROR_NONE, 1, ID(6));
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, empty);
+    expect_end(&poll, ERROR_TIMEOUT, 0, ID(5));
+    EXPECT(poll.calls[3].left_ms > 9000 && poll.calls[3].left_ms <= 10000, "waited %" PRId64 " ms",
+           poll.calls[3].left_ms);
+    fake_poll_release(&poll);
+}
+
+static void a_lost_notification_only_delays(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
+        { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, NOTHING }, { WAITS, .error = ERROR_TIMEOUT },
+        { SUBSCRIBES, MESSAGE },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    poll.config.reread_s = 3;
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    EXPECT(poll.calls[3].left_ms <= 3000 && poll.calls[5].left_ms <= 3000, "waited longer than reread_s");
+    fake_poll_release(&poll);
+}
+
+static void a_client_that_left_ends_the_poll(void)
+{
+    static const struct fake_step at_begin[] = { { AUTHORIZES, NOTHING },
+                                                 { SUBSCRIBES, NOTHING },
+                                                 { BEGINS, .error = ERROR_CLIENT_GONE } };
+    static const struct fake_step waiting[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS, .error = ERROR_CLIENT_GONE },
+    };
+
+    PLAY(BODY, at_begin, ERROR_CLIENT_GONE, 0, NULL);
+    PLAY(BODY, waiting, ERROR_CLIENT_GONE, 0, NULL);
+}
+
+static void a_release_answers_at_once_with_the_cursors(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS, .error = ERROR_RELEASED },
+    };
+
+    PLAY(BODY, script, ERROR_RELEASED, 0, ID(5));
+}
+
+static void heartbeats_go_out_between_waits(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS, .error = ERROR_TIMEOUT },
+        { BEATS },
+        { WAITS, .error = ERROR_TIMEOUT },
+        { BEATS },
+        { WAITS, .takes_ms = 500 },
+        { READS, MESSAGE },
+    };
+    static const struct fake_step leaves[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS, .error = ERROR_TIMEOUT },
+        { BEATS, .error = ERROR_CLIENT_GONE },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    poll.config.heartbeat_s = 2;
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    EXPECT(poll.calls[3].left_ms <= 2000 && poll.calls[5].left_ms <= 2000, "waited longer than heartbeat_s");
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, BODY);
+    poll.config.heartbeat_s = 2;
+    FAKE_POLL_RUN(&poll, leaves);
+    expect_end(&poll, ERROR_CLIENT_GONE, 0, NULL);
+    fake_poll_release(&poll);
+}
+
+/* ---- a database that goes away */
+
+#define AWAY .error = ERROR_DATABASE_AWAY
+
+static void lost_at_first_and_found(void)
+{
+    static const struct fake_step script[] = { { AUTHORIZES, AWAY }, { AUTHORIZES, AWAY }, { AUTHORIZES, MESSAGE } };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    CU_ASSERT_EQUAL(poll.calls[2].positions[0], 5);
+    fake_poll_release(&poll);
+}
+
+static void lost_while_waiting_and_found(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, { BEGINS },
+        { WAITS, AWAY },         { SUBSCRIBES, AWAY },    { SUBSCRIBES, MESSAGE },
+    };
+
+    PLAY(BODY, script, ERROR_NONE, 1, ID(6));
+}
+
+/* Found in time, but with nothing to deliver: the poll goes on as if nothing had been, and its timeout is its own. */
+static void lost_and_found_goes_on_waiting(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
+        { WAITS, AWAY, .takes_ms = 4000 }, { SUBSCRIBES, NOTHING }, { WAITS, .error = ERROR_TIMEOUT },
+        { SUBSCRIBES, NOTHING },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_TIMEOUT, 0, ID(5));
+    EXPECT(poll.calls[5].left_ms <= 6000, "%" PRId64 " ms more", poll.calls[5].left_ms);
+    fake_poll_release(&poll);
+}
+
+/* News came, but the connection was lost in the middle of the page: what was read of it must not count. */
+static void a_retry_starts_from_the_same_positions(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS },
+        { READS, AWAY, .topics = { { .start = 8, .gap = GAP_EXPIRED } }, .messages = { { 0, 9 } }, .has_more = true },
+        { SUBSCRIBES, MESSAGE },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    CU_ASSERT_EQUAL(poll.calls[4].positions[0], 5);
+    CU_ASSERT_EQUAL(poll.calls[5].positions[0], 5);
+    EXPECT_ANSWER(&poll, "has_more", "false");
+    EXPECT_ANSWER(&poll, "gaps", "null");
+    fake_poll_release(&poll);
+}
+
+static void away_until_the_deadline_is_an_error_before_the_wait(void)
+{
+    static const struct fake_step at_first[] = { { AUTHORIZES, AWAY, .takes_ms = 5000, .repeat = true } };
+    static const struct fake_step subscribing[] = { { AUTHORIZES, NOTHING },
+                                                    { SUBSCRIBES, AWAY, .takes_ms = 5000, .repeat = true } };
+    struct fake_poll poll;
+
+    PLAY(BODY, at_first, ERROR_DATABASE_AWAY, 0, NULL);
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, subscribing);
+    expect_end(&poll, ERROR_DATABASE_AWAY, 0, NULL);
+    CU_ASSERT_FALSE(poll.waiter.began_wait);
+    fake_poll_release(&poll);
+}
+
+static void away_until_the_deadline_is_an_empty_answer_after_it(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS },
+        { READS, AWAY, .takes_ms = 4000, .topics = { { .start = 8 } }, .messages = { { 0, 9 } } },
+        { SUBSCRIBES, AWAY, .takes_ms = 4000, .topics = { { .start = 8 } }, .messages = { { 0, 9 } }, .repeat = true },
+    };
+    struct fake_poll poll;
+    int64_t start_ms = clock_monotonic_ms();
+
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_DATABASE_AWAY, 0, ID(5));
+    CU_ASSERT_TRUE(poll.waiter.began_wait);
+    EXPECT(clock_monotonic_ms() - start_ms >= 10000, "gave up before its time");
+    fake_poll_release(&poll);
+}
+
+static void no_attempt_outlasts_the_poll_by_much(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS },
+        { READS, AWAY, .takes_ms = 4500 },
+        { SUBSCRIBES, AWAY, .takes_ms = 4500 },
+        { SUBSCRIBES, AWAY, .takes_ms = 4500, .repeat = true },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, script);
+    EXPECT(poll.calls[4].left_ms <= 5000, "longer than query_timeout_s: %" PRId64 " ms", poll.calls[4].left_ms);
+    EXPECT(poll.calls[6].left_ms <= 2000, "%" PRId64 " ms, and the poll has but 1 s", poll.calls[6].left_ms);
+    fake_poll_release(&poll);
+}
+
+/* A release during the pause before a retry: only who has a cursor to give back can be answered with 200. */
+static void a_release_ends_the_retries(void)
+{
+    static const struct fake_step at_first[] = { { AUTHORIZES, AWAY } };
+    static const struct fake_step waiting[] = { { AUTHORIZES, NOTHING }, { SUBSCRIBES, AWAY } };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    poll.release = 1;
+    FAKE_POLL_RUN(&poll, at_first);
+    expect_end(&poll, ERROR_DATABASE_AWAY, 0, NULL);
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, BODY);
+    poll.release = 1;
+    FAKE_POLL_RUN(&poll, waiting);
+    expect_end(&poll, ERROR_RELEASED, 0, ID(5));
+    fake_poll_release(&poll);
+}
+
+/* ---- gaps */
+
+static void a_gap_is_kept_until_it_is_told(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, .topics = { { .start = 5, .gap = GAP_EXPIRED, .oldest = 6 } } },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS, AWAY },
+        { SUBSCRIBES, NOTHING },
+        { WAITS, .error = ERROR_TIMEOUT },
+        { SUBSCRIBES, NOTHING },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":" ID(1) "}}");
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_TIMEOUT, 0, ID(5));
+    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"expired\",\"requested\":" ID(1) ",\"oldest\":" ID(6) "}}");
+    fake_poll_release(&poll);
+}
+
+/* Pruned, or restored from a backup, while the poll waited: also from a cursor that was good when it came. */
+static void a_gap_that_opens_while_waiting_is_told(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        { BEGINS },
+        { WAITS, AWAY },
+        { SUBSCRIBES, .topics = { { .start = 2, .gap = GAP_AHEAD, .oldest = 1 } } },
+        { WAITS },
+        { READS, .topics = { { .start = 2 } }, .messages = { { 0, 3 } } },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(3));
+    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"ahead\",\"requested\":" ID(5) ",\"oldest\":" ID(1) "}}");
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, BODY); /* who had sent no cursor */
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(3));
+    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"ahead\",\"requested\":null,\"oldest\":" ID(1) "}}");
+    fake_poll_release(&poll);
+}
+
+/* The cursor of the one topic, what the read of it finds, and what of that is told. */
+struct gap_row {
+    const char *cursor; /* JSON */
+    int64_t position;   /* that is read from */
+    enum gap found;
+    const char *told; /* NULL: nothing */
+};
+
+static void expect_gap(const struct gap_row *row)
+{
+    const struct fake_step script[] = { { AUTHORIZES, .topics = { { .start = 8, .gap = row->found, .oldest = 9 } } } };
+    struct fake_poll poll;
+    char body[160], gaps[200] = "null";
+
+    (void)snprintf(body, sizeof body, "{\"topics\":[\"a\"],\"timeout\":0,\"since\":{\"a\":%s}}", row->cursor);
+    if (row->told)
+        (void)snprintf(gaps, sizeof gaps, "{\"a\":{\"reason\":\"%s\",\"requested\":%s,\"oldest\":" ID(9) "}}",
+                       row->told, row->cursor);
+    fake_poll_init(&poll, body);
+    FAKE_POLL_RUN(&poll, script);
+    EXPECT(poll.calls[0].positions[0] == row->position, "%s: read from %" PRId64, row->cursor,
+           poll.calls[0].positions[0]);
+    EXPECT_ANSWER(&poll, "gaps", gaps);
+    fake_poll_release(&poll);
+}
+
+static void each_kind_of_cursor_has_its_gaps(void)
+{
+    static const struct gap_row rows[] = {
+        { "null", CATCH_UP_FROM_NOW, GAP_NONE, NULL },
+        { "\"$\"", CATCH_UP_FROM_NOW, GAP_NONE, NULL },
+        { "\"0\"", 0, GAP_NONE, NULL },
+        { "\"0\"", 0, GAP_EXPIRED, NULL },
+        { ID(7), 7, GAP_NONE, NULL },
+        { ID(7), 7, GAP_EXPIRED, "expired" },
+        { ID(7), 7, GAP_AHEAD, "ahead" },
+        { "\"0-7\"", 7, GAP_NONE, NULL },
+        { "\"0-7\"", 7, GAP_EXPIRED, "expired" },
+        { "\"0-7\"", 7, GAP_AHEAD, NULL }, /* a time when nothing had been published */
+        { "\"msg_abc123\"", 0, GAP_NONE, "unknown" },
+        { "\"msg_abc123\"", 0, GAP_EXPIRED, "unknown" },
+    };
+    const int64_t tomorrow_ms = clock_wall_ms() + 86400000;
+    char tomorrow[40];
+
+    for (size_t i = 0; i < COUNT(rows); i++)
+        expect_gap(&rows[i]);
+    (void)snprintf(tomorrow, sizeof tomorrow, "\"%" PRId64 "-0\"", tomorrow_ms);
+    expect_gap(&(struct gap_row){ tomorrow, tomorrow_ms << 16, GAP_AHEAD, "ahead" });
+}
+
+CU_TestInfo poll_waiter_tests[] = {
+    { "a message at hand is answered at once", a_message_at_hand_is_answered_at_once },
+    { "timeout 0 never waits", timeout_0_never_waits },
+    { "a message while subscribing is answered whole", a_message_while_subscribing_is_answered_whole },
+    { "errors that no retry helps end the poll", errors_that_no_retry_helps_end_the_poll },
+    { "waits, then delivers", waits_then_delivers },
+    { "news of nothing goes on waiting", news_of_nothing_goes_on_waiting },
+    { "the timeout reads once more", the_timeout_reads_once_more },
+    { "a lost notification only delays", a_lost_notification_only_delays },
+    { "a client that left ends the poll", a_client_that_left_ends_the_poll },
+    { "a release answers at once, with the cursors", a_release_answers_at_once_with_the_cursors },
+    { "heartbeats go out between waits", heartbeats_go_out_between_waits },
+    { "lost at first and found", lost_at_first_and_found },
+    { "lost while waiting and found", lost_while_waiting_and_found },
+    { "lost and found goes on waiting", lost_and_found_goes_on_waiting },
+    { "a retry starts from the same positions", a_retry_starts_from_the_same_positions },
+    { "away until the deadline is an error before the wait", away_until_the_deadline_is_an_error_before_the_wait },
+    { "away until the deadline is an empty answer after it", away_until_the_deadline_is_an_empty_answer_after_it },
+    { "no attempt outlasts the poll by much", no_attempt_outlasts_the_poll_by_much },
+    { "a release ends the retries", a_release_ends_the_retries },
+    { "a gap is kept until it is told", a_gap_is_kept_until_it_is_told },
+    { "a gap that opens while waiting is told", a_gap_that_opens_while_waiting_is_told },
+    { "each kind of cursor has its gaps", each_kind_of_cursor_has_its_gaps },
+    CU_TEST_INFO_NULL,
+};

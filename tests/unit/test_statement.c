@@ -1,0 +1,131 @@
+#include "statement.h"
+
+#include "expect.h"
+#include "poll_request.h"
+#include "suites.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* The parameter's bytes in hex, in a buffer of its own that the next call uses again. */
+static const char *bytes_of(const struct statement *statement, int parameter)
+{
+    static char hex[512];
+
+    *hex = '\0';
+    for (int i = 0; i < statement->lengths[parameter]; i++)
+        (void)snprintf(hex + 2 * i, 3, "%02x", (unsigned)(unsigned char)statement->values[parameter][i]);
+    return hex;
+}
+
+/* The expected bytes are what array_recv(), int8recv() and so on read (PostgreSQL, src/backend/utils/adt). */
+static void numbers_are_big_endian(void)
+{
+    struct statement statement;
+
+    statement_init(&statement, "SELECT $1, $2, $3, $4");
+    CU_ASSERT_TRUE(statement_add_int4(&statement, 100));
+    CU_ASSERT_TRUE(statement_add_int4(&statement, -2));
+    CU_ASSERT_TRUE(statement_add_int8(&statement, INT64_C(0x0102030405060708)));
+    CU_ASSERT_TRUE(statement_add_int8(&statement, INT64_MIN));
+    CU_ASSERT_EQUAL(statement.count, 4);
+    EXPECT_TEXT(bytes_of(&statement, 0), "00000064");
+    EXPECT_TEXT(bytes_of(&statement, 1), "fffffffe");
+    EXPECT_TEXT(bytes_of(&statement, 2), "0102030405060708");
+    EXPECT_TEXT(bytes_of(&statement, 3), "8000000000000000");
+    CU_ASSERT_EQUAL(statement.types[0], 23);
+    CU_ASSERT_EQUAL(statement.types[2], 20);
+    statement_release(&statement);
+}
+
+static void text_goes_as_it_is(void)
+{
+    struct statement statement;
+
+    statement_init(&statement, "SELECT $1, $2");
+    statement_add_text(&statement, "");
+    statement_add_text(&statement, "O'é");
+    CU_ASSERT_EQUAL(statement.lengths[0], 0);
+    EXPECT_TEXT(bytes_of(&statement, 1), "4f27c3a9");
+    CU_ASSERT_EQUAL(statement.types[1], 25);
+    statement_release(&statement);
+}
+
+static void topics_are_a_text_array(void)
+{
+    static const struct poll_topic topics[] = { { .name = "a", .length = 1 }, { .name = "é€", .length = 5 } };
+    struct statement statement;
+
+    statement_init(&statement, "SELECT $1, $2");
+    CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 2));
+    CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 1));
+    /* dimensions, NULLs?, element type 25, length, lower bound; then length and bytes of each */
+    EXPECT(strncmp(bytes_of(&statement, 0), "00000001", 8) == 0, "one dimension");
+    EXPECT_TEXT(bytes_of(&statement, 0) + 16, "00000019"
+                                              "00000002"
+                                              "00000001"
+                                              "00000001"
+                                              "61"
+                                              "00000005"
+                                              "c3a9e282ac");
+    EXPECT_TEXT(bytes_of(&statement, 1) + 16, "00000019"
+                                              "00000001"
+                                              "00000001"
+                                              "00000001"
+                                              "61");
+    CU_ASSERT_EQUAL(statement.types[0], 1009);
+    statement_release(&statement);
+}
+
+static void positions_are_a_bigint_array_with_nulls(void)
+{
+    static const int64_t positions[] = { 0, -1, INT64_MAX };
+    struct statement statement;
+
+    statement_init(&statement, "SELECT $1");
+    CU_ASSERT_TRUE(statement_add_positions(&statement, positions, 3));
+    EXPECT_TEXT(bytes_of(&statement, 0), "00000001"
+                                         "00000001"
+                                         "00000014"
+                                         "00000003"
+                                         "00000001"
+                                         "00000008"
+                                         "0000000000000000"
+                                         "ffffffff"
+                                         "00000008"
+                                         "7fffffffffffffff");
+    CU_ASSERT_EQUAL(statement.types[0], 1016);
+    statement_release(&statement);
+}
+
+static void parameters_keep_their_order(void)
+{
+    static const struct poll_topic topics[] = { { .name = "a", .length = 1 } };
+    static const int64_t positions[] = { 5 };
+    struct statement statement;
+
+    statement_init(&statement, "SELECT $1, $2, $3, $4, $5, $6");
+    CU_ASSERT_TRUE(statement_add_int4(&statement, 1));
+    CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 1));
+    CU_ASSERT_TRUE(statement_add_int8(&statement, 2));
+    CU_ASSERT_TRUE(statement_add_positions(&statement, positions, 1));
+    statement_add_text(&statement, "x");
+    CU_ASSERT_TRUE(statement_add_int4(&statement, 3));
+    CU_ASSERT_EQUAL(statement.count, STATEMENT_MAX_PARAMETERS);
+    EXPECT_TEXT(bytes_of(&statement, 0), "00000001");
+    EXPECT_TEXT(bytes_of(&statement, 2), "0000000000000002");
+    EXPECT_TEXT(bytes_of(&statement, 4), "78");
+    EXPECT_TEXT(bytes_of(&statement, 5), "00000003");
+    statement_release(&statement);
+    CU_ASSERT_EQUAL(statement.count, 0);
+    statement_release(&statement);
+}
+
+CU_TestInfo statement_tests[] = {
+    { "numbers are big-endian", numbers_are_big_endian },
+    { "text goes as it is", text_goes_as_it_is },
+    { "topics are a text[]", topics_are_a_text_array },
+    { "positions are a bigint[] with NULLs", positions_are_a_bigint_array_with_nulls },
+    { "parameters keep their order", parameters_keep_their_order },
+    CU_TEST_INFO_NULL,
+};

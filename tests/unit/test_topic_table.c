@@ -1,0 +1,189 @@
+#include "topic_table.h"
+
+#include "expect.h"
+#include "suites.h"
+#include "topic.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SIZE = 64, NAME_BYTES = TOPIC_MAX_CHARACTERS * 4 };
+
+struct fixture {
+    struct topic_table *table;
+    struct window *window;
+};
+
+static struct fixture new_fixture(int size)
+{
+    struct fixture fixture = { topic_table_new(size), window_new(size, 1, 1) };
+
+    CU_ASSERT_FATAL(fixture.table && fixture.window);
+    CU_ASSERT_EQUAL(topic_table_size(fixture.table), size);
+    return fixture;
+}
+
+static void free_fixture(struct fixture *fixture)
+{
+    topic_table_free(fixture->table);
+    window_free(fixture->window);
+}
+
+/* Gives the topic a number, as the manager does. */
+static int open_topic(struct fixture *fixture, const char *name, size_t length)
+{
+    int number = topic_table_add(fixture->table, name, length);
+
+    if (number >= 0)
+        window_open(fixture->window, number, 0);
+    return number;
+}
+
+static void close_topic(struct fixture *fixture, int number)
+{
+    window_close(fixture->window, number);
+    topic_table_remove(fixture->table, number);
+}
+
+/* The number a worker finds; -1: none. */
+static int find(const struct fixture *fixture, const char *name, size_t length)
+{
+    struct window_topic_ref ref = { -1, 0 };
+
+    return topic_table_find(fixture->table, fixture->window, name, length, &ref) ? ref.number : -1;
+}
+
+static void a_name_has_one_number(void)
+{
+    struct fixture fixture = new_fixture(SIZE);
+    int orders = open_topic(&fixture, "orders", 6), users = open_topic(&fixture, "users", 5);
+
+    CU_ASSERT_FATAL(orders >= 0 && orders < SIZE && users >= 0 && users < SIZE);
+    CU_ASSERT_NOT_EQUAL(orders, users);
+    CU_ASSERT_EQUAL(topic_table_add(fixture.table, "orders", 6), orders);
+    CU_ASSERT_EQUAL(find(&fixture, "orders", 6), orders);
+    CU_ASSERT_EQUAL(find(&fixture, "users", 5), users);
+    CU_ASSERT_EQUAL(find(&fixture, "orders", 5), -1);
+    CU_ASSERT_EQUAL(find(&fixture, "orders2", 7), -1);
+    CU_ASSERT_EQUAL(find(&fixture, "Orders", 6), -1);
+    EXPECT_TEXT(topic_table_name(fixture.table, orders), "orders");
+    /* Names are borrowed from a longer text. */
+    CU_ASSERT_EQUAL(find(&fixture, "usersandorders", 5), users);
+    free_fixture(&fixture);
+    topic_table_free(NULL);
+}
+
+static void a_topic_that_is_not_open_is_not_found(void)
+{
+    struct fixture fixture = new_fixture(SIZE);
+    int number = topic_table_add(fixture.table, "a", 1);
+
+    CU_ASSERT_FATAL(number >= 0);
+    CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
+    window_open(fixture.window, number, 0);
+    CU_ASSERT_EQUAL(find(&fixture, "a", 1), number);
+    window_close(fixture.window, number);
+    CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
+    free_fixture(&fixture);
+}
+
+static void a_removed_name_is_gone(void)
+{
+    struct fixture fixture = new_fixture(1);
+    int number = open_topic(&fixture, "a", 1);
+
+    close_topic(&fixture, number);
+    CU_ASSERT_PTR_NULL(topic_table_name(fixture.table, number));
+    CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
+    /* The number is another's now. */
+    CU_ASSERT_EQUAL(open_topic(&fixture, "longer", 6), number);
+    CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
+    CU_ASSERT_EQUAL(find(&fixture, "longer", 6), number);
+    close_topic(&fixture, number);
+    CU_ASSERT_EQUAL(open_topic(&fixture, "b", 1), number);
+    EXPECT_TEXT(topic_table_name(fixture.table, number), "b");
+    free_fixture(&fixture);
+}
+
+static void names_are_any_text(void)
+{
+    static const char *const names[] = { "a", "A", " ", "a/b?c=\"d\"\\", "größe", "日本語", "\xf0\x9f\x90\x98", "\xc2\xa0", "a" "b" };
+    struct fixture fixture = new_fixture(SIZE);
+    char longest[NAME_BYTES + 1] = "";
+    int numbers[COUNT(names)];
+
+    for (size_t i = 0; i < COUNT(names); i++)
+        numbers[i] = open_topic(&fixture, names[i], strlen(names[i]));
+    for (size_t i = 0; i < COUNT(names); i++) {
+        EXPECT(find(&fixture, names[i], strlen(names[i])) == numbers[i], "%s", names[i]);
+        EXPECT_TEXT(topic_table_name(fixture.table, numbers[i]), names[i]);
+    }
+    for (int i = 0; i < TOPIC_MAX_CHARACTERS; i++)
+        (void)strcat(longest, "\xf0\x9f\x90\x98");
+    CU_ASSERT_EQUAL_FATAL(strlen(longest), NAME_BYTES);
+    CU_ASSERT_EQUAL(open_topic(&fixture, longest, NAME_BYTES), find(&fixture, longest, NAME_BYTES));
+    CU_ASSERT_EQUAL(find(&fixture, longest, NAME_BYTES - 4), -1);
+    EXPECT_TEXT(topic_table_name(fixture.table, find(&fixture, longest, NAME_BYTES)), longest);
+    free_fixture(&fixture);
+}
+
+/* A table no larger than the stretch that is searched can be filled to its last place, and then takes no more. */
+static void a_full_table_takes_no_more(void)
+{
+    enum { FEW = 32 };
+    struct fixture fixture = new_fixture(FEW);
+    char name[16];
+    bool used[FEW] = { false };
+
+    for (int i = 0; i < FEW; i++) {
+        int length = snprintf(name, sizeof name, "topic %d", i), number = open_topic(&fixture, name, (size_t)length);
+
+        if (EXPECT(number >= 0 && !used[number], "%s got number %d", name, number))
+            used[number] = true;
+    }
+    CU_ASSERT_EQUAL(topic_table_add(fixture.table, "one more", 8), -1);
+    CU_ASSERT_EQUAL(find(&fixture, "one more", 8), -1);
+    CU_ASSERT_EQUAL(open_topic(&fixture, "topic 7", 7), find(&fixture, "topic 7", 7));
+    close_topic(&fixture, find(&fixture, "topic 7", 7));
+    CU_ASSERT_NOT_EQUAL(open_topic(&fixture, "one more", 8), -1);
+    CU_ASSERT_NOT_EQUAL(find(&fixture, "one more", 8), -1);
+    free_fixture(&fixture);
+}
+
+/* Places taken and given back at random: what is in can be found by its name and nothing else can. */
+static void names_come_and_go(void)
+{
+    enum { NAMES = 2 * SIZE, CHANGES = 20000 };
+    struct fixture fixture = new_fixture(SIZE);
+    int numbers[NAMES], refused = 0;
+    char name[16];
+
+    srandom(1);
+    for (int i = 0; i < NAMES; i++)
+        numbers[i] = -1;
+    for (int change = 0; change < CHANGES; change++) {
+        int i = (int)(random() % NAMES), length = snprintf(name, sizeof name, "topic %d", i);
+
+        EXPECT(find(&fixture, name, (size_t)length) == numbers[i], "%s", name);
+        if (numbers[i] >= 0) {
+            close_topic(&fixture, numbers[i]);
+            numbers[i] = -1;
+        } else {
+            numbers[i] = open_topic(&fixture, name, (size_t)length);
+            refused += numbers[i] < 0;
+        }
+    }
+    EXPECT(refused < CHANGES / 4, "refused %d times", refused);
+    free_fixture(&fixture);
+}
+
+CU_TestInfo topic_table_tests[] = {
+    { "a name has one number", a_name_has_one_number },
+    { "a topic that is not open is not found", a_topic_that_is_not_open_is_not_found },
+    { "a removed name is gone", a_removed_name_is_gone },
+    { "names are any text", names_are_any_text },
+    { "a full table takes no more", a_full_table_takes_no_more },
+    { "names come and go", names_come_and_go },
+    CU_TEST_INFO_NULL,
+};
