@@ -1,0 +1,284 @@
+"""A pgpoll to test: started, reloaded and stopped through make, as its users do; asked over HTTP; watched through SQL."""
+import concurrent.futures
+import http.client
+import json
+import os
+import pathlib
+import pwd
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+
+import psycopg2
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+POLL = "/messages/poll"
+STATS = "/messages/poll/stats"
+# Nothing of a sanitizer, and no error: those are for faults of ours.
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
+
+
+def new_topic(name="topic"):
+    return f"{name}-{uuid.uuid4().hex[:12]}"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(condition, what, seconds=5.0):
+    """Returns the first true value of condition(); fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+class Answer:
+    """An HTTP answer, read to its end."""
+
+    def __init__(self, response, seconds):
+        self.status, self.headers, self.seconds = response.status, response.headers, seconds
+        self.text = response.read().decode()
+
+    def __repr__(self):
+        return f"<{self.status} in {self.seconds:.3f} s: {self.text[:300]}>"
+
+    @property
+    def json(self):
+        return json.loads(self.text)
+
+    @property
+    def messages(self):
+        return self.json["messages"]
+
+    @property
+    def payloads(self):
+        return [message["payload"] for message in self.messages]
+
+    @property
+    def has_more(self):
+        return self.json["has_more"]
+
+    @property
+    def next_since(self):
+        return self.json["next_since"]
+
+    @property
+    def gaps(self):
+        return self.json.get("gaps", {})
+
+
+class Server:
+    def __init__(self, workers, run=None, port=None, **settings):
+        self.home = None if run else pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-e2e-", dir="/tmp"))  # sockets: short paths
+        if self.home:
+            self.home.chmod(0o755)
+        self.run = run or self.home / "run"
+        self.workers, self.port, self.settings = workers, port or free_port(), settings
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.threads = concurrent.futures.ThreadPoolExecutor(100)
+        self.db = None
+
+    def make(self, goal, **settings):
+        """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
+        variables = {"RUN": self.run, "PORT": self.port, "WORKERS": self.workers}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(["make", "-s", "-C", ROOT, goal, *(f"{k}={v}" for k, v in variables.items())],
+                                  env={**ours, **self.settings, **settings}, stdin=subprocess.DEVNULL,
+                                  stdout=output, stderr=subprocess.STDOUT, timeout=120)
+            output.seek(0)
+            return done.returncode, output.read()
+
+    def start(self):
+        code, output = self.make("start")
+        assert code == 0, output
+        return self
+
+    def stop(self):
+        self.close_db()
+        code, output = self.make("stop")
+        assert code == 0, output
+
+    def reload(self):
+        code, output = self.make("reload")
+        assert code == 0, output
+
+    def __enter__(self):
+        try:
+            return self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def __exit__(self, *_):
+        """Stops it; fails when it said something that it should not have."""
+        try:
+            self.stop()
+            lines = (self.run / "log" / "pgpoll.log").read_text().splitlines()
+        finally:
+            self.remove()
+        odd = [line for line in lines if not LOG_LINE.match(line)]
+        assert not odd, "\n".join(odd[:50])
+
+    def remove(self):
+        try:
+            self.stop()
+        finally:
+            self.threads.shutdown(wait=False, cancel_futures=True)
+            if self.home:
+                shutil.rmtree(self.home, ignore_errors=True)
+
+    def processes(self):
+        """Process id -> command line of everything that belongs to this server."""
+        found = {}
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                told = command + (entry / "environ").read_bytes().decode(errors="replace") + os.readlink(entry / "cwd") + "\0"
+            except OSError:
+                continue
+            if command and any(f"{self.run}{end}" in told for end in "/ \0"):
+                found[int(entry.name)] = command
+        return found
+
+    def worker_pids(self):
+        return {pid for pid, command in self.processes().items() if "pgpoll.fcgi" in command.split(" ", 1)[0]}
+
+    # --- the database
+
+    @property
+    def env(self):
+        shell = subprocess.run(["sh", "-ac", '. "$0" && env -0', self.run / "env"], env={"PATH": os.environ["PATH"]},
+                               check=True, capture_output=True, text=True)
+        return dict(line.split("=", 1) for line in shell.stdout.split("\0") if "=" in line)
+
+    def connect(self):
+        words = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
+        env = self.env
+        return psycopg2.connect(**{word: env[name] for name, word in words.items() if name in env})
+
+    def close_db(self):
+        if self.db:
+            self.db.close()
+        self.db = None
+
+    def sql(self, query, *arguments):
+        if self.db is None:
+            self.db = self.connect()
+            self.db.autocommit = True
+        with self.db.cursor() as cursor:
+            cursor.execute(query, arguments or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def publish(self, topic, *payloads):
+        """One transaction a message."""
+        for payload in payloads:
+            self.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, json.dumps(payload))
+
+    def publish_unheard(self, topic):
+        """A message that nobody is notified of, as if the notification were lost: it was announced for another topic."""
+        self.sql("""WITH message AS (INSERT INTO pgpoll.messages (topic, payload) VALUES ('elsewhere', '"unheard"') RETURNING id),
+                    place AS (SELECT setval('pgpoll.last_position', last_value + 1) AS position FROM pgpoll.last_position)
+                    INSERT INTO pgpoll.feed SELECT %s, place.position, message.id, 11 FROM message, place""", topic)
+
+    def prune(self, topic):
+        """Prunes everything committed up to now, at least all of this topic."""
+        left = "SELECT count(*) FROM pgpoll.feed WHERE topic = %s"
+        until(lambda: self.sql("SELECT pgpoll.prune('0')") and self.sql(left, topic) == [(0,)], "topic pruned")
+
+    def waiting(self, *topics):
+        """Process ids of the workers whose poll waits for any of these topics, without those that a message has reached
+        and that are only about to leave the statistics."""
+        return [pid for pid, in self.sql("""
+            SELECT w.pid FROM pgpoll.live_waiters w WHERE w.topics && %s AND w.deadline > now() AND NOT EXISTS
+                (SELECT FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
+                 WHERE f.topic = ANY (w.topics) AND m.created_at > w.started_at)""", list(topics))]
+
+    def until_waiting(self, topic, count=1, seconds=5.0):
+        return until(lambda: len(pids := self.waiting(topic)) == count and (pids or True),
+                     f"{count} polls waiting for {topic}", seconds)
+
+    # --- HTTP
+
+    def request(self, method, path, body=None, headers={}, **options):
+        started = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
+        try:
+            connection.request(method, path, body, headers, **options)
+            response = connection.getresponse()
+            answer = Answer(response, 0)
+            answer.seconds = time.monotonic() - started
+            return answer
+        finally:
+            connection.close()
+
+    def poll(self, *topics, status=200, **fields):
+        """fields: since, timeout (0 if not given), limit."""
+        answer = self.request("POST", POLL, json.dumps({"timeout": 0, "topics": topics, **fields}))
+        assert answer.status == status, answer
+        if status == 200:
+            assert set(answer.next_since) == set(topics)
+        return answer
+
+    def poll_later(self, *topics, **fields):
+        return self.threads.submit(self.poll, *topics, **fields)
+
+    def wait(self, *topics, polls=1, **fields):
+        """Polls that wait now, as futures."""
+        others = len(self.waiting(topics[0]))
+        futures = [self.poll_later(*topics, **fields) for _ in range(polls)]
+        self.until_waiting(topics[0], others + polls)
+        return futures
+
+    def read(self, *topics, since="0"):
+        """All messages after since, page by page."""
+        messages, since, more = [], dict.fromkeys(topics, since), True
+        while more:
+            answer = self.poll(*topics, since=since)
+            messages, since, more = messages + answer.messages, answer.next_since, answer.has_more
+        return messages
+
+    def stats(self):
+        answer = self.request("GET", STATS)
+        assert answer.status == 200, answer
+        return answer.json
+
+
+class Postgres:
+    """The PostgreSQL below a server, to stop and start it under the server's feet."""
+
+    def __init__(self, server):
+        self.server = server
+        self.data = pathlib.Path(server.sql("SHOW data_directory")[0][0])
+        self.options = self.data.joinpath("postmaster.opts").read_text()
+        postmaster = self.data.joinpath("postmaster.pid").read_text().split()[0]
+        self.pg_ctl = str(pathlib.Path(os.readlink(f"/proc/{postmaster}/exe")).with_name("pg_ctl"))
+
+    def _pg_ctl(self, *arguments):
+        self.server.close_db()
+        command = [self.pg_ctl, "-s", "-w", "-D", str(self.data), *arguments]
+        owner = pwd.getpwuid(self.data.stat().st_uid).pw_name
+        if os.getuid() == 0:
+            command = ["runuser", "-u", owner, "--", *command]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/", timeout=60)
+
+    def stop(self, mode="fast"):
+        self._pg_ctl("stop", "-m", mode)
+
+    def start(self):
+        options = shlex.join(shlex.split(self.options)[1:])
+        self._pg_ctl("start", "-l", "/dev/null", "-o", options)
+
+    def restart(self, mode="fast"):
+        self.stop(mode)
+        self.start()

@@ -1,0 +1,254 @@
+"""What breaks, and what the clients must not notice of it."""
+import http.client
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from server import POLL, STATS, Postgres, Server, new_topic, until
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Its database comes and goes."""
+    with Server(8) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mortal():
+    """Its workers are killed, and spawn-fcgi brings none back: 24 are enough for all tests here."""
+    with Server(24) as server:
+        yield server
+
+
+class Loop:
+    """A client that polls on and on, as it should: next_since back each time. Any answer but 200 ends it."""
+
+    def __init__(self, server, topic, timeout=5):
+        self.got, self.stopped, self.since = [], False, None
+        self.done = server.threads.submit(self.run, server, topic, timeout)
+        until(lambda: self.since, "a first answer")
+
+    def run(self, server, topic, timeout):
+        self.since = server.poll(topic).next_since
+        while not self.stopped:
+            answer = server.poll(topic, since=self.since, timeout=timeout)
+            assert not answer.gaps
+            self.got, self.since = self.got + answer.payloads, answer.next_since
+
+    def stop(self, server, topic, count):
+        until(lambda: self.done.done() or len(self.got) >= count, f"{count} messages", seconds=15)
+        self.stopped = True
+        server.publish(topic, "end")
+        self.done.result()
+        return self.got
+
+
+def test_a_killed_worker_costs_its_own_poll_only(mortal, topic):
+    other = new_topic("other")
+    (victim,), (survivor,) = mortal.wait(topic, timeout=20), mortal.wait(other, timeout=20)
+    (pid,) = mortal.waiting(topic)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises((AssertionError, http.client.HTTPException, OSError)):
+        victim.result(5)
+    until(lambda: mortal.stats()["active_waiters"] == 1, "the dead worker's poll out of the stats", seconds=2)
+    mortal.publish(other, 1)
+    assert survivor.result().payloads == [1]
+    mortal.publish(topic, 2)
+    assert mortal.poll(topic, since={topic: "0"}).payloads == [2]
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_postgres_restarted_while_polls_wait(server, topic, mode):
+    server.publish(topic, "before")
+    polls = server.wait(topic, polls=3, timeout=30)
+    again = [server.poll_later(topic, since=server.poll(topic).next_since, timeout=30) for _ in range(3)]
+    server.until_waiting(topic, 6)
+    Postgres(server).restart(mode)
+    server.publish(topic, "after")   # nobody may have come back yet
+    assert [poll.result().payloads for poll in polls + again] == [["after"]] * 6
+    (poll,) = server.wait(topic, timeout=20)
+    server.publish(topic, "later")
+    assert poll.result().payloads == ["later"]
+
+
+def test_polls_that_wait_again_after_a_restart_are_in_the_stats(server, topic):
+    polls = server.wait(topic, polls=3, timeout=30)
+    Postgres(server).restart("immediate")
+    server.until_waiting(topic, 3, seconds=10)
+    server.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls] == [[1]] * 3
+
+
+@pytest.mark.parametrize("fault", ["restart", "crash", "terminate", "reload", "drain"])
+def test_clients_that_poll_on_and_on_see_no_error_and_lose_nothing(server, mortal, topic, fault):
+    server = mortal if fault == "drain" else server
+    postgres, sent = Postgres(server), []
+    loops = [Loop(server, topic) for _ in range(4)]
+
+    def publish(count):
+        for _ in range(count):
+            server.publish(topic, len(sent))
+            sent.append(len(sent))
+
+    for _ in range(2):
+        publish(3)
+        if fault in ("restart", "crash"):
+            postgres.restart("fast" if fault == "restart" else "immediate")
+        elif fault == "terminate":
+            server.sql("SELECT pg_terminate_backend(backend_pid) FROM pgpoll.waiters")
+        elif fault == "reload":
+            server.reload()
+        else:
+            for pid in server.until_waiting(topic, 4)[:2]:
+                os.kill(pid, signal.SIGTERM)
+        publish(3)
+    for loop in loops:
+        assert loop.stop(server, topic, len(sent))[:len(sent)] == sent
+
+
+def test_every_backend_terminated(server, topic):
+    polls = server.wait(topic, polls=4, timeout=20)
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
+    server.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls] == [[1]] * 4
+    assert server.poll(topic, since={topic: "0"}).payloads == [1]
+    assert server.stats()["active_waiters"] >= 0
+
+
+def test_idle_workers_after_a_restart(server, topic):
+    """Each has a dead connection and has not noticed."""
+    server.publish(topic, 1)
+    server.wait(new_topic(), polls=8, timeout=1)
+    Postgres(server).restart("immediate")
+    polls = [server.poll_later(topic, since={topic: "0"}, timeout=5) for _ in range(24)]
+    assert [poll.result().payloads for poll in polls] == [[1]] * 24
+    assert all(server.stats()["active_waiters"] == 0 for _ in range(4))
+
+
+def test_a_gap_outlives_a_restart(server, topic):
+    (poll,) = server.wait(topic, since={topic: "rubbish"}, timeout=20)
+    Postgres(server).restart()
+    server.publish(topic, 1)
+    answer = poll.result()
+    assert answer.payloads == [1] and answer.gaps[topic]["reason"] == "unknown"
+
+
+def test_settings_that_an_operator_may_have_made(server, topic):
+    """Sessions are cut after a while, and speak another dialect by default."""
+    settings = {"idle_session_timeout": "400ms", "timezone": "Asia/Tokyo", "datestyle": "German", "client_encoding": "LATIN1",
+                "bytea_output": "escape", "default_transaction_isolation": "serializable", "standard_conforming_strings": "off",
+                "search_path": "nowhere", "statement_timeout": "3s", "idle_in_transaction_session_timeout": "100ms"}
+    for name, value in settings.items():
+        server.sql(f"ALTER ROLE pgpoll_worker SET {name} = '{value}'")
+    try:
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+        odd = topic + " 'Ünï😀\\"
+        polls = server.wait(odd, polls=4, timeout=20)
+        time.sleep(1)   # twice the time after which an idle session is cut
+        server.sql("INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES (%s, '\"é😀\"', '2025-01-15 10:30:00+00')", odd)
+        for poll in polls:
+            (message,) = poll.result().messages
+            assert (message["topic"], message["payload"], message["timestamp"]) == (odd, "é😀", "2025-01-15T10:30:00.000000")
+        assert server.poll(odd, since={odd: "0"}).payloads == ["é😀"]
+    finally:
+        server.sql("ALTER ROLE pgpoll_worker RESET ALL")
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+
+
+def test_postgres_down_for_longer_than_the_poll(server, topic):
+    server.publish(topic, "before")
+    since = server.poll(topic, since={topic: "0"}).next_since
+    (waiting,) = server.wait(topic, since=since, timeout=3)
+    (from_now,) = server.wait(new_topic(), timeout=3)
+    postgres = Postgres(server)
+    postgres.stop()
+    try:
+        for timeout in 0, 1:
+            refused = server.poll(topic, timeout=timeout, status=503)
+            assert refused.json == {"detail": "Service Unavailable"} and int(refused.headers["Retry-After"]) > 0
+            assert refused.headers["Cache-Control"] == "no-store" and refused.seconds < timeout + 2
+        stats = server.request("GET", STATS)
+        assert stats.status == 503 and int(stats.headers["Retry-After"]) > 0
+        assert server.request("POST", POLL, b"{}").status == 422   # needs no database
+        answer = waiting.result()
+        assert not answer.messages and not answer.has_more and answer.next_since == since and answer.seconds < 4
+        assert not from_now.result().messages
+    finally:
+        postgres.start()
+    server.publish(topic, "after")
+    assert server.poll(topic, since=answer.next_since, timeout=20).payloads == ["after"]
+    until(lambda: server.request("GET", STATS).status == 200, "stats again")
+
+
+def test_a_poll_begun_while_postgres_is_away_waits_for_it(server, topic):
+    server.publish(topic, 1)
+    postgres = Postgres(server)
+    postgres.stop()
+    poll = server.poll_later(topic, since={topic: "0"}, timeout=20)
+    time.sleep(0.5)   # nothing to observe: the database is down
+    postgres.start()
+    assert poll.result().payloads == [1]
+
+
+def test_reload_answers_waiting_polls_and_serves_on(server, topic):
+    polls = server.wait(topic, polls=4, timeout=30)
+    before = server.worker_pids()
+    server.reload()
+    answers = [poll.result(10) for poll in polls]
+    assert all(not answer.messages for answer in answers)
+    assert server.worker_pids() == before and len(before) == 8   # new programs in the old processes
+    server.publish(topic, 1)
+    assert [server.poll(topic, since=answer.next_since, timeout=20).payloads for answer in answers] == [[1]] * 4
+
+
+def test_no_poll_is_refused_during_a_reload(server, topic):
+    stop = threading.Event()
+
+    def hammer():
+        count = 0
+        while not stop.is_set():
+            server.poll(topic)
+            count += 1
+        return count
+
+    clients = [server.threads.submit(hammer) for _ in range(4)]
+    for _ in range(2):
+        server.reload()
+    stop.set()
+    assert all(client.result() > 0 for client in clients)
+
+
+def test_sigterm_answers_the_waiting_poll(mortal, topic):
+    polls = mortal.wait(topic, polls=3, since={topic: "0"}, timeout=30)
+    pids = mortal.waiting(topic)
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    answers = [poll.result(5) for poll in polls]
+    assert all(not answer.messages and not answer.gaps for answer in answers)
+    until(lambda: not set(pids) & mortal.worker_pids(), "the workers gone")
+    mortal.publish(topic, 1)
+    assert [mortal.poll(topic, since=answer.next_since).payloads for answer in answers] == [[1]] * 3
+
+
+def test_sigterm_to_idle_workers(mortal, topic):
+    gone = sorted(mortal.worker_pids())[:4]
+    for pid in gone:
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: not set(gone) & mortal.worker_pids(), "the workers gone")
+    assert mortal.poll(topic).status == 200
+
+
+def test_a_restored_database_is_a_gap(server, topic):
+    """The positions a client holds are beyond what the database knows."""
+    server.publish(topic, 1, 2)
+    cursor = server.read(topic)[1]["message_id"]
+    server.sql("DELETE FROM pgpoll.feed WHERE message_id = (SELECT max(id) FROM pgpoll.messages)")
+    server.sql("SELECT setval('pgpoll.last_position', (SELECT max(position) FROM pgpoll.feed))")
+    answer = server.poll(topic, since={topic: cursor})
+    assert answer.gaps[topic]["reason"] == "ahead" and not answer.messages
+    server.publish(topic, 3)
+    assert server.poll(topic, since=answer.next_since).payloads == [3]

@@ -1,0 +1,213 @@
+"""make start, stop and reload, RUN/env, and the settings of pgpoll."""
+import base64
+import contextlib
+import json
+import os
+import pwd
+import socket
+import stat
+import subprocess
+
+import pytest
+
+from server import POLL, ROOT, STATS, Server, free_port, until
+
+
+@pytest.fixture
+def own():
+    """Started and stopped by the test."""
+    with Server(2) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def not_started(**options):
+    server = Server(2, **options)
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+def fails_to_start(server, *words):
+    code, output = server.make("start")
+    assert code != 0 and all(word in output for word in words), output
+    nothing_left_of(server)
+
+
+def nothing_left_of(server):
+    until(lambda: not server.processes(), "every process gone")
+    assert not [path for path in server.run.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+
+
+def test_two_side_by_side(server, small, topic):
+    server.publish(topic, "here")
+    small.publish(topic, "there")
+    assert server.poll(topic, since={topic: "0"}).payloads == ["here"]
+    assert small.poll(topic, since={topic: "0"}).payloads == ["there"]
+    assert not server.worker_pids() & small.worker_pids()
+    assert (len(server.worker_pids()), len(small.worker_pids())) == (24, 2)
+
+
+def test_starting_twice_and_stopping_twice(own, topic):
+    own.publish(topic, "kept")
+    polls = own.wait(topic, polls=2, timeout=30)
+    workers = own.worker_pids()
+    code, output = own.make("start")
+    assert code == 0 and "already running" in output and own.url in output, output
+    elsewhere = Server(2, run=own.run)
+    code, output = elsewhere.make("start")
+    assert code != 0 and own.url in output and elsewhere.url in output, output
+    assert own.worker_pids() == workers == set(own.waiting(topic))
+
+    own.stop()
+    nothing_left_of(own)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", own.port)) != 0
+    answers = [poll.result() for poll in polls]
+    own.stop()
+
+    own.start()
+    assert own.poll(topic, since={topic: "0"}).payloads == ["kept"]
+    own.publish(topic, "more")
+    assert [own.poll(topic, since=answer.next_since).payloads for answer in answers] == [["more"]] * 2
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken, not_started(port=taken.getsockname()[1]) as server:
+        fails_to_start(server, str(server.port))
+
+
+def test_everyday_goals(server):
+    code, output = server.make("help")
+    assert code == 0 and all(goal in output for goal in ("run", "start", "stop", "reload", "psql", "test", "install"))
+    code, output = server.make("psql")   # end of input at once
+    assert code == 0, output
+    env = server.env
+    asked = subprocess.run(["psql", "-XAtc", "SELECT pgpoll.schema_version()"], env=env, capture_output=True, text=True)
+    assert asked.stdout == "1\n", asked
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_as_an_ordinary_user(tmp_path, topic):
+    """From the same tree, already built."""
+    if subprocess.run(["runuser", "-u", "nobody", "--", "test", "-r", ROOT / "Makefile"]).returncode:
+        pytest.skip("this tree is not readable for everyone")
+    nobody = pwd.getpwnam("nobody")
+    with not_started() as server:
+        os.chown(server.home, nobody.pw_uid, nobody.pw_gid)
+        goal = ["runuser", "-u", "nobody", "--", "make", "-s", "-C", ROOT, f"RUN={server.run}", f"PORT={server.port}", "WORKERS=2"]
+        log = tmp_path / "log"
+        with log.open("w") as output:
+            code = subprocess.run([*goal, "start"], stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60).returncode
+        assert code == 0, log.read_text()
+        server.publish(topic, 1)
+        assert server.poll(topic, since={topic: "0"}).payloads == [1]
+        assert {os.stat(f"/proc/{pid}").st_uid for pid in server.processes()} == {nobody.pw_uid}
+        subprocess.run([*goal, "stop"], check=True, stdin=subprocess.DEVNULL, timeout=60)
+        nothing_left_of(server)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give its rights away")
+def test_root_serves_nobody_as_root(server):
+    serving = [pid for pid, command in server.processes().items() if any(name in command for name in ("fcgi", "postgres", "lighttpd"))]
+    assert len(serving) > 24 and 0 not in {os.stat(f"/proc/{pid}").st_uid for pid in serving}
+
+
+def test_settings_reach_the_workers(topic):
+    origin = "https://app.example"
+    settings = {"CORS_ORIGIN": origin, "MAX_TOPICS": "2", "PAGE_BYTES": "100", "HEARTBEAT_S": "1", "REREAD_S": "1"}
+    with Server(2, **{f"PGPOLL_{name}": value for name, value in settings.items()}) as server:
+        asks = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        for path, method in (POLL, "POST"), (STATS, "GET"):
+            preflight = server.request("OPTIONS", path, headers=asks)
+            assert preflight.status in (200, 204), preflight
+            assert preflight.headers["Access-Control-Allow-Origin"] == origin
+            assert method in preflight.headers["Access-Control-Allow-Methods"]
+            assert "content-type" in preflight.headers["Access-Control-Allow-Headers"].lower()
+        answers = [server.poll(topic), server.poll(topic, timeout=1), server.request("GET", STATS), server.request("GET", POLL),
+                   *(server.request("POST", POLL, body) for body in (b"", b'{"topics": [""]}', b" " * 65_537))]
+        assert [answer.status for answer in answers] == [200, 200, 200, 405, 422, 400, 413]
+        for answer in answers:
+            assert answer.headers["Access-Control-Allow-Origin"] == origin, answer
+
+        def too_many():
+            return server.poll("a", "b", "c", status=422).json["detail"][0]["msg"] == "ensure this value has at most 2 items"
+
+        assert too_many()
+        server.publish(topic, *["x" * 48] * 5)   # 50 bytes each
+        pages = [server.poll(topic, since={topic: "0"}, limit=limit).has_more for limit in (1, 2, 3, 5)]
+        assert pages == [True] * 4 and len(server.read(topic)) == 5
+
+        (poll,) = server.wait("unheard", timeout=20)
+        server.publish_unheard("unheard")
+        answer = poll.result()
+        assert answer.payloads == ["unheard"] and answer.seconds < 5   # PGPOLL_REREAD_S
+        idle = server.poll(topic, timeout=3)
+        assert idle.text.startswith("\n\n{") and not idle.messages     # PGPOLL_HEARTBEAT_S
+
+        server.reload()
+        assert too_many() and server.poll(topic).headers["Access-Control-Allow-Origin"] == origin
+
+
+def test_bad_settings_stop_the_start():
+    with not_started() as server:
+        for name, value in ("MAX_TOPICS", "many"), ("MAX_TOPICS", "0"), ("CORS_ORIGIN", "a\r\nb: c"), ("LOG_LEVEL", "loud"):
+            server.settings = {"PGPOLL_" + name: value}
+            fails_to_start(server, "PGPOLL_" + name)
+
+
+def test_a_schema_of_another_version_is_refused(own):
+    own.sql("CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 999'")
+    own.stop()
+    fails_to_start(own, "version")
+
+
+# --- who asks, as the web server knows it
+
+def test_authenticated_users_reach_can_poll(server, topic, tmp_path):
+    """A second lighttpd before the same workers, with HTTP authentication."""
+    port, users = free_port(), tmp_path / "users"
+    users.write_text("alice:a\nbob:b\n")
+    (tmp_path / "lighttpd.conf").write_text(f"""
+        server.modules = ( "mod_auth", "mod_authn_file", "mod_fastcgi" )
+        server.bind = "127.0.0.1"
+        server.port = {port}
+        server.document-root = "{tmp_path}"
+        server.errorlog = "{tmp_path}/log"
+        auth.backend = "plain"
+        auth.backend.plain.userfile = "{users}"
+        auth.require = ( "/messages/poll" => ( "method" => "basic", "realm" => "pgpoll", "require" => "valid-user" ) )
+        include "{server.run}/50-pgpoll.conf"
+        """)
+    server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
+               " LANGUAGE sql STABLE AS $$ SELECT topic LIKE remote_user || ':%' $$")
+    lighttpd = subprocess.Popen(["lighttpd", "-D", "-f", tmp_path / "lighttpd.conf"])
+    door = Server(0, run=server.run, port=port)
+    try:
+        until(lambda: answers(door), "the second lighttpd")
+        server.publish("alice:" + topic, 1)
+        body = json.dumps({"topics": ["alice:" + topic], "since": {"alice:" + topic: "0"}, "timeout": 0})
+
+        def status(user, **headers):
+            return door.request("POST", POLL, body, {**headers, **({"Authorization": "Basic " + b64(user)} if user else {})}).status
+
+        assert [status(None), status("alice:b"), status("bob:b"), status("alice:a")] == [401, 401, 403, 200]
+        assert status("bob:b", **{"Remote-User": "alice", "REMOTE_USER": "alice"}) == 403
+        assert server.request("POST", POLL, body, {"Remote-User": "alice", "Remote_User": "alice"}).status == 403
+    finally:
+        lighttpd.terminate()
+        lighttpd.wait(5)
+        server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
+                   " LANGUAGE sql STABLE AS 'SELECT true'")
+
+
+def b64(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+def answers(server):
+    try:
+        return server.request("GET", "/").status
+    except OSError:
+        return None

@@ -1,0 +1,330 @@
+"""Polls that wait: for what, for how long, and what wakes them."""
+import http.client
+import json
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from server import POLL, STATS, Answer, new_topic, until
+
+
+@pytest.mark.parametrize("timeout", [0, 1, 2])
+def test_nothing_new(server, topic, timeout):
+    answer = server.poll(topic, timeout=timeout)
+    assert timeout - 0.01 <= answer.seconds <= timeout + 1
+    assert (answer.messages, answer.has_more, answer.gaps) == ([], False, {})
+
+
+def test_a_message_ends_the_wait(server, topic):
+    server.publish(topic, "before")
+    (poll,) = server.wait(topic, timeout=20)
+    server.publish(new_topic(), "elsewhere")
+    server.sql("SELECT pg_notify('pgpoll_' || md5(%s), 'forged')", topic)
+    server.publish(topic, "for us")
+    committed = time.monotonic()
+    answer = poll.result()
+    assert time.monotonic() - committed < 0.5
+    assert answer.payloads == ["for us"] and not answer.has_more
+    assert answer.next_since == {topic: answer.messages[0]["message_id"]}
+
+
+def test_the_default_timeout(server, topic):
+    poll = server.threads.submit(server.request, "POST", POLL, json.dumps({"topics": [topic]}))
+    server.until_waiting(topic)
+    waits, client = server.sql("SELECT extract(epoch FROM deadline - started_at)::float, client FROM pgpoll.live_waiters"
+                               " WHERE topics = ARRAY[%s]", topic)[0]
+    assert 29 < waits < 31 and client == "127.0.0.1"
+    server.publish(topic, 1)
+    assert poll.result().payloads == [1]
+
+
+@pytest.mark.parametrize("cursor", ["0", "$", "msg_0000000000000000", "rubbish", "msg_7fffffffffffffff", "1600000000000-0"])
+def test_every_cursor_waits_where_nothing_is(server, topic, cursor):
+    """A gap does not end the wait: clients that do not know of gaps would come back at once, for ever."""
+    (poll,) = server.wait(topic, since={topic: cursor}, timeout=20)
+    server.publish(topic, 1)
+    answer = poll.result()
+    assert answer.payloads == [1]
+    assert bool(answer.gaps) == (cursor in ("rubbish", "msg_7fffffffffffffff"))
+
+
+def test_a_gap_is_told_at_the_timeout(server, topic):
+    answer = server.poll(topic, since={topic: "rubbish"}, timeout=1)
+    assert answer.seconds > 0.99 and answer.gaps[topic]["reason"] == "unknown"
+
+
+def test_twenty_polls_and_one_insert(server, topic):
+    polls = server.wait(topic, polls=20, timeout=20)
+    server.publish(topic, {"n": 1})
+    committed = time.monotonic()
+    answers = [poll.result() for poll in polls]
+    assert time.monotonic() - committed < 1
+    assert [answer.payloads for answer in answers] == [[{"n": 1}]] * 20
+    assert len({answer.messages[0]["message_id"] for answer in answers}) == 1
+
+
+def test_any_of_fifty_topics(server):
+    topics = [new_topic("fifty") for _ in range(50)]
+    for topic in topics[0], topics[49]:
+        (poll,) = server.wait(*topics, timeout=20)
+        server.publish(topic, topic)
+        assert poll.result().payloads == [topic]
+
+
+@pytest.mark.parametrize("name", ["'); SELECT 1; --", 'quo"te\\', "Ünï😀", "😀" * 255, "x" * 255], ids=ascii)
+def test_a_wait_for_any_name(server, name):
+    (poll,) = server.wait(name, timeout=20)
+    server.publish(name, 1)
+    assert [(message["topic"], message["payload"]) for message in poll.result().messages] == [(name, 1)]
+    server.prune(name)
+
+
+def test_a_message_larger_than_a_page_ends_the_wait_alone(server, topic):
+    (poll,) = server.wait(topic, timeout=20)
+    large = "x" * 5_000_000
+    server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, to_json(%s::text)), (%s, '2')", topic, large, topic)
+    answer = poll.result()
+    assert answer.payloads == [large] and answer.has_more
+    assert server.poll(topic, since=answer.next_since, timeout=20).payloads == [2]
+    server.prune(topic)
+
+
+def test_one_transaction_arrives_whole(server, topic):
+    other = new_topic()
+    (poll,) = server.wait(topic, other, timeout=20)
+    server.sql("INSERT INTO pgpoll.messages (topic, payload)"
+               " SELECT CASE WHEN n %% 3 = 0 THEN %s ELSE %s END, to_json(n) FROM generate_series(1, 50) n", topic, other)
+    assert poll.result().payloads == list(range(1, 51))
+
+
+def test_what_woke_it_keeps_to_the_limit(server, topic):
+    (poll,) = server.wait(topic, timeout=20, limit=10)
+    server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, to_json(n) FROM generate_series(1, 25) n", topic)
+    got, answer = [], poll.result()
+    got.append(answer.payloads)
+    while answer.has_more:
+        answer = server.poll(topic, since=answer.next_since, timeout=20, limit=10)
+        got.append(answer.payloads)
+    assert [len(page) for page in got] == [10, 10, 5] and sum(got, []) == list(range(1, 26))
+
+
+# --- what is now
+
+def test_a_slow_transaction_begun_before_the_poll_is_delivered(server, topic):
+    slow = server.connect()
+    slow.cursor().execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"slow\"')", (topic,))
+    (poll,) = server.wait(topic, timeout=20)
+    server.publish(new_topic(), "overtakes")
+    assert topic and not poll.done()
+    slow.commit()
+    assert poll.result().payloads == ["slow"]
+    slow.close()
+
+
+def test_a_slow_transaction_may_outlive_several_polls(server, topic):
+    slow = server.connect()
+    slow.cursor().execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"slow\"')", (topic,))
+    since = server.poll(topic).next_since
+    server.publish(topic, "quick")   # not held up, and overtakes
+    quick = server.poll(topic, since=since)
+    assert quick.payloads == ["quick"]
+    (poll,) = server.wait(topic, since=quick.next_since, timeout=20)
+    slow.commit()
+    slow.close()
+    late = poll.result()
+    assert late.payloads == ["slow"] and late.messages[0]["message_id"] > quick.messages[0]["message_id"]
+
+
+def test_between_two_polls_nothing_is_lost(server, topic):
+    first = server.poll(topic, timeout=1)
+    server.publish(topic, 1)
+    assert server.poll(topic, since=first.next_since, timeout=20).payloads == [1]
+
+
+def test_between_two_polls_of_a_client_that_tracks_message_ids(server, topic):
+    """The API document's loop sends back the id of each topic's last message."""
+    other, last_ids, got = new_topic(), {}, []
+    for n in range(6):
+        (poll,) = server.wait(topic, other, since=last_ids or None, timeout=20)
+        server.publish(topic, n)
+        for message in poll.result().messages:
+            last_ids[message["topic"]] = message["message_id"]
+            got.append(message["payload"])
+        server.publish(topic, f"between {n}")
+        for message in server.poll(topic, other, since=last_ids, timeout=20).messages:
+            last_ids[message["topic"]] = message["message_id"]
+            got.append(message["payload"])
+    assert got == [payload for n in range(6) for payload in (n, f"between {n}")]
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_rolled_back_is_never_delivered(server, topic, isolation):
+    (poll,) = server.wait(topic, timeout=20)
+    publisher = server.connect()
+    insert = "INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)"
+    with publisher.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL " + isolation)
+        cursor.execute(insert, (topic, '"never"'))
+        publisher.rollback()
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL " + isolation)
+        cursor.execute(insert, (topic, "1"))
+        cursor.execute("SAVEPOINT here")
+        cursor.execute(insert, (topic, '"nor this"'))
+        cursor.execute("ROLLBACK TO here")
+        cursor.execute(insert, (topic, "2"))
+        publisher.commit()
+    publisher.close()
+    assert poll.result().payloads == [1, 2]
+    assert [message["payload"] for message in server.read(topic)] == [1, 2]
+
+
+def test_an_open_transaction_holds_nobody_back(server, topic):
+    holder = server.connect()
+    holder.cursor().execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"held\"')", (topic,))
+    (poll,) = server.wait(topic, timeout=20)
+    started = time.monotonic()
+    server.publish(topic, "free")
+    assert poll.result().payloads == ["free"] and time.monotonic() - started < 1
+    holder.rollback()
+    holder.close()
+
+
+def test_a_lost_notification_only_delays(server, topic):
+    """A feed row that nobody was notified of: found by the final read at the timeout, or by the slow re-read before it."""
+    (poll,) = server.wait(topic, timeout=2)
+    server.publish_unheard(topic)
+    assert poll.result().payloads == ["unheard"]
+
+
+# --- while it waits
+
+def test_no_transaction_is_open_while_polls_wait(server, topic):
+    polls = server.wait(topic, polls=3, timeout=20)
+    idle = ("SELECT a.state, a.xact_start IS NULL FROM pg_stat_activity a JOIN pgpoll.live_waiters w ON w.backend_pid = a.pid"
+            " WHERE w.topics = ARRAY[%s]")
+    until(lambda: server.sql(idle, topic) == [("idle", True)] * 3, "three idle sessions")
+    server.publish(topic, 1)
+    assert all(poll.result().payloads == [1] for poll in polls)
+
+
+def test_an_answer_at_hand_has_a_length_and_a_waiting_one_keeps_the_connection(server, topic):
+    """Several polls, one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    since = None
+    for timeout in 1, 0, 1, 0:
+        connection.request("POST", POLL, json.dumps({"topics": [topic], "timeout": timeout, "since": since}))
+        answer = Answer(connection.getresponse(), 0)
+        assert answer.status == 200 and ("Content-Length" in answer.headers) == (timeout == 0)
+        since = answer.next_since
+    connection.close()
+
+
+def test_stats(server, topic):
+    other = new_topic("other")
+    polls = server.wait(other, polls=2, timeout=20) + server.wait(topic, other, timeout=20) + server.wait(topic, topic, timeout=20)
+
+    def shows(*numbers):
+        stats = server.stats()
+        counts = stats["topic_subscriber_counts"]
+        return (stats["active_waiters"], stats["subscribed_topics"], counts.get(topic, 0), counts.get(other, 0)) == numbers
+
+    until(lambda: shows(4, 2, 2, 3), "both topics in the stats", seconds=1)
+    server.publish(other, 1)
+    [poll.result() for poll in polls[:3]]
+    until(lambda: shows(1, 1, 1, 0), "one poll left in the stats", seconds=1)
+    server.publish(topic, 1)
+    polls[3].result()
+    until(lambda: shows(0, 0, 0, 0), "nobody left in the stats", seconds=1)
+
+
+def test_http_1_0(server, topic):
+    """No chunks there: the end of the connection ends the answer."""
+    body = json.dumps({"topics": [topic], "timeout": 20})
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(f"POST {POLL} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        server.until_waiting(topic)
+        server.publish(topic, 1)
+        head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.split()[1] == b"200" and json.loads(body)["messages"][0]["payload"] == 1
+
+
+# --- more polls than workers
+
+def test_more_polls_than_workers_queue_up(small, topic):
+    polls = [small.poll_later(topic, timeout=1) for _ in range(6)]
+    assert [poll.result().messages for poll in polls] == [[]] * 6
+
+
+def test_others_are_answered_while_every_worker_waits(small, topic):
+    polls = small.wait(topic, polls=2, timeout=20)
+    queued = small.poll_later(topic, since={topic: "0"}, timeout=20)
+    stats = small.request("GET", STATS)
+    assert stats.status == 200 and stats.seconds < 0.5 and stats.json["active_waiters"] == 2
+    preflight = small.request("OPTIONS", POLL)
+    assert preflight.status in (200, 204) and preflight.seconds < 0.5
+    small.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls + [queued]] == [[1]] * 3
+
+
+@pytest.mark.parametrize("leave", ["FIN", "RST"])
+def test_a_client_that_vanishes_frees_its_worker(small, topic, leave):
+    body = json.dumps({"topics": [topic], "timeout": 60})
+    request = f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    for _ in range(3):   # again: the worker must be as good as new
+        clients = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(2)]
+        for client in clients:
+            client.sendall(request)
+        small.until_waiting(topic, 2)
+        for client in clients:
+            if leave == "RST":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        small.until_waiting(topic, 0, seconds=2)
+        assert small.poll(new_topic()).seconds < 0.5
+
+
+def test_a_vanished_client_neither_takes_nor_delays_anything(server, topic):
+    body = json.dumps({"topics": [topic], "timeout": 60})
+    stayed = server.poll_later(topic, timeout=20)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        server.until_waiting(topic, 2)
+    server.publish(topic, 1)   # while one of the two is just leaving
+    assert stayed.result().payloads == [1]
+    until(lambda: topic not in server.stats()["topic_subscriber_counts"], "both workers free", seconds=2)
+
+
+def test_a_queued_client_that_vanishes_costs_nothing(small, topic):
+    polls = small.wait(topic, polls=2, timeout=20)
+    body = json.dumps({"topics": [topic], "timeout": 60})
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", small.port)) as client:
+            client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            time.sleep(0.05)   # nothing to observe: it waits in the listen backlog
+    small.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls] == [[1]] * 2
+    until(lambda: small.stats()["active_waiters"] == 0, "every worker free", seconds=2)
+
+
+def test_many_clients_come_and_go(server, topic):
+    """Forty clients in turn on twenty-four workers, each reading on from its own cursor: everyone gets everything."""
+    def client(results):
+        since, got = {topic: "0"}, []
+        while len(got) < 10:
+            answer = server.poll(topic, since=since, timeout=20)
+            got, since = got + answer.payloads, answer.next_since
+        results.append(got)
+
+    results = []
+    clients = [threading.Thread(target=client, args=[results]) for _ in range(40)]
+    for thread in clients:
+        thread.start()
+    for n in range(10):
+        server.publish(topic, n)
+        time.sleep(0.02)
+    for thread in clients:
+        thread.join(30)
+    assert results == [list(range(10))] * 40
