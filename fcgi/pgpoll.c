@@ -8,8 +8,8 @@
 #include "listener_managed.h"
 #include "log.h"
 #include "manager.h"
-#include "poll_waiter.h"
 #include "poll_request.h"
+#include "poll_waiter.h"
 #include "program.h"
 #include "server.h"
 
@@ -76,7 +76,8 @@ static enum error send_outcome(const struct poll_waiter *waiter, FCGX_Request *r
 }
 
 /* One line a poll: who, what, how it ended and how long it took. Topics are counted, not named. */
-static void log_poll(const struct worker *worker, FCGX_Request *request, const struct poll_waiter *waiter, enum error error)
+static void log_poll(const struct worker *worker, FCGX_Request *request, const struct poll_waiter *waiter,
+                     enum error error)
 {
     static unsigned served;
     enum log_level level = error_log_level(error);
@@ -101,8 +102,9 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
 {
     struct connection connection = { { begin_wait, heartbeat }, request, &worker->config };
     struct poll_waiter waiter;
-    enum error error = poll_waiter_init(&waiter, &worker->config, worker->listener, interrupts, &connection.client, asked,
-                                 http_parameter(request, "REMOTE_USER"), http_parameter(request, "REMOTE_ADDR"));
+    enum error error =
+        poll_waiter_init(&waiter, &worker->config, worker->listener, interrupts, &connection.client, asked,
+                         http_parameter(request, "REMOTE_USER"), http_parameter(request, "REMOTE_ADDR"));
 
     if (error) {
         http_send_error(request, &worker->config, error, NULL, METHODS);
@@ -153,7 +155,7 @@ static void set_state(const struct worker *worker, enum cell_state state)
     } else {
         (void)atomic_fetch_add(&worker->hive->polls, 1);
         idle = atomic_fetch_sub(&worker->hive->idle, 1) - 1;
-        if (idle < worker->hive->reserve)
+        if (idle == worker->hive->reserve - 1) /* from here on the manager looks by itself, until there are enough */
             hive_ring(worker->hive);
     }
 }

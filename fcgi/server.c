@@ -14,9 +14,9 @@
 
 enum { LISTENER_FD = 0, REST_AFTER_MS = 1000 };
 
-static volatile sig_atomic_t release;   /* a signal has come: answer what waits */
-static volatile sig_atomic_t run_anew;  /* it was SIGHUP */
-static volatile sig_atomic_t woken;     /* SIGUSR2 */
+static volatile sig_atomic_t release;  /* a signal has come: answer what waits */
+static volatile sig_atomic_t run_anew; /* it was SIGHUP */
+static volatile sig_atomic_t woken;    /* SIGUSR2 */
 
 static void handle_signal(int number)
 {
@@ -95,9 +95,9 @@ static bool next_request(struct server *server, FCGX_Request *request, int epoll
 }
 
 /* Returns only when it failed. */
-static void exec_anew(char **argv, const sigset_t *sleep_mask)
+static void exec_anew(char **argv)
 {
-    (void)sigprocmask(SIG_SETMASK, sleep_mask, NULL);
+    /* Our signals stay blocked: one that comes before the new program handles it must not end it. */
     (void)execvp(argv[0], argv);
     log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", argv[0], strerror(errno));
     release = 0;
@@ -134,7 +134,7 @@ int server_run(struct server *server, char **argv)
             FCGX_Finish_r(&request);
         }
         if (run_anew)
-            exec_anew(argv, &sleep_mask);
+            exec_anew(argv);
     } while (!release);
     (void)close(epoll_fd);
     return EXIT_SUCCESS;

@@ -120,7 +120,8 @@ static bool add_began(struct book *book, const struct cell *cell, int64_t now_ms
 {
     struct json_object *row = json_object_new_object();
 
-    return row && json_object_array_add(book->began, row) == 0 && take(row, "pid", json_object_new_int(atomic_load(&cell->pid))) &&
+    return row && json_object_array_add(book->began, row) == 0 &&
+           take(row, "pid", json_object_new_int(atomic_load(&cell->pid))) &&
            take(row, "topics", topics_of(book, cell)) && take(row, "client", json_object_new_string(cell->client)) &&
            take(row, "waited_ms", json_object_new_int64(now_ms - atomic_load(&cell->since_ms))) &&
            take(row, "left_ms", json_object_new_int64(atomic_load(&cell->deadline_ms) - now_ms));
@@ -158,7 +159,8 @@ static bool list_changes(struct book *book, int64_t now_ms)
 static void fail(struct book *book, enum error error)
 {
     if (!book->away)
-        log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error), database_error(book->database));
+        log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error),
+                  database_error(book->database));
     book->away = true;
     /* Rows count by their connection, so a new one writes them all anew. */
     database_close(book->database, NULL);

@@ -18,7 +18,8 @@ static const struct variable {
     const char *help;
 } variables[] = {
     { "PGPOLL_WORKERS", TYPE_INTEGER, offsetof(struct config, workers), "0", 0, 20000,
-      "worker processes under one manager, as with --workers; 0: no manager, this process alone serves and LISTENs" },
+      "polls that can wait at a time, under one manager, as with --workers; a few more processes stay free to accept; "
+      "0: no manager, this process alone serves one poll and LISTENs for it" },
     { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536, 1073741824,
       "recent messages that a manager keeps for its workers" },
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,

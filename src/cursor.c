@@ -85,7 +85,8 @@ void cursor_message_id(int64_t position, char id[static CURSOR_MESSAGE_ID_SIZE])
 
 void cursor_stream_id(int64_t position, char id[static CURSOR_STREAM_ID_SIZE])
 {
-    (void)snprintf(id, CURSOR_STREAM_ID_SIZE, "%" PRId64 "-%" PRId64, cursor_position_ms(position), position & SERIAL_MAX);
+    (void)snprintf(id, CURSOR_STREAM_ID_SIZE, "%" PRId64 "-%" PRId64, cursor_position_ms(position),
+                   position & SERIAL_MAX);
 }
 
 int64_t cursor_position_ms(int64_t position)

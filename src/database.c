@@ -140,9 +140,9 @@ static void exchange_take(struct database *database, struct exchange *exchange, 
         const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 
         if (!exchange->outcome)
-            exchange->outcome = fail(database,
-                                     !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
-                                     message ? message : PQerrorMessage(database->connection));
+            exchange->outcome =
+                fail(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
+                     message ? message : PQerrorMessage(database->connection));
         PQclear(result);
     }
 }
@@ -234,8 +234,8 @@ static enum error check_step(struct database *database)
     PQclear(database->version_result);
     database->version_result = NULL;
     if (version != DATABASE_SCHEMA_VERSION) {
-        (void)snprintf(text, sizeof text, "the pgpoll schema here has version %u, this program needs version %d", version,
-                       DATABASE_SCHEMA_VERSION);
+        (void)snprintf(text, sizeof text, "the pgpoll schema here has version %u, this program needs version %d",
+                       version, DATABASE_SCHEMA_VERSION);
         database_close(database, text);
         return ERROR_SCHEMA;
     }

@@ -18,21 +18,21 @@
 #include <unistd.h>
 
 enum {
-    READ_MESSAGES = 1000,        /* in one read */
+    READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,             /* answered together */
-    AUTHORIZATIONS = 8,          /* of those, with a can_poll() to ask */
+    QUESTIONS = 512,    /* answered together */
+    AUTHORIZATIONS = 8, /* of those, with a can_poll() to ask */
     STATEMENTS = AUTHORIZATIONS + 6,
-    LINGER_MS = 60 * 1000,       /* a topic is listened to for so long after its last poll */
-    OPEN_MS = 5000,              /* how long "can_poll() allows everything" is believed */
-    OPEN_AGAIN_MS = 3500,        /* and when it is asked again */
-    CONFIRM_MS = 1000,           /* a message that no notification told of is published after so long */
-    BEAT_MS = 5000,              /* a notification to ourselves, to see that they arrive */
-    DEAF_MS = 15000,             /* so long without one: they do not */
+    LINGER_MS = 60 * 1000, /* a topic is listened to for so long after its last poll */
+    OPEN_MS = 5000,        /* how long "can_poll() allows everything" is believed */
+    OPEN_AGAIN_MS = 3500,  /* and when it is asked again */
+    CONFIRM_MS = 1000,     /* a message that no notification told of is published after so long */
+    BEAT_MS = 5000,        /* a notification to ourselves, to see that they arrive */
+    DEAF_MS = 15000,       /* so long without one: they do not */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
     CHANNEL_SIZE = 64,
-    NOBODY = -1                  /* for a worker's number: it has died since it asked */
+    NOBODY = -1 /* for a worker's number: it has died since it asked */
 };
 
 /* What is known of a topic number, beside the table and the window. */
@@ -41,12 +41,12 @@ struct known {
     char *quoted; /* the name as a JSON string; NULL: the number is not in use */
     int64_t used_ms;
     bool listening;
-    bool open;       /* in the window */
-    bool news;       /* and so in the list of those that have */
-    bool fed;        /* messages of it were appended: its waiters are to be woken */
-    int place;       /* in the list of numbers in use */
-    uint64_t cycle;  /* the last one that asks for its newest position */
-    int newest_at;   /* where, in that cycle's list */
+    bool open;      /* in the window */
+    bool news;      /* and so in the list of those that have */
+    bool fed;       /* messages of it were appended: its waiters are to be woken */
+    int place;      /* in the list of numbers in use */
+    uint64_t cycle; /* the last one that asks for its newest position */
+    int newest_at;  /* where, in that cycle's list */
 };
 
 /* Topics of one statement. */
@@ -90,7 +90,7 @@ struct feeder {
     struct cycle cycle;
     uint64_t cycle_number;
     bool running, away;
-    bool relisten; /* the connection is a new one */
+    bool relisten;  /* the connection is a new one */
     uint64_t polls; /* when can_poll() was asked about last */
     int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, beat_ms, heard_ms, sweep_ms;
     struct printbuf *json;
@@ -139,9 +139,10 @@ struct feeder *feeder_new(const struct config *config, struct hive *hive)
     feeder->json = printbuf_new();
     feeder->question_limit = QUESTIONS;
     (void)snprintf(feeder->self_name, sizeof feeder->self_name, "\001%.80s/%d", config->host, (int)getpid());
-    if (!feeder->database || !feeder->known || !feeder->used || !feeder->news || !feeder->channels || !feeder->pending || !feeder->json ||
-        !list_init(&feeder->cycle.listen, capacity + 1) || !list_init(&feeder->cycle.newest, capacity) ||
-        !list_init(&feeder->cycle.read, capacity) || !list_init(&feeder->cycle.unlisten, capacity)) {
+    if (!feeder->database || !feeder->known || !feeder->used || !feeder->news || !feeder->channels ||
+        !feeder->pending || !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
+        !list_init(&feeder->cycle.newest, capacity) || !list_init(&feeder->cycle.read, capacity) ||
+        !list_init(&feeder->cycle.unlisten, capacity)) {
         feeder_free(feeder);
         return NULL;
     }
@@ -348,8 +349,8 @@ static bool authorize_statement(struct cycle *cycle, int question, struct cell *
     statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
     statement_add_text(statement, cell->user);
     for (int i = 0; topics && i < cell->question_count; i++)
-        topics[i] = (struct poll_topic){ .name = cell->names + cell->topics[i].name_at,
-                                         .length = cell->topics[i].name_length };
+        topics[i] =
+            (struct poll_topic){ .name = cell->names + cell->topics[i].name_at, .length = cell->topics[i].name_length };
     made = topics && statement_add_topics(statement, topics, cell->question_count);
     free(topics);
     return made;
@@ -511,6 +512,15 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
     feeder->relisten = false;
 }
 
+/* The database has fewer messages than were read from it before: it was restored. Positions may come again. */
+static void start_anew(struct feeder *feeder, int number, int64_t position)
+{
+    log_write(LOG_LEVEL_WARNING, "the database is older than what was read from it: the window starts anew");
+    window_reset(feeder->hive->window);
+    window_open(feeder->hive->window, number, position);
+    hive_wake_topic(feeder->hive, number);
+}
+
 /* Where the topics asked about stand; those that are new are complete from there on. */
 static void take_newest(struct feeder *feeder, const PGresult *result)
 {
@@ -523,10 +533,11 @@ static void take_newest(struct feeder *feeder, const PGresult *result)
         if (row.kind != CATCH_UP_TOPIC)
             continue;
         list->positions[row.topic_index] = row.topic.start;
-        if (!feeder->known[number].open) {
+        if (!feeder->known[number].open)
             window_open(feeder->hive->window, number, row.topic.start);
-            feeder->known[number].open = true;
-        }
+        else if (row.topic.start < newest_of(feeder, number))
+            start_anew(feeder, number, row.topic.start);
+        feeder->known[number].open = true;
     }
 }
 
@@ -534,10 +545,7 @@ static void take_newest(struct feeder *feeder, const PGresult *result)
 static void take_start(struct feeder *feeder, int number, const struct page_topic *topic)
 {
     if (topic->gap == GAP_AHEAD) {
-        log_write(LOG_LEVEL_WARNING, "the database is older than what was read from it: the window starts anew");
-        window_reset(feeder->hive->window);
-        window_open(feeder->hive->window, number, topic->start);
-        hive_wake_topic(feeder->hive, number);
+        start_anew(feeder, number, topic->start);
     } else if (topic->gap == GAP_EXPIRED) {
         window_skip(feeder->hive->window, number, topic->start);
         hive_wake_topic(feeder->hive, number);
@@ -662,7 +670,8 @@ static void succeed(struct feeder *feeder)
     if (cycle->read_at >= 0)
         take_news(feeder, cycle->results[cycle->read_at]);
     if (cycle->open_at >= 0)
-        atomic_store(&feeder->hive->open_until_ms, is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
+        atomic_store(&feeder->hive->open_until_ms,
+                     is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
         forget(feeder, cycle->unlisten.numbers[i]);
@@ -765,11 +774,11 @@ static void begin(struct feeder *feeder, int64_t now_ms)
         qsort(feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);
     feeder->started_ms = now_ms;
     feeder->running = true;
-    if (compose(feeder, now_ms) && feeder->cycle.count == 0)
-        feeder->running = false;
-    else if (feeder->cycle.count > 0)
-        error = database_begin(feeder->database, feeder->cycle.statements, feeder->cycle.count, feeder->cycle.results);
-    if (feeder->running && error != ERROR_PENDING)
+    if (compose(feeder, now_ms))
+        error = feeder->cycle.count == 0 ? ERROR_NONE
+                                         : database_begin(feeder->database, feeder->cycle.statements,
+                                                          feeder->cycle.count, feeder->cycle.results);
+    if (error != ERROR_PENDING)
         finish(feeder, error);
 }
 

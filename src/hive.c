@@ -56,8 +56,10 @@ static bool init_sets(struct hive *hive)
     return true;
 }
 
-struct hive *hive_new(int workers, int max_topics, int topics, size_t window_messages, size_t window_bytes, int connections)
+struct hive *hive_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes,
+                      int connections)
 {
+    int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20, workers = polls + reserve;
     struct hive *hive = share(CELLS_AT + (size_t)workers * cell_stride(max_topics));
 
     _Static_assert(sizeof(struct hive) <= 4096, "the cells stand behind the hive's page");
@@ -69,7 +71,7 @@ struct hive *hive_new(int workers, int max_topics, int topics, size_t window_mes
     hive->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     hive->window = window_new(topics, window_messages, window_bytes);
     hive->topics = topic_table_new(topics);
-    hive->reserve = workers / 20 < 1 ? 1 : workers / 20 > 32 ? 32 : workers / 20;
+    hive->reserve = reserve;
     init_cells(hive);
     /* A manager without this much at its start ends; nothing is undone. */
     if (hive->doorbell < 0 || !hive->window || !hive->topics || !init_sets(hive) ||
@@ -94,7 +96,8 @@ void hive_enter(struct hive *hive, int number)
     const struct cell *cell = hive_cell(hive, number);
 
     for (int i = 0; i < atomic_load(&cell->topic_count); i++)
-        atomic_fetch_or(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS], bit_of(number));
+        atomic_fetch_or(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS],
+                        bit_of(number));
 }
 
 void hive_leave(struct hive *hive, int number)
@@ -102,7 +105,8 @@ void hive_leave(struct hive *hive, int number)
     const struct cell *cell = hive_cell(hive, number);
 
     for (int i = 0; i < atomic_load(&cell->topic_count); i++)
-        atomic_fetch_and(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS], ~bit_of(number));
+        atomic_fetch_and(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS],
+                         ~bit_of(number));
 }
 
 void hive_wake(struct cell *cell)

@@ -26,11 +26,13 @@ enum {
 };
 
 enum cell_state {
-    CELL_EMPTY,   /* no process; the manager's */
-    CELL_IDLE,    /* accepting */
+    CELL_EMPTY, /* no process; the manager's */
+    CELL_IDLE,  /* accepting */
     CELL_SERVING,
     CELL_WAITING
 };
+
+enum cell_connection { CONNECTION_NONE, CONNECTION_SOUGHT, CONNECTION_HAD };
 
 /* One topic of a cell's question and of its poll. */
 struct cell_topic {
@@ -42,11 +44,11 @@ struct cell_topic {
 };
 
 struct cell {
-    _Atomic int pid;       /* the manager's */
-    _Atomic int state;     /* enum cell_state */
-    _Atomic int woken;     /* set by who sends the signal, cleared by the worker before it looks */
-    _Atomic int released;  /* set by the manager: answer now, somebody else wants to poll */
-    _Atomic int connected; /* has one of the connections that are counted */
+    _Atomic int pid;        /* the manager's */
+    _Atomic int state;      /* enum cell_state */
+    _Atomic int woken;      /* set by who sends the signal, cleared by the worker before it looks */
+    _Atomic int released;   /* set by the manager: answer now, somebody else wants to poll */
+    _Atomic int connection; /* enum cell_connection: of those that are counted */
     /* The poll, for the manager to choose whom to release and for the statistics. */
     _Atomic uint32_t wait_number; /* another one for each wait */
     _Atomic int64_t since_ms, deadline_ms;
@@ -56,8 +58,8 @@ struct cell {
     bool authorize;
     enum error answer; /* ERROR_NONE, ERROR_DENIED, ERROR_DATABASE_QUERY; ERROR_MEMORY: no room for another topic */
     char user[HIVE_USER_SIZE];
-    int question_count;      /* topics asked about */
-    _Atomic int topic_count; /* topics waited for */
+    int question_count;        /* topics asked about */
+    _Atomic int topic_count;   /* topics waited for */
     struct cell_topic *topics; /* as many as a poll may have */
     char *names;               /* HIVE_NAMES_SIZE */
 };
@@ -74,15 +76,19 @@ struct hive {
     int words;                               /* in each of those */
     _Atomic int idle;                        /* workers that accept */
     int reserve;                             /* so many of them the manager tries to keep */
-    _Atomic int64_t open_until_ms;           /* can_poll() was seen to allow everything, and that is believed until then */
-    sem_t connections;                       /* those that workers may still open */
-    _Atomic int connection_seekers;          /* workers that wait for one */
+    _Atomic int64_t open_until_ms;  /* can_poll() was seen to allow everything, and that is believed until then */
+    sem_t connections;              /* those that workers may still open */
+    _Atomic int connection_seekers; /* workers that wait for one */
     /* Counters, for whoever asks. */
     _Atomic uint64_t polls, messages, window_pages, table_pages, releases;
 };
 
-/* Everything a hive needs, for so many workers; sizes in messages and bytes. NULL: no memory. */
-struct hive *hive_new(int workers, int max_topics, int topics, size_t window_messages, size_t window_bytes, int connections);
+/*
+ * Everything a hive needs: for so many polls that wait at a time, and a few workers more, which stay free to accept; so many topics
+ * altogether; a window of so many messages and bytes; so many connections. NULL: no memory.
+ */
+struct hive *hive_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes,
+                      int connections);
 
 struct cell *hive_cell(const struct hive *hive, int number);
 

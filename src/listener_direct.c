@@ -100,8 +100,8 @@ static void direct_free(struct listener *base)
 
 struct listener *listener_direct_new(const struct config *config)
 {
-    static const struct listener_operations operations = { direct_read, direct_wait, direct_end, direct_error,
-                                                           direct_rest, direct_free };
+    static const struct listener_operations operations = { direct_read,  direct_wait, direct_end,
+                                                           direct_error, direct_rest, direct_free };
     struct listener_direct *listener = calloc(1, sizeof *listener);
 
     if (!listener)

@@ -20,16 +20,17 @@ struct listener_managed {
     int number;
     struct cell *cell;
     struct database *database;
-    bool entered;                     /* in the sets of those who wait */
-    int topic_count;                  /* of this poll */
-    struct window_topic_ref *refs;    /* this poll's topics in the window */
-    int64_t *seen;                    /* their newest positions when it was read last */
+    bool entered;                  /* in the sets of those who wait */
+    int topic_count;               /* of this poll */
+    struct window_topic_ref *refs; /* this poll's topics in the window */
+    int64_t *seen;                 /* their newest positions when it was read last */
 };
 
 /* ---- asking the manager */
 
 /* Sleeps until the manager has answered everything asked. */
-static enum error wait_answer(struct listener_managed *listener, const struct interrupts *interrupts, int64_t give_up_ms)
+static enum error wait_answer(struct listener_managed *listener, const struct interrupts *interrupts,
+                              int64_t give_up_ms)
 {
     struct cell *cell = listener->cell;
 
@@ -114,7 +115,7 @@ static bool find_topics(struct listener_managed *listener, const struct poll_req
 static void give_back_connection(struct listener_managed *listener)
 {
     database_close(listener->database, NULL);
-    if (atomic_exchange(&listener->cell->connected, 0))
+    if (atomic_exchange(&listener->cell->connection, CONNECTION_NONE) == CONNECTION_HAD)
         (void)sem_post(&listener->hive->connections);
 }
 
@@ -123,13 +124,13 @@ static bool take_connection(struct listener_managed *listener, int64_t give_up_m
     const struct timespec until = { give_up_ms / 1000, give_up_ms % 1000 * 1000000 };
     int failed;
 
-    if (atomic_load(&listener->cell->connected))
+    if (atomic_load(&listener->cell->connection) == CONNECTION_HAD)
         return true;
+    atomic_store(&listener->cell->connection, CONNECTION_SOUGHT);
     (void)atomic_fetch_add(&listener->hive->connection_seekers, 1);
     failed = sem_clockwait(&listener->hive->connections, CLOCK_MONOTONIC, &until);
     (void)atomic_fetch_sub(&listener->hive->connection_seekers, 1);
-    if (!failed)
-        atomic_store(&listener->cell->connected, 1);
+    atomic_store(&listener->cell->connection, failed ? CONNECTION_NONE : CONNECTION_HAD);
     return !failed;
 }
 
@@ -194,19 +195,30 @@ static void see_newest(struct listener_managed *listener, int topic_count)
             listener->seen[i] = -1;
 }
 
+/* Whether the window has caught up with the manager's answer. */
+static bool is_up_to_date(const struct listener_managed *listener)
+{
+    for (int i = 0; i < listener->topic_count; i++)
+        if (listener->seen[i] < listener->cell->topics[i].newest)
+            return false;
+    return true;
+}
+
 static enum error managed_read(struct listener *base, const struct listener_poll *poll, enum listener_read how,
                                const int64_t *positions, struct page *page, int64_t give_up_ms)
 {
     struct listener_managed *listener = (struct listener_managed *)base;
     const struct poll_request *request = poll->request;
     const bool authorize = (how & LISTENER_AUTHORIZE) && !is_open_to_all(listener->hive);
+    /* A poll that does not wait wants what is committed now, which the window may learn a moment later. */
+    bool asked = authorize || request->timeout_s == 0 || !find_topics(listener, request, positions);
     int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
 
     if (error)
         goto out;
     memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
-    if (authorize || !find_topics(listener, request, positions))
+    if (asked)
         error = ask(listener, poll, authorize, starts, give_up_ms);
     if (error == ERROR_TIMEOUT)
         error = ERROR_DATABASE_AWAY;
@@ -221,7 +233,8 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     if (how & LISTENER_SUBSCRIBE)
         enter(listener, poll);
     see_newest(listener, request->topic_count);
-    if (window_read(listener->hive->window, listener->refs, starts, request->limit, listener->config->page_bytes, page))
+    if ((!asked || is_up_to_date(listener)) &&
+        window_read(listener->hive->window, listener->refs, starts, request->limit, listener->config->page_bytes, page))
         (void)atomic_fetch_add(&listener->hive->window_pages, 1);
     else
         error = read_table(listener, poll, false, starts, page, give_up_ms);
@@ -288,8 +301,8 @@ static void managed_free(struct listener *base)
 
 struct listener *listener_managed_new(const struct config *config, struct hive *hive, int number)
 {
-    static const struct listener_operations operations = { managed_read, managed_wait, managed_end, managed_error,
-                                                           managed_rest, managed_free };
+    static const struct listener_operations operations = { managed_read,  managed_wait, managed_end,
+                                                           managed_error, managed_rest, managed_free };
     struct listener_managed *listener = calloc(1, sizeof *listener);
 
     if (!listener)

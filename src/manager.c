@@ -25,7 +25,7 @@ enum {
     TICK_MS = 1000,
     SHORTEST_WAIT_MS = 500, /* a poll is not released before it has waited so long */
     RELEASE_AGAIN_MS = 20,
-    QUICK_DEATH_MS = 1000,  /* a worker that lived less long may be followed by one that does not, either */
+    QUICK_DEATH_MS = 1000, /* a worker that lived less long may be followed by one that does not, either */
     FIRST_PAUSE_MS = 100,
     LAST_PAUSE_MS = 5000,
     REPLACE_MS = 10 * 1000, /* old workers end at the latest so long after a restart */
@@ -117,8 +117,16 @@ static void clear_cell(struct manager *manager, int number)
 
     hive_leave(manager->hive, number);
     feeder_forget_worker(manager->feeder, number);
-    if (atomic_exchange(&cell->connected, 0))
+    switch (atomic_exchange(&cell->connection, CONNECTION_NONE)) {
+    case CONNECTION_SOUGHT:
+        (void)atomic_fetch_sub(&manager->hive->connection_seekers, 1);
+        break;
+    case CONNECTION_HAD:
         (void)sem_post(&manager->hive->connections);
+        break;
+    default:
+        break;
+    }
     if (atomic_load(&cell->state) == CELL_IDLE)
         (void)atomic_fetch_sub(&manager->hive->idle, 1);
     atomic_store(&cell->state, CELL_EMPTY);
@@ -199,7 +207,11 @@ static void keep_reserve(struct manager *manager, int64_t now_ms)
     int wanted = hive->reserve - atomic_load(&hive->idle);
     struct cell *cell;
 
-    manager->release_ms = wanted > 0 ? now_ms + RELEASE_AGAIN_MS : INT64_MAX;
+    if (wanted <= 0)
+        manager->release_ms = INT64_MAX;
+    if (wanted <= 0 || (manager->release_ms != INT64_MAX && now_ms < manager->release_ms))
+        return;
+    manager->release_ms = now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
     while (wanted-- > 0 && (cell = longest_waiting(hive, now_ms))) {
         atomic_store(&cell->released, 1);
         (void)atomic_fetch_add(&hive->releases, 1);
@@ -235,7 +247,7 @@ static void run_anew(struct manager *manager)
         return;
     }
     log_write(LOG_LEVEL_INFO, "running anew");
-    (void)sigprocmask(SIG_SETMASK, &manager->usual_mask, NULL);
+    /* Our signals stay blocked: one that comes before the new program looks for it must not end it. */
     (void)execvp(manager->argv[0], manager->argv);
     log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", manager->argv[0], strerror(errno));
     (void)unsetenv(OLD_WORKERS);
@@ -359,14 +371,14 @@ static int topic_room(int64_t workers)
 
 static bool set_up(struct manager *manager, const struct config *config)
 {
-    manager->hive = hive_new((int)config->workers, (int)config->max_topics, topic_room(config->workers),
-                             (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes,
-                             (int)config->connections);
+    manager->hive =
+        hive_new((int)config->workers, (int)config->max_topics, topic_room(config->workers),
+                 (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes, (int)config->connections);
     if (!manager->hive)
         return false;
     manager->feeder = feeder_new(config, manager->hive);
     manager->book = book_new(config, manager->hive);
-    manager->spawned_ms = calloc((size_t)config->workers, sizeof *manager->spawned_ms);
+    manager->spawned_ms = calloc((size_t)manager->hive->worker_count, sizeof *manager->spawned_ms);
     manager->release_ms = INT64_MAX;
     return manager->feeder && manager->book && manager->spawned_ms && take_over(manager) && catch_signals(manager);
 }
@@ -380,7 +392,7 @@ int manager_run(const struct config *config, int (*work)(void *context, struct h
         log_write(LOG_LEVEL_ERROR, "cannot set up the manager: %s", strerror(errno));
         return EXIT_FAILURE;
     }
-    log_write(LOG_LEVEL_INFO, "starting %" PRId64 " workers", config->workers);
+    log_write(LOG_LEVEL_INFO, "starting %d workers", manager.hive->worker_count);
     while (!manager.stopping || manager.running > 0)
         turn(&manager);
     log_write(LOG_LEVEL_INFO, "all workers have ended");

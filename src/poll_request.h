@@ -15,8 +15,8 @@ struct json_object;
 enum { POLL_REQUEST_MAX_BYTES = 64 * 1024 };
 
 struct poll_topic {
-    const char *name; /* UTF-8, NUL-terminated, without a NUL inside */
-    size_t length;    /* bytes */
+    const char *name;   /* UTF-8, NUL-terminated, without a NUL inside */
+    size_t length;      /* bytes */
     const char *quoted; /* the name as a JSON string */
     struct cursor cursor;
     struct json_object *since; /* the cursor as it was sent; NULL when none was */

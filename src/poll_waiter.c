@@ -39,14 +39,15 @@ static int64_t cursor_position(const struct cursor *cursor)
 }
 
 enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config, struct listener *listener,
-                     const struct interrupts *interrupts, struct poll_client *client, const struct poll_request *request,
-                     const char *remote_user, const char *client_address)
+                            const struct interrupts *interrupts, struct poll_client *client,
+                            const struct poll_request *request, const char *remote_user, const char *client_address)
 {
     size_t count = (size_t)request->topic_count;
     struct poll_waiter made = { config, listener, interrupts, client, .began_wait = false };
 
     made.who = (struct listener_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
     made.who.deadline_ms = made.who.started_ms + request->timeout_s * 1000;
+    made.heartbeat_ms = config->heartbeat_s ? made.who.started_ms + config->heartbeat_s * 1000 : INT64_MAX;
     made.states = calloc(count, sizeof *made.states);
     made.positions = calloc(count, sizeof *made.positions);
     if (!made.states || !made.positions || !page_init(&made.page, request->topic_count)) {
@@ -122,8 +123,8 @@ static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
         int64_t attempt_ms = min_ms(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
 
         page_clear(&waiter->page);
-        error = waiter->listener->operations->read(waiter->listener, &waiter->who, how, waiter->positions, &waiter->page,
-                                                 attempt_ms);
+        error = waiter->listener->operations->read(waiter->listener, &waiter->who, how, waiter->positions,
+                                                   &waiter->page, attempt_ms);
         if (error != ERROR_DATABASE_AWAY || clock_monotonic_ms() >= give_up_ms)
             break;
         if (!first)
@@ -140,19 +141,26 @@ static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
     return error;
 }
 
+/* Sends one if it is due. */
+static bool send_heartbeat(struct poll_waiter *waiter)
+{
+    if (clock_monotonic_ms() < waiter->heartbeat_ms || waiter->heartbeat_ms >= waiter->who.deadline_ms)
+        return true;
+    waiter->heartbeat_ms += waiter->config->heartbeat_s * 1000;
+    return waiter->client->heartbeat(waiter->client);
+}
+
 /* Sleeps until there may be something to read; sends heartbeats meanwhile. */
 static enum error wait_news(struct poll_waiter *waiter)
 {
     const int64_t reread_ms = clock_monotonic_ms() + waiter->config->reread_s * 1000;
     const int64_t end_ms = min_ms(waiter->who.deadline_ms, reread_ms);
-    const int64_t heartbeat_ms = waiter->config->heartbeat_s * 1000;
     enum error error;
 
     do {
-        int64_t next_ms = heartbeat_ms ? min_ms(clock_monotonic_ms() + heartbeat_ms, end_ms) : end_ms;
-
-        error = waiter->listener->operations->wait(waiter->listener, waiter->interrupts, next_ms);
-        if (error == ERROR_TIMEOUT && next_ms < end_ms && !waiter->client->heartbeat(waiter->client))
+        error = waiter->listener->operations->wait(waiter->listener, waiter->interrupts,
+                                                   min_ms(waiter->heartbeat_ms, end_ms));
+        if (error == ERROR_TIMEOUT && !send_heartbeat(waiter))
             error = ERROR_CLIENT_GONE;
     } while (error == ERROR_TIMEOUT && clock_monotonic_ms() < end_ms);
     return error;

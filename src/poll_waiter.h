@@ -17,8 +17,9 @@ struct config;
 
 /* What the poll asks of the connection it serves; borrowed. false: the client has left. */
 struct poll_client {
-    bool (*begin_wait)(struct poll_client *client); /* send the head of a 200 now; afterwards no other status is possible */
-    bool (*heartbeat)(struct poll_client *client);  /* send a byte of white space */
+    bool (*begin_wait)(
+        struct poll_client *client); /* send the head of a 200 now; afterwards no other status is possible */
+    bool (*heartbeat)(struct poll_client *client); /* send a byte of white space */
 };
 
 /* Where a topic stands for this client. */
@@ -38,14 +39,15 @@ struct poll_waiter {
     int64_t *positions;        /* the states' positions, as a read wants them */
     struct page page;
     bool began_wait;
+    int64_t heartbeat_ms; /* when the next one is due; INT64_MAX: none are sent */
 };
 
 /*
  * Prepares a poll that starts now. Everything is borrowed until poll_waiter_release(). ERROR_MEMORY: nothing to end.
  */
 enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config, struct listener *listener,
-                     const struct interrupts *interrupts, struct poll_client *client, const struct poll_request *request,
-                     const char *remote_user, const char *client_address);
+                            const struct interrupts *interrupts, struct poll_client *client,
+                            const struct poll_request *request, const char *remote_user, const char *client_address);
 
 /*
  * Runs it. With ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_RELEASED the page and the states are the answer; so they

@@ -27,7 +27,8 @@ struct topic_table *topic_table_new(int count)
 {
     size_t names_at = sizeof(struct topic_table) + (size_t)count * sizeof(uint64_t);
     size_t size = names_at + (size_t)count * sizeof(struct name);
-    struct topic_table *table = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct topic_table *table =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (table == MAP_FAILED)
         return NULL;

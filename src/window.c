@@ -26,10 +26,10 @@ struct topic {
 struct window {
     size_t mapped;
     int topic_count;
-    uint64_t capacity; /* entries */
-    uint64_t size;     /* bytes of JSON */
-    uint64_t data_end; /* the writer's: where the next JSON goes */
-    int64_t last_position; /* the writer's: of the entry appended last */
+    uint64_t capacity;           /* entries */
+    uint64_t size;               /* bytes of JSON */
+    uint64_t data_end;           /* the writer's: where the next JSON goes */
+    int64_t last_position;       /* the writer's: of the entry appended last */
     _Atomic uint64_t tail, head; /* the entries tail..head-1 are there */
     struct topic *topics;
     struct entry *entries;
@@ -49,7 +49,8 @@ struct window *window_new(int topics, size_t messages, size_t bytes)
     size_t topics_at = align(sizeof(struct window));
     size_t entries_at = align(topics_at + (size_t)topics * sizeof(struct topic));
     size_t data_at = align(entries_at + messages * sizeof(struct entry));
-    char *memory = mmap(NULL, data_at + bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *memory =
+        mmap(NULL, data_at + bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     struct window *window = (struct window *)(void *)memory;
 
     if (memory == MAP_FAILED)
@@ -118,11 +119,11 @@ static void drop_oldest(struct window *window)
     if (get(topic->generation) == get(entry->generation)) {
         if (get(topic->complete_from) < get(entry->position))
             set(topic->complete_from, get(entry->position));
-        set(topic->first, get(entry->next));
+        atomic_store_explicit(&topic->first, get(entry->next), memory_order_release); /* after complete_from */
         if (get(topic->last) == tail)
             set(topic->last, 0);
     }
-    set(window->tail, tail + 1);
+    atomic_store_explicit(&window->tail, tail + 1, memory_order_release); /* after complete_from */
 }
 
 /* Finds length bytes in one piece, dropping what stands there; the offset. */
@@ -148,7 +149,8 @@ static void append(struct window *window, int number, const struct window_messag
     uint64_t data = make_room(window, length), new = get(window->head);
     struct entry *entry = entry_at(window, new);
 
-    memcpy(window->data + data % window->size, message->json, length);
+    if (length > 0)
+        memcpy(window->data + data % window->size, message->json, length);
     set(entry->position, message->position);
     set(entry->next, 0);
     set(entry->data, data);
@@ -161,8 +163,9 @@ static void append(struct window *window, int number, const struct window_messag
     else
         set(topic->first, new);
     set(topic->last, new);
-    set(topic->newest, message->position);
     atomic_store_explicit(&window->head, new + 1, memory_order_release);
+    /* Last, so that who sees it also finds the message; a worker that saw it before would sleep on it. */
+    atomic_store_explicit(&topic->newest, message->position, memory_order_release);
 }
 
 void window_append(struct window *window, int number, const struct window_message *message)
@@ -238,12 +241,16 @@ static uint64_t find_start(const struct window *window, struct window_topic_ref 
                            uint64_t *oldest_used)
 {
     const struct topic *topic = &window->topics[ref.number];
-    uint64_t tail = atomic_load_explicit(&window->tail, memory_order_acquire), first = get(topic->first), at;
+    uint64_t tail = atomic_load_explicit(&window->tail, memory_order_acquire), at;
+    uint64_t first = atomic_load_explicit(&topic->first, memory_order_acquire);
 
     if (get(topic->newest) <= position || first == 0 || first >= head)
         return 0;
-    if (get(entry_at(window, first)->position) > position)
+    if (get(entry_at(window, first)->position) > position) {
+        /* If it has been written over meanwhile, this is another message's position. */
+        *oldest_used = first < *oldest_used ? first : *oldest_used;
         return first;
+    }
     at = search(window, tail, head, position);
     /* Most cursors are the topic's own last message, which knows the next one. */
     if (at > tail && get(entry_at(window, at - 1)->position) == position && belongs(entry_at(window, at - 1), ref)) {
