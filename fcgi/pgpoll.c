@@ -113,6 +113,8 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     error = poll_waiter_run(&waiter);
     error = send_outcome(&waiter, request, error);
     log_poll(worker, request, &waiter, error);
+    /* The request was read to its end, so there is no need for libfcgi to wait until the web server has closed, too. */
+    FCGX_Detach(request);
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
     poll_waiter_release(&waiter);
 }

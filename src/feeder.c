@@ -209,6 +209,7 @@ static void forget(struct feeder *feeder, int number)
     feeder->known[last].place = known->place;
     if (known->open)
         window_close(feeder->hive->window, number);
+    hive_wake_topic(feeder->hive, number); /* who entered since it was found unused asks anew */
     (void)lh_table_delete(feeder->channels, known->channel);
     topic_table_remove(feeder->hive->topics, number);
     free(known->quoted);

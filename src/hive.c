@@ -98,6 +98,7 @@ void hive_enter(struct hive *hive, int number)
     for (int i = 0; i < atomic_load(&cell->topic_count); i++)
         atomic_fetch_or(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS],
                         bit_of(number));
+    atomic_thread_fence(memory_order_seq_cst); /* who waits, before what was appended is looked for */
 }
 
 void hive_leave(struct hive *hive, int number)

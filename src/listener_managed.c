@@ -37,7 +37,7 @@ static enum error wait_answer(struct listener_managed *listener, const struct in
     for (;;) {
         enum error error;
 
-        atomic_store(&cell->woken, 0);
+        (void)atomic_exchange(&cell->woken, 0); /* also takes in what was written before it was set */
         if (atomic_load(&cell->answered) == atomic_load(&cell->asked))
             return ERROR_NONE;
         error = interrupts_wait(interrupts, -1, 0, give_up_ms);
@@ -251,7 +251,7 @@ static enum error managed_wait(struct listener *base, const struct interrupts *i
     for (;;) {
         enum error error;
 
-        atomic_store(&listener->cell->woken, 0);
+        (void)atomic_exchange(&listener->cell->woken, 0); /* as above */
         if (atomic_load(&listener->cell->released))
             return ERROR_RELEASED;
         if (has_news(listener))

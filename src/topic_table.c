@@ -95,6 +95,8 @@ int topic_table_add(struct topic_table *table, const char *name, size_t length)
     if (probe == PROBES)
         return -1;
     number = place(table, hash, probe);
+    /* Who sees the new name also sees that the number's topic before was closed. */
+    atomic_thread_fence(memory_order_release);
     table->names[number].length = length;
     memcpy(table->names[number].text, name, length);
     table->names[number].text[length] = '\0';

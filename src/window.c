@@ -243,11 +243,14 @@ static uint64_t find_start(const struct window *window, struct window_topic_ref 
     const struct topic *topic = &window->topics[ref.number];
     uint64_t tail = atomic_load_explicit(&window->tail, memory_order_acquire), at;
     uint64_t first = atomic_load_explicit(&topic->first, memory_order_acquire);
+    bool is_newer;
 
     if (get(topic->newest) <= position || first == 0 || first >= head)
         return 0;
-    if (get(entry_at(window, first)->position) > position) {
-        /* If it has been written over meanwhile, this is another message's position. */
+    is_newer = get(entry_at(window, first)->position) > position;
+    atomic_thread_fence(memory_order_acquire);
+    /* If it was written over meanwhile, that was another message's position. */
+    if (is_newer && get(window->tail) <= first) {
         *oldest_used = first < *oldest_used ? first : *oldest_used;
         return first;
     }
@@ -313,6 +316,18 @@ static bool is_still_there(const struct window *window, const struct window_topi
     return true;
 }
 
+/* Whether a position was ever given, as far as the window can tell; a topic's newest lags behind the head for a moment. */
+static bool was_given(const struct window *window, struct window_topic_ref ref, int64_t position, uint64_t head,
+                      uint64_t *oldest_used)
+{
+    if (position <= get(window->topics[ref.number].newest))
+        return true;
+    if (position > get(entry_at(window, head - 1)->position))
+        return false;
+    *oldest_used = head - 1 < *oldest_used ? head - 1 : *oldest_used;
+    return true;
+}
+
 bool window_read(const struct window *window, const struct window_topic_ref *refs, const int64_t *positions, int limit,
                  int64_t page_bytes, struct page *page)
 {
@@ -323,8 +338,8 @@ bool window_read(const struct window *window, const struct window_topic_ref *ref
     for (int i = 0; read && i < page->topic_count; i++) {
         uint64_t first = get(window->topics[refs[i].number].first);
 
-        /* Whether a position beyond the newest was ever given, only the table can tell. */
-        read = positions[i] <= get(window->topics[refs[i].number].newest);
+        /* If not, only the table can tell. */
+        read = was_given(window, refs[i], positions[i], head, &oldest_used);
         at[i] = find_start(window, refs[i], positions[i], head, &oldest_used);
         page->topics[i] = (struct page_topic){ positions[i], positions[i], -1, GAP_NONE };
         if (positions[i] == 0 && first != 0 && first < head)

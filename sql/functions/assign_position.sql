@@ -20,8 +20,6 @@ DECLARE
     message record;
     next_position bigint;
 BEGIN
-    LOCK TABLE pgpoll.commit_lock IN SHARE UPDATE EXCLUSIVE MODE;
-
     -- The row as the transaction leaves it: NEW is the row as inserted, and may have been changed or deleted since.
     SELECT m.topic, octet_length(m.payload::text)::bigint + coalesce(octet_length(m.metadata::text), 0) AS bytes
       INTO message
@@ -29,6 +27,8 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+
+    LOCK TABLE pgpoll.commit_lock IN SHARE UPDATE EXCLUSIVE MODE;
 
     SELECT greatest(s.last_value + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16)
       INTO next_position

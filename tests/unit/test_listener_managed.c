@@ -1,2 +1,607 @@
+/*
+ * A worker's listener with a real hive and real signals. A thread plays the manager: it answers questions, and does one thing
+ * more once the poll waits. No database is there; what needs one finds a directory without a server.
+ */
+#include "listener_managed.h"
+
+#include "catch_up.h"
+#include "clock.h"
+#include "config.h"
+#include "expect.h"
+#include "hive.h"
+#include "poll_request.h"
 #include "suites.h"
-CU_TestInfo listener_managed_tests[] = { CU_TEST_INFO_NULL, };
+#include "topic_table.h"
+
+#include <json-c/json.h>
+#include <json-c/printbuf.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { WORKERS = 70, NUMBER = 65, TOPICS = 600, SHORT_MS = 30, LONG_MS = 5000, PROMPT_MS = 2000, START = 100 };
+
+static volatile sig_atomic_t release_flag, woken_flag;
+
+static void on_signal(int number)
+{
+    *(number == SIGUSR2 ? &woken_flag : &release_flag) = 1;
+}
+
+struct host {
+    struct config config;
+    struct hive *hive;
+    struct cell *cell;
+    struct listener *listener;
+    struct poll_request request;
+    struct interrupts interrupts;
+    struct listener_poll poll;
+    struct page page;
+    int64_t positions[3];
+    int ours, theirs; /* the client's connection */
+    sigset_t before, sleep_mask;
+    /* The manager. */
+    pthread_t thread;
+    _Atomic bool stop, silent;
+    bool runs;
+    enum error answer;
+    void (*once_waiting)(struct host *host);
+    _Atomic int questions; /* answered */
+    bool authorized;       /* the last one asked whether the user may poll */
+};
+
+/* ---- the manager */
+
+static int number_of(const struct host *host, const char *name)
+{
+    return topic_table_add(host->hive->topics, name, strlen(name));
+}
+
+static void append(struct host *host, const char *name, int64_t position, const char *json)
+{
+    window_append(host->hive->window, number_of(host, name),
+                  &(struct window_message){ position, json, json ? strlen(json) : 0, 1 });
+}
+
+/* Every topic that is asked about stands at START, or where the window has it. */
+static void answer_question(struct host *host)
+{
+    struct cell *cell = host->cell;
+
+    for (int i = 0; i < cell->question_count; i++) {
+        struct cell_topic *topic = &cell->topics[i];
+        int number = topic_table_add(host->hive->topics, cell->names + topic->name_at, topic->name_length);
+
+        if (!window_find(host->hive->window, number, &topic->ref))
+            window_open(host->hive->window, number, START);
+        CU_ASSERT_TRUE(window_find(host->hive->window, number, &topic->ref));
+        CU_ASSERT_TRUE(window_newest(host->hive->window, topic->ref, &topic->newest));
+    }
+    host->authorized = cell->authorize;
+    cell->answer = host->answer;
+    atomic_fetch_add(&host->questions, 1);
+    atomic_store(&cell->answered, atomic_load(&cell->asked));
+    hive_wake(cell);
+}
+
+static void *manage(void *argument)
+{
+    struct host *host = argument;
+    struct pollfd bell = { .fd = host->hive->doorbell, .events = POLLIN };
+    eventfd_t rung;
+
+    while (!atomic_load(&host->stop)) {
+        if (poll(&bell, 1, 1) > 0)
+            (void)eventfd_read(host->hive->doorbell, &rung);
+        if (!atomic_load(&host->silent) && atomic_exchange(&host->hive->askers[NUMBER / 64], 0))
+            answer_question(host);
+        if (host->once_waiting && atomic_load(&host->cell->state) == CELL_WAITING) {
+            host->once_waiting(host);
+            host->once_waiting = NULL;
+        }
+    }
+    return NULL;
+}
+
+/* ---- the worker */
+
+static void take_signals(struct host *host)
+{
+    struct sigaction action = { .sa_handler = on_signal };
+    sigset_t ours;
+
+    (void)sigemptyset(&ours);
+    (void)sigaddset(&ours, SIGUSR2);
+    (void)sigaddset(&ours, SIGTERM);
+    (void)pthread_sigmask(SIG_BLOCK, &ours, &host->before);
+    host->sleep_mask = host->before;
+    (void)sigaction(SIGUSR2, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    release_flag = woken_flag = 0;
+}
+
+/* A poll of these topics ("a", or "a","b"), from now, that may last for_ms. The manager is not there yet. */
+static void open_host(struct host *host, const char *topics, int64_t for_ms)
+{
+    char body[128];
+    int pair[2], length = snprintf(body, sizeof body, "{\"topics\":[%s]}", topics);
+
+    *host = (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 }, .positions = { -1, -1, -1 } };
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    host->ours = pair[0];
+    host->theirs = pair[1];
+    take_signals(host);
+    host->interrupts = (struct interrupts){ host->ours, &release_flag, &woken_flag, &host->sleep_mask };
+    host->hive = hive_new(WORKERS, 3, TOPICS, 64, 64 * 256, 1);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(host->hive);
+    host->cell = hive_cell(host->hive, NUMBER);
+    atomic_store(&host->cell->pid, (int)getpid());
+    atomic_store(&host->cell->state, CELL_SERVING);
+    host->listener = listener_managed_new(&host->config, host->hive, NUMBER);
+    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }), 0);
+    CU_ASSERT_FATAL(host->listener && page_init(&host->page, host->request.topic_count));
+    host->poll = (struct listener_poll){ &host->request,       "eve",
+                                         "192.0.2.1",          &host->interrupts,
+                                         clock_monotonic_ms(), clock_monotonic_ms() + for_ms };
+}
+
+static void start_manager(struct host *host)
+{
+    host->runs = pthread_create(&host->thread, NULL, manage, host) == 0;
+    CU_ASSERT_TRUE_FATAL(host->runs);
+}
+
+static void stop_manager(struct host *host)
+{
+    atomic_store(&host->stop, true);
+    if (host->runs)
+        (void)pthread_join(host->thread, NULL);
+    host->runs = false;
+}
+
+static int free_connections(const struct host *host)
+{
+    int count = -1;
+
+    (void)sem_getvalue((sem_t *)(uintptr_t)&host->hive->connections, &count);
+    return count;
+}
+
+/* However a poll went, nothing of it is left in the hive. */
+static void close_host(struct host *host)
+{
+    stop_manager(host);
+    host->listener->operations->end(host->listener);
+    CU_ASSERT_EQUAL(atomic_load(&host->cell->state), CELL_SERVING);
+    CU_ASSERT_EQUAL(atomic_load(&host->cell->released), 0);
+    for (int i = 0; i < HIVE_BUCKETS; i++)
+        CU_ASSERT_EQUAL(atomic_load(&host->hive->waiting[i][NUMBER / 64]), 0);
+    host->listener->operations->free(host->listener);
+    CU_ASSERT_EQUAL(free_connections(host), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host->hive->connection_seekers), 0);
+    page_release(&host->page);
+    poll_request_release(&host->request);
+    window_free(host->hive->window);
+    topic_table_free(host->hive->topics);
+    (void)close(host->hive->doorbell);
+    (void)close(host->ours);
+    if (host->theirs >= 0)
+        (void)close(host->theirs);
+    (void)pthread_sigmask(SIG_SETMASK, &host->before, NULL);
+    (void)signal(SIGUSR2, SIG_DFL);
+    (void)signal(SIGTERM, SIG_DFL);
+}
+
+static enum error read_within(struct host *host, enum listener_read how, int64_t for_ms)
+{
+    page_clear(&host->page);
+    return host->listener->operations->read(host->listener, &host->poll, how, host->positions, &host->page,
+                                            clock_monotonic_ms() + for_ms);
+}
+
+#define READ(host, how, expected) expect_read(host, how, ERROR_NONE, expected, __LINE__)
+#define FAIL_TO_READ(host, how, wanted) expect_read(host, how, wanted, "", __LINE__)
+
+/* Reads, and goes on from there, as a poll does that found nothing. */
+static void expect_read(struct host *host, enum listener_read how, enum error wanted, const char *expected, int line)
+{
+    enum error error = read_within(host, how, PROMPT_MS);
+
+    (void)expect(error == wanted, __FILE__, line, "%s instead of %s", error_name(error), error_name(wanted));
+    expect_text(host->page.messages->buf, expected, __FILE__, line);
+    for (int i = 0; !error && i < host->request.topic_count; i++)
+        host->positions[i] = host->page.topics[i].next;
+}
+
+#define WAIT(host, wanted) expect_wait(host, wanted, __LINE__)
+
+static void expect_wait(struct host *host, enum error wanted, int line)
+{
+    int64_t start_ms = clock_monotonic_ms(), took_ms;
+    enum error error = host->listener->operations->wait(host->listener, &host->interrupts, host->poll.deadline_ms);
+
+    took_ms = clock_monotonic_ms() - start_ms;
+    (void)expect(error == wanted, __FILE__, line, "%s instead of %s", error_name(error), error_name(wanted));
+    (void)expect(took_ms < PROMPT_MS, __FILE__, line, "after %d ms", (int)took_ms);
+}
+
+/* A poll of topic a that found nothing and is subscribed, so that a wait comes next. */
+static void open_waiting(struct host *host, int64_t for_ms, void (*once_waiting)(struct host *host))
+{
+    open_host(host, "\"a\"", for_ms);
+    host->once_waiting = once_waiting;
+    start_manager(host);
+    READ(host, LISTENER_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(host->positions[0], START);
+    CU_ASSERT_EQUAL(atomic_load(&host->cell->state), CELL_SERVING);
+    READ(host, LISTENER_SUBSCRIBE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host->cell->state), CELL_WAITING);
+    EXPECT_TEXT(host->cell->client, "192.0.2.1");
+}
+
+/* ---- asking */
+
+static void asks_only_what_it_must(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\",\"b\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, LISTENER_AUTHORIZE, ""); /* from now */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    CU_ASSERT_TRUE(host.authorized);
+    READ(&host, LISTENER_AUTHORIZE, ""); /* the window knows where, but not whether */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    READ(&host, LISTENER_READ_ONLY, "");
+    atomic_store(&host.hive->open_until_ms, clock_monotonic_ms() + LONG_MS);
+    append(&host, "b", START + 1, "one");
+    READ(&host, LISTENER_AUTHORIZE, "one"); /* everything is open to all */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    host.positions[1] = CATCH_UP_FROM_NOW;
+    READ(&host, LISTENER_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
+    CU_ASSERT_FALSE(host.authorized);
+    CU_ASSERT_EQUAL(host.positions[1], START + 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.hive->window_pages), 5);
+    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    close_host(&host);
+}
+
+static void an_answer_may_be_no(void)
+{
+    static const enum error answers[] = { ERROR_DENIED, ERROR_DATABASE_QUERY, ERROR_MEMORY };
+    char name[HIVE_USER_SIZE + 1] = "";
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    for (size_t i = 0; i < COUNT(answers); i++) {
+        atomic_store(&host.stop, false);
+        host.answer = answers[i];
+        start_manager(&host);
+        FAIL_TO_READ(&host, LISTENER_AUTHORIZE, answers[i]);
+        stop_manager(&host);
+    }
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), COUNT(answers));
+    /* A name that cannot be asked about is nobody's. */
+    memset(name, 'x', HIVE_USER_SIZE);
+    host.poll.remote_user = name;
+    FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_DENIED);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->asked), COUNT(answers));
+    close_host(&host);
+}
+
+static void a_silent_manager_is_given_up(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    atomic_store(&host.silent, true);
+    start_manager(&host);
+    CU_ASSERT_EQUAL(read_within(&host, LISTENER_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->asked), 1);
+    /* The next poll asks about something else; what it finds unanswered it leaves alone. */
+    poll_request_release(&host.request);
+    CU_ASSERT_FALSE(poll_request_parse(&host.request, "{\"topics\":[\"bb\"]}", 17, 3, &(struct json_object *){ NULL }));
+    CU_ASSERT_EQUAL(read_within(&host, LISTENER_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->asked), 1);
+    CU_ASSERT_EQUAL(host.cell->topics[0].name_length, 1);
+    /* Both are answered, in turn. */
+    atomic_store(&host.silent, false);
+    READ(&host, LISTENER_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    append(&host, "a", START + 1, "not ours");
+    append(&host, "bb", START + 2, "ours");
+    READ(&host, LISTENER_READ_ONLY, "ours");
+    close_host(&host);
+}
+
+static void asking_is_interrupted(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    (void)setenv("PGHOST", "/nonexistent", 1);
+    release_flag = 1; /* there may be no manager any more: the table is asked */
+    FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
+    CU_ASSERT_EQUAL(free_connections(&host), 1);
+    CU_ASSERT_TRUE(*host.listener->operations->error(host.listener));
+    release_flag = 0;
+    (void)close(host.theirs);
+    host.theirs = -1;
+    FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_CLIENT_GONE);
+    (void)unsetenv("PGHOST");
+    close_host(&host);
+}
+
+/* ---- the table */
+
+static void what_the_window_lacks_is_the_tables(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, LISTENER_AUTHORIZE, "");
+    stop_manager(&host);
+    append(&host, "a", START + 1, NULL);
+    (void)setenv("PGHOST", "/nonexistent", 1);
+    FAIL_TO_READ(&host, LISTENER_READ_ONLY, ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(host.page.message_count, 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
+    CU_ASSERT_EQUAL(free_connections(&host), 1);
+    (void)unsetenv("PGHOST");
+    /* No connection is left, and no time to wait for one. */
+    CU_ASSERT_EQUAL(sem_trywait(&host.hive->connections), 0);
+    CU_ASSERT_EQUAL(host.listener->operations->read(host.listener, &host.poll, LISTENER_READ_ONLY, host.positions,
+                                                    &host.page, 0),
+                    ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
+    host.listener->operations->rest(host.listener);
+    CU_ASSERT_EQUAL(free_connections(&host), 0);
+    (void)sem_post(&host.hive->connections);
+    close_host(&host);
+}
+
+/* ---- how a wait ends */
+
+static void deliver(struct host *host)
+{
+    append(host, "a", START + 7, "message");
+    hive_wake_topic(host->hive, number_of(host, "a"));
+}
+
+static void by_a_message(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, deliver);
+    WAIT(&host, ERROR_NONE);
+    READ(&host, LISTENER_SUBSCRIBE, "message");
+    CU_ASSERT_EQUAL(host.positions[0], START + 7);
+    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    close_host(&host);
+}
+
+static void by_a_message_before_it(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, NULL);
+    append(&host, "a", START + 1, "one"); /* and nobody says so */
+    WAIT(&host, ERROR_NONE);
+    READ(&host, LISTENER_SUBSCRIBE, "one");
+    window_skip(host.hive->window, number_of(&host, "a"), START + 2);
+    WAIT(&host, ERROR_NONE);
+    close_host(&host);
+}
+
+static void by_the_timeout(void)
+{
+    struct host host;
+
+    open_waiting(&host, SHORT_MS, NULL);
+    WAIT(&host, ERROR_TIMEOUT);
+    CU_ASSERT(clock_monotonic_ms() >= host.poll.deadline_ms);
+    close_host(&host);
+}
+
+static void wake_for_nothing(struct host *host)
+{
+    for (int i = 0; i < 20; i++) {
+        hive_wake(host->cell);
+        (void)poll(NULL, 0, 1);
+    }
+}
+
+static void not_by_a_wake_without_news(void)
+{
+    struct host host;
+
+    open_waiting(&host, SHORT_MS, wake_for_nothing);
+    WAIT(&host, ERROR_TIMEOUT);
+    close_host(&host);
+}
+
+static void leave(struct host *host)
+{
+    (void)close(host->theirs);
+    host->theirs = -1;
+}
+
+static void by_the_client(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, leave);
+    WAIT(&host, ERROR_CLIENT_GONE);
+    close_host(&host);
+}
+
+static void release(struct host *host)
+{
+    atomic_store(&host->cell->released, 1);
+    hive_wake(host->cell);
+}
+
+static void by_the_managers_wish(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, release);
+    WAIT(&host, ERROR_RELEASED);
+    host.listener->operations->end(host.listener);
+    /* It came too late for that poll; the next one does not hear of it. */
+    atomic_store(&host.cell->released, 1);
+    READ(&host, LISTENER_SUBSCRIBE, "");
+    append(&host, "a", START + 1, "one");
+    WAIT(&host, ERROR_NONE);
+    close_host(&host);
+}
+
+static void drain(struct host *host)
+{
+    (void)host;
+    (void)kill(getpid(), SIGTERM);
+}
+
+static void by_a_drain(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, drain);
+    WAIT(&host, ERROR_RELEASED);
+    READ(&host, LISTENER_READ_ONLY, ""); /* what it has */
+    close_host(&host);
+}
+
+static void close_topic(struct host *host)
+{
+    int number = number_of(host, "a");
+
+    window_close(host->hive->window, number);
+    topic_table_remove(host->hive->topics, number);
+    CU_ASSERT_EQUAL(number_of(host, "a"), number);
+    hive_wake_topic(host->hive, number);
+}
+
+static void by_the_topics_end(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, close_topic);
+    WAIT(&host, ERROR_NONE);
+    READ(&host, LISTENER_SUBSCRIBE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    append(&host, "a", START + 1, "one");
+    WAIT(&host, ERROR_NONE);
+    READ(&host, LISTENER_SUBSCRIBE, "one");
+    close_host(&host);
+}
+
+/* ---- who is woken */
+
+static void only_who_waits_for_the_topic_is_woken(void)
+{
+    struct host host;
+    int number;
+
+    open_waiting(&host, LONG_MS, NULL);
+    stop_manager(&host);
+    number = number_of(&host, "a");
+    hive_wake_topic(host.hive, (number + HIVE_BUCKETS) % TOPICS); /* of the same set, where it exists */
+    hive_wake_topic(host.hive, (number + 1) % TOPICS);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->woken), 0);
+    hive_wake_topic(host.hive, number);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->woken), 1);
+    host.listener->operations->end(host.listener);
+    atomic_store(&host.cell->woken, 0);
+    hive_wake_topic(host.hive, number);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->woken), 0);
+    close_host(&host);
+}
+
+/* ---- message after message, each at another moment of a poll's beginning */
+
+enum { RALLY_MS = 700 };
+
+struct rally {
+    struct host *host;
+    _Atomic int64_t wanted; /* the position to append next */
+    _Atomic bool stop;
+};
+
+static void *play(void *argument)
+{
+    struct rally *rally = argument;
+    int number = number_of(rally->host, "a");
+    unsigned seed = 1;
+
+    for (int64_t position = START + 1; !atomic_load(&rally->stop);) {
+        if (atomic_load(&rally->wanted) < position)
+            continue;
+        for (volatile int spin = rand_r(&seed) % 3000; spin > 0; spin--)
+            ;
+        append(rally->host, "a", position++, "x");
+        hive_wake_topic(rally->host->hive, number);
+    }
+    return NULL;
+}
+
+static void no_wake_is_lost(void)
+{
+    struct host host;
+    struct rally rally = { .host = &host };
+    struct listener *listener;
+    int64_t end_ms;
+    pthread_t thread;
+    int reads = 0, waits = 0;
+    enum error error = ERROR_NONE;
+
+    open_waiting(&host, 60 * 1000, NULL);
+    stop_manager(&host);
+    listener = host.listener;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, play, &rally), 0);
+    for (end_ms = clock_monotonic_ms() + RALLY_MS; !error && clock_monotonic_ms() < end_ms; reads++) {
+        listener->operations->end(listener);
+        atomic_store(&rally.wanted, host.positions[0] + 1);
+        error = read_within(&host, LISTENER_SUBSCRIBE, LONG_MS);
+        while (!error && host.page.message_count == 0) {
+            waits++;
+            error = listener->operations->wait(listener, &host.interrupts, clock_monotonic_ms() + PROMPT_MS);
+            if (!error)
+                error = read_within(&host, LISTENER_SUBSCRIBE, LONG_MS);
+        }
+        host.positions[0] = host.page.topics[0].next;
+    }
+    atomic_store(&rally.stop, true);
+    (void)pthread_join(thread, NULL);
+    EXPECT(!error, "%s after %d messages", error_name(error), reads);
+    EXPECT(waits > 50 && reads > waits / 4, "%d messages, %d waits", reads, waits);
+    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    close_host(&host);
+}
+
+CU_TestInfo listener_managed_tests[] = {
+    { "asks only what it must", asks_only_what_it_must },
+    { "an answer may be no", an_answer_may_be_no },
+    { "a silent manager is given up", a_silent_manager_is_given_up },
+    { "asking is interrupted", asking_is_interrupted },
+    { "what the window lacks is the table's", what_the_window_lacks_is_the_tables },
+    { "a wait is ended by a message", by_a_message },
+    { "a wait is ended by a message before it", by_a_message_before_it },
+    { "a wait is ended by the timeout", by_the_timeout },
+    { "a wait is not ended by a wake without news", not_by_a_wake_without_news },
+    { "a wait is ended by the client", by_the_client },
+    { "a wait is ended by the manager's wish", by_the_managers_wish },
+    { "a wait is ended by a drain", by_a_drain },
+    { "a wait is ended by the topic's end", by_the_topics_end },
+    { "only who waits for the topic is woken", only_who_waits_for_the_topic_is_woken },
+    { "no wake is lost", no_wake_is_lost },
+    CU_TEST_INFO_NULL,
+};

@@ -18,6 +18,12 @@
 #define WAITS .call = FAKE_WAIT
 #define BEATS .call = FAKE_HEARTBEAT
 
+/* The first moments of a wait, before the web server is shown that there is one. */
+#define QUIET                                                                                                          \
+    {                                                                                                                  \
+        WAITS, .error = ERROR_TIMEOUT                                                                                  \
+    }
+
 /* What a read gives: nothing after 5 yet, or the message 6. */
 #define NOTHING .topics = { { .start = 5, .oldest = -1 } }
 #define MESSAGE NOTHING, .messages = { { 0, 6 } }
@@ -86,7 +92,8 @@ static void errors_that_no_retry_helps_end_the_poll(void)
 static void waits_then_delivers(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, { BEGINS }, { WAITS, .takes_ms = 100 }, { READS, MESSAGE },
+        { AUTHORIZES, NOTHING },    { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
+        { WAITS, .takes_ms = 100 }, { READS, MESSAGE },
     };
     struct fake_poll poll;
 
@@ -97,15 +104,38 @@ static void waits_then_delivers(void)
     /* From now is where the first read found it, or a message that is committed meanwhile would be missed. */
     CU_ASSERT_EQUAL(poll.calls[0].positions[0], CATCH_UP_FROM_NOW);
     CU_ASSERT_EQUAL(poll.calls[1].positions[0], 5);
-    CU_ASSERT_EQUAL(poll.calls[4].positions[0], 5);
+    CU_ASSERT_EQUAL(poll.calls[5].positions[0], 5);
+    fake_poll_release(&poll);
+}
+
+static void news_at_once_are_answered_whole(void)
+{
+    static const struct fake_step script[] = {
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING },   { WAITS, .takes_ms = 20 },
+        { READS, NOTHING },      { WAITS, .takes_ms = 20 }, { READS, MESSAGE },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, BODY);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    CU_ASSERT_FALSE(poll.waiter.began_wait);
+    EXPECT(poll.calls[2].left_ms <= 100, "a client that leaves is not noticed for %" PRId64 " ms",
+           poll.calls[2].left_ms);
     fake_poll_release(&poll);
 }
 
 static void news_of_nothing_goes_on_waiting(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING },    { BEGINS },         { WAITS, .takes_ms = 100 },
-        { READS, NOTHING },      { WAITS, .takes_ms = 100 }, { READS, MESSAGE },
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        QUIET,
+        { BEGINS },
+        { WAITS, .takes_ms = 100 },
+        { READS, NOTHING },
+        { WAITS, .takes_ms = 100 },
+        { READS, MESSAGE },
     };
 
     PLAY(BODY, script, ERROR_NONE, 1, ID(6));
@@ -114,11 +144,11 @@ static void news_of_nothing_goes_on_waiting(void)
 static void the_timeout_reads_once_more(void)
 {
     static const struct fake_step empty[] = {
-        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, NOTHING },
     };
     static const struct fake_step late[] = {
-        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, MESSAGE },
     };
     struct fake_poll poll;
@@ -127,16 +157,21 @@ static void the_timeout_reads_once_more(void)
     fake_poll_init(&poll, BODY);
     FAKE_POLL_RUN(&poll, empty);
     expect_end(&poll, ERROR_TIMEOUT, 0, ID(5));
-    EXPECT(poll.calls[3].left_ms > 9000 && poll.calls[3].left_ms <= 10000, "waited %" PRId64 " ms",
-           poll.calls[3].left_ms);
+    EXPECT(poll.calls[4].left_ms > 9000 && poll.calls[4].left_ms <= 10000, "waited %" PRId64 " ms",
+           poll.calls[4].left_ms);
     fake_poll_release(&poll);
 }
 
 static void a_lost_notification_only_delays(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
-        { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, NOTHING }, { WAITS, .error = ERROR_TIMEOUT },
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        QUIET,
+        { BEGINS },
+        { WAITS, .error = ERROR_TIMEOUT },
+        { SUBSCRIBES, NOTHING },
+        { WAITS, .error = ERROR_TIMEOUT },
         { SUBSCRIBES, MESSAGE },
     };
     struct fake_poll poll;
@@ -145,20 +180,17 @@ static void a_lost_notification_only_delays(void)
     poll.config.reread_s = 3;
     FAKE_POLL_RUN(&poll, script);
     expect_end(&poll, ERROR_NONE, 1, ID(6));
-    EXPECT(poll.calls[3].left_ms <= 3000 && poll.calls[5].left_ms <= 3000, "waited longer than reread_s");
+    EXPECT(poll.calls[4].left_ms <= 3000 && poll.calls[6].left_ms <= 3000, "waited longer than reread_s");
     fake_poll_release(&poll);
 }
 
 static void a_client_that_left_ends_the_poll(void)
 {
-    static const struct fake_step at_begin[] = { { AUTHORIZES, NOTHING },
-                                                 { SUBSCRIBES, NOTHING },
-                                                 { BEGINS, .error = ERROR_CLIENT_GONE } };
+    static const struct fake_step at_begin[] = {
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS, .error = ERROR_CLIENT_GONE }
+    };
     static const struct fake_step waiting[] = {
-        { AUTHORIZES, NOTHING },
-        { SUBSCRIBES, NOTHING },
-        { BEGINS },
-        { WAITS, .error = ERROR_CLIENT_GONE },
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS }, { WAITS, .error = ERROR_CLIENT_GONE },
     };
 
     PLAY(BODY, at_begin, ERROR_CLIENT_GONE, 0, NULL);
@@ -168,10 +200,7 @@ static void a_client_that_left_ends_the_poll(void)
 static void a_release_answers_at_once_with_the_cursors(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },
-        { SUBSCRIBES, NOTHING },
-        { BEGINS },
-        { WAITS, .error = ERROR_RELEASED },
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS }, { WAITS, .error = ERROR_RELEASED },
     };
 
     PLAY(BODY, script, ERROR_RELEASED, 0, ID(5));
@@ -182,6 +211,7 @@ static void heartbeats_go_out_between_waits(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
+        QUIET,
         { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT },
         { BEATS },
@@ -193,6 +223,7 @@ static void heartbeats_go_out_between_waits(void)
     static const struct fake_step leaves[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
+        QUIET,
         { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT },
         { BEATS, .error = ERROR_CLIENT_GONE },
@@ -203,7 +234,7 @@ static void heartbeats_go_out_between_waits(void)
     poll.config.heartbeat_s = 2;
     FAKE_POLL_RUN(&poll, script);
     expect_end(&poll, ERROR_NONE, 1, ID(6));
-    EXPECT(poll.calls[3].left_ms <= 2000 && poll.calls[5].left_ms <= 2000, "waited longer than heartbeat_s");
+    EXPECT(poll.calls[4].left_ms <= 2000 && poll.calls[6].left_ms <= 2000, "waited longer than heartbeat_s");
     fake_poll_release(&poll);
 
     fake_poll_init(&poll, BODY);
@@ -232,8 +263,8 @@ static void lost_at_first_and_found(void)
 static void lost_while_waiting_and_found(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, { BEGINS },
-        { WAITS, AWAY },         { SUBSCRIBES, AWAY },    { SUBSCRIBES, MESSAGE },
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS }, { WAITS, AWAY },
+        { SUBSCRIBES, AWAY },    { SUBSCRIBES, MESSAGE },
     };
 
     PLAY(BODY, script, ERROR_NONE, 1, ID(6));
@@ -243,8 +274,13 @@ static void lost_while_waiting_and_found(void)
 static void lost_and_found_goes_on_waiting(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { BEGINS },
-        { WAITS, AWAY, .takes_ms = 4000 }, { SUBSCRIBES, NOTHING }, { WAITS, .error = ERROR_TIMEOUT },
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        QUIET,
+        { BEGINS },
+        { WAITS, AWAY, .takes_ms = 4000 },
+        { SUBSCRIBES, NOTHING },
+        { WAITS, .error = ERROR_TIMEOUT },
         { SUBSCRIBES, NOTHING },
     };
     struct fake_poll poll;
@@ -252,7 +288,7 @@ static void lost_and_found_goes_on_waiting(void)
     fake_poll_init(&poll, BODY);
     FAKE_POLL_RUN(&poll, script);
     expect_end(&poll, ERROR_TIMEOUT, 0, ID(5));
-    EXPECT(poll.calls[5].left_ms <= 6000, "%" PRId64 " ms more", poll.calls[5].left_ms);
+    EXPECT(poll.calls[6].left_ms <= 6000, "%" PRId64 " ms more", poll.calls[6].left_ms);
     fake_poll_release(&poll);
 }
 
@@ -262,6 +298,7 @@ static void a_retry_starts_from_the_same_positions(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
+        QUIET,
         { BEGINS },
         { WAITS },
         { READS, AWAY, .topics = { { .start = 8, .gap = GAP_EXPIRED } }, .messages = { { 0, 9 } }, .has_more = true },
@@ -272,8 +309,8 @@ static void a_retry_starts_from_the_same_positions(void)
     fake_poll_init(&poll, BODY);
     FAKE_POLL_RUN(&poll, script);
     expect_end(&poll, ERROR_NONE, 1, ID(6));
-    CU_ASSERT_EQUAL(poll.calls[4].positions[0], 5);
     CU_ASSERT_EQUAL(poll.calls[5].positions[0], 5);
+    CU_ASSERT_EQUAL(poll.calls[6].positions[0], 5);
     EXPECT_ANSWER(&poll, "has_more", "false");
     EXPECT_ANSWER(&poll, "gaps", "null");
     fake_poll_release(&poll);
@@ -299,6 +336,7 @@ static void away_until_the_deadline_is_an_empty_answer_after_it(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
+        QUIET,
         { BEGINS },
         { WAITS },
         { READS, AWAY, .takes_ms = 4000, .topics = { { .start = 8 } }, .messages = { { 0, 9 } } },
@@ -320,6 +358,7 @@ static void no_attempt_outlasts_the_poll_by_much(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
+        QUIET,
         { BEGINS },
         { WAITS },
         { READS, AWAY, .takes_ms = 4500 },
@@ -330,8 +369,8 @@ static void no_attempt_outlasts_the_poll_by_much(void)
 
     fake_poll_init(&poll, BODY);
     FAKE_POLL_RUN(&poll, script);
-    EXPECT(poll.calls[4].left_ms <= 5000, "longer than query_timeout_s: %" PRId64 " ms", poll.calls[4].left_ms);
-    EXPECT(poll.calls[6].left_ms <= 2000, "%" PRId64 " ms, and the poll has but 1 s", poll.calls[6].left_ms);
+    EXPECT(poll.calls[5].left_ms <= 5000, "longer than query_timeout_s: %" PRId64 " ms", poll.calls[5].left_ms);
+    EXPECT(poll.calls[7].left_ms <= 2000, "%" PRId64 " ms, and the poll has but 1 s", poll.calls[7].left_ms);
     fake_poll_release(&poll);
 }
 
@@ -362,6 +401,7 @@ static void a_gap_is_kept_until_it_is_told(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, .topics = { { .start = 5, .gap = GAP_EXPIRED, .oldest = 6 } } },
         { SUBSCRIBES, NOTHING },
+        QUIET,
         { BEGINS },
         { WAITS, AWAY },
         { SUBSCRIBES, NOTHING },
@@ -383,6 +423,7 @@ static void a_gap_that_opens_while_waiting_is_told(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
+        QUIET,
         { BEGINS },
         { WAITS, AWAY },
         { SUBSCRIBES, .topics = { { .start = 2, .gap = GAP_AHEAD, .oldest = 1 } } },
@@ -461,6 +502,7 @@ CU_TestInfo poll_waiter_tests[] = {
     { "a message while subscribing is answered whole", a_message_while_subscribing_is_answered_whole },
     { "errors that no retry helps end the poll", errors_that_no_retry_helps_end_the_poll },
     { "waits, then delivers", waits_then_delivers },
+    { "news at once are answered whole", news_at_once_are_answered_whole },
     { "news of nothing goes on waiting", news_of_nothing_goes_on_waiting },
     { "the timeout reads once more", the_timeout_reads_once_more },
     { "a lost notification only delays", a_lost_notification_only_delays },
