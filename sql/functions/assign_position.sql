@@ -20,15 +20,16 @@ DECLARE
     message record;
     next_position bigint;
 BEGIN
+    LOCK TABLE pgpoll.commit_lock IN SHARE UPDATE EXCLUSIVE MODE;
+
     -- The row as the transaction leaves it: NEW is the row as inserted, and may have been changed or deleted since.
+    -- Under the lock, though it could come before: serializable publishers that read while others insert fail each other.
     SELECT m.topic, octet_length(m.payload::text)::bigint + coalesce(octet_length(m.metadata::text), 0) AS bytes
       INTO message
       FROM pgpoll.messages m WHERE m.id = NEW.id;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-
-    LOCK TABLE pgpoll.commit_lock IN SHARE UPDATE EXCLUSIVE MODE;
 
     SELECT greatest(s.last_value + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16)
       INTO next_position
