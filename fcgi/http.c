@@ -4,6 +4,7 @@
 #include "config.h"
 
 #include <json-c/json.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,33 +69,54 @@ static const char *status_text(int status)
     }
 }
 
-/* The headers of every answer. libfcgi buffers them, and remembers an error until the flush or the end. */
+/* libfcgi buffers what is put, and remembers an error until the flush or the end. */
+static void put(FCGX_Request *request, const char *text)
+{
+    (void)FCGX_PutS(text, request->out);
+}
+
+static void put_header(FCGX_Request *request, const char *name, const char *value)
+{
+    put(request, name);
+    put(request, ": ");
+    put(request, value);
+    put(request, "\r\n");
+}
+
+static void put_number_header(FCGX_Request *request, const char *name, size_t number)
+{
+    char text[24];
+
+    (void)snprintf(text, sizeof text, "%zu", number);
+    put_header(request, name, text);
+}
+
+/* The headers of every answer. */
 static void put_head(FCGX_Request *request, const struct config *config, int status)
 {
-    (void)FCGX_FPrintF(request->out,
-                       "Status: %s\r\n"
-                       "Cache-Control: no-store\r\n"
-                       "X-Content-Type-Options: nosniff\r\n",
-                       status_text(status));
+    put(request, "Status: ");
+    put(request, status_text(status));
+    put(request, "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");
     if (*config->cors_origin) {
-        (void)FCGX_FPrintF(request->out, "Access-Control-Allow-Origin: %s\r\n", config->cors_origin);
+        put_header(request, "Access-Control-Allow-Origin", config->cors_origin);
         if (strcmp(config->cors_origin, "*") != 0)
-            (void)FCGX_PutS("Vary: Origin\r\n", request->out);
+            put_header(request, "Vary", "Origin");
     }
     if (status != 204)
-        (void)FCGX_PutS("Content-Type: application/json\r\n", request->out);
+        put_header(request, "Content-Type", "application/json");
 }
 
 bool http_begin(FCGX_Request *request, const struct config *config)
 {
     put_head(request, config, 200);
-    (void)FCGX_PutS("\r\n", request->out);
+    put(request, "\r\n");
     return FCGX_FFlush(request->out) == 0;
 }
 
 static void put_body(FCGX_Request *request, const char *text, size_t length)
 {
-    (void)FCGX_FPrintF(request->out, "Content-Length: %d\r\n\r\n", (int)length);
+    put_number_header(request, "Content-Length", length);
+    put(request, "\r\n");
     if (!http_method_is(request, "HEAD"))
         (void)FCGX_PutStr(text, (int)length, request->out);
 }
@@ -119,9 +141,9 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     }
     put_head(request, config, status);
     if (status == 405)
-        (void)FCGX_FPrintF(request->out, "Allow: %s\r\n", methods);
+        put_header(request, "Allow", methods);
     if (status == 503) /* spread out, so that those turned away together do not come back together */
-        (void)FCGX_FPrintF(request->out, "Retry-After: %d\r\n", (int)(1 + random() % 5));
+        put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
     put_body(request, text, strlen(text));
     json_object_put(answer);
 }
@@ -129,12 +151,11 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
 void http_send_options(FCGX_Request *request, const struct config *config, const char *methods)
 {
     put_head(request, config, 204);
-    (void)FCGX_FPrintF(request->out, "Allow: %s\r\n", methods);
-    if (*config->cors_origin)
-        (void)FCGX_FPrintF(request->out,
-                           "Access-Control-Allow-Methods: %s\r\n"
-                           "Access-Control-Allow-Headers: Authorization, Content-Type\r\n"
-                           "Access-Control-Max-Age: 86400\r\n",
-                           methods);
-    (void)FCGX_PutS("\r\n", request->out);
+    put_header(request, "Allow", methods);
+    if (*config->cors_origin) {
+        put_header(request, "Access-Control-Allow-Methods", methods);
+        put_header(request, "Access-Control-Allow-Headers", "Authorization, Content-Type");
+        put_header(request, "Access-Control-Max-Age", "86400");
+    }
+    put(request, "\r\n");
 }

@@ -21,12 +21,15 @@
 
 static const char METHODS[] = "POST, OPTIONS";
 
+enum { ANSWER_KEPT_BYTES = 64 * 1024 };
+
 struct worker {
     struct server server;
     struct config config;
     struct listener *listener;
     struct hive *hive; /* NULL: no manager */
     struct cell *cell;
+    struct printbuf *answer; /* used for one after the other */
     char body[POLL_REQUEST_MAX_BYTES];
 };
 
@@ -53,26 +56,35 @@ static bool heartbeat(struct poll_client *client)
 }
 
 /* Sends what a poll came to. */
-static enum error send_outcome(const struct poll_waiter *waiter, FCGX_Request *request, enum error error)
+static enum error send_outcome(struct worker *worker, const struct poll_waiter *waiter, FCGX_Request *request,
+                               enum error error)
 {
-    struct json_object *answer = NULL;
-    const char *text;
-    size_t length;
-
     if (!waiter->began_wait && error_http_status(error) != 200) {
-        http_send_error(request, waiter->config, error, NULL, METHODS);
+        http_send_error(request, &worker->config, error, NULL, METHODS);
         return error;
     }
-    answer = answer_messages(waiter);
-    text = answer ? json_object_to_json_string_length(answer, JSON_C_TO_STRING_NOSLASHESCAPE, &length) : NULL;
-    if (text && waiter->began_wait)
-        (void)FCGX_PutStr(text, (int)length, request->out);
-    else if (text)
-        http_send(request, waiter->config, 200, text, length);
-    else if (!waiter->began_wait)
-        http_send_error(request, waiter->config, ERROR_MEMORY, NULL, METHODS);
-    json_object_put(answer);
-    return text ? error : ERROR_MEMORY;
+    printbuf_reset(worker->answer);
+    if (!answer_messages(worker->answer, waiter)) {
+        if (!waiter->began_wait)
+            http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+        return ERROR_MEMORY;
+    }
+    if (waiter->began_wait)
+        (void)FCGX_PutStr(worker->answer->buf, printbuf_length(worker->answer), request->out);
+    else
+        http_send(request, &worker->config, 200, worker->answer->buf, (size_t)printbuf_length(worker->answer));
+    return error;
+}
+
+/* A large answer's memory is not kept. */
+static void trim_answer(struct worker *worker)
+{
+    struct printbuf *small;
+
+    if (worker->answer->size > ANSWER_KEPT_BYTES && (small = printbuf_new())) {
+        printbuf_free(worker->answer);
+        worker->answer = small;
+    }
 }
 
 /* One line a poll: who, what, how it ended and how long it took. Topics are counted, not named. */
@@ -111,12 +123,13 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
         return;
     }
     error = poll_waiter_run(&waiter);
-    error = send_outcome(&waiter, request, error);
+    error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
     /* The request was read to its end, so there is no need for libfcgi to wait until the web server has closed, too. */
     FCGX_Detach(request);
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
     poll_waiter_release(&waiter);
+    trim_answer(worker);
 }
 
 static void serve_request(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts)
@@ -183,13 +196,15 @@ static int work(struct worker *worker, char **argv)
 {
     int status;
 
-    if (!worker->listener) {
+    worker->answer = printbuf_new();
+    if (!worker->listener || !worker->answer) {
         log_write(LOG_LEVEL_ERROR, "out of memory");
         return EXIT_FAILURE;
     }
     set_state(worker, CELL_IDLE);
     status = server_run(&worker->server, argv);
     worker->listener->operations->free(worker->listener);
+    printbuf_free(worker->answer);
     return status;
 }
 

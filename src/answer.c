@@ -6,6 +6,7 @@
 
 #include <json-c/json.h>
 #include <stdbool.h>
+#include <string.h>
 
 static bool take(struct json_object *object, const char *key, struct json_object *value)
 {
@@ -32,44 +33,26 @@ static struct json_object *message_id(int64_t position)
     return json_object_new_string(id);
 }
 
-/* A json-c serializer: the page's messages are JSON already. */
-static int write_messages(struct json_object *object, struct printbuf *out, int level, int flags)
-{
-    const struct page *page = json_object_get_userdata(object);
+/* Appends text whose length is known to the compiler. */
+#define put(out, text) (printbuf_strappend((out), text) >= 0)
 
-    (void)level;
-    (void)flags;
-    if (printbuf_strappend(out, "[") < 0 ||
-        (page->message_count > 0 && printbuf_memappend(out, page->messages->buf, printbuf_length(page->messages)) < 0))
-        return -1;
-    return printbuf_strappend(out, "]");
+static bool put_text(struct printbuf *out, const char *text)
+{
+    return printbuf_memappend(out, text, (int)strlen(text)) >= 0;
 }
 
-static struct json_object *messages_of(const struct page *page)
+/* For every topic, also in an empty answer: whoever polls again with it misses nothing. */
+static bool put_next_since(struct printbuf *out, const struct poll_waiter *waiter)
 {
-    struct json_object *messages = json_object_new_array();
-
-    /* json-c takes user data as not const, and gives it back to write_messages() only. */
-    if (messages)
-        json_object_set_serializer(messages, write_messages, (void *)(uintptr_t)page, NULL);
-    return messages;
-}
-
-/* For every topic, also of an empty answer: whoever polls again with it misses nothing. */
-static struct json_object *next_since_of(const struct poll_waiter *waiter)
-{
-    struct json_object *next_since = json_object_new_object();
-    bool made = next_since;
+    char id[CURSOR_MESSAGE_ID_SIZE];
+    bool made = put(out, ",\"next_since\":{");
 
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
-        int64_t position = waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position;
-        made = take(next_since, waiter->who.request->topics[i].name, message_id(position));
+        cursor_message_id(waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position, id);
+        made = (i == 0 || put(out, ",")) && put_text(out, waiter->who.request->topics[i].quoted) && put(out, ":\"") &&
+               put_text(out, id) && put(out, "\"");
     }
-    if (!made) {
-        json_object_put(next_since);
-        return NULL;
-    }
-    return next_since;
+    return made && put(out, "}");
 }
 
 static const char *gap_reason(enum gap gap)
@@ -98,34 +81,42 @@ static struct json_object *gap_of(const struct poll_state *state, const struct p
     return NULL;
 }
 
-/* Adds "gaps" where there are any. */
-static bool take_gaps(struct json_object *answer, const struct poll_waiter *waiter)
+static bool has_gaps(const struct poll_waiter *waiter)
+{
+    for (int i = 0; i < waiter->page.topic_count; i++)
+        if (waiter->states[i].gap != GAP_NONE)
+            return true;
+    return false;
+}
+
+static bool put_gaps(struct printbuf *out, const struct poll_waiter *waiter)
 {
     struct json_object *gaps = json_object_new_object();
+    const char *text;
     bool made = gaps;
 
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
         const struct poll_topic *topic = &waiter->who.request->topics[i];
+
         if (waiter->states[i].gap != GAP_NONE)
             made = take(gaps, topic->name, gap_of(&waiter->states[i], topic));
     }
-    if (!made || json_object_object_length(gaps) == 0) {
-        json_object_put(gaps);
-        return made;
-    }
-    return take(answer, "gaps", gaps);
+    text = made ? json_object_to_json_string_ext(gaps, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+    made = text && put(out, ",\"gaps\":") && put_text(out, text);
+    json_object_put(gaps);
+    return made;
 }
 
-struct json_object *answer_messages(const struct poll_waiter *waiter)
+bool answer_messages(struct printbuf *out, const struct poll_waiter *waiter)
 {
-    struct json_object *answer = json_object_new_object();
+    const struct page *page = &waiter->page;
 
-    if (answer && take(answer, "messages", messages_of(&waiter->page)) &&
-        take(answer, "has_more", json_object_new_boolean(waiter->page.has_more)) &&
-        take(answer, "next_since", next_since_of(waiter)) && take_gaps(answer, waiter))
-        return answer;
-    json_object_put(answer);
-    return NULL;
+    /* A thousand of these go out when one message does: put together from JSON that is there already, as a message is. */
+    return put(out, "{\"messages\":[") &&
+           (page->message_count == 0 ||
+            printbuf_memappend(out, page->messages->buf, printbuf_length(page->messages)) >= 0) &&
+           put(out, "],\"has_more\":") && (page->has_more ? put(out, "true") : put(out, "false")) &&
+           put_next_since(out, waiter) && (!has_gaps(waiter) || put_gaps(out, waiter)) && put(out, "}");
 }
 
 struct json_object *answer_error(enum error error, struct json_object *detail)

@@ -80,7 +80,12 @@ struct cursor cursor_parse(const char *text, size_t length)
 
 void cursor_message_id(int64_t position, char id[static CURSOR_MESSAGE_ID_SIZE])
 {
-    (void)snprintf(id, CURSOR_MESSAGE_ID_SIZE, "%s%016" PRIx64, PREFIX, (uint64_t)position);
+    static const char digits[] = "0123456789abcdef";
+
+    memcpy(id, PREFIX, PREFIX_LENGTH);
+    for (char *at = id + CURSOR_MESSAGE_ID_SIZE - 2; at >= id + PREFIX_LENGTH; at--, position >>= 4)
+        *at = digits[position & 0xf];
+    id[CURSOR_MESSAGE_ID_SIZE - 1] = '\0';
 }
 
 void cursor_stream_id(int64_t position, char id[static CURSOR_STREAM_ID_SIZE])

@@ -14,7 +14,7 @@ enum { GRACE_MS = 500 };
  * A wait shorter than this is not shown to the web server: its answer then goes out whole, which costs the server less. The price
  * is that a client that leaves so soon is noticed only then.
  */
-enum { QUIET_MS = 50 };
+enum { QUIET_MS = 250 };
 
 /* Pauses between attempts to reach the database: none before the second, then doubled up to the last, each with jitter. */
 enum { FIRST_PAUSE_MS = 50, LAST_PAUSE_MS = 1000 };

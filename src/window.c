@@ -250,10 +250,8 @@ static uint64_t find_start(const struct window *window, struct window_topic_ref 
     is_newer = get(entry_at(window, first)->position) > position;
     atomic_thread_fence(memory_order_acquire);
     /* If it was written over meanwhile, that was another message's position. */
-    if (is_newer && get(window->tail) <= first) {
-        *oldest_used = first < *oldest_used ? first : *oldest_used;
+    if (is_newer && get(window->tail) <= first)
         return first;
-    }
     at = search(window, tail, head, position);
     /* Most cursors are the topic's own last message, which knows the next one. */
     if (at > tail && get(entry_at(window, at - 1)->position) == position && belongs(entry_at(window, at - 1), ref)) {

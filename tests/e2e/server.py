@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 
@@ -19,6 +20,7 @@ import psycopg2
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
+MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
 # Nothing of a sanitizer, and no error: those are for faults of ours.
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
 
@@ -78,19 +80,22 @@ class Answer:
 
 
 class Server:
-    def __init__(self, workers, run=None, port=None, **settings):
+    """errors: a regular expression for what it may say at level error, where a test means it to."""
+
+    def __init__(self, workers, run=None, port=None, errors=None, **settings):
         self.home = None if run else pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-e2e-", dir="/tmp"))  # sockets: short paths
         if self.home:
             self.home.chmod(0o755)
         self.run = run or self.home / "run"
         self.workers, self.port, self.settings = workers, port or free_port(), settings
         self.url = f"http://127.0.0.1:{self.port}"
-        self.threads = concurrent.futures.ThreadPoolExecutor(100)
+        self.mode, self.errors = MODE, errors
+        self.threads = concurrent.futures.ThreadPoolExecutor(200)
         self.db = None
 
     def make(self, goal, **settings):
         """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
-        variables = {"RUN": self.run, "PORT": self.port, "WORKERS": self.workers}
+        variables = {"RUN": self.run, "PORT": self.port, "WORKERS": self.workers, "MODE": self.mode}
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(["make", "-s", "-C", ROOT, goal, *(f"{k}={v}" for k, v in variables.items())],
@@ -124,10 +129,10 @@ class Server:
         """Stops it; fails when it said something that it should not have."""
         try:
             self.stop()
-            lines = (self.run / "log" / "pgpoll.log").read_text().splitlines()
+            lines = self.log()
         finally:
             self.remove()
-        odd = [line for line in lines if not LOG_LINE.match(line)]
+        odd = [line for line in lines if not LOG_LINE.match(line) and not (self.errors and re.search(self.errors, line))]
         assert not odd, "\n".join(odd[:50])
 
     def remove(self):
@@ -137,6 +142,9 @@ class Server:
             self.threads.shutdown(wait=False, cancel_futures=True)
             if self.home:
                 shutil.rmtree(self.home, ignore_errors=True)
+
+    def log(self):
+        return (self.run / "log" / "pgpoll.log").read_text().splitlines()
 
     def processes(self):
         """Process id -> command line of everything that belongs to this server."""
@@ -151,8 +159,41 @@ class Server:
                 found[int(entry.name)] = command
         return found
 
+    @property
+    def manager(self):
+        """Process id of the manager; None: there is none in this mode."""
+        return int((self.run / "poll.pids").read_text()) if self.mode == "managed" else None
+
     def worker_pids(self):
-        return {pid for pid, command in self.processes().items() if "pgpoll.fcgi" in command.split(" ", 1)[0]}
+        pids = {pid for pid, command in self.processes().items() if "pgpoll.fcgi" in command.split(" ", 1)[0]}
+        return pids - {self.manager} if pids else pids
+
+    @property
+    def worker_count(self):
+        """Of processes: under a manager there are a few more than polls that wait, so that one of them can accept."""
+        return self.workers + (min(max(self.workers // 20, 1), 32) if self.mode == "managed" else 0)
+
+    def until_workers(self, seconds=10.0):
+        """As many as there should be; returns their process ids."""
+        return until(lambda: len(pids := self.worker_pids()) == self.worker_count and pids,
+                     f"{self.worker_count} workers", seconds)
+
+    def backends(self):
+        """Sessions that the programs have in PostgreSQL."""
+        return self.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+
+    def restrict(self, condition, refused):
+        """Lets can_poll() allow what the condition says (SQL over remote_user and topic), and not the refused topic; returns when
+        that is in force: at once, but a manager may go by what it knew for 5 s."""
+        self.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
+                 f" LANGUAGE sql STABLE AS $$ SELECT {condition} $$")
+        body = json.dumps({"topics": [refused], "timeout": 0})
+        until(lambda: self.request("POST", POLL, body).status == 403, "can_poll() heeded", 5.5 if self.mode == "managed" else 0)
+
+    def unrestrict(self):
+        """can_poll() as it came."""
+        self.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
+                 " LANGUAGE sql STABLE AS 'SELECT true'")
 
     # --- the database
 
@@ -210,21 +251,24 @@ class Server:
 
     # --- HTTP
 
-    def request(self, method, path, body=None, headers={}, **options):
+    def request(self, method, path, body=None, headers={}, began=None, **options):
+        """began: an event to set when the answer's header is there without its length, which tells that the poll waits."""
         started = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
         try:
             connection.request(method, path, body, headers, **options)
             response = connection.getresponse()
+            if began and "Content-Length" not in response.headers:
+                began.set()
             answer = Answer(response, 0)
             answer.seconds = time.monotonic() - started
             return answer
         finally:
             connection.close()
 
-    def poll(self, *topics, status=200, **fields):
+    def poll(self, *topics, status=200, began=None, **fields):
         """fields: since, timeout (0 if not given), limit."""
-        answer = self.request("POST", POLL, json.dumps({"timeout": 0, "topics": topics, **fields}))
+        answer = self.request("POST", POLL, json.dumps({"timeout": 0, "topics": topics, **fields}), began=began)
         assert answer.status == status, answer
         if status == 200:
             assert set(answer.next_since) == set(topics)
@@ -234,11 +278,18 @@ class Server:
         return self.threads.submit(self.poll, *topics, **fields)
 
     def wait(self, *topics, polls=1, **fields):
-        """Polls that wait now, as futures."""
-        others = len(self.waiting(topics[0]))
-        futures = [self.poll_later(*topics, **fields) for _ in range(polls)]
-        self.until_waiting(topics[0], others + polls)
+        """Polls that wait now, as futures. (In the statistics they may be a second later.)"""
+        began = [threading.Event() for _ in range(polls)]
+        futures = [self.poll_later(*topics, began=event, **fields) for event in began]
+        for event, future in zip(began, futures):
+            assert event.wait(5), f"a poll that does not wait: {future.result(0) if future.done() else future}"
         return futures
+
+    def poll_on(self, *topics, answer, **fields):
+        """Has answer's client poll on until there is a message: when all workers wait, a manager has polls answered early."""
+        while not answer.messages and self.mode == "managed":
+            answer = self.poll(*topics, since=answer.next_since, **fields)
+        return answer
 
     def read(self, *topics, since="0"):
         """All messages after since, page by page."""

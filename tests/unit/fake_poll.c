@@ -134,15 +134,15 @@ int fake_poll_count(const struct fake_poll *poll, enum fake_call call)
 
 void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file, int line)
 {
-    struct json_object *answer = answer_messages(&poll->waiter);
-    const char *text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE);
+    struct printbuf *answer = printbuf_new();
+    const char *text = answer_messages(answer, &poll->waiter) ? answer->buf : "out of memory";
     struct json_object *received = json_tokener_parse(text), *value = NULL;
 
     (void)expect(received, file, line, "not JSON: %s", text);
     (void)json_object_object_get_ex(received, member, &value);
     expect_json(json_object_get(value), json, file, line);
     json_object_put(received);
-    json_object_put(answer);
+    printbuf_free(answer);
 }
 
 void fake_poll_release(struct fake_poll *poll)

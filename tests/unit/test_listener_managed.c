@@ -143,7 +143,8 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     atomic_store(&host->cell->pid, (int)getpid());
     atomic_store(&host->cell->state, CELL_SERVING);
     host->listener = listener_managed_new(&host->config, host->hive, NUMBER);
-    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }), 0);
+    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }),
+                          0);
     CU_ASSERT_FATAL(host->listener && page_init(&host->page, host->request.topic_count));
     host->poll = (struct listener_poll){ &host->request,       "eve",
                                          "192.0.2.1",          &host->interrupts,
@@ -358,9 +359,9 @@ static void what_the_window_lacks_is_the_tables(void)
     (void)unsetenv("PGHOST");
     /* No connection is left, and no time to wait for one. */
     CU_ASSERT_EQUAL(sem_trywait(&host.hive->connections), 0);
-    CU_ASSERT_EQUAL(host.listener->operations->read(host.listener, &host.poll, LISTENER_READ_ONLY, host.positions,
-                                                    &host.page, 0),
-                    ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(
+        host.listener->operations->read(host.listener, &host.poll, LISTENER_READ_ONLY, host.positions, &host.page, 0),
+        ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
     host.listener->operations->rest(host.listener);
     CU_ASSERT_EQUAL(free_connections(&host), 0);
@@ -456,6 +457,7 @@ static void by_the_managers_wish(void)
     open_waiting(&host, LONG_MS, release);
     WAIT(&host, ERROR_RELEASED);
     host.listener->operations->end(host.listener);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->released), 0);
     /* It came too late for that poll; the next one does not hear of it. */
     atomic_store(&host.cell->released, 1);
     READ(&host, LISTENER_SUBSCRIBE, "");
@@ -582,7 +584,7 @@ static void no_wake_is_lost(void)
     atomic_store(&rally.stop, true);
     (void)pthread_join(thread, NULL);
     EXPECT(!error, "%s after %d messages", error_name(error), reads);
-    EXPECT(waits > 50 && reads > waits / 4, "%d messages, %d waits", reads, waits);
+    EXPECT(waits > 10 && reads > waits / 4, "%d messages, %d waits", reads, waits);
     CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
     close_host(&host);
 }

@@ -18,7 +18,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAMES = 6, NUMBERS = 4, READERS = 3, MESSAGES = 16, BYTES = 2048, RUN_MS = 1500, TEXT = 700, LIMIT = 6, SPAN = 40 };
+enum {
+    NAMES = 6,
+    NUMBERS = 4,
+    READERS = 3,
+    MESSAGES = 16,
+    BYTES = 2048,
+    RUN_MS = 1500,
+    TEXT = 700,
+    LIMIT = 6,
+    SPAN = 40
+};
 
 struct stress {
     struct window *window;
@@ -53,8 +63,8 @@ static uint32_t checksum(const char *text, size_t length)
 struct writer {
     struct stress *stress;
     unsigned seed;
-    int numbers[NAMES];     /* -1: closed */
-    int64_t before[NAMES];  /* its last message, or where it was opened or skipped to */
+    int numbers[NAMES];    /* -1: closed */
+    int64_t before[NAMES]; /* its last message, or where it was opened or skipped to */
     int64_t position;
 };
 
@@ -67,7 +77,8 @@ static void name_of(char name[2], int topic)
 static void write_message(struct writer *writer, int topic)
 {
     char text[TEXT];
-    int length = snprintf(text, sizeof text, "%d %" PRId64 " %" PRId64 " ", topic, writer->position, writer->before[topic]);
+    int length =
+        snprintf(text, sizeof text, "%d %" PRId64 " %" PRId64 " ", topic, writer->position, writer->before[topic]);
     int filler = pick(&writer->seed, 50) ? pick(&writer->seed, 200) : 600; /* 600: too big */
 
     memset(text + length, 'a' + topic, (size_t)filler);
@@ -137,8 +148,8 @@ struct question {
 };
 
 /* Checks one message, up to the next comma, and moves last[] on; where the next one begins, NULL at the end. */
-static const char *check_message(struct reader *reader, const struct question *question, const char *text, int64_t *last,
-                                 int64_t *position)
+static const char *check_message(struct reader *reader, const struct question *question, const char *text,
+                                 int64_t *last, int64_t *position)
 {
     size_t length = strcspn(text, ",");
     int64_t before = -1, at = -1;
@@ -154,8 +165,8 @@ static const char *check_message(struct reader *reader, const struct question *q
     if (index == question->count)
         report(reader, "topic %d was not asked for", topic);
     else if (at <= *position || at <= last[index] || before > last[index])
-        report(reader, "topic %d from %" PRId64 ": %" PRId64 " (before it %" PRId64 ") follows %" PRId64 ", %" PRId64, topic,
-               question->positions[index], at, before, last[index], *position);
+        report(reader, "topic %d from %" PRId64 ": %" PRId64 " (before it %" PRId64 ") follows %" PRId64 ", %" PRId64,
+               topic, question->positions[index], at, before, last[index], *position);
     else
         last[index] = *position = at;
     return text[length] ? text + length + 1 : NULL;
@@ -261,8 +272,8 @@ static void readers_are_never_deceived(void)
         EXPECT(!*readers[i].problem, "%s", readers[i].problem);
         /* Both must happen often, or nothing was tried. */
         EXPECT(readers[i].messages > 100 && readers[i].table > 100,
-               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window", readers[i].messages, readers[i].pages,
-               readers[i].table);
+               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window", readers[i].messages,
+               readers[i].pages, readers[i].table);
     }
     window_free(stress.window);
     topic_table_free(stress.table);
