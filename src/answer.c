@@ -48,7 +48,8 @@ static bool put_next_since(struct printbuf *out, const struct poll_waiter *waite
     bool made = put(out, ",\"next_since\":{");
 
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
-        cursor_message_id(waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position, id);
+        cursor_message_id(waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position,
+                          id);
         made = (i == 0 || put(out, ",")) && put_text(out, waiter->who.request->topics[i].quoted) && put(out, ":\"") &&
                put_text(out, id) && put(out, "\"");
     }

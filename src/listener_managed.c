@@ -13,6 +13,8 @@
 #include <string.h>
 #include <time.h>
 
+enum { LOOK_MS = 100 }; /* between looks at the client, for who waits for a connection */
+
 struct listener_managed {
     struct listener base;
     const struct config *config;
@@ -25,6 +27,11 @@ struct listener_managed {
     struct window_topic_ref *refs; /* this poll's topics in the window */
     int64_t *seen;                 /* their newest positions when it was read last */
 };
+
+static int64_t min_ms(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 /* ---- asking the manager */
 
@@ -119,30 +126,43 @@ static void give_back_connection(struct listener_managed *listener)
         (void)sem_post(&listener->hive->connections);
 }
 
-static bool take_connection(struct listener_managed *listener, int64_t give_up_ms)
+/* One of the counted connections, by give_up_ms. ERROR_TIMEOUT: none was free; ERROR_CLIENT_GONE. */
+static enum error take_connection(struct listener_managed *listener, const struct interrupts *interrupts,
+                                  int64_t give_up_ms)
 {
-    const struct timespec until = { give_up_ms / 1000, give_up_ms % 1000 * 1000000 };
-    int failed;
+    enum error error = ERROR_PENDING;
 
     if (atomic_load(&listener->cell->connection) == CONNECTION_HAD)
-        return true;
+        return ERROR_NONE;
     atomic_store(&listener->cell->connection, CONNECTION_SOUGHT);
     (void)atomic_fetch_add(&listener->hive->connection_seekers, 1);
-    failed = sem_clockwait(&listener->hive->connections, CLOCK_MONOTONIC, &until);
+    while (error == ERROR_PENDING) {
+        int64_t now_ms = clock_monotonic_ms(), look_ms = min_ms(now_ms + LOOK_MS, give_up_ms);
+        const struct timespec until = { look_ms / 1000, look_ms % 1000 * 1000000 };
+
+        if (sem_clockwait(&listener->hive->connections, CLOCK_MONOTONIC, &until) == 0)
+            error = ERROR_NONE;
+        else if (now_ms >= give_up_ms)
+            error = ERROR_TIMEOUT;
+        else if (interrupts_wait(interrupts, -1, 0, now_ms) == ERROR_CLIENT_GONE)
+            error = ERROR_CLIENT_GONE;
+    }
     (void)atomic_fetch_sub(&listener->hive->connection_seekers, 1);
-    atomic_store(&listener->cell->connection, failed ? CONNECTION_NONE : CONNECTION_HAD);
-    return !failed;
+    atomic_store(&listener->cell->connection, error ? CONNECTION_NONE : CONNECTION_HAD);
+    return error;
 }
 
 static enum error read_table(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
                              const int64_t *positions, struct page *page, int64_t give_up_ms)
 {
-    enum error error = ERROR_DATABASE_AWAY;
+    enum error error = take_connection(listener, poll->interrupts, give_up_ms);
 
-    if (!take_connection(listener, give_up_ms)) {
+    if (error == ERROR_TIMEOUT) {
         database_close(listener->database, "no connection was free in time");
-        return error;
+        error = ERROR_DATABASE_AWAY;
     }
+    if (error)
+        return error;
     (void)atomic_fetch_add(&listener->hive->table_pages, 1);
     error = catch_up_run(listener->database, poll->request, authorize ? poll->remote_user : NULL, NULL, positions,
                          listener->config->page_bytes, page, give_up_ms);

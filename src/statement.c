@@ -58,7 +58,7 @@ void statement_add_text(struct statement *statement, const char *text)
 /* Room for a parameter of size bytes that the statement owns; NULL: out of memory. */
 static char *add_owned(struct statement *statement, unsigned type, size_t size)
 {
-    char *value = malloc(size);
+    char *value = calloc(1, size);
 
     if (value) {
         statement->owned[statement->count] = value;

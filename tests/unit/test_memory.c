@@ -158,15 +158,15 @@ static enum outcome make_statement(void)
 static enum outcome compare_answer(void)
 {
     static char wanted[4096];
-    struct json_object *answer = answer_messages(&poll.waiter);
-    const char *text = answer ? json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+    struct printbuf *answer = printbuf_new();
     enum outcome outcome = OUT_OF_MEMORY;
 
-    if (text && !*wanted)
-        (void)snprintf(wanted, sizeof wanted, "%s", text);
-    if (text)
-        outcome = strcmp(text, wanted) == 0 ? RIGHT : WRONG;
-    json_object_put(answer);
+    if (answer && answer_messages(answer, &poll.waiter)) {
+        if (!*wanted)
+            (void)snprintf(wanted, sizeof wanted, "%s", answer->buf);
+        outcome = strcmp(answer->buf, wanted) == 0 ? RIGHT : WRONG;
+    }
+    printbuf_free(answer);
     return outcome;
 }
 

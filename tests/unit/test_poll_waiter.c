@@ -120,7 +120,7 @@ static void news_at_once_are_answered_whole(void)
     FAKE_POLL_RUN(&poll, script);
     expect_end(&poll, ERROR_NONE, 1, ID(6));
     CU_ASSERT_FALSE(poll.waiter.began_wait);
-    EXPECT(poll.calls[2].left_ms <= 100, "a client that leaves is not noticed for %" PRId64 " ms",
+    EXPECT(poll.calls[2].left_ms <= 500, "a client that leaves is not noticed for %" PRId64 " ms",
            poll.calls[2].left_ms);
     fake_poll_release(&poll);
 }
