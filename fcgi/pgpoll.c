@@ -192,18 +192,21 @@ static void rest(struct server *server)
 }
 
 /* A worker's life, alone or in a process that the manager forked. */
-static int work(struct worker *worker, char **argv)
+static int work(struct worker *worker, struct listener *listener)
 {
-    int status;
+    int status = EXIT_FAILURE;
+
+    worker->listener = listener;
 
     worker->answer = printbuf_new();
-    if (!worker->listener || !worker->answer) {
+    if (listener && worker->answer) {
+        set_state(worker, CELL_IDLE);
+        status = server_run(&worker->server);
+    } else {
         log_write(LOG_LEVEL_ERROR, "out of memory");
-        return EXIT_FAILURE;
     }
-    set_state(worker, CELL_IDLE);
-    status = server_run(&worker->server, argv);
-    worker->listener->operations->free(worker->listener);
+    if (listener)
+        listener->operations->free(listener);
     printbuf_free(worker->answer);
     return status;
 }
@@ -214,8 +217,7 @@ static int work_managed(void *context, struct hive *hive, int number)
 
     worker->hive = hive;
     worker->cell = hive_cell(hive, number);
-    worker->listener = listener_managed_new(&worker->config, hive, number);
-    return work(worker, NULL);
+    return work(worker, listener_managed_new(&worker->config, hive, number));
 }
 
 int main(int argc, char **argv)
@@ -227,7 +229,6 @@ int main(int argc, char **argv)
         return status;
     if (worker.config.workers > 0)
         return manager_run(&worker.config, work_managed, &worker, argv);
-    worker.server.runs_anew = true;
-    worker.listener = listener_direct_new(&worker.config);
-    return work(&worker, argv);
+    worker.server.argv = argv;
+    return work(&worker, listener_direct_new(&worker.config));
 }

@@ -57,7 +57,7 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
 
 int main(int argc, char **argv)
 {
-    static struct stats_worker worker = { .server = { .serve = serve, .runs_anew = true } };
+    struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };
     int status;
 
     if (!program_start("pgpoll-stats.fcgi", "who is waiting in polls", argc, argv, &worker.config, &status))
@@ -67,7 +67,7 @@ int main(int argc, char **argv)
         log_write(LOG_LEVEL_ERROR, "out of memory");
         return EXIT_FAILURE;
     }
-    status = server_run(&worker.server, argv);
+    status = server_run(&worker.server);
     database_free(worker.database);
     return status;
 }

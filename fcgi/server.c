@@ -77,7 +77,7 @@ static bool next_request(struct server *server, FCGX_Request *request, int epoll
     while (!release) {
         int ready = epoll_pwait(epoll_fd, &event, 1, timeout_ms, sleep_mask), outcome;
 
-        if (ready == 0) {
+        if (ready == 0 && server->rest) {
             server->rest(server);
             timeout_ms = -1;
         }
@@ -112,7 +112,7 @@ static bool is_listening(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
 }
 
-int server_run(struct server *server, char **argv)
+int server_run(struct server *server)
 {
     FCGX_Request request;
     sigset_t sleep_mask;
@@ -123,7 +123,7 @@ int server_run(struct server *server, char **argv)
         return EXIT_FAILURE;
     }
     if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTENER_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
-        !catch_signals(server->runs_anew, &sleep_mask) || (epoll_fd = watch_listener()) < 0) {
+        !catch_signals(server->argv != NULL, &sleep_mask) || (epoll_fd = watch_listener()) < 0) {
         log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));
         return EXIT_FAILURE;
     }
@@ -133,8 +133,8 @@ int server_run(struct server *server, char **argv)
             server->serve(server, &request, &interrupts);
             FCGX_Finish_r(&request);
         }
-        if (run_anew)
-            exec_anew(argv);
+        if (run_anew && server->argv)
+            exec_anew(server->argv);
     } while (!release);
     (void)close(epoll_fd);
     return EXIT_SUCCESS;

@@ -13,21 +13,20 @@
 #include "interrupts.h"
 
 #include <fcgiapp.h>
-#include <stdbool.h>
 
 struct server {
     /* Serves one request. interrupts: its client's connection and the signals; borrowed for the call. */
     void (*serve)(struct server *server, FCGX_Request *request, const struct interrupts *interrupts);
     /* Nothing has come in for a second; NULL: of no interest. */
     void (*rest)(struct server *server);
-    /* What SIGHUP means: run the program anew. A worker that has a manager leaves that to it. */
-    bool runs_anew;
+    /* main's, to run the program anew on SIGHUP; NULL: SIGHUP means nothing, as to a worker that has a manager. */
+    char **argv;
 };
 
 /*
- * Serves what comes in on the listening socket that spawn-fcgi left on descriptor 0. argv: main's, to run the program anew.
- * Returns the status to exit with; what went wrong is logged.
+ * Serves what comes in on the listening socket that spawn-fcgi left on descriptor 0. Returns the status to exit with; what went
+ * wrong is logged.
  */
-int server_run(struct server *server, char **argv);
+int server_run(struct server *server);
 
 #endif

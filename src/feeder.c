@@ -154,7 +154,7 @@ void feeder_free(struct feeder *feeder)
     if (!feeder)
         return;
     database_free(feeder->database);
-    for (int i = 0; i < feeder->used_count; i++)
+    for (int i = 0; feeder->used && i < feeder->used_count; i++)
         free(feeder->known[feeder->used[i]].quoted);
     free(feeder->known);
     free(feeder->used);

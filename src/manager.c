@@ -387,18 +387,20 @@ int manager_run(const struct config *config, int (*work)(void *context, struct h
                 char **argv)
 {
     struct manager manager = { .config = config, .work = work, .context = context, .argv = argv };
+    int status = EXIT_FAILURE;
 
-    if (!set_up(&manager, config)) {
+    if (set_up(&manager, config)) {
+        log_write(LOG_LEVEL_INFO, "starting %d workers", manager.hive->worker_count);
+        while (!manager.stopping || manager.running > 0)
+            turn(&manager);
+        log_write(LOG_LEVEL_INFO, "all workers have ended");
+        status = EXIT_SUCCESS;
+    } else {
         log_write(LOG_LEVEL_ERROR, "cannot set up the manager: %s", strerror(errno));
-        return EXIT_FAILURE;
     }
-    log_write(LOG_LEVEL_INFO, "starting %d workers", manager.hive->worker_count);
-    while (!manager.stopping || manager.running > 0)
-        turn(&manager);
-    log_write(LOG_LEVEL_INFO, "all workers have ended");
     feeder_free(manager.feeder);
     book_free(manager.book);
     free(manager.spawned_ms);
     free(manager.old_pids);
-    return EXIT_SUCCESS;
+    return status;
 }

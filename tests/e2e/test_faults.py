@@ -100,7 +100,8 @@ def test_clients_that_poll_on_and_on_see_no_error_and_lose_nothing(server, morta
         if fault in ("restart", "crash"):
             postgres.restart("fast" if fault == "restart" else "immediate")
         elif fault == "terminate":
-            assert server.sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'") > [(0,)]
+            until(lambda: server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'"),
+                  "backends terminated")
         elif fault == "reload":
             server.reload()
         else:
@@ -123,11 +124,11 @@ def test_every_backend_terminated(server, topic):
 def test_idle_workers_after_a_restart(server, topic):
     """Each has a dead connection and has not noticed."""
     server.publish(topic, 1)
-    server.wait(new_topic(), polls=8, timeout=1)
+    assert [poll.result().messages for poll in server.wait(new_topic(), polls=8, timeout=1)] == [[]] * 8
     Postgres(server).restart("immediate")
     polls = [server.poll_later(topic, since={topic: "0"}, timeout=5) for _ in range(24)]
     assert [poll.result().payloads for poll in polls] == [[1]] * 24
-    assert all(server.stats()["active_waiters"] == 0 for _ in range(4))
+    until(lambda: all(server.stats()["active_waiters"] == 0 for _ in range(4)), "nobody left in the stats", seconds=2)
 
 
 def test_a_gap_outlives_a_restart(server, topic):
