@@ -9,7 +9,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized sql e2e
+SUITES  ?= unit sanitized sql e2e e2e-direct
 
 SANITIZERS := address,undefined
 comma    := ,
@@ -101,7 +101,7 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e"
+test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
 

@@ -50,22 +50,34 @@ static bool catch_signals(bool runs_anew, sigset_t *sleep_mask)
     return sigaction(SIGPIPE, &action, NULL) == 0 && (runs_anew || sigaction(SIGHUP, &action, NULL) == 0);
 }
 
+/* The socket is shared: it must not block those who come too late for a request. */
+static int make_idle_set(void)
+{
+    int flags = fcntl(LISTENER_FD, F_GETFL);
+
+    return flags < 0 || fcntl(LISTENER_FD, F_SETFL, flags | O_NONBLOCK) != 0 ? -1 : epoll_create1(EPOLL_CLOEXEC);
+}
+
 /*
- * Many idle workers wait on one socket: with EPOLLEXCLUSIVE a connection wakes one of them, or a few, instead of all, and the
- * socket does not block those who come too late.
+ * Watches the listening socket, or stops. With EPOLLEXCLUSIVE a connection wakes one idle worker, or a few, instead of all; but it
+ * also looks at every busy one that is still watching, a thousand of them when a thousand polls wait. So only idle ones watch.
  */
-static int watch_listener(void)
+static bool watch_listener(int epoll_fd, int operation)
 {
     struct epoll_event event = { .events = EPOLLIN | EPOLLEXCLUSIVE };
-    int flags = fcntl(LISTENER_FD, F_GETFL), epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 
-    if (epoll_fd < 0 || flags < 0 || fcntl(LISTENER_FD, F_SETFL, flags | O_NONBLOCK) != 0 ||
-        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, LISTENER_FD, &event) != 0) {
-        if (epoll_fd >= 0)
-            (void)close(epoll_fd);
-        return -1;
+    return epoll_ctl(epoll_fd, operation, LISTENER_FD, &event) == 0;
+}
+
+static bool accept_request(FCGX_Request *request)
+{
+    int outcome = FCGX_Accept_r(request);
+
+    if (outcome != 0 && outcome != -EAGAIN && outcome != -EINTR && outcome != -ECONNABORTED) {
+        log_write(LOG_LEVEL_ERROR, "cannot accept a request: %s", strerror(-outcome));
+        (void)poll(NULL, 0, 100); /* out of descriptors or memory: do not spin */
     }
-    return epoll_fd;
+    return outcome == 0;
 }
 
 /* Sleeps until there is a request; false: a signal came first. */
@@ -73,25 +85,24 @@ static bool next_request(struct server *server, FCGX_Request *request, int epoll
 {
     int timeout_ms = server->rest ? REST_AFTER_MS : -1;
     struct epoll_event event;
+    bool accepted = false;
 
-    while (!release) {
-        int ready = epoll_pwait(epoll_fd, &event, 1, timeout_ms, sleep_mask), outcome;
+    while (!release && !watch_listener(epoll_fd, EPOLL_CTL_ADD)) {
+        log_write(LOG_LEVEL_ERROR, "cannot watch for requests: %s", strerror(errno));
+        (void)poll(NULL, 0, 100);
+    }
+    while (!release && !accepted) {
+        int ready = epoll_pwait(epoll_fd, &event, 1, timeout_ms, sleep_mask);
 
-        if (ready == 0 && server->rest) {
+        if (ready > 0) {
+            accepted = accept_request(request);
+        } else if (server->rest) { /* nothing came for a while, or a signal did: somebody wants what we hold */
             server->rest(server);
             timeout_ms = -1;
         }
-        if (ready <= 0)
-            continue;
-        outcome = FCGX_Accept_r(request);
-        if (outcome == 0)
-            return true;
-        if (outcome != -EAGAIN && outcome != -EINTR && outcome != -ECONNABORTED) {
-            log_write(LOG_LEVEL_ERROR, "cannot accept a request: %s", strerror(-outcome));
-            (void)poll(NULL, 0, 100); /* out of descriptors or memory: do not spin */
-        }
     }
-    return false;
+    (void)watch_listener(epoll_fd, EPOLL_CTL_DEL);
+    return accepted;
 }
 
 /* Returns only when it failed. */
@@ -123,7 +134,7 @@ int server_run(struct server *server)
         return EXIT_FAILURE;
     }
     if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTENER_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
-        !catch_signals(server->argv != NULL, &sleep_mask) || (epoll_fd = watch_listener()) < 0) {
+        !catch_signals(server->argv != NULL, &sleep_mask) || (epoll_fd = make_idle_set()) < 0) {
         log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));
         return EXIT_FAILURE;
     }

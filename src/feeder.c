@@ -188,7 +188,9 @@ static int know(struct feeder *feeder, const char *name, size_t length)
     if (number < 0 || feeder->known[number].quoted)
         return number;
     string = json_object_new_string_len(name, (int)length);
-    feeder->known[number] = (struct known){ .used_ms = clock_monotonic_ms(), .place = feeder->used_count };
+    feeder->known[number] = (struct known){ .used_ms = clock_monotonic_ms(),
+                                            .news = feeder->known[number].news, /* it may still be in that list */
+                                            .place = feeder->used_count };
     if (string)
         feeder->known[number].quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(string);
@@ -213,7 +215,7 @@ static void forget(struct feeder *feeder, int number)
     (void)lh_table_delete(feeder->channels, known->channel);
     topic_table_remove(feeder->hive->topics, number);
     free(known->quoted);
-    *known = (struct known){ 0 };
+    *known = (struct known){ .news = known->news };
 }
 
 static const char *name_of(const struct feeder *feeder, int number)
@@ -481,6 +483,8 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
         if (cycle->full)
             feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
         list_reads(feeder);
+    } else if (cycle->full) {
+        feeder->full_ms = 0; /* what was committed before this LISTEN is read in the next cycle */
     }
     made = list_questions(feeder) && listen_statement(feeder) &&
            read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
@@ -687,6 +691,8 @@ static void fail(struct feeder *feeder, enum error error)
 
     for (int i = 0; i < cycle->read.count; i++)
         have_news(feeder, cycle->read.numbers[i]);
+    for (int i = 0; i < cycle->unlisten.count; i++)
+        forget(feeder, cycle->unlisten.numbers[i]); /* UNLISTEN may have taken effect all the same */
     if (questioned && cycle->question_count == 1) {
         log_write(LOG_LEVEL_ERROR, "a poll's question failed: %s", database_error(feeder->database));
         if (cycle->questions[0] != NOBODY)

@@ -8,12 +8,16 @@
 #include "poll_request.h"
 #include "topic_table.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { LOOK_MS = 100 }; /* between looks at the client, for who waits for a connection */
+enum {
+    LOOK_MS = 100,      /* between looks at the client, for who waits for a connection */
+    QUICK_READ_MS = 500 /* a page may take, once there is a connection */
+};
 
 struct listener_managed {
     struct listener base;
@@ -31,6 +35,11 @@ struct listener_managed {
 static int64_t min_ms(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+static int64_t max_ms(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
 }
 
 /* ---- asking the manager */
@@ -126,6 +135,20 @@ static void give_back_connection(struct listener_managed *listener)
         (void)sem_post(&listener->hive->connections);
 }
 
+/* Has one idle worker give back the connection that it keeps in case it is needed again soon. */
+static void ask_for_connection(const struct hive *hive)
+{
+    for (int i = 0; i < hive->worker_count; i++) {
+        const struct cell *cell = hive_cell(hive, i);
+        int pid = atomic_load(&cell->pid);
+
+        if (pid > 0 && atomic_load(&cell->connection) == CONNECTION_HAD && atomic_load(&cell->state) == CELL_IDLE) {
+            (void)kill(pid, SIGUSR2);
+            return;
+        }
+    }
+}
+
 /* One of the counted connections, by give_up_ms. ERROR_TIMEOUT: none was free; ERROR_CLIENT_GONE. */
 static enum error take_connection(struct listener_managed *listener, const struct interrupts *interrupts,
                                   int64_t give_up_ms)
@@ -140,6 +163,11 @@ static enum error take_connection(struct listener_managed *listener, const struc
         int64_t now_ms = clock_monotonic_ms(), look_ms = min_ms(now_ms + LOOK_MS, give_up_ms);
         const struct timespec until = { look_ms / 1000, look_ms % 1000 * 1000000 };
 
+        if (sem_trywait(&listener->hive->connections) == 0) {
+            error = ERROR_NONE;
+            break;
+        }
+        ask_for_connection(listener->hive);
         if (sem_clockwait(&listener->hive->connections, CLOCK_MONOTONIC, &until) == 0)
             error = ERROR_NONE;
         else if (now_ms >= give_up_ms)
@@ -155,7 +183,9 @@ static enum error take_connection(struct listener_managed *listener, const struc
 static enum error read_table(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
                              const int64_t *positions, struct page *page, int64_t give_up_ms)
 {
-    enum error error = take_connection(listener, poll->interrupts, give_up_ms);
+    /* A poll with a short timeout queues for a connection all the same, and may then use it: busy is not away. */
+    const int64_t patience_ms = max_ms(give_up_ms, poll->started_ms + listener->config->query_timeout_s * 1000);
+    enum error error = take_connection(listener, poll->interrupts, patience_ms);
 
     if (error == ERROR_TIMEOUT) {
         database_close(listener->database, "no connection was free in time");
@@ -163,6 +193,7 @@ static enum error read_table(struct listener_managed *listener, const struct lis
     }
     if (error)
         return error;
+    give_up_ms = max_ms(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
     (void)atomic_fetch_add(&listener->hive->table_pages, 1);
     error = catch_up_run(listener->database, poll->request, authorize ? poll->remote_user : NULL, NULL, positions,
                          listener->config->page_bytes, page, give_up_ms);
@@ -250,7 +281,8 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     if (error)
         goto out;
 
-    if (how & LISTENER_SUBSCRIBE)
+    /* Who had to ask again waits for topics that were forgotten meanwhile; they have other numbers now. */
+    if ((how & LISTENER_SUBSCRIBE) || (asked && listener->entered))
         enter(listener, poll);
     see_newest(listener, request->topic_count);
     if ((!asked || is_up_to_date(listener)) &&

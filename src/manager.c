@@ -25,6 +25,7 @@ enum {
     TICK_MS = 1000,
     SHORTEST_WAIT_MS = 500, /* a poll is not released before it has waited so long */
     RELEASE_AGAIN_MS = 20,
+    SPAWN_BATCH = 64,
     QUICK_DEATH_MS = 1000, /* a worker that lived less long may be followed by one that does not, either */
     FIRST_PAUSE_MS = 100,
     LAST_PAUSE_MS = 5000,
@@ -93,9 +94,12 @@ static void pause_spawning(struct manager *manager)
     manager->spawn_ms = clock_monotonic_ms() + manager->spawn_pause_ms;
 }
 
+/* A few at a time: those that are there already have questions. */
 static void spawn_missing(struct manager *manager)
 {
-    for (int i = 0; i < manager->hive->worker_count && manager->running < manager->hive->worker_count; i++)
+    const int enough = manager->running + SPAWN_BATCH;
+
+    for (int i = 0; i < manager->hive->worker_count && manager->running < enough; i++)
         if (atomic_load(&hive_cell(manager->hive, i)->pid) == 0 && !spawn(manager, i)) {
             pause_spawning(manager);
             return;
@@ -274,10 +278,20 @@ static bool take_over(struct manager *manager)
     return taken;
 }
 
+/* Whether every worker has begun its work, at which it may be busy already. */
+static bool all_have_begun(const struct hive *hive)
+{
+    for (int i = 0; i < hive->worker_count; i++)
+        if (atomic_load(&hive_cell(hive, i)->state) == CELL_EMPTY)
+            return false;
+    return true;
+}
+
+/* Not a moment later than need be: the old workers have no manager now, so nothing wakes their polls. */
 static void end_old_workers(struct manager *manager, int64_t now_ms)
 {
     if (manager->replace_ms == INT64_MAX ||
-        (atomic_load(&manager->hive->idle) < manager->running && now_ms < manager->replace_ms && !manager->stopping))
+        (!all_have_begun(manager->hive) && now_ms < manager->replace_ms && !manager->stopping))
         return;
     manager->replace_ms = INT64_MAX;
     for (int i = 0; i < manager->old_count; i++)
@@ -364,7 +378,7 @@ static bool catch_signals(struct manager *manager)
 /* So many topics may be listened to: some for each worker, within reason. */
 static int topic_room(int64_t workers)
 {
-    int64_t room = workers * 16;
+    int64_t room = workers * 4;
 
     return (int)(room < 4096 ? 4096 : room > 65536 ? 65536 : room);
 }

@@ -1,0 +1,432 @@
+"""One manager and its workers: what only this mode promises."""
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from server import MODE, ROOT, STATS, Postgres, Server, new_topic, until
+
+pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
+BROKEN = (AssertionError, http.client.HTTPException, OSError)
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    """A hundred polls can wait."""
+    with Server(100) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def eight():
+    with Server(8) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """Everything that is bounded is small."""
+    settings = {"WINDOW_BYTES": 65_536, "PAGE_BYTES": 20_000, "CONNECTIONS": 2}
+    with Server(40, **{f"PGPOLL_{name}": str(value) for name, value in settings.items()}) as server:
+        yield server
+
+
+class Client:
+    """Polls on and on, as it should: next_since back each time. Any answer but 200 and any gap ends it."""
+
+    def __init__(self, server, *topics, timeout=20, since=None):
+        self.got, self.longest, self.polls, self.stopped = [], 0, 0, False
+        self.since = since or server.poll(*topics).next_since
+        self.done = server.threads.submit(self.run, server, topics, timeout)
+
+    def run(self, server, topics, timeout):
+        answered = time.monotonic()
+        while not self.stopped:
+            answer = server.poll(*topics, since=self.since, timeout=timeout)
+            assert not answer.gaps
+            self.got, self.since, self.polls = self.got + answer.payloads, answer.next_since, self.polls + 1
+            self.longest, answered = max(self.longest, time.monotonic() - answered), time.monotonic()
+
+    def stop(self):
+        self.stopped = True
+        self.done.result()
+
+
+def finish(server, clients, topic, sent):
+    """Every client gets all that was sent, in order."""
+    until(lambda: any(c.done.done() for c in clients) or all(len(c.got) >= len(sent) for c in clients), "everything delivered", 10)
+    for client in clients:
+        client.stopped = True
+    server.publish(topic, "end")
+    for client in clients:
+        client.stop()
+        assert client.got[:len(sent)] == sent
+
+
+@contextlib.contextmanager
+def publishing(server, topic, pause=0.02):
+    """Publishes 0, 1, 2, ... on a connection of its own."""
+    sent, stop = [], threading.Event()
+
+    def publish():
+        connection = server.connect()
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            while not stop.wait(pause):
+                cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", (topic, str(len(sent))))
+                sent.append(len(sent))
+        connection.close()
+
+    publisher = server.threads.submit(publish)
+    try:
+        yield sent
+    finally:
+        stop.set()
+        publisher.result()
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def logged(server, words):
+    return [line for line in server.log() if words in line]
+
+
+# --- what waiting costs
+
+def test_a_hundred_waiting_polls_need_few_connections(crowd, topic):
+    others = [new_topic() for _ in range(9)]
+    polls = [poll for name in [topic, *others] for poll in crowd.wait(name, polls=10, timeout=60)]
+    assert len(crowd.backends()) < 10
+    until(lambda: crowd.stats()["active_waiters"] == 100, "all of them in the stats", seconds=3)
+    assert crowd.stats()["topic_subscriber_counts"].items() >= dict.fromkeys([topic, *others], 10).items()
+    listening = crowd.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state <> 'idle'")
+    assert listening == [(0,)]
+    for name in topic, *others:
+        crowd.publish(name, name)
+    assert [poll.result().payloads for poll in polls] == [[name] for name in [topic, *others] for _ in range(10)]
+
+
+# --- full is not an error
+
+def test_six_clients_share_two_workers(small, topic):
+    """Each answers early when somebody else wants to wait, who has waited longest first."""
+    clients = [Client(small, topic) for _ in range(6)]
+    until(lambda: all(client.polls >= 2 for client in clients), "everybody's turn, twice", seconds=20)
+    small.publish(topic, 1)
+    finish(small, clients, topic, [1])
+
+
+def test_three_clients_for_each_worker(eight):
+    shared, dice = new_topic("shared"), random.Random(1)
+    own = [new_topic("own") for _ in range(24)]
+    sent = {name: [] for name in [shared, *own]}
+    quiet = [new_topic("quiet") for _ in range(3)]
+    begin = [eight.poll(shared, name).next_since for name in own]
+    clients = [Client(eight, shared, name, since=since) for name, since in zip(own, begin)]
+    quiet_clients = [Client(eight, name, since={name: "0"}) for name in quiet]
+    stats, end, n = [], time.monotonic() + 6, 0
+    while time.monotonic() < end:
+        name = dice.choice([shared, *own, *own])
+        eight.publish(name, n)
+        sent[name].append(n)
+        n += 1
+        if n % 20 == 0:
+            stats.append(eight.request("GET", STATS))
+        time.sleep(dice.random() * 0.05)
+    for name, client in zip(own, clients):
+        expected = sorted(sent[shared] + sent[name])
+        until(lambda: client.done.done() or len(client.got) >= len(expected), f"everything of {name}", seconds=10)
+        assert not client.done.done() and client.got == expected
+    for client in clients + quiet_clients:
+        client.stopped = True
+    for name in own + quiet:
+        eight.publish(name, "end")
+    for client in clients + quiet_clients:
+        client.stop()
+        # 27 of them on 8 places, half a second at least in turn, make less than 2 s
+        assert client.longest < 5 and client.polls > 2
+    assert stats and all(answer.status == 200 and answer.seconds < 1 and answer.json["active_waiters"] <= 9 for answer in stats)
+
+
+# --- workers and manager come and go
+
+def test_a_killed_worker_is_replaced_and_costs_nobody_else_anything(crowd, topic):
+    other = new_topic("other")
+    (victim,), polls = crowd.wait(topic, timeout=30), crowd.wait(other, polls=10, timeout=30)
+    before, manager = crowd.until_workers(), crowd.manager
+    (pid,) = crowd.until_waiting(topic)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(BROKEN):
+        victim.result(5)
+    after = crowd.until_workers(seconds=2)
+    assert before - after == {pid} and len(after - before) == 1 and crowd.manager == manager
+    until(lambda: not crowd.waiting(topic), "its row gone", seconds=3)
+    assert not any(poll.done() for poll in polls)
+    crowd.publish(other, 1)
+    assert [poll.result().payloads for poll in polls] == [[1]] * 10
+    assert logged(crowd, f"worker {pid} was killed by signal 9")
+
+
+@pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_worker_told_to_end_answers_and_is_replaced(eight, topic, send):
+    (poll,) = eight.wait(topic, timeout=30)
+    (pid,) = eight.until_waiting(topic)
+    before = eight.until_workers()
+    os.kill(pid, send)
+    assert poll.result(5).messages == []
+    after = until(lambda: len(pids := eight.worker_pids() - {pid}) == eight.worker_count and pids, "another in its place")
+    assert len(before & after) == len(before) - 1
+
+
+def test_many_workers_killed_at_once(crowd, topic):
+    polls = crowd.wait(topic, polls=40, timeout=30)
+    waiting = set(crowd.until_waiting(topic, 40))
+    victims = sorted(waiting)[:30] + sorted(crowd.worker_pids() - waiting)[:20]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    crowd.until_workers()
+    until(lambda: sum(poll.done() for poll in polls) == 30, "30 broken polls")
+    crowd.publish(topic, 1)
+    outcomes = []
+    for poll in polls:
+        try:
+            outcomes.append(poll.result().payloads)
+        except BROKEN:
+            outcomes.append(None)
+    assert sorted(outcomes, key=str) == sorted([None] * 30 + [[1]] * 10, key=str)
+    polls = crowd.wait(topic, polls=100, timeout=30)
+    crowd.publish(topic, 2)
+    assert [poll.result().payloads for poll in polls] == [[2]] * 100
+
+
+def test_a_killed_manager_takes_its_workers_down_in_order(topic):
+    with Server(6) as server:
+        polls = server.wait(topic, polls=6, timeout=30)
+        server.until_waiting(topic, 6)
+        os.kill(server.manager, signal.SIGKILL)
+        killed = time.monotonic()
+        answers = [poll.result(5) for poll in polls]
+        assert all(not answer.messages and not answer.gaps for answer in answers)
+        until(lambda: server.stats()["active_waiters"] == 0, "its rows not counted", seconds=5)
+        until(lambda: not server.worker_pids(), "its workers gone", seconds=5)
+        assert time.monotonic() - killed < 6 and server.poll(topic, status=503)
+        server.publish(topic, 1)
+        server.close_db()
+        server.start()   # as systemd would
+        assert [server.poll(topic, since=answer.next_since, timeout=20).payloads for answer in answers] == [[1]] * 6
+        assert server.sql("SELECT * FROM pgpoll.live_waiters") == []
+
+
+def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
+    with Server(3, errors="a worker died as soon as it was started: the next one in") as server:
+        manager, killed, end = server.manager, 0, time.monotonic() + 2
+        server.until_workers()
+        while time.monotonic() < end:
+            for pid in children(manager):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+            time.sleep(0.005)
+        assert 4 <= killed <= 40   # one in 5 ms would make 400 and more
+        assert logged(server, "a worker died as soon as it was started: the next one in")
+        server.until_workers(seconds=15)
+        assert server.manager == manager
+        polls = server.wait(topic, polls=3, timeout=20)
+        server.publish(topic, 1)
+        assert [poll.result().payloads for poll in polls] == [[1]] * 3
+
+
+def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
+    """More clients than workers, a publisher, and another program each time; nobody is refused, and nothing comes late."""
+    clients = [Client(eight, topic) for _ in range(16)]
+    with publishing(eight, topic) as sent:
+        for version in b"one", b"two":
+            build = eight.home / version.decode()
+            shutil.copytree(ROOT / "build", build, ignore=lambda _, names: [name for name in names if not name.endswith(".fcgi")])
+            with open(build / "pgpoll.fcgi", "ab") as program:
+                program.write(version)
+            before, manager = eight.until_workers(), eight.manager
+            done = subprocess.run([ROOT / "deploy" / "local", "reload"], env={**os.environ, "RUN": eight.run, "BUILD": build},
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout + done.stderr
+            until(lambda: not eight.worker_pids() & before, "the old workers gone", seconds=5)
+            assert eight.manager == manager
+            for pid in {manager, *eight.until_workers()}:
+                with open(f"/proc/{pid}/exe", "rb") as program:
+                    assert program.read().endswith(version)
+            count = len(sent)
+            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=3)
+    finish(eight, clients, topic, sent)
+    eight.reload()   # the original
+
+
+def test_make_stop_answers_every_waiting_poll(topic):
+    with Server(20) as server:
+        polls = server.wait(topic, polls=20, timeout=60)
+        server.stop()
+        assert [poll.result(5).messages for poll in polls] == [[]] * 20
+        assert not server.worker_pids()
+
+
+# --- the database
+
+def test_the_listening_connection_is_lost_again_and_again(eight, topic):
+    clients = [Client(eight, topic) for _ in range(6)]
+    with publishing(eight, topic) as sent:
+        for _ in range(8):
+            until(lambda: eight.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'"),
+                  "connections cut")
+            count = len(sent)
+            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=5)
+    finish(eight, clients, topic, sent)
+
+
+def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
+    """Their questions come before the news at the new connection, and must not come instead."""
+    stop, elsewhere = threading.Event(), new_topic()
+
+    def ask():
+        while not stop.is_set():
+            eight.poll(elsewhere)
+
+    askers = [eight.threads.submit(ask) for _ in range(3)]
+    for n in range(6):
+        polls = eight.wait(topic, polls=2, timeout=30)
+        eight.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+        eight.publish(topic, n)
+        for poll in polls:
+            answer = poll.result()
+            assert answer.payloads == [n] and answer.seconds < 5
+    stop.set()
+    for asker in askers:
+        asker.result()
+
+
+def test_a_database_that_is_away_for_seconds(eight, topic):
+    """Waiting polls, one that begins meanwhile, and one that needs the table."""
+    eight.publish(topic, "old")
+    since = eight.poll(topic, since={topic: "0"}).next_since
+    polls = eight.wait(topic, polls=2, timeout=30) + eight.wait(topic, since=since, timeout=30)
+    postgres = Postgres(eight)
+    postgres.stop()
+    unknown = new_topic()
+    polls += [eight.poll_later(topic, since=since, timeout=30)]
+    late, table = eight.poll_later(unknown, timeout=30), eight.poll_later(topic, since={topic: "0"}, timeout=30)
+    time.sleep(2)   # nothing to observe: the database is down
+    postgres.start()
+    assert table.result().payloads[0] == "old"
+    until(lambda: set(eight.stats()["topic_subscriber_counts"]) == {topic, unknown}, "all who wait in the stats", seconds=10)
+    eight.publish(topic, "new")
+    eight.publish(unknown, "known")
+    assert [poll.result().payloads for poll in polls] == [["new"]] * 4 and late.result().payloads == ["known"]
+
+
+# --- what does not fit
+
+@pytest.mark.parametrize("size", [15_000, 30_000, 100_000, 3_000_000])
+def test_messages_of_any_size(narrow, topic, size):
+    """PGPOLL_PAGE_BYTES is 20,000, the window 65,536."""
+    polls = narrow.wait(topic, polls=5, timeout=20)
+    sent = [letter * size for letter in "abcde"]
+    narrow.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, to_json(repeat(l, %s)) FROM unnest(%s) WITH ORDINALITY u (l, n)"
+               " ORDER BY n", topic, size, list("abcde"))
+    for poll in polls:
+        answer, got = poll.result(), []
+        while True:
+            assert len(answer.messages) == 1 and answer.has_more == (len(got) < 4) and not answer.gaps
+            got += answer.payloads
+            if not answer.has_more:
+                break
+            answer = narrow.poll(topic, since=answer.next_since, timeout=20)
+            assert answer.seconds < 10
+        assert got == sent
+    narrow.publish(topic, "small again")
+    assert narrow.poll(topic, since=answer.next_since, timeout=20).payloads == ["small again"]
+    narrow.prune(topic)
+
+
+def test_a_window_that_runs_over(narrow):
+    """Twenty times its size in a few seconds, on topics with fast readers and slow ones."""
+    topics = [new_topic("over") for _ in range(4)]
+    clients = [Client(narrow, *names) for names in ([topics[0]], [topics[1]], topics, topics[2:])]
+    slow = [narrow.poll(name).next_since for name in topics]
+    sent = {name: [] for name in topics}
+    for n in range(400):
+        name = topics[n % 7 % 4]
+        sent[name].append(n)
+        narrow.sql("INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES (%s, %s, to_json(repeat('x', 3000)))", name, str(n))
+    for names, client in zip(([topics[0]], [topics[1]], topics, topics[2:]), clients):
+        expected = sorted(sum((sent[name] for name in names), []))
+        until(lambda: client.done.done() or len(client.got) >= len(expected), "everything delivered", seconds=20)
+        assert client.got[:len(expected)] == expected
+        client.stopped = True
+        narrow.publish(names[0], "end")
+        client.stop()
+    for name, since in zip(topics, slow):
+        assert [message["payload"] for message in narrow.read(name, since=since[name])][:len(sent[name])] == sent[name]
+
+
+def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
+    """PGPOLL_CONNECTIONS is 2."""
+    narrow.sql("INSERT INTO pgpoll.messages (topic, payload, metadata)"
+               " SELECT %s, to_json(n), to_json(repeat('x', 1000)) FROM generate_series(1, 200) n", topic)
+    most, stop = [0], threading.Event()
+    fixed = 4   # two of the manager's and two of the statistics'
+
+    def watch():
+        connection = narrow.connect()
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            while not stop.wait(0.005):
+                cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+                most[0] = max(most[0], cursor.fetchone()[0])
+        connection.close()
+
+    watcher = narrow.threads.submit(watch)
+    readers = [narrow.threads.submit(narrow.read, topic) for _ in range(30)]
+    for reader in readers:
+        assert [message["payload"] for message in reader.result()] == list(range(1, 201))
+    stop.set()
+    watcher.result()
+    assert 0 < most[0] <= fixed + 2 * 2   # each may follow one that is just ending
+    until(lambda: len(narrow.backends()) <= fixed, "what was opened to catch up closed again", seconds=5)
+
+
+# --- can_poll()
+
+def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
+    with Server(8, errors="a poll's question failed|database_query") as server:
+        server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE plpgsql STABLE AS"
+                   " $$ BEGIN IF topic LIKE 'bad%' THEN RAISE EXCEPTION 'broken for %', topic; END IF; RETURN topic <> 'secret'; END $$")
+        body = json.dumps({"topics": ["bad"], "timeout": 0})
+        until(lambda: server.request("POST", "/messages/poll", body).status == 503, "can_poll() heeded", 5.5)
+        stop, bad = threading.Event(), []
+
+        def ask():
+            while not stop.is_set():
+                bad.append(server.poll(topic, "bad", status=503))
+
+        askers = [server.threads.submit(ask) for _ in range(2)]
+        clients = [Client(server, topic) for _ in range(3)]
+        with publishing(server, topic) as sent:
+            until(lambda: len(bad) > 20 and len(sent) > 50, "some of each", seconds=10)
+            server.poll("secret", topic, status=403)
+            count = len(sent)
+            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=3)
+        stop.set()
+        for asker in askers:
+            asker.result()
+        assert all(int(answer.headers["Retry-After"]) > 0 for answer in bad)
+        finish(server, clients, topic, sent)
+        server.unrestrict()
+        server.poll("bad")
