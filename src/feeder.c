@@ -20,12 +20,12 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,    /* answered together */
-    AUTHORIZATIONS = 8, /* of those, with a can_poll() to ask */
+    QUESTIONS = 512,     /* answered together */
+    AUTHORIZATIONS = 32, /* of those, with a can_poll() to ask */
     STATEMENTS = AUTHORIZATIONS + 6,
     LINGER_MS = 60 * 1000, /* a topic is listened to for so long after its last poll */
-    OPEN_MS = 5000,        /* how long "can_poll() allows everything" is believed */
-    OPEN_AGAIN_MS = 3500,  /* and when it is asked again */
+    OPEN_MS = 2500,        /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
+    OPEN_AGAIN_MS = 1500,  /* and when it is asked again */
     CONFIRM_MS = 1000,     /* a message that no notification told of is published after so long */
     BEAT_MS = 5000,        /* a notification to ourselves, to see that they arrive */
     DEAF_MS = 15000,       /* so long without one: they do not */

@@ -260,9 +260,10 @@ static enum error managed_read(struct listener *base, const struct listener_poll
 {
     struct listener_managed *listener = (struct listener_managed *)base;
     const struct poll_request *request = poll->request;
-    const bool authorize = (how & LISTENER_AUTHORIZE) && !is_open_to_all(listener->hive);
+    const bool authorize = how & LISTENER_AUTHORIZE;
     /* A poll that does not wait wants what is committed now, which the window may learn a moment later. */
-    bool asked = authorize || request->timeout_s == 0 || !find_topics(listener, request, positions);
+    const bool asked = (authorize && !is_open_to_all(listener->hive)) || request->timeout_s == 0 ||
+                       !find_topics(listener, request, positions);
     int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
 
@@ -275,7 +276,7 @@ static enum error managed_read(struct listener *base, const struct listener_poll
         error = ERROR_DATABASE_AWAY;
     if (error == ERROR_RELEASED) { /* the manager may be gone; the table alone can answer once more */
         listener->topic_count = 0;
-        error = read_table(listener, poll, how & LISTENER_AUTHORIZE, positions, page, give_up_ms);
+        error = read_table(listener, poll, authorize, positions, page, give_up_ms);
         goto out;
     }
     if (error)
