@@ -222,11 +222,19 @@ static int work_managed(void *context, struct hive *hive, int number)
 
 int main(int argc, char **argv)
 {
+    static const struct program program = {
+        .name = "pgpoll.fcgi",
+        .purpose = "long polling over PostgreSQL",
+        .example = "-s /run/pgpoll/poll.sock -b 4096 -- /usr/local/lib/pgpoll/pgpoll.fcgi --workers 500",
+        .can_have_a_manager = true,
+    };
     static struct worker worker = { .server = { .serve = serve, .rest = rest } };
     int status;
 
-    if (!program_start("pgpoll.fcgi", "long polling over PostgreSQL", argc, argv, &worker.config, &status))
+    if (!program_start(&program, argc, argv, &worker.config, &status))
         return status;
+    if (!server_has_socket())
+        return EXIT_FAILURE;
     if (worker.config.workers > 0)
         return manager_run(&worker.config, work_managed, &worker, argv);
     worker.server.argv = argv;

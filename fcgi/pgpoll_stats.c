@@ -57,11 +57,19 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
 
 int main(int argc, char **argv)
 {
+    static const struct program program = {
+        .name = "pgpoll-stats.fcgi",
+        .purpose = "who is waiting in polls",
+        .example = "-s /run/pgpoll/stats.sock -b 4096 -F 2 -- /usr/local/lib/pgpoll/pgpoll-stats.fcgi",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
+    };
     struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };
     int status;
 
-    if (!program_start("pgpoll-stats.fcgi", "who is waiting in polls", argc, argv, &worker.config, &status))
+    if (!program_start(&program, argc, argv, &worker.config, &status))
         return status;
+    if (!server_has_socket())
+        return EXIT_FAILURE;
     worker.database = database_new();
     if (!worker.database) {
         log_write(LOG_LEVEL_ERROR, "out of memory");

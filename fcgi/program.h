@@ -6,10 +6,19 @@
 
 struct config;
 
+/* A program as its command line and --help know it. */
+struct program {
+    const char *name;
+    const char *purpose;
+    const char *example;     /* how spawn-fcgi starts it: its options, the program and its arguments */
+    const char *uses;        /* which of the environment variables mean something to it; NULL: all */
+    bool can_have_a_manager; /* --workers N */
+};
+
 /*
- * Handles the command line (--help, --version), loads the configuration and opens the log. name: borrowed for good.
+ * Handles the command line (--help, --version, --workers), loads the configuration and opens the log. program: borrowed for good.
  * false: the program is to exit with *status, all having been said.
  */
-bool program_start(const char *name, const char *purpose, int argc, char **argv, struct config *config, int *status);
+bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status);
 
 #endif

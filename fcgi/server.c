@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -115,12 +114,15 @@ static void exec_anew(char **argv)
     run_anew = 0;
 }
 
-static bool is_listening(int fd)
+bool server_has_socket(void)
 {
     int value = 0;
     socklen_t size = sizeof value;
+    bool listening = getsockopt(LISTENER_FD, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
 
-    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
+    if (!listening)
+        log_write(LOG_LEVEL_ERROR, "descriptor 0 is no listening socket: start this program with spawn-fcgi");
+    return listening;
 }
 
 int server_run(struct server *server)
@@ -129,10 +131,6 @@ int server_run(struct server *server)
     sigset_t sleep_mask;
     int epoll_fd;
 
-    if (!is_listening(LISTENER_FD)) {
-        log_write(LOG_LEVEL_ERROR, "descriptor 0 is no listening socket: start this program with spawn-fcgi");
-        return EXIT_FAILURE;
-    }
     if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTENER_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
         !catch_signals(server->argv != NULL, &sleep_mask) || (epoll_fd = make_idle_set()) < 0) {
         log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));

@@ -13,6 +13,7 @@
 #include "interrupts.h"
 
 #include <fcgiapp.h>
+#include <stdbool.h>
 
 struct server {
     /* Serves one request. interrupts: its client's connection and the signals; borrowed for the call. */
@@ -23,10 +24,10 @@ struct server {
     char **argv;
 };
 
-/*
- * Serves what comes in on the listening socket that spawn-fcgi left on descriptor 0. Returns the status to exit with; what went
- * wrong is logged.
- */
+/* Whether descriptor 0 is a listening socket, where spawn-fcgi leaves it; if not, that is logged. */
+bool server_has_socket(void);
+
+/* Serves what comes in on that socket. Returns the status to exit with; what went wrong is logged. */
 int server_run(struct server *server);
 
 #endif

@@ -90,7 +90,9 @@ short book_events(const struct book *book)
 
 int64_t book_due_ms(const struct book *book)
 {
-    return book->running ? book->started_ms + book->config->query_timeout_s * 1000 : book->look_ms;
+    if (book->running)
+        return book->started_ms + book->config->query_timeout_s * 1000;
+    return atomic_load(&book->hive->book_sleeps) ? book->sweep_ms : book->look_ms;
 }
 
 /* ---- what changed */
@@ -166,6 +168,7 @@ static void fail(struct book *book, enum error error)
     database_close(book->database, NULL);
     for (int i = 0; i < book->hive->worker_count; i++)
         book->entries[i].pid = 0;
+    atomic_store(&book->hive->book_sleeps, 0);
 }
 
 static void begin(struct book *book, int64_t now_ms)
@@ -198,6 +201,7 @@ static void look(struct book *book, int64_t now_ms)
     book->look_ms = now_ms + LOOK_MS;
     if (now_ms < book->write_ms)
         return;
+    atomic_store(&book->hive->book_sleeps, 1); /* before the look: a change that it misses rings */
     if (list_changes(book, now_ms) || now_ms >= book->sweep_ms)
         begin(book, now_ms);
     else
@@ -224,6 +228,6 @@ void book_step(struct book *book, bool ready)
     } else if (!book->running && ready && database_consume(book->database) != ERROR_NONE) {
         fail(book, ERROR_DATABASE_AWAY);
     }
-    if (!book->running && now_ms >= book->look_ms)
+    if (!book->running && now_ms >= book_due_ms(book))
         look(book, now_ms);
 }

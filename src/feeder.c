@@ -20,15 +20,15 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,     /* answered together */
-    AUTHORIZATIONS = 32, /* of those, with a can_poll() to ask */
-    STATEMENTS = AUTHORIZATIONS + 6,
+    QUESTIONS = 512, /* answered together */
+    STATEMENTS = 6,
     LINGER_MS = 60 * 1000, /* a topic is listened to for so long after its last poll */
-    OPEN_MS = 2500,        /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500,  /* and when it is asked again */
-    CONFIRM_MS = 1000,     /* a message that no notification told of is published after so long */
-    BEAT_MS = 5000,        /* a notification to ourselves, to see that they arrive */
-    DEAF_MS = 15000,       /* so long without one: they do not */
+    CROWDED_LINGER_MS = 1000,
+    OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
+    OPEN_AGAIN_MS = 1500, /* and when it is asked again */
+    CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
+    BEAT_MS = 5000,       /* a notification to ourselves, to see that they arrive */
+    DEAF_MS = 15000,      /* so long without one: they do not */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
     CHANNEL_SIZE = 64,
@@ -63,8 +63,7 @@ struct cycle {
     PGresult *results[STATEMENTS];
     int count;
     int listen_at, newest_at, open_at, beat_at, unlisten_at, read_at;
-    int may_poll_at[QUESTIONS]; /* one a question */
-    int questions[QUESTIONS];   /* cells */
+    int questions[QUESTIONS]; /* cells */
     int question_count;
     bool full; /* the read is of all topics */
     struct list listen, newest, read, unlisten;
@@ -84,7 +83,6 @@ struct feeder {
     char self_channel[CHANNEL_SIZE];
     int *pending; /* cells whose questions wait, oldest first */
     int pending_count;
-    int question_limit;
     int64_t *told; /* positions that notifications told of and that were not yet read */
     int told_count, told_capacity;
     struct cycle cycle;
@@ -137,7 +135,6 @@ struct feeder *feeder_new(const struct config *config, struct hive *hive)
     feeder->channels = lh_kchar_table_new(1024, NULL);
     feeder->pending = calloc((size_t)hive->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
-    feeder->question_limit = QUESTIONS;
     (void)snprintf(feeder->self_name, sizeof feeder->self_name, "\001%.80s/%d", config->host, (int)getpid());
     if (!feeder->database || !feeder->known || !feeder->used || !feeder->news || !feeder->channels ||
         !feeder->pending || !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
@@ -179,6 +176,12 @@ void feeder_abandon(const struct feeder *feeder)
 
 /* ---- topics */
 
+/* How long a topic is listened to after its last poll: less when there are so many that the table might fill up. */
+static int64_t linger_ms(const struct feeder *feeder)
+{
+    return feeder->used_count < topic_table_size(feeder->hive->topics) / 4 ? LINGER_MS : CROWDED_LINGER_MS;
+}
+
 /* The topic's number, with a place among the known ones; -1: no room. */
 static int know(struct feeder *feeder, const char *name, size_t length)
 {
@@ -199,6 +202,8 @@ static int know(struct feeder *feeder, const char *name, size_t length)
         return -1;
     }
     feeder->used[feeder->used_count++] = number;
+    if (linger_ms(feeder) < LINGER_MS)
+        feeder->sweep_ms = clock_min(feeder->sweep_ms, clock_monotonic_ms() + CROWDED_LINGER_MS / 4);
     return number;
 }
 
@@ -248,7 +253,7 @@ static void list_unused(struct feeder *feeder, int64_t now_ms)
         const struct known *known = &feeder->known[number];
 
         if (known->listening && !known->news && known->cycle != feeder->cycle_number &&
-            now_ms - known->used_ms > LINGER_MS)
+            now_ms - known->used_ms > linger_ms(feeder))
             list_add(&feeder->cycle.unlisten, name_of(feeder, number), number, 0);
     }
 }
@@ -313,14 +318,6 @@ static struct statement *add_statement(struct cycle *cycle, int *at)
     return &cycle->statements[cycle->count++];
 }
 
-static void take_askers(struct feeder *feeder)
-{
-    for (int word = 0; word < feeder->hive->words; word++)
-        for (uint64_t bits = atomic_exchange(&feeder->hive->askers[word], 0); bits; bits &= bits - 1)
-            if (feeder->pending_count < feeder->hive->worker_count)
-                feeder->pending[feeder->pending_count++] = word * 64 + __builtin_ctzll(bits);
-}
-
 /* Enters one question's topics into the lists. */
 static void list_question(struct feeder *feeder, struct cell *cell)
 {
@@ -343,46 +340,18 @@ static void list_question(struct feeder *feeder, struct cell *cell)
     }
 }
 
-static bool authorize_statement(struct cycle *cycle, int question, struct cell *cell)
-{
-    struct statement *statement = add_statement(cycle, &cycle->may_poll_at[question]);
-    struct poll_topic *topics = calloc((size_t)cell->question_count, sizeof *topics);
-    bool made;
-
-    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
-    statement_add_text(statement, cell->user);
-    for (int i = 0; topics && i < cell->question_count; i++)
-        topics[i] =
-            (struct poll_topic){ .name = cell->names + cell->topics[i].name_at, .length = cell->topics[i].name_length };
-    made = topics && statement_add_topics(statement, topics, cell->question_count);
-    free(topics);
-    return made;
-}
-
 /* Takes as many questions as go into one cycle. */
-static bool list_questions(struct feeder *feeder)
+static void list_questions(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
-    int authorizations = 0, taken = 0;
-    bool made = true;
+    int taken = 0;
 
-    for (; made && taken < feeder->pending_count && cycle->question_count < feeder->question_limit; taken++) {
-        struct cell *cell = hive_cell(feeder->hive, feeder->pending[taken]);
-
-        if (cell->authorize && authorizations == AUTHORIZATIONS)
-            break;
-        cycle->questions[cycle->question_count] = feeder->pending[taken];
-        cycle->may_poll_at[cycle->question_count] = -1;
-        list_question(feeder, cell);
-        if (cell->authorize) {
-            authorizations++;
-            made = authorize_statement(cycle, cycle->question_count, cell);
-        }
-        cycle->question_count++;
+    while (taken < feeder->pending_count && cycle->question_count < QUESTIONS) {
+        cycle->questions[cycle->question_count++] = feeder->pending[taken];
+        list_question(feeder, hive_cell(feeder->hive, feeder->pending[taken++]));
     }
     feeder->pending_count -= taken;
     memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
-    return made;
 }
 
 static void list_read(struct feeder *feeder, int number)
@@ -437,7 +406,7 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
 
     if (now_ms < feeder->sweep_ms)
         return true;
-    feeder->sweep_ms = now_ms + LINGER_MS / 4;
+    feeder->sweep_ms = now_ms + linger_ms(feeder) / 4;
     list_unused(feeder, now_ms);
     if (cycle->unlisten.count == 0)
         return true;
@@ -474,20 +443,16 @@ static void timed_statements(struct feeder *feeder, int64_t now_ms)
 static bool compose(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
-    bool made, alone = feeder->question_limit == 1 && feeder->pending_count > 0;
+    bool made;
 
     cycle->listen_at = cycle->newest_at = cycle->open_at = cycle->beat_at = cycle->unlisten_at = cycle->read_at = -1;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
-    if (!alone) {
-        if (cycle->full)
-            feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
-        list_reads(feeder);
-    } else if (cycle->full) {
-        feeder->full_ms = 0; /* what was committed before this LISTEN is read in the next cycle */
-    }
-    made = list_questions(feeder) && listen_statement(feeder) &&
-           read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
+    if (cycle->full)
+        feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
+    list_reads(feeder);
+    list_questions(feeder);
+    made = listen_statement(feeder) && read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
            read_statement(cycle, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
     timed_statements(feeder, now_ms);
     return made;
@@ -626,36 +591,28 @@ static bool is_true(const PGresult *result)
     return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
 }
 
-static void answer(struct feeder *feeder, int number, enum error error)
-{
-    struct cell *cell = hive_cell(feeder->hive, number);
-
-    cell->answer = error;
-    atomic_store(&cell->answered, atomic_load(&cell->asked));
-    hive_wake(cell);
-}
-
 static void answer_questions(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
 
     for (int i = 0; i < cycle->question_count; i++) {
-        struct cell *cell = hive_cell(feeder->hive, cycle->questions[i]);
-        enum error error = ERROR_NONE;
+        struct cell *cell;
 
         if (cycle->questions[i] == NOBODY)
             continue;
-        if (cycle->may_poll_at[i] >= 0 && !is_true(cycle->results[cycle->may_poll_at[i]]))
-            error = ERROR_DENIED;
-        for (int k = 0; !error && k < cell->question_count; k++) {
+        cell = hive_cell(feeder->hive, cycle->questions[i]);
+        for (int k = 0; k < cell->question_count; k++) {
             struct cell_topic *topic = &cell->topics[k];
+            int number = topic->ref.number;
 
-            if (topic->ref.number < 0 || !window_find(feeder->hive->window, topic->ref.number, &topic->ref))
-                error = ERROR_MEMORY;
-            else
-                topic->newest = cycle->newest.positions[feeder->known[topic->ref.number].newest_at];
+            if (number >= 0 && window_find(feeder->hive->window, number, &topic->ref)) {
+                topic->newest = cycle->newest.positions[feeder->known[number].newest_at];
+            } else {
+                topic->ref = WINDOW_NO_TOPIC;
+                topic->newest = CATCH_UP_FROM_NOW;
+            }
         }
-        answer(feeder, cycle->questions[i], error);
+        hive_answer(cell, ERROR_NONE);
     }
 }
 
@@ -667,7 +624,6 @@ static void succeed(struct feeder *feeder)
         log_write(LOG_LEVEL_INFO, "the database is back");
     feeder->away = false;
     feeder->pause_ms = 0;
-    feeder->question_limit = QUESTIONS;
     if (cycle->listen_at >= 0)
         take_channels(feeder, cycle->results[cycle->listen_at]);
     if (cycle->newest_at >= 0)
@@ -687,18 +643,10 @@ static void fail(struct feeder *feeder, enum error error)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    const bool questioned = error == ERROR_DATABASE_QUERY && cycle->question_count > 0;
-
     for (int i = 0; i < cycle->read.count; i++)
         have_news(feeder, cycle->read.numbers[i]);
     for (int i = 0; i < cycle->unlisten.count; i++)
         forget(feeder, cycle->unlisten.numbers[i]); /* UNLISTEN may have taken effect all the same */
-    if (questioned && cycle->question_count == 1) {
-        log_write(LOG_LEVEL_ERROR, "a poll's question failed: %s", database_error(feeder->database));
-        if (cycle->questions[0] != NOBODY)
-            answer(feeder, cycle->questions[0], error);
-        cycle->question_count = 0;
-    }
     for (int i = cycle->question_count - 1; i >= 0; i--)
         if (cycle->questions[i] == NOBODY)
             cycle->questions[i] = cycle->questions[--cycle->question_count];
@@ -706,12 +654,8 @@ static void fail(struct feeder *feeder, enum error error)
             (size_t)feeder->pending_count * sizeof *feeder->pending);
     memcpy(feeder->pending, cycle->questions, (size_t)cycle->question_count * sizeof *cycle->questions);
     feeder->pending_count += cycle->question_count;
-    feeder->question_limit = 1; /* one bad question must not keep the others from being answered */
-    if (questioned)
-        return;
-
     if (!feeder->away)
-        log_write(LOG_LEVEL_WARNING, "no news from the database: %s", database_error(feeder->database));
+        log_write(error_log_level(error), "no news from the database: %s", database_error(feeder->database));
     feeder->away = true;
     database_close(feeder->database, NULL);
     feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;
@@ -750,11 +694,6 @@ short feeder_events(const struct feeder *feeder)
     return database_events(feeder->database);
 }
 
-static int64_t min_ms(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 int64_t feeder_due_ms(const struct feeder *feeder)
 {
     if (feeder->running)
@@ -763,7 +702,7 @@ int64_t feeder_due_ms(const struct feeder *feeder)
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->news_count > 0)
         return 0;
-    return min_ms(min_ms(feeder->full_ms, feeder->beat_ms), min_ms(feeder->sweep_ms, open_due_ms(feeder)));
+    return clock_min(clock_min(feeder->full_ms, feeder->beat_ms), clock_min(feeder->sweep_ms, open_due_ms(feeder)));
 }
 
 static void begin(struct feeder *feeder, int64_t now_ms)
@@ -808,7 +747,6 @@ void feeder_step(struct feeder *feeder, bool ready)
     if (feeder->running)
         return;
     take_notifications(feeder);
-    take_askers(feeder);
     if (database_is_connected(feeder->database) && now_ms - feeder->heard_ms > DEAF_MS) {
         log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
         database_close(feeder->database, "LISTEN delivers nothing");
@@ -818,12 +756,15 @@ void feeder_step(struct feeder *feeder, bool ready)
         begin(feeder, now_ms);
 }
 
+void feeder_ask(struct feeder *feeder, int number)
+{
+    feeder->pending[feeder->pending_count++] = number; /* a worker asks one thing at a time, so there is room */
+}
+
 void feeder_forget_worker(struct feeder *feeder, int number)
 {
-    struct cell *cell = hive_cell(feeder->hive, number);
     int kept = 0;
 
-    (void)atomic_fetch_and(&feeder->hive->askers[number / 64], ~(UINT64_C(1) << number % 64));
     for (int i = 0; i < feeder->pending_count; i++)
         if (feeder->pending[i] != number)
             feeder->pending[kept++] = feeder->pending[i];
@@ -832,5 +773,4 @@ void feeder_forget_worker(struct feeder *feeder, int number)
     for (int i = 0; i < feeder->cycle.question_count; i++)
         if (feeder->cycle.questions[i] == number)
             feeder->cycle.questions[i] = NOBODY;
-    atomic_store(&cell->answered, atomic_load(&cell->asked));
 }

@@ -86,6 +86,12 @@ void hive_ring(const struct hive *hive)
     (void)eventfd_write(hive->doorbell, 1);
 }
 
+void hive_wake_book(struct hive *hive)
+{
+    if (atomic_load(&hive->book_sleeps) && atomic_exchange(&hive->book_sleeps, 0))
+        hive_ring(hive);
+}
+
 static uint64_t bit_of(int number)
 {
     return UINT64_C(1) << number % BITS;
@@ -115,6 +121,13 @@ void hive_wake(struct cell *cell)
     /* One signal is enough until it has been heard. The process is a child that was not waited for: its id is its own. */
     if (atomic_exchange(&cell->woken, 1) == 0 && atomic_load(&cell->pid) > 0)
         (void)kill(atomic_load(&cell->pid), SIGUSR2);
+}
+
+void hive_answer(struct cell *cell, enum error answer)
+{
+    cell->answer = answer;
+    atomic_store(&cell->answered, atomic_load(&cell->asked));
+    hive_wake(cell);
 }
 
 static bool waits_for(const struct cell *cell, int topic)

@@ -39,8 +39,8 @@ struct cell_topic {
     _Atomic int32_t number;      /* while waiting */
     uint32_t name_at;            /* question: where in names */
     uint32_t name_length;        /* question: bytes */
-    struct window_topic_ref ref; /* answer */
-    int64_t newest;              /* answer: the newest position, in a snapshot taken after the question */
+    struct window_topic_ref ref; /* answer; WINDOW_NO_TOPIC: too many topics are listened to already */
+    int64_t newest; /* answer: the newest position, in a snapshot taken after the question; of no topic: -1 */
 };
 
 struct cell {
@@ -56,7 +56,7 @@ struct cell {
     /* Question and answer. */
     _Atomic uint32_t asked, answered;
     bool authorize;
-    enum error answer; /* ERROR_NONE, ERROR_DENIED, ERROR_DATABASE_QUERY; ERROR_MEMORY: no room for another topic */
+    enum error answer; /* ERROR_NONE, ERROR_DENIED, or why can_poll() could not be asked */
     char user[HIVE_USER_SIZE];
     int question_count;        /* topics asked about */
     _Atomic int topic_count;   /* topics waited for */
@@ -76,11 +76,12 @@ struct hive {
     int words;                               /* in each of those */
     _Atomic int idle;                        /* workers that accept */
     int reserve;                             /* so many of them the manager tries to keep */
+    _Atomic int book_sleeps;                 /* the statistics were up to date: who changes them rings */
     _Atomic int64_t open_until_ms;  /* can_poll() was seen to allow everything, and that is believed until then */
     sem_t connections;              /* those that workers may still open */
     _Atomic int connection_seekers; /* workers that wait for one */
     /* Counters, for whoever asks. */
-    _Atomic uint64_t polls, messages, window_pages, table_pages, releases;
+    _Atomic uint64_t polls, window_pages, table_pages;
 };
 
 /*
@@ -95,12 +96,18 @@ struct cell *hive_cell(const struct hive *hive, int number);
 /* Rings the manager's doorbell. */
 void hive_ring(const struct hive *hive);
 
+/* For a worker, after its cell began or ended to wait: the statistics are to be written. */
+void hive_wake_book(struct hive *hive);
+
 /* For a worker: enters or leaves the set of those who wait for one of the cell's topics. */
 void hive_enter(struct hive *hive, int number);
 void hive_leave(struct hive *hive, int number);
 
 /* For the manager: wakes every worker that waits for this topic. */
 void hive_wake_topic(struct hive *hive, int topic);
+
+/* For the manager: answers the cell's question; the rest of the answer is there already. */
+void hive_answer(struct cell *cell, enum error answer);
 
 /* For the manager: wakes one worker, whatever it sleeps for. */
 void hive_wake(struct cell *cell);

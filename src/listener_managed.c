@@ -15,7 +15,8 @@
 #include <time.h>
 
 enum {
-    LOOK_MS = 100,      /* between looks at the client, for who waits for a connection */
+    LOOK_MS = 100, /* after which a connection that is needed is asked for again */
+    CROWDED_MS = 1000,
     QUICK_READ_MS = 500 /* a page may take, once there is a connection */
 };
 
@@ -32,31 +33,26 @@ struct listener_managed {
     int64_t *seen;                 /* their newest positions when it was read last */
 };
 
-static int64_t min_ms(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max_ms(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* ---- asking the manager */
 
-/* Sleeps until the manager has answered everything asked. */
+/*
+ * Sleeps until the manager has answered everything asked. Not for as long as the client is there: its poll has no cursor to be
+ * answered with before, should it have closed its sending side only.
+ */
 static enum error wait_answer(struct listener_managed *listener, const struct interrupts *interrupts,
                               int64_t give_up_ms)
 {
+    struct interrupts ours = *interrupts;
     struct cell *cell = listener->cell;
 
+    ours.client_fd = -1;
     for (;;) {
         enum error error;
 
         (void)atomic_exchange(&cell->woken, 0); /* also takes in what was written before it was set */
         if (atomic_load(&cell->answered) == atomic_load(&cell->asked))
             return ERROR_NONE;
-        error = interrupts_wait(interrupts, -1, 0, give_up_ms);
+        error = interrupts_wait(&ours, -1, 0, give_up_ms);
         if (error)
             return error;
     }
@@ -115,15 +111,22 @@ static bool is_open_to_all(const struct hive *hive)
     return atomic_load(&hive->open_until_ms) > clock_monotonic_ms();
 }
 
-/* Whether the window knows all the topics, and where to start. */
-static bool find_topics(struct listener_managed *listener, const struct poll_request *request, const int64_t *positions)
+/* Whether the window knows all the topics. */
+static bool find_topics(struct listener_managed *listener, const struct poll_request *request)
 {
     for (int i = 0; i < request->topic_count; i++)
-        if (positions[i] == CATCH_UP_FROM_NOW ||
-            !topic_table_find(listener->hive->topics, listener->hive->window, request->topics[i].name,
+        if (!topic_table_find(listener->hive->topics, listener->hive->window, request->topics[i].name,
                               request->topics[i].length, &listener->refs[i]))
             return false;
     return true;
+}
+
+static bool is_any_from_now(const int64_t *positions, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (positions[i] == CATCH_UP_FROM_NOW)
+            return true;
+    return false;
 }
 
 /* ---- reading the table */
@@ -149,51 +152,40 @@ static void ask_for_connection(const struct hive *hive)
     }
 }
 
-/* One of the counted connections, by give_up_ms. ERROR_TIMEOUT: none was free; ERROR_CLIENT_GONE. */
-static enum error take_connection(struct listener_managed *listener, const struct interrupts *interrupts,
-                                  int64_t give_up_ms)
+/* One of the counted connections, by give_up_ms; false: none was free. */
+static bool take_connection(struct listener_managed *listener, int64_t give_up_ms)
 {
-    enum error error = ERROR_PENDING;
+    struct hive *hive = listener->hive;
+    bool taken = atomic_load(&listener->cell->connection) == CONNECTION_HAD || sem_trywait(&hive->connections) == 0;
 
-    if (atomic_load(&listener->cell->connection) == CONNECTION_HAD)
-        return ERROR_NONE;
-    atomic_store(&listener->cell->connection, CONNECTION_SOUGHT);
-    (void)atomic_fetch_add(&listener->hive->connection_seekers, 1);
-    while (error == ERROR_PENDING) {
-        int64_t now_ms = clock_monotonic_ms(), look_ms = min_ms(now_ms + LOOK_MS, give_up_ms);
-        const struct timespec until = { look_ms / 1000, look_ms % 1000 * 1000000 };
+    if (!taken) {
+        atomic_store(&listener->cell->connection, CONNECTION_SOUGHT);
+        (void)atomic_fetch_add(&hive->connection_seekers, 1);
+        while (!taken && clock_monotonic_ms() < give_up_ms) {
+            int64_t look_ms = clock_min(clock_monotonic_ms() + LOOK_MS, give_up_ms);
+            const struct timespec until = { look_ms / 1000, look_ms % 1000 * 1000000 };
 
-        if (sem_trywait(&listener->hive->connections) == 0) {
-            error = ERROR_NONE;
-            break;
+            ask_for_connection(hive);
+            taken = sem_clockwait(&hive->connections, CLOCK_MONOTONIC, &until) == 0;
         }
-        ask_for_connection(listener->hive);
-        if (sem_clockwait(&listener->hive->connections, CLOCK_MONOTONIC, &until) == 0)
-            error = ERROR_NONE;
-        else if (now_ms >= give_up_ms)
-            error = ERROR_TIMEOUT;
-        else if (interrupts_wait(interrupts, -1, 0, now_ms) == ERROR_CLIENT_GONE)
-            error = ERROR_CLIENT_GONE;
+        (void)atomic_fetch_sub(&hive->connection_seekers, 1);
     }
-    (void)atomic_fetch_sub(&listener->hive->connection_seekers, 1);
-    atomic_store(&listener->cell->connection, error ? CONNECTION_NONE : CONNECTION_HAD);
-    return error;
+    atomic_store(&listener->cell->connection, taken ? CONNECTION_HAD : CONNECTION_NONE);
+    return taken;
 }
 
 static enum error read_table(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
                              const int64_t *positions, struct page *page, int64_t give_up_ms)
 {
     /* A poll with a short timeout queues for a connection all the same, and may then use it: busy is not away. */
-    const int64_t patience_ms = max_ms(give_up_ms, poll->started_ms + listener->config->query_timeout_s * 1000);
-    enum error error = take_connection(listener, poll->interrupts, patience_ms);
+    const int64_t patience_ms = clock_max(give_up_ms, poll->started_ms + listener->config->query_timeout_s * 1000);
+    enum error error = ERROR_DATABASE_AWAY;
 
-    if (error == ERROR_TIMEOUT) {
+    if (!take_connection(listener, patience_ms)) {
         database_close(listener->database, "no connection was free in time");
-        error = ERROR_DATABASE_AWAY;
-    }
-    if (error)
         return error;
-    give_up_ms = max_ms(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
+    }
+    give_up_ms = clock_max(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
     (void)atomic_fetch_add(&listener->hive->table_pages, 1);
     error = catch_up_run(listener->database, poll->request, authorize ? poll->remote_user : NULL, NULL, positions,
                          listener->config->page_bytes, page, give_up_ms);
@@ -223,6 +215,7 @@ static void enter(struct listener_managed *listener, const struct listener_poll 
         atomic_store(&cell->released, 0);
         (void)atomic_fetch_add(&cell->wait_number, 1);
         atomic_store(&cell->state, CELL_WAITING);
+        hive_wake_book(listener->hive);
     }
     listener->entered = true;
 }
@@ -233,7 +226,8 @@ static bool has_news(const struct listener_managed *listener)
     int64_t newest;
 
     for (int i = 0; i < listener->topic_count; i++)
-        if (!window_newest(listener->hive->window, listener->refs[i], &newest) || newest != listener->seen[i])
+        if (window_has_topic(listener->refs[i]) &&
+            (!window_newest(listener->hive->window, listener->refs[i], &newest) || newest != listener->seen[i]))
             return true;
     return false;
 }
@@ -261,14 +255,19 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     struct listener_managed *listener = (struct listener_managed *)base;
     const struct poll_request *request = poll->request;
     const bool authorize = how & LISTENER_AUTHORIZE;
+    const bool known = find_topics(listener, request), once = request->timeout_s == 0;
     /* A poll that does not wait wants what is committed now, which the window may learn a moment later. */
-    const bool asked = (authorize && !is_open_to_all(listener->hive)) || request->timeout_s == 0 ||
-                       !find_topics(listener, request, positions);
+    const bool asked = (authorize && !is_open_to_all(listener->hive)) || once || !known ||
+                       is_any_from_now(positions, request->topic_count);
     int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
 
     if (error)
         goto out;
+    if (once && !known) { /* not worth listening to */
+        error = read_table(listener, poll, authorize, positions, page, give_up_ms);
+        goto out;
+    }
     memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
     if (asked)
         error = ask(listener, poll, authorize, starts, give_up_ms);
@@ -296,9 +295,19 @@ out:
     return error;
 }
 
+/* When to look again for topics that nobody listens to because there were too many; never if there are none. */
+static int64_t look_again_ms(const struct listener_managed *listener)
+{
+    for (int i = 0; i < listener->topic_count; i++)
+        if (!window_has_topic(listener->refs[i]))
+            return clock_monotonic_ms() + CROWDED_MS;
+    return INT64_MAX;
+}
+
 static enum error managed_wait(struct listener *base, const struct interrupts *interrupts, int64_t deadline_ms)
 {
     struct listener_managed *listener = (struct listener_managed *)base;
+    const int64_t again_ms = look_again_ms(listener);
 
     give_back_connection(listener);
     for (;;) {
@@ -309,7 +318,9 @@ static enum error managed_wait(struct listener *base, const struct interrupts *i
             return ERROR_RELEASED;
         if (has_news(listener))
             return ERROR_NONE;
-        error = interrupts_wait(interrupts, -1, 0, deadline_ms);
+        error = interrupts_wait(interrupts, -1, 0, clock_min(deadline_ms, again_ms));
+        if (error == ERROR_TIMEOUT && again_ms < deadline_ms)
+            return ERROR_NONE;
         if (error)
             return error;
     }
@@ -323,6 +334,7 @@ static void managed_end(struct listener *base)
         return;
     hive_leave(listener->hive, listener->number);
     atomic_store(&listener->cell->state, CELL_SERVING);
+    hive_wake_book(listener->hive);
     atomic_store(&listener->cell->released, 0);
     listener->entered = false;
 }

@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "config.h"
 #include "feeder.h"
+#include "gate.h"
 #include "hive.h"
 #include "log.h"
 
@@ -22,10 +23,11 @@
 #include <unistd.h>
 
 enum {
-    TICK_MS = 1000,
     SHORTEST_WAIT_MS = 500, /* a poll is not released before it has waited so long */
     RELEASE_AGAIN_MS = 20,
     SPAWN_BATCH = 64,
+    COUNT_MS = 1000,
+    LONGEST_SLEEP_MS = 60 * 1000,
     QUICK_DEATH_MS = 1000, /* a worker that lived less long may be followed by one that does not, either */
     FIRST_PAUSE_MS = 100,
     LAST_PAUSE_MS = 5000,
@@ -40,6 +42,7 @@ struct manager {
     const struct config *config;
     struct hive *hive;
     struct feeder *feeder;
+    struct gate *gate;
     struct book *book;
     int (*work)(void *context, struct hive *hive, int number);
     void *context;
@@ -51,7 +54,8 @@ struct manager {
     int running; /* workers */
     int64_t *spawned_ms;
     bool stopping;
-    int64_t tick_ms, spawn_ms, spawn_pause_ms, release_ms, replace_ms;
+    uint64_t polls; /* when idle workers were counted last */
+    int64_t count_ms, spawn_ms, spawn_pause_ms, release_ms, replace_ms;
 };
 
 /* ---- workers */
@@ -63,6 +67,7 @@ static int run_worker(struct manager *manager, int number)
         return EXIT_FAILURE;
     (void)close(manager->signal_fd);
     feeder_abandon(manager->feeder);
+    gate_abandon(manager->gate);
     book_abandon(manager->book);
     (void)sigprocmask(SIG_SETMASK, &manager->usual_mask, NULL);
     srandom((unsigned)getpid());
@@ -120,7 +125,10 @@ static void clear_cell(struct manager *manager, int number)
     struct cell *cell = hive_cell(manager->hive, number);
 
     hive_leave(manager->hive, number);
+    (void)atomic_fetch_and(&manager->hive->askers[number / 64], ~(UINT64_C(1) << number % 64));
+    gate_forget_worker(manager->gate, number);
     feeder_forget_worker(manager->feeder, number);
+    atomic_store(&cell->answered, atomic_load(&cell->asked));
     switch (atomic_exchange(&cell->connection, CONNECTION_NONE)) {
     case CONNECTION_SOUGHT:
         (void)atomic_fetch_sub(&manager->hive->connection_seekers, 1);
@@ -138,6 +146,7 @@ static void clear_cell(struct manager *manager, int number)
     atomic_store(&cell->released, 0);
     atomic_store(&cell->topic_count, 0);
     atomic_store(&cell->pid, 0);
+    hive_wake_book(manager->hive);
 }
 
 static void log_death(pid_t pid, int status)
@@ -218,18 +227,27 @@ static void keep_reserve(struct manager *manager, int64_t now_ms)
     manager->release_ms = now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
     while (wanted-- > 0 && (cell = longest_waiting(hive, now_ms))) {
         atomic_store(&cell->released, 1);
-        (void)atomic_fetch_add(&hive->releases, 1);
         hive_wake(cell);
     }
 }
 
-static void count_idle(struct hive *hive)
+static int64_t count_due_ms(const struct manager *manager)
+{
+    return atomic_load(&manager->hive->polls) == manager->polls ? INT64_MAX : manager->count_ms;
+}
+
+/* Counts anew, now and then while there are polls: one that was killed may have been counted twice, or not at all. */
+static void count_idle(struct manager *manager, int64_t now_ms)
 {
     int idle = 0;
 
-    for (int i = 0; i < hive->worker_count; i++)
-        idle += atomic_load(&hive_cell(hive, i)->state) == CELL_IDLE;
-    atomic_store(&hive->idle, idle);
+    if (now_ms < count_due_ms(manager))
+        return;
+    manager->count_ms = now_ms + COUNT_MS;
+    manager->polls = atomic_load(&manager->hive->polls);
+    for (int i = 0; i < manager->hive->worker_count; i++)
+        idle += atomic_load(&hive_cell(manager->hive, i)->state) == CELL_IDLE;
+    atomic_store(&manager->hive->idle, idle);
 }
 
 /* ---- a new program in the old one's place */
@@ -317,22 +335,44 @@ static void take_signals(struct manager *manager)
     }
 }
 
-static int64_t min_ms(int64_t a, int64_t b)
+/* A question goes to the gate first if it has to, then to the feeder. */
+static void take_questions(struct manager *manager)
 {
-    return a < b ? a : b;
+    for (int word = 0; word < manager->hive->words; word++)
+        for (uint64_t bits = atomic_exchange(&manager->hive->askers[word], 0); bits; bits &= bits - 1) {
+            int number = word * 64 + __builtin_ctzll(bits);
+
+            if (hive_cell(manager->hive, number)->authorize)
+                gate_ask(manager->gate, number);
+            else
+                feeder_ask(manager->feeder, number);
+        }
+}
+
+static void take_permissions(struct manager *manager)
+{
+    enum error answer;
+    int number;
+
+    while ((number = gate_take(manager->gate, &answer)) >= 0)
+        if (answer)
+            hive_answer(hive_cell(manager->hive, number), answer);
+        else
+            feeder_ask(manager->feeder, number);
 }
 
 static int sleep_ms(const struct manager *manager)
 {
-    int64_t due_ms = min_ms(manager->tick_ms, manager->release_ms), left_ms;
+    int64_t due_ms = clock_min(manager->release_ms, count_due_ms(manager)), left_ms;
 
-    due_ms = min_ms(due_ms, min_ms(feeder_due_ms(manager->feeder), book_due_ms(manager->book)));
+    due_ms = clock_min(due_ms, clock_min(feeder_due_ms(manager->feeder), book_due_ms(manager->book)));
+    due_ms = clock_min(due_ms, gate_due_ms(manager->gate));
     if (manager->running < manager->hive->worker_count)
-        due_ms = min_ms(due_ms, manager->spawn_ms);
+        due_ms = clock_min(due_ms, manager->spawn_ms);
     if (manager->replace_ms != INT64_MAX)
-        due_ms = min_ms(due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS);
+        due_ms = clock_min(due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS);
     left_ms = due_ms - clock_monotonic_ms();
-    return left_ms > 0 ? (int)left_ms : 0;
+    return left_ms <= 0 ? 0 : (int)clock_min(left_ms, LONGEST_SLEEP_MS);
 }
 
 static void turn(struct manager *manager)
@@ -340,8 +380,9 @@ static void turn(struct manager *manager)
     struct pollfd fds[] = { { .fd = manager->signal_fd, .events = POLLIN },
                             { .fd = manager->hive->doorbell, .events = POLLIN },
                             { .fd = feeder_socket(manager->feeder), .events = feeder_events(manager->feeder) },
-                            { .fd = book_socket(manager->book), .events = book_events(manager->book) } };
-    int ready = poll(fds, 4, sleep_ms(manager));
+                            { .fd = book_socket(manager->book), .events = book_events(manager->book) },
+                            { .fd = gate_socket(manager->gate), .events = gate_events(manager->gate) } };
+    int ready = poll(fds, 5, sleep_ms(manager));
     int64_t now_ms = clock_monotonic_ms();
     eventfd_t rung;
 
@@ -349,17 +390,17 @@ static void turn(struct manager *manager)
         take_signals(manager);
     if (ready > 0 && fds[1].revents)
         (void)eventfd_read(manager->hive->doorbell, &rung);
+    take_questions(manager);
+    gate_step(manager->gate, ready > 0 && fds[4].revents);
+    take_permissions(manager);
     feeder_step(manager->feeder, ready > 0 && fds[2].revents);
     book_step(manager->book, ready > 0 && fds[3].revents);
     if (manager->stopping)
         return;
-    if (now_ms >= manager->tick_ms) {
-        manager->tick_ms = now_ms + TICK_MS;
-        count_idle(manager->hive);
-    }
     if (manager->running < manager->hive->worker_count && now_ms >= manager->spawn_ms)
         spawn_missing(manager);
     end_old_workers(manager, now_ms);
+    count_idle(manager, now_ms);
     keep_reserve(manager, now_ms);
 }
 
@@ -391,10 +432,12 @@ static bool set_up(struct manager *manager, const struct config *config)
     if (!manager->hive)
         return false;
     manager->feeder = feeder_new(config, manager->hive);
+    manager->gate = gate_new(config, manager->hive);
     manager->book = book_new(config, manager->hive);
     manager->spawned_ms = calloc((size_t)manager->hive->worker_count, sizeof *manager->spawned_ms);
     manager->release_ms = INT64_MAX;
-    return manager->feeder && manager->book && manager->spawned_ms && take_over(manager) && catch_signals(manager);
+    return manager->feeder && manager->gate && manager->book && manager->spawned_ms && take_over(manager) &&
+           catch_signals(manager);
 }
 
 int manager_run(const struct config *config, int (*work)(void *context, struct hive *hive, int number), void *context,
@@ -413,6 +456,7 @@ int manager_run(const struct config *config, int (*work)(void *context, struct h
         log_write(LOG_LEVEL_ERROR, "cannot set up the manager: %s", strerror(errno));
     }
     feeder_free(manager.feeder);
+    gate_free(manager.gate);
     book_free(manager.book);
     free(manager.spawned_ms);
     free(manager.old_pids);

@@ -19,16 +19,6 @@ enum { QUIET_MS = 250 };
 /* Pauses between attempts to reach the database: none before the second, then doubled up to the last, each with jitter. */
 enum { FIRST_PAUSE_MS = 50, LAST_PAUSE_MS = 1000 };
 
-static int64_t min_ms(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max_ms(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 static int64_t cursor_position(const struct cursor *cursor)
 {
     switch (cursor->kind) {
@@ -108,9 +98,9 @@ static void take_starts(struct poll_waiter *waiter, bool first)
 static enum error pause_before_retry(const struct poll_waiter *waiter, int64_t *pause_ms, int64_t give_up_ms)
 {
     int64_t now_ms = clock_monotonic_ms(), jittered_ms = *pause_ms / 2 + random() % (*pause_ms / 2 + 1);
-    enum error error = interrupts_wait(waiter->interrupts, -1, 0, min_ms(now_ms + jittered_ms, give_up_ms));
+    enum error error = interrupts_wait(waiter->interrupts, -1, 0, clock_min(now_ms + jittered_ms, give_up_ms));
 
-    *pause_ms = *pause_ms ? min_ms(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
+    *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
 }
 
@@ -120,13 +110,13 @@ static enum error pause_before_retry(const struct poll_waiter *waiter, int64_t *
  */
 static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
 {
-    const int64_t give_up_ms = max_ms(waiter->who.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
+    const int64_t give_up_ms = clock_max(waiter->who.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
     bool first = how & LISTENER_AUTHORIZE;
     int64_t pause_ms = 0;
     enum error error, interrupted;
 
     for (;;) {
-        int64_t attempt_ms = min_ms(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
+        int64_t attempt_ms = clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
 
         page_clear(&waiter->page);
         error = waiter->listener->operations->read(waiter->listener, &waiter->who, how, waiter->positions,
@@ -159,7 +149,7 @@ static bool send_heartbeat(struct poll_waiter *waiter)
 /* The first part of a wait; began_wait is still not set when news came in it. */
 static enum error wait_quietly(struct poll_waiter *waiter)
 {
-    const int64_t end_ms = min_ms(waiter->who.deadline_ms, clock_monotonic_ms() + QUIET_MS);
+    const int64_t end_ms = clock_min(waiter->who.deadline_ms, clock_monotonic_ms() + QUIET_MS);
     enum error error = waiter->listener->operations->wait(waiter->listener, waiter->interrupts, end_ms);
 
     if (error != ERROR_TIMEOUT || end_ms == waiter->who.deadline_ms)
@@ -172,14 +162,14 @@ static enum error wait_quietly(struct poll_waiter *waiter)
 static enum error wait_news(struct poll_waiter *waiter)
 {
     const int64_t reread_ms = clock_monotonic_ms() + waiter->config->reread_s * 1000;
-    const int64_t end_ms = min_ms(waiter->who.deadline_ms, reread_ms);
+    const int64_t end_ms = clock_min(waiter->who.deadline_ms, reread_ms);
     enum error error = waiter->began_wait ? ERROR_NONE : wait_quietly(waiter);
 
     if (error || !waiter->began_wait)
         return error;
     do {
         error = waiter->listener->operations->wait(waiter->listener, waiter->interrupts,
-                                                   min_ms(waiter->heartbeat_ms, end_ms));
+                                                   clock_min(waiter->heartbeat_ms, end_ms));
         if (error == ERROR_TIMEOUT && !send_heartbeat(waiter))
             error = ERROR_CLIENT_GONE;
     } while (error == ERROR_TIMEOUT && clock_monotonic_ms() < end_ms);

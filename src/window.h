@@ -26,6 +26,14 @@ struct window_topic_ref {
     uint32_t generation;
 };
 
+/* Stands for a topic that is not in the window; no topic ever has this generation. */
+#define WINDOW_NO_TOPIC ((struct window_topic_ref){ 0, UINT32_MAX })
+
+static inline bool window_has_topic(struct window_topic_ref ref)
+{
+    return ref.generation != UINT32_MAX;
+}
+
 /* What the window keeps of a message. */
 struct window_message {
     int64_t position;

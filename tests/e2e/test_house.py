@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pwd
+import signal
 import socket
 import stat
 import subprocess
@@ -114,6 +115,41 @@ def test_as_an_ordinary_user(tmp_path, topic):
 def test_root_serves_nobody_as_root(server):
     serving = [pid for pid, command in server.processes().items() if any(name in command for name in ("fcgi", "postgres", "lighttpd"))]
     assert len(serving) > 24 and 0 not in {os.stat(f"/proc/{pid}").st_uid for pid in serving}
+
+
+def test_reload_without_poll_workers_fails(own):
+    for pid in (own.run / "poll.pids").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+    until(lambda: not own.worker_pids(), "every poll worker gone")
+    code, output = own.make("reload")
+    assert code != 0 and "poll" in output and "reloaded" not in output, output
+    own.start()
+    own.reload()
+
+
+def run_program(server, name, *arguments):
+    """By hand, as nobody should except for --help."""
+    return subprocess.run([server.run / "bin" / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+
+
+def test_help_shows_how_to_start(server):
+    for name, pool, workers in ("pgpoll.fcgi", "poll", True), ("pgpoll-stats.fcgi", "stats", False):
+        done = run_program(server, name, "--help")
+        assert (done.returncode, done.stderr) == (0, ""), done
+        assert f"/run/pgpoll/{pool}.sock " in done.stdout and f"/usr/local/lib/pgpoll/{name}" in done.stdout
+        assert ("--workers 500" in done.stdout) == workers and "PGPOLL_LOG_LEVEL" in done.stdout
+
+
+def test_only_polls_have_a_manager(server):
+    done = run_program(server, "pgpoll-stats.fcgi", "--workers", "2")
+    assert done.returncode == 1 and "--workers" in done.stderr, done
+
+
+@pytest.mark.parametrize("command", (["pgpoll.fcgi", "--workers", "2"], ["pgpoll.fcgi"], ["pgpoll-stats.fcgi"]), ids=" ".join)
+def test_without_a_socket_nothing_starts(server, command):
+    done = run_program(server, *command)
+    (line,) = done.stderr.splitlines()   # one process said so
+    assert done.returncode == 1 and "descriptor 0 is no listening socket" in line, done
 
 
 def test_settings_reach_the_workers(topic):
