@@ -38,7 +38,7 @@ static const struct variable {
     { "PGPOLL_HOST", TYPE_TEXT, offsetof(struct config, host), NULL, 0, 0,
       "this machine's name in pgpoll.waiters; default: the host name" },
     { "PGPOLL_LOG", TYPE_LOG, offsetof(struct config, log), "stderr", 0, 0,
-      "stderr, syslog or the absolute path of a file (spawn-fcgi closes stderr)" },
+      "stderr, syslog or the absolute path of a file (spawn-fcgi gives its children /dev/null for stderr)" },
     { "PGPOLL_LOG_LEVEL", TYPE_LOG_LEVEL, offsetof(struct config, log_level), "info", 0, 0,
       "error, warning, info or debug" },
 };

@@ -287,6 +287,8 @@ static bool read_topics(struct poll_request *request, struct json_object *names)
                                     .cursor = { CURSOR_NOW, 0 } };
         int known = 0;
 
+        if (!json_object_is_type(item, json_type_string))
+            continue; /* a fault already; the others' cursors are looked at all the same */
         if (!topic.quoted)
             return false;
         while (known < request->topic_count && strcmp(request->topics[known].name, topic.name) != 0)
@@ -302,14 +304,16 @@ enum error poll_request_parse(struct poll_request *request, const char *body, si
 {
     struct poll_request made = { .timeout_s = TIMEOUT_DEFAULT_S, .limit = LIMIT_DEFAULT };
     struct faults faults = { NULL, false };
-    struct json_object *since = NULL;
+    struct json_object *names, *since;
     enum error error = ERROR_NONE;
-    bool all_blank = false, has_since = false;
+    bool all_blank = false, has_since;
 
     made.body = parse_object(body, length, &faults);
     if (made.body) {
         check_topics(made.body, max_topics, &all_blank, &faults);
-        if (!faults.list && !all_blank && !read_topics(&made, json_object_object_get(made.body, "topics")))
+        names = json_object_object_get(made.body, "topics");
+        if (json_object_is_type(names, json_type_array) && json_object_array_length(names) <= (size_t)max_topics &&
+            json_object_array_length(names) > 0 && !read_topics(&made, names))
             faults.out_of_memory = true;
         since = json_object_object_get(made.body, "since");
         has_since = json_object_is_type(since, json_type_object);

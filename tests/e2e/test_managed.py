@@ -430,3 +430,33 @@ def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
         finish(server, clients, topic, sent)
         server.unrestrict()
         server.poll("bad")
+
+
+def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
+    with Server(8, errors="can_poll\\(\\) was not answered|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
+        server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
+                   " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(6)) ELSE topic <> 'secret' END $$")
+        body = json.dumps({"topics": ["secret"], "timeout": 0})
+        until(lambda: server.request("POST", "/messages/poll", body).status == 403, "can_poll() heeded", 5.5)
+        (poll,) = server.wait(topic, timeout=20)
+        slow = [server.poll_later(f"slow-{n}", timeout=3, status=503) for n in range(3)]
+        server.publish(topic, 1)
+        answer = poll.result(2)
+        assert answer.payloads == [1]
+        for refused in slow:
+            refused.result()
+        assert server.poll(topic, since={topic: "0"}).payloads == [1]   # others are asked about again
+        server.unrestrict()
+
+
+def test_more_topics_than_can_be_listened_to(topic):
+    """There is room for 4096 here. The others' polls read the table instead: slower, but nobody is refused or forgotten."""
+    with Server(100) as server:
+        crowd = [server.poll_later(*[f"{topic}-{i}-{n}" for n in range(50)], timeout=30) for i in range(100)]
+        until(lambda: server.stats()["active_waiters"] == 100, "a hundred polls", seconds=10)
+        for i in range(100):
+            server.publish(f"{topic}-{i}-{i % 50}", i)
+        assert [poll.result(10).payloads for poll in crowd] == [[i] for i in range(100)]
+        (poll,) = server.wait(topic, timeout=20)   # and there is room again, at the latest when the topics were not used for a while
+        server.publish(topic, "after")
+        assert poll.result().payloads == ["after"]

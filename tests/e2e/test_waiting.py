@@ -1,6 +1,7 @@
 """Polls that wait: for what, for how long, and what wakes them."""
 import http.client
 import json
+import re
 import socket
 import struct
 import threading
@@ -359,3 +360,17 @@ def test_many_clients_come_and_go(server, topic):
     for thread in clients:
         thread.join(30)
     assert results == [list(range(10))] * 40
+
+
+def test_a_client_that_only_stops_sending_is_answered(server, topic):
+    """Also the first poll of a topic: with a cursor that is good for the next one."""
+    body = json.dumps({"topics": [topic], "timeout": 5}).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+                           % (POLL.encode(), len(body), body))
+        connection.shutdown(socket.SHUT_WR)
+        text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    found = re.search(r'"next_since":\{"[^"]+":"(msg_[0-7][0-9a-f]{15})"\}', text)
+    assert " 200 " in text and found, text
+    server.publish(topic, 1)
+    assert server.poll(topic, since={topic: found.group(1)}).payloads == [1]
