@@ -194,12 +194,18 @@ static void begin(struct gate *gate, int64_t now_ms)
 
     gate->started_ms = now_ms;
     gate->running = true;
-    while (made && taken < gate->waiting_count && taken < gate->limit)
-        made = make_statement(gate, gate->waiting[taken++]);
+    for (; made && taken < gate->waiting_count && gate->asked_count < gate->limit; taken++) {
+        if (hive_cell(gate->hive, gate->waiting[taken])->give_up_ms < now_ms)
+            settle(gate, gate->waiting[taken], ERROR_DATABASE_AWAY);
+        else
+            made = make_statement(gate, gate->waiting[taken]);
+    }
     gate->waiting_count -= taken;
     memmove(gate->waiting, gate->waiting + taken, (size_t)gate->waiting_count * sizeof *gate->waiting);
     if (made)
-        error = database_begin(gate->database, gate->statements, gate->asked_count, gate->results);
+        error = gate->asked_count == 0
+                    ? ERROR_NONE
+                    : database_begin(gate->database, gate->statements, gate->asked_count, gate->results);
     if (error != ERROR_PENDING)
         finish(gate, error);
 }

@@ -59,6 +59,7 @@ struct cell {
     enum error answer; /* ERROR_NONE, ERROR_DENIED, or why can_poll() could not be asked */
     char user[HIVE_USER_SIZE];
     int question_count;        /* topics asked about */
+    int64_t give_up_ms;        /* nobody waits for the answer any more */
     _Atomic int topic_count;   /* topics waited for */
     struct cell_topic *topics; /* as many as a poll may have */
     char *names;               /* HIVE_NAMES_SIZE */

@@ -58,12 +58,14 @@ static enum error wait_answer(struct listener_managed *listener, const struct in
     }
 }
 
-static void put_question(struct listener_managed *listener, const struct listener_poll *poll, bool authorize)
+static void put_question(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
+                         int64_t give_up_ms)
 {
     struct cell *cell = listener->cell;
     uint32_t at = 0;
 
     cell->authorize = authorize;
+    cell->give_up_ms = give_up_ms;
     (void)snprintf(cell->user, sizeof cell->user, "%s", poll->remote_user);
     for (int i = 0; i < poll->request->topic_count; i++) {
         const struct poll_topic *topic = &poll->request->topics[i];
@@ -93,7 +95,7 @@ static enum error ask(struct listener_managed *listener, const struct listener_p
     if (strlen(poll->remote_user) >= HIVE_USER_SIZE)
         return ERROR_DENIED; /* nobody is called so */
     if (!error) {
-        put_question(listener, poll, authorize);
+        put_question(listener, poll, authorize, give_up_ms);
         error = wait_answer(listener, poll->interrupts, give_up_ms);
     }
     if (!error)

@@ -337,7 +337,8 @@ static void asking_is_interrupted(void)
     host.theirs = -1;
     (void)unsetenv("PGHOST");
     start_manager(&host);
-    READ(&host, LISTENER_AUTHORIZE, ""); /* who has only closed its sending side can still be answered, and with a cursor */
+    READ(&host, LISTENER_AUTHORIZE,
+         ""); /* who has only closed its sending side can still be answered, and with a cursor */
     CU_ASSERT_EQUAL(host.positions[0], START);
     close_host(&host);
 }
