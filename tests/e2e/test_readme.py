@@ -1,0 +1,90 @@
+"""What README tells a reader to type, typed: only the port and the directory are this test's."""
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from server import ROOT, Server
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    with Server(4) as server:
+        yield server
+
+
+def line(server, start):
+    """The one indented line that starts so."""
+    (found,) = re.findall(rf"^    ({re.escape(start)}.*)$", TEXT, re.M)
+    return found.replace("http://127.0.0.1:8080", server.url).replace(". .run/env", f". {server.run}/env")
+
+
+def shell(command, **options):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return subprocess.Popen(["sh", "-ec", command], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, **options)
+
+
+def run(command, **options):
+    process = shell(command)
+    output, errors = process.communicate(timeout=20, **options)
+    assert process.returncode == 0, errors
+    return output
+
+
+def test_the_first_screen(fresh):
+    waiting = shell(line(fresh, "curl "))
+    fresh.until_waiting("orders")
+    run(line(fresh, ". .run/env && psql"))
+    output, _ = waiting.communicate(timeout=10)
+    (message,) = json.loads(output)["messages"]
+    assert (message["topic"], message["payload"]) == ("orders", {"order_id": 1})
+
+
+def test_publishing(fresh):
+    fresh.sql("CREATE TABLE orders (id integer, status text)")
+    fresh.sql("INSERT INTO orders VALUES (1, 'new')")
+    (block,) = re.findall(r"```sql\n(.*?)```", TEXT, re.S)
+    since = fresh.poll("orders").next_since
+    fresh.sql(block)
+    (message,) = fresh.poll("orders", since=since).messages
+    assert message["payload"] == {"order_id": 1, "status": "paid"} and message["metadata"] == {"source": "shop"}
+    fresh.sql("CREATE ROLE my_app LOGIN")
+    fresh.sql(*re.findall(r"`(GRANT pgpoll_publisher TO my_app)`", TEXT))
+    assert fresh.sql(*re.findall(r"`(SELECT pgpoll\.prune\('7 days'\))`", TEXT)) == [(0,)]
+
+
+def test_the_answer_looks_like_the_one_shown(fresh):
+    (shown,) = re.findall(r"```json\n(.*?)```", TEXT, re.S)
+    fresh.publish("shown", 1)
+    answer = fresh.poll("shown", since={"shown": "0"}).json
+    assert list(answer) == list(json.loads(shown))
+    assert list(answer["messages"][0]) == list(json.loads(shown)["messages"][0])
+
+
+def test_the_client(fresh):
+    command = line(fresh, "python3 examples/").replace("python3", sys.executable, 1)
+    client = shell(f"exec {command}", stdin=subprocess.DEVNULL)
+    try:
+        fresh.until_waiting("orders")
+        fresh.publish("orders", "seen")
+        assert json.loads(client.stdout.readline())["payload"] == "seen"
+    finally:
+        client.terminate()
+        client.communicate()
+
+
+def test_stats_in_psql(fresh, topic):
+    (query,) = re.findall(r"`(SELECT \* FROM pgpoll\.stats)`", TEXT)
+    (poll,) = fresh.wait(topic, timeout=20)
+    fresh.until_waiting(topic)
+    (_, _, counts), = fresh.sql(query)
+    assert counts[topic] == 1
+    assert fresh.sql("SELECT waiters FROM pgpoll.topic_waiters WHERE topic = %s", topic) == [(1,)]
+    fresh.publish(topic, 1)
+    assert poll.result().payloads == [1]
