@@ -78,9 +78,10 @@ struct hive {
     _Atomic int idle;                        /* workers that accept */
     int reserve;                             /* so many of them the manager tries to keep */
     _Atomic int book_sleeps;                 /* the statistics were up to date: who changes them rings */
-    _Atomic int64_t open_until_ms;  /* can_poll() was seen to allow everything, and that is believed until then */
-    sem_t connections;              /* those that workers may still open */
-    _Atomic int connection_seekers; /* workers that wait for one */
+    _Atomic int64_t open_until_ms;        /* can_poll() was seen to allow everything, and that is believed until then */
+    sem_t connections;                    /* those that workers may still open */
+    _Atomic int connection_seekers;       /* workers that wait for one */
+    _Atomic int64_t connections_asked_ms; /* when idle workers were last asked for theirs */
     /* Counters, for whoever asks. */
     _Atomic uint64_t polls, window_pages, table_pages;
 };

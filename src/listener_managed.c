@@ -15,7 +15,7 @@
 #include <time.h>
 
 enum {
-    LOOK_MS = 100, /* after which a connection that is needed is asked for again */
+    ASK_MS = 100,
     CROWDED_MS = 1000,
     QUICK_READ_MS = 500 /* a page may take, once there is a connection */
 };
@@ -140,36 +140,36 @@ static void give_back_connection(struct listener_managed *listener)
         (void)sem_post(&listener->hive->connections);
 }
 
-/* Has one idle worker give back the connection that it keeps in case it is needed again soon. */
-static void ask_for_connection(const struct hive *hive)
+/* Has idle workers give back the connections that they keep in case they are needed again soon. Once in a while is enough. */
+static void ask_for_connections(struct hive *hive)
 {
+    int64_t now_ms = clock_monotonic_ms(), asked_ms = atomic_load(&hive->connections_asked_ms);
+
+    if (now_ms - asked_ms < ASK_MS || !atomic_compare_exchange_strong(&hive->connections_asked_ms, &asked_ms, now_ms))
+        return;
     for (int i = 0; i < hive->worker_count; i++) {
         const struct cell *cell = hive_cell(hive, i);
-        int pid = atomic_load(&cell->pid);
 
-        if (pid > 0 && atomic_load(&cell->connection) == CONNECTION_HAD && atomic_load(&cell->state) == CELL_IDLE) {
-            (void)kill(pid, SIGUSR2);
-            return;
-        }
+        if (atomic_load(&cell->connection) == CONNECTION_HAD && atomic_load(&cell->state) == CELL_IDLE)
+            (void)kill(atomic_load(&cell->pid), SIGUSR2);
     }
 }
 
-/* One of the counted connections, by give_up_ms; false: none was free. */
+/*
+ * One of the counted connections, by give_up_ms; false: none was free. Who has one gives it back when it sees us seek, or when it
+ * has been idle for a second.
+ */
 static bool take_connection(struct listener_managed *listener, int64_t give_up_ms)
 {
+    const struct timespec until = { give_up_ms / 1000, give_up_ms % 1000 * 1000000 };
     struct hive *hive = listener->hive;
     bool taken = atomic_load(&listener->cell->connection) == CONNECTION_HAD || sem_trywait(&hive->connections) == 0;
 
     if (!taken) {
         atomic_store(&listener->cell->connection, CONNECTION_SOUGHT);
         (void)atomic_fetch_add(&hive->connection_seekers, 1);
-        while (!taken && clock_monotonic_ms() < give_up_ms) {
-            int64_t look_ms = clock_min(clock_monotonic_ms() + LOOK_MS, give_up_ms);
-            const struct timespec until = { look_ms / 1000, look_ms % 1000 * 1000000 };
-
-            ask_for_connection(hive);
-            taken = sem_clockwait(&hive->connections, CLOCK_MONOTONIC, &until) == 0;
-        }
+        ask_for_connections(hive);
+        taken = sem_clockwait(&hive->connections, CLOCK_MONOTONIC, &until) == 0;
         (void)atomic_fetch_sub(&hive->connection_seekers, 1);
     }
     atomic_store(&listener->cell->connection, taken ? CONNECTION_HAD : CONNECTION_NONE);
