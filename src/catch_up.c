@@ -108,18 +108,6 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
     return ERROR_NONE;
 }
 
-static bool may_poll_statement(struct statement *statement, const struct poll_request *request, const char *remote_user)
-{
-    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
-    statement_add_text(statement, remote_user);
-    return statement_add_topics(statement, request->topics, request->topic_count);
-}
-
-static bool is_true(const PGresult *result)
-{
-    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
-}
-
 enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,
                         const struct statement *first, const int64_t *positions, int64_t page_bytes, struct page *page,
                         int64_t deadline_ms)
@@ -130,7 +118,7 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     enum error error = ERROR_MEMORY;
     int count = 0;
 
-    if ((remote_user && !may_poll_statement(&may_poll, request, remote_user)) ||
+    if ((remote_user && !statement_may_poll(&may_poll, remote_user, request->topics, request->topic_count)) ||
         !catch_up_statement(&catch_up, request, positions, page_bytes))
         goto out;
     if (remote_user)
@@ -140,7 +128,7 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     statements[count++] = catch_up;
 
     error = database_run(database, statements, count, results, deadline_ms);
-    if (!error && remote_user && !is_true(results[0]))
+    if (!error && remote_user && !database_is_true(results[0]))
         error = ERROR_DENIED;
     if (!error)
         error = fill_page(results[count - 1], request, page);

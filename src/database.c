@@ -333,6 +333,11 @@ PGnotify *database_notification(struct database *database)
     return database->connection ? PQnotifies(database->connection) : NULL;
 }
 
+bool database_is_true(const PGresult *result)
+{
+    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
+}
+
 static bool drop_notifications(struct database *database)
 {
     bool any = false;

@@ -50,6 +50,9 @@ enum error database_consume(struct database *database);
 /* The next notification that has arrived, NULL when there is none; the caller frees it with PQfreemem(). */
 PGnotify *database_notification(struct database *database);
 
+/* Whether the result of a statement is one row, and that is true (in binary format). */
+bool database_is_true(const PGresult *result);
+
 /*
  * Waits for a notification on any channel this connection LISTENs on, and drops all that are there.
  * Also ERROR_DATABASE_AWAY and what interrupts_wait() returns.

@@ -586,11 +586,6 @@ static void take_news(struct feeder *feeder, const PGresult *result)
         feeder->full_ms = clock_monotonic_ms() + CONFIRM_MS;
 }
 
-static bool is_true(const PGresult *result)
-{
-    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
-}
-
 static void answer_questions(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
@@ -632,7 +627,7 @@ static void succeed(struct feeder *feeder)
         take_news(feeder, cycle->results[cycle->read_at]);
     if (cycle->open_at >= 0)
         atomic_store(&feeder->hive->open_until_ms,
-                     is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
+                     database_is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
         forget(feeder, cycle->unlisten.numbers[i]);

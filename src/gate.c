@@ -143,10 +143,8 @@ static bool make_statement(struct gate *gate, int number)
     for (int i = 0; i < cell->question_count; i++)
         gate->topics[i] =
             (struct poll_topic){ .name = cell->names + cell->topics[i].name_at, .length = cell->topics[i].name_length };
-    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
-    statement_add_text(statement, cell->user);
     gate->asked[gate->asked_count++] = number;
-    return statement_add_topics(statement, gate->topics, cell->question_count);
+    return statement_may_poll(statement, cell->user, gate->topics, cell->question_count);
 }
 
 /* The whole batch failed. Asked one by one, the good ones will be answered; the bad one is told of its own failure. */
@@ -168,18 +166,13 @@ static void fail(struct gate *gate, enum error error)
     gate_forget_worker(gate, NOBODY);
 }
 
-static bool is_true(const PGresult *result)
-{
-    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
-}
-
 static void finish(struct gate *gate, enum error error)
 {
     if (error) {
         fail(gate, error);
     } else {
         for (int i = 0; i < gate->asked_count; i++)
-            settle(gate, gate->asked[i], is_true(gate->results[i]) ? ERROR_NONE : ERROR_DENIED);
+            settle(gate, gate->asked[i], database_is_true(gate->results[i]) ? ERROR_NONE : ERROR_DENIED);
         if (gate->waiting_count == 0)
             gate->limit = BATCH;
     }

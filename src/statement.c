@@ -119,6 +119,14 @@ bool statement_add_positions(struct statement *statement, const int64_t *numbers
     return true;
 }
 
+bool statement_may_poll(struct statement *statement, const char *remote_user, const struct poll_topic *topics,
+                        int count)
+{
+    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
+    statement_add_text(statement, remote_user);
+    return statement_add_topics(statement, topics, count);
+}
+
 void statement_release(struct statement *statement)
 {
     for (int i = 0; i < statement->count; i++)

@@ -35,6 +35,10 @@ bool statement_add_topics(struct statement *statement, const struct poll_topic *
 /* Appends numbers as bigint[], negative ones as NULL. */
 bool statement_add_positions(struct statement *statement, const int64_t *numbers, int count);
 
+/* Makes the one that asks whether the user ("": nobody) may poll these topics. remote_user is borrowed. false: out of memory. */
+bool statement_may_poll(struct statement *statement, const char *remote_user, const struct poll_topic *topics,
+                        int count);
+
 void statement_release(struct statement *statement);
 
 #endif
