@@ -15,15 +15,20 @@ CREATE SCHEMA IF NOT EXISTS pgpoll;
 
 SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 \if :installed
-    SELECT pgpoll.schema_version() > 1 AS newer \gset
+    SELECT pgpoll.schema_version() > 2 AS newer \gset
     \if :newer
-        DO 'BEGIN RAISE ''the pgpoll schema here is newer than this script (version 1)''; END';
+        DO 'BEGIN RAISE ''the pgpoll schema here is newer than this script (version 2)''; END';
     \endif
 \endif
 
 \ir roles.sql
 \ir tables.sql
-\ir functions/assign_position.sql
+\ir views.sql
+\ir functions/ring_doorbell.sql
+\ir functions/mute_doorbell.sql
+\ir functions/unmute_doorbell.sql
+\ir functions/adopt_messages.sql
+\ir functions/assign_positions.sql
 \ir triggers.sql
 \ir functions/can_poll.sql
 \ir functions/may_poll.sql
@@ -37,6 +42,5 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
 \ir functions/schema_version.sql
-\ir views.sql
 \ir grants.sql
 COMMIT;

@@ -1,11 +1,11 @@
--- ALWAYS: also for rows that logical replication applies.
+-- Deferred, so that it comes as late as can be. ALWAYS: also for rows that logical replication applies.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
-                   WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'assign_position') THEN
-        CREATE CONSTRAINT TRIGGER assign_position AFTER INSERT ON pgpoll.messages
+                   WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'ring_doorbell') THEN
+        CREATE CONSTRAINT TRIGGER ring_doorbell AFTER INSERT OR UPDATE OF topic ON pgpoll.messages
             DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION pgpoll.assign_position();
+            FOR EACH ROW EXECUTE FUNCTION pgpoll.ring_doorbell();
     END IF;
 END $$;
-ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER assign_position;
+ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER ring_doorbell;

@@ -4,7 +4,6 @@
 #include "poll_request.h"
 #include "statement.h"
 
-#include <endian.h>
 #include <string.h>
 
 /* The columns, in the function's order. */
@@ -22,34 +21,18 @@ bool catch_up_statement(struct statement *statement, const struct poll_request *
            statement_add_int4(statement, request->limit) && statement_add_int8(statement, page_bytes);
 }
 
-static int32_t get_int4(const PGresult *result, int row, enum column column)
+static bool is_null(const PGresult *result, int row, int column)
 {
-    uint32_t big_endian;
-
-    memcpy(&big_endian, PQgetvalue(result, row, (int)column), sizeof big_endian);
-    return (int32_t)be32toh(big_endian);
-}
-
-static int64_t get_int8(const PGresult *result, int row, enum column column)
-{
-    uint64_t big_endian;
-
-    memcpy(&big_endian, PQgetvalue(result, row, (int)column), sizeof big_endian);
-    return (int64_t)be64toh(big_endian);
-}
-
-static bool is_null(const PGresult *result, int row, enum column column)
-{
-    return PQgetisnull(result, row, (int)column);
+    return PQgetisnull(result, row, column);
 }
 
 static struct page_topic get_topic(const PGresult *result, int row)
 {
-    struct page_topic topic = { .start = get_int8(result, row, POSITION), .oldest = -1, .gap = GAP_NONE };
+    struct page_topic topic = { .start = database_int8(result, row, POSITION), .oldest = -1, .gap = GAP_NONE };
 
     topic.next = topic.start;
     if (!is_null(result, row, OLDEST))
-        topic.oldest = get_int8(result, row, OLDEST);
+        topic.oldest = database_int8(result, row, OLDEST);
     if (!is_null(result, row, GAP))
         topic.gap = strcmp(PQgetvalue(result, row, GAP), "ahead") == 0 ? GAP_AHEAD : GAP_EXPIRED;
     return topic;
@@ -58,8 +41,8 @@ static struct page_topic get_topic(const PGresult *result, int row)
 static struct message get_message(const PGresult *result, int row)
 {
     struct message message = {
-        .position = get_int8(result, row, POSITION),
-        .created_at_us = get_int8(result, row, CREATED_AT) + POSTGRES_EPOCH_US,
+        .position = database_int8(result, row, POSITION),
+        .created_at_us = database_int8(result, row, CREATED_AT) + POSTGRES_EPOCH_US,
         .payload = PQgetvalue(result, row, PAYLOAD),
         .payload_length = (size_t)PQgetlength(result, row, PAYLOAD),
     };
@@ -73,7 +56,7 @@ static struct message get_message(const PGresult *result, int row)
 
 struct catch_up_row catch_up_row(const PGresult *result, int row)
 {
-    struct catch_up_row read = { .kind = CATCH_UP_TOPIC, .topic_index = get_int4(result, row, TOPIC_NO) - 1 };
+    struct catch_up_row read = { .kind = CATCH_UP_TOPIC, .topic_index = database_int4(result, row, TOPIC_NO) - 1 };
 
     if (is_null(result, row, CREATED_AT)) {
         read.topic = get_topic(result, row);
@@ -112,8 +95,8 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
                         const struct statement *first, const int64_t *positions, int64_t page_bytes, struct page *page,
                         int64_t deadline_ms)
 {
-    enum { MOST = 3 };
-    struct statement may_poll = { 0 }, catch_up = { 0 }, statements[MOST];
+    enum { MOST = 4 };
+    struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MOST];
     PGresult *results[MOST] = { NULL };
     enum error error = ERROR_MEMORY;
     int count = 0;
@@ -125,6 +108,8 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
         statements[count++] = may_poll;
     if (first)
         statements[count++] = *first;
+    statement_init(&assign, "SELECT pgpoll.assign_positions()");
+    statements[count++] = assign;
     statements[count++] = catch_up;
 
     error = database_run(database, statements, count, results, deadline_ms);

@@ -36,8 +36,9 @@ struct catch_up_row {
 struct catch_up_row catch_up_row(const PGresult *result, int row);
 
 /*
- * Reads one page into a cleared page, by deadline_ms, in one network write of up to three transactions: first, where remote_user
- * is not NULL, whether that user may poll these topics; then whatever first is (NULL: nothing); then the page.
+ * Reads one page into a cleared page, by deadline_ms, in one network write of up to four transactions: first, where remote_user
+ * is not NULL, whether that user may poll these topics; then whatever first is (NULL: nothing); then new messages are given
+ * their positions; then the page.
  * ERROR_DENIED, ERROR_MEMORY and the errors of database_run(); the page is clear then.
  */
 enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,

@@ -219,7 +219,7 @@ static enum error check_step(struct database *database)
 {
     enum error error = exchange_step(database, &database->check);
     char text[160];
-    uint32_t version;
+    int32_t version;
 
     if (error == ERROR_DATABASE_QUERY) {
         /* Missing, or out of bounds for this role; the server's message says which. */
@@ -229,12 +229,11 @@ static enum error check_step(struct database *database)
     }
     if (error)
         return error;
-    memcpy(&version, PQgetvalue(database->version_result, 0, 0), sizeof version);
-    version = be32toh(version);
+    version = database_int4(database->version_result, 0, 0);
     PQclear(database->version_result);
     database->version_result = NULL;
     if (version != DATABASE_SCHEMA_VERSION) {
-        (void)snprintf(text, sizeof text, "the pgpoll schema here has version %u, this program needs version %d",
+        (void)snprintf(text, sizeof text, "the pgpoll schema here has version %d, this program needs version %d",
                        version, DATABASE_SCHEMA_VERSION);
         database_close(database, text);
         return ERROR_SCHEMA;
@@ -331,6 +330,22 @@ enum error database_consume(struct database *database)
 PGnotify *database_notification(struct database *database)
 {
     return database->connection ? PQnotifies(database->connection) : NULL;
+}
+
+int32_t database_int4(const PGresult *result, int row, int column)
+{
+    uint32_t big_endian;
+
+    memcpy(&big_endian, PQgetvalue(result, row, column), sizeof big_endian);
+    return (int32_t)be32toh(big_endian);
+}
+
+int64_t database_int8(const PGresult *result, int row, int column)
+{
+    uint64_t big_endian;
+
+    memcpy(&big_endian, PQgetvalue(result, row, column), sizeof big_endian);
+    return (int64_t)be64toh(big_endian);
 }
 
 bool database_is_true(const PGresult *result)

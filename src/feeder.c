@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "config.h"
 #include "database.h"
+#include "doorbell.h"
 #include "hive.h"
 #include "log.h"
 #include "message.h"
@@ -21,7 +22,7 @@ enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
     QUESTIONS = 512, /* answered together */
-    STATEMENTS = 6,
+    STATEMENTS = 9,
     LINGER_MS = 60 * 1000, /* a topic is listened to for so long after its last poll */
     CROWDED_LINGER_MS = 1000,
     OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
@@ -62,7 +63,8 @@ struct cycle {
     struct statement statements[STATEMENTS];
     PGresult *results[STATEMENTS];
     int count;
-    int listen_at, newest_at, open_at, beat_at, unlisten_at, read_at;
+    int listen_at, unmute_at, assign_at, newest_at, open_at, beat_at, unlisten_at, read_at;
+    enum doorbell_action action;
     int questions[QUESTIONS]; /* cells */
     int question_count;
     bool full; /* the read is of all topics */
@@ -85,6 +87,7 @@ struct feeder {
     int pending_count;
     int64_t *told; /* positions that notifications told of and that were not yet read */
     int told_count, told_capacity;
+    struct doorbell doorbell;
     struct cycle cycle;
     uint64_t cycle_number;
     bool running, away;
@@ -287,9 +290,11 @@ static void take_notifications(struct feeder *feeder)
     void *found;
 
     while ((notification = database_notification(feeder->database))) {
-        if (strcmp(notification->relname, feeder->self_channel) == 0) {
+        if (strcmp(notification->relname, "pgpoll") == 0) {
+            doorbell_ring(&feeder->doorbell);
+        } else if (strcmp(notification->relname, feeder->self_channel) == 0) {
             feeder->heard_ms = clock_monotonic_ms();
-        } else if (lh_table_lookup_ex(feeder->channels, notification->relname, &found)) {
+        } else if (*notification->extra && lh_table_lookup_ex(feeder->channels, notification->relname, &found)) {
             have_news(feeder, (int)((intptr_t)found - 1));
             tell(feeder, strtoll(notification->extra, NULL, 10));
         }
@@ -380,16 +385,40 @@ static bool listen_statement(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
     struct statement *statement;
+    int at;
 
     for (int i = 0; feeder->relisten && i < feeder->used_count; i++)
         list_add(&cycle->listen, name_of(feeder, feeder->used[i]), feeder->used[i], 0);
-    if (feeder->relisten)
+    if (feeder->relisten) {
         list_add(&cycle->listen, feeder->self_name, -1, 0);
+        statement_init(add_statement(cycle, &at), "LISTEN pgpoll");
+    }
     if (cycle->listen.count == 0)
         return true;
     statement = add_statement(cycle, &cycle->listen_at);
     statement_init(statement, "SELECT pgpoll.listen($1)");
     return statement_add_topics(statement, cycle->listen.topics, cycle->listen.count);
+}
+
+/* New messages get their positions before anything is read. */
+static void assign_statements(struct feeder *feeder, int64_t now_ms)
+{
+    struct cycle *cycle = &feeder->cycle;
+    struct statement *statement;
+    int at;
+
+    cycle->action = DOORBELL_LEAVE;
+    if (!cycle->full && cycle->question_count == 0 && now_ms < clock_min(feeder->beat_ms, doorbell_due_ms(&feeder->doorbell)))
+        return;
+    cycle->action = doorbell_look(&feeder->doorbell, now_ms);
+    if (cycle->action == DOORBELL_MUTE) {
+        statement = add_statement(cycle, &at);
+        statement_init(statement, "SELECT pgpoll.mute_doorbell($1)");
+        (void)statement_add_int4(statement, DOORBELL_MUTE_MS);
+    } else if (cycle->action == DOORBELL_UNMUTE) {
+        statement_init(add_statement(cycle, &cycle->unmute_at), "SELECT pgpoll.unmute_doorbell()");
+    }
+    statement_init(add_statement(cycle, &cycle->assign_at), "SELECT pgpoll.assign_positions()");
 }
 
 static bool read_statement(struct cycle *cycle, struct list *list, int messages, int *at)
@@ -445,14 +474,17 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
     struct cycle *cycle = &feeder->cycle;
     bool made;
 
-    cycle->listen_at = cycle->newest_at = cycle->open_at = cycle->beat_at = cycle->unlisten_at = cycle->read_at = -1;
+    cycle->listen_at = cycle->unmute_at = cycle->assign_at = cycle->newest_at = cycle->open_at = cycle->beat_at =
+        cycle->unlisten_at = cycle->read_at = -1;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
     if (cycle->full)
         feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
     list_reads(feeder);
     list_questions(feeder);
-    made = listen_statement(feeder) && read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
+    made = listen_statement(feeder);
+    assign_statements(feeder, now_ms);
+    made = made && read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
            read_statement(cycle, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
     timed_statements(feeder, now_ms);
     return made;
@@ -480,6 +512,15 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
         }
     }
     feeder->relisten = false;
+}
+
+static void take_assigned(struct feeder *feeder)
+{
+    const struct cycle *cycle = &feeder->cycle;
+    bool all_ring = cycle->unmute_at >= 0 && database_is_true(cycle->results[cycle->unmute_at]);
+
+    doorbell_found(&feeder->doorbell, cycle->action, all_ring, database_int4(cycle->results[cycle->assign_at], 0, 0),
+                   clock_monotonic_ms());
 }
 
 /* The database has fewer messages than were read from it before: it was restored. Positions may come again. */
@@ -621,6 +662,8 @@ static void succeed(struct feeder *feeder)
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
         take_channels(feeder, cycle->results[cycle->listen_at]);
+    if (cycle->assign_at >= 0)
+        take_assigned(feeder);
     if (cycle->newest_at >= 0)
         take_newest(feeder, cycle->results[cycle->newest_at]);
     if (cycle->read_at >= 0)
@@ -697,7 +740,8 @@ int64_t feeder_due_ms(const struct feeder *feeder)
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->news_count > 0)
         return 0;
-    return clock_min(clock_min(feeder->full_ms, feeder->beat_ms), clock_min(feeder->sweep_ms, open_due_ms(feeder)));
+    return clock_min(clock_min(clock_min(feeder->full_ms, feeder->beat_ms), doorbell_due_ms(&feeder->doorbell)),
+                     clock_min(feeder->sweep_ms, open_due_ms(feeder)));
 }
 
 static void begin(struct feeder *feeder, int64_t now_ms)
@@ -706,6 +750,7 @@ static void begin(struct feeder *feeder, int64_t now_ms)
 
     if (!database_is_connected(feeder->database)) {
         feeder->relisten = true;
+        feeder->doorbell = (struct doorbell){ .rung = true };
         feeder->heard_ms = now_ms;
         feeder->beat_ms = 0;
         for (int i = 0; i < feeder->used_count; i++)

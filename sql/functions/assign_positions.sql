@@ -1,0 +1,78 @@
+-- Gives every committed message its position in the order of delivery, and announces it. Whoever wants to read messages calls this
+-- first: managers when the doorbell rings, workers that stand alone before each read. Returns how many there were.
+--
+-- Why readers miss nothing: positions are given in one snapshot after the other, under a lock that is held until they are visible. So
+-- a snapshot that sees a position sees every lower one. An identity column cannot do that: its values are given
+-- before the commit and become visible in another order.
+--
+-- Why the order is everybody's order: what was committed before another message was inserted has the lower id, and is seen by any
+-- snapshot that sees the other.
+--
+-- How the new ones are found: each message bears its transaction's number, and a batch notes which transactions its snapshot saw. What
+-- is new is of those it did not see. Rows are neither searched through nor updated.
+--
+-- Positions grow through clock steps, crashes, failover to a lagging standby and restored backups, because they are at
+-- least the clock and at least the last one plus one.
+--
+-- Not flushed to disk: what a crash undoes is done again, with higher positions, since the messages themselves were flushed.
+CREATE OR REPLACE FUNCTION pgpoll.assign_positions() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+-- By the indexes, whatever the statistics say today.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
+AS $$
+DECLARE
+    mine xid8 := pg_current_xact_id_if_assigned();
+    before_first bigint;
+    assigned integer;
+BEGIN
+    -- With a snapshot from before the lock it would go wrong. Somebody else will do it.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN 0;
+    END IF;
+    IF (SELECT b.server_start FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1) <> pg_postmaster_start_time() THEN
+        PERFORM pgpoll.adopt_messages();
+        mine := pg_current_xact_id_if_assigned();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pgpoll.unassigned) THEN
+        RETURN 0;
+    END IF;
+
+    LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
+    SELECT greatest(s.last_value, ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1)
+      INTO before_first
+      FROM pgpoll.last_position s;
+    WITH batch AS MATERIALIZED (
+        SELECT u.id, u.topic, before_first + row_number() OVER (ORDER BY u.id) AS position,
+               octet_length(u.payload::text)::bigint + coalesce(octet_length(u.metadata::text), 0) AS bytes
+        FROM pgpoll.unassigned u
+    ), fed AS (
+        INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
+        SELECT b.topic, b.position, b.id, least(b.bytes, 2147483647) FROM batch b
+    ), noted AS (
+        -- Of this transaction, if it goes on to publish, nothing more was seen either.
+        INSERT INTO pgpoll.batches (position, next_xid, unfinished)
+        SELECT max(b.position), pg_snapshot_xmax(pg_current_snapshot()),
+               array_remove(ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot())) || mine, NULL)
+        FROM batch b HAVING count(*) > 0
+    ), announced AS (
+        SELECT count(*) AS messages, pg_notify('pgpoll_' || md5(b.topic), max(b.position)::text) FROM batch b GROUP BY b.topic
+    )
+    SELECT sum(a.messages) INTO assigned FROM announced a;
+    IF assigned IS NULL THEN
+        RETURN 0; -- somebody was faster
+    END IF;
+
+    PERFORM setval('pgpoll.last_position', before_first + assigned);
+    IF mine IS NOT NULL THEN
+        UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;
+    END IF;
+    IF random() < 0.001 THEN
+        DELETE FROM pgpoll.batches b WHERE b.position < before_first;
+    END IF;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    RETURN assigned;
+END $$;
