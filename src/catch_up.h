@@ -40,8 +40,8 @@ bool catch_up_batch_statement(struct statement *statement, int max_messages, int
 
 /* What its result says. */
 struct catch_up_batch {
-    int assigned;      /* so many new messages there were */
-    int64_t previous;  /* between this position and them there is nothing */
+    int assigned;     /* so many new messages there were */
+    int64_t previous; /* between this position and them there is nothing */
     int message_count; /* 0: they are too many for one result; else a row each, in order: catch_up_message(), topic in column 0 */
 };
 

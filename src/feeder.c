@@ -63,7 +63,7 @@ struct feeder {
     struct subscriptions subscriptions;
     int *fed; /* topics whose waiters are to be woken */
     int fed_count;
-    char self_name[128];       /* of a topic that cannot be published to */
+    char self_name[128]; /* of a topic that cannot be published to */
     char self_channel[SUBSCRIPTIONS_CHANNEL_SIZE];
     int *pending; /* cells whose questions wait, oldest first */
     int pending_count;
@@ -318,7 +318,8 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
     int at;
 
     cycle->action = DOORBELL_LEAVE;
-    if (!cycle->full && cycle->question_count == 0 && now_ms < clock_min(feeder->beat_ms, doorbell_due_ms(&feeder->doorbell)))
+    if (!cycle->full && cycle->question_count == 0 &&
+        now_ms < clock_min(feeder->beat_ms, doorbell_due_ms(&feeder->doorbell)))
         return true;
     cycle->action = doorbell_look(&feeder->doorbell, now_ms);
     if (cycle->action == DOORBELL_MUTE) {
@@ -621,7 +622,8 @@ static void fail(struct feeder *feeder, enum error error)
     for (int i = 0; i < cycle->read.count; i++)
         subscriptions_have_news(&feeder->subscriptions, cycle->read.numbers[i]);
     for (int i = 0; i < cycle->unlisten.count; i++)
-        subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]); /* UNLISTEN may have taken effect all the same */
+        subscriptions_remove(&feeder->subscriptions,
+                             cycle->unlisten.numbers[i]); /* UNLISTEN may have taken effect all the same */
     for (int i = cycle->question_count - 1; i >= 0; i--)
         if (cycle->questions[i] == NOBODY)
             cycle->questions[i] = cycle->questions[--cycle->question_count];

@@ -129,7 +129,8 @@ void subscriptions_forget_news(struct subscriptions *subscriptions)
 
 int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions)
 {
-    return subscriptions->used_count < topic_table_size(subscriptions->hive->topics) / 4 ? LINGER_MS : CROWDED_LINGER_MS;
+    return subscriptions->used_count < topic_table_size(subscriptions->hive->topics) / 4 ? LINGER_MS
+                                                                                         : CROWDED_LINGER_MS;
 }
 
 void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms)
