@@ -8,7 +8,7 @@ import { longPoll, Refused } from "./long_polling_client.mjs";
 
 const KEPT_MESSAGES = 1000, KEPT_CHARACTERS = 16_000_000, MAX_TOPICS = 50, PAGE = 200;
 const PREVIEW_CHARACTERS = 400, SHOWN_CHARACTERS = 20_000, STATS_TOPICS = 20;
-const STATS_MS = 2000, ANNOUNCE_MS = 5000, FILTER_MS = 150;
+const STATS_MS = 2000, ANNOUNCE_MS = 5000, FILTER_MS = 150, FLOOD_MS = 100;
 
 const at = (id) => document.getElementById(id);
 const counted = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
@@ -19,10 +19,12 @@ function element(name, properties = {}, ...children) {
     return made;
 }
 
+const HIDING = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const hex = (character) => character.charCodeAt(0).toString(16).padStart(4, "0");
+
 /** Characters that hide or turn others round, as JSON's escapes, which mean the same. */
 function visible(text) {
-    return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
-        (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+    return text.replace(HIDING, (character) => `\\u${hex(character)}`);
 }
 
 /** JSON.parse, but numbers keep all their digits where the browser can do that. */
@@ -216,11 +218,11 @@ at("pause").addEventListener("click", () => {
 
 // --- messages, the newest first, no more than can be kept
 
-let received = 0, characters = 0, entries = [], current;
+let received = 0, characters = 0, latest = 0, entries = [], current;
 
 function addMessage(message) {
     const now = Date.now(), text = json(message.payload);
-    const entry = { message, text, now, node: element("li", { className: "new" }) };
+    const entry = { message, text, now, node: element("li", { className: now - latest < FLOOD_MS ? "" : "new" }) };
     const delay = now - Date.parse(`${message.timestamp}Z`);
     const summary = element("summary", { tabIndex: -1 },
         element("span", { className: "time", textContent: clock(now) }),
@@ -235,8 +237,9 @@ function addMessage(message) {
     entry.node.append(details);
     add(entry);
     received++;
+    latest = now;
     announceLater(message.topic);
-    showCount();
+    showCountSoon();
 }
 
 function addGap(topic, { reason, requested, oldest }) {
@@ -311,7 +314,15 @@ function matches({ message, text }) {
     return !wanted || message.topic.toLowerCase().includes(wanted) || text.toLowerCase().includes(wanted);
 }
 
+let counting;
+
+function showCountSoon() {
+    counting ??= setTimeout(showCount);
+}
+
 function showCount() {
+    clearTimeout(counting);
+    counting = undefined;
     const shown = entries.filter(({ node }) => !node.hidden).length;
     at("count").textContent = received === 0 ? ""
         : `${received.toLocaleString("en")} received` + (shown < received ? `, ${shown.toLocaleString("en")} shown` : "");
@@ -418,16 +429,20 @@ function statsRow(topic) {
     return Object.assign(element("tr", {}, element("th", { scope: "row" }, name), element("td")), { topic, watched });
 }
 
+/** SQL's escapes, too, for what visible() escapes. */
+const literal = (text) => text.search(HIDING) < 0 ? `'${text.replaceAll("'", "''")}'`
+    : `U&'${text.replaceAll("'", "''").replaceAll("\\", "\\\\").replace(HIDING, (character) => `\\${hex(character)}`)}'`;
+
 /** In quotes for a POSIX shell; "!" is bash's own between double ones. */
-const quoted = (text) => text.includes("!") ? `'${text.replaceAll("'", `'\\''`)}'` : `"${text.replace(/[\\"$`]/g, "\\$&")}"`;
 const single = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+const quoted = (text) => text.includes("!") ? single(text) : `"${text.replace(/[\\"$`]/g, "\\$&")}"`;
 
 /** With the spaces that people put; a line of JSON text has no line ends of its own. */
 const spaced = (value) => JSON.stringify(value, null, 1).replace(/([{[])\n\s*/g, "$1").replace(/\n\s*([}\]])/g, "$1").replace(/\n\s*/g, " ");
 
 function showCommands() {
-    const named = topics.length > 0 ? topics : ["orders"], curl = (request) => `curl ${location.origin}/messages/poll -d ${single(spaced(request))}`;
-    const insert = `INSERT INTO pgpoll.messages (topic, payload) VALUES ('${named[0].replaceAll("'", "''")}', '{"order_id": 1}')`;
+    const named = topics.length > 0 ? topics : ["orders"], curl = (request) => `curl ${location.origin}/messages/poll -d ${single(visible(spaced(request)))}`;
+    const insert = `INSERT INTO pgpoll.messages (topic, payload) VALUES (${literal(named[0])}, '{"order_id": 1}')`;
     const lines = {
         "Publish, after . .run/env": `psql -c ${quoted(insert)}`,
         "Wait for the next": curl({ topics: named, timeout: 60 }),
