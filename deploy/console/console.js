@@ -248,7 +248,7 @@ function addGap(topic, { reason, requested, oldest }) {
         unknown: "the server does not know this page's place",
         ahead: "the database is older than this page's place, as after a restore; it goes on from now",
     }[reason] ?? reason;
-    const text = `Gap in ${visible(topic)}: ${why} (${visible(requested)}${oldest && reason !== "ahead" ? `; the oldest message kept is ${oldest}` : ""})`;
+    const text = `Gap in ${visible(topic)}, messages may be missing: ${why} (${visible(requested)}${oldest && reason !== "ahead" ? `; the oldest message kept is ${oldest}` : ""})`;
     add({ message: { topic }, text, node: element("li", { className: "gap", textContent: text }) });
     announce(text);
 }

@@ -127,7 +127,8 @@ class Server:
 
     def start_lighttpd(self):
         environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin", "PGPOLL_RUN": str(self.run.resolve()), "PORT": str(self.port)}
-        subprocess.run(["lighttpd", "-f", self.run / "lighttpd.conf"], env=environment, check=True)
+        with (self.run / "log" / "lighttpd.err").open("a") as errors:
+            subprocess.run(["lighttpd", "-f", self.run / "lighttpd.conf"], env=environment, stderr=errors, check=True)
 
     def __enter__(self):
         try:
