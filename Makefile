@@ -120,14 +120,16 @@ lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
 $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }
 
-install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, SQL in share/pgpoll, examples in share/doc
+install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, SQL and the console in share/pgpoll, examples in share/doc
 	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/pgpoll $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions \
-	    $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
+	    $(DESTDIR)$(PREFIX)/share/pgpoll/www $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
 	$(Q)install $(PROGRAMS) $(DESTDIR)$(PREFIX)/lib/pgpoll
 	$(Q)install -m 644 $(wildcard sql/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql
 	$(Q)install -m 644 $(wildcard sql/functions/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions
 	$(Q)install -m 644 $(wildcard README.md) LICENSE $(DESTDIR)$(PREFIX)/share/doc/pgpoll
+	$(Q)install -m 644 deploy/console/* examples/long_polling_client.mjs deploy/openapi.json $(DESTDIR)$(PREFIX)/share/pgpoll/www
 	$(Q)install examples/long_polling_client.py $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
+	$(Q)install -m 644 $(wildcard examples/*.mjs examples/*.mts) $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
 	$(Q)install -m 644 deploy/lighttpd/50-pgpoll.conf $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
 
 clean: ## removes what was built
