@@ -145,11 +145,11 @@ def test_chunked_bodies(server, topic):
     ("GET", POLL, 405, {"POST", "OPTIONS"}), ("PUT", POLL, 405, {"POST", "OPTIONS"}), ("HEAD", POLL, 405, {"POST", "OPTIONS"}),
     ("DELETE", POLL, 405, {"POST", "OPTIONS"}), ("POST", STATS, 405, {"GET", "HEAD", "OPTIONS"}),
     ("PUT", STATS, 405, {"GET", "HEAD", "OPTIONS"}), ("GET", "/messages/polling", 404, None), ("POST", POLL + "/x", 404, None),
-    ("GET", STATS + "x", 404, None), ("GET", "/", None, None), ("GET", "/messages/poll/../../../etc/passwd", 404, None),
+    ("GET", STATS + "x", 404, None), ("GET", "/", None, None), ("GET", "/messages/poll/../../../etc/passwd", None, None),
 ])
 def test_methods_and_paths(server, method, path, status, allow):
     answer = server.request(method, path)
-    assert answer.status == status if status else answer.status in (200, 404)
+    assert answer.status == status if status else answer.status in (200, 400, 403, 404) and "root:" not in answer.text
     if status == 405:
         assert set(re.split(", *", answer.headers["Allow"])) == allow
         assert method == "HEAD" or answer.json == {"detail": "Method Not Allowed"}

@@ -11,7 +11,8 @@ import subprocess
 
 import pytest
 
-from server import POLL, ROOT, STATS, Server, free_port, until
+from server import POLL, ROOT, STATS, Server, until
+from web import free_port
 
 
 @pytest.fixture
