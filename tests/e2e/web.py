@@ -33,8 +33,8 @@ def uncomment(text, section):
 
 
 class WebServer:
-    """edit: what an operator would do to our file. tls: it also answers HTTPS, with HTTP/2, at tls_port. A user "ann" with password
-    "secret" is in the password file that the files in deploy/ name."""
+    """edit: what an operator would do to our file. tls: it also answers HTTPS, with HTTP/2, at tls_port. Users ann and bob, each with
+    password "secret", are in the password file that the files in deploy/ name."""
     binary = ours = etc = None   # /usr/sbin/..., deploy/..., /etc/...
 
     def __init__(self, sockets, port=None, edit=lambda text: text, tls=False):
@@ -50,7 +50,7 @@ class WebServer:
         self.edit = edit
         self.users = self.home / "htpasswd"
         hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True).stdout
-        self.users.write_text("ann:" + hashed)
+        self.users.write_text("".join(f"{name}:{hashed}" for name in ("ann", "bob")))
         if tls:
             subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
                             "-subj", "/CN=localhost", "-keyout", self.home / "key.pem", "-out", self.home / "cert.pem"], check=True,
@@ -194,13 +194,30 @@ class Nginx(WebServer):
         for link in (self.conf / "sites-enabled").iterdir():
             link.unlink()
         shutil.rmtree(self.conf / "modules-enabled")
-        self.rewrite("nginx.conf", (r"/run/nginx\.pid", f"{self.home}/run/nginx.pid"), (r"^user .*", "user www-data;" if os.getuid() == 0 else ""))
+        descriptors, connections = re.findall(r"^#(worker_\w+ \d+;)$", self.shipped(self.ours), re.M)
+        self.rewrite("nginx.conf", (r"worker_connections .*", connections), (r"^events", descriptors + r"\nevents"), (r"/run/nginx\.pid", f"{self.home}/run/nginx.pid"), (r"^user .*", "user www-data;" if os.getuid() == 0 else ""))
         tls = f"listen 127.0.0.1:{self.tls_port} ssl http2; ssl_certificate {self.home}/cert.pem; ssl_certificate_key {self.home}/key.pem;"
         (self.conf / "sites-enabled" / "default").write_text(
             f"server {{ listen 127.0.0.1:{self.port}; {tls if self.tls_port else ''} root {self.home}/www; include snippets/pgpoll.conf; }}\n")
 
     def command(self):
         return [self.binary, "-c", str(self.conf / "nginx.conf"), "-g", "daemon off;"]
+
+
+class Fcgid(Apache):
+    """sockets: of no use to it. programs: where they are; database: how they get there."""
+    ours, modules = "apache/pgpoll-fcgid.conf", ["fcgid"]
+
+    def __init__(self, sockets, programs, database, **options):
+        super().__init__(sockets, **options)
+        self.programs, self.database = programs, database
+
+    def shipped(self, name):
+        text = super().shipped(name).replace("/usr/local/lib/pgpoll", str(self.programs))
+        text = text.replace("PGDATABASE mydb", "PGDATABASE " + self.database.pop("PGDATABASE"))
+        text = text.replace("PGUSER www-data", "PGUSER " + self.database.pop("PGUSER"))
+        return text.replace("PGPOLL_LOG syslog", "PGPOLL_LOG " + self.database.pop("PGPOLL_LOG")).replace("HEARTBEAT_S 10", "HEARTBEAT_S 1") + "".join(
+            f"FcgidInitialEnv {name} {value}\n" for name, value in self.database.items())
 
 
 SERVERS = {"lighttpd": Lighttpd, "apache": Apache, "nginx": Nginx}
