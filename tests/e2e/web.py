@@ -35,7 +35,7 @@ def uncomment(text, section):
 class WebServer:
     """edit: what an operator would do to our file. tls: it also answers HTTPS, with HTTP/2, at tls_port. Users ann and bob, each with
     password "secret", are in the password file that the files in deploy/ name."""
-    binary = ours = etc = None   # /usr/sbin/..., deploy/..., /etc/...
+    binary = ours = etc = reload_signal = None   # /usr/sbin/..., deploy/..., /etc/..., what the service's reload sends
 
     def __init__(self, sockets, port=None, edit=lambda text: text, tls=False):
         self.home = pathlib.Path(tempfile.mkdtemp(prefix=f"pgpoll-{type(self).__name__.lower()}-", dir="/tmp"))
@@ -104,15 +104,13 @@ class WebServer:
     def __exit__(self, *_):
         self.stop()
 
-    stop_signal = signal.SIGTERM
-
     def stop(self):
         try:
             if self.process:
-                self.process.send_signal(self.stop_signal)
+                self.process.terminate()
                 self.process.wait(20)
         finally:
-            shutil.rmtree(self.home)
+            shutil.rmtree(self.home, ignore_errors=True)
 
     def reload(self):
         """As the service does it."""
@@ -133,9 +131,7 @@ class Lighttpd(WebServer):
         self.rewrite("lighttpd.conf", (r"^(server.port +=).*", rf'\1 {self.port}\nserver.bind = "127.0.0.1"'),
                      (r"/run/lighttpd\.pid", str(self.home / "run" / "lighttpd.pid")), (r"/var/cache/lighttpd/uploads", str(self.home / "run")),
                      (r"^include_shell.*use-ipv6.*\n", ""))
-        modules = ["10-fastcgi", "50-pgpoll", "05-auth", "20-deflate"]
-        (self.home / "run" / "deflate").mkdir()
-        self.rewrite("conf-available/20-deflate.conf", (r"/var/cache/lighttpd/compress/", str(self.home / "run" / "deflate")))
+        modules = ["10-fastcgi", "50-pgpoll", "05-auth"]
         if self.tls_port:
             modules.append("10-ssl")
             self.rewrite("conf-available/10-ssl.conf", (r"0\.0\.0\.0:443", f"127.0.0.1:{self.tls_port}"), (r"^include_shell.*\n", ""),
@@ -149,8 +145,7 @@ class Lighttpd(WebServer):
 
 class Apache(WebServer):
     binary, ours, etc = "/usr/sbin/apache2", "apache/pgpoll.conf", "/etc/apache2"
-    reload_signal, stop_signal = signal.SIGUSR1, signal.SIGTERM
-    modules = ["proxy_fcgi", "buffer"]
+    reload_signal, modules = signal.SIGUSR1, ["proxy_fcgi", "buffer"]
 
     def environment(self):
         return {"APACHE_CONFDIR": str(self.conf), "APACHE_RUN_USER": "www-data", "APACHE_RUN_GROUP": "www-data",
@@ -187,7 +182,7 @@ class Apache(WebServer):
 
 class Nginx(WebServer):
     binary, ours, etc = "/usr/sbin/nginx", "nginx/pgpoll.conf", "/etc/nginx"
-    reload_signal, stop_signal = signal.SIGHUP, signal.SIGTERM
+    reload_signal = signal.SIGHUP
 
     def configure(self):
         (self.conf / "snippets" / "pgpoll.conf").write_text(self.shipped(self.ours))
@@ -205,7 +200,7 @@ class Nginx(WebServer):
 
 
 class Fcgid(Apache):
-    """sockets: of no use to it. programs: where they are; database: how they get there."""
+    """sockets: of no use to it. programs: where they are; database: variables for them."""
     ours, modules = "apache/pgpoll-fcgid.conf", ["fcgid"]
 
     def __init__(self, sockets, programs, database, **options):
@@ -213,11 +208,10 @@ class Fcgid(Apache):
         self.programs, self.database = programs, database
 
     def shipped(self, name):
-        text = super().shipped(name).replace("/usr/local/lib/pgpoll", str(self.programs))
-        text = text.replace("PGDATABASE mydb", "PGDATABASE " + self.database.pop("PGDATABASE"))
-        text = text.replace("PGUSER www-data", "PGUSER " + self.database.pop("PGUSER"))
-        return text.replace("PGPOLL_LOG syslog", "PGPOLL_LOG " + self.database.pop("PGPOLL_LOG")).replace("HEARTBEAT_S 10", "HEARTBEAT_S 1") + "".join(
-            f"FcgidInitialEnv {name} {value}\n" for name, value in self.database.items())
+        text, count = re.subn(r"^FcgidInitialEnv (PGDATABASE|PGUSER|PGPOLL_LOG) .*\n", "", super().shipped(name), flags=re.M)
+        assert count == 3
+        return (text.replace("/usr/local/lib/pgpoll", str(self.programs))
+                + "".join(f"FcgidInitialEnv {name} {value}\n" for name, value in self.database.items()))
 
 
 SERVERS = {"lighttpd": Lighttpd, "apache": Apache, "nginx": Nginx}
