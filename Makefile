@@ -132,6 +132,8 @@ install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pg
 	$(Q)install -m 644 $(wildcard README.md) LICENSE $(DESTDIR)$(PREFIX)/share/doc/pgpoll
 	$(Q)install examples/long_polling_client.py $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
 	$(Q)install -m 644 deploy/lighttpd/50-pgpoll.conf $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
+	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/apache $(wildcard deploy/apache/*.conf)
+	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/nginx deploy/nginx/pgpoll.conf
 
 clean: ## removes what was built
 	rm -rf build
