@@ -50,7 +50,8 @@ def test_stats_and_metrics_are_closed_to_others(server):
     for path in STATS, METRICS:
         for method in "GET", "OPTIONS", "POST":
             assert get(server, path, ELSEWHERE, method)[0] == 403
-        for disguise in path + "?x", path.replace("/poll", "//poll"), path.replace("poll", "%70oll"), "/x/.." + path, path + "/.", path + "#":
+        for disguise in (path + "?x", path.replace("/poll", "//poll"), path.replace("poll", "%70oll"), "/x/.." + path, path + "/.",
+                         path + "#"):
             status, text = get(server, disguise, ELSEWHERE)
             assert status in (400, 403, 404) and "active_waiters" not in text, disguise
     assert get(server, STATS, LOCAL)[0] == 200 and get(server, METRICS, LOCAL)[0] in (200, 404)
@@ -77,7 +78,7 @@ def test_ours_answers_and_no_file_of_the_web_servers(server, path):
 
 
 def test_an_operator_lets_a_network_in(server):
-    with fronted(server, edit=lambda text: re.sub(r"^( *)#(?=.*10\.0\.0\.0/8)", r"\1", text, flags=re.M).replace("10.0.0.0/8", "127.0.0.0/30")) as door:
+    with fronted(server, edit=lambda text: re.sub(r"#(?=.*10\.0\.0\.0/8)", "", text).replace("10.0.0.0/8", "127.0.0.0/30")) as door:
         assert [get(door, path, ELSEWHERE)[0] != 403 for path in (STATS, METRICS)] == [True, True]
         assert [get(door, path, "127.0.0.9")[0] for path in (STATS, METRICS)] == [403, 403]
 
@@ -116,9 +117,11 @@ def test_users_reach_can_poll(server, topic):
 def slow_clients(port):
     """Connections that never get to the end of their request: what each sends first, and what a byte at a time."""
     head = f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    for first, then in [(head + "Content-Length: 500\r\n\r\n", ""), (head + "Content-Length: 500\r\n\r\n", " "), (head, ""), (head, "x"), ("P", ""),
-                        (head + "Transfer-Encoding: chunked\r\n\r\n", ""), (head + "Transfer-Encoding: chunked\r\n\r\nff\r\n", " "),
-                        (head.replace(POLL, STATS) + "Content-Length: 500\r\n\r\n", " "), (head + "Content-Length: 60000\r\n\r\n" + " " * 50_000, "")]:
+    chunked = head + "Transfer-Encoding: chunked\r\n\r\n"
+    for first, then in [
+            (head + "Content-Length: 500\r\n\r\n", ""), (head + "Content-Length: 500\r\n\r\n", " "), (head, ""), (head, "x"), ("P", ""),
+            (chunked, ""), (chunked + "ff\r\n", " "), (head.replace(POLL, STATS) + "Content-Length: 500\r\n\r\n", " "),
+            (head + "Content-Length: 60000\r\n\r\n" + " " * 50_000, "")]:
         client = socket.create_connection(("127.0.0.1", port))
         client.sendall(first.encode())
         yield client, then.encode()
@@ -145,13 +148,13 @@ def test_clients_that_do_not_read_their_answer_cost_no_worker(small, topic):
     body = json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0})
     clients = []
     try:
-        for _ in range(3):   # as many as there are workers
+        for _ in range(small.worker_count):
             client = socket.socket()
             clients.append(client)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", small.port))
             client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-        for client in clients[:2]:
+        for client in clients:
             assert client.recv(12) == b"HTTP/1.1 200"
         if WEB == "apache":
             poll = small.poll_later(new_topic())

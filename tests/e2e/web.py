@@ -164,7 +164,8 @@ class Apache(WebServer):
         name = pathlib.Path(self.ours).name
         (self.conf / "conf-available" / name).write_text(self.shipped(self.ours))
         self.rewrite("apache2.conf", ("/var/www/", f"{self.home}/www/"))
-        self.rewrite("sites-available/000-default.conf", (r"^<VirtualHost \*:80>", f"ServerName localhost\nListen 127.0.0.1:{self.port}\n<VirtualHost *:{self.port}>"))
+        self.rewrite("sites-available/000-default.conf",
+                     (r"^<VirtualHost \*:80>", f"ServerName localhost\nListen 127.0.0.1:{self.port}\n<VirtualHost *:{self.port}>"))
         self.enable("a2enmod", *self.modules)
         self.enable("a2enconf", name.removesuffix(".conf"))
         self.enable("a2ensite", "000-default")
@@ -190,7 +191,8 @@ class Nginx(WebServer):
             link.unlink()
         shutil.rmtree(self.conf / "modules-enabled")
         descriptors, connections = re.findall(r"^#(worker_\w+ \d+;)$", self.shipped(self.ours), re.M)
-        self.rewrite("nginx.conf", (r"worker_connections .*", connections), (r"^events", descriptors + r"\nevents"), (r"/run/nginx\.pid", f"{self.home}/run/nginx.pid"), (r"^user .*", "user www-data;" if os.getuid() == 0 else ""))
+        self.rewrite("nginx.conf", (r"worker_connections .*", connections), (r"^events", descriptors + r"\nevents"),
+                     (r"/run/nginx\.pid", f"{self.home}/run/nginx.pid"), (r"^user .*", "user www-data;" if os.getuid() == 0 else ""))
         tls = f"listen 127.0.0.1:{self.tls_port} ssl http2; ssl_certificate {self.home}/cert.pem; ssl_certificate_key {self.home}/key.pem;"
         (self.conf / "sites-enabled" / "default").write_text(
             f"server {{ listen 127.0.0.1:{self.port}; {tls if self.tls_port else ''} root {self.home}/www; include snippets/pgpoll.conf; }}\n")
