@@ -17,9 +17,10 @@ const char *http_parameter(const FCGX_Request *request, const char *name)
 
 bool http_path_is(const FCGX_Request *request, const char *path)
 {
-    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. */
+    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. They choose the pool, and who may
+       ask it, by the path before a fragment, which no honest client sends. */
     const char *uri = http_parameter(request, "REQUEST_URI");
-    size_t length = strcspn(uri, "?"), path_length = strlen(path);
+    size_t length = strcspn(uri, "?#"), path_length = strlen(path);
 
     return length >= path_length && memcmp(uri + length - path_length, path, path_length) == 0;
 }
