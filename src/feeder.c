@@ -27,8 +27,8 @@ enum {
     OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
     OPEN_AGAIN_MS = 1500, /* and when it is asked again */
     CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
-    BEAT_MS = 5000,       /* a notification to ourselves, to see that they arrive */
-    DEAF_MS = 15000,      /* so long without one: they do not */
+    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
+    DELIVERY_MS = 1000,   /* a beat may take */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
     CHANNEL_SIZE = 64,
@@ -62,7 +62,7 @@ struct cycle {
     struct statement statements[STATEMENTS];
     PGresult *results[STATEMENTS];
     int count;
-    int listen_at, newest_at, open_at, beat_at, unlisten_at, read_at;
+    int listen_at, newest_at, open_at, unlisten_at, read_at;
     int questions[QUESTIONS]; /* cells */
     int question_count;
     bool full; /* the read is of all topics */
@@ -79,7 +79,6 @@ struct feeder {
     int *news; /* those with news */
     int news_count;
     struct lh_table *channels; /* channel -> number + 1 */
-    char self_name[128];       /* of a topic that cannot be published to */
     char self_channel[CHANNEL_SIZE];
     int *pending; /* cells whose questions wait, oldest first */
     int pending_count;
@@ -90,7 +89,7 @@ struct feeder {
     bool running, away;
     bool relisten;  /* the connection is a new one */
     uint64_t polls; /* when can_poll() was asked about last */
-    int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, beat_ms, heard_ms, sweep_ms;
+    int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms;
     struct printbuf *json;
 };
 
@@ -135,7 +134,7 @@ struct feeder *feeder_new(const struct config *config, struct hive *hive)
     feeder->channels = lh_kchar_table_new(1024, NULL);
     feeder->pending = calloc((size_t)hive->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
-    (void)snprintf(feeder->self_name, sizeof feeder->self_name, "\001%.80s/%d", config->host, (int)getpid());
+    (void)snprintf(hive->self_topic, sizeof hive->self_topic, "\001%.80s/%d", config->host, (int)getpid());
     if (!feeder->database || !feeder->known || !feeder->used || !feeder->news || !feeder->channels ||
         !feeder->pending || !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
         !list_init(&feeder->cycle.newest, capacity) || !list_init(&feeder->cycle.read, capacity) ||
@@ -281,6 +280,20 @@ static void have_news(struct feeder *feeder, int number)
     feeder->known[number].news = true;
 }
 
+static void set_hears(struct feeder *feeder, bool hears)
+{
+    if (atomic_exchange(&feeder->hive->hears, hears) != hears)
+        hive_wake_book(feeder->hive);
+}
+
+/* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
+static int64_t deaf_ms(const struct feeder *feeder)
+{
+    int64_t sent_ms = atomic_load(&feeder->hive->sent_ms);
+
+    return sent_ms - feeder->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
+}
+
 static void take_notifications(struct feeder *feeder)
 {
     PGnotify *notification;
@@ -289,6 +302,7 @@ static void take_notifications(struct feeder *feeder)
     while ((notification = database_notification(feeder->database))) {
         if (strcmp(notification->relname, feeder->self_channel) == 0) {
             feeder->heard_ms = clock_monotonic_ms();
+            set_hears(feeder, true);
         } else if (lh_table_lookup_ex(feeder->channels, notification->relname, &found)) {
             have_news(feeder, (int)((intptr_t)found - 1));
             tell(feeder, strtoll(notification->extra, NULL, 10));
@@ -384,7 +398,7 @@ static bool listen_statement(struct feeder *feeder)
     for (int i = 0; feeder->relisten && i < feeder->used_count; i++)
         list_add(&cycle->listen, name_of(feeder, feeder->used[i]), feeder->used[i], 0);
     if (feeder->relisten)
-        list_add(&cycle->listen, feeder->self_name, -1, 0);
+        list_add(&cycle->listen, feeder->hive->self_topic, -1, 0);
     if (cycle->listen.count == 0)
         return true;
     statement = add_statement(cycle, &cycle->listen_at);
@@ -424,18 +438,11 @@ static int64_t open_due_ms(const struct feeder *feeder)
 static void timed_statements(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
-    struct statement *statement;
 
     if (now_ms >= open_due_ms(feeder)) {
         feeder->open_asked_ms = now_ms;
         feeder->polls = atomic_load(&feeder->hive->polls);
         statement_init(add_statement(cycle, &cycle->open_at), "SELECT pgpoll.is_open_to_all()");
-    }
-    if (now_ms >= feeder->beat_ms) {
-        feeder->beat_ms = now_ms + BEAT_MS;
-        statement = add_statement(cycle, &cycle->beat_at);
-        statement_init(statement, "SELECT pg_notify('pgpoll_' || md5($1), '')");
-        statement_add_text(statement, feeder->self_name);
     }
 }
 
@@ -445,7 +452,7 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
     struct cycle *cycle = &feeder->cycle;
     bool made;
 
-    cycle->listen_at = cycle->newest_at = cycle->open_at = cycle->beat_at = cycle->unlisten_at = cycle->read_at = -1;
+    cycle->listen_at = cycle->newest_at = cycle->open_at = cycle->unlisten_at = cycle->read_at = -1;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
     if (cycle->full)
@@ -478,6 +485,11 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
                 (void)lh_table_insert(feeder->channels, known->channel, (void *)(intptr_t)(list->numbers[i] + 1));
             }
         }
+    }
+    if (feeder->relisten) {
+        feeder->heard_ms = clock_monotonic_ms();
+        atomic_store(&feeder->hive->beat_wanted, 1);
+        hive_wake_book(feeder->hive);
     }
     feeder->relisten = false;
 }
@@ -615,8 +627,10 @@ static void succeed(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    if (feeder->away)
+    if (feeder->away) {
         log_write(LOG_LEVEL_INFO, "the database is back");
+        tally_add(&feeder->hive->tally, TALLY_RECONNECTS, 1);
+    }
     feeder->away = false;
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
@@ -652,6 +666,7 @@ static void fail(struct feeder *feeder, enum error error)
     if (!feeder->away)
         log_write(error_log_level(error), "no news from the database: %s", database_error(feeder->database));
     feeder->away = true;
+    set_hears(feeder, false);
     database_close(feeder->database, NULL);
     feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;
     if (feeder->pause_ms > LAST_PAUSE_MS)
@@ -697,7 +712,7 @@ int64_t feeder_due_ms(const struct feeder *feeder)
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->news_count > 0)
         return 0;
-    return clock_min(clock_min(feeder->full_ms, feeder->beat_ms), clock_min(feeder->sweep_ms, open_due_ms(feeder)));
+    return clock_min(clock_min(feeder->full_ms, deaf_ms(feeder)), clock_min(feeder->sweep_ms, open_due_ms(feeder)));
 }
 
 static void begin(struct feeder *feeder, int64_t now_ms)
@@ -706,8 +721,6 @@ static void begin(struct feeder *feeder, int64_t now_ms)
 
     if (!database_is_connected(feeder->database)) {
         feeder->relisten = true;
-        feeder->heard_ms = now_ms;
-        feeder->beat_ms = 0;
         for (int i = 0; i < feeder->used_count; i++)
             feeder->known[feeder->used[i]].listening = false;
     }
@@ -742,7 +755,7 @@ void feeder_step(struct feeder *feeder, bool ready)
     if (feeder->running)
         return;
     take_notifications(feeder);
-    if (database_is_connected(feeder->database) && now_ms - feeder->heard_ms > DEAF_MS) {
+    if (database_is_connected(feeder->database) && now_ms >= deaf_ms(feeder)) {
         log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
         database_close(feeder->database, "LISTEN delivers nothing");
         finish(feeder, ERROR_DATABASE_AWAY);
