@@ -4,7 +4,7 @@ CREATE OR REPLACE VIEW pgpoll.listening AS
 SELECT l.host, l.pid,
        CASE WHEN l.hears IS NULL THEN 'worker' ELSE 'manager' END AS kind,
        a.alive,
-       a.alive AND l.hears AS hears,
+       CASE WHEN l.hears IS NOT NULL THEN a.alive AND l.hears END AS hears,
        l.workers,
        coalesce(l.free_workers, CASE WHEN w.polls = 0 THEN 1 ELSE 0 END) AS free_workers,
        date_trunc('milliseconds', now() - l.seen_at) AS last_seen
