@@ -1,5 +1,6 @@
 /* pgpoll.fcgi: POST /messages/poll, one poll a process; alone, or with a manager for many. */
 #include "answer.h"
+#include "check.h"
 #include "config.h"
 #include "hive.h"
 #include "http.h"
@@ -227,6 +228,7 @@ int main(int argc, char **argv)
         .purpose = "long polling over PostgreSQL",
         .example = "-s /run/pgpoll/poll.sock -b 4096 -- /usr/local/lib/pgpoll/pgpoll.fcgi --workers 500",
         .can_have_a_manager = true,
+        .check = check_run,
     };
     static struct worker worker = { .server = { .serve = serve, .rest = rest } };
     static struct tally alone;
