@@ -27,6 +27,7 @@ struct check {
     const struct config *config;
     FILE *out;
     PGconn *connection;
+    bool silent; /* the database: there is no point in asking more */
     int wrong;
 };
 
@@ -78,11 +79,14 @@ static PGresult *run(struct check *check, PGconn *connection, const char *sql, c
     const char *const values[] = { parameter };
     PGresult *result = NULL, *next;
 
+    if (check->silent)
+        return NULL;
     if (PQsendQueryParams(connection, sql, parameter ? 1 : 0, NULL, values, NULL, NULL, 0)) {
         while (PQisBusy(connection))
             if (!wait_input(connection, deadline_ms)) {
                 say(check, WRONG, "the database did not answer within %" PRId64 " s: %s",
                     check->config->query_timeout_s, sql);
+                check->silent = true;
                 return NULL;
             }
         result = PQgetResult(connection);
