@@ -189,6 +189,7 @@ static bool check_schema(struct check *check)
         ask(check, "SELECT to_regnamespace('pgpoll') IS NOT NULL, current_user,"
                    " (SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'pgpoll')");
     bool usable = result && is_true(result, 0) && is_true(result, 2);
+    long version;
 
     if (result && !is_true(result, 0))
         say(check, WRONG, "database %s has no schema pgpoll: psql -d %s -f sql/install.sql", PQdb(check->connection),
@@ -202,14 +203,15 @@ static bool check_schema(struct check *check)
     result = ask(check, "SELECT pgpoll.schema_version()");
     if (!result)
         return false;
-    usable = atol(text(result, 0)) == DATABASE_SCHEMA_VERSION;
+    version = strtol(text(result, 0), NULL, 10);
+    usable = version == DATABASE_SCHEMA_VERSION;
     if (usable)
         say(check, OK, "schema pgpoll, version %s", text(result, 0));
     else
         say(check, WRONG, "schema pgpoll has version %s, this program works with %d: %s", text(result, 0),
             DATABASE_SCHEMA_VERSION,
-            atol(text(result, 0)) < DATABASE_SCHEMA_VERSION ? "run the sql/install.sql that came with it"
-                                                            : "install the program that came with it");
+            version < DATABASE_SCHEMA_VERSION ? "run the sql/install.sql that came with it"
+                                              : "install the program that came with it");
     PQclear(result);
     return usable;
 }
