@@ -115,7 +115,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages tests/run .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/pgpoll-check tests/run .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)
@@ -123,10 +123,11 @@ lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
 $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }
 
-install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, SQL and the console in share/pgpoll, examples in share/doc
-	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/pgpoll $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions \
+install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, pgpoll-check in sbin, SQL and the console in share/pgpoll, examples in share/doc
+	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/pgpoll $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions \\
 	    $(DESTDIR)$(PREFIX)/share/pgpoll/www $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
 	$(Q)install $(PROGRAMS) $(DESTDIR)$(PREFIX)/lib/pgpoll
+	$(Q)install deploy/pgpoll-check $(DESTDIR)$(PREFIX)/sbin
 	$(Q)install -m 644 $(wildcard sql/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql
 	$(Q)install -m 644 $(wildcard sql/functions/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions
 	$(Q)install -m 644 $(wildcard README.md) LICENSE $(DESTDIR)$(PREFIX)/share/doc/pgpoll

@@ -92,8 +92,8 @@ static void put_number_header(FCGX_Request *request, const char *name, size_t nu
     put_header(request, name, text);
 }
 
-/* The headers of every answer. */
-static void put_head(FCGX_Request *request, const struct config *config, int status)
+/* The headers of every answer. type: NULL where there is no content. */
+static void put_head(FCGX_Request *request, const struct config *config, int status, const char *type)
 {
     put(request, "Status: ");
     put(request, status_text(status));
@@ -104,13 +104,13 @@ static void put_head(FCGX_Request *request, const struct config *config, int sta
         if (strcmp(config->cors_origin, "*") != 0)
             put_header(request, "Vary", "Origin");
     }
-    if (status != 204)
-        put_header(request, "Content-Type", "application/json");
+    if (type)
+        put_header(request, "Content-Type", type);
 }
 
 bool http_begin(FCGX_Request *request, const struct config *config)
 {
-    put_head(request, config, 200);
+    put_head(request, config, 200, HTTP_JSON);
     put(request, "\r\n");
     return FCGX_FFlush(request->out) == 0;
 }
@@ -123,9 +123,10 @@ static void put_body(FCGX_Request *request, const char *text, size_t length)
         (void)FCGX_PutStr(text, (int)length, request->out);
 }
 
-void http_send(FCGX_Request *request, const struct config *config, int status, const char *text, size_t length)
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *type, const char *text,
+               size_t length)
 {
-    put_head(request, config, status);
+    put_head(request, config, status, type);
     put_body(request, text, length);
 }
 
@@ -141,7 +142,7 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
         text = out_of_memory;
         status = error_http_status(ERROR_MEMORY);
     }
-    put_head(request, config, status);
+    put_head(request, config, status, HTTP_JSON);
     if (status == 405)
         put_header(request, "Allow", methods);
     if (status == 503) /* spread out, so that those turned away together do not come back together */
@@ -152,7 +153,7 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
 
 void http_send_options(FCGX_Request *request, const struct config *config, const char *methods)
 {
-    put_head(request, config, 204);
+    put_head(request, config, 204, NULL);
     put_header(request, "Allow", methods);
     if (*config->cors_origin) {
         put_header(request, "Access-Control-Allow-Methods", methods);

@@ -31,8 +31,11 @@ enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t
 /* Starts an answer of unknown length with status 200 and sends what there is of it. false: the client has left. */
 bool http_begin(FCGX_Request *request, const struct config *config);
 
-/* Sends a whole JSON answer; HEAD gets its headers only. text: length bytes. */
-void http_send(FCGX_Request *request, const struct config *config, int status, const char *text, size_t length);
+#define HTTP_JSON "application/json"
+
+/* Sends a whole answer of this content type; HEAD gets its headers only. text: length bytes. */
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *type, const char *text,
+               size_t length);
 
 /*
  * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 503 comes with Retry-After and

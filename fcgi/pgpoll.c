@@ -1,6 +1,6 @@
 /* pgpoll.fcgi: POST /messages/poll, one poll a process; alone, or with a manager for many. */
 #include "answer.h"
-#include "clock.h"
+#include "check.h"
 #include "config.h"
 #include "hive.h"
 #include "http.h"
@@ -8,16 +8,16 @@
 #include "listener_managed.h"
 #include "log.h"
 #include "manager.h"
+#include "poll_log.h"
 #include "poll_request.h"
 #include "poll_waiter.h"
 #include "program.h"
 #include "server.h"
+#include "tally.h"
 
-#include <inttypes.h>
 #include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char METHODS[] = "POST, OPTIONS";
 
@@ -29,6 +29,7 @@ struct worker {
     struct listener *listener;
     struct hive *hive; /* NULL: no manager */
     struct cell *cell;
+    struct tally *tally;
     struct printbuf *answer; /* used for one after the other */
     char body[POLL_REQUEST_MAX_BYTES];
 };
@@ -72,7 +73,8 @@ static enum error send_outcome(struct worker *worker, const struct poll_waiter *
     if (waiter->began_wait)
         (void)FCGX_PutStr(worker->answer->buf, printbuf_length(worker->answer), request->out);
     else
-        http_send(request, &worker->config, 200, worker->answer->buf, (size_t)printbuf_length(worker->answer));
+        http_send(request, &worker->config, 200, HTTP_JSON, worker->answer->buf,
+                  (size_t)printbuf_length(worker->answer));
     return error;
 }
 
@@ -87,26 +89,20 @@ static void trim_answer(struct worker *worker)
     }
 }
 
-/* One line a poll: who, what, how it ended and how long it took. Topics are counted, not named. */
-static void log_poll(const struct worker *worker, FCGX_Request *request, const struct poll_waiter *waiter,
+/* Counts and logs a request that was refused before it was a poll. */
+static void note_refusal(const struct worker *worker, const FCGX_Request *request, enum error error)
+{
+    tally_add(worker->tally, TALLY_POLLS + (int)error, 1);
+    poll_log(request, NULL, error, "");
+}
+
+static void log_poll(const struct worker *worker, const FCGX_Request *request, const struct poll_waiter *waiter,
                      enum error error)
 {
-    static unsigned served;
-    enum log_level level = error_log_level(error);
-    const char *why = level < LOG_LEVEL_DEBUG ? worker->listener->operations->error(worker->listener) : "";
-    const char *given = http_parameter(request, "HTTP_X_REQUEST_ID");
-    char id[65];
+    const struct listener *listener = worker->listener;
 
-    if (!log_enabled(level))
-        return;
-    if (*given)
-        (void)snprintf(id, sizeof id, "%s", given);
-    else
-        (void)snprintf(id, sizeof id, "%d-%u", (int)getpid(), ++served);
-    log_write(level, "poll %s from %s: %s, %d topics, %d messages%s, %" PRId64 " ms%s%s", id,
-              http_parameter(request, "REMOTE_ADDR"), error_name(error), waiter->page.topic_count,
-              waiter->page.message_count, waiter->page.has_more ? " and more" : "",
-              clock_monotonic_ms() - waiter->who.started_ms, *why ? ": " : "", why);
+    poll_log(request, waiter, error,
+             error_log_level(error) < LOG_LEVEL_DEBUG ? listener->operations->error(listener) : "");
 }
 
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
@@ -120,6 +116,7 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
 
     if (error) {
         http_send_error(request, &worker->config, error, NULL, METHODS);
+        note_refusal(worker, request, error);
         return;
     }
     error = poll_waiter_run(&waiter);
@@ -128,6 +125,7 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     /* The request was read to its end, so there is no need for libfcgi to wait until the web server has closed, too. */
     FCGX_Detach(request);
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
+    tally_poll(worker->tally, &waiter, error);
     poll_waiter_release(&waiter);
     trim_answer(worker);
 }
@@ -151,6 +149,7 @@ static void serve_request(struct worker *worker, FCGX_Request *request, const st
         error = poll_request_parse(&asked, worker->body, length, (int)worker->config.max_topics, &detail);
     if (error) {
         http_send_error(request, &worker->config, error, detail, METHODS);
+        note_refusal(worker, request, error);
         return;
     }
     serve_checked(worker, request, interrupts, &asked);
@@ -167,6 +166,7 @@ static void set_state(const struct worker *worker, enum cell_state state)
     atomic_store(&worker->cell->state, state);
     if (state == CELL_IDLE) {
         (void)atomic_fetch_add(&worker->hive->idle, 1);
+        hive_wake_book(worker->hive);
     } else {
         (void)atomic_fetch_add(&worker->hive->polls, 1);
         idle = atomic_fetch_sub(&worker->hive->idle, 1) - 1;
@@ -217,6 +217,7 @@ static int work_managed(void *context, struct hive *hive, int number)
 
     worker->hive = hive;
     worker->cell = hive_cell(hive, number);
+    worker->tally = &worker->cell->tally;
     return work(worker, listener_managed_new(&worker->config, hive, number));
 }
 
@@ -227,8 +228,10 @@ int main(int argc, char **argv)
         .purpose = "long polling over PostgreSQL",
         .example = "-s /run/pgpoll/poll.sock -b 4096 -- /usr/local/lib/pgpoll/pgpoll.fcgi --workers 500",
         .can_have_a_manager = true,
+        .check = check_run,
     };
     static struct worker worker = { .server = { .serve = serve, .rest = rest } };
+    static struct tally alone;
     int status;
 
     if (!program_start(&program, argc, argv, &worker.config, &status))
@@ -238,5 +241,6 @@ int main(int argc, char **argv)
     if (worker.config.workers > 0)
         return manager_run(&worker.config, work_managed, &worker, argv);
     worker.server.argv = argv;
-    return work(&worker, listener_direct_new(&worker.config));
+    worker.tally = &alone;
+    return work(&worker, listener_direct_new(&worker.config, &alone));
 }

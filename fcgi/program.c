@@ -18,6 +18,9 @@ static void print_help(const struct program *program)
                  program->name, program->purpose, program->example);
     if (program->can_have_a_manager)
         (void)printf("--workers N means the same as PGPOLL_WORKERS=N, and shows in a process list.\n");
+    if (program->check)
+        (void)printf(
+            "--check [--workers N], by hand, with the workers' environment and as their user: says what is wrong.\n");
     (void)printf("The database is found by libpq's variables (PGHOST, PGDATABASE, PGUSER, PGSERVICE, ...).\n\n"
                  "Environment%s%s:\n",
                  program->uses ? "; this program uses only " : "", program->uses ? program->uses : "");
@@ -27,6 +30,7 @@ static void print_help(const struct program *program)
 bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status)
 {
     char error[256];
+    bool checks = false;
 
     *status = EXIT_SUCCESS;
     if (argc == 2 && strcmp(argv[1], "--help") == 0) {
@@ -38,6 +42,11 @@ bool program_start(const struct program *program, int argc, char **argv, struct 
         return false;
     }
     *status = EXIT_FAILURE;
+    if (program->check && argc > 1 && strcmp(argv[1], "--check") == 0) {
+        checks = true;
+        argc--;
+        argv++;
+    }
     if (program->can_have_a_manager && argc == 3 && strcmp(argv[1], "--workers") == 0 &&
         setenv("PGPOLL_WORKERS", argv[2], 1) == 0)
         argc = 1;
@@ -51,6 +60,10 @@ bool program_start(const struct program *program, int argc, char **argv, struct 
     }
     if (!log_open(config->log, config->log_level, program->name)) {
         (void)fprintf(stderr, "%s: cannot open PGPOLL_LOG=%s: %s\n", program->name, config->log, strerror(errno));
+        return false;
+    }
+    if (checks) {
+        *status = program->check(config, stdout) ? EXIT_SUCCESS : EXIT_FAILURE;
         return false;
     }
     /* For jitter only; what matters is that workers started together differ. */

@@ -23,6 +23,7 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 
 \ir roles.sql
 \ir tables.sql
+\ir watch_tables.sql
 \ir views.sql
 \ir functions/ring_doorbell.sql
 \ir functions/mute_doorbell.sql
@@ -41,8 +42,11 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 \ir functions/begin_wait.sql
 \ir functions/end_wait.sql
 \ir functions/write_waiters.sql
+\ir functions/write_listener.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
 \ir functions/schema_version.sql
+\ir watch_views.sql
+\ir functions/metrics.sql
 \ir grants.sql
 COMMIT;

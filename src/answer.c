@@ -56,25 +56,11 @@ static bool put_next_since(struct printbuf *out, const struct poll_waiter *waite
     return made && put(out, "}");
 }
 
-static const char *gap_reason(enum gap gap)
-{
-    switch (gap) {
-    case GAP_EXPIRED:
-        return "expired";
-    case GAP_AHEAD:
-        return "ahead";
-    case GAP_UNKNOWN:
-    case GAP_NONE:
-        break;
-    }
-    return "unknown";
-}
-
 static struct json_object *gap_of(const struct poll_state *state, const struct poll_topic *topic)
 {
     struct json_object *gap = json_object_new_object();
 
-    if (gap && take(gap, "reason", json_object_new_string(gap_reason(state->gap))) &&
+    if (gap && take(gap, "reason", json_object_new_string(gap_name(state->gap))) &&
         share(gap, "requested", topic->since) &&
         (state->oldest < 0 ? share(gap, "oldest", NULL) : take(gap, "oldest", message_id(state->oldest))))
         return gap;

@@ -11,6 +11,7 @@
 #define PGPOLL_HIVE_H
 
 #include "error.h"
+#include "tally.h"
 #include "window.h"
 
 #include <semaphore.h>
@@ -63,6 +64,7 @@ struct cell {
     _Atomic int topic_count;   /* topics waited for */
     struct cell_topic *topics; /* as many as a poll may have */
     char *names;               /* HIVE_NAMES_SIZE */
+    struct tally tally;        /* the manager takes what is counted */
 };
 
 struct hive {
@@ -82,8 +84,13 @@ struct hive {
     sem_t connections;                    /* those that workers may still open */
     _Atomic int connection_seekers;       /* workers that wait for one */
     _Atomic int64_t connections_asked_ms; /* when idle workers were last asked for theirs */
-    /* Counters, for whoever asks. */
-    _Atomic uint64_t polls, window_pages, table_pages;
+    _Atomic uint64_t polls;               /* begun */
+    struct tally tally;                   /* the manager's own */
+    /* Whether LISTEN delivers: what one of the manager's connections sends to the other is heard, or not. */
+    char self_topic[128];    /* one that cannot be published to */
+    _Atomic int beat_wanted; /* a beat is to be sent at the next occasion */
+    _Atomic int64_t sent_ms; /* when the last one that got to the database was begun */
+    _Atomic int hears;
 };
 
 /*
@@ -98,7 +105,7 @@ struct cell *hive_cell(const struct hive *hive, int number);
 /* Rings the manager's doorbell. */
 void hive_ring(const struct hive *hive);
 
-/* For a worker, after its cell began or ended to wait: the statistics are to be written. */
+/* After anything in the statistics changed: they are to be written. */
 void hive_wake_book(struct hive *hive);
 
 /* For a worker: enters or leaves the set of those who wait for one of the cell's topics. */

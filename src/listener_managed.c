@@ -188,7 +188,7 @@ static enum error read_table(struct listener_managed *listener, const struct lis
         return error;
     }
     give_up_ms = clock_max(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
-    (void)atomic_fetch_add(&listener->hive->table_pages, 1);
+    tally_add(&listener->cell->tally, TALLY_TABLE_PAGES, 1);
     error = catch_up_run(listener->database, poll->request, authorize ? poll->remote_user : NULL, NULL, positions,
                          listener->config->page_bytes, page, give_up_ms);
     /* A connection that was open may have been cut meanwhile; a new one tells. */
@@ -289,7 +289,7 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     see_newest(listener, request->topic_count);
     if ((!asked || is_up_to_date(listener)) &&
         window_read(listener->hive->window, listener->refs, starts, request->limit, listener->config->page_bytes, page))
-        (void)atomic_fetch_add(&listener->hive->window_pages, 1);
+        tally_add(&listener->cell->tally, TALLY_WINDOW_PAGES, 1);
     else
         error = read_table(listener, poll, false, starts, page, give_up_ms);
 out:

@@ -49,7 +49,13 @@ INSERT INTO rights VALUES
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.topic_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.live_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.waiters'),
-    ('', 'DELETE FROM pgpoll.waiters');
+    ('', 'DELETE FROM pgpoll.waiters'),
+    ('pgpoll_poller', $$SELECT pgpoll.write_listener('h', 1, 1, 1, true, '[]')$$),
+    ('pgpoll_poller pgpoll_monitor', 'SELECT pgpoll.metrics()'),
+    ('pgpoll_monitor', 'SELECT * FROM pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics'),
+    ('pgpoll_monitor', 'SELECT * FROM pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue'),
+    ('', 'DELETE FROM pgpoll.listeners'),
+    ('', 'DELETE FROM pgpoll.counters');
 SELECT CASE WHEN role = ANY (string_to_array(who, ' '))
             THEN lives_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), format('%s can: %s', role, sql))
             ELSE throws_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), '42501', NULL, format('%s cannot: %s', role, sql)) END
@@ -59,8 +65,8 @@ SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace
                   AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
                   AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
-                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname <> 'schema_version')$$,
-                'a publisher neither, a monitor the version only');
+                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname NOT IN ('schema_version', 'metrics'))$$,
+                'a publisher neither, a monitor the version and the metrics only');
 SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v', 'S')
                   AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
                       ELSE has_any_column_privilege('anybody', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'nor touch a relation');

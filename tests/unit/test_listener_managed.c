@@ -268,8 +268,8 @@ static void asks_only_what_it_must(void)
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_TRUE(host.authorized); /* who has to ask asks for both */
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->window_pages), 5);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_WINDOW_PAGES]), 5);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
@@ -329,7 +329,7 @@ static void asking_is_interrupted(void)
     (void)setenv("PGHOST", "/nonexistent", 1);
     release_flag = 1; /* there may be no manager any more: the table is asked */
     FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_DATABASE_AWAY);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
     CU_ASSERT_EQUAL(free_connections(&host), 1);
     CU_ASSERT_TRUE(*host.listener->operations->error(host.listener));
     release_flag = 0;
@@ -357,7 +357,7 @@ static void what_the_window_lacks_is_the_tables(void)
     (void)setenv("PGHOST", "/nonexistent", 1);
     FAIL_TO_READ(&host, LISTENER_READ_ONLY, ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(host.page.message_count, 0);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
     CU_ASSERT_EQUAL(free_connections(&host), 1);
     (void)unsetenv("PGHOST");
     /* No connection is left, and no time to wait for one. */
@@ -365,7 +365,7 @@ static void what_the_window_lacks_is_the_tables(void)
     CU_ASSERT_EQUAL(
         host.listener->operations->read(host.listener, &host.poll, LISTENER_READ_ONLY, host.positions, &host.page, 0),
         ERROR_DATABASE_AWAY);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
     host.listener->operations->rest(host.listener);
     CU_ASSERT_EQUAL(free_connections(&host), 0);
     (void)sem_post(&host.hive->connections);
@@ -388,7 +388,7 @@ static void by_a_message(void)
     WAIT(&host, ERROR_NONE);
     READ(&host, LISTENER_SUBSCRIBE, "message");
     CU_ASSERT_EQUAL(host.positions[0], START + 7);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
@@ -588,7 +588,7 @@ static void no_wake_is_lost(void)
     (void)pthread_join(thread, NULL);
     EXPECT(!error, "%s after %d messages", error_name(error), reads);
     EXPECT(waits > 10 && reads > waits / 4, "%d messages, %d waits", reads, waits);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
