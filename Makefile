@@ -37,19 +37,20 @@ endif
 LIBRARIES  := json-c libpq
 pkg_config  = $(or $(shell pkg-config $(1)),$(error missing libraries: run `make packages`))
 PKG_CFLAGS  = $(eval PKG_CFLAGS := $(call pkg_config,--cflags $(LIBRARIES)))$(PKG_CFLAGS)
+JSON_LIBS   = $(call pkg_config,--libs json-c)
 PKG_LIBS    = $(eval PKG_LIBS := $(call pkg_config,--libs $(LIBRARIES)))$(PKG_LIBS)
 
 COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_VERSION='"$(VERSION)"' $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
 LINK    = $(CC) $(CFLAGS) $(LDGUARDS) $(LDFLAGS)
 
 objects  = $(patsubst %.c,$(BUILD)/%.o,$(1))
-MAINS   := fcgi/pgpoll.c fcgi/pgpoll_stats.c
+MAINS   := fcgi/pgpoll.c fcgi/pgpoll_worker.c fcgi/pgpoll_reader.c fcgi/pgpoll_stats.c
 LIBRARY := $(BUILD)/libpgpoll.a
 SRC     := $(call objects,$(wildcard src/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
 OBJECTS := $(SRC) $(FCGI) $(UNIT) $(call objects,$(MAINS))
-PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
+PROGRAMS := $(addprefix $(BUILD)/,pgpoll.fcgi pgpoll-worker pgpoll-reader pgpoll-stats.fcgi)
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
@@ -59,10 +60,16 @@ MAKEFLAGS += --no-print-directory
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
 $(BUILD)/pgpoll.fcgi: $(BUILD)/fcgi/pgpoll.o $(FCGI) $(LIBRARY)
+$(BUILD)/pgpoll-worker: $(BUILD)/fcgi/pgpoll_worker.o $(FCGI) $(LIBRARY)
+$(BUILD)/pgpoll-reader: $(BUILD)/fcgi/pgpoll_reader.o $(BUILD)/fcgi/program.o $(LIBRARY)
 $(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(FCGI) $(LIBRARY)
+# There are thousands of workers: all that they are linked with costs each of them memory.
+$(BUILD)/pgpoll-worker: LIBS = -lfcgi $(JSON_LIBS)
+$(BUILD)/pgpoll-reader: LIBS = $(PKG_LIBS)
+LIBS = -lfcgi $(PKG_LIBS)
 $(PROGRAMS):
 	$(call note,LINK)
-	$(Q)$(LINK) -o $@ $^ -lfcgi $(PKG_LIBS)
+	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
 $(LIBRARY): $(SRC)
 	$(call note,AR  )

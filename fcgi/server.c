@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LISTENER_FD = 0, REST_AFTER_MS = 1000 };
+enum { LISTENER_FD = 0 };
 
 static volatile sig_atomic_t release;  /* a signal has come: answer what waits */
 static volatile sig_atomic_t run_anew; /* it was SIGHUP */
@@ -80,9 +80,8 @@ static bool accept_request(FCGX_Request *request)
 }
 
 /* Sleeps until there is a request; false: a signal came first. */
-static bool next_request(struct server *server, FCGX_Request *request, int epoll_fd, const sigset_t *sleep_mask)
+static bool next_request(FCGX_Request *request, int epoll_fd, const sigset_t *sleep_mask)
 {
-    int timeout_ms = server->rest ? REST_AFTER_MS : -1;
     struct epoll_event event;
     bool accepted = false;
 
@@ -90,16 +89,8 @@ static bool next_request(struct server *server, FCGX_Request *request, int epoll
         log_write(LOG_LEVEL_ERROR, "cannot watch for requests: %s", strerror(errno));
         (void)poll(NULL, 0, 100);
     }
-    while (!release && !accepted) {
-        int ready = epoll_pwait(epoll_fd, &event, 1, timeout_ms, sleep_mask);
-
-        if (ready > 0) {
-            accepted = accept_request(request);
-        } else if (server->rest) { /* nothing came for a while, or a signal did: somebody wants what we hold */
-            server->rest(server);
-            timeout_ms = -1;
-        }
-    }
+    while (!release && !accepted)
+        accepted = epoll_pwait(epoll_fd, &event, 1, -1, sleep_mask) > 0 && accept_request(request);
     (void)watch_listener(epoll_fd, EPOLL_CTL_DEL);
     return accepted;
 }
@@ -137,7 +128,7 @@ int server_run(struct server *server)
         return EXIT_FAILURE;
     }
     do {
-        while (next_request(server, &request, epoll_fd, &sleep_mask)) {
+        while (next_request(&request, epoll_fd, &sleep_mask)) {
             const struct interrupts interrupts = { request.ipcFd, &release, &woken, &sleep_mask };
             server->serve(server, &request, &interrupts);
             FCGX_Finish_r(&request);

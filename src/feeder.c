@@ -168,12 +168,6 @@ void feeder_free(struct feeder *feeder)
     free(feeder);
 }
 
-void feeder_abandon(const struct feeder *feeder)
-{
-    if (database_socket(feeder->database) >= 0)
-        (void)close(database_socket(feeder->database));
-}
-
 /* ---- topics */
 
 /* How long a topic is listened to after its last poll: less when there are so many that the table might fill up. */

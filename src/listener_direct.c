@@ -83,11 +83,6 @@ static const char *direct_error(const struct listener *base)
     return database_error(((const struct listener_direct *)base)->database);
 }
 
-static void direct_rest(struct listener *base)
-{
-    (void)base; /* the connection is as good as the process: both are there for the next poll */
-}
-
 static void direct_free(struct listener *base)
 {
     struct listener_direct *listener = (struct listener_direct *)base;
@@ -100,8 +95,8 @@ static void direct_free(struct listener *base)
 
 struct listener *listener_direct_new(const struct config *config)
 {
-    static const struct listener_operations operations = { direct_read,  direct_wait, direct_end,
-                                                           direct_error, direct_rest, direct_free };
+    static const struct listener_operations operations = { direct_read, direct_wait, direct_end, direct_error,
+                                                           direct_free };
     struct listener_direct *listener = calloc(1, sizeof *listener);
 
     if (!listener)

@@ -187,9 +187,7 @@ static void close_host(struct host *host)
     CU_ASSERT_EQUAL(atomic_load(&host->hive->connection_seekers), 0);
     page_release(&host->page);
     poll_request_release(&host->request);
-    window_free(host->hive->window);
-    topic_table_free(host->hive->topics);
-    (void)close(host->hive->doorbell);
+    hive_free(host->hive);
     (void)close(host->ours);
     if (host->theirs >= 0)
         (void)close(host->theirs);
