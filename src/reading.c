@@ -315,8 +315,9 @@ static enum receipt receive_json(int socket, uint64_t bytes, struct printbuf *ou
     while (receipt == RECEIVED && bytes > 0) {
         int had = printbuf_length(out), chunk = (int)(bytes < CHUNK_BYTES ? bytes : CHUNK_BYTES);
 
-        if (printbuf_memset(out, -1, 0, chunk) < 0)
+        if (printbuf_memset(out, -1, 0, chunk + 1) < 0)
             return NO_MEMORY;
+        out->bpos--; /* the NUL is behind the text, as after any append */
         receipt = receive_all(socket, out->buf + had, (size_t)chunk, deadline_ms);
         bytes -= (uint64_t)chunk;
     }

@@ -252,16 +252,17 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
     with publishing(eight, topic) as sent:
         for version in b"one", b"two":
             build = eight.home / version.decode()
-            shutil.copytree(ROOT / "build", build, ignore=lambda _, names: [name for name in names if not name.endswith(".fcgi")])
-            with open(build / "pgpoll.fcgi", "ab") as program:
-                program.write(version)
+            shutil.copytree(ROOT / "build", build, ignore=lambda _, names: [name for name in names if not name.startswith("pgpoll")])
+            for name in "pgpoll.fcgi", "pgpoll-worker", "pgpoll-reader":
+                with open(build / name, "ab") as program:
+                    program.write(version)
             before, manager = eight.until_workers(), eight.manager
             done = subprocess.run([ROOT / "deploy" / "local", "reload"], env={**os.environ, "RUN": eight.run, "BUILD": build},
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stdout + done.stderr
             until(lambda: not eight.worker_pids() & before, "the old workers gone", seconds=5)
             assert eight.manager == manager
-            for pid in {manager, *eight.until_workers()}:
+            for pid in {manager, *eight.until_workers(), *eight.named("pgpoll-nursery")}:
                 with open(f"/proc/{pid}/exe", "rb") as program:
                     assert program.read().endswith(version)
             count = len(sent)
