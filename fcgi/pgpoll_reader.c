@@ -11,5 +11,5 @@ int main(int argc, char **argv)
     int queue;
 
     return program_continue("pgpoll-reader", argc, argv, 1, &queue, &config) ? reader_run(&config, queue)
-                                                                              : EXIT_FAILURE;
+                                                                             : EXIT_FAILURE;
 }

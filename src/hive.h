@@ -66,8 +66,8 @@ struct cell {
 struct hive {
     char version[16];  /* of the program that made it */
     struct hive *self; /* where it is mapped */
-    size_t size;      /* of the memory, all that the pointers below point into */
-    int fd;           /* of the file; descriptors have the same numbers in all processes */
+    size_t size;       /* of the memory, all that the pointers below point into */
+    int fd;            /* of the file; descriptors have the same numbers in all processes */
     int worker_count;
     int max_topics;
     int manager_pid;
@@ -82,10 +82,10 @@ struct hive {
     _Atomic int idle;                        /* workers that accept */
     int reserve;                             /* so many of them the manager tries to keep */
     _Atomic int book_sleeps;                 /* the statistics were up to date: who changes them rings */
-    _Atomic int64_t open_until_ms;        /* can_poll() was seen to allow everything, and that is believed until then */
-    sem_t reads;                          /* pages of the table that may still be asked for now */
-    int most_reads;                       /* at a time: as many as there may be readers */
-    _Atomic int readers;                  /* processes that read the table for the workers */
+    _Atomic int64_t open_until_ms; /* can_poll() was seen to allow everything, and that is believed until then */
+    sem_t reads;                   /* pages of the table that may still be asked for now */
+    int most_reads;                /* at a time: as many as there may be readers */
+    _Atomic int readers;           /* processes that read the table for the workers */
     /* Counters, for whoever asks. */
     _Atomic uint64_t polls, window_pages, table_pages;
 };

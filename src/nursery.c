@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ANSWER_S = 5, NO_SOCKET = -1 };
+enum { ANSWER_S = 2, NO_SOCKET = -1 };
 
 bool nursery_init(struct nursery *nursery, struct hive *hive)
 {

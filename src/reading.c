@@ -20,7 +20,8 @@ enum {
 
 /* Both sides are of one build and on one machine, so structures go over as they are. */
 struct question_head {
-    uint32_t bytes; /* of what follows: an entry for each topic, the user if any, and the topics' texts, each with its NUL */
+    uint32_t
+        bytes; /* of what follows: an entry for each topic, the user if any, and the topics' texts, each with its NUL */
     int32_t topic_count;
     int32_t limit;
     uint32_t user_size; /* 0: nobody is to be asked about */
@@ -271,8 +272,7 @@ bool reading_accept(int socket, struct reading *reading)
         return false;
     topics = reading->memory;
     positions = (int64_t *)(void *)(topics + count);
-    reading->request =
-        (struct poll_request){ .topics = topics, .topic_count = head.topic_count, .limit = head.limit };
+    reading->request = (struct poll_request){ .topics = topics, .topic_count = head.topic_count, .limit = head.limit };
     reading->question = (struct reading_question){ &reading->request, positions, NULL, head.give_up_ms };
     if (receive_all(socket, positions + count, head.bytes, deadline_ms) == RECEIVED &&
         decode(reading, &head, (const char *)(positions + count), topics, positions))
@@ -364,8 +364,8 @@ enum error reading_receive(int socket, int64_t give_up_ms, struct page *page, ch
 
     text[0] = '\0';
     if (receipt == RECEIVED)
-        receipt = head.error ? receive_text(socket, &head, text, give_up_ms)
-                             : receive_page(socket, &head, page, give_up_ms);
+        receipt =
+            head.error ? receive_text(socket, &head, text, give_up_ms) : receive_page(socket, &head, page, give_up_ms);
     if (receipt == RECEIVED)
         return (enum error)head.error;
     page_clear(page);

@@ -359,9 +359,9 @@ static void a_silent_manager_is_given_up(void)
     close_host(&host);
 }
 
-static const char TABLE_MESSAGE[] =
-    "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000065\",\"payload\":1,\"timestamp\":\"1970-01-01T00:00:00.000000\","
-    "\"metadata\":{},\"stream_id\":\"0-101\"}";
+static const char TABLE_MESSAGE[] = "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000065\",\"payload\":1,"
+                                    "\"timestamp\":\"1970-01-01T00:00:00.000000\","
+                                    "\"metadata\":{},\"stream_id\":\"0-101\"}";
 
 static void asking_is_interrupted(void)
 {

@@ -35,8 +35,7 @@ static void open_desk(struct desk *desk, int64_t for_ms)
     CU_ASSERT_TRUE_FATAL(reading_new_queue(desk->queue));
     CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk->request, body, strlen(body), TOPICS, &detail), ERROR_NONE);
     CU_ASSERT_TRUE_FATAL(page_init(&desk->page, TOPICS));
-    desk->question =
-        (struct reading_question){ &desk->request, desk->positions, "eve", clock_monotonic_ms() + for_ms };
+    desk->question = (struct reading_question){ &desk->request, desk->positions, "eve", clock_monotonic_ms() + for_ms };
 }
 
 static void close_desk(struct desk *desk)

@@ -72,7 +72,6 @@ static void a_name_has_one_number(void)
     /* Names are borrowed from a longer text. */
     CU_ASSERT_EQUAL(find(&fixture, "usersandorders", 5), users);
     free_fixture(&fixture);
-    
 }
 
 static void a_topic_that_is_not_open_is_not_found(void)
