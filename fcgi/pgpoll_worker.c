@@ -36,7 +36,6 @@ int main(int argc, char **argv)
     if (!program_continue("pgpoll-worker", argc, argv, DESCRIPTORS, descriptors, &worker.config))
         return EXIT_FAILURE;
     worker.hive = hive_join(descriptors[HIVE]);
-    (void)close(descriptors[HIVE]);
     if (!worker.hive) {
         log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s", errno ? strerror(errno) : "it is another version's");
         return EXIT_FAILURE;

@@ -15,7 +15,7 @@
 
 static const char METHODS[] = "POST, OPTIONS";
 
-enum { ANSWER_KEPT_BYTES = 64 * 1024 };
+enum { ANSWER_KEPT_BYTES = 64 * 1024, TRIM_POLLS = 16 };
 
 /* A poll's client, as the poll sees it. */
 struct connection {
@@ -165,6 +165,8 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
 
     set_state(worker, CELL_SERVING);
     serve_request(worker, request, interrupts);
+    if (worker->hive && ++worker->served % TRIM_POLLS == 0)
+        hive_trim(worker->hive);
     set_state(worker, CELL_IDLE);
 }
 

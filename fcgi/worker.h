@@ -21,6 +21,7 @@ struct worker {
     struct cell *cell;    /* main's, with the hive */
     struct listener *listener;
     struct printbuf *answer; /* used for one after the other */
+    unsigned served;
     char body[POLL_REQUEST_MAX_BYTES];
 };
 

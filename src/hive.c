@@ -124,6 +124,12 @@ struct hive *hive_join(int fd)
     return hive == MAP_FAILED ? NULL : hive;
 }
 
+void hive_trim(struct hive *hive)
+{
+    /* The same again in its place; should there be no memory for that, the old one stays. */
+    (void)mmap(hive, hive->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, hive->fd, 0);
+}
+
 int hive_reads(const struct hive *hive)
 {
     int left = hive->most_reads;
