@@ -66,7 +66,7 @@ all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched b
 $(BUILD)/pgpoll.fcgi: $(BUILD)/fcgi/pgpoll.o $(FCGI) $(LIBRARY)
 $(BUILD)/pgpoll-worker: $(BUILD)/fcgi/pgpoll_worker.o $(FCGI) $(LIBRARY)
 $(BUILD)/pgpoll-reader: $(BUILD)/fcgi/pgpoll_reader.o $(BUILD)/fcgi/program.o $(LIBRARY)
-$(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(FCGI) $(LIBRARY)
+$(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(filter-out %/worker.o,$(FCGI)) $(LIBRARY)
 $(BUILD)/pgpoll-worker: LIBS = $(WORKER_LDFLAGS) -lfcgi $(JSON_LIBS)
 $(BUILD)/pgpoll-reader: LIBS = $(PKG_LIBS)
 LIBS = -lfcgi $(PKG_LIBS)

@@ -126,8 +126,9 @@ struct hive *hive_join(int fd)
 
 void hive_trim(struct hive *hive)
 {
-    /* The same again in its place; should there be no memory for that, the old one stays. */
-    (void)mmap(hive, hive->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, hive->fd, 0);
+    /* The same again in its place. Without it there is no worker. */
+    if (mmap(hive, hive->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, hive->fd, 0) != hive)
+        _exit(EXIT_FAILURE);
 }
 
 int hive_reads(const struct hive *hive)

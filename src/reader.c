@@ -9,8 +9,10 @@
 #include "reading.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -64,6 +66,16 @@ static void ignore_signals(void)
         (void)signal(signals[i], SIG_IGN);
 }
 
+/* The web server's socket is not ours: who connects when the workers are gone is to be refused. */
+static bool let_go_of_socket(void)
+{
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    bool done = fd >= 0 && dup2(fd, STDIN_FILENO) == STDIN_FILENO;
+
+    (void)close(fd);
+    return done;
+}
+
 int reader_run(const struct config *config, int queue)
 {
     struct database *database = database_new();
@@ -71,7 +83,7 @@ int reader_run(const struct config *config, int queue)
 
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
-    if (!database || epoll_fd < 0) {
+    if (!database || epoll_fd < 0 || !let_go_of_socket()) {
         log_write(LOG_LEVEL_ERROR, "a reader cannot be set up: %s", strerror(errno));
         database_free(database);
         return EXIT_FAILURE;

@@ -302,6 +302,7 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
             for pid in {manager, *eight.until_workers(), *eight.named("pgpoll-nursery")}:
                 with open(f"/proc/{pid}/exe", "rb") as program:
                     assert program.read().endswith(version)
+            until(lambda: len(eight.named("pgpoll-nursery")) == 1, "the old nursery gone")
             count = len(sent)
             until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=3)
     finish(eight, clients, topic, sent)
