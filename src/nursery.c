@@ -96,6 +96,7 @@ void nursery_run(struct hive *hive, int socket, int (*live)(void *context, int n
     int number;
 
     (void)prctl(PR_SET_NAME, "pgpoll-nursery");
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the socket tells, too, but not one that was stopped */
     while (recv(socket, &number, sizeof number, 0) == sizeof number) {
         pid_t pid = fork_for_parent(hive_cell(hive, number));
         int answer = pid < 0 ? errno : 0;
