@@ -28,28 +28,33 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prot
 ifdef SANITIZE
 GUARDS  := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDGUARDS := $(GUARDS)
+WORKER_LDFLAGS :=
 else
 GUARDS  := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
 LDGUARDS := -pie -Wl,-z,relro,-z,now
+# There are thousands of workers of a manager, and each pays for every library that it has mapped: 40 KiB of kernel memory and dirtied
+# pages altogether. (The linker warns of functions that would need libraries after all; libfcgi has them and we do not call them.)
+WORKER_LDFLAGS ?= -static-pie -Wl,--no-warnings
 endif
 
 # Asked when first needed, and once: on a fresh machine the packages are there only by then.
 LIBRARIES  := json-c libpq
 pkg_config  = $(or $(shell pkg-config $(1)),$(error missing libraries: run `make packages`))
 PKG_CFLAGS  = $(eval PKG_CFLAGS := $(call pkg_config,--cflags $(LIBRARIES)))$(PKG_CFLAGS)
+JSON_LIBS   = $(call pkg_config,--libs json-c)
 PKG_LIBS    = $(eval PKG_LIBS := $(call pkg_config,--libs $(LIBRARIES)))$(PKG_LIBS)
 
 COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_VERSION='"$(VERSION)"' $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
 LINK    = $(CC) $(CFLAGS) $(LDGUARDS) $(LDFLAGS)
 
 objects  = $(patsubst %.c,$(BUILD)/%.o,$(1))
-MAINS   := fcgi/pgpoll.c fcgi/pgpoll_stats.c
+MAINS   := fcgi/pgpoll.c fcgi/pgpoll_worker.c fcgi/pgpoll_reader.c fcgi/pgpoll_stats.c
 LIBRARY := $(BUILD)/libpgpoll.a
 SRC     := $(call objects,$(wildcard src/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
 OBJECTS := $(SRC) $(FCGI) $(UNIT) $(call objects,$(MAINS))
-PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
+PROGRAMS := $(addprefix $(BUILD)/,pgpoll.fcgi pgpoll-worker pgpoll-reader pgpoll-stats.fcgi)
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
@@ -59,10 +64,15 @@ MAKEFLAGS += --no-print-directory
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
 $(BUILD)/pgpoll.fcgi: $(BUILD)/fcgi/pgpoll.o $(FCGI) $(LIBRARY)
-$(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(FCGI) $(LIBRARY)
+$(BUILD)/pgpoll-worker: $(BUILD)/fcgi/pgpoll_worker.o $(FCGI) $(LIBRARY)
+$(BUILD)/pgpoll-reader: $(BUILD)/fcgi/pgpoll_reader.o $(BUILD)/fcgi/program.o $(LIBRARY)
+$(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(filter-out %/worker.o,$(FCGI)) $(LIBRARY)
+$(BUILD)/pgpoll-worker: LIBS = $(WORKER_LDFLAGS) -lfcgi $(JSON_LIBS)
+$(BUILD)/pgpoll-reader: LIBS = $(PKG_LIBS)
+LIBS = -lfcgi $(PKG_LIBS)
 $(PROGRAMS):
 	$(call note,LINK)
-	$(Q)$(LINK) -o $@ $^ -lfcgi $(PKG_LIBS)
+	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
 $(LIBRARY): $(SRC)
 	$(call note,AR  )

@@ -1,225 +1,12 @@
-/* pgpoll.fcgi: POST /messages/poll, one poll a process; alone, or with a manager for many. */
-#include "answer.h"
+/* pgpoll.fcgi: POST /messages/poll; one worker that stands alone, or the manager of many. */
 #include "check.h"
-#include "config.h"
-#include "hive.h"
-#include "http.h"
 #include "listener_direct.h"
-#include "listener_managed.h"
-#include "log.h"
 #include "manager.h"
-#include "poll_log.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
 #include "program.h"
-#include "server.h"
 #include "tally.h"
+#include "worker.h"
 
-#include <json-c/json.h>
 #include <stdlib.h>
-#include <string.h>
-
-static const char METHODS[] = "POST, OPTIONS";
-
-enum { ANSWER_KEPT_BYTES = 64 * 1024 };
-
-struct worker {
-    struct server server;
-    struct config config;
-    struct listener *listener;
-    struct hive *hive; /* NULL: no manager */
-    struct cell *cell;
-    struct tally *tally;
-    struct printbuf *answer; /* used for one after the other */
-    char body[POLL_REQUEST_MAX_BYTES];
-};
-
-/* A poll's client, as the poll sees it. */
-struct connection {
-    struct poll_client client;
-    FCGX_Request *request;
-    const struct config *config;
-};
-
-static bool begin_wait(struct poll_client *client)
-{
-    struct connection *connection = (struct connection *)client;
-
-    return http_begin(connection->request, connection->config);
-}
-
-static bool heartbeat(struct poll_client *client)
-{
-    struct connection *connection = (struct connection *)client;
-
-    /* White space before a JSON text means nothing (RFC 8259, 2). */
-    return FCGX_PutChar('\n', connection->request->out) != EOF && FCGX_FFlush(connection->request->out) == 0;
-}
-
-/* Sends what a poll came to. */
-static enum error send_outcome(struct worker *worker, const struct poll_waiter *waiter, FCGX_Request *request,
-                               enum error error)
-{
-    if (!waiter->began_wait && error_http_status(error) != 200) {
-        http_send_error(request, &worker->config, error, NULL, METHODS);
-        return error;
-    }
-    printbuf_reset(worker->answer);
-    if (!answer_messages(worker->answer, waiter)) {
-        if (!waiter->began_wait)
-            http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
-        return ERROR_MEMORY;
-    }
-    if (waiter->began_wait)
-        (void)FCGX_PutStr(worker->answer->buf, printbuf_length(worker->answer), request->out);
-    else
-        http_send(request, &worker->config, 200, HTTP_JSON, worker->answer->buf,
-                  (size_t)printbuf_length(worker->answer));
-    return error;
-}
-
-/* A large answer's memory is not kept. */
-static void trim_answer(struct worker *worker)
-{
-    struct printbuf *small;
-
-    if (worker->answer->size > ANSWER_KEPT_BYTES && (small = printbuf_new())) {
-        printbuf_free(worker->answer);
-        worker->answer = small;
-    }
-}
-
-/* Counts and logs a request that was refused before it was a poll. */
-static void note_refusal(const struct worker *worker, const FCGX_Request *request, enum error error)
-{
-    tally_add(worker->tally, TALLY_POLLS + (int)error, 1);
-    poll_log(request, NULL, error, "");
-}
-
-static void log_poll(const struct worker *worker, const FCGX_Request *request, const struct poll_waiter *waiter,
-                     enum error error)
-{
-    const struct listener *listener = worker->listener;
-
-    poll_log(request, waiter, error,
-             error_log_level(error) < LOG_LEVEL_DEBUG ? listener->operations->error(listener) : "");
-}
-
-static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
-                          const struct poll_request *asked)
-{
-    struct connection connection = { { begin_wait, heartbeat }, request, &worker->config };
-    struct poll_waiter waiter;
-    enum error error =
-        poll_waiter_init(&waiter, &worker->config, worker->listener, interrupts, &connection.client, asked,
-                         http_parameter(request, "REMOTE_USER"), http_parameter(request, "REMOTE_ADDR"));
-
-    if (error) {
-        http_send_error(request, &worker->config, error, NULL, METHODS);
-        note_refusal(worker, request, error);
-        return;
-    }
-    error = poll_waiter_run(&waiter);
-    error = send_outcome(worker, &waiter, request, error);
-    log_poll(worker, request, &waiter, error);
-    /* The request was read to its end, so there is no need for libfcgi to wait until the web server has closed, too. */
-    FCGX_Detach(request);
-    FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
-    tally_poll(worker->tally, &waiter, error);
-    poll_waiter_release(&waiter);
-    trim_answer(worker);
-}
-
-static void serve_request(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts)
-{
-    struct json_object *detail = NULL;
-    struct poll_request asked;
-    size_t length = 0;
-    enum error error = http_read_body(request, worker->body, sizeof worker->body, &length);
-
-    if (!http_path_is(request, "/messages/poll")) {
-        error = ERROR_NOT_FOUND;
-    } else if (http_method_is(request, "OPTIONS")) {
-        http_send_options(request, &worker->config, METHODS);
-        return;
-    } else if (!http_method_is(request, "POST")) {
-        error = ERROR_METHOD;
-    }
-    if (!error)
-        error = poll_request_parse(&asked, worker->body, length, (int)worker->config.max_topics, &detail);
-    if (error) {
-        http_send_error(request, &worker->config, error, detail, METHODS);
-        note_refusal(worker, request, error);
-        return;
-    }
-    serve_checked(worker, request, interrupts, &asked);
-    poll_request_release(&asked);
-}
-
-/* Tells the manager whether this worker can accept another poll. */
-static void set_state(const struct worker *worker, enum cell_state state)
-{
-    int idle;
-
-    if (!worker->hive)
-        return;
-    atomic_store(&worker->cell->state, state);
-    if (state == CELL_IDLE) {
-        (void)atomic_fetch_add(&worker->hive->idle, 1);
-        hive_wake_book(worker->hive);
-    } else {
-        (void)atomic_fetch_add(&worker->hive->polls, 1);
-        idle = atomic_fetch_sub(&worker->hive->idle, 1) - 1;
-        if (idle == worker->hive->reserve - 1) /* from here on the manager looks by itself, until there are enough */
-            hive_ring(worker->hive);
-    }
-}
-
-static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
-{
-    struct worker *worker = (struct worker *)server;
-
-    set_state(worker, CELL_SERVING);
-    serve_request(worker, request, interrupts);
-    set_state(worker, CELL_IDLE);
-}
-
-static void rest(struct server *server)
-{
-    struct worker *worker = (struct worker *)server;
-
-    worker->listener->operations->rest(worker->listener);
-}
-
-/* A worker's life, alone or in a process that the manager forked. */
-static int work(struct worker *worker, struct listener *listener)
-{
-    int status = EXIT_FAILURE;
-
-    worker->listener = listener;
-
-    worker->answer = printbuf_new();
-    if (listener && worker->answer) {
-        set_state(worker, CELL_IDLE);
-        status = server_run(&worker->server);
-    } else {
-        log_write(LOG_LEVEL_ERROR, "out of memory");
-    }
-    if (listener)
-        listener->operations->free(listener);
-    printbuf_free(worker->answer);
-    return status;
-}
-
-static int work_managed(void *context, struct hive *hive, int number)
-{
-    struct worker *worker = context;
-
-    worker->hive = hive;
-    worker->cell = hive_cell(hive, number);
-    worker->tally = &worker->cell->tally;
-    return work(worker, listener_managed_new(&worker->config, hive, number));
-}
 
 int main(int argc, char **argv)
 {
@@ -230,7 +17,7 @@ int main(int argc, char **argv)
         .can_have_a_manager = true,
         .check = check_run,
     };
-    static struct worker worker = { .server = { .serve = serve, .rest = rest } };
+    static struct worker worker;
     static struct tally alone;
     int status;
 
@@ -239,8 +26,8 @@ int main(int argc, char **argv)
     if (!server_has_socket())
         return EXIT_FAILURE;
     if (worker.config.workers > 0)
-        return manager_run(&worker.config, work_managed, &worker, argv);
+        return manager_run(&worker.config, argv);
     worker.server.argv = argv;
     worker.tally = &alone;
-    return work(&worker, listener_direct_new(&worker.config, &alone));
+    return worker_run(&worker, listener_direct_new(&worker.config, &alone));
 }

@@ -1,5 +1,6 @@
 #include "program.h"
 
+#include "child.h"
 #include "config.h"
 #include "log.h"
 
@@ -27,9 +28,26 @@ static void print_help(const struct program *program)
     config_print_help(stdout);
 }
 
-bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status)
+/* log_name: as in the log. */
+static bool set_up(const char *name, const char *log_name, struct config *config)
 {
     char error[256];
+
+    if (!config_load(config, error, sizeof error)) {
+        (void)fprintf(stderr, "%s: %s\n", name, error);
+        return false;
+    }
+    if (!log_open(config->log, config->log_level, log_name)) {
+        (void)fprintf(stderr, "%s: cannot open PGPOLL_LOG=%s: %s\n", name, config->log, strerror(errno));
+        return false;
+    }
+    /* For jitter only; what matters is that workers started together differ. */
+    srandom((unsigned)time(NULL) ^ (unsigned)getpid() << 12);
+    return true;
+}
+
+bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status)
+{
     bool checks = false;
 
     *status = EXIT_SUCCESS;
@@ -54,19 +72,20 @@ bool program_start(const struct program *program, int argc, char **argv, struct 
         (void)fprintf(stderr, "%s: unknown argument '%s'; see %s --help\n", program->name, argv[1], program->name);
         return false;
     }
-    if (!config_load(config, error, sizeof error)) {
-        (void)fprintf(stderr, "%s: %s\n", program->name, error);
+    if (!set_up(program->name, program->name, config))
         return false;
-    }
-    if (!log_open(config->log, config->log_level, program->name)) {
-        (void)fprintf(stderr, "%s: cannot open PGPOLL_LOG=%s: %s\n", program->name, config->log, strerror(errno));
-        return false;
-    }
     if (checks) {
         *status = program->check(config, stdout) ? EXIT_SUCCESS : EXIT_FAILURE;
         return false;
     }
-    /* For jitter only; what matters is that workers started together differ. */
-    srandom((unsigned)time(NULL) ^ (unsigned)getpid() << 12);
     return true;
+}
+
+bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors, struct config *config)
+{
+    if (child_descriptors(argc, argv, count, descriptors) != 0) {
+        (void)fprintf(stderr, "%s: not for the command line; pgpoll.fcgi starts it\n", name);
+        return false;
+    }
+    return set_up(name, "pgpoll.fcgi", config); /* to its operator it is one program */
 }

@@ -23,4 +23,10 @@ struct program {
  */
 bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status);
 
+/*
+ * For a program that the manager starts (child.h): takes the descriptors from the command line, loads the configuration and opens
+ * the log, as the manager has done. false: the program is to fail, all having been said.
+ */
+bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors, struct config *config);
+
 #endif

@@ -10,7 +10,6 @@
 
 #include <json-c/json.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum {
     LOOK_MS = 250,
@@ -88,12 +87,6 @@ void book_free(struct book *book)
     end_exchange(book);
     free(book->entries);
     free(book);
-}
-
-void book_abandon(const struct book *book)
-{
-    if (database_socket(book->database) >= 0)
-        (void)close(database_socket(book->database));
 }
 
 int book_socket(const struct book *book)

@@ -17,9 +17,6 @@ struct hive;
 struct book *book_new(const struct config *config, struct hive *hive);
 void book_free(struct book *book);
 
-/* In a forked worker: closes the descriptor without a word to the server. */
-void book_abandon(const struct book *book);
-
 /* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
 int book_socket(const struct book *book);
 short book_events(const struct book *book);

@@ -23,7 +23,8 @@ static const struct variable {
     { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536, 1073741824,
       "recent messages that a manager keeps for its workers" },
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
-      "database connections that a manager's workers may have open together, to catch up" },
+      "processes that read the table for a manager's workers, to catch up; each has a database connection while it is "
+      "busy" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent all the same" },

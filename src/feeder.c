@@ -147,11 +147,6 @@ void feeder_free(struct feeder *feeder)
     free(feeder);
 }
 
-void feeder_abandon(const struct feeder *feeder)
-{
-    if (database_socket(feeder->database) >= 0)
-        (void)close(database_socket(feeder->database));
-}
 
 /* ---- notifications */
 

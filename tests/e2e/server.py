@@ -185,8 +185,16 @@ class Server:
         return int((self.run / "poll.pids").read_text()) if self.mode == "managed" else None
 
     def worker_pids(self):
-        pids = {pid for pid, command in self.processes().items() if "pgpoll.fcgi" in command.split(" ", 1)[0]}
-        return pids - {self.manager} if pids else pids
+        return self.named("pgpoll-worker" if self.mode == "managed" else "pgpoll.fcgi")
+
+    def named(self, name):
+        """Process ids of ours that go by this name."""
+        def is_so(pid):
+            try:
+                return pathlib.Path(f"/proc/{pid}/comm").read_text() == name + "\n"
+            except OSError:
+                return False
+        return {pid for pid in self.processes() if is_so(pid)}
 
     @property
     def worker_count(self):
