@@ -86,6 +86,11 @@ static void topics_keep_their_order_and_are_folded(void)
     CU_ASSERT_EQUAL(request.topics[1].length, 5);
     EXPECT_JSON(json_tokener_parse(request.topics[1].quoted), "\"aé/\\\"\"");
     poll_request_release(&request);
+    request = good("{\"topics\":[\"\\uD83D\\uDE00\",\"\\ud83d\\ude00\",\"\\\\ud83d\"],\"x\":\"\\u0000\"}");
+    CU_ASSERT_EQUAL_FATAL(request.topic_count, 2);
+    EXPECT_TEXT(request.topics[0].name, "😀");
+    EXPECT_TEXT(request.topics[1].name, "\\ud83d");
+    poll_request_release(&request);
 }
 
 static void a_cursor_for_each_topic(void)
@@ -242,6 +247,16 @@ static const struct {
     { "{\"topics\":[\"\\x41\"]}", -1 },
     { "{\"topics\":[\"\\u12\"]}", -1 },
     { "{\"topics\":[\"\\\"]}", -1 },
+    { "{\"topics\":[\"\\ud83d\"]}", 12 },
+    { "{\"topics\":[\"\\ude00\"]}", 12 },
+    { "{\"topics\":[\"\\ude00\\ud83d\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\n\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\u0041\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\ud83d\\ude00\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\ude0", 12 },
+    { "{\"topics\":[\"a\"],\"x\":\"\\ud83d\"}", 21 },
+    { "{\"topics\":[\"a\"],\"since\\u0000\":5}", 22 },
+    { "{\"topics\":[\"a\"],\"since\":{\"a\\u0000\" : 5}}", 27 },
     { "{\"topics\":[\"\xff\"]}", 12 },
     { "{\"topics\":[\"\xc0\x80\"]}", 12 },
     { "{\"topics\":[\"\xed\xa0\x80\"]}", 12 },
