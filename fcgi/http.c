@@ -34,11 +34,14 @@ enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t
     char rest[4096];
     size_t got = (size_t)FCGX_GetStr(body, (int)size, request->in);
 
-    if (got == size && FCGX_GetStr(rest, sizeof rest, request->in) > 0) {
-        while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
-            ;
+    bool too_large = false;
+
+    while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
+        too_large = true;
+    if (FCGX_GetError(request->in))
+        return ERROR_CLIENT_GONE;
+    if (too_large)
         return ERROR_TOO_LARGE;
-    }
     *length = got;
     return ERROR_NONE;
 }

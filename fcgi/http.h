@@ -24,7 +24,7 @@ bool http_method_is(const FCGX_Request *request, const char *method);
 
 /*
  * Reads the body to its end, which later makes a client's leaving visible, and stores it in body (size bytes) with its length.
- * ERROR_TOO_LARGE: it was longer; all of it was read all the same.
+ * ERROR_TOO_LARGE: it was longer; all of it was read all the same. ERROR_CLIENT_GONE: it did not come to its end.
  */
 enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length);
 

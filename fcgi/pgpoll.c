@@ -125,8 +125,6 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     error = poll_waiter_run(&waiter);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
-    /* The request was read to its end, so there is no need for libfcgi to wait until the web server has closed, too. */
-    FCGX_Detach(request);
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
     poll_waiter_release(&waiter);
     trim_answer(worker);
@@ -139,6 +137,8 @@ static void serve_request(struct worker *worker, FCGX_Request *request, const st
     size_t length = 0;
     enum error error = http_read_body(request, worker->body, sizeof worker->body, &length);
 
+    if (error == ERROR_CLIENT_GONE)
+        return;
     if (!http_path_is(request, "/messages/poll")) {
         error = ERROR_NOT_FOUND;
     } else if (http_method_is(request, "OPTIONS")) {
@@ -197,7 +197,7 @@ static int work(struct worker *worker, struct listener *listener)
     int status = EXIT_FAILURE;
 
     worker->listener = listener;
-
+    worker->server.peer_timeout_ms = worker->config.peer_timeout_s * 1000;
     worker->answer = printbuf_new();
     if (listener && worker->answer) {
         set_state(worker, CELL_IDLE);

@@ -31,6 +31,8 @@ static const struct variable {
       "seconds after which a waiting poll reads the table again, in case a notification was lost" },
     { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
       "seconds after which a connection that does not answer is given up" },
+    { "PGPOLL_PEER_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, peer_timeout_s), "10", 2, 600,
+      "seconds in which the web server must have sent a request, once it has begun, or taken more of an answer" },
     { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,
       "seconds between newlines sent to a waiting client, to notice behind Apache that it left; 0: none" },
     { "PGPOLL_CORS_ORIGIN", TYPE_TEXT, offsetof(struct config, cors_origin), "", 0, 0,

@@ -21,6 +21,7 @@ struct config {
     int64_t page_bytes;
     int64_t reread_s;
     int64_t query_timeout_s;
+    int64_t peer_timeout_s;
     int64_t heartbeat_s;     /* 0: none */
     const char *cors_origin; /* "": no CORS headers */
     const char *host;

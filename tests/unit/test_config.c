@@ -7,10 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const names[] = {
-    "PGPOLL_MAX_TOPICS",  "PGPOLL_PAGE_BYTES", "PGPOLL_REREAD_S", "PGPOLL_QUERY_TIMEOUT_S", "PGPOLL_HEARTBEAT_S",
-    "PGPOLL_CORS_ORIGIN", "PGPOLL_HOST",       "PGPOLL_LOG",      "PGPOLL_LOG_LEVEL"
-};
+static const char *const names[] = { "PGPOLL_MAX_TOPICS",      "PGPOLL_PAGE_BYTES",     "PGPOLL_REREAD_S",
+                                     "PGPOLL_QUERY_TIMEOUT_S", "PGPOLL_PEER_TIMEOUT_S", "PGPOLL_HEARTBEAT_S",
+                                     "PGPOLL_CORS_ORIGIN",     "PGPOLL_HOST",           "PGPOLL_LOG",
+                                     "PGPOLL_LOG_LEVEL" };
 
 /* Sets the one variable ("": none at all), clears the others, and loads. */
 static bool load(const char *name, const char *value, struct config *config, char *error, size_t size)
@@ -84,6 +84,7 @@ static void a_bad_value_stops_the_start_and_is_named(void)
         { "PGPOLL_REREAD_S", "0" },
         { "PGPOLL_QUERY_TIMEOUT_S", "61" },
         { "PGPOLL_HEARTBEAT_S", "-1" },
+        { "PGPOLL_PEER_TIMEOUT_S", "1" },
         { "PGPOLL_LOG", "pgpoll.log" },
         { "PGPOLL_LOG", "STDERR" },
         { "PGPOLL_LOG_LEVEL", "verbose" },
