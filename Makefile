@@ -9,9 +9,11 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized sql e2e e2e-direct
+SUITES  ?= unit sanitized fuzz sql e2e e2e-direct
+FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
+FUZZ_SANITIZE := fuzzer-no-link,$(SANITIZERS)
 comma    := ,
 build_of  = build$(if $(1),/$(subst $(comma),-,$(1)))
 BUILD    := $(call build_of,$(SANITIZE))
@@ -48,13 +50,15 @@ LIBRARY := $(BUILD)/libpgpoll.a
 SRC     := $(call objects,$(wildcard src/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
-OBJECTS := $(SRC) $(FCGI) $(UNIT) $(call objects,$(MAINS))
+FUZZ    := $(call objects,$(wildcard tests/fuzz/*.c))
+OBJECTS := $(SRC) $(FCGI) $(UNIT) $(FUZZ) $(call objects,$(MAINS))
 PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
+fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install clean help
+.PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test \
+        lint lint-format lint-cppcheck lint-shell lint-tidy install clean help fuzz
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -72,6 +76,12 @@ unit-runner: $(BUILD)/tests/unit/run
 $(BUILD)/tests/unit/run: $(UNIT) $(LIBRARY)
 	$(call note,LINK)
 	$(Q)$(LINK) -o $@ $^ -lcunit $(PKG_LIBS)
+
+# Each harness is a file; jansson last, for it shares names with json-c.
+fuzzers: $(call fuzzers,$(BUILD))
+$(call fuzzers,$(BUILD)): %: %.o $(BUILD)/tests/fuzz/second_opinion.o $(FCGI) $(LIBRARY)
+	$(call note,LINK)
+	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ -lfcgi $(PKG_LIBS) -ljansson
 
 $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -101,18 +111,24 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
+test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized fuzz sql e2e e2e-direct"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
-	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
+	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
+	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
+	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
 
-C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c)
+fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 seconds each
+	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers
+	@FUZZ_S=$(FUZZ_S) tests/fuzz/run $(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))
+
+C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
 lint-format:
-	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h)
+	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h)
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages tests/run .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages tests/run tests/fuzz/run .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)

@@ -29,7 +29,8 @@ static bool begin_record(struct records *records)
     records->request_id = id;
     records->content_left = two_bytes(records->head + CONTENT_LENGTH_AT);
     records->padding_left = records->head[PADDING_LENGTH_AT];
-    return true;
+    /* libfcgi forgets such padding, and would read it as records. */
+    return records->padding_left == 0 || (!begins && records->content_left > 0);
 }
 
 /* One byte of a length, which has four if the first has its high bit set. */
@@ -57,12 +58,14 @@ static bool follow_parameters(struct records *records, const unsigned char *byte
     for (size_t at = 0; at < size;) {
         size_t text = least(records->text_left, size - at);
 
-        records->text_left -= (uint32_t)text;
-        at += text;
         if (text == 0)
             follow_length(records, bytes[at++]);
+        else if (memchr(bytes + at, '\0', text)) /* the program would see less than the web server meant */
+            return false;
         if (records->text_left > RECORDS_PARAMETER_BYTES)
             return false;
+        records->text_left -= (uint32_t)text;
+        at += text;
     }
     return records->parameter_bytes <= RECORDS_PARAMETER_BYTES;
 }

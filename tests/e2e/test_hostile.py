@@ -62,6 +62,8 @@ def noise(seed):
 
 GOOD = parameters()
 REFUSED = {   # and nothing is answered
+    "padding that libfcgi takes for records": begin(padding=8) + stream(PARAMS, GOOD) + stream(STDIN, b"{}"),
+    "the same behind a stream's end": begin() + record(PARAMS, GOOD) + record(PARAMS, padding=8) + stream(STDIN, b"{}"),
     "HTTP": b"POST /messages/poll HTTP/1.1\r\nHost: x\r\n\r\n{}",
     "version 0": begin(version=0),
     "version 2": begin() + record(PARAMS, GOOD, version=2),
@@ -69,6 +71,7 @@ REFUSED = {   # and nothing is answered
     "another request's record": begin() + record(PARAMS, GOOD, request=2),
     "two requests at a time": begin() + begin(request=2),
     "a request begun twice": begin() + begin(),
+    "two requests one after the other": request(b"{}", flags=KEEP_CONNECTION) * 2,
     "no beginning": stream(PARAMS, GOOD) + stream(STDIN, b"{}"),
     "a beginning without content": record(BEGIN),
     "a beginning with too much": record(BEGIN, bytes(65535)),
@@ -82,6 +85,7 @@ REFUSED = {   # and nothing is answered
     "lengths that overflow by less": begin() + record(PARAMS, struct.pack(">II", 0xfffffffe, 0xfffffffe) + b"x" * 1000),
     "a name of 1 GiB": begin() + record(PARAMS, struct.pack(">IB", 1 << 31 | 1 << 30, 1) + b"x" * 1000),
     "a value of 1 GiB": begin() + record(PARAMS, struct.pack(">BI", 1, 1 << 31 | 1 << 30) + b"x" * 1000),
+    "a user's name that goes on behind a zero": begin() + stream(PARAMS, parameters(REMOTE_USER="alice\0")) + stream(STDIN, b"{}"),
     "endless parameters": begin() + record(PARAMS, parameter("A", "b") * 10_000) * 100,
     "parameters that end within a length": begin() + stream(PARAMS, GOOD + b"\x80\0"),
     "parameters that end within a name": begin() + stream(PARAMS, GOOD + b"\x09\x01x"),
@@ -237,11 +241,11 @@ def test_a_connection_is_closed_after_its_request(server, topic):
 
 
 def test_what_comes_while_a_poll_waits(server, topic):
-    """Another request, noise: dropped. An abort: the poll's end."""
+    """Noise is dropped; an abort is the poll's end."""
     with unharmed(server, topic):
         with one_request(server, body(topic, timeout=30)) as client:
-            client.sendall(request(body(topic)) + b"noise" * 5000)
             server.until_waiting(topic)
+            client.sendall(b"noise" * 5000)
             server.publish(topic, "here")
             answer = read_all(client)
             assert answer.count(b"Status:") == 1 and b'"payload":"here"' in answer
