@@ -2,6 +2,7 @@
 
 #include "answer.h"
 #include "config.h"
+#include "memory.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -136,8 +137,12 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     static const char out_of_memory[] = "{\"detail\":\"Service Unavailable\"}";
     int status = error_http_status(error);
     struct json_object *answer = answer_error(error, detail);
-    const char *text = answer ? json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+    const char *text = NULL;
 
+    memory_insist(true);
+    if (answer)
+        text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE);
+    memory_insist(false);
     if (!text) {
         text = out_of_memory;
         status = error_http_status(ERROR_MEMORY);

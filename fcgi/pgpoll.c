@@ -8,6 +8,7 @@
 #include "listener_managed.h"
 #include "log.h"
 #include "manager.h"
+#include "memory.h"
 #include "poll_request.h"
 #include "poll_waiter.h"
 #include "program.h"
@@ -59,14 +60,18 @@ static bool heartbeat(struct poll_client *client)
 static enum error send_outcome(struct worker *worker, const struct poll_waiter *waiter, FCGX_Request *request,
                                enum error error)
 {
+    bool made;
+
     if (!waiter->began_wait && error_http_status(error) != 200) {
         http_send_error(request, &worker->config, error, NULL, METHODS);
         return error;
     }
     printbuf_reset(worker->answer);
-    if (!answer_messages(worker->answer, waiter)) {
-        if (!waiter->began_wait)
-            http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+    memory_insist(waiter->began_wait); /* only a broken connection can still tell of an error then */
+    made = answer_messages(worker->answer, waiter);
+    memory_insist(false);
+    if (!made) {
+        http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
         return ERROR_MEMORY;
     }
     if (waiter->began_wait)
@@ -147,8 +152,10 @@ static void serve_request(struct worker *worker, FCGX_Request *request, const st
     } else if (!http_method_is(request, "POST")) {
         error = ERROR_METHOD;
     }
+    memory_insist(true);
     if (!error)
         error = poll_request_parse(&asked, worker->body, length, (int)worker->config.max_topics, &detail);
+    memory_insist(false);
     if (error) {
         http_send_error(request, &worker->config, error, detail, METHODS);
         return;

@@ -1,6 +1,7 @@
 #include "server.h"
 
 #include "log.h"
+#include "memory.h"
 #include "peer.h"
 
 #include <errno.h>
@@ -71,8 +72,11 @@ static bool watch_listener(int epoll_fd, int operation)
 
 static bool accept_request(FCGX_Request *request)
 {
-    int outcome = FCGX_Accept_r(request);
+    int outcome;
 
+    memory_insist(true);
+    outcome = FCGX_Accept_r(request);
+    memory_insist(false);
     request->keepConnection = 0; /* the next request on it would wait behind a socket that nobody watches */
     if (outcome == 0 && FCGX_GetError(request->in)) { /* libfcgi takes an error for the end of the parameters */
         FCGX_Finish_r(request);

@@ -302,7 +302,8 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
         fault_add(faults, (struct place){ "since", topic->name, -1 }, "str type expected", "type_error.str");
         return;
     }
-    topic->since = given;
+    topic->since = json_object_to_json_string_ext(given, JSON_C_TO_STRING_NOSLASHESCAPE);
+    faults->out_of_memory = faults->out_of_memory || !topic->since;
     topic->cursor = cursor_parse(json_object_get_string(given), (size_t)json_object_get_string_len(given));
 }
 

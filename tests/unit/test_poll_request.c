@@ -100,7 +100,7 @@ static void a_cursor_for_each_topic(void)
 
     CU_ASSERT_EQUAL_FATAL(request.topic_count, 3);
     CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_UNKNOWN);
-    EXPECT_JSON(json_object_get(request.topics[0].since), "\"what\\u0000?\"");
+    EXPECT_TEXT(request.topics[0].since, "\"what\\u0000?\"");
     CU_ASSERT_EQUAL(request.topics[1].cursor.kind, CURSOR_MESSAGE);
     CU_ASSERT_EQUAL(request.topics[1].cursor.position, 42);
     CU_ASSERT_EQUAL(request.topics[2].cursor.kind, CURSOR_NOW);
