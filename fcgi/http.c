@@ -66,6 +66,8 @@ static const char *status_text(int status)
         return "413 Content Too Large";
     case 422:
         return "422 Unprocessable Entity";
+    case 429:
+        return "429 Too Many Requests";
     case 503:
         return "503 Service Unavailable";
     default:
@@ -150,7 +152,7 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     put_head(request, config, status);
     if (status == 405)
         put_header(request, "Allow", methods);
-    if (status == 503) /* spread out, so that those turned away together do not come back together */
+    if (status == 503 || status == 429) /* spread out, so that those turned away together do not come back together */
         put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
     put_body(request, text, strlen(text));
     json_object_put(answer);

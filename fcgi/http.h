@@ -35,7 +35,7 @@ bool http_begin(FCGX_Request *request, const struct config *config);
 void http_send(FCGX_Request *request, const struct config *config, int status, const char *text, size_t length);
 
 /*
- * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 503 comes with Retry-After and
+ * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 429 and 503 come with Retry-After,
  * 405 with Allow, which lists methods.
  */
 void http_send_error(FCGX_Request *request, const struct config *config, enum error error, struct json_object *detail,

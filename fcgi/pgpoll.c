@@ -29,6 +29,7 @@ struct worker {
     struct config config;
     struct listener *listener;
     struct hive *hive; /* NULL: no manager */
+    int number;        /* in the hive */
     struct cell *cell;
     struct printbuf *answer; /* used for one after the other */
     char body[POLL_REQUEST_MAX_BYTES];
@@ -114,6 +115,23 @@ static void log_poll(const struct worker *worker, FCGX_Request *request, const s
               clock_monotonic_ms() - waiter->who.started_ms, *why ? ": " : "", why);
 }
 
+/* A poll that waits takes one of its client's places; one that does not is over as soon as a place could be counted. */
+static bool take_place(const struct worker *worker, FCGX_Request *request, const struct poll_request *asked)
+{
+    const int places = (int)worker->config.max_polls_per_client;
+
+    return places == 0 || asked->timeout_s == 0 ||
+           hive_take_place(worker->hive, worker->number, http_parameter(request, "REMOTE_USER"),
+                           http_parameter(request, "REMOTE_ADDR"), places);
+}
+
+/* Before the answer: its client may poll again at once. */
+static void give_place(const struct worker *worker)
+{
+    if (worker->config.max_polls_per_client > 0)
+        hive_give_place(worker->hive, worker->number);
+}
+
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
                           const struct poll_request *asked)
 {
@@ -127,7 +145,8 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
         http_send_error(request, &worker->config, error, NULL, METHODS);
         return;
     }
-    error = poll_waiter_run(&waiter);
+    error = take_place(worker, request, asked) ? poll_waiter_run(&waiter) : ERROR_TOO_MANY;
+    give_place(worker);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
@@ -223,6 +242,7 @@ static int work_managed(void *context, struct hive *hive, int number)
     struct worker *worker = context;
 
     worker->hive = hive;
+    worker->number = number;
     worker->cell = hive_cell(hive, number);
     return work(worker, listener_managed_new(&worker->config, hive, number));
 }
@@ -242,6 +262,10 @@ int main(int argc, char **argv)
         return status;
     if (!server_has_socket())
         return EXIT_FAILURE;
+    if (worker.config.max_polls_per_client > 0 && worker.config.workers == 0) {
+        log_write(LOG_LEVEL_ERROR, "PGPOLL_MAX_POLLS_PER_CLIENT: only a manager can count (--workers)");
+        return EXIT_FAILURE;
+    }
     if (worker.config.workers > 0)
         return manager_run(&worker.config, work_managed, &worker, argv);
     worker.server.argv = argv;

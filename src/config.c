@@ -25,6 +25,9 @@ static const struct variable {
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
       "database connections that a manager's workers may have open together, to catch up" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
+    { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0, 20000,
+      "polls of one user, or of one address if nobody was authenticated, that may wait at a time under a manager; "
+      "more are answered with 429; 0: as many as there is room for" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent all the same" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
@@ -140,11 +143,11 @@ void config_print_help(FILE *stream)
     for (size_t i = 0; i < VARIABLE_COUNT; i++) {
         const struct variable *variable = &variables[i];
 
-        (void)fprintf(stream, "  %-24s %s\n", variable->name, variable->help);
+        (void)fprintf(stream, "  %-28s %s\n", variable->name, variable->help);
         if (variable->type == TYPE_INTEGER)
-            (void)fprintf(stream, "  %-24s (default %s, from %" PRId64 " to %" PRId64 ")\n", "", variable->fallback,
+            (void)fprintf(stream, "  %-28s (default %s, from %" PRId64 " to %" PRId64 ")\n", "", variable->fallback,
                           variable->least, variable->most);
         else if (variable->fallback && *variable->fallback)
-            (void)fprintf(stream, "  %-24s (default %s)\n", "", variable->fallback);
+            (void)fprintf(stream, "  %-28s (default %s)\n", "", variable->fallback);
     }
 }

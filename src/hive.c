@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 enum { BITS = 64 };
@@ -45,14 +46,15 @@ static void init_cells(struct hive *hive)
 static bool init_sets(struct hive *hive)
 {
     size_t words = ((size_t)hive->worker_count + BITS - 1) / BITS;
-    _Atomic uint64_t *memory = share((HIVE_BUCKETS + 1) * words * sizeof *memory);
+    _Atomic uint64_t *memory = share((HIVE_BUCKETS + 1 + BITS) * words * sizeof *memory);
 
-    if (!memory)
+    if (!memory || getrandom(&hive->client_seed, sizeof hive->client_seed, 0) != sizeof hive->client_seed)
         return false;
     hive->words = (int)words;
     hive->askers = memory;
     for (int i = 0; i < HIVE_BUCKETS; i++)
         hive->waiting[i] = memory + (size_t)(i + 1) * words;
+    hive->clients = memory + (HIVE_BUCKETS + 1) * words;
     return true;
 }
 
@@ -114,6 +116,34 @@ void hive_leave(struct hive *hive, int number)
     for (int i = 0; i < atomic_load(&cell->topic_count); i++)
         atomic_fetch_and(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS],
                          ~bit_of(number));
+}
+
+/* FNV-1a, begun with the seed; a user is never an address. */
+static uint64_t client_number(const struct hive *hive, const char *user, const char *address)
+{
+    uint64_t hash = hive->client_seed ^ (*user ? 'u' : 'a');
+
+    for (const char *at = *user ? user : address; *at; at++)
+        hash = (hash ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
+    return hash ? hash : 1;
+}
+
+bool hive_take_place(struct hive *hive, int number, const char *user, const char *address, int places)
+{
+    const uint64_t client = client_number(hive, user, address);
+    int taken = 0;
+
+    atomic_store(&hive->clients[number], client); /* before the others are counted: of two, one sees the other */
+    for (int i = 0; i < hive->worker_count; i++)
+        taken += atomic_load(&hive->clients[i]) == client;
+    if (taken > places)
+        hive_give_place(hive, number);
+    return taken <= places;
+}
+
+void hive_give_place(struct hive *hive, int number)
+{
+    atomic_store(&hive->clients[number], 0);
 }
 
 void hive_wake(struct cell *cell)
