@@ -11,7 +11,7 @@ enum error stats_read(struct database *database, PGresult **result, int64_t dead
     enum error error;
 
     statement_init(&statements[SWEEP], "SELECT pgpoll.sweep_waiters()");
-    statement_init(&statements[READ], "SELECT row_to_json(s) FROM pgpoll.stats s");
+    statement_init(&statements[READ], "SELECT pg_catalog.row_to_json(s) FROM pgpoll.stats s");
     error = database_run(database, statements, COUNT, results, deadline_ms);
     if (error)
         return error;
