@@ -1,4 +1,6 @@
 """FastCGI as a web server speaks it (FastCGI specification 1.0), to speak it wrongly."""
+import json
+import re
 import socket
 import struct
 
@@ -38,10 +40,11 @@ def request(body, flags=0, **more):
     return begin(flags=flags) + stream(PARAMS, parameters(**more)) + stream(STDIN, body)
 
 
-def connect(server, pool="poll", seconds=10):
+def connect(place, pool="poll", seconds=10):
+    """place: a server, or the path of a socket."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(seconds)
-    client.connect(str(server.run / "fcgi" / f"{pool}.sock"))
+    client.connect(str(place.run / "fcgi" / f"{pool}.sock" if hasattr(place, "run") else place))
     return client
 
 
@@ -54,3 +57,23 @@ def read_all(client):
     except ConnectionError:
         pass
     return got
+
+
+def reply(said):
+    """Status and text of an answer; None: it was not begun, or broken off after the header."""
+    content, at = b"", 0
+    while at + 8 <= len(said):
+        kind, size, padding = said[at + 1], *struct.unpack(">HB", said[at + 4:at + 7])
+        if kind == STDOUT:
+            content += said[at + 8:at + 8 + size]
+        at += 8 + size + padding
+    head, _, text = content.partition(b"\r\n\r\n")
+    return (int(re.match(rb"Status: (\d+)", head)[1]), text.decode()) if text else None
+
+
+def poll_as(server, user, *topics, timeout=0, **fields):
+    """A poll by somebody whom the web server has authenticated: status and JSON."""
+    with connect(server, seconds=timeout + 10) as client:
+        client.sendall(request(json.dumps({"topics": topics, "timeout": timeout, **fields}).encode(), REMOTE_USER=user))
+        status, text = reply(read_all(client))
+    return status, json.loads(text)
