@@ -9,7 +9,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized fuzz sql e2e e2e-direct
+SUITES  ?= unit sanitized fuzz sql e2e e2e-direct fault
 FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
@@ -57,7 +57,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test \
+.PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test soak \
         lint lint-format lint-cppcheck lint-shell lint-tidy install clean help fuzz
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
@@ -96,7 +96,7 @@ packages-run:
 	@deploy/packages build run
 packages-test:
 	@deploy/packages build run test
-$(OBJECTS): | $(if $(filter test,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+$(OBJECTS): | $(if $(filter test soak fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -111,11 +111,14 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized fuzz sql e2e e2e-direct"
+test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized fuzz sql e2e e2e-direct fault"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
 	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
+
+soak: packages-test all ## the long tests: a hundred thousand polls
+	@tests/run soak
 
 fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 seconds each
 	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers
