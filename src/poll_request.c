@@ -165,7 +165,10 @@ static void fault_add_malformed(struct faults *faults, const char *message, size
     fault_add(faults, (struct place){ NULL, NULL, (int64_t)offset }, message, "value_error.jsondecode");
 }
 
-/* Returns the parsed object, owned by the caller, or NULL with at least one fault added or memory out. */
+/*
+ * json-c follows JSON_TOKENER_DEFAULT_DEPTH (32) levels, and so do we: deeper is refused, even in a member that would be ignored.
+ * Returns the parsed object, owned by the caller, or NULL with at least one fault added or memory out.
+ */
 static struct json_object *parse_object(const char *body, size_t length, struct faults *faults)
 {
     struct json_tokener *tokener = json_tokener_new();

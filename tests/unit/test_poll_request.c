@@ -320,6 +320,34 @@ static void only_blank_topics_is_no_topic(void)
     expect_refused("{\"topics\":[\"\"],\"timeout\":-1}", 28, "\"timeout\"");
 }
 
+/* An ignored member with so many arrays in each other. */
+static enum error parse_nested(int depth)
+{
+    static const char begin[] = "{\"topics\":[\"a\"],\"x\":";
+    struct poll_request request;
+    struct json_object *detail = NULL;
+    char body[200] = "";
+    enum error error;
+
+    (void)snprintf(body, sizeof body, "%s", begin);
+    memset(body + sizeof begin - 1, '[', (size_t)depth);
+    memset(body + sizeof begin - 1 + depth, ']', (size_t)depth);
+    body[sizeof begin - 1 + 2 * (size_t)depth] = '}';
+    error = poll_request_parse(&request, body, strlen(body), MAX_TOPICS, &detail);
+    if (error == ERROR_NONE)
+        poll_request_release(&request);
+    json_object_put(detail);
+    return error;
+}
+
+static void nests_thirty_levels_deep(void)
+{
+    CU_ASSERT_EQUAL(parse_nested(1), ERROR_NONE);
+    CU_ASSERT_EQUAL(parse_nested(30), ERROR_NONE);
+    CU_ASSERT_EQUAL(parse_nested(32), ERROR_INVALID);
+    CU_ASSERT_EQUAL(parse_nested(80), ERROR_INVALID);
+}
+
 static void nests_and_grows_without_harm(void)
 {
     char *body = malloc(POLL_REQUEST_MAX_BYTES + 1);
@@ -347,6 +375,7 @@ CU_TestInfo poll_request_tests[] = {
     { "refuses what is not JSON", refuses_what_is_not_json },
     { "other values are no request", other_values_are_no_request },
     { "only blank topics is no topic", only_blank_topics_is_no_topic },
+    { "nests thirty levels deep", nests_thirty_levels_deep },
     { "nests and grows without harm", nests_and_grows_without_harm },
     CU_TEST_INFO_NULL,
 };
