@@ -99,7 +99,7 @@ def test_a_place_is_free_as_soon_as_its_poll_is_answered(server, topic):
 
 @pytest.mark.parametrize("how", ["left", "killed", "terminated", "timed out"])
 def test_a_place_is_free_when_its_poll_has_ended(server, topic, how):
-    made = polls(server, topic, LIMIT, user=how, timeout=2 if how == "timed out" else 30)
+    made = polls(server, topic, LIMIT, user=how, timeout=1 if how == "timed out" else 30)
     if how == "left":
         for poll in made:
             poll.leave()
@@ -121,7 +121,7 @@ def test_a_place_is_free_when_its_poll_has_ended(server, topic, how):
 
 def test_never_more_than_the_limit(server):
     """Thirty polls at once, again and again: of those that come at the same moment a few may be refused too many, none too few."""
-    for turn in range(10):
+    for turn in range(5):
         topic = new_topic()
         storm = [Poll(server, topic, user=f"storm {turn}") for _ in range(15)] + [Poll(server, topic, user=f"gale {turn}") for _ in range(5)]
         statuses = [poll.begun() for poll in storm]
