@@ -9,9 +9,11 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized sql e2e e2e-direct e2e-web
+SUITES  ?= unit sanitized fuzz sql e2e e2e-direct e2e-web fault
+FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
+FUZZ_SANITIZE := fuzzer-no-link,$(SANITIZERS)
 comma    := ,
 build_of  = build$(if $(1),/$(subst $(comma),-,$(1)))
 BUILD    := $(call build_of,$(SANITIZE))
@@ -34,7 +36,8 @@ GUARDS  := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
 LDGUARDS := -pie -Wl,-z,relro,-z,now
 # There are thousands of workers of a manager, and each pays for every library that it has mapped: 40 KiB of kernel memory and dirtied
 # pages altogether. (The linker warns of functions that would need libraries after all; libfcgi has them and we do not call them.)
-WORKER_LDFLAGS ?= -static-pie -Wl,--no-warnings
+# What libfcgi and libc have that we define ourselves is ours (peer.h, memory.h).
+WORKER_LDFLAGS ?= -static-pie -Wl,-z,muldefs,--no-warnings
 endif
 
 # Asked when first needed, and once: on a fresh machine the packages are there only by then.
@@ -53,12 +56,14 @@ LIBRARY := $(BUILD)/libpgpoll.a
 SRC     := $(call objects,$(wildcard src/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
-OBJECTS := $(SRC) $(FCGI) $(UNIT) $(call objects,$(MAINS))
+FUZZ    := $(call objects,$(wildcard tests/fuzz/*.c))
+OBJECTS := $(SRC) $(FCGI) $(UNIT) $(FUZZ) $(call objects,$(MAINS))
 PROGRAMS := $(addprefix $(BUILD)/,pgpoll.fcgi pgpoll-worker pgpoll-reader pgpoll-stats.fcgi)
+fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test soak \
+.PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test soak fuzz \
         lint lint-format lint-cppcheck lint-shell lint-tidy install clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
@@ -83,6 +88,12 @@ $(BUILD)/tests/unit/run: $(UNIT) $(LIBRARY)
 	$(call note,LINK)
 	$(Q)$(LINK) -o $@ $^ -lcunit $(PKG_LIBS)
 
+# Each harness is a file; jansson last, for it shares names with json-c.
+fuzzers: $(call fuzzers,$(BUILD))
+$(call fuzzers,$(BUILD)): %: %.o $(BUILD)/tests/fuzz/second_opinion.o $(FCGI) $(LIBRARY)
+	$(call note,LINK)
+	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ -lfcgi $(PKG_LIBS) -ljansson
+
 $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call note,CC  )
@@ -96,7 +107,7 @@ packages-run:
 	@deploy/packages build run
 packages-test:
 	@deploy/packages build run test
-$(OBJECTS): | $(if $(filter test soak,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+$(OBJECTS): | $(if $(filter test soak fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -111,21 +122,27 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct e2e-web"
+test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized fuzz sql e2e e2e-direct e2e-web fault"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
-	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
+	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
+	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
+	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
 
-soak: packages-test all ## the tests that take minutes
+soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls
 	@tests/run soak
 
-C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c)
+fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 seconds each
+	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers
+	@FUZZ_S=$(FUZZ_S) tests/fuzz/run $(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))
+
+C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
 lint-format:
-	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h)
+	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h)
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/pgpoll-check tests/run .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/pgpoll-check tests/run tests/fuzz/run .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)

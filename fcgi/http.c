@@ -2,6 +2,7 @@
 
 #include "answer.h"
 #include "config.h"
+#include "memory.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -35,11 +36,14 @@ enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t
     char rest[4096];
     size_t got = (size_t)FCGX_GetStr(body, (int)size, request->in);
 
-    if (got == size && FCGX_GetStr(rest, sizeof rest, request->in) > 0) {
-        while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
-            ;
+    bool too_large = false;
+
+    while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
+        too_large = true;
+    if (FCGX_GetError(request->in))
+        return ERROR_CLIENT_GONE;
+    if (too_large)
         return ERROR_TOO_LARGE;
-    }
     *length = got;
     return ERROR_NONE;
 }
@@ -63,6 +67,8 @@ static const char *status_text(int status)
         return "413 Content Too Large";
     case 422:
         return "422 Unprocessable Entity";
+    case 429:
+        return "429 Too Many Requests";
     case 503:
         return "503 Service Unavailable";
     default:
@@ -136,8 +142,12 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     static const char out_of_memory[] = "{\"detail\":\"Service Unavailable\"}";
     int status = error_http_status(error);
     struct json_object *answer = answer_error(error, detail);
-    const char *text = answer ? json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+    const char *text = NULL;
 
+    memory_insist(true);
+    if (answer)
+        text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE);
+    memory_insist(false);
     if (!text) {
         text = out_of_memory;
         status = error_http_status(ERROR_MEMORY);
@@ -145,7 +155,7 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     put_head(request, config, status, HTTP_JSON);
     if (status == 405)
         put_header(request, "Allow", methods);
-    if (status == 503) /* spread out, so that those turned away together do not come back together */
+    if (status == 503 || status == 429) /* spread out, so that those turned away together do not come back together */
         put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
     put_body(request, text, strlen(text));
     json_object_put(answer);

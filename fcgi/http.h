@@ -24,7 +24,7 @@ bool http_method_is(const FCGX_Request *request, const char *method);
 
 /*
  * Reads the body to its end, which later makes a client's leaving visible, and stores it in body (size bytes) with its length.
- * ERROR_TOO_LARGE: it was longer; all of it was read all the same.
+ * ERROR_TOO_LARGE: it was longer; all of it was read all the same. ERROR_CLIENT_GONE: it did not come to its end.
  */
 enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length);
 
@@ -38,7 +38,7 @@ void http_send(FCGX_Request *request, const struct config *config, int status, c
                size_t length);
 
 /*
- * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 503 comes with Retry-After and
+ * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 429 and 503 come with Retry-After,
  * 405 with Allow, which lists methods.
  */
 void http_send_error(FCGX_Request *request, const struct config *config, enum error error, struct json_object *detail,

@@ -1,6 +1,7 @@
 /* pgpoll.fcgi: POST /messages/poll; one worker that stands alone, or the manager of many. */
 #include "check.h"
 #include "listener_direct.h"
+#include "log.h"
 #include "manager.h"
 #include "program.h"
 #include "tally.h"
@@ -25,6 +26,10 @@ int main(int argc, char **argv)
         return status;
     if (!server_has_socket())
         return EXIT_FAILURE;
+    if (worker.config.max_polls_per_client > 0 && worker.config.workers == 0) {
+        log_write(LOG_LEVEL_ERROR, "PGPOLL_MAX_POLLS_PER_CLIENT: only a manager can count (--workers)");
+        return EXIT_FAILURE;
+    }
     if (worker.config.workers > 0)
         return manager_run(&worker.config, argv);
     worker.server.argv = argv;

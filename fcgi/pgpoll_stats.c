@@ -64,7 +64,9 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
     size_t length;
 
     (void)interrupts;
-    (void)http_read_body(request, body, sizeof body, &length); /* of no interest, but it is to be read */
+    if (http_read_body(request, body, sizeof body, &length) ==
+        ERROR_CLIENT_GONE) /* of no interest, but it is to be read */
+        return;
     if (!resource && !http_path_is(request, "/messages/poll"))
         http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);
     else if (http_method_is(request, "OPTIONS")) /* for every path: a preflight must not wait for a poll worker */
@@ -81,7 +83,7 @@ int main(int argc, char **argv)
         .name = "pgpoll-stats.fcgi",
         .purpose = "who is waiting in polls, and metrics",
         .example = "-s /run/pgpoll/stats.sock -b 4096 -F 2 -- /usr/local/lib/pgpoll/pgpoll-stats.fcgi",
-        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };
     int status;
@@ -90,6 +92,7 @@ int main(int argc, char **argv)
         return status;
     if (!server_has_socket())
         return EXIT_FAILURE;
+    worker.server.peer_timeout_ms = worker.config.peer_timeout_s * 1000;
     worker.database = database_new();
     if (!worker.database) {
         log_write(LOG_LEVEL_ERROR, "out of memory");

@@ -23,6 +23,7 @@ static int live(void *context, int number)
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != worker->hive->manager_pid)
         return EXIT_FAILURE;
     srandom((unsigned)getpid());
+    worker->number = number;
     worker->cell = hive_cell(worker->hive, number);
     worker->tally = &worker->cell->tally;
     return worker_run(worker, listener_managed_new(&worker->config, worker->hive, number));

@@ -4,6 +4,7 @@
 #include "hive.h"
 #include "http.h"
 #include "log.h"
+#include "memory.h"
 #include "poll_log.h"
 #include "poll_waiter.h"
 #include "tally.h"
@@ -42,14 +43,18 @@ static bool heartbeat(struct poll_client *client)
 static enum error send_outcome(struct worker *worker, const struct poll_waiter *waiter, FCGX_Request *request,
                                enum error error)
 {
+    bool made;
+
     if (!waiter->began_wait && error_http_status(error) != 200) {
         http_send_error(request, &worker->config, error, NULL, METHODS);
         return error;
     }
     printbuf_reset(worker->answer);
-    if (!answer_messages(worker->answer, waiter)) {
-        if (!waiter->began_wait)
-            http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+    memory_insist(waiter->began_wait); /* only a broken connection can still tell of an error then */
+    made = answer_messages(worker->answer, waiter);
+    memory_insist(false);
+    if (!made) {
+        http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
         return ERROR_MEMORY;
     }
     if (waiter->began_wait)
@@ -87,6 +92,23 @@ static void log_poll(const struct worker *worker, const FCGX_Request *request, c
              error_log_level(error) < LOG_LEVEL_DEBUG ? listener->operations->error(listener) : "");
 }
 
+/* A poll that waits takes one of its client's places; one that does not is over as soon as a place could be counted. */
+static bool take_place(const struct worker *worker, FCGX_Request *request, const struct poll_request *asked)
+{
+    const int places = (int)worker->config.max_polls_per_client;
+
+    return places == 0 || asked->timeout_s == 0 ||
+           hive_take_place(worker->hive, worker->number, http_parameter(request, "REMOTE_USER"),
+                           http_parameter(request, "REMOTE_ADDR"), places);
+}
+
+/* Before the answer: its client may poll again at once. */
+static void give_place(const struct worker *worker)
+{
+    if (worker->config.max_polls_per_client > 0)
+        hive_give_place(worker->hive, worker->number);
+}
+
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
                           const struct poll_request *asked)
 {
@@ -101,11 +123,10 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
         note_refusal(worker, request, error);
         return;
     }
-    error = poll_waiter_run(&waiter);
+    error = take_place(worker, request, asked) ? poll_waiter_run(&waiter) : ERROR_TOO_MANY;
+    give_place(worker);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
-    /* The request was read to its end, so there is no need for libfcgi to wait until the web server has closed, too. */
-    FCGX_Detach(request);
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
     tally_poll(worker->tally, &waiter, error);
     poll_waiter_release(&waiter);
@@ -119,6 +140,8 @@ static void serve_request(struct worker *worker, FCGX_Request *request, const st
     size_t length = 0;
     enum error error = http_read_body(request, worker->body, sizeof worker->body, &length);
 
+    if (error == ERROR_CLIENT_GONE)
+        return;
     if (!http_path_is(request, "/messages/poll")) {
         error = ERROR_NOT_FOUND;
     } else if (http_method_is(request, "OPTIONS")) {
@@ -127,8 +150,10 @@ static void serve_request(struct worker *worker, FCGX_Request *request, const st
     } else if (!http_method_is(request, "POST")) {
         error = ERROR_METHOD;
     }
+    memory_insist(true);
     if (!error)
         error = poll_request_parse(&asked, worker->body, length, (int)worker->config.max_topics, &detail);
+    memory_insist(false);
     if (error) {
         http_send_error(request, &worker->config, error, detail, METHODS);
         note_refusal(worker, request, error);
@@ -182,6 +207,7 @@ int worker_run(struct worker *worker, struct listener *listener)
     worker->server.serve = serve;
     worker->server.rest = listener && listener->operations->rest ? rest : NULL;
     worker->listener = listener;
+    worker->server.peer_timeout_ms = worker->config.peer_timeout_s * 1000;
     worker->answer = printbuf_new();
     if (listener && worker->answer) {
         set_state(worker, CELL_IDLE);

@@ -19,6 +19,7 @@ struct worker {
     struct server server; /* main sets argv or leaves it */
     struct config config; /* main's */
     struct hive *hive;    /* main's; NULL: no manager */
+    int number;           /* main's, in the hive */
     struct cell *cell;    /* main's, with the hive */
     struct tally *tally;  /* main's, or the cell's */
     struct listener *listener;

@@ -147,7 +147,6 @@ void feeder_free(struct feeder *feeder)
     free(feeder);
 }
 
-
 /* ---- notifications */
 
 static void tell(struct feeder *feeder, int64_t position)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 enum { BITS = 64 };
@@ -42,6 +43,12 @@ static size_t set_words(int workers)
     return ((size_t)workers + BITS - 1) / BITS;
 }
 
+/* Who waits for what, who asks, and whose place each poll has. */
+static size_t sets_size(int workers)
+{
+    return (HIVE_BUCKETS + 1 + BITS) * set_words(workers) * sizeof(uint64_t);
+}
+
 static void init_sets(struct hive *hive, _Atomic uint64_t *memory)
 {
     size_t words = set_words(hive->worker_count);
@@ -50,6 +57,7 @@ static void init_sets(struct hive *hive, _Atomic uint64_t *memory)
     hive->askers = memory;
     for (int i = 0; i < HIVE_BUCKETS; i++)
         hive->waiting[i] = memory + (size_t)(i + 1) * words;
+    hive->clients = memory + (HIVE_BUCKETS + 1) * words;
 }
 
 /*
@@ -78,7 +86,7 @@ struct hive *hive_new(int polls, int max_topics, int topics, size_t window_messa
 {
     const int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20, workers = polls + reserve;
     const size_t sets_at = whole_pages(sizeof(struct hive));
-    const size_t table_at = whole_pages(sets_at + (HIVE_BUCKETS + 1) * set_words(workers) * sizeof(uint64_t));
+    const size_t table_at = whole_pages(sets_at + sets_size(workers));
     const size_t window_at = whole_pages(table_at + topic_table_memory(topics));
     const size_t cells_at = whole_pages(window_at + window_memory(topics, window_messages, window_bytes));
     struct hive *hive = map_new(cells_at + (size_t)workers * cell_stride(max_topics));
@@ -98,7 +106,9 @@ struct hive *hive_new(int polls, int max_topics, int topics, size_t window_messa
     hive->window = window_init(memory + window_at, topics, window_messages, window_bytes);
     hive->topics = topic_table_init(memory + table_at, topics);
     hive->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (!hive->topics || hive->doorbell < 0 || sem_init(&hive->reads, 1, (unsigned)readers) != 0) {
+    if (!hive->topics || hive->doorbell < 0 ||
+        getrandom(&hive->client_seed, sizeof hive->client_seed, 0) != sizeof hive->client_seed ||
+        sem_init(&hive->reads, 1, (unsigned)readers) != 0) {
         hive_free(hive);
         return NULL;
     }
@@ -173,6 +183,34 @@ void hive_leave(struct hive *hive, int number)
     for (int i = 0; i < atomic_load(&cell->topic_count); i++)
         atomic_fetch_and(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS],
                          ~bit_of(number));
+}
+
+/* FNV-1a, begun with the seed; a user is never an address. */
+static uint64_t client_number(const struct hive *hive, const char *user, const char *address)
+{
+    uint64_t hash = hive->client_seed ^ (*user ? 'u' : 'a');
+
+    for (const char *at = *user ? user : address; *at; at++)
+        hash = (hash ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
+    return hash ? hash : 1;
+}
+
+bool hive_take_place(struct hive *hive, int number, const char *user, const char *address, int places)
+{
+    const uint64_t client = client_number(hive, user, address);
+    int taken = 0;
+
+    atomic_store(&hive->clients[number], client); /* before the others are counted: of two, one sees the other */
+    for (int i = 0; i < hive->worker_count; i++)
+        taken += atomic_load(&hive->clients[i]) == client;
+    if (taken > places)
+        hive_give_place(hive, number);
+    return taken <= places;
+}
+
+void hive_give_place(struct hive *hive, int number)
+{
+    atomic_store(&hive->clients[number], 0);
 }
 
 void hive_wake(struct cell *cell)

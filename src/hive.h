@@ -81,6 +81,8 @@ struct hive {
     _Atomic uint64_t *askers;                /* a bit a worker */
     _Atomic uint64_t *waiting[HIVE_BUCKETS]; /* a bit a worker */
     int words;                               /* in each of those */
+    _Atomic uint64_t *clients;               /* by worker: whose place its poll has, as a number; 0: nobody's */
+    uint64_t client_seed;                    /* so that nobody can choose an address that shares another's places */
     _Atomic int idle;                        /* workers that accept */
     int reserve;                             /* so many of them the manager tries to keep */
     _Atomic int book_sleeps;                 /* the statistics were up to date: who changes them rings */
@@ -127,6 +129,13 @@ void hive_wake_book(struct hive *hive);
 /* For a worker: enters or leaves the set of those who wait for one of the cell's topics. */
 void hive_enter(struct hive *hive, int number);
 void hive_leave(struct hive *hive, int number);
+
+/*
+ * For a worker: takes one of the places that a client has, the user or, if that is "", the address. false: all are taken, or several
+ * polls came for the last one at the same moment. What a dead worker had the manager gives back.
+ */
+bool hive_take_place(struct hive *hive, int number, const char *user, const char *address, int places);
+void hive_give_place(struct hive *hive, int number);
 
 /* For the manager: wakes every worker that waits for this topic. */
 void hive_wake_topic(struct hive *hive, int topic);

@@ -109,6 +109,7 @@ static void clear_cell(struct manager *manager, int number)
     (void)atomic_fetch_and(&manager->hive->askers[number / 64], ~(UINT64_C(1) << number % 64));
     gate_forget_worker(manager->gate, number);
     feeder_forget_worker(manager->feeder, number);
+    hive_give_place(manager->hive, number);
     atomic_store(&cell->answered, atomic_load(&cell->asked));
     if (atomic_exchange(&cell->reading, 0))
         (void)sem_post(&manager->hive->reads);

@@ -88,6 +88,7 @@ class Server:
             self.home.chmod(0o755)
         self.run = run or self.home / "run"
         self.workers, self.port, self.settings = workers, port or web.free_port(), settings
+        self.variables = {}     # more of make's
         self.url = f"http://127.0.0.1:{self.port}"
         self.front = None   # another web server than make's own, which then has a port that nobody uses
         self.make_port = self.port if WEB == "lighttpd" else web.free_port()
@@ -99,7 +100,7 @@ class Server:
 
     def make(self, goal, **settings):
         """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
-        variables = {"RUN": self.run, "PORT": self.make_port, "WORKERS": self.workers, "MODE": self.mode}
+        variables = {"RUN": self.run, "PORT": self.make_port, "WORKERS": self.workers, "MODE": self.mode, **self.variables}
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(["make", "-s", "-C", ROOT, goal, *(f"{k}={v}" for k, v in variables.items())],
