@@ -1,0 +1,122 @@
+"""Writers and clients, all at once, on a server that things are done to."""
+import os
+import random
+import threading
+import time
+
+import psycopg2
+
+from history import BUSINESS, Check, Client, Sent, Writer, check_failures, end_of, position
+from server import new_topic, until
+
+LATECOMERS_S = 10
+
+
+class Load:
+    """with Load(server) as load: faults ...; then load.finish() and load.check()."""
+
+    def __init__(self, server, writers=6, clients=12, topics=5, pause=0.05):
+        seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
+        print("SEED =", seed)   # shown when it fails
+        self.server, self.dice = server, random.Random(seed)
+        self.topics = [new_topic(name) for name in ["orders", "Ünï 'q\" 😀", *(f"topic {n}" for n in range(topics - 2))]]
+        server.sql(BUSINESS)
+        env = server.env
+        self.where = {"host": env["PGHOST"], "port": env["PGPORT"], "dbname": env["PGDATABASE"], "user": "fault_writer"}
+        self.writers = [Writer(f"w{n}", self.connect, self.topics, self.fork(), pause) for n in range(writers)]
+        self.referee = Client(server, self.topics, self.fork(), lambda _: "0")
+        self.referee.topics = list(self.topics)
+        self.referee.since, self.referee.wanting = dict.fromkeys(self.topics, "0"), set(self.topics)
+        self.clients = [self.referee]
+        self.latecomers = clients - 1
+        self.ends = []
+        self.writing_over, self.ending, self.deadline = threading.Event(), threading.Event(), None
+        self.threads = []
+
+    def fork(self):
+        return random.Random(self.dice.random())
+
+    def connect(self):
+        return psycopg2.connect(**self.where)
+
+    def __enter__(self):
+        for writer in self.writers:
+            self.threads.append(self.server.threads.submit(writer.run, self.writing_over))
+        self.start(self.referee)
+        for _ in range(self.latecomers):
+            dice = self.fork()
+            self.threads.append(self.server.threads.submit(self.come_late, dice, dice.random() * LATECOMERS_S))
+        return self
+
+    def start(self, client):
+        self.threads.append(self.server.threads.submit(client.run, self.ending, lambda: self.deadline))
+
+    def come_late(self, dice, seconds):
+        """A client that begins in the midst of it: from the beginning, from now, or from a cursor that another has had."""
+        self.writing_over.wait(seconds if dice.random() < 0.7 else 0)
+        had = [(topic, message_id) for poll in list(self.referee.polls) for topic, message_id, _ in poll.messages]
+        kind = dice.choice(["0", "$", None, "message", "stream", "time"])
+
+        def since(_topic):
+            if kind not in ("message", "stream", "time"):
+                return kind
+            if not had:
+                return "0"
+            place = position(cut[1])
+            return {"message": cut[1], "stream": f"{place >> 16}-{place & 65535}", "time": f"{place >> 16}-0"}[kind]
+
+        cut = dice.choice(had) if had else None
+        client = Client(self.server, self.topics, dice, since)
+        self.clients.append(client)
+        client.run(self.ending, lambda: self.deadline)
+
+    def __exit__(self, kind, error, trace):
+        self.writing_over.set()
+        self.deadline = self.deadline or time.monotonic()
+        self.ending.set()
+        for thread in self.threads:
+            if kind is None:
+                thread.result()
+            else:
+                thread.exception()
+
+    def until_flowing(self, seconds=20):
+        """Until something new has reached the referee."""
+        since, seen = time.monotonic(), len(self.referee.polls)
+        until(lambda: self.died() or any(poll.began > since and poll.messages for poll in self.referee.polls[seen:]),
+              "messages again", seconds)
+        assert not self.died(), [thread.exception() for thread in self.died()]
+
+    def died(self):
+        return [thread for thread in self.threads if thread.done() and thread.exception()]
+
+    def finish(self, seconds=40):
+        """Ends the writing and lets every client read to its end."""
+        self.writing_over.set()
+        until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 30)
+        until(lambda: self.died() or (len(self.clients) == self.latecomers + 1 and all(client.answered for client in self.clients)),
+              "every client answered once", 30)
+        began = time.monotonic()
+        with self.connect() as session, session.cursor() as cursor:
+            for topic in self.topics:
+                self.ends.append(Sent("end", topic, end_of(topic), began))
+                cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, json_build_array(%s, ''))",
+                               (topic, end_of(topic)))
+        session.close()
+        for sent in self.ends:
+            sent.ended = time.monotonic()
+        self.deadline = time.monotonic() + seconds
+        self.ending.set()
+        for thread in self.threads:
+            thread.result()
+
+    @property
+    def sent(self):
+        return [sent for writer in self.writers for sent in writer.sent] + self.ends
+
+    def check(self, outages=(), kills=0, **options):
+        """Fails with what is wrong."""
+        complaints = Check(self.sent, self.clients, **options).complaints + check_failures(self.clients, outages, kills)
+        print(f"{len(self.sent)} messages, {sum(len(client.polls) for client in self.clients)} polls;",
+              *(f"{sum(writer.outcomes[name] for writer in self.writers)} {name}" for name in ("COMMIT", "ROLLBACK", "undone", "again", "doubt")))
+        assert not complaints, f"{len(complaints)} complaints:\n" + "\n".join(complaints[:20])
