@@ -3,6 +3,7 @@ import contextlib
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -160,12 +161,36 @@ class Proxy:
             self.close(link)
 
 
+class Clock:
+    """One that can be stepped, for those processes that are started with it (libfaketime)."""
+
+    LIBRARY = next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+    def __enter__(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-clock-", dir="/tmp"))
+        self.directory.chmod(0o755)
+        self.step(0)
+        self.environment = {"LD_PRELOAD": str(self.LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(self.directory / "offset"),
+                            "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        self.command = ["env", *(f"{name}={value}" for name, value in self.environment.items())]
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.directory)
+
+    def step(self, hours):
+        """To so many hours from the true time."""
+        new = self.directory / "new"
+        new.write_text(f"{hours * 3600:+d}\n")
+        new.rename(self.directory / "offset")
+
+
 class Faults:
     """Does them, and notes what clients may see of them: outages and kills, as check_failures() wants them."""
 
-    def __init__(self, server, supervisor, proxy=None, dice=random):
+    def __init__(self, server, supervisor, proxy, dice, postgres=None):
         self.server, self.supervisor, self.proxy, self.dice = server, supervisor, proxy, dice
-        self.postgres = Postgres(server)
+        self.postgres = postgres or Postgres(server)
         self.outages, self.kills = [], 0
 
     @contextlib.contextmanager
@@ -229,6 +254,18 @@ class Faults:
         for pid in before:
             os.kill(pid, signal.SIGTERM)
         until(lambda: not set(before) & set(self.supervisor.pids), "others in their places", 20)
+
+    def lose_notifications(self):
+        """NOTIFY does nothing any more where a message is published; that the programs reach themselves is another matter."""
+        self.server.sql("""
+            CREATE SCHEMA IF NOT EXISTS deaf;
+            CREATE OR REPLACE FUNCTION deaf.pg_notify(text, text) RETURNS void LANGUAGE sql AS '';
+            GRANT USAGE ON SCHEMA deaf TO PUBLIC""")
+        notifying = self.server.sql("SELECT pg_get_functiondef(oid) FROM pg_proc"
+                                    " WHERE pronamespace = 'pgpoll'::regnamespace AND prosrc ~ 'pg_notify *\\('")
+        assert notifying
+        for definition, in notifying:
+            self.server.sql(re.sub(r"(?<![.\w])(pg_catalog\.)?pg_notify *\(", "deaf.pg_notify(", definition))
 
     # --- lighttpd
 

@@ -1,4 +1,5 @@
 """Writers and clients, all at once, on a server that things are done to."""
+import contextlib
 import os
 import random
 import threading
@@ -6,10 +7,28 @@ import time
 
 import psycopg2
 
+from faults import Faults, Proxy, Supervisor
 from history import BUSINESS, Check, Client, Sent, Writer, check_failures, end_of, position
-from server import new_topic, until
+from server import Server, new_topic, until
 
 LATECOMERS_S = 10
+# Small enough that the window overflows, answers are cut, and nobody waits long for what is gone.
+SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3"}
+
+
+@contextlib.contextmanager
+def under_load(mode, errors="as soon as it was started", settings=SMALL, **load):
+    """Gives the load, and what can do the faults; checks everything at the end. errors: as Server wants them."""
+    server = Server(10 if mode == "managed" else 16, errors=errors, **settings)
+    server.mode = mode
+    with server, Proxy(f"{server.env['PGHOST']}/.s.PGSQL.5432") as proxy, \
+            Supervisor(server, PGHOST=str(proxy.directory)) as supervisor, Load(server, **load) as load:
+        faults = Faults(server, supervisor, proxy, load.fork())
+        load.until_flowing()
+        yield load, faults
+        load.until_flowing()
+        load.finish()
+        load.check(faults.outages, faults.kills)
 
 
 class Load:
