@@ -12,6 +12,8 @@ import tempfile
 import threading
 import time
 
+import psycopg2
+
 from server import Postgres, until
 
 
@@ -185,13 +187,65 @@ class Clock:
         new.rename(self.directory / "offset")
 
 
+class Copy:
+    """A copy of a server's cluster in one of its own, of now; with replicate, kept up asynchronously until cut_off()."""
+
+    def __init__(self, postgres, replicate):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-copy-", dir="/tmp"))
+        self.directory.chmod(0o755)
+        shutil.chown(self.directory, postgres.data.owner())
+        self.postgres = Postgres(postgres.server)
+        self.postgres.data = self.directory / "data"
+        self.postgres.options = f"postgres -c unix_socket_directories={self.directory}"
+        bin_directory = pathlib.Path(postgres.pg_ctl).parent
+        user = ["runuser", "-u", postgres.data.owner(), "--"] if os.getuid() == 0 else []
+        subprocess.run([*user, bin_directory / "pg_basebackup", "-D", self.postgres.data, "-h", postgres.server.env["PGHOST"],
+                        "-U", "postgres", "-c", "fast", *(["-R"] if replicate else [])],
+                       check=True, stdin=subprocess.DEVNULL, cwd="/")
+        if replicate:
+            self.postgres.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.postgres.stop("immediate")
+        shutil.rmtree(self.directory)
+
+    def sql(self, query, *arguments):
+        session = psycopg2.connect(host=str(self.directory), user="postgres", dbname="pgpoll")
+        session.autocommit = True
+        try:
+            with session.cursor() as cursor:
+                cursor.execute(query, arguments or None)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            session.close()
+
+    def until_replayed(self):
+        """Everything that is committed now; returns when it was."""
+        now = time.monotonic()
+        ((there,),) = self.postgres.server.sql("SELECT pg_current_wal_flush_lsn()")
+        until(lambda: self.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", there) == [(True,)], "the standby caught up", 20)
+        return now
+
+    def cut_off(self):
+        self.sql("ALTER SYSTEM SET primary_conninfo = ''")
+        self.sql("SELECT pg_reload_conf()")
+        until(lambda: self.sql("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)], "the standby cut off", 20)
+
+    def promote(self):
+        self.sql("SELECT pg_promote()")
+
+
 class Faults:
-    """Does them, and notes what clients may see of them: outages and kills, as check_failures() wants them."""
+    """Does them, and notes what clients may see of them, as Check (excuses) and check_failures() want it."""
 
     def __init__(self, server, supervisor, proxy, dice, postgres=None):
         self.server, self.supervisor, self.proxy, self.dice = server, supervisor, proxy, dice
         self.postgres = postgres or Postgres(server)
-        self.outages, self.kills = [], 0
+        self.outages, self.kills, self.dead, self.excuses = [], 0, 0, {}
 
     @contextlib.contextmanager
     def away(self, what):
@@ -243,7 +297,10 @@ class Faults:
         """The programs' connections are dead, and nobody tells them: for as long as it takes them to notice it, what needs the
         database waits or is refused."""
         self.outages.append(["database", time.monotonic(), time.monotonic() + 6])
-        assert self.proxy.silence() > 0
+        silenced = self.proxy.silence()
+        assert silenced > 0
+        if self.server.mode == "direct":
+            self.dead += silenced
 
     def reload(self):
         self.server.reload()
@@ -264,8 +321,27 @@ class Faults:
         notifying = self.server.sql("SELECT pg_get_functiondef(oid) FROM pg_proc"
                                     " WHERE pronamespace = 'pgpoll'::regnamespace AND prosrc ~ 'pg_notify *\\('")
         assert notifying
+        self.excuses["deaf"] = True
         for definition, in notifying:
             self.server.sql(re.sub(r"(?<![.\w])(pg_catalog\.)?pg_notify *\(", "deaf.pg_notify(", definition))
+
+    def tool(self, name, *arguments):
+        """Runs one of PostgreSQL's programs."""
+        path = pathlib.Path(self.postgres.pg_ctl).with_name(name)
+        subprocess.run([path, *arguments], check=True, stdin=subprocess.DEVNULL, env={**os.environ, **self.server.env})
+
+    def dump(self):
+        self.tool("pg_dump", "-Fc", "-f", self.server.run / "dump", "pgpoll")
+
+    def restore(self):
+        """The dump in the place of the database, as an operator would who does not care who is there."""
+        self.server.close_db()
+        with self.away("database"):
+            self.tool("dropdb", "--force", "pgpoll")
+            self.tool("createdb", "pgpoll")
+            self.tool("pg_restore", "--single-transaction", "-d", "pgpoll", self.server.run / "dump")
+        # Who finds a database without the schema is refused at once.
+        self.dead += sum("no pgpoll schema" in line for line in self.server.log())
 
     # --- lighttpd
 

@@ -15,6 +15,7 @@ import collections
 import contextlib
 import dataclasses
 import http.client
+import itertools
 import json
 import math
 import random
@@ -25,7 +26,7 @@ import psycopg2
 POLL = "/messages/poll"
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 AGAIN = ("40001", "40P01", "55P03")     # serialization failure, deadlock, no lock in time: it did not happen
-UNDONE = ("23503", "53100")             # foreign key violation, disk full
+UNDONE = ("23503", "53100", "42P01", "3F000")   # foreign key violation, disk full, nothing there yet (a backup is being restored)
 LATE_S = 8                              # so much later than its timeout an answer may come: a frozen database costs up to 5.5 s
 
 
@@ -178,12 +179,12 @@ class Writer:
 # --- clients
 
 class Client:
-    """Polls on and on with random page sizes and timeouts, sends its cursors back in every form, and records each answer."""
+    """Polls on and on with random page sizes and timeouts, sends its cursors back in every form, and records each answer. since: the
+    cursor with which it begins."""
 
     def __init__(self, server, topics, dice, since):
         self.server, self.dice = server, dice
-        self.topics = dice.sample(topics, dice.randint(1, len(topics)))
-        self.since = {topic: since(topic) for topic in self.topics}
+        self.topics, self.since = list(topics), dict.fromkeys(topics, since)
         self.wanting = set(self.topics)     # the topics whose end it has not had
         self.polls = []
         self.http = None
@@ -268,12 +269,13 @@ def between(positions, after, last):
 
 
 class Check:
-    """sent, clients: the records. pruned: messages were pruned meanwhile. survivors: what is left at the end, where the database
-    has lost something. complaints: what is wrong, each beginning with a word for what kind it is."""
+    """sent, clients: the records. outages: (what, from, to). pruned: messages were pruned meanwhile. deaf: notifications were lost,
+    so that one topic's messages may be overtaken by another's, and what there is more of come late. survivors: what is left at the end, where the database has lost
+    something. complaints: what is wrong, each beginning with a word for what kind it is."""
 
-    def __init__(self, sent, clients, pruned=False, survivors=None):
+    def __init__(self, sent, clients, outages=(), pruned=False, deaf=False, survivors=None):
         self.sent = {sent.text: sent for sent in sent}
-        self.clients, self.pruned, self.survivors = clients, pruned, survivors
+        self.clients, self.outages, self.pruned, self.deaf, self.survivors = clients, outages, pruned, deaf, survivors
         self.texts = {}                                     # position -> text
         self.positions = collections.defaultdict(set)       # text -> positions
         self.complaints = []
@@ -331,11 +333,13 @@ class Check:
             if poll.status != 200:
                 continue
             places = [position(message_id) for _, message_id, _ in poll.messages]
-            if any(a >= b for a, b in zip([newest, *places], places)):
+            before = [] if self.deaf else [newest]
+            if any(a >= b for a, b in itertools.pairwise(before + places)):
                 self.complain("order", who, "got", *(text for _, _, text in poll.messages), "after", self.texts.get(newest))
             if len(places) > poll.limit:
                 self.complain("page", who, "got", len(places), "asked for", poll.limit)
-            if more and not places and not poll.gaps:
+            late = self.deaf or any(began <= poll.ended and poll.began <= ended for _, began, ended in self.outages)
+            if more and not places and not poll.gaps and not late:
                 self.complain("page", who, "was told of more, and there was none")
             for topic in poll.topics:
                 start = self.check_topic(who, poll, topic)
@@ -375,24 +379,29 @@ class Check:
         return start
 
 
-def check_failures(clients, outages=(), kills=0):
+def check_failures(clients, outages=(), kills=0, dead=0):
     """Errors that clients should not have seen. outages: (what, from, to), the times at which the "database" or the "web" server
-    was away; kills: workers, each of which costs its poll."""
+    was away; kills: workers, each of which costs its poll; dead: connections of idle workers of which nobody can know that they
+    are, each of which may cost a poll that is too short to try another."""
     def away(what, poll, slack):
         return any(w == what and began <= poll.ended and poll.began + poll.timeout <= ended + slack for w, began, ended in outages)
 
-    complaints, broken = [], []
+    complaints, broken, refused = [], [], []
     for client in clients:
         for poll in client.polls:
             if poll.status == 503 and poll.retry_after and away("database", poll, 2.5):
                 continue
-            if poll.status in (500, "cut") and not any(w == "web" and b <= poll.ended and poll.began <= e + 0.5 for w, b, e in outages):
+            if poll.status == 503 and poll.retry_after:
+                refused.append(poll)
+            elif poll.status in (500, "cut") and not any(w == "web" and b <= poll.ended and poll.began <= e + 0.5 for w, b, e in outages):
                 broken.append(poll)
             elif poll.status not in (200, "left", "cut"):
                 complaints.append(f"error: {poll.status} {poll.said} after {poll.ended - poll.began:.2f} of {poll.timeout} s"
                                   f" at {poll.ended:.2f}")
             if poll.ended - poll.began > poll.timeout + LATE_S:
                 complaints.append(f"late: {poll.ended - poll.began:.2f} s, timeout {poll.timeout}")
-    if len(broken) > kills:
-        complaints += [f"error: {poll.status} {poll.said} at {poll.ended:.2f}" for poll in broken]
+    for polls, most in (broken, kills), (refused, dead):
+        if len(polls) > most:
+            complaints += [f"error: {poll.status} {poll.said} after {poll.ended - poll.began:.2f} of {poll.timeout} s"
+                           f" at {poll.ended:.2f}, and no more than {most} excused" for poll in polls]
     return complaints

@@ -13,22 +13,24 @@ from server import Server, new_topic, until
 
 LATECOMERS_S = 10
 # Small enough that the window overflows, answers are cut, and nobody waits long for what is gone.
-SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3"}
+SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3",
+         "PGPOLL_CONNECTIONS": "16"}
 
 
 @contextlib.contextmanager
-def under_load(mode, errors="as soon as it was started", settings=SMALL, **load):
-    """Gives the load, and what can do the faults; checks everything at the end. errors: as Server wants them."""
-    server = Server(10 if mode == "managed" else 16, errors=errors, **settings)
+def under_load(mode, errors="as soon as it was started", settings=SMALL, run=None, **load):
+    """Gives the load, and what can do the faults; checks everything at the end. errors, run: as Server wants them."""
+    server = Server(10 if mode == "managed" else 16, run=run, errors=errors, **settings)
     server.mode = mode
     with server, Proxy(f"{server.env['PGHOST']}/.s.PGSQL.5432") as proxy, \
             Supervisor(server, PGHOST=str(proxy.directory)) as supervisor, Load(server, **load) as load:
         faults = Faults(server, supervisor, proxy, load.fork())
         load.until_flowing()
         yield load, faults
-        load.until_flowing()
-        load.finish()
-        load.check(faults.outages, faults.kills)
+        if not load.ending.is_set():
+            load.until_flowing()
+            load.finish()
+        load.check(faults, **faults.excuses)
 
 
 class Load:
@@ -43,9 +45,7 @@ class Load:
         env = server.env
         self.where = {"host": env["PGHOST"], "port": env["PGPORT"], "dbname": env["PGDATABASE"], "user": "fault_writer"}
         self.writers = [Writer(f"w{n}", self.connect, self.topics, self.fork(), pause) for n in range(writers)]
-        self.referee = Client(server, self.topics, self.fork(), lambda _: "0")
-        self.referee.topics = list(self.topics)
-        self.referee.since, self.referee.wanting = dict.fromkeys(self.topics, "0"), set(self.topics)
+        self.referee = Client(server, self.topics, self.fork(), "0")
         self.clients = [self.referee]
         self.latecomers = clients - 1
         self.ends = []
@@ -73,19 +73,13 @@ class Load:
     def come_late(self, dice, seconds):
         """A client that begins in the midst of it: from the beginning, from now, or from a cursor that another has had."""
         self.writing_over.wait(seconds if dice.random() < 0.7 else 0)
-        had = [(topic, message_id) for poll in list(self.referee.polls) for topic, message_id, _ in poll.messages]
-        kind = dice.choice(["0", "$", None, "message", "stream", "time"])
-
-        def since(_topic):
-            if kind not in ("message", "stream", "time"):
-                return kind
-            if not had:
-                return "0"
-            place = position(cut[1])
-            return {"message": cut[1], "stream": f"{place >> 16}-{place & 65535}", "time": f"{place >> 16}-0"}[kind]
-
-        cut = dice.choice(had) if had else None
-        client = Client(self.server, self.topics, dice, since)
+        had = [message_id for poll in list(self.referee.polls) for _, message_id, _ in poll.messages]
+        kind = dice.choice(["0", "$", None, "message", "stream", "time"] if had else ["0", "$", None])
+        if kind in ("message", "stream", "time"):
+            cursor = dice.choice(had)
+            place = position(cursor)
+            kind = {"message": cursor, "stream": f"{place >> 16}-{place & 65535}", "time": f"{place >> 16}-0"}[kind]
+        client = Client(self.server, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind)
         self.clients.append(client)
         client.run(self.ending, lambda: self.deadline)
 
@@ -98,6 +92,13 @@ class Load:
                 thread.result()
             else:
                 thread.exception()
+
+    def read_again(self):
+        """One more client that reads all there is now; returns the texts."""
+        client = Client(self.server, self.topics, self.fork(), "0")
+        self.clients.append(client)
+        client.run(self.ending, lambda: time.monotonic() + 40)
+        return {text for poll in client.polls for _, _, text in poll.messages}
 
     def until_flowing(self, seconds=20):
         """Until something new has reached the referee."""
@@ -133,9 +134,10 @@ class Load:
     def sent(self):
         return [sent for writer in self.writers for sent in writer.sent] + self.ends
 
-    def check(self, outages=(), kills=0, **options):
+    def check(self, faults, **options):
         """Fails with what is wrong."""
-        complaints = Check(self.sent, self.clients, **options).complaints + check_failures(self.clients, outages, kills)
+        complaints = Check(self.sent, self.clients, faults.outages, **options).complaints
+        complaints += check_failures(self.clients, faults.outages, faults.kills, faults.dead)
         print(f"{len(self.sent)} messages, {sum(len(client.polls) for client in self.clients)} polls;",
               *(f"{sum(writer.outcomes[name] for writer in self.writers)} {name}" for name in ("COMMIT", "ROLLBACK", "undone", "again", "doubt")))
         assert not complaints, f"{len(complaints)} complaints:\n" + "\n".join(complaints[:20])

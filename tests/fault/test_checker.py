@@ -131,6 +131,14 @@ def too_many(_, clients):
     clients[0].polls[0].limit = 2
 
 
+def overtaken(_, clients):
+    """A page and the one before it change places, over two topics."""
+    first, second = clients[0].polls[1], clients[0].polls[2]
+    first.messages, second.messages = [m for m in first.messages if m[0] == "a"] + second.messages, [m for m in first.messages if m[0] == "b"]
+    first.next_since, second.next_since = {"a": cursor(11), "b": cursor(3)}, {"a": cursor(11), "b": cursor(9)}
+    second.since["a"], second.since["b"] = cursor(11), cursor(3)
+
+
 def never_ended(_, clients):
     clients[0].wanting = {"a"}
 
@@ -138,11 +146,17 @@ def never_ended(_, clients):
 @pytest.mark.parametrize("kind, plant", [
     ("lost", without(0, 0, 0)), ("lost", without(0, 1, 2)), ("lost", without(1, 1, 0)), ("lost", without(1, 1, -1)),
     ("lost", nobody_got_it), ("lost", cursor_too_far), ("order", swap), ("order", swap_for_all), ("order", begun_after),
+    ("order", overtaken),
     ("id", one_id_for_two), ("twice", again), ("id", again_with_another_id), ("phantom", rolled_back), ("phantom", other_topic),
     ("cursor", cursor_back), ("gap", false_gap), ("page", no_more), ("page", too_many), ("stuck", never_ended)])
 def test_planted(sent, clients, kind, plant):
     plant(sent, clients)
     assert kind in kinds(sent, clients)
+
+
+def test_overtaken_where_notifications_are_lost(sent, clients):
+    overtaken(sent, clients)
+    assert Check(sent, clients, deaf=True).complaints == []
 
 
 def expired(clients):
