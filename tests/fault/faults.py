@@ -278,6 +278,13 @@ class Faults:
     def crash(self):
         self.restart("immediate")
 
+    def postgres_runs(self):
+        try:
+            postmaster = (self.postgres.data / "postmaster.pid").read_text().split()[0]
+        except FileNotFoundError:
+            return False
+        return pathlib.Path(f"/proc/{postmaster}/exe").exists()
+
     def freeze(self, seconds):
         """As when the machine swaps or its disk hangs: every connection stands still."""
         postmaster = int((self.postgres.data / "postmaster.pid").read_text().split()[0])

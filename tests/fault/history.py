@@ -8,7 +8,8 @@ What is promised, as the check understands it:
   after it.
 - From one cursor of a topic to the next, an answer has every message in between; or it tells a gap, and then one was missing.
 - Only where the database itself has lost what it had committed (a standby promoted too early, a backup restored) may what was
-  lost stay away, and a message that survived come a second time, with another id. A client ahead of the database is told so.
+  lost stay away, or come late from a manager's memory, and a message that survived come a second time, with another id. A client
+  ahead of the database is told so.
 """
 import bisect
 import collections
@@ -333,8 +334,8 @@ class Check:
             if poll.status != 200:
                 continue
             places = [position(message_id) for _, message_id, _ in poll.messages]
-            before = [] if self.deaf else [newest]
-            if any(a >= b for a, b in itertools.pairwise(before + places)):
+            in_order = [position(message_id) for _, message_id, text in poll.messages if self.is_left(text)]
+            if any(a >= b for a, b in itertools.pairwise(in_order if self.deaf else [newest, *in_order])):
                 self.complain("order", who, "got", *(text for _, _, text in poll.messages), "after", self.texts.get(newest))
             if len(places) > poll.limit:
                 self.complain("page", who, "got", len(places), "asked for", poll.limit)
@@ -346,7 +347,7 @@ class Check:
                 beginning.setdefault(topic, start)
                 if topic in poll.gaps:
                     told[topic] = position(poll.next_since[topic])
-            newest, more = max([newest, *places]), poll.has_more
+            newest, more = max([newest, *in_order]), poll.has_more
             if any(gap["reason"] == "ahead" for gap in poll.gaps.values()):
                 newest = -1
             got.update(text for _, _, text in poll.messages)
@@ -380,26 +381,27 @@ class Check:
 
 
 def check_failures(clients, outages=(), kills=0, dead=0):
-    """Errors that clients should not have seen. outages: (what, from, to), the times at which the "database" or the "web" server
-    was away; kills: workers, each of which costs its poll; dead: connections of idle workers of which nobody can know that they
+    """Errors that clients should not have seen. outages: (what, from, to), the times at which the "database" or the "web" server was
+    away, or a "worker" could not work; kills: workers, each of which costs its poll; dead: connections of idle workers of which nobody can know that they
     are, each of which may cost a poll that is too short to try another."""
-    def away(what, poll, slack):
-        return any(w == what and began <= poll.ended and poll.began + poll.timeout <= ended + slack for w, began, ended in outages)
+    def during(what, poll):
+        return any(w == what and began <= poll.ended and poll.began <= ended + 0.5 for w, began, ended in outages)
+
+    def away_at_deadline(poll):
+        return any(w == "database" and began <= poll.ended and poll.began + poll.timeout <= ended + 2.5 for w, began, ended in outages)
 
     complaints, broken, refused = [], [], []
-    for client in clients:
-        for poll in client.polls:
-            if poll.status == 503 and poll.retry_after and away("database", poll, 2.5):
-                continue
-            if poll.status == 503 and poll.retry_after:
+    for poll in (poll for client in clients for poll in client.polls):
+        if poll.status == 503 and poll.retry_after:
+            if not away_at_deadline(poll) and not during("worker", poll):
                 refused.append(poll)
-            elif poll.status in (500, "cut") and not any(w == "web" and b <= poll.ended and poll.began <= e + 0.5 for w, b, e in outages):
+        elif poll.status in (500, "cut"):
+            if not during("web", poll):
                 broken.append(poll)
-            elif poll.status not in (200, "left", "cut"):
-                complaints.append(f"error: {poll.status} {poll.said} after {poll.ended - poll.began:.2f} of {poll.timeout} s"
-                                  f" at {poll.ended:.2f}")
-            if poll.ended - poll.began > poll.timeout + LATE_S:
-                complaints.append(f"late: {poll.ended - poll.began:.2f} s, timeout {poll.timeout}")
+        elif poll.status not in (200, "left"):
+            complaints.append(f"error: {poll.status} {poll.said} at {poll.ended:.2f}")
+        if poll.ended - poll.began > poll.timeout + LATE_S:
+            complaints.append(f"late: {poll.ended - poll.began:.2f} s, timeout {poll.timeout}")
     for polls, most in (broken, kills), (refused, dead):
         if len(polls) > most:
             complaints += [f"error: {poll.status} {poll.said} after {poll.ended - poll.began:.2f} of {poll.timeout} s"
