@@ -9,7 +9,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized sql e2e e2e-direct
+SUITES  ?= unit sanitized sql e2e e2e-direct fault
 
 SANITIZERS := address,undefined
 comma    := ,
@@ -53,7 +53,7 @@ PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test \
+.PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test soak \
         lint lint-format lint-cppcheck lint-shell lint-tidy install clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
@@ -86,7 +86,7 @@ packages-run:
 	@deploy/packages build run
 packages-test:
 	@deploy/packages build run test
-$(OBJECTS): | $(if $(filter test,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+$(OBJECTS): | $(if $(filter test soak,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -101,9 +101,13 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
+test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct fault"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
+
+soak: packages-test all ## the long tests of what happens under faults
+	@deploy/packages soak
+	@tests/run soak
 
 C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)

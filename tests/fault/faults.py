@@ -2,7 +2,6 @@
 import contextlib
 import os
 import pathlib
-import random
 import re
 import shutil
 import signal
@@ -285,7 +284,7 @@ class Faults:
             return False
         return pathlib.Path(f"/proc/{postmaster}/exe").exists()
 
-    def freeze(self, seconds):
+    def freeze(self, seconds=3):
         """As when the machine swaps or its disk hangs: every connection stands still."""
         postmaster = int((self.postgres.data / "postmaster.pid").read_text().split()[0])
         with self.away("database"):
@@ -348,7 +347,7 @@ class Faults:
             self.tool("createdb", "pgpoll")
             self.tool("pg_restore", "--single-transaction", "-d", "pgpoll", self.server.run / "dump")
         # Who finds a database without the schema is refused at once.
-        self.dead += sum("no pgpoll schema" in line for line in self.server.log())
+        self.dead += sum(": schema," in line for line in self.server.log())
 
     # --- lighttpd
 

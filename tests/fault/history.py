@@ -181,10 +181,10 @@ class Writer:
 
 class Client:
     """Polls on and on with random page sizes and timeouts, sends its cursors back in every form, and records each answer. since: the
-    cursor with which it begins."""
+    cursor with which it begins; dawdle: seconds that it may stay away between polls."""
 
-    def __init__(self, server, topics, dice, since):
-        self.server, self.dice = server, dice
+    def __init__(self, server, topics, dice, since, dawdle=0):
+        self.server, self.dice, self.dawdle = server, dice, dawdle
         self.topics, self.since = list(topics), dict.fromkeys(topics, since)
         self.wanting = set(self.topics)     # the topics whose end it has not had
         self.polls = []
@@ -195,11 +195,13 @@ class Client:
         """Until it has had the end of every topic. ending: an event that it is due; deadline(): when it must be there."""
         while self.wanting and not (ending.is_set() and time.monotonic() > deadline()):
             leaves = not ending.is_set() and self.dice.random() < 0.03
-            poll = self.poll(timeout=self.dice.choice([0, 1, 2, 5]), limit=self.dice.choice([1, 2, 5, 20, 100, 1000]), leaves=leaves)
+            poll = self.poll(self.dice.choice([0, 1, 2, 5]), self.dice.choice([1, 2, 5, 20, 100, 1000]), leaves)
             if poll.status == 503:
                 ending.wait(min(int(poll.retry_after or 0), 1) * self.dice.random())
             elif poll.status == "cut":
                 time.sleep(0.05)
+            elif self.dawdle and self.dice.random() < 0.1:
+                ending.wait(self.dice.random() * self.dawdle)
         self.hang_up()
 
     def hang_up(self):
@@ -207,7 +209,7 @@ class Client:
             self.http.close()
         self.http = None
 
-    def poll(self, timeout, limit=100, leaves=False):
+    def poll(self, timeout, limit, leaves):
         if self.dice.random() < 0.3:
             self.dice.shuffle(self.topics)
         poll = Poll(list(self.topics), dict(self.since), limit, timeout, time.monotonic(), 0, None)
@@ -271,8 +273,9 @@ def between(positions, after, last):
 
 class Check:
     """sent, clients: the records. outages: (what, from, to). pruned: messages were pruned meanwhile. deaf: notifications were lost,
-    so that one topic's messages may be overtaken by another's, and what there is more of come late. survivors: what is left at the end, where the database has lost
-    something. complaints: what is wrong, each beginning with a word for what kind it is."""
+    so that one topic's messages may be overtaken by another's, and what there is more of come late. survivors: what is left at the
+    end, where the database has lost something.
+    complaints: what is wrong, each beginning with a word for what kind it is."""
 
     def __init__(self, sent, clients, outages=(), pruned=False, deaf=False, survivors=None):
         self.sent = {sent.text: sent for sent in sent}
@@ -372,7 +375,8 @@ class Check:
             self.complain("cursor", who, "was sent back in", topic)
         if got and got[0] <= start:
             self.complain("twice", who, "got", self.texts[got[0]], "again")
-        missing = [place for place in between(self.by_topic[topic], start, end) if place not in got and self.is_left(self.texts[place])]
+        missing = [place for place in between(self.by_topic[topic], start, end)
+                   if place not in got and self.is_left(self.texts[place])]
         if missing and not gap:
             self.complain("lost", who, "was not given", self.texts[missing[0]])
         if gap and (not missing or not self.pruned or gap["reason"] != "expired"):
@@ -382,8 +386,8 @@ class Check:
 
 def check_failures(clients, outages=(), kills=0, dead=0):
     """Errors that clients should not have seen. outages: (what, from, to), the times at which the "database" or the "web" server was
-    away, or a "worker" could not work; kills: workers, each of which costs its poll; dead: connections of idle workers of which nobody can know that they
-    are, each of which may cost a poll that is too short to try another."""
+    away, or a "worker" could not work; kills: workers, each of which costs its poll; dead: connections of idle workers of which
+    nobody can know that they are, each of which may cost a poll that is too short to try another."""
     def during(what, poll):
         return any(w == what and began <= poll.ended and poll.began <= ended + 0.5 for w, began, ended in outages)
 

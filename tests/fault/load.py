@@ -1,4 +1,5 @@
 """Writers and clients, all at once, on a server that things are done to."""
+import collections
 import contextlib
 import os
 import random
@@ -36,10 +37,10 @@ def under_load(mode, errors="as soon as it was started", settings=SMALL, run=Non
 class Load:
     """with Load(server) as load: faults ...; then load.finish() and load.check()."""
 
-    def __init__(self, server, writers=6, clients=12, topics=5, pause=0.05):
+    def __init__(self, server, writers=6, clients=12, topics=5, pause=0.05, dawdle=0):
         seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
         print("SEED =", seed)   # shown when it fails
-        self.server, self.dice = server, random.Random(seed)
+        self.server, self.dice, self.dawdle = server, random.Random(seed), dawdle
         self.topics = [new_topic(name) for name in ["orders", "Ünï 'q\" 😀", *(f"topic {n}" for n in range(topics - 2))]]
         server.sql(BUSINESS)
         env = server.env
@@ -79,7 +80,8 @@ class Load:
             cursor = dice.choice(had)
             place = position(cursor)
             kind = {"message": cursor, "stream": f"{place >> 16}-{place & 65535}", "time": f"{place >> 16}-0"}[kind]
-        client = Client(self.server, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind)
+        client = Client(self.server, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind,
+                        dice.choice([0, self.dawdle]))
         self.clients.append(client)
         client.run(self.ending, lambda: self.deadline)
 
@@ -139,5 +141,5 @@ class Load:
         complaints = Check(self.sent, self.clients, faults.outages, **options).complaints
         complaints += check_failures(self.clients, faults.outages, faults.kills, faults.dead)
         print(f"{len(self.sent)} messages, {sum(len(client.polls) for client in self.clients)} polls;",
-              *(f"{sum(writer.outcomes[name] for writer in self.writers)} {name}" for name in ("COMMIT", "ROLLBACK", "undone", "again", "doubt")))
+              dict(sum((writer.outcomes for writer in self.writers), collections.Counter())))
         assert not complaints, f"{len(complaints)} complaints:\n" + "\n".join(complaints[:20])

@@ -134,7 +134,9 @@ def too_many(_, clients):
 def overtaken(_, clients):
     """A page and the one before it change places, over two topics."""
     first, second = clients[0].polls[1], clients[0].polls[2]
-    first.messages, second.messages = [m for m in first.messages if m[0] == "a"] + second.messages, [m for m in first.messages if m[0] == "b"]
+    late = [message for message in first.messages if message[0] == "b"]
+    first.messages = [message for message in first.messages if message[0] == "a"] + second.messages
+    second.messages = late
     first.next_since, second.next_since = {"a": cursor(11), "b": cursor(3)}, {"a": cursor(11), "b": cursor(9)}
     second.since["a"], second.since["b"] = cursor(11), cursor(3)
 
@@ -228,7 +230,8 @@ def failed(status, began=10.0, ended=11.5, **more):
     (failed(503, retry_after="1"), [("database", 5, 8)], 0, False),             # it was back in time
     (failed(503, retry_after="1"), [("database", 12, 15)], 0, False),
     (failed(503, retry_after="1"), [("web", 9, 12)], 0, False),
-    (failed(500), [], 1, True), (failed("cut"), [], 1, True), (failed(500) * 2, [], 1, False), (failed(500), [("database", 9, 12)], 0, False),
+    (failed(500), [], 1, True), (failed("cut"), [], 1, True), (failed(500) * 2, [], 1, False),
+    (failed(500), [("database", 9, 12)], 0, False), (failed(503, retry_after="1"), [("worker", 9, 11)], 0, True),
     (failed("cut"), [("web", 11, 12)], 0, True), (failed("cut"), [("web", 5, 8)], 0, False),
     (failed(422), [], 1, False), (failed(200, ended=30.0), [], 0, False), (failed("left"), [], 0, True)])
 def test_failures(client, outages, kills, fine):

@@ -56,12 +56,31 @@ def test_backup_restored_under_living_clients(mode):
 
 
 def test_dump_restored_under_living_clients(mode):
-    with under_load(mode, errors="no pgpoll schema to use here") as (load, faults):
+    with under_load(mode, errors="schema") as (load, faults):
         safe_until = time.monotonic()
         faults.dump()
         time.sleep(2)
         load.until_flowing()
         faults.restore()
+        load.until_flowing()
+        load.finish()
+        excuse_what_is_lost(load, faults, safe_until)
+
+
+def test_publishers_that_do_not_wait_for_the_disk(mode):
+    """synchronous_commit = off: a crash takes back what was committed, and delivered."""
+    with under_load(mode) as (load, faults):
+        load.server.sql("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        load.server.sql("ALTER ROLE fault_writer SET synchronous_commit = off")
+        faults.terminate_backends()
+        load.server.sql("SELECT pg_reload_conf()")
+        load.until_flowing()
+        time.sleep(1)
+        safe_until = time.monotonic()
+        load.server.sql("CHECKPOINT")
+        load.until_flowing()
+        faults.crash()
+        load.server.sql("ALTER ROLE fault_writer RESET synchronous_commit")
         load.until_flowing()
         load.finish()
         excuse_what_is_lost(load, faults, safe_until)
