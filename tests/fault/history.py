@@ -369,7 +369,7 @@ class Check:
         start, end, gap = position(poll.since.get(topic)), position(poll.next_since[topic]), poll.gaps.get(topic)
         if gap and gap["reason"] == "ahead" and self.survivors is not None:
             return end
-        if start is None or (start == 0 and self.pruned):
+        if start is None or (poll.since[topic] == "0" and self.pruned):     # what is kept
             start = got[0] - 1 if got else end
         if end < start or (got and got[-1] > end):
             self.complain("cursor", who, "was sent back in", topic)

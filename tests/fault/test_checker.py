@@ -175,6 +175,15 @@ def test_pruned(sent, clients):
     assert "gap" in kinds(sent, clients)
 
 
+def test_everything_that_is_kept(sent, clients):
+    """Asked for with "0", that is no gap; from a topic's beginning, before it had a message, it is one."""
+    page = expired(clients)
+    page.gaps, page.since = {}, {"a": "0", "b": "0"}
+    assert Check(sent, clients, pruned=True).complaints == []
+    page.since["a"] = cursor(0)
+    assert kinds(sent, clients, pruned=True) == {"lost"}
+
+
 def test_pruned_and_not_told(sent, clients):
     del expired(clients).gaps["a"]
     assert kinds(sent, clients, pruned=True) == {"lost"}
