@@ -241,10 +241,10 @@ class Copy:
 class Faults:
     """Does them, and notes what clients may see of them, as Check (excuses) and check_failures() want it."""
 
-    def __init__(self, server, supervisor, proxy, dice, postgres=None):
-        self.server, self.supervisor, self.proxy, self.dice = server, supervisor, proxy, dice
-        self.postgres = postgres or Postgres(server)
-        self.outages, self.kills, self.dead, self.excuses = [], 0, 0, {}
+    def __init__(self, server, supervisor, proxy, dice, outages):
+        self.server, self.supervisor, self.proxy, self.dice, self.outages = server, supervisor, proxy, dice, outages
+        self.postgres = Postgres(server)
+        self.kills, self.dead, self.excuses = 0, 0, {}
 
     @contextlib.contextmanager
     def away(self, what):
@@ -305,8 +305,7 @@ class Faults:
         self.outages.append(["database", time.monotonic(), time.monotonic() + 6])
         silenced = self.proxy.silence()
         assert silenced > 0
-        if self.server.mode == "direct":
-            self.dead += silenced
+        self.dead += silenced
 
     def reload(self):
         self.server.reload()

@@ -28,6 +28,7 @@ POLL = "/messages/poll"
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 AGAIN = ("40001", "40P01", "55P03")     # serialization failure, deadlock, no lock in time: it did not happen
 UNDONE = ("23503", "53100", "42P01", "3F000")   # foreign key violation, disk full, nothing there yet (a backup is being restored)
+PAUSE_S = 0.05                          # between transactions, at most
 LATE_S = 8                              # so much later than its timeout an answer may come: a frozen database costs up to 5.5 s
 
 
@@ -80,8 +81,9 @@ BUSINESS = """
 class Writer:
     """Publishes in transactions of every kind, beside other work that can make them fail, until told to stop."""
 
-    def __init__(self, name, connect, topics, dice, pause=0.1):
-        self.name, self.connect, self.topics, self.dice, self.pause = name, connect, topics, dice, pause
+    def __init__(self, name, connect, topics, dice, is_ahead):
+        """is_ahead(): whether to hold on, because readers are too far behind."""
+        self.name, self.connect, self.topics, self.dice, self.is_ahead = name, connect, topics, dice, is_ahead
         self.session, self.n = None, 0
         self.sent = []
         self.outcomes = collections.Counter()
@@ -94,7 +96,9 @@ class Writer:
             first, seed = self.n, self.dice.random()
             while self.transaction(random.Random(seed)) == "again" and not self.session.closed:
                 self.n = first      # the same messages: what was undone may be sent again
-            time.sleep(self.dice.random() * self.pause)
+            time.sleep(self.dice.random() * PAUSE_S)
+            while self.is_ahead() and not stop.is_set():
+                time.sleep(0.05)
         if self.session:
             self.session.close()
 
@@ -189,7 +193,7 @@ class Client:
         self.wanting = set(self.topics)     # the topics whose end it has not had
         self.polls = []
         self.http = None
-        self.answered = False
+        self.answered, self.count = False, 0
 
     def run(self, ending, deadline):
         """Until it has had the end of every topic. ending: an event that it is due; deadline(): when it must be there."""
@@ -249,6 +253,7 @@ class Client:
             self.since.update((m["topic"], m[self.dice.choice(["message_id", "stream_id"])]) for m in answer["messages"])
         self.wanting -= {topic for topic, _, text in poll.messages if text == end_of(topic)}
         self.answered = True
+        self.count += len(poll.messages)
 
 
 def end_of(topic):

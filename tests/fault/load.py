@@ -13,6 +13,8 @@ from history import BUSINESS, Check, Client, Sent, Writer, check_failures, end_o
 from server import Server, new_topic, until
 
 LATECOMERS_S = 10
+AHEAD = 300     # messages that writers may be ahead of the referee
+SLOW_S = 0.15   # a database that takes so long for nothing is as good as away for a poll that does not wait
 # Small enough that the window overflows, answers are cut, and nobody waits long for what is gone.
 SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3",
          "PGPOLL_CONNECTIONS": "16"}
@@ -25,7 +27,7 @@ def under_load(mode, errors="as soon as it was started", settings=SMALL, run=Non
     server.mode = mode
     with server, Proxy(f"{server.env['PGHOST']}/.s.PGSQL.5432") as proxy, \
             Supervisor(server, PGHOST=str(proxy.directory)) as supervisor, Load(server, **load) as load:
-        faults = Faults(server, supervisor, proxy, load.fork())
+        faults = Faults(server, supervisor, proxy, load.fork(), load.outages)
         load.until_flowing()
         yield load, faults
         if not load.ending.is_set():
@@ -37,7 +39,7 @@ def under_load(mode, errors="as soon as it was started", settings=SMALL, run=Non
 class Load:
     """with Load(server) as load: faults ...; then load.finish() and load.check()."""
 
-    def __init__(self, server, writers=6, clients=12, topics=5, pause=0.05, dawdle=0):
+    def __init__(self, server, writers=6, clients=12, topics=5, dawdle=0):
         seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
         print("SEED =", seed)   # shown when it fails
         self.server, self.dice, self.dawdle = server, random.Random(seed), dawdle
@@ -45,13 +47,14 @@ class Load:
         server.sql(BUSINESS)
         env = server.env
         self.where = {"host": env["PGHOST"], "port": env["PGPORT"], "dbname": env["PGDATABASE"], "user": "fault_writer"}
-        self.writers = [Writer(f"w{n}", self.connect, self.topics, self.fork(), pause) for n in range(writers)]
+        self.writers = [Writer(f"w{n}", self.connect, self.topics, self.fork(), self.is_ahead) for n in range(writers)]
         self.referee = Client(server, self.topics, self.fork(), "0")
         self.clients = [self.referee]
         self.latecomers = clients - 1
         self.ends = []
         self.writing_over, self.ending, self.deadline = threading.Event(), threading.Event(), None
-        self.threads = []
+        self.watching_over = threading.Event()
+        self.threads, self.outages = [], []     # what was away, from, to
 
     def fork(self):
         return random.Random(self.dice.random())
@@ -59,7 +62,26 @@ class Load:
     def connect(self):
         return psycopg2.connect(**self.where)
 
+    def is_ahead(self):
+        return sum(len(writer.sent) for writer in self.writers) - self.referee.count > AHEAD
+
+    def watch_database(self):
+        """Notes when it is slow for anybody: the machine has other things to do."""
+        session = None
+        while not self.watching_over.wait(0.1):
+            began = time.monotonic()
+            try:
+                session = session or self.connect()
+                with session.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                session.rollback()
+            except psycopg2.Error:
+                session = None
+            if time.monotonic() - began > SLOW_S:
+                self.outages.append(["database", began, time.monotonic()])
+
     def __enter__(self):
+        self.watch = self.server.threads.submit(self.watch_database)
         for writer in self.writers:
             self.threads.append(self.server.threads.submit(writer.run, self.writing_over))
         self.start(self.referee)
@@ -94,12 +116,14 @@ class Load:
                 thread.result()
             else:
                 thread.exception()
+        self.watching_over.set()
+        self.watch.result()
 
     def read_again(self):
         """One more client that reads all there is now; returns the texts."""
         client = Client(self.server, self.topics, self.fork(), "0")
         self.clients.append(client)
-        client.run(self.ending, lambda: time.monotonic() + 40)
+        client.run(self.ending, lambda: time.monotonic() + 120)
         return {text for poll in client.polls for _, _, text in poll.messages}
 
     def until_flowing(self, seconds=20):
@@ -112,7 +136,7 @@ class Load:
     def died(self):
         return [thread for thread in self.threads if thread.done() and thread.exception()]
 
-    def finish(self, seconds=40):
+    def finish(self, seconds=120):
         """Ends the writing and lets every client read to its end."""
         self.writing_over.set()
         until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 30)
@@ -138,8 +162,8 @@ class Load:
 
     def check(self, faults, **options):
         """Fails with what is wrong."""
-        complaints = Check(self.sent, self.clients, faults.outages, **options).complaints
-        complaints += check_failures(self.clients, faults.outages, faults.kills, faults.dead)
+        complaints = Check(self.sent, self.clients, self.outages, **options).complaints
+        complaints += check_failures(self.clients, self.outages, faults.kills, faults.dead)
         print(f"{len(self.sent)} messages, {sum(len(client.polls) for client in self.clients)} polls;",
               dict(sum((writer.outcomes for writer in self.writers), collections.Counter())))
         assert not complaints, f"{len(complaints)} complaints:\n" + "\n".join(complaints[:20])

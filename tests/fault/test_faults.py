@@ -67,6 +67,7 @@ def test_clock_steps(mode, whose):
         if whose != "programs":
             faults.postgres.under = clock.command
             faults.restart()
+            load.until_flowing()
         if whose != "database":
             faults.supervisor.environment.update(clock.environment)
             faults.drain()

@@ -71,6 +71,7 @@ def test_publishers_that_do_not_wait_for_the_disk(mode):
     """synchronous_commit = off: a crash takes back what was committed, and delivered."""
     with under_load(mode) as (load, faults):
         load.server.sql("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        load.server.sql("ALTER SYSTEM SET wal_writer_flush_after = '1GB'")
         load.server.sql("ALTER ROLE fault_writer SET synchronous_commit = off")
         faults.terminate_backends()
         load.server.sql("SELECT pg_reload_conf()")
