@@ -128,7 +128,8 @@ test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized fuzz
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
 	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
 
-soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls
+soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls, one fault after another
+	@deploy/packages soak
 	@tests/run soak
 
 fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 seconds each

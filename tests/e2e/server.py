@@ -335,10 +335,10 @@ class Server:
 
 
 class Postgres:
-    """The PostgreSQL below a server, to stop and start it under the server's feet."""
+    """The PostgreSQL below a server, to stop and start it under the server's feet. under: the words of a command to start it with."""
 
-    def __init__(self, server):
-        self.server = server
+    def __init__(self, server, under=()):
+        self.server, self.under = server, under
         self.data = pathlib.Path(server.sql("SHOW data_directory")[0][0])
         self.options = self.data.joinpath("postmaster.opts").read_text()
         postmaster = self.data.joinpath("postmaster.pid").read_text().split()[0]
@@ -346,7 +346,7 @@ class Postgres:
 
     def _pg_ctl(self, *arguments):
         self.server.close_db()
-        command = [self.pg_ctl, "-s", "-w", "-D", str(self.data), *arguments]
+        command = [*self.under, self.pg_ctl, "-s", "-w", "-D", str(self.data), *arguments]
         owner = pwd.getpwuid(self.data.stat().st_uid).pw_name
         if os.getuid() == 0:
             command = ["runuser", "-u", owner, "--", *command]
