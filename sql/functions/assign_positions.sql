@@ -26,6 +26,9 @@ SET jit = off
 AS $$
 DECLARE
     mine xid8 := pg_current_xact_id_if_assigned();
+    -- Now and then it is noted that there was nothing: else rows that were rolled back, or are of a transaction under way, would be
+    -- gone through at every look until somebody else publishes.
+    note constant boolean := random() < 0.01;
     before_first bigint;
     assigned integer;
 BEGIN
@@ -37,7 +40,7 @@ BEGIN
         PERFORM pgpoll.adopt_messages();
         mine := pg_current_xact_id_if_assigned();
     END IF;
-    IF NOT EXISTS (SELECT FROM pgpoll.unassigned) THEN
+    IF NOT note AND NOT EXISTS (SELECT FROM pgpoll.unassigned) THEN
         RETURN 0;
     END IF;
 
@@ -55,18 +58,18 @@ BEGIN
     ), noted AS (
         -- Of this transaction, if it goes on to publish, nothing more was seen either.
         INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-        SELECT max(b.position), pg_snapshot_xmax(pg_current_snapshot()),
+        SELECT coalesce(max(b.position), before_first + 1), pg_snapshot_xmax(pg_current_snapshot()),
                array_remove(ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot())) || mine, NULL)
-        FROM batch b HAVING count(*) > 0
+        FROM batch b HAVING note OR count(*) > 0
     ), announced AS (
         SELECT count(*) AS messages, pg_notify('pgpoll_' || md5(b.topic), max(b.position)::text) FROM batch b GROUP BY b.topic
     )
-    SELECT sum(a.messages) INTO assigned FROM announced a;
-    IF assigned IS NULL THEN
+    SELECT coalesce(sum(a.messages), 0) INTO assigned FROM announced a;
+    IF assigned = 0 AND NOT note THEN
         RETURN 0; -- somebody was faster
     END IF;
 
-    PERFORM setval('pgpoll.last_position', before_first + assigned);
+    PERFORM setval('pgpoll.last_position', before_first + greatest(assigned, 1));
     IF mine IS NOT NULL THEN
         UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;
     END IF;
