@@ -8,6 +8,8 @@ AS $$
 DECLARE
     latest pgpoll.batches;
     before pg_snapshot;
+    -- So much of the end a crash may have taken, while clients have seen it: three times wal_writer_delay.
+    lost constant bigint := (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
 BEGIN
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT * INTO latest FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
@@ -27,6 +29,6 @@ BEGIN
         latest.unfinished := ARRAY(SELECT pg_snapshot_xip(before)) || pg_current_xact_id();
     END IF;
     INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-    SELECT setval('pgpoll.last_position', greatest(s.last_value, latest.position) + 1), latest.next_xid, latest.unfinished
+    SELECT setval('pgpoll.last_position', greatest(s.last_value, latest.position) + lost), latest.next_xid, latest.unfinished
     FROM pgpoll.last_position s;
 END $$;

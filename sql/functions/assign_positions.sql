@@ -14,7 +14,8 @@
 -- Positions grow through clock steps, crashes, failover to a lagging standby and restored backups, because they are at
 -- least the clock and at least the last one plus one.
 --
--- Not flushed to disk: what a crash undoes is done again, with higher positions, since the messages themselves were flushed.
+-- Not flushed to disk: what a crash undoes is done again, with higher positions, since the messages themselves were flushed. Only where
+-- the clock does not make them higher, or this transaction has written something else, the commit is flushed as usual.
 CREATE OR REPLACE FUNCTION pgpoll.assign_positions() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -29,6 +30,7 @@ DECLARE
     -- Now and then it is noted that there was nothing: else rows that were rolled back, or are of a transaction under way, would be
     -- gone through at every look until somebody else publishes.
     note constant boolean := random() < 0.01;
+    clock bigint;
     before_first bigint;
     assigned integer;
 BEGIN
@@ -45,9 +47,8 @@ BEGIN
     END IF;
 
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
-    SELECT greatest(s.last_value, ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1)
-      INTO before_first
-      FROM pgpoll.last_position s;
+    clock := (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16;
+    SELECT greatest(s.last_value, clock - 1) INTO before_first FROM pgpoll.last_position s;
     WITH batch AS MATERIALIZED (
         SELECT u.id, u.topic, before_first + row_number() OVER (ORDER BY u.id) AS position,
                octet_length(u.payload::text)::bigint + coalesce(octet_length(u.metadata::text), 0) AS bytes
@@ -76,6 +77,8 @@ BEGIN
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < before_first;
     END IF;
-    PERFORM set_config('synchronous_commit', 'off', true);
+    IF mine IS NULL AND before_first < clock + (10 << 16) THEN -- no server is back from a crash within 10 ms
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
     RETURN assigned;
 END $$;
