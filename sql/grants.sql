@@ -17,6 +17,7 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.listen(text[]),
     pgpoll.unlisten(text[]),
     pgpoll.assign_positions(),
+    pgpoll.new_messages(integer, bigint),
     pgpoll.mute_doorbell(integer),
     pgpoll.unmute_doorbell(),
     pgpoll.catch_up(text[], bigint[], integer, bigint),

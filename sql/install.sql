@@ -29,7 +29,9 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql
+\ir functions/assign_batch.sql
 \ir functions/assign_positions.sql
+\ir functions/new_messages.sql
 \ir triggers.sql
 \ir functions/can_poll.sql
 \ir functions/may_poll.sql

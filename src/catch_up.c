@@ -6,8 +6,9 @@
 
 #include <string.h>
 
-/* The columns, in the function's order. */
+/* The columns, in the functions' order; what makes a message is the same in both. */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
+enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS };
 
 /* timestamptz counts microseconds from 2000-01-01 UTC (datatype/timestamp.h). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
@@ -38,7 +39,7 @@ static struct page_topic get_topic(const PGresult *result, int row)
     return topic;
 }
 
-static struct message get_message(const PGresult *result, int row)
+struct message catch_up_message(const PGresult *result, int row)
 {
     struct message message = {
         .position = database_int8(result, row, POSITION),
@@ -64,9 +65,29 @@ struct catch_up_row catch_up_row(const PGresult *result, int row)
         read.kind = CATCH_UP_MORE;
     } else {
         read.kind = CATCH_UP_MESSAGE;
-        read.message = get_message(result, row);
+        read.message = catch_up_message(result, row);
     }
     return read;
+}
+
+bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes)
+{
+    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2)");
+    return statement_add_int4(statement, max_messages) && statement_add_int8(statement, max_bytes);
+}
+
+struct catch_up_batch catch_up_batch(const PGresult *result)
+{
+    struct catch_up_batch batch = { 0 };
+
+    if (PQntuples(result) == 0)
+        return batch; /* deleted meanwhile */
+    batch.assigned = database_int4(result, 0, ASSIGNED);
+    if (!is_null(result, 0, POSITION)) {
+        batch.previous = database_int8(result, 0, PREVIOUS);
+        batch.message_count = PQntuples(result);
+    }
+    return batch;
 }
 
 /* Fills a cleared page from the statement's result. */

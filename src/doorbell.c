@@ -5,7 +5,7 @@
 enum {
     LOOK_MS = 2, /* between looks while muted */
     SLOT_MS = 20,
-    BUSY_MESSAGES = 10,    /* in a slot: from 500 a second on */
+    BUSY_MESSAGES = 10, /* in a slot: from 500 a second on */
     LAST_PAUSE_MS = 100
 };
 
@@ -34,7 +34,8 @@ enum doorbell_action doorbell_look(struct doorbell *doorbell, int64_t now_ms)
     return doorbell->muting && now_ms >= doorbell->look_ms ? DOORBELL_UNMUTE : DOORBELL_LEAVE;
 }
 
-void doorbell_found(struct doorbell *doorbell, enum doorbell_action action, bool all_ring, int64_t messages, int64_t now_ms)
+void doorbell_found(struct doorbell *doorbell, enum doorbell_action action, bool all_ring, int64_t messages,
+                    int64_t now_ms)
 {
     doorbell->messages += messages;
     if (doorbell->messages >= BUSY_MESSAGES) {

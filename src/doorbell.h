@@ -38,6 +38,7 @@ int64_t doorbell_due_ms(const struct doorbell *doorbell);
 enum doorbell_action doorbell_look(struct doorbell *doorbell, int64_t now_ms);
 
 /* It found so many messages. all_ring: what unmute_doorbell() said, if it was called. */
-void doorbell_found(struct doorbell *doorbell, enum doorbell_action action, bool all_ring, int64_t messages, int64_t now_ms);
+void doorbell_found(struct doorbell *doorbell, enum doorbell_action action, bool all_ring, int64_t messages,
+                    int64_t now_ms);
 
 #endif
