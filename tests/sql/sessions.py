@@ -38,10 +38,13 @@ def wait_until(condition, seconds=20):
         time.sleep(0.005)
 
 
-def waits_for_commit(admin, session):
-    """Whether the session stands at the commit lock, which another transaction holds."""
-    return bool(run(admin, """SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted
-                              AND relation = 'pgpoll.commit_lock'::regclass""", session.info.backend_pid))
+def waits_for_lock(admin, session):
+    return bool(run(admin, "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", session.info.backend_pid))
+
+
+def assign(session):
+    """What comes before each read. Returns how many messages were given a position."""
+    return run(session, "SELECT pgpoll.assign_positions()")[0][0]
 
 
 class Background(threading.Thread):
@@ -76,7 +79,8 @@ class Reader:
         self.gaps = []      # (topic, kind, from, to)
 
     def page(self, messages=100, max_bytes=1 << 20):
-        """Reads one page. Returns whether there is more."""
+        """Reads one page, as a worker that stands alone does. Returns whether there is more."""
+        assign(self.session)
         rows = run(self.session, "SELECT topic_no, position, created_at, payload, gap FROM pgpoll.catch_up(%s, %s::bigint[], %s, %s)",
                    self.topics, [self.cursors.get(topic) for topic in self.topics], messages, max_bytes)
         more = False
