@@ -1,4 +1,5 @@
 """Sessions of publishers and readers, for the Python tests here. Connections come from the PG* environment."""
+import contextlib
 import json
 import threading
 import time
@@ -18,6 +19,15 @@ def connect(level=None, **where):
     else:
         session.set_session(isolation_level=level)
     return session
+
+
+def close_all():
+    """Whatever they are doing."""
+    while opened:
+        session = opened.pop()
+        with contextlib.suppress(psycopg2.Error):
+            session.cancel()
+        session.close()
 
 
 def run(session, statement, *arguments):
@@ -78,9 +88,12 @@ class Reader:
         self.got = []       # (position, payload) in the order of arrival
         self.gaps = []      # (topic, kind, from, to)
 
-    def page(self, messages=100, max_bytes=1 << 20):
+    def page(self, **limits):
         """Reads one page, as a worker that stands alone does. Returns whether there is more."""
         assign(self.session)
+        return self.catch_up(**limits)
+
+    def catch_up(self, messages=100, max_bytes=1 << 20):
         rows = run(self.session, "SELECT topic_no, position, created_at, payload, gap FROM pgpoll.catch_up(%s, %s::bigint[], %s, %s)",
                    self.topics, [self.cursors.get(topic) for topic in self.topics], messages, max_bytes)
         more = False
