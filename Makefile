@@ -9,7 +9,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized sql e2e e2e-direct
+SUITES  ?= unit sanitized sql e2e e2e-direct e2e-web
 
 SANITIZERS := address,undefined
 comma    := ,
@@ -53,7 +53,7 @@ PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test \
+.PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test soak \
         lint lint-format lint-cppcheck lint-shell lint-tidy install clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
@@ -86,7 +86,7 @@ packages-run:
 	@deploy/packages build run
 packages-test:
 	@deploy/packages build run test
-$(OBJECTS): | $(if $(filter test,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+$(OBJECTS): | $(if $(filter test soak,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -101,9 +101,12 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
+test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct e2e-web"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
+
+soak: packages-test all ## the tests that take minutes
+	@tests/run soak
 
 C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
@@ -120,15 +123,19 @@ lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
 $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }
 
-install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, SQL in share/pgpoll, examples in share/doc
+install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, SQL and the console in share/pgpoll, examples in share/doc
 	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/pgpoll $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions \
-	    $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
+	    $(DESTDIR)$(PREFIX)/share/pgpoll/www $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
 	$(Q)install $(PROGRAMS) $(DESTDIR)$(PREFIX)/lib/pgpoll
 	$(Q)install -m 644 $(wildcard sql/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql
 	$(Q)install -m 644 $(wildcard sql/functions/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions
 	$(Q)install -m 644 $(wildcard README.md) LICENSE $(DESTDIR)$(PREFIX)/share/doc/pgpoll
+	$(Q)install -m 644 deploy/console/* examples/long_polling_client.mjs deploy/openapi.json $(DESTDIR)$(PREFIX)/share/pgpoll/www
 	$(Q)install examples/long_polling_client.py $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
+	$(Q)install -m 644 $(wildcard examples/*.mjs examples/*.mts) $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
 	$(Q)install -m 644 deploy/lighttpd/50-pgpoll.conf $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
+	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/apache $(wildcard deploy/apache/*.conf)
+	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/nginx deploy/nginx/pgpoll.conf
 
 clean: ## removes what was built
 	rm -rf build

@@ -17,9 +17,10 @@ const char *http_parameter(const FCGX_Request *request, const char *name)
 
 bool http_path_is(const FCGX_Request *request, const char *path)
 {
-    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. */
+    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. They choose the pool, and who may
+       ask it, by the path before a fragment, which no honest client sends. */
     const char *uri = http_parameter(request, "REQUEST_URI");
-    size_t length = strcspn(uri, "?"), path_length = strlen(path);
+    size_t length = strcspn(uri, "?#"), path_length = strlen(path);
 
     return length >= path_length && memcmp(uri + length - path_length, path, path_length) == 0;
 }
@@ -99,6 +100,7 @@ static void put_head(FCGX_Request *request, const struct config *config, int sta
     put(request, "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");
     if (*config->cors_origin) {
         put_header(request, "Access-Control-Allow-Origin", config->cors_origin);
+        put_header(request, "Access-Control-Expose-Headers", "Retry-After");
         if (strcmp(config->cors_origin, "*") != 0)
             put_header(request, "Vary", "Origin");
     }

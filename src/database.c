@@ -59,7 +59,10 @@ struct database *database_new(void)
     struct database *database = calloc(1, sizeof *database);
 
     if (database)
-        statement_init(&database->version_statement, "SELECT pgpoll.schema_version()");
+        /* Whatever the role's default: positions are given in a snapshot from after a lock. */
+        statement_init(
+            &database->version_statement,
+            "SELECT pgpoll.schema_version() FROM set_config('default_transaction_isolation', 'read committed', false)");
     return database;
 }
 

@@ -8,6 +8,7 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -17,22 +18,21 @@ import uuid
 
 import psycopg2
 
+import web
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
 MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
+WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: what the tests' requests go through
+# Seconds after which a client's leaving has freed its worker: Apache tells nobody, a heartbeat a second finds out.
+LEAVING_S = 6 if WEB == "apache" else 2
 # Nothing of a sanitizer, and no error: those are for faults of ours.
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
 
 
 def new_topic(name="topic"):
     return f"{name}-{uuid.uuid4().hex[:12]}"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until(condition, what, seconds=5.0):
@@ -87,15 +87,19 @@ class Server:
         if self.home:
             self.home.chmod(0o755)
         self.run = run or self.home / "run"
-        self.workers, self.port, self.settings = workers, port or free_port(), settings
+        self.workers, self.port, self.settings = workers, port or web.free_port(), settings
         self.url = f"http://127.0.0.1:{self.port}"
+        self.front = None   # another web server than make's own, which then has a port that nobody uses
+        self.make_port = self.port if WEB == "lighttpd" else web.free_port()
+        if WEB == "apache":
+            self.settings.setdefault("PGPOLL_HEARTBEAT_S", "1")
         self.mode, self.errors = MODE, errors
         self.threads = concurrent.futures.ThreadPoolExecutor(200)
         self.db = None
 
     def make(self, goal, **settings):
         """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
-        variables = {"RUN": self.run, "PORT": self.port, "WORKERS": self.workers, "MODE": self.mode}
+        variables = {"RUN": self.run, "PORT": self.make_port, "WORKERS": self.workers, "MODE": self.mode}
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(["make", "-s", "-C", ROOT, goal, *(f"{k}={v}" for k, v in variables.items())],
@@ -107,16 +111,32 @@ class Server:
     def start(self):
         code, output = self.make("start")
         assert code == 0, output
+        if WEB != "lighttpd":
+            self.front = web.SERVERS[WEB](self.run / "fcgi", self.port).start()
         return self
 
     def stop(self):
         self.close_db()
+        if self.front:
+            self.front.stop()
+            self.front = None
         code, output = self.make("stop")
         assert code == 0, output
 
     def reload(self):
         code, output = self.make("reload")
         assert code == 0, output
+
+    def stop_lighttpd(self):
+        """Its connections are cut."""
+        pid = int((self.run / "lighttpd.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not pathlib.Path(f"/proc/{pid}").exists(), "lighttpd gone")
+
+    def start_lighttpd(self):
+        environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin", "PGPOLL_RUN": str(self.run.resolve()), "PORT": str(self.port)}
+        with (self.run / "log" / "lighttpd.err").open("a") as errors:
+            subprocess.run(["lighttpd", "-f", self.run / "lighttpd.conf"], env=environment, stderr=errors, check=True)
 
     def __enter__(self):
         try:
