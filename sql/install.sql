@@ -27,6 +27,7 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 \ir watch_tables.sql
 \ir views.sql
 \ir functions/ring_doorbell.sql
+\ir functions/replicate_message.sql
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql

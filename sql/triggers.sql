@@ -1,4 +1,4 @@
--- Deferred, so that it comes as late as can be. ALWAYS: also for rows that logical replication applies.
+-- ring_doorbell is deferred, so that it comes as late as can be. ALWAYS: also for rows that logical replication applies.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
@@ -9,3 +9,7 @@ BEGIN
     END IF;
 END $$;
 ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER ring_doorbell;
+
+CREATE OR REPLACE TRIGGER replicate_message BEFORE INSERT OR UPDATE ON pgpoll.messages
+    FOR EACH ROW EXECUTE FUNCTION pgpoll.replicate_message();
+ALTER TABLE pgpoll.messages ENABLE REPLICA TRIGGER replicate_message;

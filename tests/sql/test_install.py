@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
-from sessions import Reader, opened, publish, run
+from sessions import Reader, close_all, opened, publish, run
 
 ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^pgpoll_' ORDER BY 1"
 ALL_ROLES = [("pgpoll_monitor",), ("pgpoll_poller",), ("pgpoll_publisher",)]
@@ -24,8 +24,7 @@ def cluster_for_all():
 def empty(one):
     """A cluster without databases and roles; what the last test made goes."""
     yield one
-    while opened:
-        opened.pop().close()
+    close_all()
     admin = one.connect("postgres")
     for what, named in (("DATABASE", "SELECT datname FROM pg_database WHERE datname <> 'postgres' AND NOT datistemplate"),
                         ("ROLE", "SELECT rolname FROM pg_roles WHERE rolname <> 'postgres' AND rolname !~ '^pg_'")):
