@@ -296,8 +296,10 @@ static void list_reads(struct feeder *feeder)
         list_read(feeder, numbers[i]);
     subscriptions_forget_news(&feeder->subscriptions);
     feeder->cycle.end = feeder->announced;
-    if (feeder->cycle.read.count == 0)
+    if (feeder->cycle.read.count == 0) { /* what was announced is of other topics, or there already */
         feeder->told_count = 0;
+        feeder->complete_to = clock_max(feeder->complete_to, feeder->announced);
+    }
 }
 
 static bool listen_statement(struct feeder *feeder)
@@ -614,7 +616,7 @@ static void succeed(struct feeder *feeder)
         take_batch(feeder, cycle->results[cycle->batch_at]);
     if (cycle->newest_at >= 0)
         take_newest(feeder, cycle->results[cycle->newest_at]);
-    if (cycle->read_at < 0 || take_news(feeder, cycle->results[cycle->read_at]))
+    if (cycle->read_at >= 0 && take_news(feeder, cycle->results[cycle->read_at]))
         feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
         atomic_store(&feeder->hive->open_until_ms,
