@@ -28,7 +28,8 @@ struct book {
     struct statement statements[STATEMENTS];
     PGresult *results[STATEMENTS];
     struct json_object *began, *ended; /* what the statements borrow */
-    bool running, away;
+    bool running;
+    enum error away; /* why, as far as it was logged */
     int64_t started_ms, look_ms, write_ms, sweep_ms;
 };
 
@@ -160,10 +161,10 @@ static bool list_changes(struct book *book, int64_t now_ms)
 
 static void fail(struct book *book, enum error error)
 {
-    if (!book->away)
+    if (book->away != error)
         log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error),
                   database_error(book->database));
-    book->away = true;
+    book->away = error;
     /* Rows count by their connection, so a new one writes them all anew. */
     database_close(book->database, NULL);
     for (int i = 0; i < book->hive->worker_count; i++)
@@ -223,7 +224,7 @@ void book_step(struct book *book, bool ready)
         if (error)
             fail(book, error);
         else
-            book->away = false;
+            book->away = ERROR_NONE;
         end_exchange(book);
     } else if (!book->running && ready && database_consume(book->database) != ERROR_NONE) {
         fail(book, ERROR_DATABASE_AWAY);

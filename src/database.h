@@ -20,9 +20,6 @@
 struct database;
 struct statement;
 
-/* The version of the pgpoll schema that this program works with. */
-enum { DATABASE_SCHEMA_VERSION = 1 };
-
 /* A new unconnected handle, NULL when out of memory. */
 struct database *database_new(void);
 void database_free(struct database *database);

@@ -121,7 +121,8 @@ static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
         page_clear(&waiter->page);
         error = waiter->listener->operations->read(waiter->listener, &waiter->who, how, waiter->positions,
                                                    &waiter->page, attempt_ms);
-        if (error != ERROR_DATABASE_AWAY || clock_monotonic_ms() >= give_up_ms)
+        /* A schema of another version may be one that is being upgraded, and we about to be replaced. */
+        if ((error != ERROR_DATABASE_AWAY && error != ERROR_SCHEMA) || clock_monotonic_ms() >= give_up_ms)
             break;
         if (!first)
             how |= LISTENER_SUBSCRIBE; /* the lost connection took the subscription with it */
