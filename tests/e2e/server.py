@@ -20,6 +20,7 @@ import psycopg2
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
+SCHEMA_VERSION = re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1]
 MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
 # Nothing of a sanitizer, and no error: those are for faults of ours.
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
@@ -93,12 +94,12 @@ class Server:
         self.threads = concurrent.futures.ThreadPoolExecutor(200)
         self.db = None
 
-    def make(self, goal, **settings):
+    def make(self, goal, *, top=ROOT, **settings):
         """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
         variables = {"RUN": self.run, "PORT": self.port, "WORKERS": self.workers, "MODE": self.mode}
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
         with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(["make", "-s", "-C", ROOT, goal, *(f"{k}={v}" for k, v in variables.items())],
+            done = subprocess.run(["make", "-s", "-C", top, goal, *(f"{k}={v}" for k, v in variables.items())],
                                   env={**ours, **self.settings, **settings}, stdin=subprocess.DEVNULL,
                                   stdout=output, stderr=subprocess.STDOUT, timeout=120)
             output.seek(0)
@@ -114,8 +115,8 @@ class Server:
         code, output = self.make("stop")
         assert code == 0, output
 
-    def reload(self):
-        code, output = self.make("reload")
+    def reload(self, **options):
+        code, output = self.make("reload", **options)
         assert code == 0, output
 
     def __enter__(self):

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from server import POLL, ROOT, STATS, Server, free_port, until
+from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, free_port, until
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_everyday_goals(server):
     assert code == 0, output
     env = server.env
     asked = subprocess.run(["psql", "-XAtc", "SELECT pgpoll.schema_version()"], env=env, capture_output=True, text=True)
-    assert asked.stdout == "1\n", asked
+    assert asked.stdout == SCHEMA_VERSION + "\n", asked
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
