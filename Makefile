@@ -55,7 +55,7 @@ PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install deb clean help
+        lint lint-format lint-cppcheck lint-shell lint-tidy install deb test-deb clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -107,6 +107,9 @@ run start stop reload psql:
 test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
+
+test-deb: deb ## tests the package on a machine of its own, in a container (root; packages: deploy/packages build deb test-deb)
+	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/deb
 
 C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
