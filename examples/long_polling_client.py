@@ -11,13 +11,14 @@ import argparse
 import json
 import os
 import random
+import re
 import sys
 import time
 
 import requests
 
 TIMEOUT_S = 30
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 30
+FIRST_BACKOFF_S, LAST_BACKOFF_S, LONGEST_RETRY_AFTER_S = 0.5, 30, 3600
 
 
 class Refused(Exception):
@@ -34,16 +35,22 @@ class LongPollingClient:
 
     def poll(self):
         """Waits for messages, at most TIMEOUT_S; returns the answer, whose next_since is not taken over yet."""
+        # A topic without a cursor is read from now on. When that is, it first asks at once, so that no failure of a longer
+        # poll can lose what is committed meanwhile.
+        timeout = TIMEOUT_S if all(topic in self.since for topic in self.topics) else 0
         response = self.http.post(
             self.url,
-            json={"topics": self.topics, "since": self.since, "timeout": TIMEOUT_S},
-            timeout=(5, TIMEOUT_S + 5),
+            json={"topics": self.topics, "since": self.since, "timeout": timeout},
+            timeout=(5, timeout + 10),
         )
-        if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
+        if 400 <= response.status_code < 500 and response.status_code not in (408, 425, 429):
             raise Refused(f"{response.status_code} {response.text}")
         if response.status_code != 200:
             raise requests.HTTPError(f"{response.status_code} {response.reason}", response=response)
-        return response.json()
+        answer = response.json()
+        if not isinstance(answer, dict) or not {"messages", "next_since"} <= answer.keys():
+            raise ValueError("not an answer of pgpoll")
+        return answer
 
     def pages(self):
         """Yields answers for ever. When the caller asks for the next one, the last one is done with."""
@@ -63,10 +70,10 @@ class LongPollingClient:
 
 
 def backoff(failures, response):
-    """Seconds to wait: longer with every failure, never the same for all clients, never less than the server asked for."""
-    longest = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (failures - 1))
+    """Seconds: up to twice as long with every failure, never the same for all clients, never less than the server asked for."""
+    longest = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10))
     asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return (int(asked) if asked.isdigit() else 0) + random.uniform(longest / 2, longest)
+    return (min(int(asked), LONGEST_RETRY_AFTER_S) if re.fullmatch("[0-9]+", asked) else 0) + random.uniform(0, longest)
 
 
 def load(path):

@@ -99,6 +99,7 @@ static void put_head(FCGX_Request *request, const struct config *config, int sta
     put(request, "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");
     if (*config->cors_origin) {
         put_header(request, "Access-Control-Allow-Origin", config->cors_origin);
+        put_header(request, "Access-Control-Expose-Headers", "Retry-After");
         if (strcmp(config->cors_origin, "*") != 0)
             put_header(request, "Vary", "Origin");
     }

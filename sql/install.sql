@@ -38,7 +38,14 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
     \ir upgrade.sql
 \endif
 \ir tables.sql
-\ir functions/assign_position.sql
+\ir views.sql
+\ir functions/ring_doorbell.sql
+\ir functions/mute_doorbell.sql
+\ir functions/unmute_doorbell.sql
+\ir functions/adopt_messages.sql
+\ir functions/assign_batch.sql
+\ir functions/assign_positions.sql
+\ir functions/new_messages.sql
 \ir triggers.sql
 \ir functions/can_poll.sql
 \ir functions/may_poll.sql
@@ -52,7 +59,6 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
 \ir functions/schema_version.sql
-\ir views.sql
 \ir grants.sql
 COMMIT;
 \if :older

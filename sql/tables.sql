@@ -5,14 +5,20 @@ CREATE TABLE IF NOT EXISTS pgpoll.messages (
     payload    json NOT NULL,
     metadata   json,
     created_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(created_at)),
+    -- Whose transaction it is, by which pgpoll.assign_positions() finds it. NULL: its position was given long ago.
+    xid        xid8 DEFAULT pg_current_xact_id(),
     -- The same rule as topic_check() in src/topic.c.
     CONSTRAINT messages_topic_length CHECK (char_length(topic) BETWEEN 1 AND 255),
     CONSTRAINT messages_topic_control CHECK (topic !~ '[\u0001-\u001f\u007f-\u009f]'),
     CONSTRAINT messages_topic_blank CHECK (topic ~ '[^ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]')
 );
+SELECT to_regclass('pgpoll.messages_xid') IS NULL AS missing \gset
+\if :missing
+    CREATE INDEX messages_xid ON pgpoll.messages (xid) WHERE xid IS NOT NULL; -- IF NOT EXISTS would wait for every open publisher
+\endif
 
--- The order of delivery: one narrow row per committed message, written at commit by pgpoll.assign_position().
--- No foreign key: it would lock the message's row while every other publisher waits, and an operator may delete a message.
+-- The order of delivery: one narrow row per committed message, written after the commit by pgpoll.assign_positions().
+-- No foreign key: an operator may delete a message.
 CREATE TABLE IF NOT EXISTS pgpoll.feed (
     topic      text COLLATE "C" NOT NULL,
     position   bigint NOT NULL,   -- milliseconds since 1970 << 16 | n
@@ -21,11 +27,29 @@ CREATE TABLE IF NOT EXISTS pgpoll.feed (
     PRIMARY KEY (topic, position)
 );
 
--- The last position given; set under commit_lock only. A sequence, because it must outlive a rollback.
+-- The last position given; set under feed_lock only. A sequence, because it must outlive a rollback.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_position AS bigint MINVALUE 0 START 0;
 
--- Held from assign_position() to the end of the commit. Private and empty: nobody else can hold it.
-CREATE TABLE IF NOT EXISTS pgpoll.commit_lock () WITH (autovacuum_enabled = off);
+-- Held while positions are given, to the end of that commit. Private and empty: nobody else can hold it.
+CREATE TABLE IF NOT EXISTS pgpoll.feed_lock () WITH (autovacuum_enabled = off);
+
+-- Up to where positions were given: to the messages of every transaction before next_xid, but for those unfinished.
+-- The last row counts. It is never updated, so that a long transaction, which keeps old rows alive, costs nothing here.
+CREATE TABLE IF NOT EXISTS pgpoll.batches (
+    position     bigint PRIMARY KEY,      -- the last one given
+    next_xid     xid8 NOT NULL,
+    unfinished   xid8[] NOT NULL,
+    server_start timestamptz NOT NULL DEFAULT pg_postmaster_start_time(),
+    cluster      bigint NOT NULL DEFAULT (pg_control_system()).system_identifier -- whose transaction numbers these are
+);
+INSERT INTO pgpoll.batches (position, next_xid, unfinished)
+SELECT s.last_value, pg_snapshot_xmax(pg_current_snapshot()), ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot()))
+FROM pgpoll.last_position s
+WHERE NOT EXISTS (SELECT FROM pgpoll.batches);
+
+-- Until when publishers need not say that they published, in milliseconds since 1970. A sequence, because it is read without a
+-- snapshot and set without a commit.
+CREATE SEQUENCE IF NOT EXISTS pgpoll.doorbell AS bigint MINVALUE 0 START 0;
 
 -- How far each topic was pruned: every position up to this one is gone.
 CREATE TABLE IF NOT EXISTS pgpoll.retention (

@@ -1,3 +1,11 @@
+-- The committed messages that have no position yet. Usually none: who delivers them gives it within milliseconds.
+CREATE OR REPLACE VIEW pgpoll.unassigned AS
+SELECT m.id, m.topic, m.payload, m.metadata, m.created_at
+FROM (SELECT * FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b
+CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages WHERE xid >= b.next_xid
+                    UNION ALL
+                    SELECT * FROM pgpoll.messages WHERE xid = ANY (b.unfinished) AND xid < b.next_xid) m;
+
 -- The polls that wait now: a killed worker's row stops counting with its connection.
 CREATE OR REPLACE VIEW pgpoll.live_waiters AS
 SELECT w.*

@@ -4,11 +4,11 @@
 #include "poll_request.h"
 #include "statement.h"
 
-#include <endian.h>
 #include <string.h>
 
-/* The columns, in the function's order. */
+/* The columns, in the functions' order; what makes a message is the same in both. */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
+enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS };
 
 /* timestamptz counts microseconds from 2000-01-01 UTC (datatype/timestamp.h). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
@@ -22,44 +22,28 @@ bool catch_up_statement(struct statement *statement, const struct poll_request *
            statement_add_int4(statement, request->limit) && statement_add_int8(statement, page_bytes);
 }
 
-static int32_t get_int4(const PGresult *result, int row, enum column column)
+static bool is_null(const PGresult *result, int row, int column)
 {
-    uint32_t big_endian;
-
-    memcpy(&big_endian, PQgetvalue(result, row, (int)column), sizeof big_endian);
-    return (int32_t)be32toh(big_endian);
-}
-
-static int64_t get_int8(const PGresult *result, int row, enum column column)
-{
-    uint64_t big_endian;
-
-    memcpy(&big_endian, PQgetvalue(result, row, (int)column), sizeof big_endian);
-    return (int64_t)be64toh(big_endian);
-}
-
-static bool is_null(const PGresult *result, int row, enum column column)
-{
-    return PQgetisnull(result, row, (int)column);
+    return PQgetisnull(result, row, column);
 }
 
 static struct page_topic get_topic(const PGresult *result, int row)
 {
-    struct page_topic topic = { .start = get_int8(result, row, POSITION), .oldest = -1, .gap = GAP_NONE };
+    struct page_topic topic = { .start = database_int8(result, row, POSITION), .oldest = -1, .gap = GAP_NONE };
 
     topic.next = topic.start;
     if (!is_null(result, row, OLDEST))
-        topic.oldest = get_int8(result, row, OLDEST);
+        topic.oldest = database_int8(result, row, OLDEST);
     if (!is_null(result, row, GAP))
         topic.gap = strcmp(PQgetvalue(result, row, GAP), "ahead") == 0 ? GAP_AHEAD : GAP_EXPIRED;
     return topic;
 }
 
-static struct message get_message(const PGresult *result, int row)
+struct message catch_up_message(const PGresult *result, int row)
 {
     struct message message = {
-        .position = get_int8(result, row, POSITION),
-        .created_at_us = get_int8(result, row, CREATED_AT) + POSTGRES_EPOCH_US,
+        .position = database_int8(result, row, POSITION),
+        .created_at_us = database_int8(result, row, CREATED_AT) + POSTGRES_EPOCH_US,
         .payload = PQgetvalue(result, row, PAYLOAD),
         .payload_length = (size_t)PQgetlength(result, row, PAYLOAD),
     };
@@ -73,7 +57,7 @@ static struct message get_message(const PGresult *result, int row)
 
 struct catch_up_row catch_up_row(const PGresult *result, int row)
 {
-    struct catch_up_row read = { .kind = CATCH_UP_TOPIC, .topic_index = get_int4(result, row, TOPIC_NO) - 1 };
+    struct catch_up_row read = { .kind = CATCH_UP_TOPIC, .topic_index = database_int4(result, row, TOPIC_NO) - 1 };
 
     if (is_null(result, row, CREATED_AT)) {
         read.topic = get_topic(result, row);
@@ -81,9 +65,29 @@ struct catch_up_row catch_up_row(const PGresult *result, int row)
         read.kind = CATCH_UP_MORE;
     } else {
         read.kind = CATCH_UP_MESSAGE;
-        read.message = get_message(result, row);
+        read.message = catch_up_message(result, row);
     }
     return read;
+}
+
+bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes)
+{
+    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2)");
+    return statement_add_int4(statement, max_messages) && statement_add_int8(statement, max_bytes);
+}
+
+struct catch_up_batch catch_up_batch(const PGresult *result)
+{
+    struct catch_up_batch batch = { 0 };
+
+    if (PQntuples(result) == 0)
+        return batch; /* deleted meanwhile */
+    batch.assigned = database_int4(result, 0, ASSIGNED);
+    if (!is_null(result, 0, POSITION)) {
+        batch.previous = database_int8(result, 0, PREVIOUS);
+        batch.message_count = PQntuples(result);
+    }
+    return batch;
 }
 
 /* Fills a cleared page from the statement's result. */
@@ -112,8 +116,8 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
                         const struct statement *first, const int64_t *positions, int64_t page_bytes, struct page *page,
                         int64_t deadline_ms)
 {
-    enum { MOST = 3 };
-    struct statement may_poll = { 0 }, catch_up = { 0 }, statements[MOST];
+    enum { MOST = 4 };
+    struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MOST];
     PGresult *results[MOST] = { NULL };
     enum error error = ERROR_MEMORY;
     int count = 0;
@@ -125,6 +129,8 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
         statements[count++] = may_poll;
     if (first)
         statements[count++] = *first;
+    statement_init(&assign, "SELECT pgpoll.assign_positions()");
+    statements[count++] = assign;
     statements[count++] = catch_up;
 
     error = database_run(database, statements, count, results, deadline_ms);

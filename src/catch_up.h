@@ -1,6 +1,6 @@
 /*
- * Reads the feed from the table: pgpoll.catch_up() (sql/functions/catch_up.sql) as a statement, and what its rows mean.
- * The only code that knows that function's parameters and columns.
+ * Reads the feed: pgpoll.catch_up() and pgpoll.new_messages() (sql/functions/) as statements, and what their rows mean.
+ * The only code that knows those functions' parameters and columns.
  */
 #ifndef PGPOLL_CATCH_UP_H
 #define PGPOLL_CATCH_UP_H
@@ -35,9 +35,25 @@ struct catch_up_row {
 /* Reads a row of the statement's result. */
 struct catch_up_row catch_up_row(const PGresult *result, int row);
 
+/* The statement by which a manager gives new messages their positions and gets them (sql/functions/new_messages.sql). */
+bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes);
+
+/* What its result says. */
+struct catch_up_batch {
+    int assigned;     /* so many new messages there were */
+    int64_t previous; /* between this position and them there is nothing */
+    int message_count; /* 0: they are too many for one result; else a row each, in order: catch_up_message(), topic in column 0 */
+};
+
+struct catch_up_batch catch_up_batch(const PGresult *result);
+
+/* The message in a row of either statement's result. */
+struct message catch_up_message(const PGresult *result, int row);
+
 /*
- * Reads one page into a cleared page, by deadline_ms, in one network write of up to three transactions: first, where remote_user
- * is not NULL, whether that user may poll these topics; then whatever first is (NULL: nothing); then the page.
+ * Reads one page into a cleared page, by deadline_ms, in one network write of up to four transactions: first, where remote_user
+ * is not NULL, whether that user may poll these topics; then whatever first is (NULL: nothing); then new messages are given
+ * their positions; then the page.
  * ERROR_DENIED, ERROR_MEMORY and the errors of database_run(); the page is clear then.
  */
 enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,

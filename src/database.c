@@ -61,7 +61,10 @@ struct database *database_new(void)
     struct database *database = calloc(1, sizeof *database);
 
     if (database)
-        statement_init(&database->version_statement, "SELECT pgpoll.schema_version()");
+        /* Whatever the role's default: positions are given in a snapshot from after a lock. */
+        statement_init(
+            &database->version_statement,
+            "SELECT pgpoll.schema_version() FROM set_config('default_transaction_isolation', 'read committed', false)");
     return database;
 }
 
@@ -245,18 +248,17 @@ static enum error refuse_schema(struct database *database, int version)
 static enum error check_step(struct database *database)
 {
     enum error error = exchange_step(database, &database->check);
-    uint32_t version;
+    int32_t version;
 
     if (error == ERROR_DATABASE_QUERY)
         return refuse_schema(database, SCHEMA_UNUSABLE);
     if (error)
         return error;
-    memcpy(&version, PQgetvalue(database->version_result, 0, 0), sizeof version);
-    version = be32toh(version);
+    version = database_int4(database->version_result, 0, 0);
     PQclear(database->version_result);
     database->version_result = NULL;
     if (version != PGPOLL_SCHEMA_VERSION)
-        return refuse_schema(database, (int)version);
+        return refuse_schema(database, version);
     database->state = RUNNING;
     return exchange_start(database, &database->asked);
 }
@@ -349,6 +351,22 @@ enum error database_consume(struct database *database)
 PGnotify *database_notification(struct database *database)
 {
     return database->connection ? PQnotifies(database->connection) : NULL;
+}
+
+int32_t database_int4(const PGresult *result, int row, int column)
+{
+    uint32_t big_endian;
+
+    memcpy(&big_endian, PQgetvalue(result, row, column), sizeof big_endian);
+    return (int32_t)be32toh(big_endian);
+}
+
+int64_t database_int8(const PGresult *result, int row, int column)
+{
+    uint64_t big_endian;
+
+    memcpy(&big_endian, PQgetvalue(result, row, column), sizeof big_endian);
+    return (int64_t)be64toh(big_endian);
 }
 
 bool database_is_true(const PGresult *result)

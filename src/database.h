@@ -47,7 +47,11 @@ enum error database_consume(struct database *database);
 /* The next notification that has arrived, NULL when there is none; the caller frees it with PQfreemem(). */
 PGnotify *database_notification(struct database *database);
 
-/* Whether the result of a statement is one row, and that is true (in binary format). */
+/* Values that are not NULL, in binary format. */
+int32_t database_int4(const PGresult *result, int row, int column);
+int64_t database_int8(const PGresult *result, int row, int column);
+
+/* Whether the result of a statement is one row, and that is true. */
 bool database_is_true(const PGresult *result);
 
 /*

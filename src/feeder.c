@@ -4,11 +4,13 @@
 #include "clock.h"
 #include "config.h"
 #include "database.h"
+#include "doorbell.h"
 #include "hive.h"
 #include "log.h"
 #include "message.h"
 #include "poll_request.h"
 #include "statement.h"
+#include "subscriptions.h"
 #include "topic_table.h"
 
 #include <json-c/json.h>
@@ -21,9 +23,7 @@ enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
     QUESTIONS = 512, /* answered together */
-    STATEMENTS = 6,
-    LINGER_MS = 60 * 1000, /* a topic is listened to for so long after its last poll */
-    CROWDED_LINGER_MS = 1000,
+    STATEMENTS = 9,
     OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
     OPEN_AGAIN_MS = 1500, /* and when it is asked again */
     CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
@@ -31,22 +31,7 @@ enum {
     DEAF_MS = 15000,      /* so long without one: they do not */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
-    CHANNEL_SIZE = 64,
     NOBODY = -1 /* for a worker's number: it has died since it asked */
-};
-
-/* What is known of a topic number, beside the table and the window. */
-struct known {
-    char channel[CHANNEL_SIZE];
-    char *quoted; /* the name as a JSON string; NULL: the number is not in use */
-    int64_t used_ms;
-    bool listening;
-    bool open;      /* in the window */
-    bool news;      /* and so in the list of those that have */
-    bool fed;       /* messages of it were appended: its waiters are to be woken */
-    int place;      /* in the list of numbers in use */
-    uint64_t cycle; /* the last one that asks for its newest position */
-    int newest_at;  /* where, in that cycle's list */
 };
 
 /* Topics of one statement. */
@@ -62,10 +47,12 @@ struct cycle {
     struct statement statements[STATEMENTS];
     PGresult *results[STATEMENTS];
     int count;
-    int listen_at, newest_at, open_at, beat_at, unlisten_at, read_at;
+    int listen_at, unmute_at, batch_at, newest_at, open_at, beat_at, unlisten_at, read_at;
+    enum doorbell_action action;
     int questions[QUESTIONS]; /* cells */
     int question_count;
-    bool full; /* the read is of all topics */
+    bool full;   /* the read is of all topics */
+    int64_t end; /* the last batch announced before it began */
     struct list listen, newest, read, unlisten;
 };
 
@@ -73,18 +60,18 @@ struct feeder {
     const struct config *config;
     struct hive *hive;
     struct database *database;
-    struct known *known; /* by topic number */
-    int *used;           /* the numbers in use */
-    int used_count;
-    int *news; /* those with news */
-    int news_count;
-    struct lh_table *channels; /* channel -> number + 1 */
-    char self_name[128];       /* of a topic that cannot be published to */
-    char self_channel[CHANNEL_SIZE];
+    struct subscriptions subscriptions;
+    int *fed; /* topics whose waiters are to be woken */
+    int fed_count;
+    char self_name[128]; /* of a topic that cannot be published to */
+    char self_channel[SUBSCRIPTIONS_CHANNEL_SIZE];
     int *pending; /* cells whose questions wait, oldest first */
     int pending_count;
     int64_t *told; /* positions that notifications told of and that were not yet read */
     int told_count, told_capacity;
+    int64_t announced;   /* the last position of the last batch announced; 0: none since the connection was made */
+    int64_t complete_to; /* the window has every message up to here; 0: not known */
+    struct doorbell doorbell;
     struct cycle cycle;
     uint64_t cycle_number;
     bool running;
@@ -130,15 +117,12 @@ struct feeder *feeder_new(const struct config *config, struct hive *hive)
     feeder->config = config;
     feeder->hive = hive;
     feeder->database = database_new();
-    feeder->known = calloc((size_t)capacity, sizeof *feeder->known);
-    feeder->used = calloc((size_t)capacity, sizeof *feeder->used);
-    feeder->news = calloc((size_t)capacity, sizeof *feeder->news);
-    feeder->channels = lh_kchar_table_new(1024, NULL);
+    feeder->fed = calloc((size_t)capacity, sizeof *feeder->fed);
     feeder->pending = calloc((size_t)hive->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
     (void)snprintf(feeder->self_name, sizeof feeder->self_name, "\001%.80s/%d", config->host, (int)getpid());
-    if (!feeder->database || !feeder->known || !feeder->used || !feeder->news || !feeder->channels ||
-        !feeder->pending || !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
+    if (!subscriptions_init(&feeder->subscriptions, hive) || !feeder->database || !feeder->fed || !feeder->pending ||
+        !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
         !list_init(&feeder->cycle.newest, capacity) || !list_init(&feeder->cycle.read, capacity) ||
         !list_init(&feeder->cycle.unlisten, capacity)) {
         feeder_free(feeder);
@@ -152,13 +136,8 @@ void feeder_free(struct feeder *feeder)
     if (!feeder)
         return;
     database_free(feeder->database);
-    for (int i = 0; feeder->used && i < feeder->used_count; i++)
-        free(feeder->known[feeder->used[i]].quoted);
-    free(feeder->known);
-    free(feeder->used);
-    free(feeder->news);
-    if (feeder->channels)
-        lh_table_free(feeder->channels);
+    subscriptions_release(&feeder->subscriptions);
+    free(feeder->fed);
     free(feeder->pending);
     free(feeder->told);
     printbuf_free(feeder->json);
@@ -173,90 +152,6 @@ void feeder_abandon(const struct feeder *feeder)
 {
     if (database_socket(feeder->database) >= 0)
         (void)close(database_socket(feeder->database));
-}
-
-/* ---- topics */
-
-/* How long a topic is listened to after its last poll: less when there are so many that the table might fill up. */
-static int64_t linger_ms(const struct feeder *feeder)
-{
-    return feeder->used_count < topic_table_size(feeder->hive->topics) / 4 ? LINGER_MS : CROWDED_LINGER_MS;
-}
-
-/* The topic's number, with a place among the known ones; -1: no room. */
-static int know(struct feeder *feeder, const char *name, size_t length)
-{
-    int number = topic_table_add(feeder->hive->topics, name, length);
-    struct json_object *string;
-
-    if (number < 0 || feeder->known[number].quoted)
-        return number;
-    string = json_object_new_string_len(name, (int)length);
-    feeder->known[number] = (struct known){ .used_ms = clock_monotonic_ms(),
-                                            .news = feeder->known[number].news, /* it may still be in that list */
-                                            .place = feeder->used_count };
-    if (string)
-        feeder->known[number].quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
-    json_object_put(string);
-    if (!feeder->known[number].quoted) {
-        topic_table_remove(feeder->hive->topics, number);
-        return -1;
-    }
-    feeder->used[feeder->used_count++] = number;
-    if (linger_ms(feeder) < LINGER_MS)
-        feeder->sweep_ms = clock_min(feeder->sweep_ms, clock_monotonic_ms() + CROWDED_LINGER_MS / 4);
-    return number;
-}
-
-static void forget(struct feeder *feeder, int number)
-{
-    struct known *known = &feeder->known[number];
-    int last = feeder->used[--feeder->used_count];
-
-    feeder->used[known->place] = last;
-    feeder->known[last].place = known->place;
-    if (known->open)
-        window_close(feeder->hive->window, number);
-    hive_wake_topic(feeder->hive, number); /* who entered since it was found unused asks anew */
-    (void)lh_table_delete(feeder->channels, known->channel);
-    topic_table_remove(feeder->hive->topics, number);
-    free(known->quoted);
-    *known = (struct known){ .news = known->news };
-}
-
-static const char *name_of(const struct feeder *feeder, int number)
-{
-    return topic_table_name(feeder->hive->topics, number);
-}
-
-static int64_t newest_of(const struct feeder *feeder, int number)
-{
-    struct window_topic_ref ref;
-    int64_t newest = 0;
-
-    if (window_find(feeder->hive->window, number, &ref))
-        (void)window_newest(feeder->hive->window, ref, &newest);
-    return newest;
-}
-
-/* Lists the topics that have had no poll for a while. Waiting polls use their topics all the time. */
-static void list_unused(struct feeder *feeder, int64_t now_ms)
-{
-    for (int i = 0; i < feeder->hive->worker_count; i++) {
-        const struct cell *cell = hive_cell(feeder->hive, i);
-
-        if (atomic_load(&cell->state) == CELL_WAITING)
-            for (int k = 0; k < atomic_load(&cell->topic_count); k++)
-                feeder->known[atomic_load(&cell->topics[k].number)].used_ms = now_ms;
-    }
-    for (int i = 0; i < feeder->used_count; i++) {
-        int number = feeder->used[i];
-        const struct known *known = &feeder->known[number];
-
-        if (known->listening && !known->news && known->cycle != feeder->cycle_number &&
-            now_ms - known->used_ms > linger_ms(feeder))
-            list_add(&feeder->cycle.unlisten, name_of(feeder, number), number, 0);
-    }
 }
 
 /* ---- notifications */
@@ -275,25 +170,33 @@ static void tell(struct feeder *feeder, int64_t position)
     feeder->told[feeder->told_count++] = position;
 }
 
-static void have_news(struct feeder *feeder, int number)
+static void take_notification(struct feeder *feeder, const PGnotify *notification)
 {
-    if (!feeder->known[number].news)
-        feeder->news[feeder->news_count++] = number;
-    feeder->known[number].news = true;
+    int64_t position = strtoll(notification->extra, NULL, 10);
+    int number;
+
+    if (strcmp(notification->relname, feeder->self_channel) == 0) {
+        feeder->heard_ms = clock_monotonic_ms();
+    } else if (strcmp(notification->relname, "pgpoll") == 0) {
+        if (*notification->extra)
+            feeder->announced = position;
+        else
+            doorbell_ring(&feeder->doorbell);
+    } else if (position > feeder->complete_to) { /* a publisher's has no position */
+        number = subscriptions_find(&feeder->subscriptions, notification->relname);
+        if (number >= 0) {
+            subscriptions_have_news(&feeder->subscriptions, number);
+            tell(feeder, position);
+        }
+    }
 }
 
 static void take_notifications(struct feeder *feeder)
 {
     PGnotify *notification;
-    void *found;
 
     while ((notification = database_notification(feeder->database))) {
-        if (strcmp(notification->relname, feeder->self_channel) == 0) {
-            feeder->heard_ms = clock_monotonic_ms();
-        } else if (lh_table_lookup_ex(feeder->channels, notification->relname, &found)) {
-            have_news(feeder, (int)((intptr_t)found - 1));
-            tell(feeder, strtoll(notification->extra, NULL, 10));
-        }
+        take_notification(feeder, notification);
         PQfreemem(notification);
     }
 }
@@ -313,6 +216,17 @@ static bool was_told(const struct feeder *feeder, int64_t position)
 
 /* ---- a cycle's beginning: what is to be asked of the database */
 
+static const char *name_of(const struct feeder *feeder, int number)
+{
+    return subscriptions_name(&feeder->subscriptions, number);
+}
+
+/* When to look for topics that nobody polls any more. */
+static int64_t sweep_due_ms(const struct feeder *feeder)
+{
+    return feeder->started_ms + subscriptions_linger_ms(&feeder->subscriptions) / 4;
+}
+
 static struct statement *add_statement(struct cycle *cycle, int *at)
 {
     *at = cycle->count;
@@ -326,17 +240,17 @@ static void list_question(struct feeder *feeder, struct cell *cell)
 
     for (int i = 0; i < cell->question_count; i++) {
         const char *name = cell->names + cell->topics[i].name_at;
-        int number = know(feeder, name, cell->topics[i].name_length);
-        struct known *known = &feeder->known[number < 0 ? 0 : number];
+        int number = subscriptions_add(&feeder->subscriptions, name, cell->topics[i].name_length, feeder->started_ms);
+        struct subscription *topic = &feeder->subscriptions.by_number[number < 0 ? 0 : number];
 
         cell->topics[i].ref.number = number;
-        if (number < 0 || known->cycle == feeder->cycle_number)
+        if (number < 0 || topic->cycle == feeder->cycle_number)
             continue;
-        known->cycle = feeder->cycle_number;
-        known->newest_at = cycle->newest.count;
-        known->used_ms = clock_monotonic_ms();
+        topic->cycle = feeder->cycle_number;
+        topic->newest_at = cycle->newest.count;
+        topic->used_ms = feeder->started_ms;
         list_add(&cycle->newest, name_of(feeder, number), number, CATCH_UP_FROM_NOW);
-        if (!known->listening && !feeder->relisten)
+        if (!topic->listening && !feeder->relisten)
             list_add(&cycle->listen, name_of(feeder, number), number, 0);
     }
 }
@@ -353,26 +267,27 @@ static void list_questions(struct feeder *feeder)
     }
     feeder->pending_count -= taken;
     memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
+    /* Room may be short now. */
+    feeder->sweep_ms = clock_min(feeder->sweep_ms, sweep_due_ms(feeder));
 }
 
 static void list_read(struct feeder *feeder, int number)
 {
-    feeder->known[number].news = false;
-    if (feeder->known[number].open)
-        list_add(&feeder->cycle.read, name_of(feeder, number), number, newest_of(feeder, number));
+    if (feeder->subscriptions.by_number[number].open)
+        list_add(&feeder->cycle.read, name_of(feeder, number), number,
+                 subscriptions_newest(&feeder->subscriptions, number));
 }
 
 static void list_reads(struct feeder *feeder)
 {
-    for (int i = 0; i < feeder->news_count; i++)
-        feeder->known[feeder->news[i]].news = false;
-    if (feeder->cycle.full)
-        for (int i = 0; i < feeder->used_count; i++)
-            list_read(feeder, feeder->used[i]);
-    else
-        for (int i = 0; i < feeder->news_count; i++)
-            list_read(feeder, feeder->news[i]);
-    feeder->news_count = 0;
+    const struct subscriptions *all = &feeder->subscriptions;
+    const int *numbers = feeder->cycle.full ? all->used : all->news;
+    int count = feeder->cycle.full ? all->used_count : all->news_count;
+
+    for (int i = 0; i < count; i++)
+        list_read(feeder, numbers[i]);
+    subscriptions_forget_news(&feeder->subscriptions);
+    feeder->cycle.end = feeder->announced;
     if (feeder->cycle.read.count == 0)
         feeder->told_count = 0;
 }
@@ -381,16 +296,42 @@ static bool listen_statement(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
     struct statement *statement;
+    int at;
 
-    for (int i = 0; feeder->relisten && i < feeder->used_count; i++)
-        list_add(&cycle->listen, name_of(feeder, feeder->used[i]), feeder->used[i], 0);
-    if (feeder->relisten)
+    for (int i = 0; feeder->relisten && i < feeder->subscriptions.used_count; i++)
+        list_add(&cycle->listen, name_of(feeder, feeder->subscriptions.used[i]), feeder->subscriptions.used[i], 0);
+    if (feeder->relisten) {
         list_add(&cycle->listen, feeder->self_name, -1, 0);
+        statement_init(add_statement(cycle, &at), "LISTEN pgpoll");
+    }
     if (cycle->listen.count == 0)
         return true;
     statement = add_statement(cycle, &cycle->listen_at);
     statement_init(statement, "SELECT pgpoll.listen($1)");
     return statement_add_topics(statement, cycle->listen.topics, cycle->listen.count);
+}
+
+/* New messages get their positions before anything is read. */
+static bool batch_statements(struct feeder *feeder, int64_t now_ms)
+{
+    struct cycle *cycle = &feeder->cycle;
+    struct statement *statement;
+    int at;
+
+    cycle->action = DOORBELL_LEAVE;
+    if (!cycle->full && cycle->question_count == 0 &&
+        now_ms < clock_min(feeder->beat_ms, doorbell_due_ms(&feeder->doorbell)))
+        return true;
+    cycle->action = doorbell_look(&feeder->doorbell, now_ms);
+    if (cycle->action == DOORBELL_MUTE) {
+        statement = add_statement(cycle, &at);
+        statement_init(statement, "SELECT pgpoll.mute_doorbell($1)");
+        if (!statement_add_int4(statement, DOORBELL_MUTE_MS))
+            return false;
+    } else if (cycle->action == DOORBELL_UNMUTE) {
+        statement_init(add_statement(cycle, &cycle->unmute_at), "SELECT pgpoll.unmute_doorbell()");
+    }
+    return catch_up_batch_statement(add_statement(cycle, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
 }
 
 static bool read_statement(struct cycle *cycle, struct list *list, int messages, int *at)
@@ -407,8 +348,15 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
 
     if (now_ms < feeder->sweep_ms)
         return true;
-    feeder->sweep_ms = now_ms + linger_ms(feeder) / 4;
-    list_unused(feeder, now_ms);
+    feeder->sweep_ms = sweep_due_ms(feeder);
+    subscriptions_mark_used(&feeder->subscriptions, now_ms);
+    for (int i = 0; i < feeder->subscriptions.used_count; i++) {
+        int number = feeder->subscriptions.used[i];
+
+        if (subscriptions_is_unused(&feeder->subscriptions, number, now_ms) &&
+            feeder->subscriptions.by_number[number].cycle != feeder->cycle_number)
+            list_add(&cycle->unlisten, name_of(feeder, number), number, 0);
+    }
     if (cycle->unlisten.count == 0)
         return true;
     statement = add_statement(cycle, &cycle->unlisten_at);
@@ -446,14 +394,16 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
     struct cycle *cycle = &feeder->cycle;
     bool made;
 
-    cycle->listen_at = cycle->newest_at = cycle->open_at = cycle->beat_at = cycle->unlisten_at = cycle->read_at = -1;
+    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->beat_at =
+        cycle->unlisten_at = cycle->read_at = -1;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
     if (cycle->full)
         feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
     list_reads(feeder);
     list_questions(feeder);
-    made = listen_statement(feeder) && read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
+    made = listen_statement(feeder) && batch_statements(feeder, now_ms) &&
+           read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
            read_statement(cycle, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
     timed_statements(feeder, now_ms);
     return made;
@@ -468,17 +418,10 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
     for (int i = 0; i < list->count && i < PQntuples(result); i++) {
         const char *channel = PQgetvalue(result, i, 0);
 
-        if (list->numbers[i] < 0) {
+        if (list->numbers[i] < 0)
             (void)snprintf(feeder->self_channel, sizeof feeder->self_channel, "%s", channel);
-        } else {
-            struct known *known = &feeder->known[list->numbers[i]];
-
-            known->listening = true;
-            if (!*known->channel) {
-                (void)snprintf(known->channel, sizeof known->channel, "%s", channel);
-                (void)lh_table_insert(feeder->channels, known->channel, (void *)(intptr_t)(list->numbers[i] + 1));
-            }
-        }
+        else
+            subscriptions_set_channel(&feeder->subscriptions, list->numbers[i], channel);
     }
     feeder->relisten = false;
 }
@@ -487,6 +430,7 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
 static void start_anew(struct feeder *feeder, int number, int64_t position)
 {
     log_write(LOG_LEVEL_WARNING, "the database is older than what was read from it: the window starts anew");
+    feeder->complete_to = 0;
     window_reset(feeder->hive->window);
     window_open(feeder->hive->window, number, position);
     hive_wake_topic(feeder->hive, number);
@@ -504,11 +448,11 @@ static void take_newest(struct feeder *feeder, const PGresult *result)
         if (row.kind != CATCH_UP_TOPIC)
             continue;
         list->positions[row.topic_index] = row.topic.start;
-        if (!feeder->known[number].open)
+        if (!feeder->subscriptions.by_number[number].open)
             window_open(feeder->hive->window, number, row.topic.start);
-        else if (row.topic.start < newest_of(feeder, number))
+        else if (row.topic.start < subscriptions_newest(&feeder->subscriptions, number))
             start_anew(feeder, number, row.topic.start);
-        feeder->known[number].open = true;
+        feeder->subscriptions.by_number[number].open = true;
     }
 }
 
@@ -525,19 +469,56 @@ static void take_start(struct feeder *feeder, int number, const struct page_topi
 
 static void publish(struct feeder *feeder, int number, const struct message *message)
 {
+    struct subscription *topic = &feeder->subscriptions.by_number[number];
     struct window_message entry = { .position = message->position };
 
-    if (message->position <= newest_of(feeder, number))
+    if (message->position <= subscriptions_newest(&feeder->subscriptions, number))
         return;
     printbuf_reset(feeder->json);
     /* Out of memory for it: the window then only announces it. */
-    if (message_append(feeder->json, feeder->known[number].quoted, message)) {
+    if (message_append(feeder->json, topic->quoted, message)) {
         entry.json = feeder->json->buf;
         entry.length = (size_t)printbuf_length(feeder->json);
     }
     entry.bytes = (int64_t)(message->payload_length + message->metadata_length);
     window_append(feeder->hive->window, number, &entry);
-    feeder->known[number].fed = true;
+    if (!topic->fed)
+        feeder->fed[feeder->fed_count++] = number;
+    topic->fed = true;
+}
+
+static void wake_fed(struct feeder *feeder)
+{
+    for (int i = 0; i < feeder->fed_count; i++) {
+        feeder->subscriptions.by_number[feeder->fed[i]].fed = false;
+        hive_wake_topic(feeder->hive, feeder->fed[i]);
+    }
+    feeder->fed_count = 0;
+}
+
+/*
+ * A batch that follows on what the window has goes there at once. Others gave positions, too, if it does not: then these are announced
+ * like those, and all are read in their order.
+ */
+static void take_batch(struct feeder *feeder, const PGresult *result)
+{
+    const struct cycle *cycle = &feeder->cycle;
+    struct catch_up_batch batch = catch_up_batch(result);
+    bool all_ring = cycle->unmute_at >= 0 && database_is_true(cycle->results[cycle->unmute_at]);
+
+    doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
+    if (batch.message_count == 0 || batch.previous != feeder->complete_to || (cycle->read_at >= 0 && !cycle->full))
+        return;
+    for (int i = 0; i < batch.message_count; i++) {
+        struct message message = catch_up_message(result, i);
+        struct window_topic_ref ref;
+
+        if (topic_table_find(feeder->hive->topics, feeder->hive->window, PQgetvalue(result, i, 0),
+                             (size_t)PQgetlength(result, i, 0), &ref))
+            publish(feeder, ref.number, &message);
+        feeder->complete_to = message.position;
+    }
+    wake_fed(feeder);
 }
 
 /* The rows of a read that may be used: all of a full one, else those up to the last that was told of. */
@@ -557,7 +538,8 @@ static int usable_rows(const struct feeder *feeder, const PGresult *result)
     return rows;
 }
 
-static void take_news(struct feeder *feeder, const PGresult *result)
+/* Returns whether that was all that had been told of. */
+static bool take_news(struct feeder *feeder, const PGresult *result)
 {
     const struct list *list = &feeder->cycle.read;
     int total = PQntuples(result), rows = usable_rows(feeder, result);
@@ -572,19 +554,16 @@ static void take_news(struct feeder *feeder, const PGresult *result)
         else if (row.kind == CATCH_UP_MESSAGE)
             publish(feeder, number, &row.message);
     }
-    for (int i = 0; i < list->count; i++) {
-        if (feeder->known[list->numbers[i]].fed)
-            hive_wake_topic(feeder->hive, list->numbers[i]);
-        feeder->known[list->numbers[i]].fed = false;
-        if (more) /* read on, with what was told of the rest */
-            have_news(feeder, list->numbers[i]);
-    }
+    wake_fed(feeder);
+    for (int i = 0; more && i < list->count; i++) /* read on, with what was told of the rest */
+        subscriptions_have_news(&feeder->subscriptions, list->numbers[i]);
     if (!more)
         feeder->told_count = 0;
     else if (feeder->cycle.full)
         feeder->full_ms = 0;
     if (!more && rows < total && feeder->full_ms > clock_monotonic_ms() + CONFIRM_MS)
         feeder->full_ms = clock_monotonic_ms() + CONFIRM_MS;
+    return !more;
 }
 
 static void answer_questions(struct feeder *feeder)
@@ -602,7 +581,7 @@ static void answer_questions(struct feeder *feeder)
             int number = topic->ref.number;
 
             if (number >= 0 && window_find(feeder->hive->window, number, &topic->ref)) {
-                topic->newest = cycle->newest.positions[feeder->known[number].newest_at];
+                topic->newest = cycle->newest.positions[feeder->subscriptions.by_number[number].newest_at];
             } else {
                 topic->ref = WINDOW_NO_TOPIC;
                 topic->newest = CATCH_UP_FROM_NOW;
@@ -622,16 +601,18 @@ static void succeed(struct feeder *feeder)
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
         take_channels(feeder, cycle->results[cycle->listen_at]);
+    if (cycle->batch_at >= 0)
+        take_batch(feeder, cycle->results[cycle->batch_at]);
     if (cycle->newest_at >= 0)
         take_newest(feeder, cycle->results[cycle->newest_at]);
-    if (cycle->read_at >= 0)
-        take_news(feeder, cycle->results[cycle->read_at]);
+    if (cycle->read_at < 0 || take_news(feeder, cycle->results[cycle->read_at]))
+        feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
         atomic_store(&feeder->hive->open_until_ms,
                      database_is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
-        forget(feeder, cycle->unlisten.numbers[i]);
+        subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]);
 }
 
 /* Nothing of the cycle counts; its questions and its news wait for the next one. */
@@ -640,9 +621,10 @@ static void fail(struct feeder *feeder, enum error error)
     struct cycle *cycle = &feeder->cycle;
 
     for (int i = 0; i < cycle->read.count; i++)
-        have_news(feeder, cycle->read.numbers[i]);
+        subscriptions_have_news(&feeder->subscriptions, cycle->read.numbers[i]);
     for (int i = 0; i < cycle->unlisten.count; i++)
-        forget(feeder, cycle->unlisten.numbers[i]); /* UNLISTEN may have taken effect all the same */
+        subscriptions_remove(&feeder->subscriptions,
+                             cycle->unlisten.numbers[i]); /* UNLISTEN may have taken effect all the same */
     for (int i = cycle->question_count - 1; i >= 0; i--)
         if (cycle->questions[i] == NOBODY)
             cycle->questions[i] = cycle->questions[--cycle->question_count];
@@ -696,9 +678,10 @@ int64_t feeder_due_ms(const struct feeder *feeder)
         return feeder->started_ms + feeder->config->query_timeout_s * 1000;
     if (!database_is_connected(feeder->database))
         return feeder->retry_ms;
-    if (feeder->pending_count > 0 || feeder->news_count > 0)
+    if (feeder->pending_count > 0 || feeder->subscriptions.news_count > 0)
         return 0;
-    return clock_min(clock_min(feeder->full_ms, feeder->beat_ms), clock_min(feeder->sweep_ms, open_due_ms(feeder)));
+    return clock_min(clock_min(clock_min(feeder->full_ms, feeder->beat_ms), doorbell_due_ms(&feeder->doorbell)),
+                     clock_min(feeder->sweep_ms, open_due_ms(feeder)));
 }
 
 static void begin(struct feeder *feeder, int64_t now_ms)
@@ -707,10 +690,11 @@ static void begin(struct feeder *feeder, int64_t now_ms)
 
     if (!database_is_connected(feeder->database)) {
         feeder->relisten = true;
+        feeder->doorbell = (struct doorbell){ .rung = true };
         feeder->heard_ms = now_ms;
         feeder->beat_ms = 0;
-        for (int i = 0; i < feeder->used_count; i++)
-            feeder->known[feeder->used[i]].listening = false;
+        feeder->announced = feeder->complete_to = 0;
+        subscriptions_lose(&feeder->subscriptions);
     }
     if (feeder->told_count > 0)
         qsort(feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);

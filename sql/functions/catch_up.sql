@@ -43,21 +43,23 @@ BEGIN
     ORDER BY t.no;
 
     RETURN QUERY
-    SELECT p.no::integer, p.position, p.created_at,
-           CASE WHEN p.fits THEN p.payload END, CASE WHEN p.fits THEN p.metadata END, NULL, NULL::bigint
+    SELECT p.no::integer, p.position, m.created_at,
+           CASE WHEN p.fits THEN m.payload END, CASE WHEN p.fits THEN m.metadata END, NULL, NULL::bigint
     FROM (SELECT c.*,
                  c.n <= max_messages AND (c.total <= max_bytes OR c.n = 1) AS fits,
                  c.n - 1 <= max_messages AND (c.total - c.bytes <= max_bytes OR c.n <= 2) AS previous_fits
-          FROM (SELECT m.*, row_number() OVER page AS n, sum(m.bytes) OVER page AS total
-                FROM (SELECT r.no, f.position, f.bytes, f.created_at, f.payload, f.metadata
+          FROM (SELECT f.*, row_number() OVER page AS n, sum(f.bytes) OVER page AS total
+                FROM (SELECT r.no, f.position, f.message_id, f.bytes
                       FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
                       CROSS JOIN LATERAL
-                          (SELECT f.position, f.bytes, m.created_at, m.payload, m.metadata
-                           FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
+                          (SELECT f.position, f.message_id, f.bytes
+                           FROM pgpoll.feed f
                            WHERE f.topic = r.topic AND f.position > r.requested
+                             AND EXISTS (SELECT FROM pgpoll.messages m WHERE m.id = f.message_id)
                            ORDER BY f.position LIMIT max_messages + 1) f
-                      ORDER BY f.position LIMIT max_messages + 1) m
-                WINDOW page AS (ORDER BY m.position ROWS UNBOUNDED PRECEDING)) c) p
+                      ORDER BY f.position LIMIT max_messages + 1) f
+                WINDOW page AS (ORDER BY f.position ROWS UNBOUNDED PRECEDING)) c) p
+    JOIN pgpoll.messages m ON m.id = p.message_id
     WHERE p.previous_fits
     ORDER BY p.position;
 END $$;

@@ -46,5 +46,6 @@ BEGIN
         ON CONFLICT (topic) DO UPDATE SET pruned_to = excluded.pruned_to
     )
     SELECT count(*) INTO deleted FROM old;
+    PERFORM pgpoll.assign_positions(); -- also where nobody polls
     RETURN deleted;
 END $$;

@@ -1,6 +1,9 @@
+import shutil
+import subprocess
+
 import pytest
 
-from server import Server, new_topic
+from server import ROOT, Server, new_topic
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,18 @@ def small():
 @pytest.fixture
 def topic():
     return new_topic()
+
+
+@pytest.fixture(scope="session")
+def npm():
+    """npm("package@version"): its directory. Fetched once; what Debian does not have."""
+    def directory(package):
+        path = ROOT / "build" / "npm" / package / "node_modules" / package.rsplit("@", 1)[0]
+        if not path.is_dir():
+            if not shutil.which("npm"):
+                pytest.skip("no npm")
+            subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", ROOT / "build" / "npm" / package, package],
+                           check=True, stdin=subprocess.DEVNULL, timeout=120)
+        return path
+
+    return directory

@@ -8,6 +8,7 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -118,6 +119,17 @@ class Server:
     def reload(self, **options):
         code, output = self.make("reload", **options)
         assert code == 0, output
+
+    def stop_lighttpd(self):
+        """Its connections are cut."""
+        pid = int((self.run / "lighttpd.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not pathlib.Path(f"/proc/{pid}").exists(), "lighttpd gone")
+
+    def start_lighttpd(self):
+        environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin", "PGPOLL_RUN": str(self.run.resolve()), "PORT": str(self.port)}
+        with (self.run / "log" / "lighttpd.err").open("a") as errors:
+            subprocess.run(["lighttpd", "-f", self.run / "lighttpd.conf"], env=environment, stderr=errors, check=True)
 
     def __enter__(self):
         try:

@@ -1,15 +1,19 @@
-"""The client of the API document, word for word, and examples/long_polling_client.py."""
+"""The client of the API document, word for word, and those in examples/."""
+import http.server
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from server import ROOT, Postgres, Server, until
 
-CLIENT = ROOT / "examples" / "long_polling_client.py"
+EXAMPLES = ROOT / "examples"
 
 API_DOCUMENT = '''
 import requests
@@ -71,11 +75,9 @@ def server():
 class Program:
     """A running client and the lines it prints."""
 
-    def __init__(self, *arguments, source=None):
-        self.process = subprocess.Popen([sys.executable, "-u", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)
-        if source:
-            self.process.stdin.write(source)
+    def __init__(self, *command, source=""):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process.stdin.write(source)
         self.process.stdin.close()
         self.lines, self.errors = queue.Queue(), []
         threading.Thread(target=lambda: [self.lines.put(line.rstrip("\n")) for line in self.process.stdout], daemon=True).start()
@@ -87,6 +89,11 @@ class Program:
         except queue.Empty:
             raise AssertionError(f"printed nothing; said: {''.join(self.errors)}") from None
 
+    def messages(self, count):
+        """Topics and payloads of the next messages, from one of the examples."""
+        messages = [json.loads(self.next(20)) for _ in range(count)]
+        return [(message["topic"], message["payload"]) for message in messages]
+
     def __enter__(self):
         return self
 
@@ -95,8 +102,35 @@ class Program:
         self.process.wait(5)
 
 
+# What long_polling_client.py does, with the module beside it.
+PRINT_MESSAGES = f'''
+import {{ inFile, longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+
+const [, url, cursors, ...topics] = process.argv;
+try {{
+    for await (const message of longPoll(url, topics, {{ storage: cursors ? inFile(cursors) : undefined }}))
+        console.log(JSON.stringify(message));
+}} catch (error) {{
+    console.error(error.message);
+    process.exit(1);
+}}
+'''
+
+
+@pytest.fixture(params=["python", "node"])
+def client(request):
+    """The command of an example: client(url, topics..., cursors=a file)."""
+    def python(url, *topics, cursors=None):
+        return [sys.executable, "-u", str(EXAMPLES / "long_polling_client.py"), url, *topics, *(["--cursors", cursors] if cursors else [])]
+
+    def node(url, *topics, cursors=None):
+        return ["node", "--input-type=module", "-e", PRINT_MESSAGES, "--", url, cursors or "", *topics]
+
+    return {"python": python, "node": node}[request.param]
+
+
 def test_the_loop_of_the_api_document(server):
-    with Program("-", source=API_DOCUMENT.replace("http://localhost:8080", server.url)) as program:
+    with Program(sys.executable, "-u", "-", source=API_DOCUMENT.replace("http://localhost:8080", server.url)) as program:
         server.until_waiting("orders")
         server.publish("orders", {"order_id": "12345"})
         assert program.next() == "Received: orders - {'order_id': '12345'}"
@@ -111,55 +145,149 @@ def test_the_loop_of_the_api_document(server):
         assert program.lines.empty() and not program.errors
 
 
-def test_the_example_client(server, topic, tmp_path):
+def test_an_example_misses_nothing(client, server, topic, tmp_path):
     other, cursors = topic + "-other", tmp_path / "cursors.json"
-    arguments = [str(CLIENT), server.url, topic, other, "--cursors", str(cursors)]
 
-    def read(program, count):
-        messages = [json.loads(program.next(20)) for _ in range(count)]
-        return [(message["topic"], message["payload"]) for message in messages]
+    def is_on_disk(name):
+        return cursors.exists() and json.loads(cursors.read_text()).get(name) == server.read(name)[-1]["message_id"]
 
-    with Program(*arguments) as program:
+    with Program(*client(server.url, topic, other, cursors=str(cursors))) as program:
         server.until_waiting(topic)
         server.publish(topic, 1)
         server.publish(other, {"two": 2})
-        assert read(program, 2) == [(topic, 1), (other, {"two": 2})]
+        assert program.messages(2) == [(topic, 1), (other, {"two": 2})]
         server.until_waiting(topic)
-        postgres = Postgres(server)
-        postgres.restart("fast")
+        Postgres(server).restart("fast")
         server.publish(topic, 3)
-        assert read(program, 1) == [(topic, 3)]
         server.reload()
         server.publish(other, 4)
-        assert read(program, 1) == [(other, 4)]
-        until(lambda: json.loads(cursors.read_text())[other] == server.read(other)[-1]["message_id"], "the cursors on disk")
-        assert not program.errors
+        assert program.messages(2) == [(topic, 3), (other, 4)]
+        assert not program.errors   # neither is an error that a client sees
+
+        (pid,) = server.until_waiting(topic)
+        os.kill(pid, signal.SIGKILL)
+        server.publish(topic, 5)
+        assert program.messages(1) == [(topic, 5)]
+        server.until_waiting(topic)
+        server.stop_lighttpd()
+        server.publish(topic, 6)
+        until(lambda: len(program.errors) >= 2, "the errors told")
+        server.start_lighttpd()
+        server.publish(topic, 7)
+        assert program.messages(2) == [(topic, 6), (topic, 7)]
+        until(lambda: is_on_disk(topic), "the cursors on disk")
 
     server.publish(topic, "while away")
-    with Program(*arguments) as program:
-        assert read(program, 1) == [(topic, "while away")]
-        until(lambda: json.loads(cursors.read_text())[topic] == server.read(topic)[-1]["message_id"], "the cursors on disk")
+    with Program(*client(server.url, topic, other, cursors=str(cursors))) as program:
+        assert program.messages(1) == [(topic, "while away")]
+        until(lambda: is_on_disk(topic), "the cursors on disk")
 
-    server.publish(topic, "lost")
-    server.prune(topic)
-    server.reload()   # a manager may still remember it
-    server.publish(topic, "found")
-    with Program(*arguments) as program:
-        assert read(program, 1) == [(topic, "found")]
-        until(lambda: any(topic in line and "expired" in line for line in program.errors), "the gap told")
+    cursors.write_text(json.dumps({topic: "of another server", other: server.read(other)[-1]["message_id"]}))
+    with Program(*client(server.url, topic, other, cursors=str(cursors))) as program:
+        assert program.messages(6) == [(topic, payload) for payload in (1, 3, 5, 6, 7, "while away")]
+        until(lambda: any(topic in line and "unknown" in line for line in program.errors), "the gap told")
 
 
-def test_the_example_client_comes_back_after_errors(server, topic):
-    with Program(str(CLIENT), server.url, topic) as program:
-        server.until_waiting(topic)
-        server.stop()
+def test_an_example_misses_nothing_before_its_first_message(client, server, topic):
+    """When there is no message yet to take a cursor from."""
+    server.stop_lighttpd()
+    with Program(*client(server.url, topic)) as program:
         until(lambda: program.errors, "an error told")
-        server.start()
-        server.until_waiting(topic, seconds=30)
-        server.publish(topic, "back")
-        assert json.loads(program.next())["payload"] == "back"
+        server.start_lighttpd()
+        server.until_waiting(topic, seconds=15)
+        server.stop_lighttpd()
+        server.publish(topic, "meanwhile")
+        server.start_lighttpd()
+        assert program.messages(1) == [(topic, "meanwhile")]
 
 
-def test_the_example_client_gives_up_where_waiting_cannot_help(server):
-    done = subprocess.run([sys.executable, CLIENT, server.url, "a\nb"], capture_output=True, text=True, timeout=20)
-    assert done.returncode != 0 and "control characters" in done.stderr and "Traceback" not in done.stderr
+def test_an_example_gives_up_where_waiting_cannot_help(client, server):
+    done = subprocess.run(client(server.url, "a\nb"), capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1 and "control characters" in done.stderr and "Traceback" not in done.stderr
+
+
+class Faults(http.server.BaseHTTPRequestHandler):
+    """Answers every second request with the next fault, the others without messages; at the end with one."""
+
+    def do_POST(self):
+        server = self.server
+        server.asked.append((time.monotonic(), json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+        turn, faulty = divmod(len(server.asked), 2)
+        messages = [] if turn < len(server.faults) else [{"topic": "a", "message_id": "msg_1", "payload": 1}]
+        good = json.dumps({"messages": messages, "has_more": False, "next_since": {"a": "msg_1"}}).encode()
+        status, headers, body = server.faults[turn] if faulty and not messages else (200, {}, good)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_example_before_a_server_that_fails_in_every_way(client):
+    """What pgpoll, and what may stand before it, can answer."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faults) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.asked, server.faults = [], [(503, {"Retry-After": "1"}, b"{}"), (500, {}, b"<html>"), (429, {}, b""),
+                                           (200, {}, b"<html>not JSON"), (200, {}, b"[]"), (200, {}, b'{"messages": []}')]
+        with Program(*client(f"http://127.0.0.1:{server.server_port}/", "a")) as program:
+            assert program.messages(1) == [("a", 1)]
+            assert len(program.errors) == len(server.faults)
+        times, requests = zip(*server.asked)
+        assert times[1] - times[0] >= 1
+        # Without a cursor it asks where now is.
+        assert [(request["timeout"], request["since"]) for request in requests[:3]] == [(0, {}), (0, {}), (30, {"a": "msg_1"})]
+        server.shutdown()
+
+
+def run_node(source, *arguments):
+    done = subprocess.run(["node", "--input-type=module", "-e", source, "--", *arguments], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_module_s_options(server, topic):
+    """Leaving the loop, aborting, gaps, one's own parser, and names that mean something to JavaScript."""
+    for name in topic, "__proto__", "constructor":
+        server.publish(name, 1, 2, 3)
+    said = run_node(f'''
+        import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+        const [, url, ...topics] = process.argv;
+        const say = (...words) => console.log(JSON.stringify(words));
+        const all = Object.fromEntries(topics.map((topic) => [topic, "0"]));
+        let saved;
+        const storage = {{ load: () => saved ?? all, save: (cursors) => saved = JSON.parse(JSON.stringify(cursors)) }};
+        for await (const {{ topic, payload }} of longPoll(url, topics, {{ storage }})) {{
+            say(topic, payload);
+            if (topic === "__proto__" && payload === 2)
+                break;                          // not done with: it comes again
+        }}
+        const controller = new AbortController();
+        let count = 0;
+        const options = {{ storage, signal: controller.signal, parse: (text) => JSON.parse(text, (key, value) => key === "payload" ? -value : value) }};
+        for await (const {{ topic, payload }} of longPoll(new URL(url), topics, options)) {{
+            say(topic, payload);
+            if (++count === 5)
+                setTimeout(() => controller.abort(), 300);       // when nothing is left, in the middle of a poll
+        }}
+        const gaps = {{ since: {{ [topics[0]]: "rubbish" }}, onGap: (topic, gap) => say(topic, gap.reason, gap.requested) }};
+        for await (const {{ topic, payload }} of longPoll(url, [topics[0]], gaps)) {{
+            say(topic, payload);
+            break;
+        }}
+        ''', server.url, topic, "__proto__", "constructor")
+    assert said == [[topic, 1], [topic, 2], [topic, 3], ["__proto__", 1], ["__proto__", 2],
+                    ["__proto__", -2], ["__proto__", -3], ["constructor", -1], ["constructor", -2], ["constructor", -3],
+                    [topic, "unknown", "rubbish"], [topic, 1]]
+
+
+def test_the_module_s_types(tmp_path):
+    (tmp_path / "node.d.ts").write_text('declare module "node:fs/promises";')
+    done = subprocess.run(["tsc", "--noEmit", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,dom.iterable",
+                           "--strict", "--allowJs", "--checkJs", "--noImplicitAny", "false", "--useUnknownInCatchVariables", "false",
+                           ROOT / "tests/e2e/client_types.mts", EXAMPLES / "long_polling_client.mjs", "node.d.ts"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout

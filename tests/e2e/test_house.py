@@ -168,6 +168,7 @@ def test_settings_reach_the_workers(topic):
         assert [answer.status for answer in answers] == [200, 200, 200, 405, 422, 400, 413]
         for answer in answers:
             assert answer.headers["Access-Control-Allow-Origin"] == origin, answer
+            assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After", answer
 
         def too_many():
             return server.poll("a", "b", "c", status=422).json["detail"][0]["msg"] == "ensure this value has at most 2 items"

@@ -2,14 +2,16 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from server import ROOT, Server
+from server import ROOT, Server, until
 
 TEXT = (ROOT / "README.md").read_text()
+POLL_ORDERS = """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], """
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def run(command, **options):
 
 
 def test_the_first_screen(fresh):
-    waiting = shell(line(fresh, "curl "))
+    waiting = shell(line(fresh, POLL_ORDERS + '"timeout'))
     fresh.until_waiting("orders")
     run(line(fresh, ". .run/env && psql"))
     output, _ = waiting.communicate(timeout=10)
@@ -67,16 +69,38 @@ def test_the_answer_looks_like_the_one_shown(fresh):
     assert list(answer["messages"][0]) == list(json.loads(shown)["messages"][0])
 
 
-def test_the_client(fresh):
-    command = line(fresh, "python3 examples/").replace("python3", sys.executable, 1)
+def test_the_python_client(fresh, tmp_path):
+    cursors = tmp_path / "orders.json"
+    command = line(fresh, "python3 examples/").replace("python3", sys.executable, 1).replace("orders.json", str(cursors))
     client = shell(f"exec {command}", stdin=subprocess.DEVNULL)
     try:
-        fresh.until_waiting("orders")
+        until(cursors.exists, "its cursors")
         fresh.publish("orders", "seen")
         assert json.loads(client.stdout.readline())["payload"] == "seen"
     finally:
         client.terminate()
         client.communicate()
+
+
+def test_the_javascript_client(fresh, tmp_path):
+    (source,) = re.findall(r"```js\n(.*?)```", TEXT, re.S)
+    (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url))
+    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
+    client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+    try:
+        until((tmp_path / "orders.json").exists, "its cursors")
+        fresh.publish("orders", "seen")
+        assert client.stdout.readline() == "orders seen\n"
+    finally:
+        client.terminate()
+        client.communicate()
+
+
+def test_clients_in_a_shell(fresh):
+    fresh.publish("orders", *range(20))
+    answer = json.loads(run(line(fresh, POLL_ORDERS + '"since')))
+    assert len(answer["messages"]) == 10 and answer["has_more"]
+    assert "active_waiters" in json.loads(run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/stats")))
 
 
 def test_stats_in_psql(fresh, topic):

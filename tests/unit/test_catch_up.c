@@ -40,7 +40,7 @@ static void set_text(PGresult *result, int column, const char *text)
     (void)PQsetvalue(result, 0, column, text ? copy : NULL, text ? (int)strlen(text) : -1);
 }
 
-static PGresult *make_result(const struct row *row)
+static PGresult *make_empty_result(void)
 {
     static char name[] = "column";
     PGresAttDesc descriptions[COLUMNS];
@@ -49,6 +49,13 @@ static PGresult *make_result(const struct row *row)
     for (int i = 0; i < COLUMNS; i++)
         descriptions[i] = (PGresAttDesc){ .name = name, .format = 1 };
     (void)PQsetResultAttrs(result, COLUMNS, descriptions);
+    return result;
+}
+
+static PGresult *make_result(const struct row *row)
+{
+    PGresult *result = make_empty_result();
+
     set_number(result, 0, row->topic_no, sizeof(int32_t));
     set_number(result, 1, row->position, sizeof(int64_t));
     set_number(result, 2, row->created_at, sizeof(int64_t));
@@ -133,10 +140,52 @@ static void the_statement_asks_for_this_page(void)
     statement_release(&statement);
 }
 
+/* A row as pgpoll.new_messages() gives it; no topic: the one that stands for all. */
+static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous)
+{
+    PGresult *result = make_empty_result();
+
+    set_text(result, 0, topic);
+    set_number(result, 1, position, sizeof(int64_t));
+    set_number(result, 2, topic ? ONE_SECOND_US : ABSENT, sizeof(int64_t));
+    set_text(result, 3, topic ? "[1]" : NULL);
+    set_text(result, 4, NULL);
+    set_number(result, 5, assigned, sizeof(int32_t));
+    set_number(result, 6, previous, sizeof(int64_t));
+    return result;
+}
+
+static void a_batch_comes_with_its_messages_or_without(void)
+{
+    PGresult *result = make_batch("a", 7, 1, 5);
+    struct catch_up_batch batch = catch_up_batch(result);
+
+    EXPECT(batch.assigned == 1 && batch.message_count == 1 && batch.previous == 5, "with");
+    CU_ASSERT_EQUAL(catch_up_message(result, 0).position, 7);
+    expect_bytes(catch_up_message(result, 0).payload, catch_up_message(result, 0).payload_length, "[1]");
+    PQclear(result);
+
+    result = make_batch(NULL, ABSENT, 100000, 5);
+    batch = catch_up_batch(result);
+    EXPECT(batch.assigned == 100000 && batch.message_count == 0, "too many");
+    PQclear(result);
+
+    result = make_batch(NULL, ABSENT, 0, ABSENT);
+    batch = catch_up_batch(result);
+    EXPECT(batch.assigned == 0 && batch.message_count == 0, "none");
+    PQclear(result);
+
+    result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
+    batch = catch_up_batch(result);
+    EXPECT(batch.assigned == 0 && batch.message_count == 0, "deleted meanwhile");
+    PQclear(result);
+}
+
 CU_TestInfo catch_up_tests[] = {
     { "a topic says where its reading starts", a_topic_says_where_its_reading_starts },
     { "a message keeps its texts and its time", a_message_keeps_its_texts_and_its_time },
     { "a message without its payload tells of more", a_message_without_its_payload_tells_of_more },
+    { "a batch comes with its messages or without", a_batch_comes_with_its_messages_or_without },
     { "the statement asks for this page", the_statement_asks_for_this_page },
     CU_TEST_INFO_NULL,
 };

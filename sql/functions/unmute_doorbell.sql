@@ -1,0 +1,10 @@
+-- From now on publishers ring. Call it in a transaction of its own, then assign_positions(). True: whoever kept quiet is visible to that;
+-- false: some publisher may not be, look again soon.
+CREATE OR REPLACE FUNCTION pgpoll.unmute_doorbell() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM setval('pgpoll.doorbell', 0);
+    RETURN pg_try_advisory_xact_lock(1885827180, 1);
+END $$;

@@ -1,0 +1,35 @@
+// Compiled, never run: what examples/long_polling_client.d.mts must allow, and what not.
+import { inFile, inLocalStorage, longPoll, Refused, type Cursors, type CursorStorage } from "../../examples/long_polling_client.mjs";
+
+const inMemory = (cursors: Cursors): CursorStorage => ({ load: () => cursors, save: async (saved) => void Object.assign(cursors, saved) });
+
+export async function everyOption(signal: AbortSignal): Promise<string | undefined> {
+    try {
+        for await (const message of longPoll<{ order_id: number }>(new URL("http://localhost:8080"), ["orders"] as const, {
+            since: { orders: "0" }, timeout: 20, limit: 10, headers: { Authorization: "Basic x" }, signal, storage: inMemory({}),
+            parse: JSON.parse, onGap: (topic, gap) => console.log(topic, gap.reason === "expired", gap.oldest?.length),
+            onRetry: (error, seconds) => console.log(error.message, seconds.toFixed(1)), onOpen() {},
+        })) {
+            const id: number = message.payload.order_id;
+            // @ts-expect-error: it is a number
+            const wrong: string = message.payload.order_id;
+            return `${id} ${wrong} ${message.message_id} ${message.timestamp} ${message.stream_id}`;
+        }
+    } catch (error) {
+        if (error instanceof Refused && error.status === 403)
+            return undefined;
+    }
+    return undefined;
+}
+
+export async function unknownPayload(): Promise<void> {
+    for await (const { payload } of longPoll("http://localhost:8080", ["orders"], { storage: inFile("cursors.json") })) {
+        // @ts-expect-error: may be any JSON value
+        payload.order_id;
+    }
+}
+
+// @ts-expect-error: topics are a list
+longPoll("http://localhost:8080", "orders", { storage: inLocalStorage("orders") });
+// @ts-expect-error: no such option
+longPoll("http://localhost:8080", ["orders"], { retries: 3 });

@@ -1,0 +1,326 @@
+"""The console, deploy/console, in Chromium."""
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.parse
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.chrome.service import Service
+
+from server import Postgres, Server, new_topic, until
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Restarted below."""
+    with Server(8) as server:
+        yield server
+
+
+class Page:
+    def __init__(self, server, driver):
+        self.server, self.driver = server, driver
+
+    def open(self, *topics, **cursors):
+        """With cursors: as if the tab had been there before."""
+        self.driver.get(self.server.url)
+        self.run("sessionStorage.clear()")
+        if cursors:
+            self.run("sessionStorage.setItem('pgpoll.cursors', arguments[0])", json.dumps(cursors))
+        self.driver.get(f"{self.server.url}/?{urllib.parse.urlencode([('topic', topic) for topic in topics])}")
+        if topics:
+            self.until_state("Waiting for messages")
+
+    def run(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def all(self, selector):
+        return self.driver.find_elements("css selector", selector)
+
+    def one(self, selector):
+        (found,) = self.all(selector)
+        return found
+
+    def texts(self, selector):
+        return self.run("return [...document.querySelectorAll(arguments[0])].map((found) => found.textContent)", selector)
+
+    def text(self, selector):
+        (text,) = self.texts(selector)
+        return text
+
+    @property
+    def payloads(self):
+        """What the rows show, the oldest first."""
+        return self.texts("#messages li:not([hidden]) .payload")[::-1]
+
+    @property
+    def focused(self):
+        return self.run("return document.activeElement.id || document.activeElement.ariaLabel || document.activeElement.textContent")
+
+    def until_payloads(self, *wanted, seconds=10):
+        wanted = [json.dumps(payload, separators=(",", ":")) for payload in wanted]
+        until(lambda: self.payloads == wanted, f"the payloads {wanted}", seconds)
+
+    def until_state(self, text, seconds=10):
+        until(lambda: re.fullmatch(text, self.text("#state-text")), f"{text} in the page's head", seconds)
+
+    def type(self, *keys):
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def media(self, **features):
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {
+            "features": [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]})
+
+    def errors(self):
+        """What the browser complained of since it was last asked."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def allow(self, pattern):
+        """Such complaints, until now."""
+        assert not [error for error in self.errors() if not re.search(pattern, error)]
+
+
+@pytest.fixture(scope="module")
+def driver():
+    options = webdriver.ChromeOptions()
+    for argument in "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,800":
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(server, driver):
+    """One tab, for one test after the other."""
+    page = Page(server, driver)
+    page.errors()
+    yield page
+    driver.get("about:blank")
+    assert not page.errors()
+
+
+def test_a_message_appears(page, server, topic):
+    page.open(topic)
+    assert "Nothing yet" in page.text("#empty")
+    server.until_waiting(topic)
+    until(lambda: [topic, "1"] in [page.texts(f"#stats tbody tr:nth-child({n}) :is(.name, td)") for n in range(1, 9)], "itself in the stats")
+    server.publish(topic, {"order_id": 1})
+    page.until_payloads({"order_id": 1})
+    assert page.text("#messages .topic") == topic and page.text("#count") == "1 received"
+    assert re.fullmatch(r"delay (\d+ ms|\d\.\d s)", page.text("#messages .delay"))
+    until(lambda: page.text("#live") == f"1 new message in {topic}", "the message said aloud", seconds=7)
+    server.sql("INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES (%s, '2', now() - interval '3 hours')", topic)
+    page.until_payloads({"order_id": 1}, 2)
+    assert page.texts("#messages .delay")[0] == "delay 3 h"
+
+
+def test_by_keyboard_alone(page, server, topic):
+    """Topics typed and left, the list walked, a message opened, all from the page's start."""
+    server.publish(topic, "first")
+    page.open()
+    assert page.text("#state-text") == "No topic yet"
+    page.type(Keys.TAB)
+    assert "Skip" in page.focused
+    page.type(Keys.TAB, " ", Keys.ENTER)
+    assert page.focused == "topic" and page.text("#topic-error") == "Type a topic's name."
+    page.type(Keys.BACKSPACE, topic, Keys.TAB, Keys.ARROW_DOWN, Keys.TAB, Keys.ENTER)   # from the oldest
+    page.until_payloads("first")
+    assert page.driver.current_url.endswith(f"/?topic={topic}") and page.focused == "topic"
+    server.publish(topic, "second", "third")
+    page.until_payloads("first", "second", "third")
+    page.type(topic, Keys.ENTER)
+    assert page.text("#topic-error") == "You watch this topic already."
+    page.type(*[Keys.TAB] * 6)   # start, watch, filter, pause, clear, the list
+    assert "first" in page.focused
+    page.type(Keys.HOME)
+    assert "third" in page.focused
+    page.type(Keys.ARROW_DOWN, Keys.ENTER)
+    until(lambda: page.texts("#messages details[open] pre") == ['"second"'], "the second opened")
+    page.type(Keys.END, Keys.ARROW_DOWN)
+    assert "first" in page.focused
+    page.one("#topics button").send_keys(Keys.ENTER)
+    page.until_state("No topic yet")
+    assert page.focused == "topic" and page.driver.current_url.endswith("/") and not page.all("#topics li")
+
+
+def test_reload_misses_nothing(page, server, topic):
+    other = new_topic("other")
+    page.open(topic, other)
+    for name in topic, other:   # before anything came, then after
+        page.driver.get("about:blank")
+        server.publish(name, "while away")
+        page.driver.get(f"{server.url}/?topic={topic}&topic={other}")
+        page.until_payloads("while away")
+    page.driver.refresh()
+    server.publish(topic, "once")
+    page.until_payloads("once")
+
+
+def test_restarts(page, server, topic):
+    page.open(topic)
+    server.stop_lighttpd()
+    page.until_state(r"Reconnecting( in \d+ s)?")
+    assert page.text("#live") == "Connection lost"
+    server.publish(topic, 1)
+    server.start_lighttpd()
+    page.until_payloads(1, seconds=20)
+    page.until_state("Waiting for messages")
+    Postgres(server).restart()
+    server.publish(topic, 2)
+    page.until_payloads(1, 2)
+    server.reload()
+    server.publish(topic, 3)
+    page.until_payloads(1, 2, 3)
+    (pid,) = server.until_waiting(topic)
+    os.kill(pid, signal.SIGKILL)
+    server.publish(topic, 4)
+    page.until_payloads(1, 2, 3, 4)
+    page.until_state("Waiting for messages")
+    page.allow("ERR_|status of 503")   # of the network, and from the stats while there was no database
+
+
+def test_gaps_and_refusals_are_told(page, server, topic):
+    server.publish(topic, 1)
+    page.open(topic, **{topic: "of another server"})
+    page.until_payloads(1)
+    assert page.text("#messages .gap").startswith(f"Gap in {topic}, messages may be missing: the server does not know")
+    try:
+        server.restrict("false", refused=topic)
+
+        def refused():
+            page.driver.refresh()
+            page.until_state("Waiting for messages|Refused: .*")
+            return page.text("#state-text") == "Refused: Access denied to one or more requested topics"
+
+        until(refused, "the refusal", seconds=15)   # a manager may go by what it knew
+        page.allow("status of 403")
+    finally:
+        server.unrestrict()
+    page.one("#retry").click()
+    page.until_state("Waiting for messages")
+
+
+def test_pause_filter_clear(page, server, topic):
+    page.open(topic)
+    server.publish(topic, "apple", "pear", {"fruit": "Apple"})
+    page.until_payloads("apple", "pear", {"fruit": "Apple"})
+    page.one("#filter").send_keys("APPLE")
+    page.until_payloads("apple", {"fruit": "Apple"})
+    assert page.text("#count") == "3 received, 2 shown"
+    server.publish(topic, "plum", "apple pie")
+    page.until_payloads("apple", {"fruit": "Apple"}, "apple pie")
+    page.one("#filter").send_keys(Keys.CONTROL, "a", Keys.NULL, "fig")
+    until(lambda: page.text("#empty") == "No message matches the filter." and not page.payloads, "nothing left")
+    page.one("#filter").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE)
+    page.until_payloads("apple", "pear", {"fruit": "Apple"}, "plum", "apple pie")
+
+    page.one("#pause").click()
+    page.until_state("Paused")
+    until(lambda: not server.waiting(topic), "no poll")
+    server.publish(topic, "meanwhile")
+    page.one("#clear").click()
+    assert page.payloads == [] and "stays at the server" in page.text("#empty")
+    page.one("#pause").click()
+    page.until_payloads("meanwhile")
+
+
+HOSTILE = ["<img src=x onerror=\"document.title='taken'\">", "<script>document.title='taken'</script>", "\u202egnp.exe\u2066", "__proto__",
+           "constructor", "it's \"$(touch taken)\" `touch taken` \\ $HOME; touch taken", "Say hello!", "x" * 255, "👩‍💻" * 51]
+
+
+def test_hostile_topics_and_payloads_are_text(page, server, topic, tmp_path):
+    for name in HOSTILE:
+        server.publish(name, {name: name})
+    deep, large = "[" * 4000 + "]" * 4000, "y" * 2**20
+    page.open(*HOSTILE, topic, **dict.fromkeys(HOSTILE, "0"))
+    until(lambda: len(page.payloads) == len(HOSTILE), "all of them")
+    for text in deep, "[12345678901234567890, 1e400, 1.0]", json.dumps(large):
+        count = len(page.payloads)
+        server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, text)
+        until(lambda: len(page.payloads) > count, "it")
+    shown = page.payloads
+    assert [json.loads(payload) for payload in shown[:6]] == [{name: name} for name in HOSTILE[:6]]
+    assert "\u202e" not in page.text("body") and "\\u202egnp.exe" in page.text("#topics li:nth-child(3) .name")
+    assert shown[-3].startswith("[[[[") and shown[-2] == "[12345678901234567890,1e400,1.0]" and len(shown[-1]) == 400
+    page.one("#messages li:first-child summary").click()
+    until(lambda: [len(text) for text in page.texts("#messages pre")] == [20_000], "the start of the large one")
+    page.one("#messages li:first-child .whole button:last-child").click()
+    assert page.text("#messages pre") == json.dumps(large)
+    assert page.run("return [document.title, document.images.length, document.scripts.length,"
+                    " document.documentElement.scrollWidth > innerWidth]") == ["pgpoll console", 1, 1, False]
+
+    # The lines to copy mean what they say, in a shell, whatever the topic.
+    for name in HOSTILE:
+        page.open(name)
+        publish, wait, read = page.texts("#commands pre")
+        assert json.loads(shell(server, read, tmp_path))["messages"][0]["topic"] == name
+        assert "INSERT 0 1" in shell(server, publish, tmp_path)
+        page.until_payloads({"order_id": 1})
+        assert wait.split(", ")[0] in read and wait.endswith(', "timeout": 60}\'')
+    assert not list(tmp_path.iterdir())
+
+
+def shell(server, line, directory):
+    # bash as people have it: with its history, which reads "!"
+    done = subprocess.run(["bash", "--norc", "-e"], input=f"set -o history -o histexpand\n. {server.run}/env\n{line}\n", cwd=directory,
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_thousands_of_messages(page, server, topic):
+    page.open(topic)
+    server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, to_json(n) FROM generate_series(1, 3000) n", topic)
+    until(lambda: page.text("#count") == "3,000 received, 1,000 shown", "all of them", seconds=15)
+    assert page.payloads == [str(n) for n in range(2001, 3001)]
+    assert page.run("return document.querySelectorAll('#messages summary[tabindex=\"0\"]').length") == 1
+
+
+def test_light_dark_narrow_and_without_motion(page, server, topic):
+    page.open(topic)
+    server.publish(topic, 1)
+    page.until_payloads(1)
+    colors = []
+    for scheme in "light", "dark":
+        page.media(prefers_color_scheme=scheme)
+        colors.append(page.run("return [document.body, document.querySelector('.scroller')].map((part) => getComputedStyle(part).color"
+                               " + getComputedStyle(document.body).backgroundColor).join()"))
+    assert colors[0] != colors[1]
+    animation = "return getComputedStyle(document.querySelector('#messages li')).animationName"
+    page.media(prefers_reduced_motion="no-preference")
+    assert page.run(animation) == "arrive"
+    page.media(prefers_reduced_motion="reduce")
+    assert page.run(animation) == "none"
+    page.media()
+    for width in 320, 700, 1280:
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False})
+        assert page.run("return document.documentElement.scrollWidth <= innerWidth"), width
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_accessibility(page, server, topic, npm):
+    axe = (npm("axe-core@4.14.1") / "axe.min.js").read_text()
+    page.open(topic, "orders", **{topic: "of another server"})
+    server.publish(topic, {"a": [1, 2, 3]}, list(range(100)))
+    page.until_payloads({"a": [1, 2, 3]}, list(range(100)))
+    elsewhere = new_topic("elsewhere")
+    (poll,) = server.wait(elsewhere, timeout=30)
+    until(lambda: page.all("#stats button"), "a topic to watch in the stats")
+    page.one("#messages li:first-child summary").click()
+    page.one("aside > details > summary").click()
+    page.run(axe)
+    for scheme in "light", "dark":
+        page.media(prefers_color_scheme=scheme)
+        violations = page.driver.execute_async_script(
+            "const done = arguments[arguments.length - 1]; document.getAnimations().forEach((animation) => animation.finish());"
+            " axe.run().then((results) => done(results.violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html)}`)))")
+        assert not violations, scheme
+    page.media()
+    server.publish(elsewhere, 1)
+    poll.result()

