@@ -118,7 +118,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install deploy/pgpoll-setup deploy/runit/*/run tests/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run tests/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)
@@ -127,7 +127,7 @@ $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }
 
 install: all ## installs under DESTDIR and PREFIX=/usr/local; settings of its services are /etc/default/pgpoll, and stay
-	$(Q)BUILD=$(BUILD) DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) deploy/install
+	$(Q)DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) deploy/install $(PROGRAMS)
 
 deb: ## builds the Debian package, build/deb/pgpoll_VERSION_ARCHITECTURE.deb (what it needs: deploy/packages build deb)
 	@VERSION=$(VERSION) deploy/debian/build $(BUILD)/deb

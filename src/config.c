@@ -24,6 +24,9 @@ static const struct variable {
       "recent messages that a manager keeps for its workers" },
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
       "database connections that a manager's workers may have open together, to catch up" },
+    { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
+      "the libpq service (PGSERVICEFILE) that those connect to, which may be PgBouncer; empty: as every other "
+      "connection" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent all the same" },

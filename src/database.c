@@ -30,7 +30,8 @@ struct exchange {
 };
 
 struct database {
-    PGconn *connection; /* NULL when CLOSED; non-blocking and in pipeline mode from CHECKING on */
+    const char *service; /* NULL or "": none of its own */
+    PGconn *connection;  /* NULL when CLOSED; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
     struct exchange asked;             /* by the caller */
@@ -75,6 +76,11 @@ void database_free(struct database *database)
     database_close(database, NULL);
     statement_release(&database->version_statement);
     free(database);
+}
+
+void database_set_service(struct database *database, const char *service)
+{
+    database->service = service;
 }
 
 void database_close(struct database *database, const char *text)
@@ -192,8 +198,8 @@ static enum error exchange_step(struct database *database, struct exchange *exch
 
 static enum error connect_start(struct database *database)
 {
-    static const char *const keywords[] = { "fallback_application_name", "client_encoding", NULL };
-    static const char *const values[] = { "pgpoll", "UTF8", NULL };
+    static const char *const keywords[] = { "fallback_application_name", "client_encoding", "service", NULL };
+    const char *const values[] = { "pgpoll", "UTF8", database->service, NULL };
 
     database->connection = PQconnectStartParams(keywords, values, 0);
     if (!database->connection)

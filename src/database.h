@@ -24,6 +24,9 @@ struct statement;
 struct database *database_new(void);
 void database_free(struct database *database);
 
+/* Has connections made to this service of libpq's service file, "" for none; borrowed for good. */
+void database_set_service(struct database *database, const char *service);
+
 /*
  * Runs statements one after the other in one network write, each in a transaction of its own, and waits for all results
  * until deadline_ms (monotonic). Connects first where there is no connection, and checks the schema's version then.

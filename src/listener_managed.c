@@ -386,5 +386,6 @@ struct listener *listener_managed_new(const struct config *config, struct hive *
         managed_free(&listener->base);
         return NULL;
     }
+    database_set_service(listener->database, config->catch_up_service);
     return &listener->base;
 }

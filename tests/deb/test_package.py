@@ -229,7 +229,7 @@ def repacked(tmp_path, version, schema=None):
     control.write_text(re.sub(r"^Version: .*", f"Version: {version}", control.read_text(), flags=re.M))
     if schema:
         sources = tmp_path / "sources"
-        subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "fcgi", "sql", "src")),
+        subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "examples", "fcgi", "sql", "src")),
                         sources.mkdir() or sources], check=True)
         (sources / "sql/version.sql").write_text(f"\\set schema_version {schema}\n")
         subprocess.run(["make", "-s", "-C", sources], check=True)

@@ -16,7 +16,7 @@ NEXT = int(SCHEMA_VERSION) + 1
 def next_tree(tmp_path_factory):
     """The sources of a made-up next version: only what knows the version is compiled anew."""
     tree = tmp_path_factory.mktemp("next")
-    subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "fcgi", "sql", "src")), tree], check=True)
+    subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "examples", "fcgi", "sql", "src")), tree], check=True)
     (tree / "sql/version.sql").write_text(f"\\set schema_version {NEXT}\n")
     (tree / "sql/upgrades").mkdir(exist_ok=True)
     (tree / f"sql/upgrades/{NEXT}.sql").write_text("ALTER TABLE pgpoll.messages ADD COLUMN colour text;\n")
