@@ -18,6 +18,15 @@ def machine(tmp_path_factory):
         yield machine
 
 
+README = (ROOT / "README.md").read_text()
+
+
+def line(start):
+    """The one command of README that starts so."""
+    (found,) = re.findall(rf"^    ({re.escape(start)}.*?)(?: +#.*)?$", README, re.M)
+    return found
+
+
 def poll(machine, topic, since=None, timeout=0):
     body = {"topics": [topic], "timeout": timeout, **({"since": {topic: since}} if since else {})}
     answer, status = machine.says(POLL + f"'{json.dumps(body)}'").rsplit("\n", 1)
@@ -110,7 +119,7 @@ def test_installing_starts_nothing(machine):
 
 def test_pgpoll_setup_starts_it(machine):
     machine.run("runuser -u postgres -- createdb mydb")
-    said = machine.says("pgpoll-setup mydb")
+    said = machine.says(line("pgpoll-setup "))
     assert "PGDATABASE=mydb is in /etc/default/pgpoll" in said and "pgpoll.service is enabled and started" in said, said
     again = machine.says("pgpoll-setup mydb")
     assert "already" in again and "reloaded" in again and "PGDATABASE" not in again, again
@@ -122,8 +131,8 @@ def test_pgpoll_setup_starts_it(machine):
 
 
 def test_a_poll_through_lighttpd(machine):
-    examples = "/usr/share/doc/pgpoll/examples/lighttpd/50-pgpoll.conf"
-    machine.run(f"cp {examples} /etc/lighttpd/conf-available/ && lighty-enable-mod fastcgi pgpoll && systemctl restart lighttpd")
+    machine.run(line("cp "))
+    machine.run(line("lighty-enable-mod "))
     until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
     waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 20}'""")
     until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 10)
@@ -175,10 +184,10 @@ def test_new_settings(machine):
 def test_reload_costs_nothing(machine):
     clients, before = Clients(machine), manager(machine)
     publish(machine, "t", 1)
-    machine.run("systemctl reload pgpoll")
+    machine.run(line("systemctl reload"))
     publish(machine, "t", 2)
     settle(machine, 20)
-    machine.run("systemctl reload pgpoll")
+    machine.run(line("systemctl reload"))
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) == before and machine.show("pgpoll-stats@2", "ActiveState") == "active"
@@ -187,10 +196,10 @@ def test_reload_costs_nothing(machine):
 def test_restart_costs_nothing(machine):
     clients, before = Clients(machine), manager(machine)
     publish(machine, "t", 1)
-    machine.run("systemctl restart pgpoll")
+    machine.run(line("systemctl restart pgpoll"))
     publish(machine, "t", 2)
     settle(machine, 20)
-    machine.run("systemctl restart pgpoll")
+    machine.run(line("systemctl restart pgpoll"))
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) != before
@@ -211,7 +220,7 @@ def test_pruning(machine):
     machine.psql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'old', '1' FROM generate_series(1, 12000)")
     machine.run("sleep 0.01; systemctl start pgpoll-prune.service")
     assert machine.psql("SELECT count(*) FROM pgpoll.messages") == "0", machine.says("journalctl -u pgpoll-prune")
-    machine.run("systemctl enable --now pgpoll-prune.timer")
+    machine.run(line("systemctl enable --now pgpoll-prune"))
     assert "pgpoll-prune.timer" in machine.says("systemctl list-timers")
     machine.run("""sed -i 's/^PRUNE_KEEP=.*/PRUNE_KEEP=nonsense/' /etc/default/pgpoll""")
     assert machine.run("systemctl start pgpoll-prune.service", check=False).returncode != 0
@@ -274,9 +283,10 @@ def test_upgrading_to_another_schema(machine, tmp_path):
 # --- after
 
 def test_removing_it(machine):
-    machine.run("apt-get purge -qq -y pgpoll")
+    for command in re.search(r"^To remove it all: `(.*)`, then `(.*)`\.$", README, re.M).groups():
+        machine.run(command.replace("apt-get purge", "apt-get purge -qq -y"))
+    assert machine.psql("SELECT to_regnamespace('pgpoll')") == ""
     assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
     for path in "/etc/default/pgpoll", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
         assert machine.run(f"test -e {path}", check=False).returncode == 1, path
     assert machine.run("find /etc/systemd -name '*pgpoll*'").stdout == ""
-    assert machine.psql("SELECT to_regclass('pgpoll.feed')") == "pgpoll.feed"   # the database's owner decides about it
