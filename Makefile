@@ -1,6 +1,7 @@
 # pgpoll: HTTP long polling over PostgreSQL. `make help` lists what can be made.
 
 VERSION := 0.1.0
+SCHEMA  := $(shell sed -n 's/^\\set schema_version //p' sql/version.sql)
 PORT    ?= 8080
 RUN     ?= .run
 WORKERS ?= 64
@@ -47,7 +48,7 @@ PKG_CFLAGS  = $(eval PKG_CFLAGS := $(call pkg_config,--cflags $(LIBRARIES)))$(PK
 JSON_LIBS   = $(call pkg_config,--libs json-c)
 PKG_LIBS    = $(eval PKG_LIBS := $(call pkg_config,--libs $(LIBRARIES)))$(PKG_LIBS)
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_VERSION='"$(VERSION)"' $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_PREFIX='"$(PREFIX)"' -DPGPOLL_VERSION='"$(VERSION)"' -DPGPOLL_SCHEMA_VERSION=$(SCHEMA) $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
 LINK    = $(CC) $(CFLAGS) $(LDGUARDS) $(LDFLAGS)
 
 objects  = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -64,7 +65,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test soak fuzz \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install clean help
+        lint lint-format lint-cppcheck lint-shell lint-tidy install deb test-deb clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -98,6 +99,8 @@ $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call note,CC  )
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(BUILD)/src/database.o $(BUILD)/fcgi/program.o: sql/version.sql
 
 -include $(OBJECTS:.o=.d)
 
@@ -136,6 +139,9 @@ fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 
 	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers
 	@FUZZ_S=$(FUZZ_S) tests/fuzz/run $(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))
 
+test-deb: deb ## tests the package on a machine of its own, in a container (root; packages: deploy/packages build deb test-deb)
+	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/deb
+
 C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
 lint-format:
@@ -143,7 +149,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/pgpoll-check tests/run tests/fuzz/run .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run tests/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)
@@ -151,23 +157,14 @@ lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
 $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }
 
-install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, pgpoll-check in sbin, SQL and the console in share/pgpoll, examples in share/doc
-	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/pgpoll $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions \\
-	    $(DESTDIR)$(PREFIX)/share/pgpoll/www $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
-	$(Q)install $(PROGRAMS) $(DESTDIR)$(PREFIX)/lib/pgpoll
-	$(Q)install deploy/pgpoll-check $(DESTDIR)$(PREFIX)/sbin
-	$(Q)install -m 644 $(wildcard sql/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql
-	$(Q)install -m 644 $(wildcard sql/functions/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions
-	$(Q)install -m 644 $(wildcard README.md) LICENSE $(DESTDIR)$(PREFIX)/share/doc/pgpoll
-	$(Q)install -m 644 deploy/console/* examples/long_polling_client.mjs deploy/openapi.json $(DESTDIR)$(PREFIX)/share/pgpoll/www
-	$(Q)install examples/long_polling_client.py $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
-	$(Q)install -m 644 $(wildcard examples/*.mjs examples/*.mts) $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
-	$(Q)install -m 644 deploy/lighttpd/50-pgpoll.conf $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
-	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/apache $(wildcard deploy/apache/*.conf)
-	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/nginx deploy/nginx/pgpoll.conf
+install: all ## installs under DESTDIR and PREFIX=/usr/local; settings of its services are /etc/default/pgpoll, and stay
+	$(Q)DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) deploy/install $(PROGRAMS)
+
+deb: ## builds the Debian package, build/deb/pgpoll_VERSION_ARCHITECTURE.deb (what it needs: deploy/packages build deb)
+	@VERSION=$(VERSION) deploy/debian/build $(BUILD)/deb
 
 clean: ## removes what was built
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 10

@@ -56,7 +56,7 @@ bool program_start(const struct program *program, int argc, char **argv, struct 
         return false;
     }
     if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        (void)printf("%s %s\n", program->name, PGPOLL_VERSION);
+        (void)printf("%s %s, for schema %d\n", program->name, PGPOLL_VERSION, PGPOLL_SCHEMA_VERSION);
         return false;
     }
     *status = EXIT_FAILURE;

@@ -43,7 +43,8 @@ struct book {
     PGresult *results[STATEMENTS];
     int count;
     struct json_object *began, *ended, *counts; /* what the statements borrow */
-    bool running, away, beats;
+    bool running, beats;
+    enum error away; /* why, as far as it was logged */
     int64_t started_ms, look_ms, write_ms, beat_ms, sweep_ms;
 };
 
@@ -192,10 +193,10 @@ static bool take_counts(struct book *book)
 
 static void fail(struct book *book, enum error error)
 {
-    if (!book->away)
+    if (book->away != error)
         log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error),
                   database_error(book->database));
-    book->away = true;
+    book->away = error;
     /* Rows count by their connection, so a new one writes them all anew. */
     database_close(book->database, NULL);
     for (int i = 0; i < book->hive->worker_count; i++)
@@ -207,7 +208,7 @@ static void fail(struct book *book, enum error error)
 /* What was counted is written by now. Where that was not to be seen, it may be counted twice, rather than not at all. */
 static void succeed(struct book *book)
 {
-    book->away = false;
+    book->away = ERROR_NONE;
     book->tally_began = true;
     tally_clear(&book->tally);
     if (book->beats)

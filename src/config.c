@@ -25,6 +25,9 @@ static const struct variable {
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
       "processes that read the table for a manager's workers, to catch up; each has a database connection while it is "
       "busy" },
+    { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
+      "the libpq service (PGSERVICEFILE) that those connect to, which may be PgBouncer; empty: as every other "
+      "connection" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0, 20000,
       "polls of one user, or of one address if nobody was authenticated, that may wait at a time under a manager; "

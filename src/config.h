@@ -23,8 +23,9 @@ struct config {
     int64_t reread_s;
     int64_t query_timeout_s;
     int64_t peer_timeout_s;
-    int64_t heartbeat_s;     /* 0: none */
-    const char *cors_origin; /* "": no CORS headers */
+    int64_t heartbeat_s;          /* 0: none */
+    const char *catch_up_service; /* "": none */
+    const char *cors_origin;      /* "": no CORS headers */
     const char *host;
     const char *log;
     enum log_level log_level;

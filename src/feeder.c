@@ -74,9 +74,10 @@ struct feeder {
     struct doorbell doorbell;
     struct cycle cycle;
     uint64_t cycle_number;
-    bool running, away;
-    bool relisten;  /* the connection is a new one */
-    uint64_t polls; /* when can_poll() was asked about last */
+    bool running;
+    enum error away; /* why, as far as it was logged */
+    bool relisten;   /* the connection is a new one */
+    uint64_t polls;  /* when can_poll() was asked about last */
     int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
     struct printbuf *json;
 };
@@ -608,7 +609,7 @@ static void succeed(struct feeder *feeder)
         log_write(LOG_LEVEL_INFO, "the database is back");
         tally_add(&feeder->hive->tally, TALLY_RECONNECTS, 1);
     }
-    feeder->away = false;
+    feeder->away = ERROR_NONE;
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
         take_channels(feeder, cycle->results[cycle->listen_at]);
@@ -643,9 +644,9 @@ static void fail(struct feeder *feeder, enum error error)
             (size_t)feeder->pending_count * sizeof *feeder->pending);
     memcpy(feeder->pending, cycle->questions, (size_t)cycle->question_count * sizeof *cycle->questions);
     feeder->pending_count += cycle->question_count;
-    if (!feeder->away)
+    if (feeder->away != error)
         log_write(error_log_level(error), "no news from the database: %s", database_error(feeder->database));
-    feeder->away = true;
+    feeder->away = error;
     set_hears(feeder, false);
     database_close(feeder->database, NULL);
     feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;

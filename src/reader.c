@@ -88,6 +88,7 @@ int reader_run(const struct config *config, int queue)
         database_free(database);
         return EXIT_FAILURE;
     }
+    database_set_service(database, config->catch_up_service);
     do {
         struct epoll_event event;
 

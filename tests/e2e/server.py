@@ -23,6 +23,7 @@ import web
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
+SCHEMA_VERSION = re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1]
 MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
 WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: what the tests' requests go through
 # Seconds after which a client's leaving has freed its worker: Apache tells nobody, a heartbeat a second finds out.
@@ -98,12 +99,12 @@ class Server:
         self.threads = concurrent.futures.ThreadPoolExecutor(200)
         self.db = None
 
-    def make(self, goal, **settings):
+    def make(self, goal, *, top=ROOT, **settings):
         """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
         variables = {"RUN": self.run, "PORT": self.make_port, "WORKERS": self.workers, "MODE": self.mode, **self.variables}
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
         with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(["make", "-s", "-C", ROOT, goal, *(f"{k}={v}" for k, v in variables.items())],
+            done = subprocess.run(["make", "-s", "-C", top, goal, *(f"{k}={v}" for k, v in variables.items())],
                                   env={**ours, **self.settings, **settings}, stdin=subprocess.DEVNULL,
                                   stdout=output, stderr=subprocess.STDOUT, timeout=120)
             output.seek(0)
@@ -124,8 +125,8 @@ class Server:
         code, output = self.make("stop")
         assert code == 0, output
 
-    def reload(self):
-        code, output = self.make("reload")
+    def reload(self, **options):
+        code, output = self.make("reload", **options)
         assert code == 0, output
 
     def stop_lighttpd(self):

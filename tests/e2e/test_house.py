@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from server import POLL, ROOT, STATS, Server, until
+from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, until
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_everyday_goals(server):
     assert code == 0, output
     env = server.env
     asked = subprocess.run(["psql", "-XAtc", "SELECT pgpoll.schema_version()"], env=env, capture_output=True, text=True)
-    assert asked.stdout == "1\n", asked
+    assert asked.stdout == SCHEMA_VERSION + "\n", asked
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")

@@ -72,7 +72,7 @@ def test_newer_schema_is_refused(server):
     admin = server.connect("a")
     run(admin, "CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer LANGUAGE sql AS 'SELECT 1000'")
     refused = server.psql("a", "-f", INSTALL)
-    assert refused.returncode == 3 and "newer than this script" in refused.stderr
+    assert refused.returncode == 3 and "newer than these scripts" in refused.stderr
     assert run(admin, "SELECT pgpoll.schema_version()") == [(1000,)]
 
 
