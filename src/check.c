@@ -204,13 +204,13 @@ static bool check_schema(struct check *check)
     if (!result)
         return false;
     version = strtol(text(result, 0), NULL, 10);
-    usable = version == DATABASE_SCHEMA_VERSION;
+    usable = version == PGPOLL_SCHEMA_VERSION;
     if (usable)
         say(check, OK, "schema pgpoll, version %s", text(result, 0));
     else
         say(check, WRONG, "schema pgpoll has version %s, this program works with %d: %s", text(result, 0),
-            DATABASE_SCHEMA_VERSION,
-            version < DATABASE_SCHEMA_VERSION ? "run the sql/install.sql that came with it"
+            PGPOLL_SCHEMA_VERSION,
+            version < PGPOLL_SCHEMA_VERSION ? "run the sql/install.sql that came with it"
                                               : "install the program that came with it");
     PQclear(result);
     return usable;
