@@ -203,7 +203,7 @@ SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.m
 SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT md5('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
 SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');
 SELECT is_empty('SELECT FROM pg_temp.feed', 'its temporary tables are not used');
-SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"quiet"') AND pg_temp.at('"quiet"') + (60000 << 16), 'nor its sequences');
+SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"quiet"') AND pg_temp.at('"quiet"') + (60000::bigint << 16), 'nor its sequences');
 
 -- Authorisation
 
