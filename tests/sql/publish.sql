@@ -149,5 +149,8 @@ END $$;
 SELECT is(pg_temp.seq_scans(), :'before', 'positions are given by the indexes, however few messages there are');
 SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'few'), 81::bigint, 'to all of them');
 
+-- No rollback does this.
+SELECT setval('pgpoll.last_position', 0) AS back \gset
+
 SELECT * FROM finish();
 ROLLBACK;
