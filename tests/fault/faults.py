@@ -308,6 +308,7 @@ class Faults:
         self.dead += silenced
 
     def reload(self):
+        self.server.until_workers()     # one that ends meanwhile would be missed
         self.server.reload()
 
     def drain(self):
