@@ -7,6 +7,7 @@ SET client_min_messages = warning;
 -- Rather fail than hold up publishers behind a transaction that stays open.
 SET lock_timeout = '3s';
 \ir version.sql
+SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
 BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('pgpoll.install')) \g /dev/null
 
@@ -38,8 +39,10 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
     \ir upgrade.sql
 \endif
 \ir tables.sql
+\ir watch_tables.sql
 \ir views.sql
 \ir functions/ring_doorbell.sql
+\ir functions/replicate_message.sql
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql
@@ -56,9 +59,12 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/begin_wait.sql
 \ir functions/end_wait.sql
 \ir functions/write_waiters.sql
+\ir functions/write_listener.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
 \ir functions/schema_version.sql
+\ir watch_views.sql
+\ir functions/metrics.sql
 \ir grants.sql
 COMMIT;
 \if :older

@@ -112,7 +112,7 @@ static void ignore_notice(void *context, const PGresult *result)
 
 static enum error exchange_start(struct database *database, struct exchange *exchange)
 {
-    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1 };
+    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
 
     for (int i = 0; i < exchange->count; i++) {
         const struct statement *statement = &exchange->statements[i];

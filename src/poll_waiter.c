@@ -187,6 +187,8 @@ static enum error wait_for_messages(struct poll_waiter *waiter)
 {
     enum error error = read_page(waiter, LISTENER_SUBSCRIBE);
 
+    if (!error && waiter->page.message_count == 0)
+        waiter->waits_since_ms = clock_monotonic_ms();
     while (!error && waiter->page.message_count == 0 && clock_monotonic_ms() < waiter->who.deadline_ms) {
         error = wait_news(waiter);
         /* Subscribing again makes good a lost connection, and a subscription that was lost unnoticed. */
