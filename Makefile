@@ -64,8 +64,8 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test test-deb soak fuzz \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install deb clean help
+.PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test soak fuzz \
+        lint lint-format lint-cppcheck lint-shell lint-tidy install deb test-deb clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -131,9 +131,6 @@ test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized fuzz
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
 	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
 
-test-deb: deb ## tests the package on a machine of its own, in a container (root; packages: deploy/packages build deb test-deb)
-	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/deb
-
 soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls, one fault after another
 	@deploy/packages soak
 	@tests/run soak
@@ -142,6 +139,9 @@ fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 
 	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers
 	@FUZZ_S=$(FUZZ_S) tests/fuzz/run $(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))
 
+test-deb: deb ## tests the package on a machine of its own, in a container (root; packages: deploy/packages build deb test-deb)
+	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/deb
+
 C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
 lint-format:
@@ -149,8 +149,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run \
-	    tests/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run tests/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)

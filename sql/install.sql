@@ -4,10 +4,10 @@
 \set QUIET on
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
+SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
 -- Rather fail than hold up publishers behind a transaction that stays open.
 SET lock_timeout = '3s';
 \ir version.sql
-SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
 BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('pgpoll.install')) \g /dev/null
 

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from between import directory, pgbouncer
-from server import ROOT, Postgres, Server, free_port, until
+from server import ROOT, Postgres, Server, until
+from web import free_port
 
 pytestmark = pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
 

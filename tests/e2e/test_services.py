@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from server import POLL, ROOT, STATS, Server, free_port, new_topic, until
+from server import POLL, ROOT, STATS, Server, new_topic, until
+from web import free_port
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start services as somebody else")
 
