@@ -65,7 +65,7 @@ LEFT JOIN pg_stat_activity b ON b.pid = by.pid
 WHERE NOT l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY l.waitstart, l.pid, b.pid;
 COMMENT ON VIEW pgpoll.held_up IS
-    'Who is held up, and by whom? Sessions that wait for a lock on one of pgpoll''s tables, as publishers do at COMMIT (waits_for pgpoll.commit_lock), once for each session in their way. Short waits are normal. The state and transaction age of another role''s session are shown only to members of pg_read_all_stats.';
+    'Who is held up, and by whom? Sessions that wait for a lock on one of pgpoll''s tables, as those that give positions do (waits_for pgpoll.feed_lock), once for each session in their way. Short waits are normal. The state and transaction age of another role''s session are shown only to members of pg_read_all_stats.';
 
 CREATE OR REPLACE VIEW pgpoll.notification_queue AS
 SELECT pg_notification_queue_usage() AS used;

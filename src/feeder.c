@@ -330,8 +330,9 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
     int at;
 
     cycle->action = DOORBELL_LEAVE;
+    /* First what others gave positions to, so that a batch can follow on it. */
     if (!cycle->full && cycle->question_count == 0 &&
-        now_ms < clock_min(feeder->look_ms, doorbell_due_ms(&feeder->doorbell)))
+        (cycle->read.count > 0 || now_ms < clock_min(feeder->look_ms, doorbell_due_ms(&feeder->doorbell))))
         return true;
     feeder->look_ms = now_ms + LOOK_MS;
     cycle->action = doorbell_look(&feeder->doorbell, now_ms);

