@@ -100,7 +100,7 @@ $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	$(call note,CC  )
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
-$(BUILD)/src/database.o $(BUILD)/fcgi/program.o: sql/version.sql
+$(BUILD)/src/check.o $(BUILD)/src/database.o $(BUILD)/fcgi/program.o: sql/version.sql
 
 -include $(OBJECTS:.o=.d)
 

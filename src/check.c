@@ -192,7 +192,7 @@ static bool check_schema(struct check *check)
     long version;
 
     if (result && !is_true(result, 0))
-        say(check, WRONG, "database %s has no schema pgpoll: psql -d %s -f sql/install.sql", PQdb(check->connection),
+        say(check, WRONG, "database %s has no schema pgpoll: run pgpoll-setup %s", PQdb(check->connection),
             PQdb(check->connection));
     else if (result && !usable)
         say(check, WRONG, "role %s may not use schema pgpoll: GRANT pgpoll_poller TO \"%s\"", text(result, 1),
@@ -210,8 +210,8 @@ static bool check_schema(struct check *check)
     else
         say(check, WRONG, "schema pgpoll has version %s, this program works with %d: %s", text(result, 0),
             PGPOLL_SCHEMA_VERSION,
-            version < PGPOLL_SCHEMA_VERSION ? "run the sql/install.sql that came with it"
-                                              : "install the program that came with it");
+            version < PGPOLL_SCHEMA_VERSION ? "run the pgpoll-setup that came with it"
+                                            : "install the program that came with it");
     PQclear(result);
     return usable;
 }

@@ -46,9 +46,9 @@ def manager(machine):
 
 
 def settle(machine, workers):
-    """Waits until there is the manager, so many workers and its reserve, and nobody of before."""
-    expected = 1 + workers + max(workers // 20, 1)
-    until(lambda: int(machine.run("pgrep -cx pgpoll.fcgi", check=False).stdout) == expected, f"{expected} processes", 30)
+    """Waits until there are so many workers and the manager's reserve, and nobody of before."""
+    expected = workers + max(workers // 20, 1)
+    until(lambda: int(machine.run("pgrep -cx pgpoll-worker", check=False).stdout) == expected, f"{expected} processes", 30)
 
 
 class Clients:
@@ -145,13 +145,20 @@ def test_a_poll_through_lighttpd(machine):
 
 
 def test_nobody_runs_or_listens_as_more_than_needed(machine):
-    owners = machine.says("ps -o user= -C pgpoll.fcgi,pgpoll-stats.fc,pgpoll-stats.fcgi | sort | uniq -c").split()
-    assert owners[1:] == ["pgpoll"] and int(owners[0]) >= 503, owners
+    processes = [line.split() for line in machine.says("ps -eo user=,comm=").splitlines()]
+    ours = {name for user, name in processes if user == "pgpoll"}
+    assert ours == {"pgpoll.fcgi", "pgpoll-nursery", "pgpoll-worker", "pgpoll-reader", "pgpoll-stats.fc"}
+    assert not [user for user, name in processes if name in ours and user != "pgpoll"]
     assert machine.says("stat -c '%U %G %a' /run/pgpoll/poll.sock /run/pgpoll/stats.sock") == "www-data www-data 600\nwww-data www-data 600"
     status = machine.says(f"cat /proc/{manager(machine)}/status")
     assert re.search(r"^CapBnd:\s+0+$", status, re.M) and re.search(r"^NoNewPrivs:\s+1$", status, re.M) and re.search(r"^Seccomp:\s+2$", status, re.M)
     denied = machine.run("nsenter -t %d -m -- runuser -u pgpoll -- touch /var/tmp/x /etc/x /run/pgpoll/x" % manager(machine), check=False).stdout
     assert "/etc/x" in denied and "/run/pgpoll/x" in denied, denied
+
+
+def test_pgpoll_check_finds_nothing_wrong(machine):
+    said = machine.says(line("runuser -u pgpoll -- env PGDATABASE=mydb pgpoll-check").replace("pgpoll-check", "pgpoll-check --seconds 1"))
+    assert "WRONG" not in said and "a poll of 1 s took 1." in said, said
 
 
 # --- restarts
@@ -210,7 +217,7 @@ def test_boot_starts_it(machine):
     for unit, target in ("pgpoll.service", "multi-user.target"), ("pgpoll.socket", "sockets.target"), ("pgpoll-stats.socket", "sockets.target"):
         assert target in machine.show(unit, "WantedBy").split()
     machine.run("systemctl stop pgpoll.socket pgpoll-stats.socket pgpoll")
-    assert machine.run("pgrep -x pgpoll.fcgi", check=False).returncode == 1
+    assert machine.run("pgrep -u pgpoll", check=False).returncode == 1
     machine.run("systemctl start multi-user.target sockets.target")
     assert poll(machine, "a")[0] == 200
 
@@ -242,7 +249,7 @@ def repacked(tmp_path, version, schema=None):
                         sources.mkdir() or sources], check=True)
         (sources / "sql/version.sql").write_text(f"\\set schema_version {schema}\n")
         subprocess.run(["make", "-s", "-C", sources], check=True)
-        for name in "pgpoll.fcgi", "pgpoll-stats.fcgi":
+        for name in "pgpoll.fcgi", "pgpoll-worker", "pgpoll-reader", "pgpoll-stats.fcgi":
             subprocess.run(["install", sources / "build" / name, tree / "usr/lib/pgpoll" / name], check=True)
         (tree / "usr/share/pgpoll/sql/version.sql").write_text(f"\\set schema_version {schema}\n")
         (tree / "usr/share/pgpoll/sql/upgrades").mkdir(exist_ok=True)

@@ -74,9 +74,9 @@ def test_no_database_there(own):
 
 def test_schema(own):
     own.sql("CREATE DATABASE bare")
-    complains(check(own, PGDATABASE="bare"), "no schema pgpoll", "install.sql")
+    complains(check(own, PGDATABASE="bare"), "no schema pgpoll", "pgpoll-setup bare")
     version, = own.sql("SELECT pgpoll.schema_version()")[0]
-    for other, advice in ((version + 1, "install the program"), (version - 1, "install.sql")):
+    for other, advice in ((version + 1, "install the program"), (version - 1, "run the pgpoll-setup")):
         own.sql(f"CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT {other}'")
         complains(check(own), f"version {other}", advice)
     own.sql(f"CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT {version}'")

@@ -134,8 +134,8 @@ def test_operating_views(fresh):
 
 def test_operating_check(fresh):
     """As the README has it, but for whose database and which URL."""
-    command = line(fresh, "runuser -u www-data -- env PGDATABASE=mydb pgpoll-check")
-    command = command.removeprefix("runuser -u www-data -- env PGDATABASE=mydb ").replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
+    command = line(fresh, "runuser -u pgpoll -- env PGDATABASE=mydb pgpoll-check")
+    command = command.removeprefix("runuser -u pgpoll -- env PGDATABASE=mydb ").replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
     command = command.replace("http://127.0.0.1", fresh.url)
     output = run(f". {fresh.run}/env && PGUSER=pgpoll_worker PGPOLL_PROGRAM={fresh.run}/bin/pgpoll.fcgi {command}")
     assert "WRONG" not in output and "LISTEN delivers" in output and "a poll of 1 s took 1." in output

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
+import web
 from server import POLL, ROOT, STATS, Server, new_topic, until
-from web import free_port
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start services as somebody else")
 
@@ -20,35 +20,18 @@ class Door(Server):
 
     def __init__(self, server, directory):
         super().__init__(0, run=server.run)
-        self.server, self.directory, self.lighttpd = server, directory, None
+        self.front = web.SERVERS["lighttpd"](directory, self.port)
 
     def __enter__(self):
-        config = (ROOT / "deploy/lighttpd/50-pgpoll.conf").read_text().replace('"/run/pgpoll"', f'"{self.directory}"')
-        (self.directory / "50-pgpoll.conf").write_text(config)
-        (self.directory / "lighttpd.conf").write_text(f"""
-            server.modules = ( "mod_fastcgi" )
-            server.bind = "127.0.0.1"
-            server.port = {self.port}
-            server.document-root = "{self.directory}/www"
-            server.username = "www-data"
-            include "50-pgpoll.conf"
-            """)
-        environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
-        self.lighttpd = subprocess.Popen(["lighttpd", "-D", "-f", self.directory / "lighttpd.conf"], stdin=subprocess.DEVNULL, env=environment,
-                                         stderr=subprocess.DEVNULL)
-        until(lambda: self.status() is not None, "lighttpd")
+        self.front.start()
         return self
 
     def __exit__(self, *_):
         self.close_db()
-        self.lighttpd.terminate()
-        self.lighttpd.wait(5)
+        self.front.stop()
 
     def status(self):
-        try:
-            return self.request("POST", POLL, '{"topics": ["a"], "timeout": 0}').status
-        except OSError:
-            return None
+        return self.request("POST", POLL, '{"topics": ["a"], "timeout": 0}').status
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +175,7 @@ def pgbouncer(place, port, database):
 @needs_root
 def test_catching_up_through_pgbouncer(database, place):
     """Only that goes through it: without it what is old cannot be read, but what is new is delivered."""
-    port, old, new = free_port(), new_topic("old"), new_topic("new")
+    port, old, new = web.free_port(), new_topic("old"), new_topic("new")
     (place / "services").write_text((ROOT / "deploy/pgbouncer/pg_service.conf").read_text().replace("6432", str(port)))
     (place / "pass").write_text(f"127.0.0.1:{port}:*:pgpoll_worker:secret\n")
     (place / "pass").chmod(0o600)
@@ -233,15 +216,17 @@ def installed(tmp_path_factory):
 
 
 def test_installed_files(installed):
-    for path in ("usr/lib/pgpoll/pgpoll.fcgi", "usr/lib/pgpoll/pgpoll-stats.fcgi", "usr/sbin/pgpoll-setup"):
+    for path in ("usr/lib/pgpoll/pgpoll.fcgi", "usr/lib/pgpoll/pgpoll-worker", "usr/lib/pgpoll/pgpoll-reader", "usr/lib/pgpoll/pgpoll-stats.fcgi",
+                 "usr/sbin/pgpoll-setup", "usr/sbin/pgpoll-check"):
         assert os.access(installed / path, os.X_OK), path
     for path in ("usr/share/pgpoll/sql/install.sql", "usr/share/pgpoll/sql/upgrades/2.sql", "usr/share/man/man7/pgpoll.7",
                  "usr/share/man/man8/pgpoll-stats.fcgi.8", "usr/lib/sysusers.d/pgpoll.conf", "etc/default/pgpoll",
                  "usr/share/doc/pgpoll/examples/lighttpd/50-pgpoll.conf", "usr/share/doc/pgpoll/examples/runit/pgpoll/run",
-                 "usr/share/doc/pgpoll/examples/pgbouncer/pgbouncer.ini", "usr/share/doc/pgpoll/examples/long_polling_client.py"):
+                 "usr/share/doc/pgpoll/examples/pgbouncer/pgbouncer.ini", "usr/share/doc/pgpoll/examples/apache/pgpoll.conf", "usr/share/doc/pgpoll/examples/nginx/pgpoll.conf",
+                 "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/pgpoll/www/index.html"):
         assert (installed / path).is_file(), path
     for path in installed.rglob("*"):
-        if path.is_file() and path.suffix != ".fcgi" and path.name != "README.md":
+        if path.is_file() and path.parent.name != "pgpoll":   # neither programs nor README
             assert b"/usr/local" not in path.read_bytes(), path
     sources = {path.relative_to(ROOT / "sql") for path in (ROOT / "sql").rglob("*.sql")}
     assert {path.relative_to(installed / "usr/share/pgpoll/sql") for path in (installed / "usr/share/pgpoll").rglob("*.sql")} == sources
@@ -280,7 +265,7 @@ def test_sample_settings_can_be_read_by_a_shell(installed):
 
 def test_manual_pages(database, installed):
     pages = sorted((installed / "usr/share/man").rglob("*.[78]"))
-    assert [page.name for page in pages] == ["pgpoll.7", "pgpoll-setup.8", "pgpoll-stats.fcgi.8", "pgpoll.fcgi.8"]
+    assert [page.name for page in pages] == ["pgpoll.7", "pgpoll-check.8", "pgpoll-setup.8", "pgpoll-stats.fcgi.8", "pgpoll.fcgi.8"]
     for page in pages:
         lint = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True)
         assert (lint.stdout, lint.stderr) == ("", ""), lint
@@ -289,9 +274,11 @@ def test_manual_pages(database, installed):
     text = subprocess.check_output(["mandoc", "-T", "ascii", "-O", "width=1000", installed / "usr/share/man/man8/pgpoll.fcgi.8"], text=True)
     text = re.sub(r".\x08", "", text)   # no overstriking
     assert re.findall(r"(?m)^     (PGPOLL_[A-Z_]+)$", text) == re.findall(r"(?m)^  (PGPOLL_[A-Z_]+) ", help_of(database))
-    setup = subprocess.check_output([ROOT / "deploy/pgpoll-setup", "--help"], text=True)
-    page = (installed / "usr/share/man/man8/pgpoll-setup.8").read_text()
-    assert set(re.findall(r"--([a-z]+)", setup)) | {"help"} == set(re.findall(r"Fl -([a-z]+)", page))
+    usage = {name: (ROOT / "deploy" / name).read_text() for name in ("pgpoll-setup", "pgpoll-check")}
+    for name, script in usage.items():
+        options = set(re.findall(r"(?m)^ +(?:--help \| )?--([a-z]+)(?: \| --([a-z]+))?\)", script))
+        page = (installed / "usr/share/man/man8" / f"{name}.8").read_text()
+        assert {option for pair in options for option in pair if option} == set(re.findall(r"Fl -([a-z]+)", page))
 
 
 def test_units_are_right(installed):

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
-from sessions import Reader, close_all, opened, publish, run
+from sessions import Reader, assign, close_all, opened, publish, run, wait_until
 
 ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^pgpoll_' ORDER BY 1"
 ALL_ROLES = [("pgpoll_monitor",), ("pgpoll_poller",), ("pgpoll_publisher",)]
@@ -41,6 +41,7 @@ def test_installing_again_keeps_what_is_there(server):
     run(admin, """CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
                   AS $$SELECT topic = 'mine'$$""")
     publish(admin, "t", 1)
+    assign(admin)
     before = run(admin, "SELECT position FROM pgpoll.feed")
     server.install("a")
     run(admin, "SET ROLE app")
@@ -168,8 +169,7 @@ def test_restored_dump(server):
     server.install("a")
     admin = server.connect("a")
     publish(admin, "t", 1)
-    run(admin, "SELECT pg_sleep(0.002)")
-    run(admin, "SELECT pgpoll.prune('0')")
+    wait_until(lambda: run(admin, "SELECT pgpoll.prune('0')") == [(1,)])
     publish(admin, "t", 2, 3)
     client = Reader(admin, ["t"], {"t": 0})
     client.page(messages=1)

@@ -8,20 +8,11 @@ import subprocess
 import pytest
 
 from conftest import HERE, Cluster
-import sessions
-from sessions import publish, run, wait_until
+from sessions import Reader, assign, publish, run, wait_until
 
 ROOT = pathlib.Path(HERE, "../..").resolve()
 VERSION = int(re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1])
 KEPT = {int(path.stem): path for path in pathlib.Path(HERE, "schemas").glob("*.sql")}
-
-
-class Reader(sessions.Reader):
-    """As a worker reads: positions first."""
-
-    def page(self, **limits):
-        run(self.session, "SELECT pgpoll.assign_positions()")
-        return super().page(**limits)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +101,7 @@ def test_upgrade_from(server, version):
     wait_until(lambda: run(admin, "SELECT pgpoll.prune('0')") == [(1,)])
     publish(admin, "t", 1, {"two": 2.50}, "3")
     if run(admin, "SELECT to_regprocedure('pgpoll.assign_positions()') IS NOT NULL") == [(True,)]:
-        run(admin, "SELECT pgpoll.assign_positions()")
+        assign(admin)
     client = Reader(admin, ["t"], {"t": run(admin, "SELECT min(position) FROM pgpoll.feed WHERE topic = 't'")[0][0]})
     stored = run(admin, "SELECT id, topic, payload::text, metadata, created_at FROM pgpoll.messages ORDER BY id")
     retained = run(admin, "SELECT * FROM pgpoll.retention")
