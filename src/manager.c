@@ -244,6 +244,13 @@ static void run_anew(struct manager *manager)
         return;
     }
     log_write(LOG_LEVEL_INFO, "running anew");
+    /* Nobody answers old workers' questions from now on: requests wait for new ones. */
+    for (int i = 0; i < manager->hive->worker_count; i++) {
+        const struct cell *cell = hive_cell(manager->hive, i);
+
+        if (atomic_load(&cell->state) == CELL_IDLE && atomic_load(&cell->pid) > 0)
+            (void)kill(atomic_load(&cell->pid), SIGTERM);
+    }
     /* Our signals stay blocked: one that comes before the new program looks for it must not end it. */
     (void)execvp(manager->argv[0], manager->argv);
     log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", manager->argv[0], strerror(errno));
