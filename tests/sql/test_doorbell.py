@@ -21,7 +21,7 @@ def level(request):
 
 def publisher(level=None):
     session = connect(level)
-    run(session, "SET ROLE pgpoll_publisher")
+    run(session, "SET ROLE pgpoll_publisher; SET statement_timeout = '10s'")
     if level:
         session.commit()
     return session
