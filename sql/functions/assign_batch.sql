@@ -70,12 +70,11 @@ BEGIN
     SELECT coalesce(sum(a.messages), 0), (SELECT array_agg(b.id ORDER BY b.id) FROM batch b), (SELECT sum(b.size) FROM batch b)
       INTO assigned, ids, bytes
       FROM announced a;
-    IF assigned > 0 THEN
-        PERFORM pg_notify('pgpoll', (after + assigned)::text);
-    ELSIF NOT note THEN
+    IF assigned = 0 AND NOT note THEN
         RETURN; -- somebody was faster
     END IF;
 
+    PERFORM pg_notify('pgpoll', (after + greatest(assigned, 1))::text);
     PERFORM setval('pgpoll.last_position', after + greatest(assigned, 1));
     IF mine IS NOT NULL THEN
         UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;

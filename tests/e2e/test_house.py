@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from server import POLL, ROOT, STATS, Server, until
+from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, until
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_everyday_goals(server):
     assert code == 0, output
     env = server.env
     asked = subprocess.run(["psql", "-XAtc", "SELECT pgpoll.schema_version()"], env=env, capture_output=True, text=True)
-    assert asked.stdout == "1\n", asked
+    assert asked.stdout == SCHEMA_VERSION + "\n", asked
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
@@ -112,7 +112,7 @@ def test_as_an_ordinary_user(tmp_path, topic):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give its rights away")
 def test_root_serves_nobody_as_root(server):
-    serving = [pid for pid, command in server.processes().items() if any(name in command for name in ("fcgi", "postgres", "lighttpd"))]
+    serving = [pid for pid, command in server.processes().items() if any(name in command for name in ("pgpoll-", "fcgi", "postgres", "lighttpd"))]
     assert len(serving) > 24 and 0 not in {os.stat(f"/proc/{pid}").st_uid for pid in serving}
 
 
