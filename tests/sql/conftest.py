@@ -15,6 +15,8 @@ INSTALL, UNINSTALL = (os.path.join(HERE, "../../sql", name) for name in ("instal
 def admin():
     """The owner's session, on an empty message table."""
     session = connect()
+    for name, in run(session, "SELECT gid FROM pg_prepared_xacts"):     # of a test that failed
+        run(session, f"ROLLBACK PREPARED '{name}'")
     run(session, "TRUNCATE pgpoll.messages, pgpoll.feed, pgpoll.retention, pgpoll.waiters; SELECT pgpoll.unmute_doorbell()")
     yield session
     close_all()

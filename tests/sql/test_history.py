@@ -27,7 +27,8 @@ class Writer:
         self.number, self.session, self.stop = number, session, stop
         self.random = random.Random(number)
         self.numbers = itertools.count()
-        self.committed = []         # (when the COMMIT began, payload)
+        self.inserted = {}          # payload: when the INSERT began
+        self.committed = []         # (when the COMMIT began, when it returned, payload)
         self.uncertain = []         # payloads whose COMMIT got no answer
         self.refused = 0
 
@@ -43,7 +44,8 @@ class Writer:
                     continue
                 began = time.monotonic()
                 run(self.session, "COMMIT")
-                self.committed += [(began, payload) for payload in pending]
+                returned = time.monotonic()
+                self.committed += [(began, returned, payload) for payload in pending]
             except psycopg2.errors.SerializationFailure:
                 self.refused += 1
                 run(self.session, "ROLLBACK")
@@ -54,21 +56,20 @@ class Writer:
             time.sleep(self.random.random() * 0.005)
 
     def insert(self, count, serializable):
-        """A serializable transaction that read what others write, before it has the commit lock for good, might be refused: so
-        it deletes nothing, and undoes no position."""
-        pending, at_once = [], False
+        """A serializable transaction that reads what others write might be refused: so it deletes nothing."""
+        pending = []
         for _ in range(count):
             payload = (self.number, next(self.numbers))
             undo = self.random.random() < 0.2
             if undo or self.random.random() < 0.2:
                 run(self.session, "SAVEPOINT s")
+            self.inserted[payload] = time.monotonic()
             publish(self.session, self.random.choice(TOPICS), payload)
-            if self.random.random() < 0.05 and not (undo and serializable):
+            if self.random.random() < 0.05:
                 run(self.session, "SET CONSTRAINTS ALL IMMEDIATE")
-                at_once = True
             if undo:
                 run(self.session, "ROLLBACK TO s")
-            elif not serializable and not at_once and self.random.random() < 0.05:
+            elif not serializable and self.random.random() < 0.05:
                 run(self.session, "DELETE FROM pgpoll.messages WHERE payload::text = %s", json.dumps(payload))
             else:
                 pending.append(payload)
@@ -126,16 +127,22 @@ def test_everybody_reads_the_same_history(admin):
         thread.join()
 
     everything = history(admin)
-    committed = [payload for writer in writers for _, payload in writer.committed]
+    committed = [payload for writer in writers for _, _, payload in writer.committed]
     assert sorted(payload for _, payload in everything) == sorted(committed)
     for number, writer in enumerate(writers):
-        assert [p for _, p in everything if p[0] == number] == [p for _, p in writer.committed], "a publisher's own order"
+        assert [p for _, p in everything if p[0] == number] == [p for _, _, p in writer.committed], "a publisher's own order"
+    inserted = {payload: when for writer in writers for payload, when in writer.inserted.items()}
+    returned = {payload: when for writer in writers for _, when, payload in writer.committed}
+    earliest_after = float("inf")
+    for _, payload in reversed(everything):
+        assert inserted[payload] <= earliest_after, "after a message that was committed before the other's INSERT"
+        earliest_after = min(earliest_after, returned[payload])
     for reader in readers:
         assert [(position, tuple(payload)) for position, payload in reader.got] == everything
     for reader, (since, start) in zip(late, late_since):
         got = [(position, tuple(payload)) for position, payload in reader.got]
         assert got == everything[-len(got):]
-        assert {p for w in writers for began, p in w.committed if began > since} <= {p for _, p in got}, "from now"
+        assert {p for w in writers for began, _, p in w.committed if began > since} <= {p for _, p in got}, "from now"
     assert all(not reader.gaps for reader in readers + late)
     assert sum(writer.refused for writer in writers) == 0, "publishers do not fail each other"
 
@@ -192,36 +199,72 @@ def kill_cluster(directory):
         os.unlink(os.path.join(directory, name))
 
 
+def test_what_was_committed_before_comes_before(admin):
+    """Whoever inserts a message when another was committed, and be it by hearsay, has the later position."""
+    stop = threading.Event()
+    under_way = [connect("READ COMMITTED") for _ in range(3)]
+    sessions = [connect() for _ in range(4)]
+    readers = [Reader(connect(), TOPICS, dict.fromkeys(TOPICS, 0)) for _ in range(2)]
+    reading = [Background(read_until, stop, reader, n) for n, reader in enumerate(readers)]
+    dice = random.Random(3)
+    for n in range(600):
+        other = dice.choice(under_way)
+        publish(other, "t0", ["under way", n])
+        if dice.random() < 0.3:
+            other.commit()
+        publish(dice.choice(sessions), dice.choice(TOPICS), ["hearsay", n])
+    for other in under_way:
+        other.commit()
+    stop.set()
+    for thread in reading:
+        thread.join()
+    for reader in readers:
+        assert [n for _, (kind, n) in reader.got if kind == "hearsay"] == list(range(600))
+        assert [(position, tuple(payload)) for position, payload in reader.got] == history(admin)
+
+
 def test_crash(cluster):
-    cluster.start()
+    """Four times: amid publishing, or just after a message was read. Nothing is lost, and twice comes only what had a position that the
+    crash took: it gets a higher one."""
+    cluster.start("wal_writer_delay=10s")   # so that it takes some
     cluster.create("crash")
     cluster.install("crash")
     admin = cluster.connect("crash")
-    # Ahead of the clock, so that only the last position keeps the next one from being lower.
-    run(admin, "SELECT setval('pgpoll.last_position', ((extract(epoch FROM clock_timestamp()) + 3600) * 1000)::bigint << 16)")
     reader = Reader(admin, TOPICS, dict.fromkeys(TOPICS, 0))
-    committed, uncertain, last = [], [], 0
-    for crash in range(3):
-        writers, writing = start_writers(range(4 * crash, 4 * crash + 4), threading.Event(), lambda: cluster.connect("crash"))
+    committed, uncertain = [], []
+    for crash in range(4):
+        if crash == 3:      # ahead of the clock: only the last position keeps the next one from being lower
+            run(admin, "SELECT setval('pgpoll.last_position', ((extract(epoch FROM clock_timestamp()) + 3600) * 1000)::bigint << 16)")
+        stop = threading.Event()
+        writers, writing = start_writers(range(4 * crash, 4 * crash + 4), stop, lambda: cluster.connect("crash"))
         enough = len(reader.got) + 60
         wait_until(lambda: [reader.page(messages=10), len(reader.got) > enough][1])
+        if crash % 2:
+            stop.set()
+            for thread in writing:
+                thread.join()
+            reader.read()
+            publish(admin, "t0", [-1, crash])
+            committed.append((-1, crash))
+            assert reader.read() == [[-1, crash]]
         kill_cluster(cluster.directory)
         for thread in writing:
             thread.join()
-        committed += [payload for writer in writers for _, payload in writer.committed]
+        committed += [payload for writer in writers for _, _, payload in writer.committed]
         uncertain += [payload for writer in writers for payload in writer.uncertain]
-
         cluster.start()
         admin = reader.session = cluster.connect("crash")
-        before, newest = last, history(admin)[-1][0]
-        last = newest
-        assert run(admin, "SELECT last_value >= %s FROM pgpoll.last_position", newest) == [(True,)] and newest > before
 
     publish(admin, "t0", [-1, 0])
     reader.read(messages=7)
     everything = history(admin)
-    assert everything[-1][1] == (-1, 0)
-    assert [(position, tuple(payload)) for position, payload in reader.got] == everything
+    assert everything[-1][1] == (-1, 0) and reader.gaps == []
     there = [payload for _, payload in everything[:-1]]
     assert len(there) == len(set(there)) and set(committed) <= set(there) <= set(committed + uncertain)
-    assert reader.gaps == []
+
+    got, kept, final = [(position, tuple(payload)) for position, payload in reader.got], set(everything), {p: at for at, p in everything}
+    assert [message for message in got if message in kept] == everything
+    lost = [message for message in got if message not in kept]
+    assert all(final[payload] > position for position, payload in lost)
+    assert (-1, 1) in [payload for _, payload in lost], "the test is to see a position lost"
+    assert (-1, 3) not in [payload for _, payload in lost], "where the clock is of no help, positions are flushed"
