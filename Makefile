@@ -48,7 +48,8 @@ LIBRARY := $(BUILD)/libpgpoll.a
 SRC     := $(call objects,$(wildcard src/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
-OBJECTS := $(SRC) $(FCGI) $(UNIT) $(call objects,$(MAINS))
+BENCH_OBJECTS := $(call objects,$(wildcard tests/bench/*.c))
+OBJECTS := $(SRC) $(FCGI) $(UNIT) $(BENCH_OBJECTS) $(call objects,$(MAINS))
 PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
 
 MAKEFLAGS += --no-print-directory
@@ -72,6 +73,14 @@ unit-runner: $(BUILD)/tests/unit/run
 $(BUILD)/tests/unit/run: $(UNIT) $(LIBRARY)
 	$(call note,LINK)
 	$(Q)$(LINK) -o $@ $^ -lcunit $(PKG_LIBS)
+
+bench-programs: $(BUILD)/tests/bench/storm $(BUILD)/tests/bench/herd
+$(BUILD)/tests/bench/storm: $(BUILD)/tests/bench/storm.o $(BUILD)/tests/bench/http.o
+	$(call note,LINK)
+	$(Q)$(LINK) -o $@ $^ -lpq
+$(BUILD)/tests/bench/herd: $(BUILD)/tests/bench/herd.o
+	$(call note,LINK)
+	$(Q)$(LINK) -o $@ $^ -lfcgi
 
 $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)

@@ -1,0 +1,212 @@
+"""What `make bench` measures. Each part runs its systems in turn, round by round, so that what disturbs the machine disturbs all."""
+import contextlib
+import pathlib
+import re
+import statistics
+import subprocess
+import time
+
+from systems import ROOT, all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until
+
+PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
+
+# Writers of one message a transaction. The plain table is what one would have without pgpoll: no topic rules, no index but the key.
+PEER_SCHEMA = """CREATE TABLE messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, topic text NOT NULL, payload json NOT NULL,
+                                        metadata json, created_at timestamptz NOT NULL DEFAULT now())"""
+INSERT = f"INSERT INTO %s (topic, payload) VALUES ('load-' || :topic, '{PAYLOAD}')"
+WRITERS = {
+    "pgpoll": ("pgpoll", INSERT % "pgpoll.messages"),
+    "plain INSERT": ("peer", INSERT % "messages"),
+    "INSERT + NOTIFY": ("peer", f"WITH m AS ({INSERT % 'messages'} RETURNING id) SELECT pg_notify('messages', id::text) FROM m"),
+}
+
+
+class Sizes:
+    """Of a whole run; quick: to see that it works."""
+
+    def __init__(self, quick):
+        self.quick = quick
+        self.rounds = 1 if quick else 3
+        self.fanout = (10, 40) if quick else (10, 100, 300, 1000)
+        self.fanout_messages = 2 if quick else 6
+        self.memory = (20, 40) if quick else (1000, 3000)
+        self.idle_s = 1 if quick else 5
+        self.backlog = 1000 if quick else 10000
+        self.writers = (1, 4) if quick else (1, 8, 32)
+        self.others = 40 if quick else 600
+        self.seconds = 1 if quick else 4
+        self.workers = max(self.fanout[-1], self.others) + 20
+
+
+class Table:
+    """One unit; rows of systems' values, a value a round."""
+
+    def __init__(self, title, unit, better):
+        self.title, self.unit, self.better, self.rows = title, unit, better, {}
+
+    def add(self, row, system, value):
+        self.rows.setdefault(row, {}).setdefault(system, []).append(value)
+
+
+class Bench:
+    def __init__(self, directory, sizes, say):
+        self.directory, self.sizes, self.say = directory, sizes, say
+        self.systems, self.tables, self.deliveries = [], {}, 0
+
+    def rounds(self, systems):
+        """Round after round, every second one backwards."""
+        for number in range(self.sizes.rounds):
+            for system in systems if number % 2 == 0 else systems[::-1]:
+                yield system
+
+    def table(self, name, title, unit, better="less"):
+        return self.tables.setdefault(name, Table(title, unit, better))
+
+    def storm(self, system, mode, **options):
+        result = storm(system, mode, **options)
+        self.deliveries += result["deliveries"]
+        return result
+
+    @contextlib.contextmanager
+    def running(self):
+        """The installation that all parts but memory share."""
+        with contextlib.ExitStack() as stack:
+            self.systems = [stack.enter_context(kind(self.directory, self.sizes.workers)) for kind in all_systems()]
+            yield
+            self.systems = []
+
+
+def percentile(values, percent):
+    values = sorted(values)
+    return values[min(len(values) * percent // 100, len(values) - 1)]
+
+
+def flat(lists):
+    return [value for one in lists for value in one]
+
+
+def add_deliveries(table, name, result):
+    for percent in 50, 90, 99:
+        table.add(f"delivered, p{percent}", name, percentile(flat(result["delivered_ms"]), percent))
+    table.add("INSERT, p50", name, percentile(result["call_ms"], 50))
+
+
+def latency(bench):
+    table = bench.table("latency", "Delivery to 10 clients of one topic, 100 messages/s, from the start of the INSERT (of the POST, where there is no "
+                        "database) until a client has read its answer", "ms")
+    for system in bench.rounds(bench.systems):
+        add_deliveries(table, system.name, bench.storm(system, "paced", messages=100 * bench.sizes.seconds))
+
+
+def fanout(bench):
+    table = bench.table("fanout", "Delivery of a message to all clients of a topic, until the last one has it", "ms")
+    for clients in bench.sizes.fanout:
+        for system in bench.rounds(bench.systems):
+            result = bench.storm(system, "fanout", clients=clients, messages=bench.sizes.fanout_messages, gap=300 + clients // 5)
+            table.add(f"{clients:,} clients", system.name, statistics.median(max(times) for times in result["delivered_ms"]))
+
+
+def memory(bench):
+    """Starts its systems itself: what they take before a client comes is counted too."""
+    table = bench.table("memory", "Memory that the machine has less for each waiting client, with all processes, PostgreSQL and kernel memory, from before "
+                        "the start", "KiB")
+    idle = bench.table("idle", f"CPU time taken while {bench.sizes.memory[0]:,} clients wait and nothing is published", "% of a core")
+    for kind in bench.rounds(all_systems()):
+        taken = []
+        for clients in bench.sizes.memory:
+            before = settled_kib()
+            with kind(bench.directory, clients + 20) as system, clients_held(system, clients) as storm_pid:
+                taken.append(before - settled_kib() - kib_of(f"/proc/{storm_pid}/smaps_rollup", "Pss"))
+                table.add(f"{clients:,} clients", kind.name, taken[-1] / clients)
+                if clients == bench.sizes.memory[0]:
+                    pids = system.pids()
+                    begin, used = time.monotonic(), cpu_s(pids)
+                    time.sleep(bench.sizes.idle_s)
+                    idle.add(f"{clients:,} clients", kind.name, 100 * (cpu_s(pids) - used) / (time.monotonic() - begin))
+        if len(taken) > 1:
+            few, many = bench.sizes.memory
+            table.add("each one more", kind.name, (taken[1] - taken[0]) / (many - few))
+
+
+def catchup(bench):
+    table = bench.table("catchup", f"Catching up: 10 clients read {bench.sizes.backlog:,} kept messages each", "messages/s", "more")
+    for system in bench.rounds([system for system in bench.systems if system.target != "herd"]):   # which keeps nothing
+        result = bench.storm(system, "drain", messages=bench.sizes.backlog)
+        table.add("10 clients", system.name, result["deliveries"] / result["seconds"])
+
+
+def pgbench(server, directory, name, writers, seconds):
+    """The arguments of pgbench, for subprocess."""
+    database, statement = WRITERS[name]
+    script = directory / f"{database}-{len(statement)}.sql"
+    script.write_text(f"\\set topic random(1, 100)\n{statement};\n")
+    return {"args": ["pgbench", "-n", "-M", "prepared", "-c", str(writers), "-j", str(min(writers, 2)), "-T", str(seconds), "-f", script, database],
+            "env": {**server.env, "PATH": "/usr/bin:/bin"}, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT, "text": True}
+
+
+def rate_of(output):
+    """Transactions, and how many a second."""
+    found = re.search(r"actually processed: (\d+)(?s:.*)tps = ([0-9.]+)", output)
+    assert found and "failed transactions: 0 " in output, output
+    return int(found[1]), float(found[2])
+
+
+def create_peer(server):
+    server.sql("CREATE DATABASE peer")
+    env = {**server.env, "PGDATABASE": "peer", "PATH": "/usr/bin:/bin"}
+    subprocess.run(["psql", "-XqAtc", PEER_SCHEMA], env=env, check=True, stdin=subprocess.DEVNULL)
+
+
+def publish(bench):
+    """All of it in one cluster, which the plain writers share with an idle pgpoll."""
+    system, sizes = bench.systems[0], bench.sizes
+    server = system.server
+    rates = bench.table("publish", "Publishing, one message a transaction, by number of writers at once", "transactions/s", "more")
+    load = bench.table("load", f"Delivery to 10 clients, 100 messages/s, while {sizes.writers[-1]} writers publish to other topics as fast as they can", "ms")
+    create_peer(server)
+    published = server.sql("SELECT count(*) FROM pgpoll.messages")[0][0]
+
+    def run(name, writers):
+        nonlocal published
+        done = subprocess.run(**pgbench(server, bench.directory, name, writers, sizes.seconds), timeout=sizes.seconds + 60)
+        transactions, rate = rate_of(done.stdout)
+        if name == "pgpoll":
+            published += transactions + settle(server)
+        return rate
+
+    for number in range(sizes.rounds):
+        for writers in sizes.writers:
+            for name in list(WRITERS)[:: 1 if number % 2 == 0 else -1]:
+                rates.add(f"{writers} writer" + "s" * (writers > 1), name, run(name, writers))
+        with clients_held(system, sizes.others):
+            rates.add(f"{sizes.writers[1]} writers, {sizes.others} clients wait for other topics", "pgpoll", run("pgpoll", sizes.writers[1]))
+
+        with subprocess.Popen(**pgbench(server, bench.directory, "pgpoll", sizes.writers[-1], sizes.seconds + 2)) as writing:
+            try:
+                messages = 100 * sizes.seconds
+                add_deliveries(load, "pgpoll", bench.storm(system, "paced", messages=messages))
+                published += rate_of(writing.communicate()[0])[0] + messages + 1 + settle(server)
+            finally:
+                writing.kill()
+    counts = server.sql("SELECT (SELECT count(*) FROM pgpoll.messages), (SELECT count(*) FROM pgpoll.feed)")[0]
+    assert counts == (published, published), f"{published} messages published, {counts[0]} are there, {counts[1]} have a position"
+
+
+def settle(server):
+    """Until all that was published has its position; returns how many messages that took."""
+    (poll,) = server.wait("settled", timeout=60)
+    server.publish("settled", 1)
+    assert poll.result().payloads == [1]
+    return 1
+
+
+def polls(bench):
+    table = bench.table("polls", "Polls with timeout 0 of 10 clients that have read everything", "answers/s", "more")
+    for system in bench.rounds(bench.systems):
+        result = bench.storm(system, "ask", seconds=bench.sizes.seconds)
+        table.add("10 clients", system.name, result["answers"] / result["seconds"])
+
+
+# memory first: nothing else runs then.
+PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, publish, polls)}
