@@ -54,7 +54,7 @@ PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner packages packages-run packages-test run start stop reload psql test \
+.PHONY: all unit-runner bench-programs packages packages-run packages-test packages-bench run start stop reload psql test bench \
         lint lint-format lint-cppcheck lint-shell lint-tidy install clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
@@ -95,7 +95,9 @@ packages-run:
 	@deploy/packages build run
 packages-test:
 	@deploy/packages build run test
-$(OBJECTS): | $(if $(filter test,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+packages-bench:
+	@deploy/packages build run bench
+$(OBJECTS): | $(if $(filter bench,$(MAKECMDGOALS)),packages-bench) $(if $(filter test,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -110,14 +112,17 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
+test: packages-test all unit-runner bench-programs ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
 
-C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c)
+bench: packages-bench all bench-programs ## measures it here, beside Nchan and plain INSERTs: BENCH="latency publish" for parts, QUICK=1, KEEP=NAME
+	@/usr/bin/python3 -B tests/bench/run
+
+C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/bench/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
 lint-format:
-	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h)
+	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/bench/*.h)
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:

@@ -1,12 +1,11 @@
 """What `make bench` measures. Each part runs its systems in turn, round by round, so that what disturbs the machine disturbs all."""
 import contextlib
-import pathlib
 import re
 import statistics
 import subprocess
 import time
 
-from systems import ROOT, all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until
+from systems import all_systems, clients_held, cpu_s, kib_of, settled_kib, storm
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
 
@@ -28,11 +27,11 @@ class Sizes:
         self.quick = quick
         self.rounds = 1 if quick else 3
         self.fanout = (10, 40) if quick else (10, 100, 300, 1000)
-        self.fanout_messages = 2 if quick else 6
-        self.memory = (20, 40) if quick else (1000, 3000)
-        self.idle_s = 1 if quick else 5
+        self.fanout_messages, self.fanout_gap_ms = (1, 50) if quick else (6, 300)
+        self.memory = (20,) if quick else (1000, 3000)
+        self.idle_s, self.settle_s = (1, 0) if quick else (5, 3)
         self.backlog = 1000 if quick else 10000
-        self.writers = (1, 4) if quick else (1, 8, 32)
+        self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
         self.seconds = 1 if quick else 4
         self.workers = max(self.fanout[-1], self.others) + 20
@@ -41,17 +40,17 @@ class Sizes:
 class Table:
     """One unit; rows of systems' values, a value a round."""
 
-    def __init__(self, title, unit, better):
-        self.title, self.unit, self.better, self.rows = title, unit, better, {}
+    def __init__(self, part, title, unit, better):
+        self.part, self.title, self.unit, self.better, self.rows = part, title, unit, better, {}
 
     def add(self, row, system, value):
         self.rows.setdefault(row, {}).setdefault(system, []).append(value)
 
 
 class Bench:
-    def __init__(self, directory, sizes, say):
-        self.directory, self.sizes, self.say = directory, sizes, say
-        self.systems, self.tables, self.deliveries = [], {}, 0
+    def __init__(self, directory, sizes):
+        self.directory, self.sizes = directory, sizes
+        self.part, self.systems, self.tables, self.deliveries = None, [], {}, 0
 
     def rounds(self, systems):
         """Round after round, every second one backwards."""
@@ -60,7 +59,7 @@ class Bench:
                 yield system
 
     def table(self, name, title, unit, better="less"):
-        return self.tables.setdefault(name, Table(title, unit, better))
+        return self.tables.setdefault(name, Table(self.part, title, unit, better))
 
     def storm(self, system, mode, **options):
         result = storm(system, mode, **options)
@@ -88,35 +87,34 @@ def flat(lists):
 def add_deliveries(table, name, result):
     for percent in 50, 90, 99:
         table.add(f"delivered, p{percent}", name, percentile(flat(result["delivered_ms"]), percent))
-    table.add("INSERT, p50", name, percentile(result["call_ms"], 50))
+    table.add("the INSERT or POST itself, p50", name, percentile(result["call_ms"], 50))
 
 
 def latency(bench):
-    table = bench.table("latency", "Delivery to 10 clients of one topic, 100 messages/s, from the start of the INSERT (of the POST, where there is no "
-                        "database) until a client has read its answer", "ms")
+    table = bench.table("latency", "Delivery to 10 clients of a topic, 100 messages/s, from the start of the INSERT", "ms")
     for system in bench.rounds(bench.systems):
         add_deliveries(table, system.name, bench.storm(system, "paced", messages=100 * bench.sizes.seconds))
 
 
 def fanout(bench):
-    table = bench.table("fanout", "Delivery of a message to all clients of a topic, until the last one has it", "ms")
-    for clients in bench.sizes.fanout:
+    table = bench.table("fanout", "Delivery to all clients of a topic, from the start of the INSERT until the last one has it", "ms")
+    sizes = bench.sizes
+    for clients in sizes.fanout:
         for system in bench.rounds(bench.systems):
-            result = bench.storm(system, "fanout", clients=clients, messages=bench.sizes.fanout_messages, gap=300 + clients // 5)
+            result = bench.storm(system, "fanout", clients=clients, messages=sizes.fanout_messages, gap=sizes.fanout_gap_ms + clients // 5)
             table.add(f"{clients:,} clients", system.name, statistics.median(max(times) for times in result["delivered_ms"]))
 
 
 def memory(bench):
     """Starts its systems itself: what they take before a client comes is counted too."""
-    table = bench.table("memory", "Memory that the machine has less for each waiting client, with all processes, PostgreSQL and kernel memory, from before "
-                        "the start", "KiB")
-    idle = bench.table("idle", f"CPU time taken while {bench.sizes.memory[0]:,} clients wait and nothing is published", "% of a core")
+    table = bench.table("memory", "Memory for each waiting client: all that the machine has less of than before the start, PostgreSQL included", "KiB")
+    idle = bench.table("idle", "CPU time while clients wait and nothing is published", "% of a core")
     for kind in bench.rounds(all_systems()):
         taken = []
         for clients in bench.sizes.memory:
-            before = settled_kib()
+            before = settled_kib(bench.sizes.settle_s)
             with kind(bench.directory, clients + 20) as system, clients_held(system, clients) as storm_pid:
-                taken.append(before - settled_kib() - kib_of(f"/proc/{storm_pid}/smaps_rollup", "Pss"))
+                taken.append(before - settled_kib(bench.sizes.settle_s) - kib_of(f"/proc/{storm_pid}/smaps_rollup", "Pss"))
                 table.add(f"{clients:,} clients", kind.name, taken[-1] / clients)
                 if clients == bench.sizes.memory[0]:
                     pids = system.pids()
@@ -161,7 +159,7 @@ def create_peer(server):
 def publish(bench):
     """All of it in one cluster, which the plain writers share with an idle pgpoll."""
     system, sizes = bench.systems[0], bench.sizes
-    server = system.server
+    server, some = system.server, sizes.writers[len(sizes.writers) // 2]
     rates = bench.table("publish", "Publishing, one message a transaction, by number of writers at once", "transactions/s", "more")
     load = bench.table("load", f"Delivery to 10 clients, 100 messages/s, while {sizes.writers[-1]} writers publish to other topics as fast as they can", "ms")
     create_peer(server)
@@ -172,7 +170,8 @@ def publish(bench):
         done = subprocess.run(**pgbench(server, bench.directory, name, writers, sizes.seconds), timeout=sizes.seconds + 60)
         transactions, rate = rate_of(done.stdout)
         if name == "pgpoll":
-            published += transactions + settle(server)
+            settle(server)
+            published += transactions + 1
         return rate
 
     for number in range(sizes.rounds):
@@ -180,13 +179,14 @@ def publish(bench):
             for name in list(WRITERS)[:: 1 if number % 2 == 0 else -1]:
                 rates.add(f"{writers} writer" + "s" * (writers > 1), name, run(name, writers))
         with clients_held(system, sizes.others):
-            rates.add(f"{sizes.writers[1]} writers, {sizes.others} clients wait for other topics", "pgpoll", run("pgpoll", sizes.writers[1]))
+            rates.add(f"{some} writers, {sizes.others} clients wait elsewhere", "pgpoll", run("pgpoll", some))
 
-        with subprocess.Popen(**pgbench(server, bench.directory, "pgpoll", sizes.writers[-1], sizes.seconds + 2)) as writing:
+        with subprocess.Popen(**pgbench(server, bench.directory, "pgpoll", sizes.writers[-1], sizes.seconds + 1)) as writing:
             try:
                 messages = 100 * sizes.seconds
                 add_deliveries(load, "pgpoll", bench.storm(system, "paced", messages=messages))
-                published += rate_of(writing.communicate()[0])[0] + messages + 1 + settle(server)
+                published += rate_of(writing.communicate()[0])[0] + messages + 2
+                load.add("all there is, after the writers stopped", "pgpoll", settle(server) * 1000)
             finally:
                 writing.kill()
     counts = server.sql("SELECT (SELECT count(*) FROM pgpoll.messages), (SELECT count(*) FROM pgpoll.feed)")[0]
@@ -194,11 +194,11 @@ def publish(bench):
 
 
 def settle(server):
-    """Until all that was published has its position; returns how many messages that took."""
-    (poll,) = server.wait("settled", timeout=60)
-    server.publish("settled", 1)
-    assert poll.result().payloads == [1]
-    return 1
+    """Publishes one more message; returns how many seconds it takes to come, which is after all others."""
+    topic, begin = f"last-{time.monotonic_ns()}", time.monotonic()
+    server.publish(topic, 1)
+    assert server.poll(topic, since={topic: "0"}, timeout=60).payloads == [1]
+    return time.monotonic() - begin
 
 
 def polls(bench):

@@ -9,6 +9,9 @@ RESULTS = pathlib.Path(__file__).with_name("results")
 README_BLOCK = re.compile(r"(?s)(<!-- make bench KEEP=NAME writes this -->\n).*(<!-- end -->\n)")
 COLOURS = {"pgpoll": "#2869c7", "no database": "#8b949e", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed"}
 
+SYSTEMS = ("“No database” is what one process per poll behind the same lighttpd can do at best: it waits on an eventfd and answers from memory. Nchan keeps "
+           "its messages in nginx's memory too, and loses them with it. Both are published to by POST.")
+
 PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>pgpoll, measured</title>
 <style>
@@ -18,9 +21,11 @@ svg {{ width: 100%; height: auto; font: 12px system-ui, sans-serif; }}
 svg text {{ fill: currentColor; }}
 h2 {{ font-size: 1em; margin: 2.5em 0 .5em; }}
 .note {{ opacity: .7; }}
+pre {{ font-size: 12px; overflow-x: auto; }}
 </style>
 <h1>pgpoll {version}, measured</h1>
 <p>{about}</p>
+<p>{systems}</p>
 {parts}
 </html>
 """
@@ -48,7 +53,8 @@ def about(result):
     m = result["machine"]
     return (f"{result['date']}, {m['cpus']} × {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, {m['filesystem']}, PostgreSQL {m['postgresql']} "
             f"as installed, lighttpd {m['lighttpd']}" + (f", nginx {m['nginx']}" if m["nginx"] else "")
-            + f". Medians of {result['rounds']} rounds (lowest–highest).")
+            + f". Medians (lowest–highest) of {result['rounds']} round{'s' * (result['rounds'] > 1)}. Of {result['deliveries']:,} deliveries none was lost, doubled or out of order. "
+            + " ".join(result["notes"])).strip()
 
 
 def systems_of(table):
@@ -68,7 +74,7 @@ def text(result, kept):
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines += ["", f"{table['title']} ({table['unit']}, {table['better']} is better)"]
         lines += ["  " + "   ".join(value.ljust(width) for value, width in zip(row, widths)).rstrip() for row in rows]
-    lines += ["", *result["notes"], about(result), f"{result['deliveries']:,} deliveries were checked: none lost, doubled or out of order."]
+    lines += ["", about(result)]
     return "\n".join(lines[1:])
 
 
@@ -82,12 +88,12 @@ def markdown(result):
         for row, cells in table["rows"].items():
             others = "; ".join(f"{name} {cell(values)}" for name, values in cells.items() if name != "pgpoll")
             lines.append(f"| {row} | {cell(cells.get('pgpoll'))} | {others} | |")
-    return "\n".join([*lines, "", f"pgpoll {result['version']}, {about(result)}"]) + "\n"
+    return "\n".join([*lines, "", f"pgpoll {result['version']}, {about(result)} {SYSTEMS}"]) + "\n"
 
 
 def chart(table):
     """Bars of medians, from 0, with lines over the ranges."""
-    bar, left, width = 16, 190, 860
+    bar, left, width = 16, 250, 860
     top = max(max(values) for row in table["rows"].values() for values in row.values()) or 1
     scale = (width - left - 150) / top
     y, parts = 4, []
@@ -108,14 +114,18 @@ def chart(table):
 def page(result, kept):
     parts = "".join(f"<h2>{html.escape(table['title'])} <span class=note>({table['unit']}, {table['better']} is better)</span></h2>\n{chart(table)}\n"
                     for table in result["tables"].values())
-    return PAGE.format(version=result["version"], about=html.escape(about(result)),
+    return PAGE.format(version=result["version"], about=html.escape(about(result)), systems=SYSTEMS,
                        parts=f"{parts}<h2>As text</h2><pre>{html.escape(text(result, kept))}</pre>")
+
+
+def as_json(result):
+    return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
 
 
 def keep(result, name, readme):
     """Puts a result into the repository, and its table into README."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{result['version']}-{name}.json"
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(as_json(result))
     readme.write_text(README_BLOCK.sub(lambda block: block[1] + markdown(result) + block[2], readme.read_text()))
     return path

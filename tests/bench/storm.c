@@ -170,7 +170,8 @@ static const struct argp argp = {
     "Load generator and delivery checker for long polling.\v"
     "paced: publishes at a steady rate. fanout: publishes when the message before has reached all. hold: says so when "
     "all poll, until its "
-    "stdin ends. drain: clients that have read nothing read what was published before. ask: polls that do not wait, of clients that have read all.",
+    "stdin ends. drain: clients that have read nothing read what was published before. ask: polls that do not wait, of "
+    "clients that have read all.",
     NULL,
     NULL,
     NULL

@@ -182,15 +182,12 @@ def available_kib():
     return kib_of("/proc/meminfo", "MemAvailable")
 
 
-def settled_kib():
+def settled_kib(patience_s):
     """Available memory, once nothing much is being given back."""
-    before, deadline = available_kib(), time.monotonic() + 5
-    while time.monotonic() < deadline:
-        time.sleep(0.3)
-        now = available_kib()
-        if abs(now - before) < 1024:
-            break
+    before, deadline = 0, time.monotonic() + patience_s
+    while abs((now := available_kib()) - before) > 1024 and time.monotonic() < deadline:
         before = now
+        time.sleep(0.3)
     return now
 
 
