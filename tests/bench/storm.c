@@ -5,7 +5,7 @@
  *   storm MODE --target pgpoll|herd|nchan --port P --topic T ...      (storm --help)
  *
  * Prints one JSON object; tests/bench/run makes sense of it. It does not parse JSON: it knows what it published, and looks for that.
- * Anything that should not happen ends it with status 1. Message 0 warms up and is measured by nobody.
+ * Anything that should not happen ends it with status 1.
  */
 #include <argp.h>
 #include <errno.h>
@@ -27,6 +27,8 @@
 
 #include "http.h"
 
+/* Clients begin after message 0 (but for drain), and message 1 warms up. */
+enum { FIRST_MEASURED = 2 };
 enum { SECOND_NS = 1000 * 1000 * 1000, MS_NS = 1000 * 1000, POLL_S = 60, PAYLOAD_BYTES = 200, PATIENCE_S = 20 };
 
 static _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -90,7 +92,7 @@ static const struct argp_option option_list[] = {
     { "port", 'p', "PORT", 0, "of the web server, on 127.0.0.1", 0 },
     { "topic", 'T', "NAME", 0, "nothing was published to it before", 0 },
     { "clients", 'c', "N", 0, "that poll at a time", 0 },
-    { "messages", 'm', "M", 0, "to publish, beside the one that warms up", 0 },
+    { "messages", 'm', "M", 0, "to publish, beside two that come first", 0 },
     { "rate", 'r', "R", 0, "paced: messages a second", 0 },
     { "gap", 'g', "MS", 0, "fanout: between a message's last delivery and the next message", 0 },
     { "seconds", 's', "S", 0, "ask: for how long", 0 },
@@ -192,7 +194,7 @@ static struct message {
 
 static uint32_t message_count(void)
 {
-    return opt.messages + 1;
+    return FIRST_MEASURED + opt.messages;
 }
 
 static sem_t reached_all; /* posted for each message */
@@ -280,11 +282,11 @@ static void await_deliveries(uint32_t count)
 
 static void *publisher_main(void *unused)
 {
-    publish(0);
+    publish(1);
     await_deliveries(1);
     sleep_until(now_ns() + (int64_t)opt.gap_ms * MS_NS);
     int64_t begin_ns = now_ns();
-    for (uint32_t n = 1; n < message_count(); n++) {
+    for (uint32_t n = FIRST_MEASURED; n < message_count(); n++) {
         if (opt.mode == PACED)
             sleep_until(begin_ns + n * (int64_t)SECOND_NS / opt.rate);
         publish(n);
@@ -465,16 +467,27 @@ static bool time_is_up(void)
 
 static bool all_drained(void)
 {
-    return messages[opt.messages].deliveries == opt.clients || time_is_up();
+    return messages[message_count() - 1].deliveries == opt.clients || time_is_up();
 }
 
-/* As README tells clients: first they ask, without waiting, where "now" is. Nchan's begin at what is kept, which is nothing. */
+/* As README tells clients: first they ask, without waiting, where "now" is. Here one does for all. */
 static void clients_learn_now(void)
 {
     asking = true;
-    clients_poll();
+    client_poll(clients);
     run_until(all_answered);
     asking = false;
+    for (struct client *c = clients + 1; c < clients + opt.clients; c++)
+        memcpy(c->cursor, clients->cursor, sizeof c->cursor);
+    for (struct client *c = clients; c < clients + opt.clients; c++)
+        c->next = 1;
+}
+
+/* Nchan's do by themselves. */
+static void clients_begin_at_0(void)
+{
+    for (struct client *c = clients; speaks_json() && c < clients + opt.clients; c++)
+        (void)snprintf(c->cursor, sizeof c->cursor, "\"since\":{\"%s\":\"0\"},", opt.topic);
 }
 
 static void run_mode(void)
@@ -518,11 +531,11 @@ static void print_ms(const char *separator, int64_t ns)
 static void print_times(void)
 {
     (void)printf(", \"call_ms\": [");
-    for (uint32_t n = 1; n < message_count(); n++)
-        print_ms(n > 1 ? ", " : "", messages[n].return_ns - messages[n].start_ns);
+    for (uint32_t n = FIRST_MEASURED; n < message_count(); n++)
+        print_ms(n > FIRST_MEASURED ? ", " : "", messages[n].return_ns - messages[n].start_ns);
     (void)printf("], \"delivered_ms\": [");
-    for (uint32_t n = 1; n < message_count(); n++) {
-        (void)printf("%s[", n > 1 ? ", " : "");
+    for (uint32_t n = FIRST_MEASURED; n < message_count(); n++) {
+        (void)printf("%s[", n > FIRST_MEASURED ? ", " : "");
         for (uint32_t i = 0; i < messages[n].deliveries; i++)
             print_ms(i > 0 ? ", " : "", messages[n].delivered_ns[i] - messages[n].start_ns);
         (void)printf("]");
@@ -552,18 +565,15 @@ int main(int argc, char **argv)
     for (uint32_t n = 0; n < message_count(); n++)
         messages[n].delivered_ns = allocate(opt.clients, sizeof(int64_t));
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (opt.mode != HOLD)
-        publisher_open();
+    publisher_open();
     clients_open();
-    if (opt.mode == DRAIN)
+    if (opt.mode == DRAIN) {
         publish_backlog();
-    if (opt.mode == ASK)
+        clients_begin_at_0();
+    } else {
         publish(0);
-    if (opt.mode == DRAIN && speaks_json())
-        for (struct client *c = clients; c < clients + opt.clients; c++)
-            (void)snprintf(c->cursor, sizeof c->cursor, "\"since\":{\"%s\":\"0\"},", opt.topic);
-    else if (speaks_json())
         clients_learn_now();
+    }
     int64_t begin_ns = now_ns();
     run_mode();
     report((double)(now_ns() - begin_ns) / SECOND_NS);

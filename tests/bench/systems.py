@@ -149,11 +149,14 @@ def all_systems():
 
 def storm(system, mode, **options):
     """Runs the load generator; returns what it prints. Every message must have reached every client once, in order."""
-    environment = {**os.environ, **system.server.env} if isinstance(system, Pgpoll) else None
-    done = subprocess.run(storm_command(system, mode, options), env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120)
+    done = subprocess.run(storm_command(system, mode, options), env=environment(system), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120)
     result = json.loads(done.stdout) if done.stdout else {}
     assert done.returncode == 0, f"storm {mode} on {system.name}: " + str({k: v for k, v in result.items() if not k.endswith("_ms")})
     return result
+
+
+def environment(system):
+    return {**os.environ, **system.server.env} if isinstance(system, Pgpoll) else None
 
 
 def storm_command(system, mode, options):
@@ -164,7 +167,7 @@ def storm_command(system, mode, options):
 @contextlib.contextmanager
 def clients_held(system, count):
     """As many clients waiting; gives the load generator's process id."""
-    with subprocess.Popen(storm_command(system, "hold", {"clients": count}), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
+    with subprocess.Popen(storm_command(system, "hold", {"clients": count}), env=environment(system), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
         try:
             assert clients.stdout.readline() == b"holding\n", f"{count} clients could not wait at {system.name}"
             until(lambda: system.waiting() == count, f"{count} clients waiting at {system.name}", 30)
