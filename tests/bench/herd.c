@@ -103,6 +103,7 @@ int main(int argc, char **argv)
         perror("herd");
         return 1;
     }
+    (void)signal(SIGTERM, SIG_DFL); /* libfcgi catches it */
     for (long i = 0; i < processes; i++)
         if (fork() == 0) {
             (void)prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 
-from systems import all_systems, clients_held, cpu_s, kib_of, settled_kib, storm
+from systems import all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until_gone
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
 
@@ -33,7 +33,7 @@ class Sizes:
         self.backlog = 1000 if quick else 10000
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
-        self.seconds = 1 if quick else 4
+        self.seconds = 1 if quick else 3
         self.workers = max(self.fanout[-1], self.others) + 20
 
 
@@ -105,6 +105,13 @@ def fanout(bench):
             table.add(f"{clients:,} clients", system.name, statistics.median(max(times) for times in result["delivered_ms"]))
 
 
+def cpu_percent(pids, seconds):
+    begin, before = time.monotonic(), cpu_s(pids)
+    time.sleep(seconds)
+    after, elapsed = cpu_s(pids), time.monotonic() - begin
+    return 100 * sum(after[pid] - before[pid] for pid in after) / elapsed
+
+
 def memory(bench):
     """Starts its systems itself: what they take before a client comes is counted too."""
     table = bench.table("memory", "Memory for each waiting client: all that the machine has less of than before the start, PostgreSQL included", "KiB")
@@ -116,11 +123,10 @@ def memory(bench):
             with kind(bench.directory, clients + 20) as system, clients_held(system, clients) as storm_pid:
                 taken.append(before - settled_kib(bench.sizes.settle_s) - kib_of(f"/proc/{storm_pid}/smaps_rollup", "Pss"))
                 table.add(f"{clients:,} clients", kind.name, taken[-1] / clients)
+                pids = set(system.pids()) - {storm_pid}
                 if clients == bench.sizes.memory[0]:
-                    pids = set(system.pids()) - {storm_pid}
-                    begin, used = time.monotonic(), cpu_s(pids)
-                    time.sleep(bench.sizes.idle_s)
-                    idle.add(f"{clients:,} clients", kind.name, 100 * (cpu_s(pids) - used) / (time.monotonic() - begin))
+                    idle.add(f"{clients:,} clients", kind.name, cpu_percent(pids, bench.sizes.idle_s))
+            until_gone(pids)
         if len(taken) > 1:
             few, many = bench.sizes.memory
             table.add("each one more", kind.name, (taken[1] - taken[0]) / (many - few))

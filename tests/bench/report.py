@@ -53,7 +53,8 @@ def about(result):
     m = result["machine"]
     return (f"{result['date']}, {m['cpus']} × {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, {m['filesystem']}, PostgreSQL {m['postgresql']} "
             f"as installed, lighttpd {m['lighttpd']}" + (f", nginx {m['nginx']}" if m["nginx"] else "")
-            + f". Medians (lowest–highest) of {result['rounds']} round{'s' * (result['rounds'] > 1)}. Of {result['deliveries']:,} deliveries none was lost, doubled or out of order. "
+            + f". Medians (lowest–highest) of {result['rounds']} round{'s' * (result['rounds'] > 1)}. "
+            + f"Of {result['deliveries']:,} deliveries none was lost, doubled or out of order. " * (result["deliveries"] > 0)
             + " ".join(result["notes"])).strip()
 
 

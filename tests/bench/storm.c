@@ -31,9 +31,7 @@
 enum { FIRST_MEASURED = 2 };
 enum { SECOND_NS = 1000 * 1000 * 1000, MS_NS = 1000 * 1000, POLL_S = 60, PAYLOAD_BYTES = 200, PATIENCE_S = 20 };
 
-static _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void die(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -342,16 +340,21 @@ static void client_poll(struct client *c)
     under_way++;
 }
 
+static const char *after(const char *text, const char *mark)
+{
+    const char *found = strstr(text, mark);
+    if (found)
+        return found + strlen(mark);
+    die("no %s in %.300s", mark, text);
+}
+
 /* Keeps where the answer ends, in the words of the next request. */
 static void client_keep_cursor(struct client *c)
 {
     if (speaks_json()) {
-        const char *next_since = strstr(c->answer.body, "\"next_since\":{"),
-                   *value = next_since ? strstr(next_since, "\":\"") : NULL;
-        if (!value)
-            die("an answer without next_since: %.300s", c->answer.text);
+        const char *value = after(after(c->answer.body, "\"next_since\":{"), "\":\"");
         (void)snprintf(c->cursor, sizeof c->cursor, "\"since\":{\"%s\":\"%.*s\"},", opt.topic,
-                       (int)strcspn(value + 3, "\""), value + 3);
+                       (int)strcspn(value, "\""), value);
         return;
     }
     char modified[64], tag[256];

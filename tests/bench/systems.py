@@ -199,11 +199,21 @@ def kib_of(path, field):
 
 
 def cpu_s(pids):
-    total = 0
+    """Of each process's one thread, so far; without those that have ended."""
+    used = {}
     for pid in pids:
         with contextlib.suppress(OSError):
-            total += int(pathlib.Path(f"/proc/{pid}/schedstat").read_text().split()[0])   # of its one thread
-    return total / 1e9
+            used[pid] = int(pathlib.Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    return used
+
+
+def is_running(pid):
+    with contextlib.suppress(OSError):
+        return bool(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())   # a zombie has none
+
+
+def until_gone(pids):
+    until(lambda: not any(map(is_running, pids)), "processes gone", 30)
 
 
 def raise_limits():
