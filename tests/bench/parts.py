@@ -211,6 +211,11 @@ def polls(bench):
     for system in bench.rounds(bench.systems):
         result = bench.storm(system, "ask", seconds=bench.sizes.seconds)
         table.add("10 clients", system.name, result["answers"] / result["seconds"])
+        if system.target == "pgpoll":   # which reads topics ahead that somebody waits for
+            topic = f"ahead-{time.monotonic_ns()}"
+            with clients_held(system, 1, topic=topic):
+                result = bench.storm(system, "ask", topic=topic, seconds=bench.sizes.seconds)
+            table.add("while another client waits", system.name, result["answers"] / result["seconds"])
 
 
 # memory first: nothing else runs then.

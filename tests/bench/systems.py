@@ -165,9 +165,9 @@ def storm_command(system, mode, options):
 
 
 @contextlib.contextmanager
-def clients_held(system, count):
+def clients_held(system, count, **options):
     """As many clients waiting; gives the load generator's process id."""
-    with subprocess.Popen(storm_command(system, "hold", {"clients": count}), env=environment(system), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
+    with subprocess.Popen(storm_command(system, "hold", {"clients": count, **options}), env=environment(system), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
         try:
             assert clients.stdout.readline() == b"holding\n", f"{count} clients could not wait at {system.name}"
             until(lambda: system.waiting() == count, f"{count} clients waiting at {system.name}", 30)
