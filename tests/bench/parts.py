@@ -114,7 +114,7 @@ def cpu_percent(pids, seconds):
 
 def memory(bench):
     """Starts its systems itself: what they take before a client comes is counted too."""
-    table = bench.table("memory", "Memory for each waiting client: all that the machine has less of than before the start, PostgreSQL included", "KiB")
+    table = bench.table("memory", "Memory for each waiting client: how much less the machine has than before the start, PostgreSQL included", "KiB")
     idle = bench.table("idle", "CPU time while clients wait and nothing is published", "% of a core")
     for kind in bench.rounds(all_systems()):
         taken = []

@@ -96,7 +96,7 @@ def chart(table):
     """Bars of medians, from 0, with lines over the ranges."""
     bar, left, width = 16, 250, 860
     top = max(max(values) for row in table["rows"].values() for values in row.values()) or 1
-    scale = (width - left - 150) / top
+    scale = (width - left - 190) / top
     y, parts = 4, []
     for row, cells in table["rows"].items():
         for index, (name, values) in enumerate(cells.items()):
