@@ -1,6 +1,7 @@
 # pgpoll: HTTP long polling over PostgreSQL. `make help` lists what can be made.
 
 VERSION := 0.1.0
+SCHEMA  := $(shell sed -n 's/^\\set schema_version //p' sql/version.sql)
 PORT    ?= 8080
 RUN     ?= .run
 WORKERS ?= 64
@@ -9,9 +10,11 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized sql e2e e2e-direct
+SUITES  ?= unit sanitized fuzz sql e2e e2e-direct e2e-web fault
+FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
+FUZZ_SANITIZE := fuzzer-no-link,$(SANITIZERS)
 comma    := ,
 build_of  = build$(if $(1),/$(subst $(comma),-,$(1)))
 BUILD    := $(call build_of,$(SANITIZE))
@@ -28,42 +31,55 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prot
 ifdef SANITIZE
 GUARDS  := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDGUARDS := $(GUARDS)
+WORKER_LDFLAGS :=
 else
 GUARDS  := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
 LDGUARDS := -pie -Wl,-z,relro,-z,now
+# There are thousands of workers of a manager, and each pays for every library that it has mapped: 40 KiB of kernel memory and dirtied
+# pages altogether. (The linker warns of functions that would need libraries after all; libfcgi has them and we do not call them.)
+# What libfcgi and libc have that we define ourselves is ours (peer.h, memory.h).
+WORKER_LDFLAGS ?= -static-pie -Wl,-z,muldefs,--no-warnings
 endif
 
 # Asked when first needed, and once: on a fresh machine the packages are there only by then.
 LIBRARIES  := json-c libpq
 pkg_config  = $(or $(shell pkg-config $(1)),$(error missing libraries: run `make packages`))
 PKG_CFLAGS  = $(eval PKG_CFLAGS := $(call pkg_config,--cflags $(LIBRARIES)))$(PKG_CFLAGS)
+JSON_LIBS   = $(call pkg_config,--libs json-c)
 PKG_LIBS    = $(eval PKG_LIBS := $(call pkg_config,--libs $(LIBRARIES)))$(PKG_LIBS)
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_VERSION='"$(VERSION)"' $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_PREFIX='"$(PREFIX)"' -DPGPOLL_VERSION='"$(VERSION)"' -DPGPOLL_SCHEMA_VERSION=$(SCHEMA) $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
 LINK    = $(CC) $(CFLAGS) $(LDGUARDS) $(LDFLAGS)
 
 objects  = $(patsubst %.c,$(BUILD)/%.o,$(1))
-MAINS   := fcgi/pgpoll.c fcgi/pgpoll_stats.c
+MAINS   := fcgi/pgpoll.c fcgi/pgpoll_worker.c fcgi/pgpoll_reader.c fcgi/pgpoll_stats.c
 LIBRARY := $(BUILD)/libpgpoll.a
 SRC     := $(call objects,$(wildcard src/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
+FUZZ    := $(call objects,$(wildcard tests/fuzz/*.c))
 BENCH_OBJECTS := $(call objects,$(wildcard tests/bench/*.c))
-OBJECTS := $(SRC) $(FCGI) $(UNIT) $(BENCH_OBJECTS) $(call objects,$(MAINS))
-PROGRAMS := $(BUILD)/pgpoll.fcgi $(BUILD)/pgpoll-stats.fcgi
+OBJECTS := $(SRC) $(FCGI) $(UNIT) $(FUZZ) $(BENCH_OBJECTS) $(call objects,$(MAINS))
+PROGRAMS := $(addprefix $(BUILD)/,pgpoll.fcgi pgpoll-worker pgpoll-reader pgpoll-stats.fcgi)
+fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner bench-programs packages packages-run packages-test packages-bench run start stop reload psql test bench \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install clean help
+.PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
+        lint lint-format lint-cppcheck lint-shell lint-tidy install deb test-deb clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
 $(BUILD)/pgpoll.fcgi: $(BUILD)/fcgi/pgpoll.o $(FCGI) $(LIBRARY)
-$(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(FCGI) $(LIBRARY)
+$(BUILD)/pgpoll-worker: $(BUILD)/fcgi/pgpoll_worker.o $(FCGI) $(LIBRARY)
+$(BUILD)/pgpoll-reader: $(BUILD)/fcgi/pgpoll_reader.o $(BUILD)/fcgi/program.o $(LIBRARY)
+$(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(filter-out %/worker.o,$(FCGI)) $(LIBRARY)
+$(BUILD)/pgpoll-worker: LIBS = $(WORKER_LDFLAGS) -lfcgi $(JSON_LIBS)
+$(BUILD)/pgpoll-reader: LIBS = $(PKG_LIBS)
+LIBS = -lfcgi $(PKG_LIBS)
 $(PROGRAMS):
 	$(call note,LINK)
-	$(Q)$(LINK) -o $@ $^ -lfcgi $(PKG_LIBS)
+	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
 $(LIBRARY): $(SRC)
 	$(call note,AR  )
@@ -73,6 +89,12 @@ unit-runner: $(BUILD)/tests/unit/run
 $(BUILD)/tests/unit/run: $(UNIT) $(LIBRARY)
 	$(call note,LINK)
 	$(Q)$(LINK) -o $@ $^ -lcunit $(PKG_LIBS)
+
+# Each harness is a file; jansson last, for it shares names with json-c.
+fuzzers: $(call fuzzers,$(BUILD))
+$(call fuzzers,$(BUILD)): %: %.o $(BUILD)/tests/fuzz/second_opinion.o $(FCGI) $(LIBRARY)
+	$(call note,LINK)
+	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ -lfcgi $(PKG_LIBS) -ljansson
 
 bench-programs: $(BUILD)/tests/bench/storm $(BUILD)/tests/bench/herd
 $(BUILD)/tests/bench/storm: $(BUILD)/tests/bench/storm.o $(BUILD)/tests/bench/http.o
@@ -87,6 +109,8 @@ $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	$(call note,CC  )
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
+$(BUILD)/src/database.o $(BUILD)/fcgi/program.o: sql/version.sql
+
 -include $(OBJECTS:.o=.d)
 
 # Packages are installed only for a goal that promises it; then they come before anything else.
@@ -94,10 +118,10 @@ packages: packages-run ## installs the Debian packages that building and running
 packages-run:
 	@deploy/packages build run
 packages-test:
-	@deploy/packages build run test
+	@deploy/packages build run test bench
 packages-bench:
 	@deploy/packages build run bench
-$(OBJECTS): | $(if $(filter bench,$(MAKECMDGOALS)),packages-bench) $(if $(filter test,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+$(OBJECTS): | $(if $(filter bench,$(MAKECMDGOALS)),packages-bench) $(if $(filter test soak fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -112,21 +136,34 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner bench-programs ## all tests, or SUITES="unit sanitized sql e2e e2e-direct"
+test: packages-test all unit-runner bench-programs ## all tests, or SUITES="unit sanitized fuzz sql e2e e2e-direct e2e-web fault"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
-	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run tests/run $(SUITES)
+	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
+	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
+	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
+
+soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls, one fault after another
+	@deploy/packages soak
+	@tests/run soak
+
+fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 seconds each
+	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers
+	@FUZZ_S=$(FUZZ_S) tests/fuzz/run $(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))
 
 bench: packages-bench all bench-programs ## measures it here, beside Nchan and plain INSERTs: BENCH="latency publish" for parts, QUICK=1, KEEP=NAME
 	@/usr/bin/python3 -B tests/bench/run
 
-C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/bench/*.c)
+test-deb: deb ## tests the package on a machine of its own, in a container (root; packages: deploy/packages build deb test-deb)
+	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/deb
+
+C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
 lint-format:
-	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/bench/*.h)
+	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h tests/bench/*.h)
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages tests/run .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run tests/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)
@@ -134,20 +171,14 @@ lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
 $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }
 
-install: all ## installs under DESTDIR and PREFIX=/usr/local: programs in lib/pgpoll, SQL and the console in share/pgpoll, examples in share/doc
-	$(Q)install -d $(DESTDIR)$(PREFIX)/lib/pgpoll $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions \
-	    $(DESTDIR)$(PREFIX)/share/pgpoll/www $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
-	$(Q)install $(PROGRAMS) $(DESTDIR)$(PREFIX)/lib/pgpoll
-	$(Q)install -m 644 $(wildcard sql/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql
-	$(Q)install -m 644 $(wildcard sql/functions/*.sql) $(DESTDIR)$(PREFIX)/share/pgpoll/sql/functions
-	$(Q)install -m 644 $(wildcard README.md) LICENSE $(DESTDIR)$(PREFIX)/share/doc/pgpoll
-	$(Q)install -m 644 deploy/console/* examples/long_polling_client.mjs deploy/openapi.json $(DESTDIR)$(PREFIX)/share/pgpoll/www
-	$(Q)install examples/long_polling_client.py $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
-	$(Q)install -m 644 $(wildcard examples/*.mjs examples/*.mts) $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples
-	$(Q)install -m 644 deploy/lighttpd/50-pgpoll.conf $(DESTDIR)$(PREFIX)/share/doc/pgpoll/examples/lighttpd
+install: all ## installs under DESTDIR and PREFIX=/usr/local; settings of its services are /etc/default/pgpoll, and stay
+	$(Q)DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) deploy/install $(PROGRAMS)
+
+deb: ## builds the Debian package, build/deb/pgpoll_VERSION_ARCHITECTURE.deb (what it needs: deploy/packages build deb)
+	@VERSION=$(VERSION) deploy/debian/build $(BUILD)/deb
 
 clean: ## removes what was built
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 10

@@ -2,6 +2,7 @@
 
 #include "answer.h"
 #include "config.h"
+#include "memory.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -17,9 +18,10 @@ const char *http_parameter(const FCGX_Request *request, const char *name)
 
 bool http_path_is(const FCGX_Request *request, const char *path)
 {
-    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. */
+    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. They choose the pool, and who may
+       ask it, by the path before a fragment, which no honest client sends. */
     const char *uri = http_parameter(request, "REQUEST_URI");
-    size_t length = strcspn(uri, "?"), path_length = strlen(path);
+    size_t length = strcspn(uri, "?#"), path_length = strlen(path);
 
     return length >= path_length && memcmp(uri + length - path_length, path, path_length) == 0;
 }
@@ -34,11 +36,14 @@ enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t
     char rest[4096];
     size_t got = (size_t)FCGX_GetStr(body, (int)size, request->in);
 
-    if (got == size && FCGX_GetStr(rest, sizeof rest, request->in) > 0) {
-        while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
-            ;
+    bool too_large = false;
+
+    while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
+        too_large = true;
+    if (FCGX_GetError(request->in))
+        return ERROR_CLIENT_GONE;
+    if (too_large)
         return ERROR_TOO_LARGE;
-    }
     *length = got;
     return ERROR_NONE;
 }
@@ -62,6 +67,8 @@ static const char *status_text(int status)
         return "413 Content Too Large";
     case 422:
         return "422 Unprocessable Entity";
+    case 429:
+        return "429 Too Many Requests";
     case 503:
         return "503 Service Unavailable";
     default:
@@ -91,8 +98,8 @@ static void put_number_header(FCGX_Request *request, const char *name, size_t nu
     put_header(request, name, text);
 }
 
-/* The headers of every answer. */
-static void put_head(FCGX_Request *request, const struct config *config, int status)
+/* The headers of every answer. type: NULL where there is no content. */
+static void put_head(FCGX_Request *request, const struct config *config, int status, const char *type)
 {
     put(request, "Status: ");
     put(request, status_text(status));
@@ -103,13 +110,13 @@ static void put_head(FCGX_Request *request, const struct config *config, int sta
         if (strcmp(config->cors_origin, "*") != 0)
             put_header(request, "Vary", "Origin");
     }
-    if (status != 204)
-        put_header(request, "Content-Type", "application/json");
+    if (type)
+        put_header(request, "Content-Type", type);
 }
 
 bool http_begin(FCGX_Request *request, const struct config *config)
 {
-    put_head(request, config, 200);
+    put_head(request, config, 200, HTTP_JSON);
     put(request, "\r\n");
     return FCGX_FFlush(request->out) == 0;
 }
@@ -122,9 +129,10 @@ static void put_body(FCGX_Request *request, const char *text, size_t length)
         (void)FCGX_PutStr(text, (int)length, request->out);
 }
 
-void http_send(FCGX_Request *request, const struct config *config, int status, const char *text, size_t length)
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *type, const char *text,
+               size_t length)
 {
-    put_head(request, config, status);
+    put_head(request, config, status, type);
     put_body(request, text, length);
 }
 
@@ -134,16 +142,20 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     static const char out_of_memory[] = "{\"detail\":\"Service Unavailable\"}";
     int status = error_http_status(error);
     struct json_object *answer = answer_error(error, detail);
-    const char *text = answer ? json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+    const char *text = NULL;
 
+    memory_insist(true);
+    if (answer)
+        text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE);
+    memory_insist(false);
     if (!text) {
         text = out_of_memory;
         status = error_http_status(ERROR_MEMORY);
     }
-    put_head(request, config, status);
+    put_head(request, config, status, HTTP_JSON);
     if (status == 405)
         put_header(request, "Allow", methods);
-    if (status == 503) /* spread out, so that those turned away together do not come back together */
+    if (status == 503 || status == 429) /* spread out, so that those turned away together do not come back together */
         put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
     put_body(request, text, strlen(text));
     json_object_put(answer);
@@ -151,7 +163,7 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
 
 void http_send_options(FCGX_Request *request, const struct config *config, const char *methods)
 {
-    put_head(request, config, 204);
+    put_head(request, config, 204, NULL);
     put_header(request, "Allow", methods);
     if (*config->cors_origin) {
         put_header(request, "Access-Control-Allow-Methods", methods);

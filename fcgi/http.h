@@ -24,18 +24,21 @@ bool http_method_is(const FCGX_Request *request, const char *method);
 
 /*
  * Reads the body to its end, which later makes a client's leaving visible, and stores it in body (size bytes) with its length.
- * ERROR_TOO_LARGE: it was longer; all of it was read all the same.
+ * ERROR_TOO_LARGE: it was longer; all of it was read all the same. ERROR_CLIENT_GONE: it did not come to its end.
  */
 enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length);
 
 /* Starts an answer of unknown length with status 200 and sends what there is of it. false: the client has left. */
 bool http_begin(FCGX_Request *request, const struct config *config);
 
-/* Sends a whole JSON answer; HEAD gets its headers only. text: length bytes. */
-void http_send(FCGX_Request *request, const struct config *config, int status, const char *text, size_t length);
+#define HTTP_JSON "application/json"
+
+/* Sends a whole answer of this content type; HEAD gets its headers only. text: length bytes. */
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *type, const char *text,
+               size_t length);
 
 /*
- * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 503 comes with Retry-After and
+ * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 429 and 503 come with Retry-After,
  * 405 with Allow, which lists methods.
  */
 void http_send_error(FCGX_Request *request, const struct config *config, enum error error, struct json_object *detail,

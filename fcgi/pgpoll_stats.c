@@ -1,4 +1,4 @@
-/* pgpoll-stats.fcgi: GET /messages/poll/stats, in a pool of its own, so that it answers while every poll worker waits. */
+/* pgpoll-stats.fcgi: GET /messages/poll/stats and metrics, in a pool of its own, so that it answers while every poll worker waits. */
 #include "clock.h"
 #include "config.h"
 #include "database.h"
@@ -18,50 +18,72 @@ struct stats_worker {
     struct database *database;
 };
 
-static void send_stats(struct stats_worker *worker, FCGX_Request *request)
+/* What is asked for here, by its path. */
+static const struct resource {
+    const char *path;
+    enum stats_kind kind;
+    const char *type;
+} resources[] = {
+    { "/messages/poll/stats", STATS_JSON, HTTP_JSON },
+    { "/messages/poll/metrics", STATS_METRICS, "text/plain; version=0.0.4; charset=utf-8" },
+};
+
+static const struct resource *find_resource(const FCGX_Request *request)
+{
+    for (size_t i = 0; i < sizeof resources / sizeof *resources; i++)
+        if (http_path_is(request, resources[i].path))
+            return &resources[i];
+    return NULL;
+}
+
+static void send_resource(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
 {
     PGresult *result = NULL;
     int64_t timeout_ms = worker->config.query_timeout_s * 1000;
-    enum error error = stats_read(worker->database, &result, clock_monotonic_ms() + timeout_ms);
+    enum error error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
 
     /* The connection may have been lost while nobody asked. */
     if (error == ERROR_DATABASE_AWAY)
-        error = stats_read(worker->database, &result, clock_monotonic_ms() + timeout_ms);
+        error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
     if (error) {
-        log_write(error_log_level(error), "stats: %s: %s", error_name(error), database_error(worker->database));
+        log_write(error_log_level(error), "%s: %s: %s", resource->path, error_name(error),
+                  database_error(worker->database));
         http_send_error(request, &worker->config, error, NULL, METHODS);
         return;
     }
-    http_send(request, &worker->config, 200, PQgetvalue(result, 0, 0), (size_t)PQgetlength(result, 0, 0));
+    http_send(request, &worker->config, 200, resource->type, PQgetvalue(result, 0, 0),
+              (size_t)PQgetlength(result, 0, 0));
     PQclear(result);
 }
 
 static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct stats_worker *worker = (struct stats_worker *)server;
-    bool is_stats = http_path_is(request, "/messages/poll/stats");
+    const struct resource *resource = find_resource(request);
     char body[256];
     size_t length;
 
     (void)interrupts;
-    (void)http_read_body(request, body, sizeof body, &length); /* of no interest, but it is to be read */
-    if (!is_stats && !http_path_is(request, "/messages/poll"))
+    if (http_read_body(request, body, sizeof body, &length) ==
+        ERROR_CLIENT_GONE) /* of no interest, but it is to be read */
+        return;
+    if (!resource && !http_path_is(request, "/messages/poll"))
         http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);
-    else if (http_method_is(request, "OPTIONS")) /* for both paths: a preflight must not wait for a poll worker */
-        http_send_options(request, &worker->config, is_stats ? METHODS : POLL_METHODS);
-    else if (!is_stats || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
-        http_send_error(request, &worker->config, ERROR_METHOD, NULL, is_stats ? METHODS : POLL_METHODS);
+    else if (http_method_is(request, "OPTIONS")) /* for every path: a preflight must not wait for a poll worker */
+        http_send_options(request, &worker->config, resource ? METHODS : POLL_METHODS);
+    else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
+        http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);
     else
-        send_stats(worker, request);
+        send_resource(worker, request, resource);
 }
 
 int main(int argc, char **argv)
 {
     static const struct program program = {
         .name = "pgpoll-stats.fcgi",
-        .purpose = "who is waiting in polls",
-        .example = "-s /run/pgpoll/stats.sock -b 4096 -F 2 -- /usr/local/lib/pgpoll/pgpoll-stats.fcgi",
-        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
+        .purpose = "who is waiting in polls, and metrics",
+        .example = "-s /run/pgpoll/stats.sock -b 4096 -F 2 -- " PGPOLL_PREFIX "/lib/pgpoll/pgpoll-stats.fcgi",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };
     int status;
@@ -70,6 +92,7 @@ int main(int argc, char **argv)
         return status;
     if (!server_has_socket())
         return EXIT_FAILURE;
+    worker.server.peer_timeout_ms = worker.config.peer_timeout_s * 1000;
     worker.database = database_new();
     if (!worker.database) {
         log_write(LOG_LEVEL_ERROR, "out of memory");

@@ -3,6 +3,7 @@
 #define PGPOLL_PROGRAM_H
 
 #include <stdbool.h>
+#include <stdio.h>
 
 struct config;
 
@@ -13,12 +14,19 @@ struct program {
     const char *example;     /* how spawn-fcgi starts it: its options, the program and its arguments */
     const char *uses;        /* which of the environment variables mean something to it; NULL: all */
     bool can_have_a_manager; /* --workers N */
+    bool (*check)(const struct config *config, FILE *out); /* --check; NULL: it has none */
 };
 
 /*
- * Handles the command line (--help, --version, --workers), loads the configuration and opens the log. program: borrowed for good.
+ * Handles the command line (--help, --version, --workers, --check), loads the configuration and opens the log. program: borrowed for good.
  * false: the program is to exit with *status, all having been said.
  */
 bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status);
+
+/*
+ * For a program that the manager starts (child.h): takes the descriptors from the command line, loads the configuration and opens
+ * the log, as the manager has done. false: the program is to fail, all having been said.
+ */
+bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors, struct config *config);
 
 #endif

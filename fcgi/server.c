@@ -1,6 +1,8 @@
 #include "server.h"
 
 #include "log.h"
+#include "memory.h"
+#include "peer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -70,8 +72,16 @@ static bool watch_listener(int epoll_fd, int operation)
 
 static bool accept_request(FCGX_Request *request)
 {
-    int outcome = FCGX_Accept_r(request);
+    int outcome;
 
+    memory_insist(true);
+    outcome = FCGX_Accept_r(request);
+    memory_insist(false);
+    request->keepConnection = 0; /* the next request on it would wait behind a socket that nobody watches */
+    if (outcome == 0 && FCGX_GetError(request->in)) { /* libfcgi takes an error for the end of the parameters */
+        FCGX_Finish_r(request);
+        return false;
+    }
     if (outcome != 0 && outcome != -EAGAIN && outcome != -EINTR && outcome != -ECONNABORTED) {
         log_write(LOG_LEVEL_ERROR, "cannot accept a request: %s", strerror(-outcome));
         (void)poll(NULL, 0, 100); /* out of descriptors or memory: do not spin */
@@ -131,6 +141,7 @@ int server_run(struct server *server)
     sigset_t sleep_mask;
     int epoll_fd;
 
+    peer_set_timeout(server->peer_timeout_ms);
     if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTENER_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
         !catch_signals(server->argv != NULL, &sleep_mask) || (epoll_fd = make_idle_set()) < 0) {
         log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));

@@ -2,7 +2,12 @@
 -- Run it as the role that shall own it (it needs CREATE on the database, and CREATEROLE the first time). Safe to repeat.
 \set ON_ERROR_STOP on
 \set QUIET on
+\set SHOW_CONTEXT never
 SET client_min_messages = warning;
+SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
+-- Rather fail than hold up publishers behind a transaction that stays open.
+SET lock_timeout = '3s';
+\ir version.sql
 BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('pgpoll.install')) \g /dev/null
 
@@ -13,18 +18,31 @@ SELECT pg_encoding_to_char(encoding) <> 'UTF8' AS not_utf8 FROM pg_database WHER
 
 CREATE SCHEMA IF NOT EXISTS pgpoll;
 
-SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
-\if :installed
-    SELECT pgpoll.schema_version() > 2 AS newer \gset
-    \if :newer
-        DO 'BEGIN RAISE ''the pgpoll schema here is newer than this script (version 2)''; END';
-    \endif
+SELECT to_regprocedure('pgpoll.schema_version()') IS NULL AS fresh \gset
+\if :fresh
+    \set installed :schema_version
+\else
+    SELECT pgpoll.schema_version() AS installed \gset
+\endif
+SELECT :installed > :schema_version AS newer, :installed < :schema_version AS older \gset
+\if :newer
+    SELECT format('DO %L', format('BEGIN RAISE %L; END', format(
+        'the pgpoll schema here has version %s, newer than these scripts (version %s): use those of the pgpoll that made it',
+        :installed, :schema_version))) \gexec
 \endif
 
 \ir roles.sql
+\if :older
+    -- While an upgrade runs nobody prunes and no transaction that publishes is under way. What reads goes on: alter feed before
+    -- messages, which is the order in which a reader locks them.
+    LOCK TABLE pgpoll.retention, pgpoll.messages IN SHARE ROW EXCLUSIVE MODE;
+    \ir upgrade.sql
+\endif
 \ir tables.sql
+\ir watch_tables.sql
 \ir views.sql
 \ir functions/ring_doorbell.sql
+\ir functions/replicate_message.sql
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql
@@ -41,8 +59,21 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NOT NULL AS installed \gset
 \ir functions/begin_wait.sql
 \ir functions/end_wait.sql
 \ir functions/write_waiters.sql
+\ir functions/write_listener.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
 \ir functions/schema_version.sql
+\ir watch_views.sql
+\ir functions/metrics.sql
 \ir grants.sql
 COMMIT;
+\if :older
+    -- A program looks at the version once a connection. Those that run still have to see that it is another now.
+    DO $$
+    BEGIN
+        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'pgpoll' AND pid <> pg_backend_pid();
+    EXCEPTION WHEN insufficient_privilege THEN
+        RAISE WARNING 'running workers could not be told of the new version, reload them';
+    END $$;
+\endif

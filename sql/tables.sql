@@ -12,7 +12,10 @@ CREATE TABLE IF NOT EXISTS pgpoll.messages (
     CONSTRAINT messages_topic_control CHECK (topic !~ '[\u0001-\u001f\u007f-\u009f]'),
     CONSTRAINT messages_topic_blank CHECK (topic ~ '[^ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]')
 );
-CREATE INDEX IF NOT EXISTS messages_xid ON pgpoll.messages (xid) WHERE xid IS NOT NULL;
+SELECT to_regclass('pgpoll.messages_xid') IS NULL AS missing \gset
+\if :missing
+    CREATE INDEX messages_xid ON pgpoll.messages (xid) WHERE xid IS NOT NULL; -- IF NOT EXISTS would wait for every open publisher
+\endif
 
 -- The order of delivery: one narrow row per committed message, written after the commit by pgpoll.assign_positions().
 -- No foreign key: an operator may delete a message.
@@ -40,7 +43,8 @@ CREATE TABLE IF NOT EXISTS pgpoll.batches (
     cluster      bigint NOT NULL DEFAULT (pg_control_system()).system_identifier -- whose transaction numbers these are
 );
 INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-SELECT 0, pg_snapshot_xmax(pg_current_snapshot()), ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot()))
+SELECT s.last_value, pg_snapshot_xmax(pg_current_snapshot()), ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot()))
+FROM pgpoll.last_position s
 WHERE NOT EXISTS (SELECT FROM pgpoll.batches);
 
 -- Until when publishers need not say that they published, in milliseconds since 1970. A sequence, because it is read without a

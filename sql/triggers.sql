@@ -1,4 +1,4 @@
--- Deferred, so that it comes as late as can be. ALWAYS: also for rows that logical replication applies.
+-- ring_doorbell is deferred, so that it comes as late as can be.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
@@ -7,5 +7,15 @@ BEGIN
             DEFERRABLE INITIALLY DEFERRED
             FOR EACH ROW EXECUTE FUNCTION pgpoll.ring_doorbell();
     END IF;
+    -- ALWAYS: also for rows that logical replication applies. Only where it is not so: this waits for every open publisher.
+    IF EXISTS (SELECT FROM pg_catalog.pg_trigger
+               WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'ring_doorbell' AND tgenabled <> 'A') THEN
+        ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER ring_doorbell;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
+                   WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'replicate_message') THEN
+        CREATE TRIGGER replicate_message BEFORE INSERT OR UPDATE ON pgpoll.messages
+            FOR EACH ROW EXECUTE FUNCTION pgpoll.replicate_message();
+        ALTER TABLE pgpoll.messages ENABLE REPLICA TRIGGER replicate_message;
+    END IF;
 END $$;
-ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER ring_doorbell;

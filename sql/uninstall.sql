@@ -3,6 +3,7 @@
 \set ON_ERROR_STOP on
 \set QUIET on
 SET client_min_messages = warning;
+SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
 BEGIN;
 DROP SCHEMA IF EXISTS pgpoll CASCADE;
 DO $$

@@ -16,23 +16,6 @@ static bool take(struct json_object *object, const char *key, struct json_object
     return false;
 }
 
-/* The same for a value, or null, that stays its owner's too. */
-static bool share(struct json_object *object, const char *key, struct json_object *value)
-{
-    if (json_object_object_add(object, key, value) != 0)
-        return false;
-    (void)json_object_get(value);
-    return true;
-}
-
-static struct json_object *message_id(int64_t position)
-{
-    char id[CURSOR_MESSAGE_ID_SIZE];
-
-    cursor_message_id(position, id);
-    return json_object_new_string(id);
-}
-
 /* Appends text whose length is known to the compiler. */
 #define put(out, text) (printbuf_strappend((out), text) >= 0)
 
@@ -56,56 +39,32 @@ static bool put_next_since(struct printbuf *out, const struct poll_waiter *waite
     return made && put(out, "}");
 }
 
-static const char *gap_reason(enum gap gap)
+static bool put_gap(struct printbuf *out, const struct poll_state *state, const struct poll_topic *topic)
 {
-    switch (gap) {
-    case GAP_EXPIRED:
-        return "expired";
-    case GAP_AHEAD:
-        return "ahead";
-    case GAP_UNKNOWN:
-    case GAP_NONE:
-        break;
-    }
-    return "unknown";
+    char oldest[CURSOR_MESSAGE_ID_SIZE];
+    bool made = put_text(out, topic->quoted) && put(out, ":{\"reason\":\"") && put_text(out, gap_name(state->gap)) &&
+                put(out, "\",\"requested\":") && put_text(out, topic->since ? topic->since : "null") &&
+                put(out, ",\"oldest\":");
+
+    if (state->oldest < 0)
+        return made && put(out, "null}");
+    cursor_message_id(state->oldest, oldest);
+    return made && put(out, "\"") && put_text(out, oldest) && put(out, "\"}");
 }
 
-static struct json_object *gap_of(const struct poll_state *state, const struct poll_topic *topic)
-{
-    struct json_object *gap = json_object_new_object();
-
-    if (gap && take(gap, "reason", json_object_new_string(gap_reason(state->gap))) &&
-        share(gap, "requested", topic->since) &&
-        (state->oldest < 0 ? share(gap, "oldest", NULL) : take(gap, "oldest", message_id(state->oldest))))
-        return gap;
-    json_object_put(gap);
-    return NULL;
-}
-
-static bool has_gaps(const struct poll_waiter *waiter)
-{
-    for (int i = 0; i < waiter->page.topic_count; i++)
-        if (waiter->states[i].gap != GAP_NONE)
-            return true;
-    return false;
-}
-
+/* Only if there are any. */
 static bool put_gaps(struct printbuf *out, const struct poll_waiter *waiter)
 {
-    struct json_object *gaps = json_object_new_object();
-    const char *text;
-    bool made = gaps;
+    bool made = true, any = false;
 
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
-        const struct poll_topic *topic = &waiter->who.request->topics[i];
-
-        if (waiter->states[i].gap != GAP_NONE)
-            made = take(gaps, topic->name, gap_of(&waiter->states[i], topic));
+        if (waiter->states[i].gap == GAP_NONE)
+            continue;
+        made = (any ? put(out, ",") : put(out, ",\"gaps\":{")) &&
+               put_gap(out, &waiter->states[i], &waiter->who.request->topics[i]);
+        any = true;
     }
-    text = made ? json_object_to_json_string_ext(gaps, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
-    made = text && put(out, ",\"gaps\":") && put_text(out, text);
-    json_object_put(gaps);
-    return made;
+    return made && (!any || put(out, "}"));
 }
 
 bool answer_messages(struct printbuf *out, const struct poll_waiter *waiter)
@@ -117,7 +76,7 @@ bool answer_messages(struct printbuf *out, const struct poll_waiter *waiter)
            (page->message_count == 0 ||
             printbuf_memappend(out, page->messages->buf, printbuf_length(page->messages)) >= 0) &&
            put(out, "],\"has_more\":") && (page->has_more ? put(out, "true") : put(out, "false")) &&
-           put_next_since(out, waiter) && (!has_gaps(waiter) || put_gaps(out, waiter)) && put(out, "}");
+           put_next_since(out, waiter) && put_gaps(out, waiter) && put(out, "}");
 }
 
 struct json_object *answer_error(enum error error, struct json_object *detail)

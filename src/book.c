@@ -10,9 +10,14 @@
 
 #include <json-c/json.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-enum { LOOK_MS = 250, WRITE_MS = 1000, SWEEP_MS = 60 * 1000, SWEEP = 0, WRITE = 1, STATEMENTS = 2 };
+enum {
+    LOOK_MS = 250,
+    WRITE_MS = 1000,
+    BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_listeners) */
+    SWEEP_MS = 60 * 1000,
+    STATEMENTS = 4
+};
 
 /* What stands in the table for a worker. */
 struct entry {
@@ -20,16 +25,27 @@ struct entry {
     uint32_t wait_number; /* of the poll */
 };
 
+/* What stands in pgpoll.listeners. */
+struct gauges {
+    int workers, idle;
+    bool hears;
+};
+
 struct book {
     const struct config *config;
     struct hive *hive;
     struct database *database;
     struct entry *entries; /* by worker */
+    struct gauges gauges;
+    struct tally tally; /* what was counted and is not yet written down */
+    bool tally_began;   /* everything that is counted has a row */
     struct statement statements[STATEMENTS];
     PGresult *results[STATEMENTS];
-    struct json_object *began, *ended; /* what the statements borrow */
-    bool running, away;
-    int64_t started_ms, look_ms, write_ms, sweep_ms;
+    int count;
+    struct json_object *began, *ended, *counts; /* what the statements borrow */
+    bool running, beats;
+    enum error away; /* why, as far as it was logged */
+    int64_t started_ms, look_ms, write_ms, beat_ms, sweep_ms;
 };
 
 struct book *book_new(const struct config *config, struct hive *hive)
@@ -58,7 +74,9 @@ static void end_exchange(struct book *book)
     }
     json_object_put(book->began);
     json_object_put(book->ended);
-    book->began = book->ended = NULL;
+    json_object_put(book->counts);
+    book->began = book->ended = book->counts = NULL;
+    book->count = 0;
     book->running = false;
 }
 
@@ -70,12 +88,6 @@ void book_free(struct book *book)
     end_exchange(book);
     free(book->entries);
     free(book);
-}
-
-void book_abandon(const struct book *book)
-{
-    if (database_socket(book->database) >= 0)
-        (void)close(database_socket(book->database));
 }
 
 int book_socket(const struct book *book)
@@ -92,7 +104,7 @@ int64_t book_due_ms(const struct book *book)
 {
     if (book->running)
         return book->started_ms + book->config->query_timeout_s * 1000;
-    return atomic_load(&book->hive->book_sleeps) ? book->sweep_ms : book->look_ms;
+    return atomic_load(&book->hive->book_sleeps) ? book->beat_ms : book->look_ms;
 }
 
 /* ---- what changed */
@@ -129,8 +141,8 @@ static bool add_began(struct book *book, const struct cell *cell, int64_t now_ms
            take(row, "left_ms", json_object_new_int64(atomic_load(&cell->deadline_ms) - now_ms));
 }
 
-/* Lists what the table does not have yet, and takes it for written; false: nothing, or no memory. */
-static bool list_changes(struct book *book, int64_t now_ms)
+/* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
+static bool list_polls(struct book *book, int64_t now_ms)
 {
     bool made = true;
 
@@ -156,40 +168,117 @@ static bool list_changes(struct book *book, int64_t now_ms)
     return made && (json_object_array_length(book->began) > 0 || json_object_array_length(book->ended) > 0);
 }
 
+/* Whether the gauges are others than those in the table, and takes them for written. */
+static bool read_gauges(struct book *book)
+{
+    struct gauges now = { 0, atomic_load(&book->hive->idle), atomic_load(&book->hive->hears) };
+    const struct gauges before = book->gauges;
+
+    for (int i = 0; i < book->hive->worker_count; i++)
+        now.workers += atomic_load(&hive_cell(book->hive, i)->pid) != 0;
+    book->gauges = now;
+    return now.workers != before.workers || now.idle != before.idle || now.hears != before.hears;
+}
+
+static bool take_counts(struct book *book)
+{
+    bool any = tally_take(&book->tally, &book->hive->tally);
+
+    for (int i = 0; i < book->hive->worker_count; i++)
+        any = tally_take(&book->tally, &hive_cell(book->hive, i)->tally) || any;
+    return any || atomic_load(&book->tally.fresh);
+}
+
 /* ---- writing it down */
 
 static void fail(struct book *book, enum error error)
 {
-    if (!book->away)
+    if (book->away != error)
         log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error),
                   database_error(book->database));
-    book->away = true;
+    book->away = error;
     /* Rows count by their connection, so a new one writes them all anew. */
     database_close(book->database, NULL);
     for (int i = 0; i < book->hive->worker_count; i++)
         book->entries[i].pid = 0;
+    book->beat_ms = 0;
     atomic_store(&book->hive->book_sleeps, 0);
 }
 
-static void begin(struct book *book, int64_t now_ms)
+/* What was counted is written by now. Where that was not to be seen, it may be counted twice, rather than not at all. */
+static void succeed(struct book *book)
 {
-    struct statement *write = &book->statements[WRITE];
+    book->away = ERROR_NONE;
+    book->tally_began = true;
+    tally_clear(&book->tally);
+    if (book->beats)
+        atomic_store(&book->hive->sent_ms, book->started_ms);
+}
+
+static struct statement *add_statement(struct book *book, const char *sql)
+{
+    struct statement *statement = &book->statements[book->count++];
+
+    statement_init(statement, sql);
+    return statement;
+}
+
+static void add_polls(struct book *book)
+{
+    struct statement *write = add_statement(book, "SELECT pgpoll.write_waiters($1, $2::json, $3::json)");
+
+    statement_add_text(write, book->config->host);
+    statement_add_text(write, json_object_to_json_string_ext(book->began, JSON_C_TO_STRING_PLAIN));
+    statement_add_text(write, json_object_to_json_string_ext(book->ended, JSON_C_TO_STRING_PLAIN));
+}
+
+static bool add_listener(struct book *book)
+{
+    struct statement *write = add_statement(book, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json)");
+
+    book->counts = tally_json(&book->tally, !book->tally_began);
+    statement_add_text(write, book->config->host);
+    if (!book->counts || !statement_add_int4(write, (int32_t)getpid()) ||
+        !statement_add_int4(write, book->gauges.workers) || !statement_add_int4(write, book->gauges.idle) ||
+        !statement_add_int4(write, book->gauges.hears))
+        return false;
+    statement_add_text(write, json_object_to_json_string_ext(book->counts, JSON_C_TO_STRING_PLAIN));
+    return true;
+}
+
+/*
+ * The feeder's connection is to hear this. It could not send it to itself: what a transaction-mode pooler takes away from a
+ * connection that LISTENs, it brings to the one that happens to NOTIFY.
+ */
+static void add_beat(struct book *book, int64_t now_ms)
+{
+    struct statement *beat = add_statement(book, "SELECT pg_notify('pgpoll_' || md5($1), '')");
+
+    statement_add_text(beat, book->hive->self_topic);
+    book->beat_ms = now_ms + BEAT_MS;
+}
+
+static void add_sweep(struct book *book, int64_t now_ms)
+{
+    (void)add_statement(book, "SELECT pgpoll.sweep_waiters()");
+    book->sweep_ms = now_ms + SWEEP_MS;
+}
+
+static void begin(struct book *book, bool polls, int64_t now_ms)
+{
     enum error error = ERROR_MEMORY;
 
     book->write_ms = now_ms + WRITE_MS;
     book->started_ms = now_ms;
     book->running = true;
-    statement_init(&book->statements[SWEEP], "SELECT CASE WHEN $1 > 0 THEN pgpoll.sweep_waiters() END");
-    if (!statement_add_int4(&book->statements[SWEEP], now_ms >= book->sweep_ms))
-        goto out;
     if (now_ms >= book->sweep_ms)
-        book->sweep_ms = now_ms + SWEEP_MS;
-    statement_init(write, "SELECT pgpoll.write_waiters($1, $2::json, $3::json)");
-    statement_add_text(write, book->config->host);
-    statement_add_text(write, json_object_to_json_string_ext(book->began, JSON_C_TO_STRING_PLAIN));
-    statement_add_text(write, json_object_to_json_string_ext(book->ended, JSON_C_TO_STRING_PLAIN));
-    error = database_begin(book->database, book->statements, STATEMENTS, book->results);
-out:
+        add_sweep(book, now_ms);
+    if (polls)
+        add_polls(book);
+    if (book->beats)
+        add_beat(book, now_ms);
+    if (add_listener(book))
+        error = database_begin(book->database, book->statements, book->count, book->results);
     if (error != ERROR_PENDING) {
         fail(book, error);
         end_exchange(book);
@@ -198,12 +287,18 @@ out:
 
 static void look(struct book *book, int64_t now_ms)
 {
+    bool polls, gauges, counts;
+
     book->look_ms = now_ms + LOOK_MS;
     if (now_ms < book->write_ms)
         return;
     atomic_store(&book->hive->book_sleeps, 1); /* before the look: a change that it misses rings */
-    if (list_changes(book, now_ms) || now_ms >= book->sweep_ms)
-        begin(book, now_ms);
+    polls = list_polls(book, now_ms);
+    gauges = read_gauges(book);
+    counts = take_counts(book);
+    book->beats = atomic_exchange(&book->hive->beat_wanted, 0) || now_ms >= book->beat_ms;
+    if (polls || gauges || counts || book->beats)
+        begin(book, polls, now_ms);
     else
         end_exchange(book);
 }
@@ -223,7 +318,7 @@ void book_step(struct book *book, bool ready)
         if (error)
             fail(book, error);
         else
-            book->away = false;
+            succeed(book);
         end_exchange(book);
     } else if (!book->running && ready && database_consume(book->database) != ERROR_NONE) {
         fail(book, ERROR_DATABASE_AWAY);

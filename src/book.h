@@ -1,6 +1,7 @@
 /*
- * The manager's entries in pgpoll.waiters: which of its workers' polls wait, written in batches, at most one a second, over a
- * connection of its own, so that news never wait for it. Driven by the manager's loop; never blocks.
+ * What the manager writes down: which of its workers' polls wait (pgpoll.waiters), what they counted (pgpoll.counters), how many of
+ * them are free and whether LISTEN delivers (pgpoll.listeners). In batches, at most one a second and, when nothing changed, one in
+ * five seconds, over a connection of its own, so that news never wait for it. Driven by the manager's loop; never blocks.
  */
 #ifndef PGPOLL_BOOK_H
 #define PGPOLL_BOOK_H
@@ -15,9 +16,6 @@ struct hive;
 /* config and hive are borrowed for its life. NULL: out of memory. */
 struct book *book_new(const struct config *config, struct hive *hive);
 void book_free(struct book *book);
-
-/* In a forked worker: closes the descriptor without a word to the server. */
-void book_abandon(const struct book *book);
 
 /* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
 int book_socket(const struct book *book);

@@ -23,14 +23,23 @@ static const struct variable {
     { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536, 1073741824,
       "recent messages that a manager keeps for its workers" },
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
-      "database connections that a manager's workers may have open together, to catch up" },
+      "processes that read the table for a manager's workers, to catch up; each has a database connection while it is "
+      "busy" },
+    { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
+      "the libpq service (PGSERVICEFILE) that those connect to, which may be PgBouncer; empty: as every other "
+      "connection" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
+    { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0, 20000,
+      "polls of one user, or of one address if nobody was authenticated, that may wait at a time under a manager; "
+      "more are answered with 429; 0: as many as there is room for" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent all the same" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
       "seconds after which a waiting poll reads the table again, in case a notification was lost" },
     { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
       "seconds after which a connection that does not answer is given up" },
+    { "PGPOLL_PEER_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, peer_timeout_s), "10", 2, 600,
+      "seconds in which the web server must have sent a request, once it has begun, or taken more of an answer" },
     { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,
       "seconds between newlines sent to a waiting client, to notice behind Apache that it left; 0: none" },
     { "PGPOLL_CORS_ORIGIN", TYPE_TEXT, offsetof(struct config, cors_origin), "", 0, 0,
@@ -138,11 +147,11 @@ void config_print_help(FILE *stream)
     for (size_t i = 0; i < VARIABLE_COUNT; i++) {
         const struct variable *variable = &variables[i];
 
-        (void)fprintf(stream, "  %-24s %s\n", variable->name, variable->help);
+        (void)fprintf(stream, "  %-28s %s\n", variable->name, variable->help);
         if (variable->type == TYPE_INTEGER)
-            (void)fprintf(stream, "  %-24s (default %s, from %" PRId64 " to %" PRId64 ")\n", "", variable->fallback,
+            (void)fprintf(stream, "  %-28s (default %s, from %" PRId64 " to %" PRId64 ")\n", "", variable->fallback,
                           variable->least, variable->most);
         else if (variable->fallback && *variable->fallback)
-            (void)fprintf(stream, "  %-24s (default %s)\n", "", variable->fallback);
+            (void)fprintf(stream, "  %-28s (default %s)\n", "", variable->fallback);
     }
 }

@@ -18,11 +18,14 @@ struct config {
     int64_t window_bytes;
     int64_t connections;
     int64_t max_topics;
+    int64_t max_polls_per_client; /* 0: no limit */
     int64_t page_bytes;
     int64_t reread_s;
     int64_t query_timeout_s;
-    int64_t heartbeat_s;     /* 0: none */
-    const char *cors_origin; /* "": no CORS headers */
+    int64_t peer_timeout_s;
+    int64_t heartbeat_s;          /* 0: none */
+    const char *catch_up_service; /* "": none */
+    const char *cors_origin;      /* "": no CORS headers */
     const char *host;
     const char *log;
     enum log_level log_level;

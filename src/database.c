@@ -18,6 +18,8 @@ enum state {
     RUNNING
 };
 
+enum { SCHEMA_UNUSABLE = -1 }; /* in place of a version */
+
 /* Statements under way and what came of them. */
 struct exchange {
     const struct statement *statements;
@@ -28,7 +30,8 @@ struct exchange {
 };
 
 struct database {
-    PGconn *connection; /* NULL when CLOSED; non-blocking and in pipeline mode from CHECKING on */
+    const char *service; /* NULL or "": none of its own */
+    PGconn *connection;  /* NULL when CLOSED; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
     struct exchange asked;             /* by the caller */
@@ -75,6 +78,11 @@ void database_free(struct database *database)
     free(database);
 }
 
+void database_set_service(struct database *database, const char *service)
+{
+    database->service = service;
+}
+
 void database_close(struct database *database, const char *text)
 {
     if (text)
@@ -104,7 +112,7 @@ static void ignore_notice(void *context, const PGresult *result)
 
 static enum error exchange_start(struct database *database, struct exchange *exchange)
 {
-    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1 };
+    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
 
     for (int i = 0; i < exchange->count; i++) {
         const struct statement *statement = &exchange->statements[i];
@@ -190,8 +198,8 @@ static enum error exchange_step(struct database *database, struct exchange *exch
 
 static enum error connect_start(struct database *database)
 {
-    static const char *const keywords[] = { "fallback_application_name", "client_encoding", NULL };
-    static const char *const values[] = { "pgpoll", "UTF8", NULL };
+    static const char *const keywords[] = { "fallback_application_name", "client_encoding", "service", NULL };
+    const char *const values[] = { "pgpoll", "UTF8", database->service, NULL };
 
     database->connection = PQconnectStartParams(keywords, values, 0);
     if (!database->connection)
@@ -217,30 +225,46 @@ static enum error connect_step(struct database *database)
     return exchange_start(database, &database->check);
 }
 
+/* Says what to do about a schema of this version, or about one that could not be asked (missing, or closed to this role). */
+static enum error refuse_schema(struct database *database, int version)
+{
+    const char *name = PQdb(database->connection);
+    char text[sizeof database->error];
+
+    if (version == SCHEMA_UNUSABLE)
+        (void)snprintf(
+            text, sizeof text,
+            "no pgpoll schema that role %.63s can use in database %.63s (%.150s): run pgpoll-setup --role %.63s %.63s",
+            PQuser(database->connection), name, database->error, PQuser(database->connection), name);
+    else if (version < PGPOLL_SCHEMA_VERSION)
+        (void)snprintf(text, sizeof text,
+                       "the pgpoll schema in database %.63s has version %d, this program needs version %d: "
+                       "to upgrade it, run pgpoll-setup %.63s",
+                       name, version, PGPOLL_SCHEMA_VERSION, name);
+    else
+        (void)snprintf(text, sizeof text,
+                       "the pgpoll schema in database %.63s has version %d, this program (pgpoll " PGPOLL_VERSION
+                       ") only knows version %d: install the pgpoll that upgraded it, then reload",
+                       name, version, PGPOLL_SCHEMA_VERSION);
+    database_close(database, text);
+    return ERROR_SCHEMA;
+}
+
 /* Once a connection: is there a schema of ours, and of our version? */
 static enum error check_step(struct database *database)
 {
     enum error error = exchange_step(database, &database->check);
-    char text[160];
     int32_t version;
 
-    if (error == ERROR_DATABASE_QUERY) {
-        /* Missing, or out of bounds for this role; the server's message says which. */
-        (void)snprintf(text, sizeof text, "no pgpoll schema to use here: %.110s", database->error);
-        database_close(database, text);
-        return ERROR_SCHEMA;
-    }
+    if (error == ERROR_DATABASE_QUERY)
+        return refuse_schema(database, SCHEMA_UNUSABLE);
     if (error)
         return error;
     version = database_int4(database->version_result, 0, 0);
     PQclear(database->version_result);
     database->version_result = NULL;
-    if (version != DATABASE_SCHEMA_VERSION) {
-        (void)snprintf(text, sizeof text, "the pgpoll schema here has version %d, this program needs version %d",
-                       version, DATABASE_SCHEMA_VERSION);
-        database_close(database, text);
-        return ERROR_SCHEMA;
-    }
+    if (version != PGPOLL_SCHEMA_VERSION)
+        return refuse_schema(database, version);
     database->state = RUNNING;
     return exchange_start(database, &database->asked);
 }

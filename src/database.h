@@ -20,12 +20,12 @@
 struct database;
 struct statement;
 
-/* The version of the pgpoll schema that this program works with. */
-enum { DATABASE_SCHEMA_VERSION = 2 };
-
 /* A new unconnected handle, NULL when out of memory. */
 struct database *database_new(void);
 void database_free(struct database *database);
+
+/* Has connections made to this service of libpq's service file, "" for none; borrowed for good. */
+void database_set_service(struct database *database, const char *service);
 
 /*
  * Runs statements one after the other in one network write, each in a transaction of its own, and waits for all results

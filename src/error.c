@@ -17,6 +17,7 @@ static const struct {
     [ERROR_NOT_FOUND] = { "not_found", 404, "Not Found", LOG_LEVEL_DEBUG },
     [ERROR_METHOD] = { "method", 405, "Method Not Allowed", LOG_LEVEL_DEBUG },
     [ERROR_TOO_LARGE] = { "too_large", 413, "Request body too large", LOG_LEVEL_DEBUG },
+    [ERROR_TOO_MANY] = { "too_many", 429, "Too many polls at a time", LOG_LEVEL_INFO },
     [ERROR_DATABASE_AWAY] = { "database_away", 503, "Service Unavailable", LOG_LEVEL_WARNING },
     [ERROR_DATABASE_QUERY] = { "database_query", 503, "Service Unavailable", LOG_LEVEL_ERROR },
     [ERROR_SCHEMA] = { "schema", 503, "Service Unavailable", LOG_LEVEL_ERROR },

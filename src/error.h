@@ -23,6 +23,7 @@ enum error {
     ERROR_NOT_FOUND,
     ERROR_METHOD,
     ERROR_TOO_LARGE,
+    ERROR_TOO_MANY, /* polls of one client at a time */
     /* What went wrong here. */
     ERROR_DATABASE_AWAY,  /* no connection, or it was lost or cancelled: worth another try */
     ERROR_DATABASE_QUERY, /* PostgreSQL refused the statement: not worth another try */

@@ -27,8 +27,9 @@ enum {
     OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
     OPEN_AGAIN_MS = 1500, /* and when it is asked again */
     CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
-    BEAT_MS = 5000,       /* a notification to ourselves, to see that they arrive */
-    DEAF_MS = 15000,      /* so long without one: they do not */
+    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
+    DELIVERY_MS = 1000,   /* a beat may take */
+    LOOK_MS = 5000, /* without having heard anything: another manager may have died while the doorbell was muted */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
     NOBODY = -1 /* for a worker's number: it has died since it asked */
@@ -47,7 +48,7 @@ struct cycle {
     struct statement statements[STATEMENTS];
     PGresult *results[STATEMENTS];
     int count;
-    int listen_at, unmute_at, batch_at, newest_at, open_at, beat_at, unlisten_at, read_at;
+    int listen_at, unmute_at, batch_at, newest_at, open_at, unlisten_at, read_at;
     enum doorbell_action action;
     int questions[QUESTIONS]; /* cells */
     int question_count;
@@ -63,7 +64,6 @@ struct feeder {
     struct subscriptions subscriptions;
     int *fed; /* topics whose waiters are to be woken */
     int fed_count;
-    char self_name[128]; /* of a topic that cannot be published to */
     char self_channel[SUBSCRIPTIONS_CHANNEL_SIZE];
     int *pending; /* cells whose questions wait, oldest first */
     int pending_count;
@@ -74,10 +74,11 @@ struct feeder {
     struct doorbell doorbell;
     struct cycle cycle;
     uint64_t cycle_number;
-    bool running, away;
-    bool relisten;  /* the connection is a new one */
-    uint64_t polls; /* when can_poll() was asked about last */
-    int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, beat_ms, heard_ms, sweep_ms;
+    bool running;
+    enum error away; /* why, as far as it was logged */
+    bool relisten;   /* the connection is a new one */
+    uint64_t polls;  /* when can_poll() was asked about last */
+    int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
     struct printbuf *json;
 };
 
@@ -119,7 +120,7 @@ struct feeder *feeder_new(const struct config *config, struct hive *hive)
     feeder->fed = calloc((size_t)capacity, sizeof *feeder->fed);
     feeder->pending = calloc((size_t)hive->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
-    (void)snprintf(feeder->self_name, sizeof feeder->self_name, "\001%.80s/%d", config->host, (int)getpid());
+    (void)snprintf(hive->self_topic, sizeof hive->self_topic, "\001%.80s/%d", config->host, (int)getpid());
     if (!subscriptions_init(&feeder->subscriptions, hive) || !feeder->database || !feeder->fed || !feeder->pending ||
         !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
         !list_init(&feeder->cycle.newest, capacity) || !list_init(&feeder->cycle.read, capacity) ||
@@ -147,12 +148,6 @@ void feeder_free(struct feeder *feeder)
     free(feeder);
 }
 
-void feeder_abandon(const struct feeder *feeder)
-{
-    if (database_socket(feeder->database) >= 0)
-        (void)close(database_socket(feeder->database));
-}
-
 /* ---- notifications */
 
 static void tell(struct feeder *feeder, int64_t position)
@@ -169,6 +164,12 @@ static void tell(struct feeder *feeder, int64_t position)
     feeder->told[feeder->told_count++] = position;
 }
 
+static void set_hears(struct feeder *feeder, bool hears)
+{
+    if (atomic_exchange(&feeder->hive->hears, hears) != hears)
+        hive_wake_book(feeder->hive);
+}
+
 static void take_notification(struct feeder *feeder, const PGnotify *notification)
 {
     int64_t position = strtoll(notification->extra, NULL, 10);
@@ -176,6 +177,7 @@ static void take_notification(struct feeder *feeder, const PGnotify *notificatio
 
     if (strcmp(notification->relname, feeder->self_channel) == 0) {
         feeder->heard_ms = clock_monotonic_ms();
+        set_hears(feeder, true);
     } else if (strcmp(notification->relname, "pgpoll") == 0) {
         if (*notification->extra)
             feeder->announced = position;
@@ -188,6 +190,14 @@ static void take_notification(struct feeder *feeder, const PGnotify *notificatio
             tell(feeder, position);
         }
     }
+}
+
+/* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
+static int64_t deaf_ms(const struct feeder *feeder)
+{
+    int64_t sent_ms = atomic_load(&feeder->hive->sent_ms);
+
+    return sent_ms - feeder->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
 }
 
 static void take_notifications(struct feeder *feeder)
@@ -287,8 +297,10 @@ static void list_reads(struct feeder *feeder)
         list_read(feeder, numbers[i]);
     subscriptions_forget_news(&feeder->subscriptions);
     feeder->cycle.end = feeder->announced;
-    if (feeder->cycle.read.count == 0)
+    if (feeder->cycle.read.count == 0) { /* what was announced is of other topics, or there already */
         feeder->told_count = 0;
+        feeder->complete_to = clock_max(feeder->complete_to, feeder->announced);
+    }
 }
 
 static bool listen_statement(struct feeder *feeder)
@@ -300,7 +312,7 @@ static bool listen_statement(struct feeder *feeder)
     for (int i = 0; feeder->relisten && i < feeder->subscriptions.used_count; i++)
         list_add(&cycle->listen, name_of(feeder, feeder->subscriptions.used[i]), feeder->subscriptions.used[i], 0);
     if (feeder->relisten) {
-        list_add(&cycle->listen, feeder->self_name, -1, 0);
+        list_add(&cycle->listen, feeder->hive->self_topic, -1, 0);
         statement_init(add_statement(cycle, &at), "LISTEN pgpoll");
     }
     if (cycle->listen.count == 0)
@@ -318,9 +330,11 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
     int at;
 
     cycle->action = DOORBELL_LEAVE;
+    /* First what others gave positions to, so that a batch can follow on it. */
     if (!cycle->full && cycle->question_count == 0 &&
-        now_ms < clock_min(feeder->beat_ms, doorbell_due_ms(&feeder->doorbell)))
+        (cycle->read.count > 0 || now_ms < clock_min(feeder->look_ms, doorbell_due_ms(&feeder->doorbell))))
         return true;
+    feeder->look_ms = now_ms + LOOK_MS;
     cycle->action = doorbell_look(&feeder->doorbell, now_ms);
     if (cycle->action == DOORBELL_MUTE) {
         statement = add_statement(cycle, &at);
@@ -372,18 +386,11 @@ static int64_t open_due_ms(const struct feeder *feeder)
 static void timed_statements(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
-    struct statement *statement;
 
     if (now_ms >= open_due_ms(feeder)) {
         feeder->open_asked_ms = now_ms;
         feeder->polls = atomic_load(&feeder->hive->polls);
         statement_init(add_statement(cycle, &cycle->open_at), "SELECT pgpoll.is_open_to_all()");
-    }
-    if (now_ms >= feeder->beat_ms) {
-        feeder->beat_ms = now_ms + BEAT_MS;
-        statement = add_statement(cycle, &cycle->beat_at);
-        statement_init(statement, "SELECT pg_notify('pgpoll_' || md5($1), '')");
-        statement_add_text(statement, feeder->self_name);
     }
 }
 
@@ -393,8 +400,8 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
     struct cycle *cycle = &feeder->cycle;
     bool made;
 
-    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->beat_at =
-        cycle->unlisten_at = cycle->read_at = -1;
+    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->unlisten_at =
+        cycle->read_at = -1;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
     if (cycle->full)
@@ -421,6 +428,11 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
             (void)snprintf(feeder->self_channel, sizeof feeder->self_channel, "%s", channel);
         else
             subscriptions_set_channel(&feeder->subscriptions, list->numbers[i], channel);
+    }
+    if (feeder->relisten) {
+        feeder->heard_ms = clock_monotonic_ms();
+        atomic_store(&feeder->hive->beat_wanted, 1);
+        hive_wake_book(feeder->hive);
     }
     feeder->relisten = false;
 }
@@ -594,9 +606,11 @@ static void succeed(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    if (feeder->away)
+    if (feeder->away) {
         log_write(LOG_LEVEL_INFO, "the database is back");
-    feeder->away = false;
+        tally_add(&feeder->hive->tally, TALLY_RECONNECTS, 1);
+    }
+    feeder->away = ERROR_NONE;
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
         take_channels(feeder, cycle->results[cycle->listen_at]);
@@ -604,7 +618,7 @@ static void succeed(struct feeder *feeder)
         take_batch(feeder, cycle->results[cycle->batch_at]);
     if (cycle->newest_at >= 0)
         take_newest(feeder, cycle->results[cycle->newest_at]);
-    if (cycle->read_at < 0 || take_news(feeder, cycle->results[cycle->read_at]))
+    if (cycle->read_at >= 0 && take_news(feeder, cycle->results[cycle->read_at]))
         feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
         atomic_store(&feeder->hive->open_until_ms,
@@ -631,9 +645,10 @@ static void fail(struct feeder *feeder, enum error error)
             (size_t)feeder->pending_count * sizeof *feeder->pending);
     memcpy(feeder->pending, cycle->questions, (size_t)cycle->question_count * sizeof *cycle->questions);
     feeder->pending_count += cycle->question_count;
-    if (!feeder->away)
+    if (feeder->away != error)
         log_write(error_log_level(error), "no news from the database: %s", database_error(feeder->database));
-    feeder->away = true;
+    feeder->away = error;
+    set_hears(feeder, false);
     database_close(feeder->database, NULL);
     feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;
     if (feeder->pause_ms > LAST_PAUSE_MS)
@@ -679,8 +694,8 @@ int64_t feeder_due_ms(const struct feeder *feeder)
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->subscriptions.news_count > 0)
         return 0;
-    return clock_min(clock_min(clock_min(feeder->full_ms, feeder->beat_ms), doorbell_due_ms(&feeder->doorbell)),
-                     clock_min(feeder->sweep_ms, open_due_ms(feeder)));
+    return clock_min(clock_min(clock_min(feeder->full_ms, feeder->look_ms), doorbell_due_ms(&feeder->doorbell)),
+                     clock_min(clock_min(feeder->sweep_ms, deaf_ms(feeder)), open_due_ms(feeder)));
 }
 
 static void begin(struct feeder *feeder, int64_t now_ms)
@@ -690,8 +705,6 @@ static void begin(struct feeder *feeder, int64_t now_ms)
     if (!database_is_connected(feeder->database)) {
         feeder->relisten = true;
         feeder->doorbell = (struct doorbell){ .rung = true };
-        feeder->heard_ms = now_ms;
-        feeder->beat_ms = 0;
         feeder->announced = feeder->complete_to = 0;
         subscriptions_lose(&feeder->subscriptions);
     }
@@ -726,7 +739,7 @@ void feeder_step(struct feeder *feeder, bool ready)
     if (feeder->running)
         return;
     take_notifications(feeder);
-    if (database_is_connected(feeder->database) && now_ms - feeder->heard_ms > DEAF_MS) {
+    if (database_is_connected(feeder->database) && now_ms >= deaf_ms(feeder)) {
         log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
         database_close(feeder->database, "LISTEN delivers nothing");
         finish(feeder, ERROR_DATABASE_AWAY);

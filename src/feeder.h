@@ -23,9 +23,6 @@ struct hive;
 struct feeder *feeder_new(const struct config *config, struct hive *hive);
 void feeder_free(struct feeder *feeder);
 
-/* In a forked worker: closes the descriptor without a word to the server. */
-void feeder_abandon(const struct feeder *feeder);
-
 /* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
 int feeder_socket(const struct feeder *feeder);
 short feeder_events(const struct feeder *feeder);

@@ -10,7 +10,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { BATCH = 32, NOBODY = -1, RETRY_MS = 200 };
 
@@ -78,12 +77,6 @@ void gate_free(struct gate *gate)
     free(gate->answered);
     free(gate->topics);
     free(gate);
-}
-
-void gate_abandon(const struct gate *gate)
-{
-    if (database_socket(gate->database) >= 0)
-        (void)close(database_socket(gate->database));
 }
 
 int gate_socket(const struct gate *gate)

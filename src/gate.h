@@ -19,9 +19,6 @@ struct hive;
 struct gate *gate_new(const struct config *config, struct hive *hive);
 void gate_free(struct gate *gate);
 
-/* In a forked worker: closes the descriptor without a word to the server. */
-void gate_abandon(const struct gate *gate);
-
 /* The worker with this number asks, in its cell, whether its user may poll its topics. */
 void gate_ask(struct gate *gate, int number);
 

@@ -4,32 +4,28 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 enum { BITS = 64 };
 
-static void *share(size_t size)
+static size_t whole_pages(size_t size)
 {
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    return memory == MAP_FAILED ? NULL : memory;
-}
-
-/* The cells stand behind the hive, each with its topics and names behind it, in pages of its own. */
-static size_t cell_stride(int max_topics)
-{
-    size_t size = sizeof(struct cell) + (size_t)max_topics * sizeof(struct cell_topic) + HIVE_NAMES_SIZE;
-
     return (size + 4095) & ~(size_t)4095;
 }
 
-static const size_t CELLS_AT = 4096;
+/* A cell has its topics and names behind it, and pages of its own. */
+static size_t cell_stride(int max_topics)
+{
+    return whole_pages(sizeof(struct cell) + (size_t)max_topics * sizeof(struct cell_topic) + HIVE_NAMES_SIZE);
+}
 
 struct cell *hive_cell(const struct hive *hive, int number)
 {
-    return (struct cell *)(void *)((char *)(uintptr_t)hive + CELLS_AT + (size_t)number * cell_stride(hive->max_topics));
+    return (struct cell *)(void *)(hive->cells + (size_t)number * cell_stride(hive->max_topics));
 }
 
 static void init_cells(struct hive *hive)
@@ -42,42 +38,115 @@ static void init_cells(struct hive *hive)
     }
 }
 
-static bool init_sets(struct hive *hive)
+static size_t set_words(int workers)
 {
-    size_t words = ((size_t)hive->worker_count + BITS - 1) / BITS;
-    _Atomic uint64_t *memory = share((HIVE_BUCKETS + 1) * words * sizeof *memory);
+    return ((size_t)workers + BITS - 1) / BITS;
+}
 
-    if (!memory)
-        return false;
+/* Who waits for what, who asks, and whose place each poll has. */
+static size_t sets_size(int workers)
+{
+    return (HIVE_BUCKETS + 1 + BITS) * set_words(workers) * sizeof(uint64_t);
+}
+
+static void init_sets(struct hive *hive, _Atomic uint64_t *memory)
+{
+    size_t words = set_words(hive->worker_count);
+
     hive->words = (int)words;
     hive->askers = memory;
     for (int i = 0; i < HIVE_BUCKETS; i++)
         hive->waiting[i] = memory + (size_t)(i + 1) * words;
-    return true;
+    hive->clients = memory + (HIVE_BUCKETS + 1) * words;
 }
 
-struct hive *hive_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes,
-                      int connections)
+/*
+ * A file of that size in memory, mapped. Whoever joins maps it at the same address, so that address should be free there: the hint
+ * is far from where programs and their libraries are put, and taken if it can be.
+ */
+static struct hive *map_new(size_t size)
 {
-    int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20, workers = polls + reserve;
-    struct hive *hive = share(CELLS_AT + (size_t)workers * cell_stride(max_topics));
+    void *const hint = (void *)((uintptr_t)1 << 32);
+    int fd = memfd_create("pgpoll-hive", MFD_CLOEXEC);
+    struct hive *hive = MAP_FAILED;
 
-    _Static_assert(sizeof(struct hive) <= 4096, "the cells stand behind the hive's page");
+    if (fd >= 0 && ftruncate(fd, (off_t)size) == 0)
+        hive = mmap(hint, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (hive == MAP_FAILED) {
+        (void)close(fd);
+        return NULL;
+    }
+    hive->size = size;
+    hive->fd = fd;
+    hive->self = hive;
+    return hive;
+}
+
+struct hive *hive_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes, int readers)
+{
+    const int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20, workers = polls + reserve;
+    const size_t sets_at = whole_pages(sizeof(struct hive));
+    const size_t table_at = whole_pages(sets_at + sets_size(workers));
+    const size_t window_at = whole_pages(table_at + topic_table_memory(topics));
+    const size_t cells_at = whole_pages(window_at + window_memory(topics, window_messages, window_bytes));
+    struct hive *hive = map_new(cells_at + (size_t)workers * cell_stride(max_topics));
+    char *memory = (char *)hive;
+
     if (!hive)
         return NULL;
+    (void)strncpy(hive->version, PGPOLL_VERSION, sizeof hive->version - 1);
     hive->worker_count = workers;
     hive->max_topics = max_topics;
     hive->manager_pid = (int)getpid();
-    hive->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    hive->window = window_new(topics, window_messages, window_bytes);
-    hive->topics = topic_table_new(topics);
     hive->reserve = reserve;
+    hive->most_reads = readers;
+    hive->cells = memory + cells_at;
     init_cells(hive);
-    /* A manager without this much at its start ends; nothing is undone. */
-    if (hive->doorbell < 0 || !hive->window || !hive->topics || !init_sets(hive) ||
-        sem_init(&hive->connections, 1, (unsigned)connections) != 0)
+    init_sets(hive, (_Atomic uint64_t *)(void *)(memory + sets_at));
+    hive->window = window_init(memory + window_at, topics, window_messages, window_bytes);
+    hive->topics = topic_table_init(memory + table_at, topics);
+    hive->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (!hive->topics || hive->doorbell < 0 ||
+        getrandom(&hive->client_seed, sizeof hive->client_seed, 0) != sizeof hive->client_seed ||
+        sem_init(&hive->reads, 1, (unsigned)readers) != 0) {
+        hive_free(hive);
         return NULL;
+    }
     return hive;
+}
+
+void hive_free(struct hive *hive)
+{
+    if (!hive)
+        return;
+    (void)close(hive->doorbell);
+    (void)close(hive->fd);
+    (void)munmap(hive, hive->size);
+}
+
+struct hive *hive_join(int fd)
+{
+    struct hive head, *hive;
+
+    if (pread(fd, &head, sizeof head, 0) != sizeof head || strcmp(head.version, PGPOLL_VERSION) != 0)
+        return NULL;
+    hive = mmap(head.self, head.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
+    return hive == MAP_FAILED ? NULL : hive;
+}
+
+void hive_trim(struct hive *hive)
+{
+    /* The same again in its place. Without it there is no worker. */
+    if (mmap(hive, hive->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, hive->fd, 0) != hive)
+        _exit(EXIT_FAILURE);
+}
+
+int hive_reads(const struct hive *hive)
+{
+    int left = hive->most_reads;
+
+    (void)sem_getvalue((sem_t *)(uintptr_t)&hive->reads, &left);
+    return hive->most_reads - left;
 }
 
 void hive_ring(const struct hive *hive)
@@ -114,6 +183,34 @@ void hive_leave(struct hive *hive, int number)
     for (int i = 0; i < atomic_load(&cell->topic_count); i++)
         atomic_fetch_and(&hive->waiting[atomic_load(&cell->topics[i].number) % HIVE_BUCKETS][number / BITS],
                          ~bit_of(number));
+}
+
+/* FNV-1a, begun with the seed; a user is never an address. */
+static uint64_t client_number(const struct hive *hive, const char *user, const char *address)
+{
+    uint64_t hash = hive->client_seed ^ (*user ? 'u' : 'a');
+
+    for (const char *at = *user ? user : address; *at; at++)
+        hash = (hash ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
+    return hash ? hash : 1;
+}
+
+bool hive_take_place(struct hive *hive, int number, const char *user, const char *address, int places)
+{
+    const uint64_t client = client_number(hive, user, address);
+    int taken = 0;
+
+    atomic_store(&hive->clients[number], client); /* before the others are counted: of two, one sees the other */
+    for (int i = 0; i < hive->worker_count; i++)
+        taken += atomic_load(&hive->clients[i]) == client;
+    if (taken > places)
+        hive_give_place(hive, number);
+    return taken <= places;
+}
+
+void hive_give_place(struct hive *hive, int number)
+{
+    atomic_store(&hive->clients[number], 0);
 }
 
 void hive_wake(struct cell *cell)

@@ -51,7 +51,7 @@ struct listener_operations {
     void (*end)(struct listener *listener);
     /* What went wrong last; "" when nothing did. Borrowed until the next call. */
     const char *(*error)(const struct listener *listener);
-    /* The process has had nothing to do for a while: gives back what others could use. */
+    /* The process has had nothing to do for a while. NULL: of no interest. */
     void (*rest)(struct listener *listener);
     void (*free)(struct listener *listener);
 };

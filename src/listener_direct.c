@@ -6,7 +6,9 @@
 #include "database.h"
 #include "poll_request.h"
 #include "statement.h"
+#include "tally.h"
 
+#include <json-c/json.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -15,22 +17,79 @@ struct listener_direct {
     const struct config *config;
     struct database *database;
     bool subscribed;
+    struct tally *counting;     /* the worker's */
+    struct tally counted;       /* taken from there, and not yet written down */
+    struct json_object *counts; /* what a statement borrows */
+    bool counts_began;          /* everything that is counted has a row */
+    bool lost;                  /* the connection */
+    int64_t written_ms;
 };
 
-static bool subscribe_statement(struct statement *statement, const struct listener_direct *listener,
+/* A poll that does not wait has its counts written with a later one's, but not much later. */
+enum { WRITE_MS = 1000 };
+
+/* ---- what was counted */
+
+/* What is to be written down, as text; NULL: out of memory. */
+static const char *take_counts(struct listener_direct *listener)
+{
+    (void)tally_take(&listener->counted, listener->counting);
+    json_object_put(listener->counts);
+    listener->counts = tally_json(&listener->counted, !listener->counts_began);
+    return listener->counts ? json_object_to_json_string_ext(listener->counts, JSON_C_TO_STRING_PLAIN) : NULL;
+}
+
+/* It is written down. Where that was not to be seen, it may be counted twice, rather than not at all. */
+static void forget_counts(struct listener_direct *listener)
+{
+    tally_clear(&listener->counted);
+    listener->counts_began = true;
+    listener->written_ms = clock_monotonic_ms();
+}
+
+/* Runs a statement about this worker: its host, its process and its counts are $1, $2 and $3. */
+static enum error write_down(struct listener_direct *listener, const char *sql)
+{
+    struct statement statement;
+    PGresult *result = NULL;
+    enum error error = ERROR_MEMORY;
+    const char *counts = take_counts(listener);
+
+    statement_init(&statement, sql);
+    statement_add_text(&statement, listener->config->host);
+    if (counts && statement_add_int4(&statement, (int32_t)getpid())) {
+        statement_add_text(&statement, counts);
+        error = database_run(listener->database, &statement, 1, &result,
+                             clock_monotonic_ms() + listener->config->query_timeout_s * 1000);
+    }
+    if (!error)
+        forget_counts(listener);
+    PQclear(result);
+    statement_release(&statement);
+    return error;
+}
+
+/* ---- the poll */
+
+static bool subscribe_statement(struct statement *statement, struct listener_direct *listener,
                                 const struct listener_poll *poll)
 {
     int64_t now_ms = clock_monotonic_ms();
+    const char *counts = take_counts(listener);
 
-    statement_init(statement, "SELECT pgpoll.begin_wait($2, $3, $1, $4, $5, $6) FROM pgpoll.listen($1) LIMIT 1");
-    if (!statement_add_topics(statement, poll->request->topics, poll->request->topic_count))
+    statement_init(statement, "SELECT pgpoll.begin_wait($2, $3, $1, $4, $5, $6),"
+                              " pgpoll.write_listener($2, $3, 1, NULL, NULL, $7::json) FROM pgpoll.listen($1) LIMIT 1");
+    if (!counts || !statement_add_topics(statement, poll->request->topics, poll->request->topic_count))
         return false;
     statement_add_text(statement, listener->config->host);
     if (!statement_add_int4(statement, (int32_t)getpid()))
         return false;
     statement_add_text(statement, poll->client);
-    return statement_add_int8(statement, now_ms - poll->started_ms) &&
-           statement_add_int8(statement, poll->deadline_ms - now_ms);
+    if (!statement_add_int8(statement, now_ms - poll->started_ms) ||
+        !statement_add_int8(statement, poll->deadline_ms - now_ms))
+        return false;
+    statement_add_text(statement, counts);
+    return true;
 }
 
 static enum error direct_read(struct listener *base, const struct listener_poll *poll, enum listener_read how,
@@ -47,35 +106,43 @@ static enum error direct_read(struct listener *base, const struct listener_poll 
                              subscribes ? &subscribe : NULL, positions, listener->config->page_bytes, page, give_up_ms);
     }
     statement_release(&subscribe);
+    if (!error) {
+        if (subscribes)
+            forget_counts(listener);
+        tally_add(listener->counting, TALLY_TABLE_PAGES, 1);
+        tally_add(listener->counting, TALLY_RECONNECTS, listener->lost);
+    }
+    listener->lost = error == ERROR_DATABASE_AWAY;
     return error;
 }
 
 static enum error direct_wait(struct listener *base, const struct interrupts *interrupts, int64_t deadline_ms)
 {
-    return database_wait_news(((struct listener_direct *)base)->database, interrupts, deadline_ms);
+    struct listener_direct *listener = (struct listener_direct *)base;
+    enum error error = database_wait_news(listener->database, interrupts, deadline_ms);
+
+    listener->lost = error == ERROR_DATABASE_AWAY;
+    return error;
 }
+
+static const char write_listener[] = "SELECT pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json)";
 
 static void direct_end(struct listener *base)
 {
+    static const char end_wait[] =
+        "SELECT pgpoll.end_wait($1, $2), pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json)";
     struct listener_direct *listener = (struct listener_direct *)base;
-    struct statement statement;
-    PGresult *result = NULL;
-
     const bool subscribed = listener->subscribed;
 
     listener->subscribed = false;
     /* Without the connection nothing is LISTENed to, and its row does not count. */
-    if (!subscribed || !database_is_connected(listener->database))
+    if (!database_is_connected(listener->database))
         return;
-    statement_init(&statement, "SELECT pgpoll.end_wait($1, $2)");
-    statement_add_text(&statement, listener->config->host);
     /* A connection that LISTENs and is not read holds up the notification queue of the whole cluster. */
-    if (!statement_add_int4(&statement, (int32_t)getpid()) ||
-        database_run(listener->database, &statement, 1, &result,
-                     clock_monotonic_ms() + listener->config->query_timeout_s * 1000) != ERROR_NONE)
+    if (subscribed && write_down(listener, end_wait) != ERROR_NONE)
         database_close(listener->database, NULL);
-    PQclear(result);
-    statement_release(&statement);
+    if (!subscribed && clock_monotonic_ms() - listener->written_ms >= WRITE_MS)
+        (void)write_down(listener, write_listener);
 }
 
 static const char *direct_error(const struct listener *base)
@@ -85,7 +152,11 @@ static const char *direct_error(const struct listener *base)
 
 static void direct_rest(struct listener *base)
 {
-    (void)base; /* the connection is as good as the process: both are there for the next poll */
+    struct listener_direct *listener = (struct listener_direct *)base;
+
+    /* The connection is as good as the process: both are there for the next poll, and counted as free. */
+    if (!listener->counts_began || atomic_load(&listener->counting->fresh) || atomic_load(&listener->counted.fresh))
+        (void)write_down(listener, write_listener);
 }
 
 static void direct_free(struct listener *base)
@@ -95,10 +166,11 @@ static void direct_free(struct listener *base)
     if (!listener)
         return;
     database_free(listener->database);
+    json_object_put(listener->counts);
     free(listener);
 }
 
-struct listener *listener_direct_new(const struct config *config)
+struct listener *listener_direct_new(const struct config *config, struct tally *tally)
 {
     static const struct listener_operations operations = { direct_read,  direct_wait, direct_end,
                                                            direct_error, direct_rest, direct_free };
@@ -106,7 +178,10 @@ struct listener *listener_direct_new(const struct config *config)
 
     if (!listener)
         return NULL;
-    *listener = (struct listener_direct){ { &operations }, config, database_new(), false };
+    listener->base.operations = &operations;
+    listener->config = config;
+    listener->database = database_new();
+    listener->counting = tally;
     if (!listener->database) {
         direct_free(&listener->base);
         return NULL;

@@ -3,21 +3,21 @@
 #include "catch_up.h"
 #include "clock.h"
 #include "config.h"
-#include "database.h"
 #include "hive.h"
 #include "poll_request.h"
+#include "reading.h"
 #include "topic_table.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
-    ASK_MS = 100,
     CROWDED_MS = 1000,
-    QUICK_READ_MS = 500 /* a page may take, once there is a connection */
+    QUICK_READ_MS = 500, /* a page may take, once it is its turn */
+    LAST_WORD_MS = 100
 };
 
 struct listener_managed {
@@ -26,7 +26,7 @@ struct listener_managed {
     struct hive *hive;
     int number;
     struct cell *cell;
-    struct database *database;
+    char error[READING_TEXT_SIZE]; /* what went wrong last */
     bool entered;                  /* in the sets of those who wait */
     int topic_count;               /* of this poll */
     struct window_topic_ref *refs; /* this poll's topics in the window */
@@ -133,67 +133,62 @@ static bool is_any_from_now(const int64_t *positions, int count)
 
 /* ---- reading the table */
 
-static void give_back_connection(struct listener_managed *listener)
-{
-    database_close(listener->database, NULL);
-    if (atomic_exchange(&listener->cell->connection, CONNECTION_NONE) == CONNECTION_HAD)
-        (void)sem_post(&listener->hive->connections);
-}
-
-/* Has idle workers give back the connections that they keep in case they are needed again soon. Once in a while is enough. */
-static void ask_for_connections(struct hive *hive)
-{
-    int64_t now_ms = clock_monotonic_ms(), asked_ms = atomic_load(&hive->connections_asked_ms);
-
-    if (now_ms - asked_ms < ASK_MS || !atomic_compare_exchange_strong(&hive->connections_asked_ms, &asked_ms, now_ms))
-        return;
-    for (int i = 0; i < hive->worker_count; i++) {
-        const struct cell *cell = hive_cell(hive, i);
-
-        if (atomic_load(&cell->connection) == CONNECTION_HAD && atomic_load(&cell->state) == CELL_IDLE)
-            (void)kill(atomic_load(&cell->pid), SIGUSR2);
-    }
-}
-
 /*
- * One of the counted connections, by give_up_ms; false: none was free. Who has one gives it back when it sees us seek, or when it
- * has been idle for a second.
+ * One of the counted reads, by give_up_ms; false: none was free. Who waits for one sleeps, and the end of a read wakes one of them.
+ * Rings when there are fewer readers than reads.
  */
-static bool take_connection(struct listener_managed *listener, int64_t give_up_ms)
+static bool take_read(struct listener_managed *listener, int64_t give_up_ms)
 {
     const struct timespec until = { give_up_ms / 1000, give_up_ms % 1000 * 1000000 };
     struct hive *hive = listener->hive;
-    bool taken = atomic_load(&listener->cell->connection) == CONNECTION_HAD || sem_trywait(&hive->connections) == 0;
 
-    if (!taken) {
-        atomic_store(&listener->cell->connection, CONNECTION_SOUGHT);
-        (void)atomic_fetch_add(&hive->connection_seekers, 1);
-        ask_for_connections(hive);
-        taken = sem_clockwait(&hive->connections, CLOCK_MONOTONIC, &until) == 0;
-        (void)atomic_fetch_sub(&hive->connection_seekers, 1);
+    if (sem_clockwait(&hive->reads, CLOCK_MONOTONIC, &until) != 0)
+        return false;
+    atomic_store(&listener->cell->reading, 1);
+    if (hive_reads(hive) > atomic_load(&hive->readers))
+        hive_ring(hive);
+    return true;
+}
+
+static void give_back_read(struct listener_managed *listener)
+{
+    if (atomic_exchange(&listener->cell->reading, 0))
+        (void)sem_post(&listener->hive->reads);
+}
+
+static enum error read_by_reader(struct listener_managed *listener, const struct reading_question *question,
+                                 struct page *page)
+{
+    int socket = reading_ask(listener->hive->read_queue, question);
+    enum error error = ERROR_DATABASE_AWAY;
+
+    if (socket < 0) {
+        (void)snprintf(listener->error, sizeof listener->error, "no reader of the table can be asked");
+        return error;
     }
-    atomic_store(&listener->cell->connection, taken ? CONNECTION_HAD : CONNECTION_NONE);
-    return taken;
+    /* Its own word on why it took too long comes a moment later. */
+    error = reading_receive(socket, question->give_up_ms + LAST_WORD_MS, page, listener->error);
+    (void)close(socket);
+    return error;
 }
 
 static enum error read_table(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
                              const int64_t *positions, struct page *page, int64_t give_up_ms)
 {
-    /* A poll with a short timeout queues for a connection all the same, and may then use it: busy is not away. */
+    /* A poll with a short timeout queues for a read all the same, and may then use it: busy is not away. */
     const int64_t patience_ms = clock_max(give_up_ms, poll->started_ms + listener->config->query_timeout_s * 1000);
     enum error error = ERROR_DATABASE_AWAY;
 
-    if (!take_connection(listener, patience_ms)) {
-        database_close(listener->database, "no connection was free in time");
+    if (!take_read(listener, patience_ms)) {
+        (void)snprintf(listener->error, sizeof listener->error, "too many others read the table");
         return error;
     }
     give_up_ms = clock_max(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
-    (void)atomic_fetch_add(&listener->hive->table_pages, 1);
-    error = catch_up_run(listener->database, poll->request, authorize ? poll->remote_user : NULL, NULL, positions,
-                         listener->config->page_bytes, page, give_up_ms);
-    /* A connection that was open may have been cut meanwhile; a new one tells. */
-    if (!database_is_connected(listener->database) || atomic_load(&listener->hive->connection_seekers) > 0)
-        give_back_connection(listener);
+    tally_add(&listener->cell->tally, TALLY_TABLE_PAGES, 1);
+    error = read_by_reader(
+        listener,
+        &(struct reading_question){ poll->request, positions, authorize ? poll->remote_user : NULL, give_up_ms }, page);
+    give_back_read(listener);
     return error;
 }
 
@@ -264,6 +259,7 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
 
+    listener->error[0] = '\0';
     if (error)
         goto out;
     if (once && !known) { /* not worth listening to */
@@ -289,7 +285,7 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     see_newest(listener, request->topic_count);
     if ((!asked || is_up_to_date(listener)) &&
         window_read(listener->hive->window, listener->refs, starts, request->limit, listener->config->page_bytes, page))
-        (void)atomic_fetch_add(&listener->hive->window_pages, 1);
+        tally_add(&listener->cell->tally, TALLY_WINDOW_PAGES, 1);
     else
         error = read_table(listener, poll, false, starts, page, give_up_ms);
 out:
@@ -311,7 +307,6 @@ static enum error managed_wait(struct listener *base, const struct interrupts *i
     struct listener_managed *listener = (struct listener_managed *)base;
     const int64_t again_ms = look_again_ms(listener);
 
-    give_back_connection(listener);
     for (;;) {
         enum error error;
 
@@ -343,12 +338,7 @@ static void managed_end(struct listener *base)
 
 static const char *managed_error(const struct listener *base)
 {
-    return database_error(((const struct listener_managed *)base)->database);
-}
-
-static void managed_rest(struct listener *base)
-{
-    give_back_connection((struct listener_managed *)base);
+    return ((const struct listener_managed *)base)->error;
 }
 
 static void managed_free(struct listener *base)
@@ -358,9 +348,6 @@ static void managed_free(struct listener *base)
     if (!listener)
         return;
     managed_end(base);
-    if (listener->database)
-        give_back_connection(listener);
-    database_free(listener->database);
     free(listener->refs);
     free(listener->seen);
     free(listener);
@@ -369,7 +356,7 @@ static void managed_free(struct listener *base)
 struct listener *listener_managed_new(const struct config *config, struct hive *hive, int number)
 {
     static const struct listener_operations operations = { managed_read,  managed_wait, managed_end,
-                                                           managed_error, managed_rest, managed_free };
+                                                           managed_error, NULL,         managed_free };
     struct listener_managed *listener = calloc(1, sizeof *listener);
 
     if (!listener)
@@ -379,10 +366,9 @@ struct listener *listener_managed_new(const struct config *config, struct hive *
                                            .hive = hive,
                                            .number = number,
                                            .cell = hive_cell(hive, number),
-                                           .database = database_new(),
                                            .refs = calloc((size_t)hive->max_topics, sizeof *listener->refs),
                                            .seen = calloc((size_t)hive->max_topics, sizeof *listener->seen) };
-    if (!listener->database || !listener->refs || !listener->seen) {
+    if (!listener->refs || !listener->seen) {
         managed_free(&listener->base);
         return NULL;
     }

@@ -1,7 +1,7 @@
 /*
  * The listener of a worker that has a manager: it reads the shared window, is woken by a signal, and asks the manager for what
- * only the database knows. What the window does not hold it reads from the table, over a connection that is counted and given
- * back as soon as it is idle.
+ * only the database knows. What the window does not hold it has a reader read from the table (reading.h); it has no connection
+ * of its own.
  */
 #ifndef PGPOLL_LISTENER_MANAGED_H
 #define PGPOLL_LISTENER_MANAGED_H

@@ -7,6 +7,8 @@
 #include "gate.h"
 #include "hive.h"
 #include "log.h"
+#include "nursery.h"
+#include "readers.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -17,7 +19,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -44,8 +45,8 @@ struct manager {
     struct feeder *feeder;
     struct gate *gate;
     struct book *book;
-    int (*work)(void *context, struct hive *hive, int number);
-    void *context;
+    struct nursery nursery;
+    struct readers readers;
     char **argv;
     sigset_t usual_mask;
     int signal_fd;
@@ -60,32 +61,12 @@ struct manager {
 
 /* ---- workers */
 
-static int run_worker(struct manager *manager, int number)
-{
-    /* Whoever dies first, the other follows; if the manager was faster, nobody is left to tell us. */
-    if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != manager->hive->manager_pid)
-        return EXIT_FAILURE;
-    (void)close(manager->signal_fd);
-    feeder_abandon(manager->feeder);
-    gate_abandon(manager->gate);
-    book_abandon(manager->book);
-    (void)sigprocmask(SIG_SETMASK, &manager->usual_mask, NULL);
-    srandom((unsigned)getpid());
-    return manager->work(manager->context, manager->hive, number);
-}
-
 static bool spawn(struct manager *manager, int number)
 {
-    struct cell *cell = hive_cell(manager->hive, number);
-    pid_t pid = fork();
-
-    if (pid == 0)
-        _exit(run_worker(manager, number));
-    if (pid < 0) {
+    if (!nursery_fork(&manager->nursery, number, &manager->usual_mask)) {
         log_write(LOG_LEVEL_ERROR, "cannot start a worker: %s", strerror(errno));
         return false;
     }
-    atomic_store(&cell->pid, pid);
     manager->spawned_ms[number] = clock_monotonic_ms();
     manager->running++;
     return true;
@@ -128,17 +109,10 @@ static void clear_cell(struct manager *manager, int number)
     (void)atomic_fetch_and(&manager->hive->askers[number / 64], ~(UINT64_C(1) << number % 64));
     gate_forget_worker(manager->gate, number);
     feeder_forget_worker(manager->feeder, number);
+    hive_give_place(manager->hive, number);
     atomic_store(&cell->answered, atomic_load(&cell->asked));
-    switch (atomic_exchange(&cell->connection, CONNECTION_NONE)) {
-    case CONNECTION_SOUGHT:
-        (void)atomic_fetch_sub(&manager->hive->connection_seekers, 1);
-        break;
-    case CONNECTION_HAD:
-        (void)sem_post(&manager->hive->connections);
-        break;
-    default:
-        break;
-    }
+    if (atomic_exchange(&cell->reading, 0))
+        (void)sem_post(&manager->hive->reads);
     if (atomic_load(&cell->state) == CELL_IDLE)
         (void)atomic_fetch_sub(&manager->hive->idle, 1);
     atomic_store(&cell->state, CELL_EMPTY);
@@ -149,12 +123,12 @@ static void clear_cell(struct manager *manager, int number)
     hive_wake_book(manager->hive);
 }
 
-static void log_death(pid_t pid, int status)
+static void log_death(const char *who, pid_t pid, int status)
 {
     if (WIFSIGNALED(status))
-        log_write(LOG_LEVEL_WARNING, "worker %d was killed by signal %d", (int)pid, WTERMSIG(status));
+        log_write(LOG_LEVEL_WARNING, "%s %d was killed by signal %d", who, (int)pid, WTERMSIG(status));
     else if (WEXITSTATUS(status) != 0)
-        log_write(LOG_LEVEL_WARNING, "worker %d exited with status %d", (int)pid, WEXITSTATUS(status));
+        log_write(LOG_LEVEL_WARNING, "%s %d exited with status %d", who, (int)pid, WEXITSTATUS(status));
 }
 
 static void reap(struct manager *manager)
@@ -163,9 +137,10 @@ static void reap(struct manager *manager)
     pid_t pid;
 
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        const bool nursery = nursery_was(&manager->nursery, pid), reader = readers_had(&manager->readers, pid);
         int number = number_of(manager, pid);
 
-        log_death(pid, status);
+        log_death(nursery ? "nursery" : reader ? "reader" : "worker", pid, status);
         for (int i = 0; i < manager->old_count; i++)
             if (manager->old_pids[i] == pid)
                 manager->old_pids[i--] = manager->old_pids[--manager->old_count];
@@ -366,7 +341,7 @@ static int sleep_ms(const struct manager *manager)
     int64_t due_ms = clock_min(manager->release_ms, count_due_ms(manager)), left_ms;
 
     due_ms = clock_min(due_ms, clock_min(feeder_due_ms(manager->feeder), book_due_ms(manager->book)));
-    due_ms = clock_min(due_ms, gate_due_ms(manager->gate));
+    due_ms = clock_min(due_ms, clock_min(gate_due_ms(manager->gate), readers_due_ms(&manager->readers)));
     if (manager->running < manager->hive->worker_count)
         due_ms = clock_min(due_ms, manager->spawn_ms);
     if (manager->replace_ms != INT64_MAX)
@@ -395,6 +370,7 @@ static void turn(struct manager *manager)
     take_permissions(manager);
     feeder_step(manager->feeder, ready > 0 && fds[2].revents);
     book_step(manager->book, ready > 0 && fds[3].revents);
+    readers_keep(&manager->readers, &manager->usual_mask);
     if (manager->stopping)
         return;
     if (manager->running < manager->hive->worker_count && now_ms >= manager->spawn_ms)
@@ -436,14 +412,14 @@ static bool set_up(struct manager *manager, const struct config *config)
     manager->book = book_new(config, manager->hive);
     manager->spawned_ms = calloc((size_t)manager->hive->worker_count, sizeof *manager->spawned_ms);
     manager->release_ms = INT64_MAX;
-    return manager->feeder && manager->gate && manager->book && manager->spawned_ms && take_over(manager) &&
-           catch_signals(manager);
+    return manager->feeder && manager->gate && manager->book && manager->spawned_ms &&
+           readers_init(&manager->readers, manager->hive) && nursery_init(&manager->nursery, manager->hive) &&
+           take_over(manager) && catch_signals(manager);
 }
 
-int manager_run(const struct config *config, int (*work)(void *context, struct hive *hive, int number), void *context,
-                char **argv)
+int manager_run(const struct config *config, char **argv)
 {
-    struct manager manager = { .config = config, .work = work, .context = context, .argv = argv };
+    struct manager manager = { .config = config, .argv = argv };
     int status = EXIT_FAILURE;
 
     if (set_up(&manager, config)) {
@@ -458,6 +434,9 @@ int manager_run(const struct config *config, int (*work)(void *context, struct h
     feeder_free(manager.feeder);
     gate_free(manager.gate);
     book_free(manager.book);
+    nursery_release(&manager.nursery);
+    readers_release(&manager.readers);
+    hive_free(manager.hive);
     free(manager.spawned_ms);
     free(manager.old_pids);
     return status;

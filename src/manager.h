@@ -1,8 +1,9 @@
 /*
  * The PollManager: one process that keeps the workers of a host going and brings them the news.
  *
- * It forks the workers from itself, warmed up; starts another one for each that dies, more slowly when they die at once; asks the
- * polls that wait longest to answer when few workers are left to accept; feeds the window (feeder.h); keeps the statistics (book.h).
+ * It has the workers forked (nursery.h), another one for each that dies, more slowly when they die at once; asks the polls that
+ * wait longest to answer when few workers are left to accept; feeds the window (feeder.h); has the table read for the workers
+ * (readers.h); keeps the statistics (book.h).
  *
  *   SIGTERM, SIGINT, SIGUSR1   workers answer what waits and end; then it exits 0
  *   SIGHUP                     runs the program anew in its place, from its file: new workers first, then the old ones end
@@ -13,13 +14,10 @@
 #define PGPOLL_MANAGER_H
 
 struct config;
-struct hive;
 
 /*
- * Runs until it is told to end. work: a worker's life, in a process of its own, returning its exit status; context: borrowed, for
- * work. argv: main's, to run the program anew. Returns the status to exit with; what went wrong is logged.
+ * Runs until it is told to end. argv: main's, to run the program anew. Returns the status to exit with; what went wrong is logged.
  */
-int manager_run(const struct config *config, int (*work)(void *context, struct hive *hive, int number), void *context,
-                char **argv);
+int manager_run(const struct config *config, char **argv);
 
 #endif

@@ -5,6 +5,13 @@
 #include <json-c/printbuf.h>
 #include <stdlib.h>
 
+const char *gap_name(enum gap gap)
+{
+    static const char *const names[GAP_COUNT] = { "none", "expired", "unknown", "ahead" };
+
+    return names[gap];
+}
+
 bool page_init(struct page *page, int topic_count)
 {
     struct page made = { .topic_count = topic_count };
@@ -44,6 +51,8 @@ static bool separate(struct page *page)
 
 static bool count(struct page *page, int topic_index, int64_t position)
 {
+    if (page->message_count == 0)
+        page->first = position;
     page->topics[topic_index].next = position;
     page->message_count++;
     return true;

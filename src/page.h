@@ -13,7 +13,10 @@
 struct poll_topic;
 
 /* Why a client may have missed messages (DESIGN.md 1, "gaps"). */
-enum gap { GAP_NONE, GAP_EXPIRED, GAP_UNKNOWN, GAP_AHEAD };
+enum gap { GAP_NONE, GAP_EXPIRED, GAP_UNKNOWN, GAP_AHEAD, GAP_COUNT };
+
+/* As clients and metrics know it; of GAP_NONE: "none". */
+const char *gap_name(enum gap gap);
 
 struct page_topic {
     int64_t start;  /* reading started after this position */
@@ -27,6 +30,7 @@ struct page {
     int topic_count;
     struct printbuf *messages; /* JSON objects, a comma between them */
     int message_count;
+    int64_t first; /* the first message's position, if there is one */
     bool has_more;
 };
 

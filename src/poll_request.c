@@ -98,25 +98,60 @@ static bool is_bad_number(const char *body, size_t length, size_t at)
     return at == 0 || !is_one_of("0123456789.eE+", body, length, at - 1);
 }
 
+/* Reads \uXXXX; false: that is not what stands there. */
+static bool read_unit(const char *body, size_t end, size_t at, unsigned *unit)
+{
+    char digits[5] = "";
+
+    if (end - at < 6 || body[at] != '\\' || body[at + 1] != 'u')
+        return false;
+    memcpy(digits, body + at + 2, 4);
+    if (strspn(digits, "0123456789abcdefABCDEF") != 4)
+        return false;
+    *unit = (unsigned)strtoul(digits, NULL, 16);
+    return true;
+}
+
+/* The length of the escape at a backslash, as far as it matters here; 0: half a surrogate pair, which is no character. */
+static size_t escape_length(const char *body, size_t end, size_t at)
+{
+    unsigned unit, low;
+
+    if (!read_unit(body, end, at, &unit))
+        return 2;
+    if (unit < 0xd800 || unit > 0xdfff)
+        return 6;
+    return unit < 0xdc00 && read_unit(body, end, at + 6, &low) && low >= 0xdc00 && low <= 0xdfff ? 12 : 0;
+}
+
 /*
- * json-c, even when strict, also takes 'x', NaN, Infinity, 1., -.5 and 00, and overlong UTF-8. Returns the offset of the first
- * byte that cannot stand there in JSON, or length.
+ * json-c, even when strict, also takes 'x', NaN, Infinity, 1., -.5 and 00, and overlong UTF-8; of half a surrogate pair it makes
+ * U+FFFD, and a member's name it cuts at \u0000. Returns the offset of the first byte that cannot stand there in JSON, or length.
  */
 static size_t strict_length(const char *body, size_t length)
 {
-    size_t end = utf8_valid_length(body, length);
+    size_t end = utf8_valid_length(body, length), escape, nul_at = 0;
     bool in_string = false;
 
     for (size_t at = 0; at < end; at++) {
         if (in_string) {
             if ((unsigned char)body[at] < ' ')
                 return at;
-            if (body[at] == '\\')
-                at++;
-            else if (body[at] == '"')
+            if (body[at] == '\\') {
+                escape = escape_length(body, end, at);
+                if (escape == 0)
+                    return at;
+                if (escape == 6 && memcmp(body + at, "\\u0000", escape) == 0)
+                    nul_at = at;
+                at += escape - 1;
+            } else if (body[at] == '"') {
                 in_string = false;
+            }
         } else if (body[at] == '"') {
             in_string = true;
+            nul_at = 0;
+        } else if (body[at] == ':' && nul_at > 0) {
+            return nul_at;
         } else if (body[at] == '\0' || !strchr("{}[]:, \t\r\n0123456789+-.eEtrufalsn", body[at]) ||
                    is_bad_number(body, end, at)) {
             return at;
@@ -130,7 +165,10 @@ static void fault_add_malformed(struct faults *faults, const char *message, size
     fault_add(faults, (struct place){ NULL, NULL, (int64_t)offset }, message, "value_error.jsondecode");
 }
 
-/* Returns the parsed object, owned by the caller, or NULL with at least one fault added or memory out. */
+/*
+ * json-c follows JSON_TOKENER_DEFAULT_DEPTH (32) levels, and so do we: deeper is refused, even in a member that would be ignored.
+ * Returns the parsed object, owned by the caller, or NULL with at least one fault added or memory out.
+ */
 static struct json_object *parse_object(const char *body, size_t length, struct faults *faults)
 {
     struct json_tokener *tokener = json_tokener_new();
@@ -267,7 +305,8 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
         fault_add(faults, (struct place){ "since", topic->name, -1 }, "str type expected", "type_error.str");
         return;
     }
-    topic->since = given;
+    topic->since = json_object_to_json_string_ext(given, JSON_C_TO_STRING_NOSLASHESCAPE);
+    faults->out_of_memory = faults->out_of_memory || !topic->since;
     topic->cursor = cursor_parse(json_object_get_string(given), (size_t)json_object_get_string_len(given));
 }
 

@@ -19,7 +19,7 @@ struct poll_topic {
     size_t length;      /* bytes */
     const char *quoted; /* the name as a JSON string */
     struct cursor cursor;
-    struct json_object *since; /* the cursor as it was sent; NULL when none was */
+    const char *since; /* the cursor as it was sent, as a JSON string; NULL when none was */
 };
 
 struct poll_request {

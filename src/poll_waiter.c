@@ -104,6 +104,12 @@ static enum error pause_before_retry(const struct poll_waiter *waiter, int64_t *
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
 }
 
+/* A schema of another version may be one that is being upgraded, and we about to be replaced. */
+static bool may_pass(enum error error)
+{
+    return error == ERROR_DATABASE_AWAY || error == ERROR_SCHEMA;
+}
+
 /*
  * One page, however often the database must be asked until the poll's time is up. Every attempt starts from the same
  * positions: a cursor moves only with the answer that carries it.
@@ -121,7 +127,7 @@ static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
         page_clear(&waiter->page);
         error = waiter->listener->operations->read(waiter->listener, &waiter->who, how, waiter->positions,
                                                    &waiter->page, attempt_ms);
-        if (error != ERROR_DATABASE_AWAY || clock_monotonic_ms() >= give_up_ms)
+        if (!may_pass(error) || clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
             break;
         if (!first)
             how |= LISTENER_SUBSCRIBE; /* the lost connection took the subscription with it */
@@ -181,6 +187,8 @@ static enum error wait_for_messages(struct poll_waiter *waiter)
 {
     enum error error = read_page(waiter, LISTENER_SUBSCRIBE);
 
+    if (!error && waiter->page.message_count == 0)
+        waiter->waits_since_ms = clock_monotonic_ms();
     while (!error && waiter->page.message_count == 0 && clock_monotonic_ms() < waiter->who.deadline_ms) {
         error = wait_news(waiter);
         /* Subscribing again makes good a lost connection, and a subscription that was lost unnoticed. */

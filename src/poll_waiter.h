@@ -39,7 +39,8 @@ struct poll_waiter {
     int64_t *positions;        /* the states' positions, as a read wants them */
     struct page page;
     bool began_wait;
-    int64_t heartbeat_ms; /* when the next one is due; INT64_MAX: none are sent */
+    int64_t waits_since_ms; /* when there was nothing to answer with; 0: there was at once */
+    int64_t heartbeat_ms;   /* when the next one is due; INT64_MAX: none are sent */
 };
 
 /*

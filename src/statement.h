@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { STATEMENT_MAX_PARAMETERS = 6 };
+enum { STATEMENT_MAX_PARAMETERS = 7 };
 
 struct poll_topic;
 

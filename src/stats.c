@@ -3,15 +3,17 @@
 #include "database.h"
 #include "statement.h"
 
-enum error stats_read(struct database *database, PGresult **result, int64_t deadline_ms)
+enum error stats_read(struct database *database, enum stats_kind kind, PGresult **result, int64_t deadline_ms)
 {
+    static const char *const queries[] = { [STATS_JSON] = "SELECT pg_catalog.row_to_json(s) FROM pgpoll.stats s",
+                                           [STATS_METRICS] = "SELECT pgpoll.metrics()" };
     enum { SWEEP, READ, COUNT };
     struct statement statements[COUNT];
     PGresult *results[COUNT];
     enum error error;
 
     statement_init(&statements[SWEEP], "SELECT pgpoll.sweep_waiters()");
-    statement_init(&statements[READ], "SELECT row_to_json(s) FROM pgpoll.stats s");
+    statement_init(&statements[READ], queries[kind]);
     error = database_run(database, statements, COUNT, results, deadline_ms);
     if (error)
         return error;

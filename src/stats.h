@@ -1,4 +1,4 @@
-/* Who waits, for all workers on all hosts: what GET /messages/poll/stats answers. */
+/* For all workers on all hosts: who waits, and what they counted. */
 #ifndef PGPOLL_STATS_H
 #define PGPOLL_STATS_H
 
@@ -9,10 +9,12 @@
 
 struct database;
 
-/*
- * Reads the row of pgpoll.stats as one JSON object, the text at row 0, column 0 of *result, which the caller clears.
- * The errors of database_run().
- */
-enum error stats_read(struct database *database, PGresult **result, int64_t deadline_ms);
+enum stats_kind {
+    STATS_JSON,   /* the row of pgpoll.stats as one JSON object */
+    STATS_METRICS /* Prometheus text format */
+};
+
+/* Reads one as the text at row 0, column 0 of *result, which the caller clears. The errors of database_run(). */
+enum error stats_read(struct database *database, enum stats_kind kind, PGresult **result, int64_t deadline_ms);
 
 #endif

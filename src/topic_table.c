@@ -4,7 +4,6 @@
 
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 
 /* A topic stands within so many places from where its hash points; some may be empty in between. */
@@ -16,36 +15,29 @@ struct name {
 };
 
 struct topic_table {
-    size_t mapped;
     int count;
     uint64_t seed; /* so that nobody can choose topics that crowd one place */
     struct name *names;
     _Atomic uint64_t hashes[]; /* 0: free */
 };
 
-struct topic_table *topic_table_new(int count)
+static size_t names_at(int count)
 {
-    size_t names_at = sizeof(struct topic_table) + (size_t)count * sizeof(uint64_t);
-    size_t size = names_at + (size_t)count * sizeof(struct name);
-    struct topic_table *table =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (table == MAP_FAILED)
-        return NULL;
-    table->mapped = size;
-    table->count = count;
-    table->names = (struct name *)(void *)((char *)table + names_at);
-    if (getrandom(&table->seed, sizeof table->seed, 0) != sizeof table->seed) {
-        topic_table_free(table);
-        return NULL;
-    }
-    return table;
+    return sizeof(struct topic_table) + (size_t)count * sizeof(uint64_t);
 }
 
-void topic_table_free(struct topic_table *table)
+size_t topic_table_memory(int count)
 {
-    if (table)
-        (void)munmap(table, table->mapped);
+    return names_at(count) + (size_t)count * sizeof(struct name);
+}
+
+struct topic_table *topic_table_init(void *memory, int count)
+{
+    struct topic_table *table = memory;
+
+    table->count = count;
+    table->names = (struct name *)(void *)((char *)memory + names_at(count));
+    return getrandom(&table->seed, sizeof table->seed, 0) == sizeof table->seed ? table : NULL;
 }
 
 /* FNV-1a, begun with the seed and stirred at the end; never 0. */

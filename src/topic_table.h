@@ -13,9 +13,11 @@
 
 struct topic_table;
 
-/* A new empty table for count topics, in memory that forked processes share. NULL: no memory. */
-struct topic_table *topic_table_new(int count);
-void topic_table_free(struct topic_table *table);
+/* The memory that a table for count topics takes. */
+size_t topic_table_memory(int count);
+
+/* Makes an empty one in that much memory, which is all zero. Needs no release. NULL: no random numbers are to be had. */
+struct topic_table *topic_table_init(void *memory, int count);
 
 /* For the writer: the topic's number, given now if it has none; -1: no room. */
 int topic_table_add(struct topic_table *table, const char *name, size_t length);

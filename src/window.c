@@ -3,7 +3,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 /* Entries are numbered from 1 on and never again; 0 is none. Number n stands at n % capacity. */
 struct entry {
@@ -24,7 +23,6 @@ struct topic {
 };
 
 struct window {
-    size_t mapped;
     int topic_count;
     uint64_t capacity;           /* entries */
     uint64_t size;               /* bytes of JSON */
@@ -44,33 +42,34 @@ static size_t align(size_t size)
     return (size + 63) & ~(size_t)63;
 }
 
-struct window *window_new(int topics, size_t messages, size_t bytes)
+static size_t entries_at(int topics)
 {
-    size_t topics_at = align(sizeof(struct window));
-    size_t entries_at = align(topics_at + (size_t)topics * sizeof(struct topic));
-    size_t data_at = align(entries_at + messages * sizeof(struct entry));
-    char *memory =
-        mmap(NULL, data_at + bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    struct window *window = (struct window *)(void *)memory;
+    return align(sizeof(struct window)) + align((size_t)topics * sizeof(struct topic));
+}
 
-    if (memory == MAP_FAILED)
-        return NULL;
-    window->mapped = data_at + bytes;
+static size_t data_at(int topics, size_t messages)
+{
+    return entries_at(topics) + align(messages * sizeof(struct entry));
+}
+
+size_t window_memory(int topics, size_t messages, size_t bytes)
+{
+    return data_at(topics, messages) + bytes;
+}
+
+struct window *window_init(void *memory, int topics, size_t messages, size_t bytes)
+{
+    struct window *window = memory;
+
     window->topic_count = topics;
     window->capacity = messages;
     window->size = bytes;
-    window->topics = (struct topic *)(void *)(memory + topics_at);
-    window->entries = (struct entry *)(void *)(memory + entries_at);
-    window->data = memory + data_at;
+    window->topics = (struct topic *)(void *)((char *)memory + align(sizeof *window));
+    window->entries = (struct entry *)(void *)((char *)memory + entries_at(topics));
+    window->data = (char *)memory + data_at(topics, messages);
     set(window->tail, 1); /* 0 is no entry */
     set(window->head, 1);
     return window;
-}
-
-void window_free(struct window *window)
-{
-    if (window)
-        (void)munmap(window, window->mapped);
 }
 
 static struct entry *entry_at(const struct window *window, uint64_t number)

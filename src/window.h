@@ -7,7 +7,7 @@
  * after which position it is complete. A reader takes the ring's head once, so that it sees a prefix of the one order; copies;
  * and then looks whether what it used was still there. If not, it reads the table instead.
  *
- * The memory is made before the workers are forked and mapped at one address in all of them.
+ * Stands in memory that all of them have mapped at one address.
  */
 #ifndef PGPOLL_WINDOW_H
 #define PGPOLL_WINDOW_H
@@ -42,9 +42,11 @@ struct window_message {
     int64_t bytes; /* of payload and metadata, for a page's budget */
 };
 
-/* A new empty window for so many topics, messages and bytes of JSON, in memory that forked processes share. NULL: no memory. */
-struct window *window_new(int topics, size_t messages, size_t bytes);
-void window_free(struct window *window);
+/* The memory that a window for so many topics, messages and bytes of JSON takes. */
+size_t window_memory(int topics, size_t messages, size_t bytes);
+
+/* Makes an empty one in that much memory, which is all zero. Needs no release. */
+struct window *window_init(void *memory, int topics, size_t messages, size_t bytes);
 
 /* ---- the writer */
 

@@ -3,26 +3,32 @@
 CREATE OR REPLACE FUNCTION pgpoll.adopt_messages() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = on -- off in assign_positions()
 AS $$
 DECLARE
     latest pgpoll.batches;
-    ours constant bigint := (pg_control_system()).system_identifier;
+    before pg_snapshot;
+    -- So much of the end a crash may have taken, while clients have seen it: three times wal_writer_delay.
+    lost constant bigint := (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
 BEGIN
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT * INTO latest FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF latest.server_start = pg_postmaster_start_time() THEN
         RETURN; -- somebody was faster
     END IF;
-    IF latest.cluster <> ours THEN
+    before := pg_current_snapshot();
+    -- Copies of a cluster have its identifier: numbers that were not given out here yet tell, too.
+    IF latest.cluster <> (pg_control_system()).system_identifier OR latest.next_xid > pg_snapshot_xmax(before)
+       OR EXISTS (SELECT FROM pgpoll.messages m WHERE m.xid >= pg_snapshot_xmax(pg_current_snapshot())) THEN
         UPDATE pgpoll.messages m
         SET xid = CASE WHEN f.message_id IS NULL THEN pg_current_xact_id() END
         FROM pgpoll.messages n LEFT JOIN pgpoll.feed f ON f.message_id = n.id
         WHERE n.xid IS NOT NULL AND m.id = n.id;
-        -- Of transactions that are under way nothing was seen; this one is among them.
-        latest.next_xid := pg_snapshot_xmax(pg_current_snapshot());
-        latest.unfinished := ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id();
+        -- Who was under way before the UPDATE may have published since; and this transaction has, so to speak.
+        latest.next_xid := pg_snapshot_xmax(before);
+        latest.unfinished := ARRAY(SELECT pg_snapshot_xip(before)) || pg_current_xact_id();
     END IF;
     INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-    SELECT setval('pgpoll.last_position', greatest(s.last_value, latest.position) + 1), latest.next_xid, latest.unfinished
+    SELECT setval('pgpoll.last_position', greatest(s.last_value, latest.position) + lost), latest.next_xid, latest.unfinished
     FROM pgpoll.last_position s;
 END $$;

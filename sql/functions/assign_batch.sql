@@ -16,7 +16,8 @@
 -- Positions grow through clock steps, crashes, failover to a lagging standby and restored backups, because they are at
 -- least the clock and at least the last one plus one.
 --
--- Not flushed to disk: what a crash undoes is done again, with higher positions, since the messages themselves were flushed.
+-- Not flushed to disk: what a crash undoes is done again, with higher positions, since the messages themselves were flushed. Only where
+-- the clock does not make them higher, or this transaction has written something else, the commit is flushed as usual.
 CREATE OR REPLACE FUNCTION pgpoll.assign_batch(OUT assigned integer, OUT previous bigint, OUT after bigint, OUT ids bigint[], OUT bytes bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -28,6 +29,10 @@ SET jit = off
 AS $$
 DECLARE
     mine xid8 := pg_current_xact_id_if_assigned();
+    -- Now and then it is noted that there was nothing: else rows that were rolled back, or are of a transaction under way, would be
+    -- gone through at every look until somebody else publishes.
+    note constant boolean := random() < 0.01;
+    clock bigint;
 BEGIN
     assigned := 0;
     -- With a snapshot from before the lock it would go wrong. Somebody else will do it.
@@ -38,14 +43,13 @@ BEGIN
         PERFORM pgpoll.adopt_messages();
         mine := pg_current_xact_id_if_assigned();
     END IF;
-    IF NOT EXISTS (SELECT FROM pgpoll.unassigned) THEN
+    IF NOT note AND NOT EXISTS (SELECT FROM pgpoll.unassigned) THEN
         RETURN;
     END IF;
 
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
-    SELECT greatest(s.last_value, ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1)
-      INTO after
-      FROM pgpoll.last_position s;
+    clock := (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16;
+    SELECT greatest(s.last_value, clock - 1) INTO after FROM pgpoll.last_position s;
     SELECT b.position INTO previous FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     WITH batch AS MATERIALIZED (
         SELECT u.id, u.topic, after + row_number() OVER (ORDER BY u.id) AS position,
@@ -57,26 +61,28 @@ BEGIN
     ), noted AS (
         -- Of this transaction, if it goes on to publish, nothing more was seen either.
         INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-        SELECT max(b.position), pg_snapshot_xmax(pg_current_snapshot()),
+        SELECT coalesce(max(b.position), after + 1), pg_snapshot_xmax(pg_current_snapshot()),
                array_remove(ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot())) || mine, NULL)
-        FROM batch b HAVING count(*) > 0
+        FROM batch b HAVING note OR count(*) > 0
     ), announced AS (
         SELECT count(*) AS messages, pg_notify('pgpoll_' || md5(b.topic), max(b.position)::text) FROM batch b GROUP BY b.topic
     )
     SELECT coalesce(sum(a.messages), 0), (SELECT array_agg(b.id ORDER BY b.id) FROM batch b), (SELECT sum(b.size) FROM batch b)
       INTO assigned, ids, bytes
       FROM announced a;
-    IF assigned = 0 THEN
+    IF assigned = 0 AND NOT note THEN
         RETURN; -- somebody was faster
     END IF;
 
-    PERFORM pg_notify('pgpoll', (after + assigned)::text);
-    PERFORM setval('pgpoll.last_position', after + assigned);
+    PERFORM pg_notify('pgpoll', (after + greatest(assigned, 1))::text);
+    PERFORM setval('pgpoll.last_position', after + greatest(assigned, 1));
     IF mine IS NOT NULL THEN
         UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;
     END IF;
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;
     END IF;
-    PERFORM set_config('synchronous_commit', 'off', true);
+    IF mine IS NULL AND after < clock + (10 << 16) THEN -- no server is back from a crash within 10 ms
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
 END $$;

@@ -1,4 +1,5 @@
--- Workers refuse to serve a schema of another version. Every script in upgrades/ ends by replacing this.
+-- Workers refuse to serve a schema of another version.
+\set body 'SELECT ' :schema_version
 CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS 'SELECT 2';
+AS :'body';

@@ -1,4 +1,6 @@
--- Deletes the rows of polls that cannot be waiting any more: their connection is gone, or they are long overdue.
+-- Deletes the rows of polls that cannot be waiting any more: their connection is gone, or they are long overdue. The rows of
+-- listeners that are gone stay for a while, a manager's for an hour, so that it is seen to be missing; a host's counters for an hour
+-- after they were last written.
 CREATE OR REPLACE FUNCTION pgpoll.sweep_waiters() RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -6,4 +8,13 @@ AS $$
     DELETE FROM pgpoll.waiters w
     WHERE w.deadline < now() - interval '1 minute'
        OR NOT EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid));
+
+    DELETE FROM pgpoll.listeners l
+    WHERE l.seen_at < now() - CASE WHEN l.hears IS NULL THEN interval '5 minutes' ELSE interval '1 hour' END
+      AND NOT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid));
+
+    DELETE FROM pgpoll.counters c
+    WHERE c.host IN (SELECT o.host FROM pgpoll.counters o
+                     GROUP BY o.host HAVING max(o.changed_at) < now() - interval '1 hour')
+      AND NOT EXISTS (SELECT FROM pgpoll.listeners l WHERE l.host = c.host);
 $$;

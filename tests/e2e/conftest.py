@@ -6,6 +6,10 @@ import pytest
 from server import ROOT, Server, new_topic
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "web: depends on the web server (WEB=apache, WEB=nginx; lighttpd)")
+
+
 @pytest.fixture(scope="session")
 def server():
     """The one that most tests share."""

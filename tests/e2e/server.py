@@ -18,22 +18,22 @@ import uuid
 
 import psycopg2
 
+import web
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
+SCHEMA_VERSION = re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1]
 MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
+WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: what the tests' requests go through
+# Seconds after which a client's leaving has freed its worker: Apache tells nobody, a heartbeat a second finds out.
+LEAVING_S = 6 if WEB == "apache" else 2
 # Nothing of a sanitizer, and no error: those are for faults of ours.
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
 
 
 def new_topic(name="topic"):
     return f"{name}-{uuid.uuid4().hex[:12]}"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until(condition, what, seconds=5.0):
@@ -88,18 +88,23 @@ class Server:
         if self.home:
             self.home.chmod(0o755)
         self.run = run or self.home / "run"
-        self.workers, self.port, self.settings = workers, port or free_port(), settings
+        self.workers, self.port, self.settings = workers, port or web.free_port(), settings
+        self.variables = {}     # more of make's
         self.url = f"http://127.0.0.1:{self.port}"
+        self.front = None   # another web server than make's own, which then has a port that nobody uses
+        self.make_port = self.port if WEB == "lighttpd" else web.free_port()
+        if WEB == "apache":
+            self.settings.setdefault("PGPOLL_HEARTBEAT_S", "1")
         self.mode, self.errors = MODE, errors
         self.threads = concurrent.futures.ThreadPoolExecutor(200)
         self.db = None
 
-    def make(self, goal, **settings):
+    def make(self, goal, *, top=ROOT, **settings):
         """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
-        variables = {"RUN": self.run, "PORT": self.port, "WORKERS": self.workers, "MODE": self.mode}
+        variables = {"RUN": self.run, "PORT": self.make_port, "WORKERS": self.workers, "MODE": self.mode, **self.variables}
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
         with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(["make", "-s", "-C", ROOT, goal, *(f"{k}={v}" for k, v in variables.items())],
+            done = subprocess.run(["make", "-s", "-C", top, goal, *(f"{k}={v}" for k, v in variables.items())],
                                   env={**ours, **self.settings, **settings}, stdin=subprocess.DEVNULL,
                                   stdout=output, stderr=subprocess.STDOUT, timeout=120)
             output.seek(0)
@@ -108,15 +113,20 @@ class Server:
     def start(self):
         code, output = self.make("start")
         assert code == 0, output
+        if WEB != "lighttpd":
+            self.front = web.SERVERS[WEB](self.run / "fcgi", self.port).start()
         return self
 
     def stop(self):
         self.close_db()
+        if self.front:
+            self.front.stop()
+            self.front = None
         code, output = self.make("stop")
         assert code == 0, output
 
-    def reload(self):
-        code, output = self.make("reload")
+    def reload(self, **options):
+        code, output = self.make("reload", **options)
         assert code == 0, output
 
     def stop_lighttpd(self):
@@ -177,8 +187,16 @@ class Server:
         return int((self.run / "poll.pids").read_text()) if self.mode == "managed" else None
 
     def worker_pids(self):
-        pids = {pid for pid, command in self.processes().items() if "pgpoll.fcgi" in command.split(" ", 1)[0]}
-        return pids - {self.manager} if pids else pids
+        return self.named("pgpoll-worker" if self.mode == "managed" else "pgpoll.fcgi")
+
+    def named(self, name):
+        """Process ids of ours that go by this name."""
+        def is_so(pid):
+            try:
+                return pathlib.Path(f"/proc/{pid}/comm").read_text() == name + "\n"
+            except OSError:
+                return False
+        return {pid for pid in self.processes() if is_so(pid)}
 
     @property
     def worker_count(self):
@@ -239,10 +257,12 @@ class Server:
             self.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, json.dumps(payload))
 
     def publish_unheard(self, topic):
-        """A message that nobody is notified of, as if the notification were lost: it was announced for another topic."""
-        self.sql("""WITH message AS (INSERT INTO pgpoll.messages (topic, payload) VALUES ('elsewhere', '"unheard"') RETURNING id),
-                    place AS (SELECT setval('pgpoll.last_position', last_value + 1) AS position FROM pgpoll.last_position)
-                    INSERT INTO pgpoll.feed SELECT %s, place.position, message.id, 11 FROM message, place""", topic)
+        """A message whose publisher does not ring, as if the notification were lost."""
+        self.sql("""BEGIN;
+                    ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell;
+                    INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '"unheard"');
+                    ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER ring_doorbell;
+                    COMMIT""", topic)
 
     def prune(self, topic):
         """Prunes everything committed up to now, at least all of this topic."""
@@ -318,10 +338,10 @@ class Server:
 
 
 class Postgres:
-    """The PostgreSQL below a server, to stop and start it under the server's feet."""
+    """The PostgreSQL below a server, to stop and start it under the server's feet. under: the words of a command to start it with."""
 
-    def __init__(self, server):
-        self.server = server
+    def __init__(self, server, under=()):
+        self.server, self.under = server, under
         self.data = pathlib.Path(server.sql("SHOW data_directory")[0][0])
         self.options = self.data.joinpath("postmaster.opts").read_text()
         postmaster = self.data.joinpath("postmaster.pid").read_text().split()[0]
@@ -329,7 +349,7 @@ class Postgres:
 
     def _pg_ctl(self, *arguments):
         self.server.close_db()
-        command = [self.pg_ctl, "-s", "-w", "-D", str(self.data), *arguments]
+        command = [*self.under, self.pg_ctl, "-s", "-w", "-D", str(self.data), *arguments]
         owner = pwd.getpwuid(self.data.stat().st_uid).pw_name
         if os.getuid() == 0:
             command = ["runuser", "-u", owner, "--", *command]

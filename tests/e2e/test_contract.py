@@ -114,6 +114,7 @@ def test_a_timeout_of_1e400_is_no_number_of_seconds(server):
     assert server.request("POST", POLL, b'{"topics": ["a"], "timeout": 1e400}').status == 422
 
 
+@pytest.mark.web
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}, {"Content-Type": "application/json; charset=utf-8"}])
 def test_any_content_type_and_query_string(server, topic, headers):
     body = json.dumps({"topics": [topic], "timeout": 0})
@@ -126,6 +127,7 @@ def test_entries_of_since_for_other_topics_are_ignored(server, topic):
         "messages", "has_more", "next_since"}
 
 
+@pytest.mark.web
 def test_size_of_the_body(server, topic):
     body = json.dumps({"topics": [topic], "timeout": 0}).encode()
     assert server.request("POST", POLL, body.ljust(65536)).status == 200
@@ -135,31 +137,35 @@ def test_size_of_the_body(server, topic):
     assert server.request("POST", POLL, body.ljust(1_000_000)).status == 413   # the web server's own
 
 
+@pytest.mark.web
 def test_chunked_bodies(server, topic):
     body = json.dumps({"topics": [topic], "timeout": 0}).encode()
     assert server.request("POST", POLL, iter([body[:9], body[9:]]), encode_chunked=True).status == 200
     assert server.request("POST", POLL, iter([body, b" " * 66_000]), encode_chunked=True).status == 413
 
 
+@pytest.mark.web
 @pytest.mark.parametrize("method, path, status, allow", [
     ("GET", POLL, 405, {"POST", "OPTIONS"}), ("PUT", POLL, 405, {"POST", "OPTIONS"}), ("HEAD", POLL, 405, {"POST", "OPTIONS"}),
     ("DELETE", POLL, 405, {"POST", "OPTIONS"}), ("POST", STATS, 405, {"GET", "HEAD", "OPTIONS"}),
     ("PUT", STATS, 405, {"GET", "HEAD", "OPTIONS"}), ("GET", "/messages/polling", 404, None), ("POST", POLL + "/x", 404, None),
-    ("GET", STATS + "x", 404, None), ("GET", "/", None, None), ("GET", "/messages/poll/../../../etc/passwd", 404, None),
+    ("GET", STATS + "x", 404, None), ("GET", "/", None, None), ("GET", "/messages/poll/../../../etc/passwd", None, None),
 ])
 def test_methods_and_paths(server, method, path, status, allow):
     answer = server.request(method, path)
-    assert answer.status == status if status else answer.status in (200, 404)
+    assert answer.status == status if status else answer.status in (200, 400, 403, 404) and "root:" not in answer.text
     if status == 405:
         assert set(re.split(", *", answer.headers["Allow"])) == allow
         assert method == "HEAD" or answer.json == {"detail": "Method Not Allowed"}
 
 
+@pytest.mark.web
 def test_head_of_stats(server):
     answer = server.request("HEAD", STATS)
     assert (answer.status, answer.text) == (200, "") and answer.headers["Content-Type"] == "application/json"
 
 
+@pytest.mark.web
 def test_every_answer_has_the_headers(server, topic):
     try:
         server.restrict("false", refused=topic)
@@ -466,6 +472,7 @@ def test_the_worst_bodies_leave_the_workers_alive(server, topic, body, status):
     server.poll(topic)
 
 
+@pytest.mark.web
 @pytest.mark.parametrize("head, body", [
     ("POST /messages/poll HTTP/1.1\r\nContent-Length: 500", b'{"topics": ["a"], '),       # less than announced, then gone
     ("POST /messages/poll HTTP/1.1\r\nContent-Length: -1", b"{}"),

@@ -19,8 +19,8 @@ def server():
 
 @pytest.fixture(scope="module")
 def mortal():
-    """Its workers are killed, and only a manager brings them back: 24 are enough for all tests here."""
-    with Server(24) as server:
+    """Its workers are killed, also new ones, and only a manager brings them back: 24 are enough for all tests here."""
+    with Server(24, errors="a worker died as soon as it was started") as server:
         yield server
 
 

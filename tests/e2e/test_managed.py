@@ -228,6 +228,43 @@ def test_a_killed_manager_takes_its_workers_down_in_order(topic):
         assert server.sql("SELECT * FROM pgpoll.live_waiters") == []
 
 
+def test_a_worker_knows_nothing_of_postgresql(crowd, topic):
+    """What it does not have mapped costs no memory."""
+    (poll,) = crowd.wait(topic, timeout=20)
+    (pid,) = crowd.until_waiting(topic)
+    with open(f"/proc/{pid}/maps") as maps:
+        mapped = maps.read()
+    assert "pgpoll-hive" in mapped and ".so" not in mapped
+    crowd.publish(topic, 1)
+    assert poll.result().payloads == [1]
+
+
+def test_a_killed_nursery_is_replaced(crowd, topic):
+    polls = crowd.wait(topic, polls=10, timeout=30)
+    before, manager = crowd.until_workers(), crowd.manager
+    (nursery,) = crowd.named("pgpoll-nursery")
+    os.kill(nursery, signal.SIGKILL)
+    until(lambda: logged(crowd, f"nursery {nursery} was killed by signal 9"), "its death noticed")
+    for pid in sorted(before - set(crowd.until_waiting(topic, 10)))[:5]:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(crowd.worker_pids() & before) == len(before) - 5, "five workers gone")
+    crowd.until_workers()
+    assert crowd.manager == manager and crowd.named("pgpoll-nursery") - {nursery}
+    crowd.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls] == [[1]] * 10
+
+
+def test_a_hanging_nursery_is_replaced(topic):
+    with Server(4, errors="cannot start a worker|a worker died as soon as it was started") as server:
+        before = server.until_workers()
+        (nursery,) = server.named("pgpoll-nursery")
+        os.kill(nursery, signal.SIGSTOP)
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        after = until(lambda: len(pids := server.worker_pids() - {victim}) == server.worker_count and pids, "another worker", seconds=15)
+        assert len(after & before) == len(before) - 1 and nursery not in server.processes()
+
+
 def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
     with Server(3, errors="a worker died as soon as it was started: the next one in") as server:
         manager, killed, end = server.manager, 0, time.monotonic() + 2
@@ -252,18 +289,20 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
     with publishing(eight, topic) as sent:
         for version in b"one", b"two":
             build = eight.home / version.decode()
-            shutil.copytree(ROOT / "build", build, ignore=lambda _, names: [name for name in names if not name.endswith(".fcgi")])
-            with open(build / "pgpoll.fcgi", "ab") as program:
-                program.write(version)
+            shutil.copytree(ROOT / "build", build, ignore=lambda _, names: [name for name in names if not name.startswith("pgpoll")])
+            for name in "pgpoll.fcgi", "pgpoll-worker", "pgpoll-reader":
+                with open(build / name, "ab") as program:
+                    program.write(version)
             before, manager = eight.until_workers(), eight.manager
             done = subprocess.run([ROOT / "deploy" / "local", "reload"], env={**os.environ, "RUN": eight.run, "BUILD": build},
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stdout + done.stderr
             until(lambda: not eight.worker_pids() & before, "the old workers gone", seconds=5)
             assert eight.manager == manager
-            for pid in {manager, *eight.until_workers()}:
+            for pid in {manager, *eight.until_workers(), *eight.named("pgpoll-nursery")}:
                 with open(f"/proc/{pid}/exe", "rb") as program:
                     assert program.read().endswith(version)
+            until(lambda: len(eight.named("pgpoll-nursery")) == 1, "the old nursery gone")
             count = len(sent)
             until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=3)
     finish(eight, clients, topic, sent)
@@ -400,6 +439,51 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
     watcher.result()
     assert 0 < most[0] <= fixed + 2 * 2   # each may follow one that is just ending
     until(lambda: len(narrow.backends()) <= fixed, "what was opened to catch up closed again", seconds=5)
+
+
+@contextlib.contextmanager
+def reading(server, topic, polls):
+    """Polls that have the table read, two at a time, and cannot have it meanwhile."""
+    server.publish(topic, 1)   # before anybody knows the topic, so that it will not be in the window
+    (poll,) = server.wait(topic, timeout=20)
+    server.publish(topic, 2)
+    assert poll.result().payloads == [2]
+    connection = server.connect()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE pgpoll.feed IN ACCESS EXCLUSIVE MODE")
+        polls = [server.poll_later(topic, since={topic: "0"}, timeout=20) for _ in range(polls)]
+        until(lambda: len(server.named("pgpoll-reader")) == 2 and server.sql(
+            "SELECT count(*) >= 2 FROM pg_stat_activity WHERE query LIKE '%pgpoll.catch_up%' AND wait_event_type = 'Lock'") == [(True,)],
+              "two of them read")
+        yield polls
+    finally:
+        connection.close()
+
+
+def test_killed_readers_cost_time_only(narrow, topic):
+    """Those who read, and those who are in the queue behind them; PGPOLL_CONNECTIONS is 2."""
+    with reading(narrow, topic, polls=10) as polls:
+        readers = narrow.named("pgpoll-reader")
+        for pid in readers:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not narrow.named("pgpoll-reader") & readers, "the readers dead")
+    assert [poll.result().payloads for poll in polls] == [[1, 2]] * 10
+    assert logged(narrow, f"reader {min(readers)} was killed by signal 9")
+
+
+def test_a_worker_killed_as_its_page_is_read(narrow, topic):
+    """The reader goes on with the next; the read that it had is another's."""
+    before = narrow.until_workers()
+    with reading(narrow, topic, polls=4) as polls:
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not narrow.worker_pids() & before, "all workers dead")
+        later = [narrow.poll_later(topic, since={topic: "0"}, timeout=20) for _ in range(6)]
+        for poll in polls:
+            with pytest.raises(BROKEN):
+                poll.result(5)
+    assert [poll.result().payloads for poll in later] == [[1, 2]] * 6
 
 
 # --- can_poll()

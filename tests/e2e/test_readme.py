@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from server import ROOT, Server, until
+from server import MODE, ROOT, Server, until
 
 TEXT = (ROOT / "README.md").read_text()
 POLL_ORDERS = """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], """
@@ -112,3 +112,30 @@ def test_stats_in_psql(fresh, topic):
     assert fresh.sql("SELECT waiters FROM pgpoll.topic_waiters WHERE topic = %s", topic) == [(1,)]
     fresh.publish(topic, 1)
     assert poll.result().payloads == [1]
+
+
+def test_operating_metrics(fresh, topic):
+    (poll,) = fresh.wait(topic, timeout=20)
+    fresh.until_waiting(topic)
+    metrics = run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/metrics"))
+    for name in re.findall(r"`(pgpoll_\w+)", TEXT[TEXT.index("## Operating"):]):
+        assert re.search(rf"^# TYPE {name}", metrics, re.M) or name == "pgpoll_monitor" or name == "pgpoll_listener_up" and MODE == "direct", name
+    fresh.publish(topic, 1)
+    poll.result()
+
+
+def test_operating_views(fresh):
+    fresh.sql("CREATE ROLE monitor LOGIN IN ROLE pgpoll_monitor")
+    queries = re.findall(r"^    (SELECT \* FROM pgpoll\..*;) +--", TEXT, re.M)
+    assert len(queries) == 6
+    output = run(f". {fresh.run}/env && PGUSER=monitor psql -X -v ON_ERROR_STOP=1 <<'END'\n" + "\n".join(queries) + "\nEND")
+    assert output.count(" row") == 6, output
+
+
+def test_operating_check(fresh):
+    """As the README has it, but for whose database and which URL."""
+    command = line(fresh, "runuser -u www-data -- env PGDATABASE=mydb pgpoll-check")
+    command = command.removeprefix("runuser -u www-data -- env PGDATABASE=mydb ").replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
+    command = command.replace("http://127.0.0.1", fresh.url)
+    output = run(f". {fresh.run}/env && PGUSER=pgpoll_worker PGPOLL_PROGRAM={fresh.run}/bin/pgpoll.fcgi {command}")
+    assert "WRONG" not in output and "LISTEN delivers" in output and "a poll of 1 s took 1." in output

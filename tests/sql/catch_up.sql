@@ -6,6 +6,7 @@ SELECT pg_temp.publish('a', '1');
 SELECT pg_temp.publish('b', '2');
 INSERT INTO pgpoll.messages (topic, payload, metadata, created_at) VALUES ('a', '3', '{"m":1}', '2020-01-02 03:04:05.678901+00');
 SELECT pg_temp.publish('a', '4');
+SELECT is(pgpoll.assign_positions(), 4, 'positions are given');
 SELECT results_eq(
     $$SELECT topic_no, position, created_at = now(), payload::text, metadata::text, gap, oldest
       FROM pgpoll.catch_up('{b,a,quiet}', '{0,0,NULL}', 3, 1000)$$,
@@ -74,6 +75,7 @@ END $$;
 SELECT setseed(0.5) AS seed \gset
 INSERT INTO pgpoll.messages (topic, payload)
 SELECT 'mix' || (random() * 3)::integer, to_json(repeat('x', (random() * 40)::integer)) FROM generate_series(1, 300);
+SELECT pgpoll.assign_positions() \g /dev/null
 SELECT is(pg_temp.read_all('{mix2,mix0,mix3,mix1}', messages, bytes),
           (SELECT array_agg(position ORDER BY position) FROM pgpoll.feed WHERE topic LIKE 'mix%'),
           format('pages of at most %s messages and %s bytes', messages, bytes))

@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from sessions import connect, opened, run
+from sessions import close_all, connect, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 INSTALL, UNINSTALL = (os.path.join(HERE, "../../sql", name) for name in ("install.sql", "uninstall.sql"))
@@ -15,10 +15,9 @@ INSTALL, UNINSTALL = (os.path.join(HERE, "../../sql", name) for name in ("instal
 def admin():
     """The owner's session, on an empty message table."""
     session = connect()
-    run(session, "TRUNCATE pgpoll.messages, pgpoll.feed, pgpoll.retention, pgpoll.waiters")
+    run(session, "TRUNCATE pgpoll.messages, pgpoll.feed, pgpoll.retention, pgpoll.waiters; SELECT pgpoll.unmute_doorbell()")
     yield session
-    while opened:
-        opened.pop().close()
+    close_all()
 
 
 class Cluster:
@@ -61,6 +60,5 @@ def cluster():
     try:
         yield made
     finally:
-        while opened:
-            opened.pop().close()
+        close_all()
         made.remove()

@@ -3,6 +3,7 @@
 -- Publishes and makes believe that it was committed so long ago.
 CREATE FUNCTION pg_temp.aged(topic text, payload text, age interval) RETURNS void LANGUAGE sql AS $$
     SELECT pg_temp.publish(topic, payload);
+    SELECT pgpoll.assign_positions();
     UPDATE pgpoll.feed SET position = (extract(epoch FROM clock_timestamp() - age) * 1000)::bigint << 16
     WHERE position = pg_temp.at(payload);
 $$;
@@ -29,7 +30,8 @@ SELECT is(pg_temp.page('{a,b,c}', '{0,0,0}'), '{7,8}', 'younger ones stay');
 SELECT is((SELECT count(*) FROM pgpoll.messages), 2::bigint, 'the messages themselves are gone too');
 
 INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES ('d', '9', now() - interval '1 year');
-SELECT is(pgpoll.prune('1 hour'), 0, 'the age is that of the commit');
+SELECT is(pgpoll.prune('1 hour'), 0, 'created_at does not matter');
+SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'd'), 1::bigint, 'where nobody polls, prune gives positions');
 
 DELETE FROM pgpoll.messages WHERE payload::text = '7';
 SELECT is(pgpoll.prune('10 minutes'), 1, 'one deleted by hand leaves no row behind');
@@ -43,6 +45,7 @@ FROM unnest(ARRAY['NULL', $$'-1 second'$$, $$'1 hour', 0$$, $$'1 hour', -1$$, $$
 
 -- A batch across many topics, and its plan.
 INSERT INTO pgpoll.messages (topic, payload) SELECT 't' || n % 70, '0' FROM generate_series(1, 700) AS n;
+SELECT pgpoll.assign_positions() \g /dev/null
 SELECT pg_sleep(0.002);
 SELECT sum(seq_scan) AS before FROM pg_stat_xact_user_tables WHERE relname IN ('messages', 'feed') \gset
 SELECT is(pgpoll.prune('0', 105), 105, 'a batch ends within a topic');

@@ -34,6 +34,7 @@ SELECT throws_ok($$INSERT INTO pgpoll.messages (topic, payload, created_at) VALU
                  'a time that is none');
 SELECT lives_ok($$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', 'null')$$, 'null is a payload');
 INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES ('exact', '{"b":1.0, "a":1e400,"a":12345678901234567890}', '[ ]');
+SELECT pgpoll.assign_positions() \g /dev/null
 SELECT results_eq($$SELECT payload::text, metadata::text FROM pgpoll.catch_up('{exact}', '{0}', 9, 999) WHERE payload IS NOT NULL$$,
                   $$VALUES ('{"b":1.0, "a":1e400,"a":12345678901234567890}', '[ ]')$$, 'JSON comes out as it went in');
 
@@ -41,50 +42,64 @@ SELECT results_eq($$SELECT payload::text, metadata::text FROM pgpoll.catch_up('{
 
 SELECT setval('pgpoll.last_position', 0) AS none, extract(epoch FROM clock_timestamp()) * 1000 AS before \gset
 SELECT pg_temp.publish('clock', '"first"', '"second"', '"third"');
+SELECT is(pgpoll.assign_positions(), 3, 'as many positions as there are messages');
 SELECT extract(epoch FROM clock_timestamp()) * 1000 AS after \gset
+SELECT is(pgpoll.assign_positions(), 0, 'once');
 SELECT is(pg_temp.at('"first"') & 65535, 0::bigint, 'a new millisecond starts at 0');
 SELECT ok(pg_temp.at('"first"') >> 16 BETWEEN :before - 1 AND :after + 1, 'milliseconds are the clock''s');
-SELECT ok(pg_temp.at('"third"') > pg_temp.at('"second"') AND pg_temp.at('"second"') > pg_temp.at('"first"'),
-          'positions grow in order of the INSERTs of a transaction');
+SELECT is(ARRAY[pg_temp.at('"second"'), pg_temp.at('"third"')], ARRAY[pg_temp.at('"first"') + 1, pg_temp.at('"first"') + 2],
+          'positions follow each other in order of the INSERTs of a transaction');
+SELECT is((SELECT last_value FROM pgpoll.last_position), pg_temp.at('"third"'), 'the last one is remembered');
 
 SELECT ((extract(epoch FROM clock_timestamp() + '1 day') * 1000)::bigint << 16) + 65534 AS tomorrow \gset
 SELECT setval('pgpoll.last_position', :tomorrow) AS ahead \gset
 SELECT pg_temp.publish('clock', '"a"', '"b"', '"c"');
 SELECT is(ARRAY[pg_temp.at('"a"'), pg_temp.at('"b"'), pg_temp.at('"c"')], ARRAY[:tomorrow + 1, :tomorrow + 2, :tomorrow + 3],
           'the clock stepped back: positions go on from the last one');
-SELECT setval('pgpoll.last_position', 0) AS back \gset
+
+-- A manager gets the messages with their positions.
+
+SELECT pg_temp.publish('m2', '"x"');
+SELECT pg_temp.publish('m1', '"y"');
+SELECT results_eq('SELECT topic COLLATE "default", "position", created_at, payload::text, metadata::text, assigned, previous FROM pgpoll.new_messages(2, 6)',
+                  $$VALUES ('m2', pg_temp.at('"x"'), now(), '"x"', NULL, 2, pg_temp.at('"c"')),
+                           ('m1', pg_temp.at('"y"'), now(), '"y"', NULL, 2, pg_temp.at('"c"'))$$, 'in order');
+SELECT pg_temp.publish('m', '"v"', '"w"');
+SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned FROM pgpoll.new_messages(1, 100)',
+                  'VALUES (NULL, NULL::bigint, NULL, 2)', 'too many: only their number');
+SELECT pg_temp.publish('m', '"s"', '"t"');
+SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned FROM pgpoll.new_messages(2, 5)',
+                  'VALUES (NULL, NULL::bigint, NULL, 2)', 'too large: only their number');
+SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned FROM pgpoll.new_messages(2, 5)',
+                  'VALUES (NULL, NULL::bigint, NULL, 0)', 'none');
+SELECT is(pg_temp.page('{m}', '{0}'), '{"\"v\"","\"w\"","\"s\"","\"t\""}', 'they have their positions all the same');
 
 -- As the transaction left it
 
-SET CONSTRAINTS ALL DEFERRED;
 SELECT pg_temp.publish('draft', '"kept"', '"changed"', '"deleted"', '"moved"');
-SELECT is_empty($$SELECT FROM pgpoll.feed WHERE topic = 'draft'$$, 'no position before the commit');
 UPDATE pgpoll.messages SET payload = '"as left"' WHERE payload::text = '"changed"';
 DELETE FROM pgpoll.messages WHERE payload::text = '"deleted"';
 UPDATE pgpoll.messages SET topic = 'elsewhere' WHERE payload::text = '"moved"';
-SET CONSTRAINTS ALL IMMEDIATE;
 SELECT is(pg_temp.page('{draft,elsewhere}', '{0,0}'), '{"\"kept\"","\"as left\"","\"moved\""}', 'what the transaction left');
 SELECT is(pg_temp.page('{elsewhere}', '{0}'), '{"\"moved\""}', 'under the topic it was left with');
-UPDATE pgpoll.messages SET payload = '"later"' WHERE payload::text = '"kept"';
-SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'draft'), 2::bigint, 'changing a message does not send it again');
+UPDATE pgpoll.messages SET payload = '"later"', topic = 'later' WHERE payload::text = '"kept"';
+SELECT is(pg_temp.page('{later}', '{0}'), '{}', 'changing a message does not send it again');
 
-SET CONSTRAINTS ALL DEFERRED;
 SAVEPOINT s;
 SELECT pg_temp.publish('points', '"undone"');
+SELECT is(pgpoll.assign_positions(), 1, 'a savepoint''s');
 ROLLBACK TO s;
 SELECT pg_temp.publish('points', '"outer"');
 SAVEPOINT s;
 SELECT pg_temp.publish('points', '"inner"');
 RELEASE s;
 SELECT pg_temp.publish('points', '"last"');
-SET CONSTRAINTS pgpoll.assign_position IMMEDIATE;
-SELECT is(pg_temp.page('{points}', '{0}'), '{"\"outer\"","\"inner\"","\"last\""}', 'savepoints');
-SELECT pg_temp.publish('points', '"at once"');
-SELECT isnt(pg_temp.at('"at once"'), NULL, 'after SET CONSTRAINTS IMMEDIATE each statement gives positions');
-
-SELECT pg_temp.publish('points', '"at once, then not"');
-DELETE FROM pgpoll.messages WHERE payload::text = '"at once, then not"';
-SELECT is(pg_temp.page('{points}', '{0}', 4), '{"\"outer\"","\"inner\"","\"last\"","\"at once\""}', 'and may still be deleted');
+SAVEPOINT s;
+SELECT is(pgpoll.assign_positions(), 3, 'are lost with it, and so are those that others have through it');
+ROLLBACK TO s;
+SELECT is(pg_temp.page('{points}', '{0}'), '{"\"outer\"","\"inner\"","\"last\""}', 'which are given again');
+SELECT pg_temp.publish('points', '"after"');
+SELECT is(pg_temp.page('{points}', '{0}'), '{"\"outer\"","\"inner\"","\"last\"","\"after\""}', 'and nothing comes twice');
 
 -- Other ways in
 
@@ -94,28 +109,45 @@ copied	2
 \.
 SELECT is(pg_temp.page('{copied}', '{0}'), '{1,2}', 'COPY');
 
-INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (-1, 'upsert', '1');
-INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (-1, 'upsert', '2'), (-2, 'upsert', '3')
+INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (-9, 'upsert', '1');
+INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (-9, 'upsert', '2'), (-8, 'upsert', '3')
     ON CONFLICT DO NOTHING;
 SELECT is(pg_temp.page('{upsert}', '{0}'), '{1,3}', 'ON CONFLICT DO NOTHING sends only what it inserted');
-INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (-2, 'upsert', '4'), (-3, 'upsert', '5')
+INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (-8, 'upsert', '4'), (-7, 'upsert', '5')
     ON CONFLICT (id) DO UPDATE SET payload = excluded.payload;
 SELECT is(pg_temp.page('{upsert}', '{0}'), '{1,4,5}', 'ON CONFLICT DO UPDATE sends nothing twice');
 
 SET LOCAL session_replication_role = replica;
-SELECT pg_temp.publish('replicated', '1');
+INSERT INTO pgpoll.messages (id, topic, payload, xid) OVERRIDING SYSTEM VALUE
+VALUES (-3, 'replicated', '1', '3'), (-2, 'replicated', '2', '1000000000000'), (-1, 'replicated', '3', NULL);
 SET LOCAL session_replication_role = origin;
-SELECT is(pg_temp.page('{replicated}', '{0}'), '{1}', 'rows that logical replication applies are messages too');
+SELECT is(pg_temp.page('{replicated}', '{0}'), '{1,2,3}', 'rows that logical replication applies are messages too');
+SET LOCAL session_replication_role = replica;
+UPDATE pgpoll.messages SET xid = '1000000000000' WHERE topic = 'replicated';
+SET LOCAL session_replication_role = origin;
+SELECT is(pgpoll.assign_positions(), 0, 'whatever their transaction''s number was elsewhere');
 
--- Plan: a session may keep the plan that it made when there were few messages.
+-- Plans: a session may keep those that it made when there were few messages.
 
+CREATE FUNCTION pg_temp.seq_scans() RETURNS bigint LANGUAGE sql AS $$
+    SELECT sum(seq_scan) FROM pg_stat_xact_user_tables WHERE schemaname = 'pgpoll' AND relname IN ('messages', 'feed', 'batches');
+$$;
 TRUNCATE pgpoll.messages;
+DELETE FROM pgpoll.batches WHERE position < (SELECT max(position) FROM pgpoll.batches);
 SELECT pg_temp.publish('few', '1');
-ANALYZE pgpoll.messages;
-SELECT seq_scan AS before FROM pg_stat_xact_user_tables WHERE relid = 'pgpoll.messages'::regclass \gset
-SELECT pg_temp.publish('few', '2', '3', '4', '5', '6', '7', '8', '9');
-SELECT is((SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relid = 'pgpoll.messages'::regclass), :'before',
-          'the trigger finds its message by the index, however few there are');
+ANALYZE pgpoll.messages, pgpoll.batches, pgpoll.feed;
+SELECT pg_temp.seq_scans() AS before \gset
+DO $$
+BEGIN
+    FOR n IN 1..20 LOOP
+        PERFORM pg_temp.publish('few', '2'), pg_temp.publish('few', '3');
+        PERFORM pgpoll.assign_positions();
+        PERFORM pg_temp.publish('few', '2'), pg_temp.publish('few', '3');
+        PERFORM FROM pgpoll.new_messages(10, 1000);
+    END LOOP;
+END $$;
+SELECT is(pg_temp.seq_scans(), :'before', 'positions are given by the indexes, however few messages there are');
+SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'few'), 81::bigint, 'to all of them');
 
 SELECT * FROM finish();
 ROLLBACK;

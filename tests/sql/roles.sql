@@ -15,24 +15,35 @@ INSERT INTO rights VALUES
     ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') ON CONFLICT DO NOTHING$$),
     ('', $$INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES ('t', '1', now())$$),
     ('', $$INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (1, 't', '1')$$),
+    ('', $$INSERT INTO pgpoll.messages (topic, payload, xid) VALUES ('t', '1', NULL)$$),
     ('', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') RETURNING id$$),
     ('', $$INSERT INTO pgpoll.feed VALUES ('t', 1, 1, 1)$$),
+    ('', $$INSERT INTO pgpoll.batches VALUES (1, '1', '{}')$$),
     ('', 'SELECT FROM pgpoll.messages'),
+    ('', 'SELECT FROM pgpoll.unassigned'),
     ('', 'SELECT FROM pgpoll.feed'),
+    ('', 'SELECT FROM pgpoll.batches'),
     ('', 'SELECT FROM pgpoll.retention'),
     ('', 'UPDATE pgpoll.messages SET topic = topic'),
+    ('', 'UPDATE pgpoll.messages SET xid = NULL'),
     ('', 'DELETE FROM pgpoll.messages'),
     ('', 'TRUNCATE pgpoll.messages'),
-    ('', 'LOCK TABLE pgpoll.commit_lock IN ACCESS SHARE MODE'),
-    ('', 'LOCK TABLE pgpoll.commit_lock IN SHARE UPDATE EXCLUSIVE MODE'),
+    ('', 'LOCK TABLE pgpoll.feed_lock IN ACCESS SHARE MODE'),
+    ('', 'LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE'),
     ('', 'LOCK TABLE pgpoll.messages IN SHARE MODE'),
     ('', $$SELECT setval('pgpoll.last_position', 1)$$),
     ('', $$SELECT nextval('pgpoll.last_position')$$),
     ('', 'SELECT last_value FROM pgpoll.last_position'),
+    ('', $$SELECT setval('pgpoll.doorbell', 1)$$),
+    ('', $$SELECT nextval('pgpoll.doorbell')$$),
+    ('', $$SELECT pg_sequence_last_value('pgpoll.doorbell')$$),
+    ('', 'SELECT pgpoll.assign_batch()'),
+    ('', 'SELECT pgpoll.adopt_messages()'),
     ('', $$SELECT pgpoll.prune('1 year')$$),
     ('', 'CREATE TABLE pgpoll.mine ()'),
-    ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER assign_position'),
-    ('', 'CREATE TEMP TABLE mine (id bigint); CREATE TRIGGER t AFTER INSERT ON mine EXECUTE FUNCTION pgpoll.assign_position()'),
+    ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell'),
+    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER INSERT ON mine EXECUTE FUNCTION pgpoll.ring_doorbell()'),
+    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t BEFORE INSERT ON mine EXECUTE FUNCTION pgpoll.replicate_message()'),
     ('', $$CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql AS 'SELECT true'$$),
     ('pgpoll_poller', $$SELECT pgpoll.can_poll('', 't')$$),
     ('pgpoll_poller', $$SELECT pgpoll.may_poll('', '{t}')$$),
@@ -40,6 +51,10 @@ INSERT INTO rights VALUES
     ('pgpoll_poller', $$SELECT pgpoll.listen('{t}')$$),
     ('pgpoll_poller', $$SELECT pgpoll.unlisten('{t}')$$),
     ('pgpoll_poller', $$SELECT pgpoll.write_waiters('h', '[]', '[]')$$),
+    ('pgpoll_poller', 'SELECT pgpoll.assign_positions()'),
+    ('pgpoll_poller', 'SELECT pgpoll.new_messages(1, 1)'),
+    ('pgpoll_poller', 'SELECT pgpoll.mute_doorbell(1)'),
+    ('pgpoll_poller', 'SELECT pgpoll.unmute_doorbell()'),
     ('pgpoll_poller', $$SELECT pgpoll.catch_up('{t}', '{0}', 1, 1)$$),
     ('pgpoll_poller', $$SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1)$$),
     ('pgpoll_poller', $$SELECT pgpoll.end_wait('h', 1)$$),
@@ -49,57 +64,146 @@ INSERT INTO rights VALUES
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.topic_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.live_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.waiters'),
-    ('', 'DELETE FROM pgpoll.waiters');
+    ('', 'DELETE FROM pgpoll.waiters'),
+    ('pgpoll_poller', $$SELECT pgpoll.write_listener('h', 1, 1, 1, true, '[]')$$),
+    ('pgpoll_poller pgpoll_monitor', 'SELECT pgpoll.metrics()'),
+    ('pgpoll_monitor', 'SELECT * FROM pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics'),
+    ('pgpoll_monitor', 'SELECT * FROM pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue'),
+    ('', 'DELETE FROM pgpoll.listeners'),
+    ('', 'DELETE FROM pgpoll.counters'),
+    ('', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') ON CONFLICT (id) DO UPDATE SET topic = 'u'$$),
+    ('', $$INSERT INTO pgpoll.messages (topic, payload) SELECT topic, payload FROM pgpoll.messages$$),
+    ('', $$INSERT INTO pgpoll.waiters VALUES ('h', 1, 1, '{t}', 'c', now(), now(), now())$$),
+    ('', $$INSERT INTO pgpoll.retention VALUES ('t', 1)$$),
+    ('', 'CREATE TEMP VIEW mine AS SELECT * FROM pgpoll.messages; SELECT FROM mine'),
+    ('', 'LOCK TABLE pgpoll.feed IN SHARE MODE'),
+    ('', 'SELECT pgpoll.assign_batch()'),
+    ('', 'CREATE TRIGGER mine BEFORE INSERT ON pgpoll.messages EXECUTE FUNCTION suppress_redundant_updates_trigger()'),
+    ('', 'CREATE RULE mine AS ON INSERT TO pgpoll.messages DO INSTEAD NOTHING'),
+    ('', 'CREATE INDEX ON pgpoll.messages (topic)'),
+    ('', 'CREATE OR REPLACE VIEW pgpoll.stats AS SELECT 1::bigint AS active_waiters'),
+    ('', $$CREATE FUNCTION pgpoll.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'$$),
+    ('', 'ALTER FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) RESET ALL'),
+    ('', 'ALTER FUNCTION pgpoll.can_poll(text, text) SECURITY DEFINER'),
+    ('', 'DROP FUNCTION pgpoll.can_poll(text, text)'),
+    ('', 'ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY'),
+    ('', 'ALTER SEQUENCE pgpoll.last_position RESTART'),
+    ('', 'DROP SCHEMA pgpoll CASCADE'),
+    ('', 'SET LOCAL session_replication_role = replica');
 SELECT CASE WHEN role = ANY (string_to_array(who, ' '))
             THEN lives_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), format('%s can: %s', role, sql))
             ELSE throws_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), '42501', NULL, format('%s cannot: %s', role, sql)) END
 FROM rights, unnest(ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor', 'anybody']) AS role;
 
+-- All that is granted, by the catalogs: a function or a view that is added, granted or not, shows here.
+CREATE FUNCTION pg_temp.granted(role text) RETURNS SETOF text LANGUAGE sql AS $$
+    WITH things (name, acl, owner) AS (
+        SELECT 'schema', nspacl, nspowner FROM pg_namespace WHERE nspname = 'pgpoll'
+        UNION ALL
+        SELECT relname, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)), relowner
+        FROM pg_class WHERE relnamespace = 'pgpoll'::regnamespace AND relkind NOT IN ('i', 't')
+        UNION ALL
+        SELECT c.relname || '.' || a.attname, a.attacl, c.relowner
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'pgpoll'::regnamespace
+        UNION ALL
+        SELECT proname || '()', coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc WHERE pronamespace = 'pgpoll'::regnamespace)
+    SELECT t.name || ' ' || lower(a.privilege_type) || CASE WHEN a.is_grantable THEN ' and pass on' ELSE '' END
+    FROM things t CROSS JOIN LATERAL aclexplode(t.acl) a
+    WHERE a.grantee <> t.owner AND a.grantee = CASE role WHEN 'PUBLIC' THEN 0 ELSE role::regrole::oid END
+$$;
+SELECT is_empty($$SELECT pg_temp.granted('PUBLIC')$$, 'nothing is granted to PUBLIC');
+SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$, ARRAY['schema usage', 'messages.topic insert', 'messages.payload insert',
+    'messages.metadata insert'], 'what a publisher is granted');
+SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage', 'stats select', 'schema_version() execute',
+    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'listen() execute', 'unlisten() execute', 'catch_up() execute',
+    'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'begin_wait() execute',
+    'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'sweep_waiters() execute', 'metrics() execute'], 'what a poller is granted');
+SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
+    'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select', 'listening select', 'waiting select',
+    'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute'], 'what a monitor is granted');
+SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_' OR m.member::regrole::text ~ '^pgpoll_'$$,
+                'the roles are nobody''s members as they come');
+SELECT is_empty($$SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll_' AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb
+                  OR rolreplication OR rolbypassrls)$$, 'and can do nothing by themselves');
+
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
                   AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
                   AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
-                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname <> 'schema_version')$$,
-                'a publisher neither, a monitor the version only');
+                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname NOT IN ('schema_version', 'metrics'))$$,
+                'a publisher neither, a monitor the version and the metrics only');
 SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v', 'S')
                   AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
                       ELSE has_any_column_privilege('anybody', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'nor touch a relation');
-SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace AND p.prosecdef
-                  AND NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)$$, 'owner''s rights only with a pinned search_path');
+SELECT set_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace AND p.prosecdef
+                AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))$$, ARRAY['ring_doorbell'],
+              'owner''s rights only with a pinned search_path, but for the one that must be fast');
 
--- A publisher whose session is full of traps.
+-- A publisher whose session is full of traps: a copy of every function and operator of PostgreSQL whose name occurs in ring_doorbell(),
+-- and of its types, comes before the original.
+SELECT prosrc FROM pg_proc WHERE oid = 'pgpoll.ring_doorbell'::regproc \gset
+CREATE TEMP TABLE traps AS
+SELECT format('CREATE FUNCTION trap.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$', proname,
+              oidvectortypes(proargtypes), prorettype::regtype) AS sql
+FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace AND :'prosrc' ~ ('\m' || proname || '\M') AND prokind = 'f'
+  AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = ANY (proargtypes || ARRAY[prorettype]) AND t.typtype = 'p' AND t.typname <> 'void')
+UNION ALL
+SELECT format('CREATE FUNCTION trap.operator_%s(%s, %s) RETURNS %s LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$;
+               CREATE OPERATOR trap.%s (FUNCTION = trap.operator_%s, LEFTARG = %s, RIGHTARG = %s)', oid, oprleft::regtype, oprright::regtype,
+              oprresult::regtype, oprname, oid, oprleft::regtype, oprright::regtype)
+FROM pg_operator
+WHERE oprnamespace = 'pg_catalog'::regnamespace AND position(oprname IN :'prosrc') > 0 AND oprkind = 'b'
+UNION ALL
+SELECT format('CREATE DOMAIN trap.%I AS pg_catalog.%I CHECK (trap.spring())', typname, typname)
+FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND :'prosrc' ~ ('\m' || typname || '\M') AND typtype = 'b';
+SELECT cmp_ok(count(*), '>', 300::bigint, 'traps') FROM traps;
+GRANT SELECT ON traps TO pgpoll_publisher;
+
 CREATE SCHEMA trap AUTHORIZATION pgpoll_publisher;
 GRANT ALL ON SCHEMA trap TO pgpoll_poller;
 SET CONSTRAINTS ALL DEFERRED;
 SET LOCAL ROLE pgpoll_publisher;
-CREATE FUNCTION trap.spring() RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'trapped'; END$$;
-CREATE FUNCTION trap.md5(text) RETURNS text LANGUAGE sql AS 'SELECT trap.spring()';
-CREATE FUNCTION trap.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT trap.spring()';
-CREATE FUNCTION trap.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT trap.spring()::timestamptz';
-CREATE FUNCTION trap.setval(regclass, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT trap.spring()::bigint';
-CREATE FUNCTION trap.octet_length(text) RETURNS integer LANGUAGE sql AS 'SELECT trap.spring()::integer';
-CREATE FUNCTION trap.plus(bigint, integer) RETURNS bigint LANGUAGE sql AS 'SELECT trap.spring()::bigint';
-CREATE FUNCTION trap.same(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT trap.spring()::boolean';
-CREATE OPERATOR trap.+ (FUNCTION = trap.plus, LEFTARG = bigint, RIGHTARG = integer);
-CREATE OPERATOR trap.<< (FUNCTION = trap.plus, LEFTARG = bigint, RIGHTARG = integer);
-CREATE OPERATOR trap.= (FUNCTION = trap.same, LEFTARG = bigint, RIGHTARG = bigint);
-CREATE TEMP TABLE messages (id bigint, topic text, payload json, metadata json);
+CREATE FUNCTION trap.spring() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE 'trapped'; END$$;
+DO $$
+DECLARE
+    trap text;
+BEGIN
+    FOR trap IN SELECT sql FROM traps LOOP
+        EXECUTE trap;
+    END LOOP;
+END $$;
+CREATE TEMP TABLE messages (id bigint, topic text, payload json, metadata json, xid xid8);
 CREATE TEMP TABLE feed (topic text, position bigint, message_id bigint, bytes integer);
-CREATE TEMP TABLE commit_lock ();
+CREATE TEMP TABLE feed_lock ();
 CREATE TEMP SEQUENCE last_position;
-SET LOCAL search_path = trap, pg_temp, pg_catalog;
-SET LOCAL plpgsql.extra_errors = 'all';
-INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"out"');
-SET CONSTRAINTS ALL IMMEDIATE;
+CREATE TEMP SEQUENCE doorbell;
 RESET ROLE;
-SET LOCAL search_path = public, pg_catalog;
-SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"out\""}', 'what a session defines does not reach the trigger');
-SELECT is_empty('SELECT FROM pg_temp.feed', 'nor its temporary tables');
-SELECT is((SELECT last_value FROM pgpoll.last_position), pg_temp.at('"out"'), 'nor its sequences');
-SET LOCAL search_path = trap, public, pg_catalog;
-SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
+CREATE FUNCTION pg_temp.among_traps(role text, sql text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE pg_catalog.format('SET LOCAL ROLE %I', role);
+    SET LOCAL search_path = trap, pg_temp, pg_catalog;
+    SET LOCAL plpgsql.extra_errors = 'all';
+    EXECUTE sql;
+    SET CONSTRAINTS ALL IMMEDIATE;
+    SET CONSTRAINTS ALL DEFERRED;
+    SET LOCAL search_path = public, pg_catalog;
+    RESET ROLE;
+END $$;
+ALTER FUNCTION pgpoll.ring_doorbell() COST 100; -- it is compiled anew, among them
+SELECT pgpoll.unmute_doorbell() \g /dev/null
+SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"rung"')$q$)$$,
+                'what a session defines does not reach the trigger');
+SELECT pgpoll.mute_doorbell(1000) \g /dev/null
+SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"quiet"')$q$)$$,
+                'nor when it keeps quiet');
+SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
+                  pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1), pgpoll.unmute_doorbell(),
                   pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1)$q$)$$, 'nor the worker''s functions');
-SET LOCAL search_path = public, pg_catalog;
+SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT md5('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
+SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');
+SELECT is_empty('SELECT FROM pg_temp.feed', 'its temporary tables are not used');
+SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"quiet"') AND pg_temp.at('"quiet"') + (60000::bigint << 16), 'nor its sequences');
 
 -- Authorisation
 

@@ -1,4 +1,5 @@
 """Sessions of publishers and readers, for the Python tests here. Connections come from the PG* environment."""
+import contextlib
 import json
 import threading
 import time
@@ -20,6 +21,15 @@ def connect(level=None, **where):
     return session
 
 
+def close_all():
+    """Whatever they are doing."""
+    while opened:
+        session = opened.pop()
+        with contextlib.suppress(psycopg2.Error):
+            session.cancel()
+        session.close()
+
+
 def run(session, statement, *arguments):
     with session.cursor() as cursor:
         cursor.execute(statement, arguments or None)
@@ -38,10 +48,13 @@ def wait_until(condition, seconds=20):
         time.sleep(0.005)
 
 
-def waits_for_commit(admin, session):
-    """Whether the session stands at the commit lock, which another transaction holds."""
-    return bool(run(admin, """SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted
-                              AND relation = 'pgpoll.commit_lock'::regclass""", session.info.backend_pid))
+def waits_for_lock(admin, session):
+    return bool(run(admin, "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", session.info.backend_pid))
+
+
+def assign(session):
+    """What comes before each read. Returns how many messages were given a position."""
+    return run(session, "SELECT pgpoll.assign_positions()")[0][0]
 
 
 class Background(threading.Thread):
@@ -75,8 +88,12 @@ class Reader:
         self.got = []       # (position, payload) in the order of arrival
         self.gaps = []      # (topic, kind, from, to)
 
-    def page(self, messages=100, max_bytes=1 << 20):
-        """Reads one page. Returns whether there is more."""
+    def page(self, **limits):
+        """Reads one page, as a worker that stands alone does. Returns whether there is more."""
+        assign(self.session)
+        return self.catch_up(**limits)
+
+    def catch_up(self, messages=100, max_bytes=1 << 20):
         rows = run(self.session, "SELECT topic_no, position, created_at, payload, gap FROM pgpoll.catch_up(%s, %s::bigint[], %s, %s)",
                    self.topics, [self.cursors.get(topic) for topic in self.topics], messages, max_bytes)
         more = False

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
-from sessions import Reader, opened, publish, run
+from sessions import Reader, close_all, opened, publish, run
 
 ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^pgpoll_' ORDER BY 1"
 ALL_ROLES = [("pgpoll_monitor",), ("pgpoll_poller",), ("pgpoll_publisher",)]
@@ -24,8 +24,7 @@ def cluster_for_all():
 def empty(one):
     """A cluster without databases and roles; what the last test made goes."""
     yield one
-    while opened:
-        opened.pop().close()
+    close_all()
     admin = one.connect("postgres")
     for what, named in (("DATABASE", "SELECT datname FROM pg_database WHERE datname <> 'postgres' AND NOT datistemplate"),
                         ("ROLE", "SELECT rolname FROM pg_roles WHERE rolname <> 'postgres' AND rolname !~ '^pg_'")):
@@ -73,7 +72,7 @@ def test_newer_schema_is_refused(server):
     admin = server.connect("a")
     run(admin, "CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer LANGUAGE sql AS 'SELECT 1000'")
     refused = server.psql("a", "-f", INSTALL)
-    assert refused.returncode == 3 and "newer than this script" in refused.stderr
+    assert refused.returncode == 3 and "newer than these scripts" in refused.stderr
     assert run(admin, "SELECT pgpoll.schema_version()") == [(1000,)]
 
 
@@ -122,6 +121,45 @@ def test_owner_need_not_be_superuser(server):
     done = server.psql("b", "-f", UNINSTALL, user="second")
     assert done.returncode == 0 and run(server.connect("b"), "SELECT to_regnamespace('pgpoll')") == [(None,)]
     assert run(admin, ROLES) == ALL_ROLES
+
+
+# Each fits its call better than pg_catalog's own, so that it is taken wherever public is looked at.
+TRAPS = """
+    CREATE FUNCTION public.spring() RETURNS void LANGUAGE plpgsql AS $$BEGIN RAISE 'trapped'; END$$;
+    CREATE FUNCTION public.spring(json, text, bigint) RETURNS json LANGUAGE plpgsql AS $$BEGIN RAISE 'trapped'; END$$;
+    CREATE AGGREGATE public.json_object_agg(text, bigint) (SFUNC = public.spring, STYPE = json, INITCOND = '{}');
+    CREATE FUNCTION public.row_to_json(pgpoll.stats) RETURNS json LANGUAGE sql AS 'SELECT public.spring()::text::json';
+    CREATE FUNCTION public.count(pgpoll.live_waiters) RETURNS bigint LANGUAGE sql AS 'SELECT public.spring()::text::bigint';
+    CREATE FUNCTION public.unnest(text[]) RETURNS SETOF text LANGUAGE sql AS 'SELECT public.spring()::text';
+    CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT public.spring()::text::timestamptz';
+    CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE sql AS 'SELECT public.spring()::text';
+    CREATE FUNCTION public.hashtext(text) RETURNS integer LANGUAGE sql AS 'SELECT public.spring()::text::integer';
+    CREATE FUNCTION public.schema_version() RETURNS integer LANGUAGE sql AS 'SELECT 1000';
+    CREATE TABLE public.messages (id bigint, topic text, payload json);
+    CREATE DOMAIN public.json AS text CHECK (false);
+"""
+
+
+def test_what_stands_in_public_is_not_looked_at(server):
+    """By a publisher, where the public schema is open to all, as it was before PostgreSQL 15; before and after the installation."""
+    server.create("a")
+    server.install("a")
+    admin = server.connect("a")
+    run(admin, "GRANT CREATE ON SCHEMA public TO PUBLIC; SET ROLE pgpoll_publisher")
+    run(admin, TRAPS)
+    run(admin, "RESET ROLE; DROP VIEW pgpoll.stats CASCADE")   # with the functions of its type
+    server.install("a")
+    run(admin, "SET ROLE pgpoll_publisher; CREATE FUNCTION public.row_to_json(pgpoll.stats) RETURNS json LANGUAGE sql"
+               " AS 'SELECT public.spring()::text::json'; SET search_path = public, pg_catalog")
+    publish(admin, "t", 1)
+    run(admin, "RESET ROLE; SET search_path = public, pg_catalog; SET ROLE pgpoll_poller")
+    assert Reader(admin, ["t"], {"t": 0}).read() == [1]
+    run(admin, "SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1000), pgpoll.sweep_waiters()")
+    run(admin, """SELECT pgpoll.write_waiters('h', '[{"pid": 2, "topics": ["t"], "client": "c", "waited_ms": 1, "left_ms": 1000}]', '[]')""")
+    counts = run(admin, "RESET search_path; SELECT pg_catalog.row_to_json(s) FROM pgpoll.stats s")[0][0]
+    assert counts["topic_subscriber_counts"] == {"t": 2}
+    run(admin, "SELECT pgpoll.end_wait('h', 1)")
+    run(admin, "RESET ROLE; SET search_path = public, pg_catalog; SELECT pgpoll.prune('0')")
 
 
 def test_restored_dump(server):

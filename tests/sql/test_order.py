@@ -1,12 +1,10 @@
 """Races of a few sessions, step by step: who commits when, and what a reader sees between the steps."""
 import hashlib
+import random
 
-import psycopg2
 import pytest
 
-from sessions import LEVELS, Background, Reader, connect, publish, run, wait_until, waits_for_commit
-
-IMMEDIATE = "SET CONSTRAINTS ALL IMMEDIATE"
+from sessions import LEVELS, Background, Reader, assign, connect, publish, run, wait_until, waits_for_lock
 
 
 @pytest.fixture(params=LEVELS)
@@ -61,22 +59,9 @@ def test_savepoints(admin, level):
 def test_rollback(admin, level):
     undone, client = connect(level), reader()
     publish(undone, "a", "undone")
-    run(undone, IMMEDIATE)
     undone.rollback()
     publish(admin, "a", "next")
     assert client.read() == ["next"]
-
-
-def test_positions_undone_in_a_savepoint(admin, level):
-    slow, client = connect(level), reader()
-    run(slow, "SAVEPOINT s")
-    publish(slow, "a", "undone")
-    run(slow, IMMEDIATE)
-    run(slow, "ROLLBACK TO s")
-    publish(admin, "a", "other")    # the lock went with the savepoint
-    publish(slow, "a", "kept")
-    slow.commit()
-    assert client.read() == ["other", "kept"]
 
 
 def test_open_transaction_holds_nobody_back(admin, level):
@@ -90,56 +75,234 @@ def test_open_transaction_holds_nobody_back(admin, level):
     assert client.read() == ["opened"]
 
 
-def test_second_commit_waits_for_the_first(admin, level):
-    first, second, client = connect(level), connect(level), reader()
-    publish(second, "a", "second")
-    publish(first, "a", "first")
-    run(first, IMMEDIATE)
-    commit = Background(second.commit)
-    wait_until(lambda: waits_for_commit(admin, second))
-    assert client.read() == []
-    publish(first, "b", "first too")
+def test_publishers_wait_for_no_assigner(admin, level):
+    publish(admin, "a", "first")
+    assigner, other, client = connect("READ COMMITTED"), connect(level), reader()
+    assert assign(assigner) == 1
+    run(other, "SET statement_timeout = '5s'")
+    publish(other, "a", "second")
+    other.commit()
+    assigner.commit()
+    assert client.read() == ["first", "second"]
+
+
+def test_two_assigners_take_turns(admin):
+    first, second = connect("READ COMMITTED"), connect("READ COMMITTED")
+    publish(admin, "a", 1, 2)
+    assert assign(first) == 2
+    waiting = Background(assign, second)
+    wait_until(lambda: waits_for_lock(admin, second))
+    publish(admin, "b", 3)
+    assert run(admin, "SELECT 1 FROM pgpoll.feed") == []
     first.commit()
-    commit.join()
-    assert client.read() == ["first", "first too", "second"]
+    assert waiting.join() == 1
+    second.commit()
+    assert reader().read() == [1, 2, 3]
+    assert run(admin, "SELECT count(*), count(DISTINCT message_id), count(DISTINCT position) FROM pgpoll.feed") == [(3, 3, 3)]
 
 
-def test_commit_does_not_wait_for_ever(admin, level):
-    run(admin, "ALTER FUNCTION pgpoll.assign_position() SET lock_timeout = '300ms'")
-    try:
-        first, second, client = connect(level), connect(level), reader()
-        publish(first, "a", "first")
-        run(first, IMMEDIATE)
-        publish(second, "a", "second")
-        with pytest.raises(psycopg2.errors.LockNotAvailable):
-            second.commit()
-        first.commit()
-        publish(second, "a", "again")
-        second.commit()
-        assert client.read() == ["first", "again"]
-    finally:
-        run(admin, "ALTER FUNCTION pgpoll.assign_position() SET lock_timeout = '10s'")
+def test_assigner_finds_that_another_was_faster(admin):
+    first, second = connect("READ COMMITTED"), connect("READ COMMITTED")
+    publish(admin, "a", 1)
+    assert assign(first) == 1
+    waiting = Background(assign, second)
+    wait_until(lambda: waits_for_lock(admin, second))
+    first.commit()
+    assert waiting.join() == 0
+    second.commit()
+    assert reader().read() == [1]
 
 
-def test_two_that_block_each_other(admin, level):
-    """Rows of the business and the commit lock in opposite order: PostgreSQL ends one of them, the other's messages arrive."""
-    run(admin, "CREATE TABLE IF NOT EXISTS account (id integer PRIMARY KEY, n integer)")
-    run(admin, "INSERT INTO account VALUES (1, 0) ON CONFLICT DO NOTHING")
-    early, late, client = connect(level), connect(level), reader()
-    publish(early, "a", "early")
-    run(early, IMMEDIATE)
-    publish(late, "a", "late")
-    run(late, "UPDATE account SET n = n + 1")
-    commit = Background(late.commit)
-    wait_until(lambda: waits_for_commit(admin, late))
-    done = []
-    for finish in (lambda: (run(early, "UPDATE account SET n = n + 1"), early.commit()), commit.join):
-        try:
-            finish()
-            done.append(["early", "late"][finish == commit.join])
-        except psycopg2.errors.OperationalError:    # a deadlock, or a row that changed since the snapshot
-            early.rollback()
-    assert done and client.read() == done
+def test_positions_undone(admin):
+    """They are given again, and higher, since somebody may have heard of the first ones; nobody is notified of those."""
+    listener, assigner = connect(), connect("READ COMMITTED")
+    run(listener, "SELECT pgpoll.listen('{a}')")
+    publish(admin, "a", 1, 2)
+    assert assign(assigner) == 2
+    undone = run(assigner, "SELECT max(position) FROM pgpoll.feed")[0][0]
+    assigner.rollback()
+    publish(admin, "a", 3)
+    assert assign(admin) == 3
+    positions = [position for position, in run(admin, "SELECT position FROM pgpoll.feed ORDER BY position")]
+    assert positions[0] > undone
+    run(listener, "SELECT 1")
+    assert [n.payload for n in listener.notifies if n.payload] == [str(positions[-1])]
+    assert reader().read() == [1, 2, 3]
+
+
+def test_publishes_before_and_after_it_gives_positions(admin):
+    mixed, other, client = connect("READ COMMITTED"), connect(), reader()
+    publish(admin, "a", "of another")
+    publish(mixed, "a", "before")
+    run(mixed, "SAVEPOINT s")
+    publish(mixed, "a", "in a savepoint")
+    assert assign(mixed) == 3
+    run(mixed, "RELEASE s")
+    publish(mixed, "a", "between")
+    publish(admin, "a", "another's")
+    assert assign(mixed) == 2
+    publish(mixed, "a", "after")
+    waiting = Background(client.read)
+    wait_until(lambda: waits_for_lock(admin, client.session))
+    mixed.commit()
+    assert waiting.join() == ["of another", "before", "in a savepoint", "between", "another's", "after"]
+    run(other, "BEGIN")
+    assert assign(other) == 0
+    publish(other, "a", "first thing after")
+    run(other, "COMMIT")
+    assert client.read() == ["first thing after"]
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+def test_gives_no_positions_with_an_old_snapshot(admin, level):
+    old, client = connect(level), reader()
+    publish(admin, "a", 1)
+    assert assign(old) == 0
+    assert client.read() == [1]
+    publish(old, "a", 2)
+    assert assign(old) == 0
+    old.commit()
+    assert client.read() == [2]
+
+
+def test_many_under_way(admin):
+    """Each message comes with the first look after its commit, whichever order the transactions end in, however long they last."""
+    sessions = [connect(LEVELS[n % 3]) for n in range(30)]
+    client, dice = reader(), random.Random(1)
+    for n, session in enumerate(sessions):
+        publish(session, "a", n)
+        if n % 4 == 0:
+            run(session, "SAVEPOINT s")
+            publish(session, "b", -n)
+        if dice.random() < 0.3:
+            assert client.read() == []
+    order = list(range(30))
+    dice.shuffle(order)
+    expected = []
+    for n in order:
+        publish(sessions[n], "b", 100 + n)
+        if n % 7 == 3:
+            sessions[n].rollback()
+        else:
+            sessions[n].commit()
+            expected += [n, -n, 100 + n] if n % 4 == 0 else [n, 100 + n]
+        if dice.random() < 0.4:
+            got = client.read()
+            assert sorted(got) == sorted(expected)
+            assert [n for n in got if n >= 100] == sorted((n for n in expected if n >= 100), key=[100 + n for n in order].index)
+            expected = []
+    assert sorted(client.read()) == sorted(expected) and assign(admin) == 0
+    assert reader().read(messages=7) == [payload for _, payload in client.got]
+
+
+def test_changed_by_others_before_it_has_a_position(admin, level):
+    other, client = connect(level), reader()
+    publish(admin, "a", 1, 2, 3, 4)
+    run(other, "DELETE FROM pgpoll.messages WHERE payload::text = '1'")
+    run(other, "UPDATE pgpoll.messages SET topic = 'b', payload = '22' WHERE payload::text = '2'")
+    other.commit()
+    run(other, "DELETE FROM pgpoll.messages WHERE payload::text = '3'")
+    run(other, "UPDATE pgpoll.messages SET payload = '44' WHERE payload::text = '4'")
+    assert client.read() == [22, 3, 4]
+    other.commit()
+    assert client.read() == [] and reader().read() == [22, 44]
+    assert run(admin, "SELECT topic FROM pgpoll.feed ORDER BY position LIMIT 1") == [("b",)]
+
+
+def cost(session):
+    """Pages of memory that a look goes through. The first of a session also reads the catalogue, one in a hundred takes a note."""
+    look = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT pgpoll.assign_positions()"
+    plans = [run(session, look)[0][0][0]["Plan"] for _ in range(5)]
+    return min(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans)
+
+
+def look_often(session):
+    run(session, "DO $$BEGIN FOR n IN 1..2000 LOOP PERFORM pgpoll.assign_positions(); COMMIT; END LOOP; END$$")
+
+
+def test_bulk(admin):
+    """Fifty thousand rows hold nobody up: not under way, not rolled back, and not delivered."""
+    bulk, client = connect("READ COMMITTED"), reader()
+    insert = "INSERT INTO pgpoll.messages (topic, payload) SELECT 'a', to_json(n) FROM generate_series(1, 50000) AS n"
+    publish(admin, "b", "first")
+    assert client.read() == ["first"]
+    idle = cost(admin)
+    run(bulk, insert)
+    publish(admin, "b", "beside it")
+    assert client.read() == ["beside it"] and cost(admin) <= idle + 10
+    bulk.rollback()
+    run(bulk, insert)
+    look_often(admin)       # nobody publishes beside it
+    assert cost(admin) <= idle + 10
+    bulk.rollback()
+    look_often(admin)
+    assert cost(admin) <= idle + 10
+
+    run(bulk, insert)
+    bulk.commit()
+    assert assign(admin) == 50000
+    assert run(admin, "SELECT max(position) - min(position) FROM pgpoll.feed WHERE topic = 'a'") == [(49999,)]
+    assert client.read(messages=20000) == list(range(1, 50001))
+
+
+def test_old_snapshot_does_not_slow_looks_down(admin):
+    """It keeps the dead rows of a thousand batches and messages."""
+    idle = cost(admin)
+    old = connect("REPEATABLE READ")
+    run(old, "SELECT 1")
+    run(admin, """DO $$BEGIN FOR n IN 1..1000 LOOP
+                      INSERT INTO pgpoll.messages (topic, payload) VALUES ('a', '0');
+                      COMMIT;
+                      PERFORM pgpoll.assign_positions();
+                      COMMIT;
+                  END LOOP; END$$""")
+    assert len(reader(b=0).read(messages=1000)) == 1000
+    run(admin, "DELETE FROM pgpoll.messages; DELETE FROM pgpoll.batches WHERE position < (SELECT max(position) FROM pgpoll.batches)")
+    assert cost(admin) <= idle + 10
+    publish(admin, "a", 1)
+    assert assign(admin) == 1 and cost(admin) <= idle + 10
+
+
+def test_batches_are_forgotten(admin):
+    """Each is needed until the next; now and then the old ones go."""
+    publish(admin, "a", 0)
+    assert assign(admin) == 1
+    first = run(admin, "SELECT max(position) FROM pgpoll.batches")[0][0]
+    run(admin, f"""DO $$BEGIN FOR n IN 1..20000 LOOP
+                      INSERT INTO pgpoll.messages (topic, payload) VALUES ('a', '0');
+                      COMMIT;
+                      PERFORM pgpoll.assign_positions();
+                      COMMIT;
+                      EXIT WHEN NOT EXISTS (SELECT FROM pgpoll.batches WHERE position = {first});
+                  END LOOP; END$$""")
+    assert run(admin, "SELECT count(*) < 20000, min(position) > %s FROM pgpoll.batches", first) == [(True, True)]
+    publish(admin, "a", 1)
+    assert assign(admin) == 1
+
+
+def test_commit_of_positions_is_not_flushed(admin):
+    """Nor is anything else spared the flush: not what follows in the session, not what came before in the transaction."""
+    assigner = connect("READ COMMITTED")
+    synchronous = "SELECT current_setting('synchronous_commit') <> 'off'"
+    run(assigner, "SET synchronous_commit = on")
+    assigner.commit()
+    publish(admin, "a", 1)
+    assert assign(assigner) == 1 and run(assigner, synchronous) == [(False,)]
+    assigner.commit()
+    assert run(assigner, synchronous) == [(True,)]
+    publish(assigner, "a", 2)
+    assert assign(assigner) == 1 and run(assigner, synchronous) == [(True,)]
+    assigner.commit()
+    assert assign(assigner) == 0 and run(assigner, synchronous) == [(True,)]
+    assigner.commit()
+    # As if the clock had been set back: only the last position makes the next ones higher.
+    last = run(admin, "SELECT last_value FROM pgpoll.last_position")[0][0]
+    publish(admin, "a", 3)
+    run(admin, "SELECT setval('pgpoll.last_position', %s)", last + (60000 << 16))
+    assert assign(assigner) == 1 and run(assigner, synchronous) == [(True,)]
+    assigner.rollback()
+    run(admin, "SELECT setval('pgpoll.last_position', %s)", last)
+    assert assign(assigner) == 1 and run(assigner, synchronous) == [(False,)]
 
 
 def test_publishers_do_not_fail_each_other(admin, level):
@@ -151,17 +314,7 @@ def test_publishers_do_not_fail_each_other(admin, level):
     publish(second, "a", 2)
     second.commit()
     first.commit()
-    assert client.read() == [0, 2, 1]
-
-
-def test_prepared_transactions_are_refused(admin, level):
-    two_phase, client = connect(), reader()
-    run(two_phase, f"BEGIN ISOLATION LEVEL {level}")
-    publish(two_phase, "a", "prepared")
-    with pytest.raises(psycopg2.errors.FeatureNotSupported):
-        run(two_phase, "PREPARE TRANSACTION 'p'")
-    publish(admin, "a", "next")     # nothing is left that holds the lock
-    assert client.read() == ["next"]
+    assert client.read() == [0, 1, 2]
 
 
 def test_message_deleted_by_another_before_a_reader_comes(admin, level):
@@ -176,24 +329,26 @@ def test_message_deleted_by_another_before_a_reader_comes(admin, level):
 def test_page_is_read_in_one_snapshot(admin):
     """Pruned between catch_up's look for gaps and its look for messages: the one must not miss what the other does not tell."""
     publish(admin, "a", "old")
+    assign(admin)
     run(admin, "SELECT pg_sleep(0.002)")
     pruner, client = connect("READ COMMITTED"), reader()
     run(pruner, "LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE")
-    page = Background(client.read)
-    wait_until(lambda: run(admin, "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", client.session.info.backend_pid))
+    page = Background(client.catch_up)
+    wait_until(lambda: waits_for_lock(admin, client.session))
     assert run(pruner, "SELECT pgpoll.prune('0')") == [(1,)]
     pruner.commit()
-    assert page.join() == ["old"] and client.gaps == []
+    assert page.join() is False and [payload for _, payload in client.got] == ["old"] and client.gaps == []
     assert reader().read() == []
 
 
 def test_two_prunes_take_turns(admin):
     publish(admin, "a", *range(10))
+    assign(admin)
     run(admin, "SELECT pg_sleep(0.002)")
     first, second = connect("READ COMMITTED"), connect("READ COMMITTED")
     assert run(first, "SELECT pgpoll.prune('0', 4)") == [(4,)]
     prune = Background(run, second, "SELECT pgpoll.prune('0')")
-    wait_until(lambda: run(admin, "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", second.info.backend_pid))
+    wait_until(lambda: waits_for_lock(admin, second))
     publish(admin, "b", "publishers go on")
     first.commit()
     assert prune.join() == [(6,)]
@@ -201,26 +356,32 @@ def test_two_prunes_take_turns(admin):
     assert reader().read() == ["publishers go on"]
 
 
-def test_notification(admin):
-    """One on the channel of each topic, after the commit, with the position; listen() says the channels, end_wait() ends it."""
+def test_announcements(admin):
+    """One on the channel of each topic, with its highest position in the batch, and one for the managers; listen() says the channels,
+    end_wait() ends it."""
     topics = ["a", "Ünï ' \" \\"]
-    waiter, other = connect(), connect(LEVELS[0])
+    waiter, manager, assigner = connect(), connect(), connect(LEVELS[0])
     channels = ["pgpoll_" + hashlib.md5(topic.encode()).hexdigest() for topic in topics]
     assert [channel for channel, in run(waiter, "SELECT pgpoll.listen(%s)", topics)] == channels
     run(waiter, "SELECT pgpoll.begin_wait('host', 1, %s, 'client', 0, 1000)", topics)
-
-    publish(other, "b", "not asked for")
-    other.commit()
-    publish(other, topics[1], "undone")
-    other.rollback()
-    publish(other, topics[1], "sent")
-    publish(other, topics[0], "sent")
+    publish(admin, "b", "not asked for")
+    publish(admin, topics[1], 1, 2)
+    publish(admin, topics[0], 3)
+    publish(admin, topics[1], 4)
+    publish(admin, "b", "last")
+    run(manager, "LISTEN pgpoll")
+    run(waiter, "SELECT 1")
+    waiter.notifies.clear()         # the doorbell's
+    assert assign(assigner) == 6
     run(waiter, "SELECT 1")
     assert waiter.notifies == []
-    other.commit()
+    assigner.commit()
     run(waiter, "SELECT 1")
-    positions = dict(run(admin, "SELECT topic, position::text FROM pgpoll.feed"))
-    assert [(n.channel, n.payload) for n in waiter.notifies] == [(channels[1], positions[topics[1]]), (channels[0], positions[topics[0]])]
+    run(manager, "SELECT 1")
+    positions = dict(run(admin, "SELECT topic, max(position)::text FROM pgpoll.feed GROUP BY topic"))
+    assert {(n.channel, n.payload) for n in waiter.notifies} == {(channels[0], positions[topics[0]]), (channels[1], positions[topics[1]])}
+    assert len(waiter.notifies) == 2
+    assert [(n.channel, n.payload) for n in manager.notifies] == [("pgpoll", positions["b"])]
 
     waiter.notifies.clear()
     run(waiter, "SELECT pgpoll.unlisten(%s)", topics[:1])

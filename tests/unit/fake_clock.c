@@ -29,3 +29,8 @@ void fake_clock_advance(int64_t ms)
 {
     moved_ms += ms;
 }
+
+void fake_clock_restore(void)
+{
+    moved_ms = 0;
+}

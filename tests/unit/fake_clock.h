@@ -6,4 +6,7 @@
 
 void fake_clock_advance(int64_t ms);
 
+/* Back to the system's time, for what sleeps by that. */
+void fake_clock_restore(void);
+
 #endif

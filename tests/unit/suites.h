@@ -21,6 +21,8 @@ extern CU_TestInfo window_tests[];
 extern CU_TestInfo topic_table_tests[];
 extern CU_TestInfo stress_tests[];
 extern CU_TestInfo listener_managed_tests[];
+extern CU_TestInfo reading_tests[];
 extern CU_TestInfo memory_tests[];
+extern CU_TestInfo tally_tests[];
 
 #endif

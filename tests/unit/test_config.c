@@ -7,10 +7,17 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const names[] = {
-    "PGPOLL_MAX_TOPICS",  "PGPOLL_PAGE_BYTES", "PGPOLL_REREAD_S", "PGPOLL_QUERY_TIMEOUT_S", "PGPOLL_HEARTBEAT_S",
-    "PGPOLL_CORS_ORIGIN", "PGPOLL_HOST",       "PGPOLL_LOG",      "PGPOLL_LOG_LEVEL"
-};
+static const char *const names[] = { "PGPOLL_MAX_TOPICS",
+                                     "PGPOLL_MAX_POLLS_PER_CLIENT",
+                                     "PGPOLL_PAGE_BYTES",
+                                     "PGPOLL_REREAD_S",
+                                     "PGPOLL_QUERY_TIMEOUT_S",
+                                     "PGPOLL_PEER_TIMEOUT_S",
+                                     "PGPOLL_HEARTBEAT_S",
+                                     "PGPOLL_CORS_ORIGIN",
+                                     "PGPOLL_HOST",
+                                     "PGPOLL_LOG",
+                                     "PGPOLL_LOG_LEVEL" };
 
 /* Sets the one variable ("": none at all), clears the others, and loads. */
 static bool load(const char *name, const char *value, struct config *config, char *error, size_t size)
@@ -32,6 +39,7 @@ static void defaults_are_the_documented_ones(void)
         return;
     EXPECT(config.max_topics == 50, "max_topics");
     EXPECT(config.page_bytes == 1024 * 1024, "page_bytes");
+    EXPECT(config.max_polls_per_client == 0, "no limit");
     EXPECT(config.heartbeat_s == 0, "no heartbeat");
     EXPECT(config.reread_s > 0 && config.query_timeout_s > 0, "lost notifications and connections are noticed");
     EXPECT_TEXT(config.cors_origin, "");
@@ -47,6 +55,7 @@ static void takes_good_values(void)
     } rows[] = {
         { "PGPOLL_MAX_TOPICS", "1" },
         { "PGPOLL_MAX_TOPICS", "1000" },
+        { "PGPOLL_MAX_POLLS_PER_CLIENT", "1" },
         { "PGPOLL_HEARTBEAT_S", "0" },
         { "PGPOLL_HEARTBEAT_S", "60" },
         { "PGPOLL_LOG", "syslog" },
@@ -83,7 +92,9 @@ static void a_bad_value_stops_the_start_and_is_named(void)
         { "PGPOLL_PAGE_BYTES", "99999999999999999999" },
         { "PGPOLL_REREAD_S", "0" },
         { "PGPOLL_QUERY_TIMEOUT_S", "61" },
+        { "PGPOLL_MAX_POLLS_PER_CLIENT", "-1" },
         { "PGPOLL_HEARTBEAT_S", "-1" },
+        { "PGPOLL_PEER_TIMEOUT_S", "1" },
         { "PGPOLL_LOG", "pgpoll.log" },
         { "PGPOLL_LOG", "STDERR" },
         { "PGPOLL_LOG_LEVEL", "verbose" },

@@ -1,6 +1,6 @@
 /*
  * A worker's listener with a real hive and real signals. A thread plays the manager: it answers questions, and does one thing
- * more once the poll waits. No database is there; what needs one finds a directory without a server.
+ * more once the poll waits. No database is there; another thread plays the reader.
  */
 #include "listener_managed.h"
 
@@ -8,8 +8,10 @@
 #include "clock.h"
 #include "config.h"
 #include "expect.h"
+#include "fake_clock.h"
 #include "hive.h"
 #include "poll_request.h"
+#include "reading.h"
 #include "suites.h"
 #include "topic_table.h"
 
@@ -53,6 +55,12 @@ struct host {
     void (*once_waiting)(struct host *host);
     _Atomic int questions; /* answered */
     bool authorized;       /* the last one asked whether the user may poll */
+    /* The reader. */
+    int reader_queue;
+    pthread_t reader;
+    enum error table_answer;
+    char asked_user[32];
+    int64_t asked_position;
 };
 
 /* ---- the manager */
@@ -132,6 +140,7 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     int pair[2], length = snprintf(body, sizeof body, "{\"topics\":[%s]}", topics);
 
     *host = (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 }, .positions = { -1, -1, -1 } };
+    fake_clock_restore();
     CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     host->ours = pair[0];
     host->theirs = pair[1];
@@ -139,6 +148,9 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     host->interrupts = (struct interrupts){ host->ours, &release_flag, &woken_flag, &host->sleep_mask };
     host->hive = hive_new(WORKERS, 3, TOPICS, 64, 64 * 256, 1);
     CU_ASSERT_PTR_NOT_NULL_FATAL(host->hive);
+    CU_ASSERT_TRUE_FATAL(reading_new_queue(pair));
+    host->hive->read_queue = pair[0];
+    host->reader_queue = pair[1];
     host->cell = hive_cell(host->hive, NUMBER);
     atomic_store(&host->cell->pid, (int)getpid());
     atomic_store(&host->cell->state, CELL_SERVING);
@@ -165,12 +177,38 @@ static void stop_manager(struct host *host)
     host->runs = false;
 }
 
-static int free_connections(const struct host *host)
+/* Answers one question for the table: with an error, or with a page of one message. */
+static void *read_one(void *argument)
 {
-    int count = -1;
+    struct host *host = argument;
+    struct pollfd queue = { .fd = host->reader_queue, .events = POLLIN };
+    const struct message message = { START + 1, 0, "1", 1, NULL, 0 };
+    struct reading reading;
+    struct page page;
+    int socket = poll(&queue, 1, LONG_MS) == 1 ? reading_take(host->reader_queue) : -1;
 
-    (void)sem_getvalue((sem_t *)(uintptr_t)&host->hive->connections, &count);
-    return count;
+    if (socket < 0 || !reading_accept(socket, &reading) || !page_init(&page, reading.request.topic_count))
+        return NULL;
+    (void)snprintf(host->asked_user, sizeof host->asked_user, "%s",
+                   reading.question.remote_user ? reading.question.remote_user : "nobody");
+    host->asked_position = reading.question.positions[0];
+    (void)page_add(&page, 0, &reading.request.topics[0], &message);
+    reading_answer(socket, reading.question.give_up_ms, host->table_answer, &page, "the table's own words");
+    page_release(&page);
+    reading_release(&reading);
+    (void)close(socket);
+    return NULL;
+}
+
+static void start_reader(struct host *host, enum error table_answer)
+{
+    host->table_answer = table_answer;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&host->reader, NULL, read_one, host), 0);
+}
+
+static void join_reader(struct host *host)
+{
+    (void)pthread_join(host->reader, NULL);
 }
 
 /* However a poll went, nothing of it is left in the hive. */
@@ -183,13 +221,13 @@ static void close_host(struct host *host)
     for (int i = 0; i < HIVE_BUCKETS; i++)
         CU_ASSERT_EQUAL(atomic_load(&host->hive->waiting[i][NUMBER / 64]), 0);
     host->listener->operations->free(host->listener);
-    CU_ASSERT_EQUAL(free_connections(host), 1);
-    CU_ASSERT_EQUAL(atomic_load(&host->hive->connection_seekers), 0);
+    CU_ASSERT_EQUAL(hive_reads(host->hive), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->cell->reading), 0);
+    (void)close(host->hive->read_queue);
+    (void)close(host->reader_queue);
     page_release(&host->page);
     poll_request_release(&host->request);
-    window_free(host->hive->window);
-    topic_table_free(host->hive->topics);
-    (void)close(host->hive->doorbell);
+    hive_free(host->hive);
     (void)close(host->ours);
     if (host->theirs >= 0)
         (void)close(host->theirs);
@@ -268,8 +306,8 @@ static void asks_only_what_it_must(void)
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_TRUE(host.authorized); /* who has to ask asks for both */
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->window_pages), 5);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_WINDOW_PAGES]), 5);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
@@ -321,21 +359,26 @@ static void a_silent_manager_is_given_up(void)
     close_host(&host);
 }
 
+static const char TABLE_MESSAGE[] = "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000065\",\"payload\":1,"
+                                    "\"timestamp\":\"1970-01-01T00:00:00.000000\","
+                                    "\"metadata\":{},\"stream_id\":\"0-101\"}";
+
 static void asking_is_interrupted(void)
 {
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    (void)setenv("PGHOST", "/nonexistent", 1);
     release_flag = 1; /* there may be no manager any more: the table is asked */
-    FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_DATABASE_AWAY);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
-    CU_ASSERT_EQUAL(free_connections(&host), 1);
-    CU_ASSERT_TRUE(*host.listener->operations->error(host.listener));
+    start_reader(&host, ERROR_NONE);
+    READ(&host, LISTENER_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    EXPECT_TEXT(host.asked_user, "eve");
+    CU_ASSERT_EQUAL(host.asked_position, CATCH_UP_FROM_NOW);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
     release_flag = 0;
     (void)close(host.theirs);
     host.theirs = -1;
-    (void)unsetenv("PGHOST");
+    host.positions[0] = CATCH_UP_FROM_NOW;
     start_manager(&host);
     READ(&host, LISTENER_AUTHORIZE,
          ""); /* who has only closed its sending side can still be answered, and with a cursor */
@@ -345,30 +388,62 @@ static void asking_is_interrupted(void)
 
 /* ---- the table */
 
+/* A poll whose topic has more than the window. */
+static void open_lacking(struct host *host)
+{
+    open_host(host, "\"a\"", LONG_MS);
+    start_manager(host);
+    READ(host, LISTENER_AUTHORIZE, "");
+    stop_manager(host);
+    append(host, "a", START + 1, NULL);
+}
+
 static void what_the_window_lacks_is_the_tables(void)
 {
     struct host host;
+    eventfd_t rung = 0;
 
-    open_host(&host, "\"a\"", LONG_MS);
-    start_manager(&host);
-    READ(&host, LISTENER_AUTHORIZE, "");
-    stop_manager(&host);
-    append(&host, "a", START + 1, NULL);
-    (void)setenv("PGHOST", "/nonexistent", 1);
+    open_lacking(&host);
+    (void)eventfd_read(host.hive->doorbell, &rung);
+    start_reader(&host, ERROR_NONE);
+    READ(&host, LISTENER_READ_ONLY, TABLE_MESSAGE);
+    join_reader(&host);
+    EXPECT_TEXT(host.asked_user, "nobody"); /* the manager has been asked */
+    CU_ASSERT_EQUAL(host.asked_position, START);
+    CU_ASSERT_EQUAL(host.positions[0], START + 1);
+    EXPECT_TEXT(host.listener->operations->error(host.listener), "");
+    CU_ASSERT_EQUAL(eventfd_read(host.hive->doorbell, &rung), 0); /* the manager has not started a reader */
+    atomic_store(&host.hive->readers, 1);
+    append(&host, "a", START + 2, NULL);
+    start_reader(&host, ERROR_DATABASE_QUERY);
+    FAIL_TO_READ(&host, LISTENER_READ_ONLY, ERROR_DATABASE_QUERY);
+    join_reader(&host);
+    EXPECT_TEXT(host.listener->operations->error(host.listener), "the table's own words");
+    CU_ASSERT_NOT_EQUAL(eventfd_read(host.hive->doorbell, &rung), 0); /* there are enough */
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 2);
+    close_host(&host);
+}
+
+static void a_table_that_is_not_read(void)
+{
+    struct host host;
+
+    open_lacking(&host);
+    /* It is asked, and nobody reads. */
+    CU_ASSERT_EQUAL(read_within(&host, LISTENER_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
+    EXPECT_TEXT(host.listener->operations->error(host.listener), "no reader of the table answered in time");
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
+    /* Others are before us, all the time. */
+    CU_ASSERT_EQUAL(sem_trywait(&host.hive->reads), 0);
+    host.poll.started_ms -= host.config.query_timeout_s * 1000;
+    CU_ASSERT_EQUAL(read_within(&host, LISTENER_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
+    EXPECT_TEXT(host.listener->operations->error(host.listener), "too many others read the table");
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
+    (void)sem_post(&host.hive->reads);
+    /* All readers are gone, and their manager. */
+    (void)close(host.reader_queue);
+    host.reader_queue = -1;
     FAIL_TO_READ(&host, LISTENER_READ_ONLY, ERROR_DATABASE_AWAY);
-    CU_ASSERT_EQUAL(host.page.message_count, 0);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
-    CU_ASSERT_EQUAL(free_connections(&host), 1);
-    (void)unsetenv("PGHOST");
-    /* No connection is left, and no time to wait for one. */
-    CU_ASSERT_EQUAL(sem_trywait(&host.hive->connections), 0);
-    CU_ASSERT_EQUAL(
-        host.listener->operations->read(host.listener, &host.poll, LISTENER_READ_ONLY, host.positions, &host.page, 0),
-        ERROR_DATABASE_AWAY);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 1);
-    host.listener->operations->rest(host.listener);
-    CU_ASSERT_EQUAL(free_connections(&host), 0);
-    (void)sem_post(&host.hive->connections);
     close_host(&host);
 }
 
@@ -388,7 +463,7 @@ static void by_a_message(void)
     WAIT(&host, ERROR_NONE);
     READ(&host, LISTENER_SUBSCRIBE, "message");
     CU_ASSERT_EQUAL(host.positions[0], START + 7);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
@@ -588,7 +663,7 @@ static void no_wake_is_lost(void)
     (void)pthread_join(thread, NULL);
     EXPECT(!error, "%s after %d messages", error_name(error), reads);
     EXPECT(waits > 10 && reads > waits / 4, "%d messages, %d waits", reads, waits);
-    CU_ASSERT_EQUAL(atomic_load(&host.hive->table_pages), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
@@ -598,6 +673,7 @@ CU_TestInfo listener_managed_tests[] = {
     { "a silent manager is given up", a_silent_manager_is_given_up },
     { "asking is interrupted", asking_is_interrupted },
     { "what the window lacks is the table's", what_the_window_lacks_is_the_tables },
+    { "a table that is not read", a_table_that_is_not_read },
     { "a wait is ended by a message", by_a_message },
     { "a wait is ended by a message before it", by_a_message_before_it },
     { "a wait is ended by the timeout", by_the_timeout },

@@ -17,8 +17,9 @@
 
 /*
  * Two parts of json-c (0.16, Debian 12) are left out, for they do not check their allocations: its parser, where
- * strlen(NULL) ends the process, and its serializers, which leave out what they could not append. A definition in
- * the program goes before the library's.
+ * strlen(NULL) ends the process, and its serializers, which leave out what they could not append. The programs end
+ * rather than go on from there (fcgi/memory.h; tests/fault/test_memory.py has them do so). A definition in the program
+ * goes before the library's.
  */
 struct json_object *json_tokener_parse_ex(struct json_tokener *tokener, const char *text, int length)
 {

@@ -86,6 +86,11 @@ static void topics_keep_their_order_and_are_folded(void)
     CU_ASSERT_EQUAL(request.topics[1].length, 5);
     EXPECT_JSON(json_tokener_parse(request.topics[1].quoted), "\"aé/\\\"\"");
     poll_request_release(&request);
+    request = good("{\"topics\":[\"\\uD83D\\uDE00\",\"\\ud83d\\ude00\",\"\\\\ud83d\"],\"x\":\"\\u0000\"}");
+    CU_ASSERT_EQUAL_FATAL(request.topic_count, 2);
+    EXPECT_TEXT(request.topics[0].name, "😀");
+    EXPECT_TEXT(request.topics[1].name, "\\ud83d");
+    poll_request_release(&request);
 }
 
 static void a_cursor_for_each_topic(void)
@@ -95,7 +100,7 @@ static void a_cursor_for_each_topic(void)
 
     CU_ASSERT_EQUAL_FATAL(request.topic_count, 3);
     CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_UNKNOWN);
-    EXPECT_JSON(json_object_get(request.topics[0].since), "\"what\\u0000?\"");
+    EXPECT_TEXT(request.topics[0].since, "\"what\\u0000?\"");
     CU_ASSERT_EQUAL(request.topics[1].cursor.kind, CURSOR_MESSAGE);
     CU_ASSERT_EQUAL(request.topics[1].cursor.position, 42);
     CU_ASSERT_EQUAL(request.topics[2].cursor.kind, CURSOR_NOW);
@@ -242,6 +247,16 @@ static const struct {
     { "{\"topics\":[\"\\x41\"]}", -1 },
     { "{\"topics\":[\"\\u12\"]}", -1 },
     { "{\"topics\":[\"\\\"]}", -1 },
+    { "{\"topics\":[\"\\ud83d\"]}", 12 },
+    { "{\"topics\":[\"\\ude00\"]}", 12 },
+    { "{\"topics\":[\"\\ude00\\ud83d\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\n\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\u0041\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\ud83d\\ude00\"]}", 12 },
+    { "{\"topics\":[\"\\ud83d\\ude0", 12 },
+    { "{\"topics\":[\"a\"],\"x\":\"\\ud83d\"}", 21 },
+    { "{\"topics\":[\"a\"],\"since\\u0000\":5}", 22 },
+    { "{\"topics\":[\"a\"],\"since\":{\"a\\u0000\" : 5}}", 27 },
     { "{\"topics\":[\"\xff\"]}", 12 },
     { "{\"topics\":[\"\xc0\x80\"]}", 12 },
     { "{\"topics\":[\"\xed\xa0\x80\"]}", 12 },
@@ -305,6 +320,34 @@ static void only_blank_topics_is_no_topic(void)
     expect_refused("{\"topics\":[\"\"],\"timeout\":-1}", 28, "\"timeout\"");
 }
 
+/* An ignored member with so many arrays in each other. */
+static enum error parse_nested(int depth)
+{
+    static const char begin[] = "{\"topics\":[\"a\"],\"x\":";
+    struct poll_request request;
+    struct json_object *detail = NULL;
+    char body[200] = "";
+    enum error error;
+
+    (void)snprintf(body, sizeof body, "%s", begin);
+    memset(body + sizeof begin - 1, '[', (size_t)depth);
+    memset(body + sizeof begin - 1 + depth, ']', (size_t)depth);
+    body[sizeof begin - 1 + 2 * (size_t)depth] = '}';
+    error = poll_request_parse(&request, body, strlen(body), MAX_TOPICS, &detail);
+    if (error == ERROR_NONE)
+        poll_request_release(&request);
+    json_object_put(detail);
+    return error;
+}
+
+static void nests_thirty_levels_deep(void)
+{
+    CU_ASSERT_EQUAL(parse_nested(1), ERROR_NONE);
+    CU_ASSERT_EQUAL(parse_nested(30), ERROR_NONE);
+    CU_ASSERT_EQUAL(parse_nested(32), ERROR_INVALID);
+    CU_ASSERT_EQUAL(parse_nested(80), ERROR_INVALID);
+}
+
 static void nests_and_grows_without_harm(void)
 {
     char *body = malloc(POLL_REQUEST_MAX_BYTES + 1);
@@ -332,6 +375,7 @@ CU_TestInfo poll_request_tests[] = {
     { "refuses what is not JSON", refuses_what_is_not_json },
     { "other values are no request", other_values_are_no_request },
     { "only blank topics is no topic", only_blank_topics_is_no_topic },
+    { "nests thirty levels deep", nests_thirty_levels_deep },
     { "nests and grows without harm", nests_and_grows_without_harm },
     CU_TEST_INFO_NULL,
 };

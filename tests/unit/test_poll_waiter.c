@@ -79,7 +79,7 @@ static void a_message_while_subscribing_is_answered_whole(void)
 
 static void errors_that_no_retry_helps_end_the_poll(void)
 {
-    static const enum error errors[] = { ERROR_DENIED, ERROR_DATABASE_QUERY, ERROR_SCHEMA };
+    static const enum error errors[] = { ERROR_DENIED, ERROR_DATABASE_QUERY };
 
     for (size_t i = 0; i < COUNT(errors); i++) {
         const struct fake_step script[] = { { AUTHORIZES, .error = errors[i] } };

@@ -104,18 +104,20 @@ static void parameters_keep_their_order(void)
     static const int64_t positions[] = { 5 };
     struct statement statement;
 
-    statement_init(&statement, "SELECT $1, $2, $3, $4, $5, $6");
+    statement_init(&statement, "SELECT $1, $2, $3, $4, $5, $6, $7");
     CU_ASSERT_TRUE(statement_add_int4(&statement, 1));
     CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 1));
     CU_ASSERT_TRUE(statement_add_int8(&statement, 2));
     CU_ASSERT_TRUE(statement_add_positions(&statement, positions, 1));
     statement_add_text(&statement, "x");
     CU_ASSERT_TRUE(statement_add_int4(&statement, 3));
+    statement_add_text(&statement, "y");
     CU_ASSERT_EQUAL(statement.count, STATEMENT_MAX_PARAMETERS);
     EXPECT_TEXT(bytes_of(&statement, 0), "00000001");
     EXPECT_TEXT(bytes_of(&statement, 2), "0000000000000002");
     EXPECT_TEXT(bytes_of(&statement, 4), "78");
     EXPECT_TEXT(bytes_of(&statement, 5), "00000003");
+    EXPECT_TEXT(bytes_of(&statement, 6), "79");
     statement_release(&statement);
     CU_ASSERT_EQUAL(statement.count, 0);
     statement_release(&statement);

@@ -251,8 +251,8 @@ static void readers_are_never_deceived(void)
     pthread_t threads[READERS + 1];
     int64_t end_ms = clock_monotonic_ms() + RUN_MS;
 
-    stress.window = window_new(NUMBERS, MESSAGES, BYTES);
-    stress.table = topic_table_new(NUMBERS);
+    stress.window = window_init(calloc(1, window_memory(NUMBERS, MESSAGES, BYTES)), NUMBERS, MESSAGES, BYTES);
+    stress.table = topic_table_init(calloc(1, topic_table_memory(NUMBERS)), NUMBERS);
     CU_ASSERT_FATAL(stress.window && stress.table);
     for (int i = 0; i < NAMES; i++) {
         writer.numbers[i] = -1;
@@ -275,8 +275,8 @@ static void readers_are_never_deceived(void)
                "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window", readers[i].messages,
                readers[i].pages, readers[i].table);
     }
-    window_free(stress.window);
-    topic_table_free(stress.table);
+    free(stress.window);
+    free(stress.table);
 }
 
 CU_TestInfo stress_tests[] = {

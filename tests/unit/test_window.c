@@ -46,9 +46,8 @@ static void append_row(struct window *window, int topic, int64_t first, int64_t 
 /* A window with that many topics open, complete after 0. */
 static struct window *new_window(int open, size_t messages, size_t bytes)
 {
-    struct window *window = window_new(TOPICS, messages, bytes);
+    struct window *window = window_init(calloc(1, window_memory(TOPICS, messages, bytes)), TOPICS, messages, bytes);
 
-    CU_ASSERT_PTR_NOT_NULL_FATAL(window);
     for (int i = 0; i < open; i++)
         window_open(window, i, 0);
     return window;
@@ -99,8 +98,7 @@ static void an_open_topic_gives_what_was_appended(void)
     READ_ALL(window, "1@0", "1:6");
     CU_ASSERT_TRUE(window_find(window, 0, &ref) && window_newest(window, ref, &newest) && newest == 9);
     CU_ASSERT_FALSE(window_find(window, 2, &ref));
-    window_free(window);
-    window_free(NULL);
+    free(window);
 }
 
 static void several_topics_are_merged_in_order(void)
@@ -112,7 +110,7 @@ static void several_topics_are_merged_in_order(void)
     READ_ALL(window, "2@0 0@0 1@0", "1:1,2:2,0:3,1:4,2:5,0:6,1:7,2:8,0:9");
     READ_ALL(window, "0@6 1@1 2@8", "1:4,1:7,0:9");
     READ_ALL(window, "2@2 0@3", "2:5,0:6,2:8,0:9");
-    window_free(window);
+    free(window);
 }
 
 static void the_page_says_where_each_topic_stands(void)
@@ -135,7 +133,7 @@ static void the_page_says_where_each_topic_stands(void)
     CU_ASSERT_EQUAL(page.topics[1].oldest, -1);
     CU_ASSERT_EQUAL(page.topics[1].gap, GAP_NONE);
     page_release(&page);
-    window_free(window);
+    free(window);
 }
 
 static void the_limit_is_exact(void)
@@ -149,7 +147,7 @@ static void the_limit_is_exact(void)
     append(window, 1, 4);
     READ(window, "0@0 1@0", 3, ALL, "0:1,0:2,0:3", true);
     READ(window, "0@0 1@4", 3, ALL, "0:1,0:2,0:3", false);
-    window_free(window);
+    free(window);
 }
 
 static void the_byte_budget_is_exact(void)
@@ -166,7 +164,7 @@ static void the_byte_budget_is_exact(void)
     /* The first goes out whatever it weighs. */
     READ(window, "0@0", ALL, 10, "0:1", true);
     READ(window, "0@2", ALL, 0, "0:3", false);
-    window_free(window);
+    free(window);
 }
 
 static void the_oldest_falls_out_entry_by_entry(void)
@@ -192,7 +190,7 @@ static void the_oldest_falls_out_entry_by_entry(void)
     READ_ALL(window, "0@49", "");
     READ_ALL(window, "0@48", NULL);
     READ_ALL(window, "1@0 0@49", "1:50,1:51,1:52,1:53");
-    window_free(window);
+    free(window);
 }
 
 /* 1024 bytes: messages of 200 go five in a row; the sixth begins anew, in the first one's place. */
@@ -215,7 +213,7 @@ static void the_oldest_falls_out_byte_by_byte(void)
     READ(window, "0@3", 1, ALL, text, true);
     message_text(text, 0, 7, 201);
     READ_ALL(window, "0@6", text);
-    window_free(window);
+    free(window);
 }
 
 static void a_message_too_big_is_the_tables(void)
@@ -239,7 +237,7 @@ static void a_message_too_big_is_the_tables(void)
     window_append(window, 0, &(struct window_message){ 5, NULL, 0, 7 });
     READ_ALL(window, "0@3", NULL);
     READ_ALL(window, "0@5", "");
-    window_free(window);
+    free(window);
 }
 
 static void a_topic_opened_anew_is_another(void)
@@ -273,7 +271,7 @@ static void a_topic_opened_anew_is_another(void)
     READ_ALL(window, "0@4", "");
     READ_ALL(window, "0@3", NULL);
     page_release(&page);
-    window_free(window);
+    free(window);
 }
 
 /* Entries of a topic's life before must not end up in its life now, nor fall out of it. */
@@ -293,7 +291,7 @@ static void what_falls_out_of_a_closed_topic_is_nobodys(void)
     READ_ALL(window, "0@4", "0:5");
     READ_ALL(window, "1@4", "1:6,1:7,1:8");
     READ_ALL(window, "1@3", NULL);
-    window_free(window);
+    free(window);
 }
 
 static void what_was_skipped_is_the_tables(void)
@@ -315,7 +313,7 @@ static void what_was_skipped_is_the_tables(void)
     READ_ALL(window, "1@0", "1:9");
     append(window, 0, 10);
     READ_ALL(window, "0@8 1@0", "1:9,0:10");
-    window_free(window);
+    free(window);
 }
 
 static void a_reset_begins_anew(void)
@@ -338,7 +336,7 @@ static void a_reset_begins_anew(void)
     append(window, 0, 2);
     READ_ALL(window, "0@1", "0:2");
     READ_ALL(window, "0@0", NULL);
-    window_free(window);
+    free(window);
 }
 
 static void any_position_is_a_cursor(void)
@@ -363,7 +361,7 @@ static void any_position_is_a_cursor(void)
     window_reset(window);
     READ_ALL(window, "1@40", "");
     READ_ALL(window, "2@26", NULL);
-    window_free(window);
+    free(window);
 }
 
 /* ---- against a model */
@@ -525,7 +523,7 @@ static void agrees_with_a_model(void)
             model_change(&model);
             agreed = model_compare(&model, &reads);
         }
-        window_free(model.window);
+        free(model.window);
     }
     EXPECT(!agreed || reads > MODEL_ROUNDS * MODEL_MESSAGES / 10, "only %d pages with messages", reads);
 }

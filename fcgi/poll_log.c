@@ -1,0 +1,84 @@
+#include "poll_log.h"
+
+#include "clock.h"
+#include "http.h"
+#include "log.h"
+#include "poll_request.h"
+#include "poll_waiter.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { ID_SIZE = 65, TOPICS_SIZE = 400 };
+
+/* The request's own id as far as it is one, else one of ours. */
+static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
+{
+    static const char fit[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-";
+    static unsigned served;
+    const char *given = http_parameter(request, "HTTP_X_REQUEST_ID");
+
+    served++;
+    if (*given)
+        (void)snprintf(id, ID_SIZE, "%s", given);
+    else
+        (void)snprintf(id, ID_SIZE, "%d-%u", (int)getpid(), served);
+    for (char *at = id; *at; at++)
+        if (!strchr(fit, *at))
+            *at = '_';
+}
+
+/* Appends a name in quotes, what is not plain ASCII as \xNN; false: there is no room for it. */
+static bool add_name(char *text, const char *name)
+{
+    const size_t before = strlen(text);
+    size_t at = before + (size_t)snprintf(text + before, TOPICS_SIZE - before, " \"");
+
+    for (; *name && at + 7 < TOPICS_SIZE; name++) {
+        unsigned char c = (unsigned char)*name;
+        if (c < ' ' || c > '~' || c == '"' || c == '\\')
+            at += (size_t)snprintf(text + at, TOPICS_SIZE - at, "\\x%02x", c);
+        else
+            text[at++] = *name;
+    }
+    if (*name) {
+        text[before] = '\0';
+        return false;
+    }
+    (void)snprintf(text + at, TOPICS_SIZE - at, "\"");
+    return true;
+}
+
+/* As many names as there is room for. */
+static void list_topics(const struct poll_request *request, char text[static TOPICS_SIZE])
+{
+    text[0] = '\0';
+    for (int i = 0; i < request->topic_count; i++)
+        if (strlen(text) + 8 > TOPICS_SIZE || !add_name(text, request->topics[i].name))
+            return;
+}
+
+void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enum error outcome, const char *why)
+{
+    const enum log_level level = error_log_level(outcome);
+    const int64_t now_ms = clock_monotonic_ms();
+    char id[ID_SIZE], topics[TOPICS_SIZE] = "";
+
+    if (!log_enabled(level))
+        return;
+    make_id(request, id);
+    if (!waiter) {
+        log_write(level, "poll %s from %s: %s%s%s", id, http_parameter(request, "REMOTE_ADDR"), error_name(outcome),
+                  *why ? ": " : "", why);
+        return;
+    }
+    if (log_enabled(LOG_LEVEL_DEBUG))
+        list_topics(waiter->who.request, topics);
+    log_write(level, "poll %s from %s: %s, %d messages%s, waited %" PRId64 " of %" PRId64 " ms, %d topics%s%s%s%s", id,
+              http_parameter(request, "REMOTE_ADDR"), error_name(outcome), waiter->page.message_count,
+              waiter->page.has_more ? " and more" : "", waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0,
+              now_ms - waiter->who.started_ms, waiter->page.topic_count, *topics ? ":" : "", topics, *why ? ": " : "",
+              why);
+}

@@ -1,0 +1,222 @@
+#include "worker.h"
+
+#include "answer.h"
+#include "hive.h"
+#include "http.h"
+#include "log.h"
+#include "memory.h"
+#include "poll_log.h"
+#include "poll_waiter.h"
+#include "tally.h"
+
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char METHODS[] = "POST, OPTIONS";
+
+enum { ANSWER_KEPT_BYTES = 64 * 1024, TRIM_POLLS = 16 };
+
+/* A poll's client, as the poll sees it. */
+struct connection {
+    struct poll_client client;
+    FCGX_Request *request;
+    const struct config *config;
+};
+
+static bool begin_wait(struct poll_client *client)
+{
+    struct connection *connection = (struct connection *)client;
+
+    return http_begin(connection->request, connection->config);
+}
+
+static bool heartbeat(struct poll_client *client)
+{
+    struct connection *connection = (struct connection *)client;
+
+    /* White space before a JSON text means nothing (RFC 8259, 2). */
+    return FCGX_PutChar('\n', connection->request->out) != EOF && FCGX_FFlush(connection->request->out) == 0;
+}
+
+/* Sends what a poll came to. */
+static enum error send_outcome(struct worker *worker, const struct poll_waiter *waiter, FCGX_Request *request,
+                               enum error error)
+{
+    bool made;
+
+    if (!waiter->began_wait && error_http_status(error) != 200) {
+        http_send_error(request, &worker->config, error, NULL, METHODS);
+        return error;
+    }
+    printbuf_reset(worker->answer);
+    memory_insist(waiter->began_wait); /* only a broken connection can still tell of an error then */
+    made = answer_messages(worker->answer, waiter);
+    memory_insist(false);
+    if (!made) {
+        http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+        return ERROR_MEMORY;
+    }
+    if (waiter->began_wait)
+        (void)FCGX_PutStr(worker->answer->buf, printbuf_length(worker->answer), request->out);
+    else
+        http_send(request, &worker->config, 200, HTTP_JSON, worker->answer->buf,
+                  (size_t)printbuf_length(worker->answer));
+    return error;
+}
+
+/* A large answer's memory is not kept. */
+static void trim_answer(struct worker *worker)
+{
+    struct printbuf *small;
+
+    if (worker->answer->size > ANSWER_KEPT_BYTES && (small = printbuf_new())) {
+        printbuf_free(worker->answer);
+        worker->answer = small;
+    }
+}
+
+/* Counts and logs a request that was refused before it was a poll. */
+static void note_refusal(const struct worker *worker, const FCGX_Request *request, enum error error)
+{
+    tally_add(worker->tally, TALLY_POLLS + (int)error, 1);
+    poll_log(request, NULL, error, "");
+}
+
+static void log_poll(const struct worker *worker, const FCGX_Request *request, const struct poll_waiter *waiter,
+                     enum error error)
+{
+    const struct listener *listener = worker->listener;
+
+    poll_log(request, waiter, error,
+             error_log_level(error) < LOG_LEVEL_DEBUG ? listener->operations->error(listener) : "");
+}
+
+/* A poll that waits takes one of its client's places; one that does not is over as soon as a place could be counted. */
+static bool take_place(const struct worker *worker, FCGX_Request *request, const struct poll_request *asked)
+{
+    const int places = (int)worker->config.max_polls_per_client;
+
+    return places == 0 || asked->timeout_s == 0 ||
+           hive_take_place(worker->hive, worker->number, http_parameter(request, "REMOTE_USER"),
+                           http_parameter(request, "REMOTE_ADDR"), places);
+}
+
+/* Before the answer: its client may poll again at once. */
+static void give_place(const struct worker *worker)
+{
+    if (worker->config.max_polls_per_client > 0)
+        hive_give_place(worker->hive, worker->number);
+}
+
+static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
+                          const struct poll_request *asked)
+{
+    struct connection connection = { { begin_wait, heartbeat }, request, &worker->config };
+    struct poll_waiter waiter;
+    enum error error =
+        poll_waiter_init(&waiter, &worker->config, worker->listener, interrupts, &connection.client, asked,
+                         http_parameter(request, "REMOTE_USER"), http_parameter(request, "REMOTE_ADDR"));
+
+    if (error) {
+        http_send_error(request, &worker->config, error, NULL, METHODS);
+        note_refusal(worker, request, error);
+        return;
+    }
+    error = take_place(worker, request, asked) ? poll_waiter_run(&waiter) : ERROR_TOO_MANY;
+    give_place(worker);
+    error = send_outcome(worker, &waiter, request, error);
+    log_poll(worker, request, &waiter, error);
+    FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
+    tally_poll(worker->tally, &waiter, error);
+    poll_waiter_release(&waiter);
+    trim_answer(worker);
+}
+
+static void serve_request(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts)
+{
+    struct json_object *detail = NULL;
+    struct poll_request asked;
+    size_t length = 0;
+    enum error error = http_read_body(request, worker->body, sizeof worker->body, &length);
+
+    if (error == ERROR_CLIENT_GONE)
+        return;
+    if (!http_path_is(request, "/messages/poll")) {
+        error = ERROR_NOT_FOUND;
+    } else if (http_method_is(request, "OPTIONS")) {
+        http_send_options(request, &worker->config, METHODS);
+        return;
+    } else if (!http_method_is(request, "POST")) {
+        error = ERROR_METHOD;
+    }
+    memory_insist(true);
+    if (!error)
+        error = poll_request_parse(&asked, worker->body, length, (int)worker->config.max_topics, &detail);
+    memory_insist(false);
+    if (error) {
+        http_send_error(request, &worker->config, error, detail, METHODS);
+        note_refusal(worker, request, error);
+        return;
+    }
+    serve_checked(worker, request, interrupts, &asked);
+    poll_request_release(&asked);
+}
+
+/* Tells the manager whether this worker can accept another poll. */
+static void set_state(const struct worker *worker, enum cell_state state)
+{
+    int idle;
+
+    if (!worker->hive)
+        return;
+    atomic_store(&worker->cell->state, state);
+    if (state == CELL_IDLE) {
+        (void)atomic_fetch_add(&worker->hive->idle, 1);
+        hive_wake_book(worker->hive);
+    } else {
+        (void)atomic_fetch_add(&worker->hive->polls, 1);
+        idle = atomic_fetch_sub(&worker->hive->idle, 1) - 1;
+        if (idle == worker->hive->reserve - 1) /* from here on the manager looks by itself, until there are enough */
+            hive_ring(worker->hive);
+    }
+}
+
+static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+{
+    struct worker *worker = (struct worker *)server;
+
+    set_state(worker, CELL_SERVING);
+    serve_request(worker, request, interrupts);
+    if (worker->hive && ++worker->served % TRIM_POLLS == 0)
+        hive_trim(worker->hive);
+    set_state(worker, CELL_IDLE);
+}
+
+static void rest(struct server *server)
+{
+    struct worker *worker = (struct worker *)server;
+
+    worker->listener->operations->rest(worker->listener);
+}
+
+int worker_run(struct worker *worker, struct listener *listener)
+{
+    int status = EXIT_FAILURE;
+
+    worker->server.serve = serve;
+    worker->server.rest = listener && listener->operations->rest ? rest : NULL;
+    worker->listener = listener;
+    worker->server.peer_timeout_ms = worker->config.peer_timeout_s * 1000;
+    worker->answer = printbuf_new();
+    if (listener && worker->answer) {
+        set_state(worker, CELL_IDLE);
+        status = server_run(&worker->server);
+    } else {
+        log_write(LOG_LEVEL_ERROR, "out of memory");
+    }
+    if (listener)
+        listener->operations->free(listener);
+    printbuf_free(worker->answer);
+    return status;
+}

@@ -1,0 +1,34 @@
+/*
+ * A worker: POST /messages/poll, one poll at a time; alone, or one of many that have a manager. Set up by a program's main, all zero
+ * but for what is said here.
+ */
+#ifndef PGPOLL_WORKER_H
+#define PGPOLL_WORKER_H
+
+#include "config.h"
+#include "poll_request.h"
+#include "server.h"
+
+struct cell;
+struct hive;
+struct listener;
+struct printbuf;
+struct tally;
+
+struct worker {
+    struct server server; /* main sets argv or leaves it */
+    struct config config; /* main's */
+    struct hive *hive;    /* main's; NULL: no manager */
+    int number;           /* main's, in the hive */
+    struct cell *cell;    /* main's, with the hive */
+    struct tally *tally;  /* main's, or the cell's */
+    struct listener *listener;
+    struct printbuf *answer; /* used for one after the other */
+    unsigned served;
+    char body[POLL_REQUEST_MAX_BYTES];
+};
+
+/* Its life. listener: taken; NULL: there was no memory for one. Returns the status to exit with; what went wrong is logged. */
+int worker_run(struct worker *worker, struct listener *listener);
+
+#endif

@@ -1,0 +1,73 @@
+-- What an operator asks in psql; \d+ shows what each view is for. None shows a payload, or a statement, which may hold one.
+
+CREATE OR REPLACE VIEW pgpoll.listening AS
+SELECT l.host, l.pid,
+       CASE WHEN l.hears IS NULL THEN 'worker' ELSE 'manager' END AS kind,
+       a.alive,
+       CASE WHEN l.hears IS NOT NULL THEN a.alive AND l.hears END AS hears,
+       l.workers,
+       coalesce(l.free_workers, CASE WHEN w.polls = 0 THEN 1 ELSE 0 END) AS free_workers,
+       date_trunc('milliseconds', now() - l.seen_at) AS last_seen
+FROM pgpoll.listeners l
+CROSS JOIN LATERAL
+    (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid))
+            AND (l.hears IS NULL OR l.seen_at > now() - interval '15 seconds') AS alive) a
+CROSS JOIN LATERAL
+    (SELECT count(*) AS polls FROM pgpoll.live_waiters w WHERE w.host = l.host AND w.pid = l.pid) w
+ORDER BY l.host, l.pid;
+COMMENT ON VIEW pgpoll.listening IS
+    'Is anybody listening? Each manager, and each worker without one, that has been here lately. alive: its connection is there and, of a manager, it was heard of within 15 s. hears: its LISTEN was found to deliver (empty: a worker does not look). last_seen: how long ago it wrote; a manager does every 5 s.';
+
+CREATE OR REPLACE VIEW pgpoll.waiting AS
+SELECT w.host, w.pid, w.client, w.topics,
+       date_trunc('milliseconds', now() - w.started_at) AS waited,
+       date_trunc('milliseconds', w.deadline - now()) AS time_left
+FROM pgpoll.live_waiters w
+ORDER BY w.started_at, w.host, w.pid;
+COMMENT ON VIEW pgpoll.waiting IS
+    'Who waits on what, and since when? One row per waiting poll, the longest wait first. pid: of the worker, on that host.';
+
+CREATE OR REPLACE VIEW pgpoll.topics AS
+SELECT f.topic, f.messages, f.bytes,
+       to_timestamp((f.oldest >> 16) / 1000.0) AS oldest,
+       to_timestamp((f.newest >> 16) / 1000.0) AS newest,
+       to_timestamp((r.pruned_to >> 16) / 1000.0) AS pruned_to,
+       coalesce(w.waiters, 0) AS waiters
+FROM (SELECT topic, count(*) AS messages, sum(bytes) AS bytes, min(position) AS oldest, max(position) AS newest
+      FROM pgpoll.feed GROUP BY topic) f
+LEFT JOIN pgpoll.retention r ON r.topic = f.topic
+LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic
+ORDER BY f.bytes DESC, f.topic;
+COMMENT ON VIEW pgpoll.topics IS
+    'Which topics are how large and how old? Retained messages, bytes of payload and metadata, when the first and the last were committed, up to when the topic was pruned, and how many polls wait. Reads all of pgpoll.feed.';
+
+CREATE OR REPLACE VIEW pgpoll.retained AS
+SELECT m.oldest, now() - m.oldest AS age, m.newest,
+       c.messages AS messages_estimate,
+       pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
+       (SELECT count(*) FROM pgpoll.retention) AS pruned_topics
+FROM (SELECT (SELECT created_at FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
+             (SELECT created_at FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
+CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;
+COMMENT ON VIEW pgpoll.retained IS
+    'How far back do messages go, and is pruning done? When the first and the last retained message''s transaction began, about how many there are (as of the last ANALYZE), their tables and indexes on disk, and how many topics were ever pruned. Cheap.';
+
+CREATE OR REPLACE VIEW pgpoll.held_up AS
+SELECT l.pid, a.usename, a.application_name, l.relation::regclass::text AS waits_for, l.mode,
+       clock_timestamp() - l.waitstart AS waited,
+       b.pid AS blocked_by, b.usename AS blocked_by_user, b.application_name AS blocked_by_application,
+       b.state AS blocked_by_state, clock_timestamp() - b.xact_start AS blocked_by_transaction_age
+FROM pg_locks l
+JOIN pg_class c ON c.oid = l.relation AND c.relnamespace = 'pgpoll'::regnamespace
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS by (pid) ON true
+LEFT JOIN pg_stat_activity b ON b.pid = by.pid
+WHERE NOT l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY l.waitstart, l.pid, b.pid;
+COMMENT ON VIEW pgpoll.held_up IS
+    'Who is held up, and by whom? Sessions that wait for a lock on one of pgpoll''s tables, as those that give positions do (waits_for pgpoll.feed_lock), once for each session in their way. Short waits are normal. The state and transaction age of another role''s session are shown only to members of pg_read_all_stats.';
+
+CREATE OR REPLACE VIEW pgpoll.notification_queue AS
+SELECT pg_notification_queue_usage() AS used;
+COMMENT ON VIEW pgpoll.notification_queue IS
+    'How full is the cluster''s NOTIFY queue, from 0 to 1? Anything but 0 for long means that a session LISTENs and does not read, of any program, in any database; at 1 publishers'' COMMITs fail.';

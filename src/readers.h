@@ -1,0 +1,40 @@
+/*
+ * The manager's side of the readers (reader.h): starts one at once, more when more pages are asked for together, up to the
+ * configured number, and others in the place of those that died.
+ */
+#ifndef PGPOLL_READERS_H
+#define PGPOLL_READERS_H
+
+#include "child.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct hive;
+
+struct readers {
+    struct child child;
+    struct hive *hive;
+    int queue;   /* their end */
+    pid_t *pids; /* as many as hive->readers */
+    int64_t started_ms, pause_ms;
+};
+
+/* Finds the program and makes the queue, for both sides. hive: borrowed. false: errno says why. */
+bool readers_init(struct readers *readers, struct hive *hive);
+
+/* Lets them end when their work is done. */
+void readers_release(struct readers *readers);
+
+/* Starts those that are needed. mask: their signals. */
+void readers_keep(struct readers *readers, const sigset_t *mask);
+
+/* When readers_keep() has something to do again; monotonic ms. */
+int64_t readers_due_ms(const struct readers *readers);
+
+/* Whether this was a reader's id; it has died and been waited for. */
+bool readers_had(struct readers *readers, pid_t pid);
+
+#endif

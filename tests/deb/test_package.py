@@ -1,0 +1,292 @@
+"""The Debian package on a clean system, from its installation to its removal; the tests run in order, on one machine."""
+import json
+import re
+import subprocess
+
+import pytest
+
+from machine import ROOT, Machine, until
+
+(DEB,) = (ROOT / "build/deb").glob("pgpoll_*.deb")
+POLL = "curl -s -w '\\n%{http_code}' http://127.0.0.1/messages/poll -d "
+SERVICES = "pgpoll.service pgpoll-stats@1.service pgpoll-stats@2.service"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    with Machine(tmp_path_factory.mktemp("machine") / "log") as machine:
+        yield machine
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def line(start):
+    """The one command of README that starts so."""
+    (found,) = re.findall(rf"^    ({re.escape(start)}.*?)(?: +#.*)?$", README, re.M)
+    return found
+
+
+def poll(machine, topic, since=None, timeout=0):
+    body = {"topics": [topic], "timeout": timeout, **({"since": {topic: since}} if since else {})}
+    answer, status = machine.says(POLL + f"'{json.dumps(body)}'").rsplit("\n", 1)
+    return int(status), answer
+
+
+def publish(machine, topic, payload):
+    machine.psql(f"INSERT INTO pgpoll.messages (topic, payload) VALUES ('{topic}', '{json.dumps(payload)}')")
+
+
+def journal(machine):
+    return machine.says("journalctl --no-pager -q -n 100 -u 'pgpoll*'")
+
+
+def manager(machine):
+    return int(machine.show("pgpoll.service", "MainPID"))
+
+
+def settle(machine, workers):
+    """Waits until there is the manager, so many workers and its reserve, and nobody of before."""
+    expected = 1 + workers + max(workers // 20, 1)
+    until(lambda: int(machine.run("pgrep -cx pgpoll.fcgi", check=False).stdout) == expected, f"{expected} processes", 30)
+
+
+class Clients:
+    """Clients that poll from cursor to cursor, in a process inside the machine's network, until the message "last". patient: they may be told to
+    try again."""
+    PROGRAM = """
+import http.client, json, sys, threading
+def client(n):
+    since, got = {"t": sys.argv[1]}, []
+    while "last" not in got:
+        connection = http.client.HTTPConnection("127.0.0.1", timeout=90)
+        connection.request("POST", "/messages/poll", json.dumps({"topics": ["t"], "since": since, "timeout": 5}))
+        try:
+            response = connection.getresponse()
+            body = response.read()
+        except Exception as error:
+            errors.append(repr(error))
+            break
+        if response.status == 503 and sys.argv[3] and response.headers["Retry-After"]:
+            continue
+        if response.status != 200:
+            errors.append([response.status, body.decode()])
+            break
+        answer = json.loads(body)
+        got += [m["payload"] for m in answer["messages"]]
+        since = answer["next_since"]
+        connection.close()
+    results.append(got)
+errors, results = [], []
+threads = [threading.Thread(target=client, args=(n,)) for n in range(int(sys.argv[2]))]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(json.dumps([errors, results]))
+"""
+
+    def __init__(self, machine, count=8, patient=False):
+        status, answer = poll(machine, "t")
+        assert status == 200, journal(machine)
+        self.process = subprocess.Popen(["nsenter", "-t", str(machine.init), "-n", "--", "/usr/bin/python3", "-c", self.PROGRAM,
+                                         json.loads(answer)["next_since"]["t"], str(count), "yes" * patient], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters WHERE topics = '{t}'") == str(count),
+              f"{count} polls waiting", 10)
+
+    def expect(self, machine, *payloads):
+        publish(machine, "t", "last")
+        output, _ = self.process.communicate(timeout=90)
+        errors, results = json.loads(output)
+        assert errors == [], journal(machine)
+        for got in results:
+            assert got == [*payloads, "last"]
+
+
+# --- before
+
+def test_lintian_has_nothing_to_say():
+    done = subprocess.run(["lintian", "--allow-root", "--fail-on", "error,warning", *(ROOT / "build/deb").glob("*.changes")],
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done
+
+
+def test_installing_starts_nothing(machine):
+    machine.run(f"apt-get install -qq -y {machine.put(DEB)}")
+    assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
+    assert re.match(r"uid=\d+\(pgpoll\) gid=\d+\(pgpoll\) groups=\d+\(pgpoll\)$", machine.says("id pgpoll"))
+    assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout
+    assert machine.run("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup").stdout.count("\n") == 4
+
+
+def test_pgpoll_setup_starts_it(machine):
+    machine.run("runuser -u postgres -- createdb mydb")
+    said = machine.says(line("pgpoll-setup "))
+    assert "PGDATABASE=mydb is in /etc/default/pgpoll" in said and "pgpoll.service is enabled and started" in said, said
+    again = machine.says("pgpoll-setup mydb")
+    assert "already" in again and "reloaded" in again and "PGDATABASE" not in again, again
+    settle(machine, 500)
+    for unit in (SERVICES + " pgpoll.socket pgpoll-stats.socket").split():
+        until(lambda: machine.show(unit, "ActiveState") == "active", unit)   # for a moment it is "reloading"
+    assert machine.says("systemctl is-enabled pgpoll.service pgpoll.socket pgpoll-stats.socket") == "enabled\n" * 2 + "enabled"
+    assert machine.says("systemctl --failed --no-legend") == ""
+
+
+def test_a_poll_through_lighttpd(machine):
+    machine.run(line("cp "))
+    machine.run(line("lighty-enable-mod "))
+    until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
+    waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 20}'""")
+    until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 10)
+    stats = json.loads(machine.says("curl -s http://127.0.0.1/messages/poll/stats"))
+    assert stats["topic_subscriber_counts"] == {"first": 1}
+    machine.psql("CREATE ROLE app LOGIN; GRANT pgpoll_publisher TO app")
+    machine.psql("SET ROLE app; INSERT INTO pgpoll.messages (topic, payload) VALUES ('first', '1')")
+    answer, status = waiting.communicate(timeout=20)[0].rsplit("\n", 1)
+    assert status == "200" and [message["payload"] for message in json.loads(answer)["messages"]] == [1]
+
+
+def test_nobody_runs_or_listens_as_more_than_needed(machine):
+    owners = machine.says("ps -o user= -C pgpoll.fcgi,pgpoll-stats.fc,pgpoll-stats.fcgi | sort | uniq -c").split()
+    assert owners[1:] == ["pgpoll"] and int(owners[0]) >= 503, owners
+    assert machine.says("stat -c '%U %G %a' /run/pgpoll/poll.sock /run/pgpoll/stats.sock") == "www-data www-data 600\nwww-data www-data 600"
+    status = machine.says(f"cat /proc/{manager(machine)}/status")
+    assert re.search(r"^CapBnd:\s+0+$", status, re.M) and re.search(r"^NoNewPrivs:\s+1$", status, re.M) and re.search(r"^Seccomp:\s+2$", status, re.M)
+    denied = machine.run("nsenter -t %d -m -- runuser -u pgpoll -- touch /var/tmp/x /etc/x /run/pgpoll/x" % manager(machine), check=False).stdout
+    assert "/etc/x" in denied and "/run/pgpoll/x" in denied, denied
+
+
+# --- restarts
+
+def test_a_manager_that_is_killed_is_replaced(machine):
+    """Its workers are given the time to answer what waits."""
+    clients, before = Clients(machine, 300), manager(machine)
+    machine.run(f"kill -KILL {before}")
+    until(lambda: manager(machine) not in (0, before), "another manager", 15)
+    settle(machine, 500)
+    publish(machine, "t", 1)
+    clients.expect(machine, 1)
+
+
+def test_a_stats_worker_that_is_killed_is_replaced(machine):
+    pid = machine.show("pgpoll-stats@1", "MainPID")
+    machine.run(f"kill -KILL {pid}")
+    assert "active_waiters" in machine.says("curl -s http://127.0.0.1/messages/poll/stats")
+    until(lambda: machine.show("pgpoll-stats@1", "MainPID") not in ("0", pid), "another", 15)
+
+
+def test_new_settings(machine):
+    machine.run("sed -i 's/^#PGPOLL_WORKERS=500/PGPOLL_WORKERS=20/; s/^#PGPOLL_MAX_TOPICS=.*/PGPOLL_MAX_TOPICS=1/' /etc/default/pgpoll")
+    machine.run("systemctl restart pgpoll")
+    status = machine.says(POLL + """'{"topics": ["a", "b"], "timeout": 0}'""").rsplit("\n", 1)[1]
+    assert status == "422"
+    settle(machine, 20)
+
+
+def test_reload_costs_nothing(machine):
+    clients, before = Clients(machine), manager(machine)
+    publish(machine, "t", 1)
+    machine.run(line("systemctl reload"))
+    publish(machine, "t", 2)
+    settle(machine, 20)
+    machine.run(line("systemctl reload"))
+    publish(machine, "t", 3)
+    clients.expect(machine, 1, 2, 3)
+    assert manager(machine) == before and machine.show("pgpoll-stats@2", "ActiveState") == "active"
+
+
+def test_restart_costs_nothing(machine):
+    clients, before = Clients(machine), manager(machine)
+    publish(machine, "t", 1)
+    machine.run(line("systemctl restart pgpoll"))
+    publish(machine, "t", 2)
+    settle(machine, 20)
+    machine.run(line("systemctl restart pgpoll"))
+    publish(machine, "t", 3)
+    clients.expect(machine, 1, 2, 3)
+    assert manager(machine) != before
+
+
+def test_boot_starts_it(machine):
+    """As far as that goes without booting: both targets want it."""
+    for unit, target in ("pgpoll.service", "multi-user.target"), ("pgpoll.socket", "sockets.target"), ("pgpoll-stats.socket", "sockets.target"):
+        assert target in machine.show(unit, "WantedBy").split()
+    machine.run("systemctl stop pgpoll.socket pgpoll-stats.socket pgpoll")
+    assert machine.run("pgrep -x pgpoll.fcgi", check=False).returncode == 1
+    machine.run("systemctl start multi-user.target sockets.target")
+    assert poll(machine, "a")[0] == 200
+
+
+def test_pruning(machine):
+    machine.run("""sed -i 's/^#PRUNE_KEEP=.*/PRUNE_KEEP="0 seconds"/' /etc/default/pgpoll""")
+    machine.psql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'old', '1' FROM generate_series(1, 12000)")
+    machine.run("sleep 0.01; systemctl start pgpoll-prune.service")
+    assert machine.psql("SELECT count(*) FROM pgpoll.messages") == "0", machine.says("journalctl -u pgpoll-prune")
+    machine.run(line("systemctl enable --now pgpoll-prune"))
+    assert "pgpoll-prune.timer" in machine.says("systemctl list-timers")
+    machine.run("""sed -i 's/^PRUNE_KEEP=.*/PRUNE_KEEP=nonsense/' /etc/default/pgpoll""")
+    assert machine.run("systemctl start pgpoll-prune.service", check=False).returncode != 0
+    assert 'invalid input syntax for type interval: "nonsense"' in machine.says("journalctl -u pgpoll-prune")
+    machine.run("systemctl reset-failed; sed -i '/^PRUNE_KEEP/d' /etc/default/pgpoll")
+
+
+# --- upgrades
+
+def repacked(tmp_path, version, schema=None):
+    """The package under a higher version and, if wanted, for the next version of the schema."""
+    tree = tmp_path / "tree"
+    subprocess.run(["dpkg-deb", "-R", DEB, tree], check=True)
+    control = tree / "DEBIAN/control"
+    control.write_text(re.sub(r"^Version: .*", f"Version: {version}", control.read_text(), flags=re.M))
+    if schema:
+        sources = tmp_path / "sources"
+        subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "examples", "fcgi", "sql", "src")),
+                        sources.mkdir() or sources], check=True)
+        (sources / "sql/version.sql").write_text(f"\\set schema_version {schema}\n")
+        subprocess.run(["make", "-s", "-C", sources], check=True)
+        for name in "pgpoll.fcgi", "pgpoll-stats.fcgi":
+            subprocess.run(["install", sources / "build" / name, tree / "usr/lib/pgpoll" / name], check=True)
+        (tree / "usr/share/pgpoll/sql/version.sql").write_text(f"\\set schema_version {schema}\n")
+        (tree / "usr/share/pgpoll/sql/upgrades").mkdir(exist_ok=True)
+        (tree / f"usr/share/pgpoll/sql/upgrades/{schema}.sql").write_text("ALTER TABLE pgpoll.messages ADD COLUMN colour text;\n")
+    deb = tmp_path / f"pgpoll_{version}.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", tree, deb], check=True, stdout=subprocess.DEVNULL)
+    return deb
+
+
+def program_of(machine):
+    return machine.says(f"readlink /proc/{manager(machine)}/exe")
+
+
+def test_upgrading_the_package_costs_nothing(machine, tmp_path):
+    clients, before = Clients(machine), manager(machine)
+    publish(machine, "t", 1)
+    machine.run(f"dpkg -i {machine.put(repacked(tmp_path, '9.0'))}")
+    until(lambda: program_of(machine) == "/usr/lib/pgpoll/pgpoll.fcgi", "the new program")   # the old one is "(deleted)"
+    publish(machine, "t", 2)
+    clients.expect(machine, 1, 2)
+    assert manager(machine) == before
+    assert machine.says("grep -c ^PGDATABASE=mydb /etc/default/pgpoll") == "1"
+
+
+def test_upgrading_to_another_schema(machine, tmp_path):
+    version = int(machine.psql("SELECT pgpoll.schema_version()"))
+    clients = Clients(machine, patient=True)
+    said = machine.says(f"dpkg -i {machine.put(repacked(tmp_path, '10.0', version + 1))}")
+    assert "run pgpoll-setup" in said, said
+    publish(machine, "t", 1)
+    assert program_of(machine).endswith("(deleted)") and poll(machine, "t")[0] == 200
+    assert f"upgraded from version {version} to {version + 1}" in machine.says("pgpoll-setup mydb")
+    until(lambda: program_of(machine) == "/usr/lib/pgpoll/pgpoll.fcgi", "the new program")
+    publish(machine, "t", 2)
+    clients.expect(machine, 1, 2)
+
+
+# --- after
+
+def test_removing_it(machine):
+    for command in re.search(r"^To remove it all: `(.*)`, then `(.*)`\.$", README, re.M).groups():
+        machine.run(command.replace("apt-get purge", "apt-get purge -qq -y"))
+    assert machine.psql("SELECT to_regnamespace('pgpoll')") == ""
+    assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
+    for path in "/etc/default/pgpoll", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
+        assert machine.run(f"test -e {path}", check=False).returncode == 1, path
+    assert machine.run("find /etc/systemd -name '*pgpoll*'").stdout == ""

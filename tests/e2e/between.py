@@ -1,0 +1,119 @@
+"""What may stand between pgpoll and its PostgreSQL: PgBouncer in transaction mode, and a wire that loses notifications."""
+import contextlib
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+
+from server import until
+
+
+@contextlib.contextmanager
+def directory():
+    """With a short path, for everybody."""
+    made = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-between-", dir="/tmp"))
+    made.chmod(0o777)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
+
+
+def accepts(path):
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@contextlib.contextmanager
+def pgbouncer(server):
+    """Gives the directory of a PgBouncer's socket, its PGHOST."""
+    database = server.env
+    with directory() as home:
+        (home / "pgbouncer.ini").write_text(f"""
+            [databases]
+            {database["PGDATABASE"]} = host={database["PGHOST"]} port={database["PGPORT"]}
+            [pgbouncer]
+            listen_addr =
+            listen_port = 5432
+            unix_socket_dir = {home}
+            auth_type = trust
+            auth_file = {home}/users
+            pool_mode = transaction
+            """.replace("            ", ""))
+        (home / "users").write_text('"pgpoll_worker" ""\n')
+        owner = ["-u", pathlib.Path(database["PGHOST"]).owner()] if os.getuid() == 0 else []
+        program = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
+        with open(home / "log", "w") as log:
+            process = subprocess.Popen([program, *owner, home / "pgbouncer.ini"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            until(lambda: accepts(home / ".s.PGSQL.5432"), "PgBouncer")
+            yield home
+        finally:
+            process.terminate()
+            process.wait(5)
+
+
+class Wire:
+    """A socket, in a directory of its own, that leads to a server's PostgreSQL. While deaf is set, notifications get lost on it."""
+
+    def __init__(self, server, home):
+        self.deaf = False
+        self.target = str(pathlib.Path(server.env["PGHOST"]) / ".s.PGSQL.5432")
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(str(home / ".s.PGSQL.5432"))
+        (home / ".s.PGSQL.5432").chmod(0o777)
+        self.listening.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listening.accept()
+                database = socket.socket(socket.AF_UNIX)
+                database.connect(self.target)
+                threading.Thread(target=self._carry, args=(client, database), daemon=True).start()
+                threading.Thread(target=self._carry_back, args=(database, client), daemon=True).start()
+
+    def _carry(self, source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def _carry_back(self, source, target):
+        """Message by message: a type, a length that counts itself, and the rest."""
+        with contextlib.suppress(OSError), source.makefile("rb") as messages:
+            while head := messages.read(5):
+                message = head + messages.read(int.from_bytes(head[1:], "big") - 4)
+                if not (self.deaf and head[:1] == b"A"):
+                    target.sendall(message)
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def wire(server):
+    """Gives the wire and its PGHOST."""
+    with directory() as home:
+        made = Wire(server, home)
+        try:
+            yield made, home
+        finally:
+            made.listening.close()
+
+
+@contextlib.contextmanager
+def manager(server, host, log, **settings):
+    """One more manager for a server's database, that nobody polls at."""
+    environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_HOST": host, "PGPOLL_LOG": str(log),
+                   **{name: str(value) for name, value in settings.items()}}
+    with directory() as home:
+        process = subprocess.Popen(["spawn-fcgi", "-n", "-s", home / "socket", "--", server.run / "bin/pgpoll.fcgi", "--workers", "2"],
+                                   env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(10)

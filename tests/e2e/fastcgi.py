@@ -1,0 +1,79 @@
+"""FastCGI as a web server speaks it (FastCGI specification 1.0), to speak it wrongly."""
+import json
+import re
+import socket
+import struct
+
+BEGIN, ABORT, END, PARAMS, STDIN, STDOUT, STDERR, DATA, GET_VALUES = range(1, 10)
+RESPONDER, KEEP_CONNECTION = 1, 1
+
+
+def record(kind, content=b"", request=1, version=1, padding=0):
+    return struct.pack(">BBHHBx", version, kind, request, len(content), padding) + content + bytes(padding)
+
+
+def stream(kind, content, **options):
+    """Any length, with the empty record that ends it."""
+    pieces = [content[at:at + 65535] for at in range(0, len(content), 65535)]
+    return b"".join(record(kind, piece, **options) for piece in [*pieces, b""])
+
+
+def length(size):
+    return bytes([size]) if size < 128 else struct.pack(">I", size | 1 << 31)
+
+
+def parameter(name, value):
+    name, value = name.encode(), value.encode()
+    return length(len(name)) + length(len(value)) + name + value
+
+
+def begin(role=RESPONDER, flags=0, **options):
+    return record(BEGIN, struct.pack(">HB5x", role, flags), **options)
+
+
+def parameters(**more):
+    given = {"REQUEST_METHOD": "POST", "REQUEST_URI": "/messages/poll", "REMOTE_ADDR": "192.0.2.1", **more}
+    return b"".join(parameter(name, value) for name, value in given.items())
+
+
+def request(body, flags=0, **more):
+    return begin(flags=flags) + stream(PARAMS, parameters(**more)) + stream(STDIN, body)
+
+
+def connect(place, pool="poll", seconds=10):
+    """place: a server, or the path of a socket."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(seconds)
+    client.connect(str(place.run / "fcgi" / f"{pool}.sock" if hasattr(place, "run") else place))
+    return client
+
+
+def read_all(client):
+    """What comes until the other side closes; an error is such an end, too, but not silence."""
+    got = b""
+    try:
+        while piece := client.recv(65536):
+            got += piece
+    except ConnectionError:
+        pass
+    return got
+
+
+def reply(said):
+    """Status and text of an answer; None: it was not begun, or broken off after the header."""
+    content, at = b"", 0
+    while at + 8 <= len(said):
+        kind, size, padding = said[at + 1], *struct.unpack(">HB", said[at + 4:at + 7])
+        if kind == STDOUT:
+            content += said[at + 8:at + 8 + size]
+        at += 8 + size + padding
+    head, _, text = content.partition(b"\r\n\r\n")
+    return (int(re.match(rb"Status: (\d+)", head)[1]), text.decode()) if text else None
+
+
+def poll_as(server, user, *topics, timeout=0, **fields):
+    """A poll by somebody whom the web server has authenticated: status and JSON."""
+    with connect(server, seconds=timeout + 10) as client:
+        client.sendall(request(json.dumps({"topics": topics, "timeout": timeout, **fields}).encode(), REMOTE_USER=user))
+        status, text = reply(read_all(client))
+    return status, json.loads(text)

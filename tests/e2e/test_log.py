@@ -1,0 +1,77 @@
+"""A line for every poll at level debug, and what is never in one."""
+import json
+import os
+import re
+
+import pytest
+
+from server import POLL, Server, until
+
+
+@pytest.fixture(scope="module")
+def own():
+    with Server(2, PGPOLL_LOG_LEVEL="debug") as server:
+        yield server
+
+
+def line_of(server, request_id):
+    def found():
+        lines = [line for line in server.log() if f" poll {request_id} " in line]
+        assert len(lines) < 2, lines
+        return lines and lines[0]
+    return until(found, f"a line about {request_id}")
+
+
+def ask(server, request_id, body, **headers):
+    return server.request("POST", POLL, body if isinstance(body, bytes) else json.dumps(body), {"X-Request-Id": request_id, **headers})
+
+
+def test_a_line_for_every_poll(own, topic):
+    own.publish(topic, "sesame")
+    ask(own, "first", {"topics": [topic, "other"], "since": {topic: "0"}, "timeout": 0})
+    line = line_of(own, "first")
+    assert " debug: poll first from 127.0.0.1: ok, 1 messages, waited 0 of " in line and line.endswith(f' ms, 2 topics: "{topic}" "other"'), line
+    ask(own, "second", {"topics": [topic], "timeout": 1})
+    waited, total = map(int, re.search(r": timeout, 0 messages, waited (\d+) of (\d+) ms", line_of(own, "second")).groups())
+    assert 900 < waited <= total < 1500
+    ask(own, "third", b"nonsense")
+    assert line_of(own, "third").endswith(" debug: poll third from 127.0.0.1: invalid")
+    (poll,) = own.wait(topic, timeout=20)
+    own.publish(topic, 2)
+    poll.result()
+    assert until(lambda: re.search(rf' debug: poll (\d+-\d+) from 127.0.0.1: ok, 1 messages, waited .*: "{topic}"$', "\n".join(own.log()), re.M),
+                 "a poll without an id gets one")
+
+
+def test_what_clients_send_cannot_look_like_the_log(own):
+    ask(own, 'a"b c\\d%s;' + "e" * 100, {"topics": ['say "x" \\n \u202e ü'], "timeout": 0})
+    line = line_of(own, "a_b_c_d_s_" + "e" * 54)
+    assert line.endswith(r': "say \x22x\x22 \x5cn \xe2\x80\xae \xc3\xbc"'), line
+    long = ["n%02d-" % n + "x" * 200 for n in range(50)]
+    ask(own, "long", {"topics": long, "timeout": 0})
+    line = line_of(own, "long")
+    assert '50 topics: "n00-' in line and len(line) < 600 and line.endswith('"'), line
+
+
+def test_no_secrets(own, topic):
+    """Payloads, metadata, cursors, bodies, users and headers stay out; without debug, topics too."""
+    own.sql("INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES (%s, '\"sesame\"', '\"sesame\"')", topic)
+    headers = {"Authorization": "Basic sesame", "Cookie": "sesame", "Remote-User": "sesame"}
+    ask(own, "one", {"topics": [topic], "since": {topic: "sesame"}, "timeout": 0, "sesame": "sesame"}, **headers)
+    ask(own, "two", b'{"topics": "sesame"}', **headers)
+    ask(own, "three", b"sesame", **headers)
+    own.restrict("false", refused="refused")
+    ask(own, "denied", {"topics": [topic], "timeout": 0}, **headers)
+    own.unrestrict()
+    lines = [line_of(own, name) for name in ("one", "two", "three", "denied")]
+    assert " info: poll denied from 127.0.0.1: denied, " in lines[3]
+    assert "sesame" not in "\n".join(own.log())
+
+
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
+def test_without_debug_no_topic_is_named(server, topic):
+    server.restrict("topic NOT LIKE 'refused%%'", refused="refused")
+    ask(server, "denied-quietly", {"topics": ["refused-" + topic], "timeout": 0})
+    line = line_of(server, "denied-quietly")
+    server.unrestrict()
+    assert line.endswith(" 1 topics") and topic not in "\n".join(server.log()), line

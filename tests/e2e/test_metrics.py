@@ -1,0 +1,201 @@
+"""GET /messages/poll/metrics: what Prometheus sees, as Prometheus' own promtool reads it."""
+import datetime
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from between import manager, pgbouncer, wire
+from server import MODE, POLL, Postgres, Server, new_topic, until
+
+METRICS = "/messages/poll/metrics"
+managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
+
+
+@pytest.fixture(scope="module")
+def promtool(tmp_path_factory):
+    """Debian has it in the package prometheus, of which only this file is wanted."""
+    if found := shutil.which("promtool"):
+        return found
+    home = tmp_path_factory.mktemp("promtool")
+    subprocess.run('apt-get -qq -o APT::Sandbox::User=root download prometheus >&2 && dpkg-deb --fsys-tarfile prometheus_*.deb | tar x ./usr/bin/promtool',
+                   shell=True, cwd=home, check=True)
+    return home / "usr/bin/promtool"
+
+
+@pytest.fixture(scope="module", autouse=MODE == "managed")
+def deaf(server, tmp_path_factory):
+    """Two more managers of the database, to be found deaf while the other tests run: behind a pooler that takes LISTEN and brings
+    nothing, and on a connection on which notifications get lost from now on. Host -> deaf since, when the metrics told, log."""
+    logs = {host: tmp_path_factory.mktemp(host) / "log" for host in ("pooled", "wired")}
+
+    def time_of(host, state):
+        until(lambda: listener_up(server, host) == state, f"{host}: listener_up {state}", seconds=30)
+        return time.time()
+
+    def told(host):
+        until(lambda: "LISTEN delivers nothing" in logs[host].read_text(), "the log", seconds=30)
+        return time_of(host, 0)
+
+    with pgbouncer(server) as pooler, wire(server) as (line, lossy):
+        since = {"pooled": time.time()}
+        with manager(server, "pooled", logs["pooled"], PGHOST=pooler), manager(server, "wired", logs["wired"], PGHOST=lossy):
+            time_of("wired", 1)
+            line.deaf, since["wired"] = True, time.time()
+            yield {host: (since[host], server.threads.submit(told, host), logs[host]) for host in logs}
+
+
+class Metrics(dict):
+    """(name, labels as text without the host) -> value; summed over hosts."""
+
+    def __init__(self, server):
+        super().__init__()
+        self.answer = server.request("GET", METRICS)
+        assert self.answer.status == 200, self.answer
+        for line in self.answer.text.splitlines():
+            if not line.startswith("#"):
+                name, labels, value = re.fullmatch(r"pgpoll_(\w+?)(?:\{(.*)\})? (\S+)", line).groups()
+                key = name, re.sub(r'host="[^"]*",?', "", labels or "")
+                self[key] = self.get(key, 0) + float(value)
+
+    def __missing__(self, key):
+        return 0
+
+
+def settled(server):
+    """What was counted of everything before."""
+    key = "polls_total", 'outcome="too_large"'
+    before = Metrics(server)[key]
+    assert server.request("POST", POLL, b" " * 70_000).status == 413
+    return until(lambda: (now := Metrics(server))[key] > before and now, "the last poll counted")
+
+
+def counted(server, before, **wanted):
+    """Waits until what was wanted was counted since before, and returns what else was."""
+    def change():
+        now = Metrics(server)
+        return {key: now[key] - before[key] for key in now if now[key] != before[key]}
+    names = {tuple(name.split("__")) if "__" in name else (name, ""): value for name, value in wanted.items()}
+    keys = {(name, f'outcome="{label}"' if name == "polls_total" else label): value for (name, label), value in names.items()}
+    return until(lambda: (now := change()) and all(now.get(key, 0) == value for key, value in keys.items()) and now,
+                 f"{keys}", seconds=4)
+
+
+def test_prometheus_can_read_it(server, promtool, topic):
+    (poll,) = server.wait(topic, timeout=20)
+    server.publish(topic, 1)
+    poll.result()
+    answer = Metrics(server).answer
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "no-store"
+    done = subprocess.run([promtool, "check", "metrics"], input=answer.text, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+    types = re.findall(r"^# TYPE (\w+)", answer.text, re.M)
+    assert types == re.findall(r"^# HELP (\w+)", answer.text, re.M) and len(types) > 10
+
+
+def test_methods_and_stats_beside_it(server):
+    assert server.request("HEAD", METRICS).text == ""
+    assert server.request("POST", METRICS, "{}").status == 405
+    assert server.request("GET", METRICS + "/x").status == 404
+    assert server.request("GET", METRICS + "?x=1").status == 200
+
+
+def test_polls_by_outcome(server, topic):
+    before = settled(server)
+    server.poll(topic)                                             # timeout
+    server.publish(topic, 1, "two")
+    server.poll(topic, since={topic: "0"})                         # ok
+    assert server.poll(topic, since={topic: "nonsense"}).gaps      # ok, too
+    for body, status in ((b"", 422), (b'{"topics": [""]}', 400), (b" " * 70_000, 413)):
+        assert server.request("POST", POLL, body).status == status
+    text = server.poll(topic, since={topic: "0"}).text             # ok
+    size = len(text[text.index("[") + 1:text.rindex('],"has_more"')].encode())
+    now = counted(server, before, polls_total__ok=3, polls_total__timeout=1, polls_total__invalid=1, polls_total__no_topic=1,
+                  polls_total__too_large=1, delivered_messages_total=6, delivered_bytes_total=3 * size)
+    assert now["gaps_total", 'reason="unknown"'] == 1
+    assert now["pages_total", 'source="table"'] + now.get(("pages_total", 'source="window"'), 0) >= 4
+    assert not any(name.startswith("delivery") for name, _ in now)   # nobody waited
+
+
+def test_waits_and_latencies(server, topic):
+    before = settled(server)
+    (poll,) = server.wait(topic, timeout=20)
+    published = time.time()
+    server.publish(topic, 1)
+    poll.result()
+    took = time.time() - published
+    server.poll(topic, timeout=1)
+    now = counted(server, before, polls_total__ok=1, polls_total__timeout=1, delivery_latency_seconds_count=1, wait_seconds_count=2)
+    assert 0 <= now.get(("delivery_latency_seconds_sum", ""), 0) <= took + 0.001
+    assert 0.9 < now["wait_seconds_sum", ""] < 1.2 + took + 5
+    assert now["wait_seconds_bucket", 'le="+Inf"'] == 2 and now["wait_seconds_bucket", 'le="5"'] == 2
+
+
+def test_clients_that_leave(server, topic):
+    before = settled(server)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        body = b'{"topics":["%s"],"timeout":30}' % topic.encode()
+        client.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (POLL.encode(), len(body), body))
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        until(lambda: Metrics(server)["polls_waiting", ""] == before["polls_waiting", ""] + 1, "counted as waiting")
+    counted(server, before, polls_total__client_gone=1)
+    until(lambda: Metrics(server)["polls_waiting", ""] == before["polls_waiting", ""], "not waiting any more")
+
+
+def test_gauges_while_every_worker_waits(small, topic):
+    until(lambda: Metrics(small)["workers_free", ""] == small.worker_count, "all workers free", seconds=10)
+    polls = small.wait(topic, polls=2, timeout=20)
+    now = until(lambda: (m := Metrics(small)) and m["polls_waiting", ""] == 2 and m, "both waiting")
+    assert (now["workers", ""], now["workers_free", ""], now["topics_waited_for", ""]) == (small.worker_count, small.worker_count - 2, 1)
+    small.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls] == [[1], [1]]
+    until(lambda: Metrics(small)["workers_free", ""] == small.worker_count, "all workers free again")
+
+
+def test_no_topic_is_a_label(server):
+    before = len(Metrics(server))
+    for _ in range(5):
+        server.poll(new_topic("sesame"), "x\"} 1\npgpoll_evil 1", status=422)
+        server.poll(new_topic("sesame"))
+    (poll,) = server.wait(topic := new_topic("sesame"), timeout=20)
+    until(lambda: server.stats()["topic_subscriber_counts"].get(topic), "in the statistics")
+    now = Metrics(server)
+    assert "sesame" not in now.answer.text and len(now) == before
+    server.publish(topic, 1)
+    poll.result()
+
+
+# --- the listener
+
+def listener_up(server, host):
+    found = re.search(rf'^pgpoll_listener_up{{host="{host}"}} (\d)$', Metrics(server).answer.text, re.M)
+    return found and int(found[1])
+
+
+@managed
+def test_listener_state(topic):
+    """Up; PostgreSQL restarted: up again, and counted."""
+    with Server(2) as own:
+        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up", seconds=8)
+        before = Metrics(own)
+        Postgres(own).restart()
+        until(lambda: Metrics(own)["listener_reconnects_total", ""] == before["listener_reconnects_total", ""] + 1, "the reconnect", seconds=8)
+        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up again", seconds=8)
+        os.kill(own.manager, signal.SIGKILL)
+        until(lambda: Metrics(own)["listener_up", ""] == 0, "a dead manager hears nothing")
+
+
+@managed
+def test_deaf_listeners(server, deaf):
+    """Found out within 15 s, in the metrics and in the log."""
+    for name, (since, found, log) in deaf.items():
+        assert found.result() - since < 15
+        (line, *_) = [line for line in log.read_text().splitlines() if "LISTEN delivers nothing" in line]
+        assert datetime.datetime.fromisoformat(line.split()[0]).timestamp() - since < 15, line
+    assert [listener_up(server, host) for host in ("pooled", "wired")] == [0, 0]

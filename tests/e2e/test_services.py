@@ -1,0 +1,312 @@
+"""deploy/ in use: runit services, the lines for machines that have no supervisor, PgBouncer, what systemd and man think of our files."""
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from server import POLL, ROOT, STATS, Server, free_port, new_topic, until
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start services as somebody else")
+
+
+class Door(Server):
+    """A web server of its own before workers of its own, on the database of another Server."""
+
+    def __init__(self, server, directory):
+        super().__init__(0, run=server.run)
+        self.server, self.directory, self.lighttpd = server, directory, None
+
+    def __enter__(self):
+        config = (ROOT / "deploy/lighttpd/50-pgpoll.conf").read_text().replace('"/run/pgpoll"', f'"{self.directory}"')
+        (self.directory / "50-pgpoll.conf").write_text(config)
+        (self.directory / "lighttpd.conf").write_text(f"""
+            server.modules = ( "mod_fastcgi" )
+            server.bind = "127.0.0.1"
+            server.port = {self.port}
+            server.document-root = "{self.directory}/www"
+            server.username = "www-data"
+            include "50-pgpoll.conf"
+            """)
+        environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
+        self.lighttpd = subprocess.Popen(["lighttpd", "-D", "-f", self.directory / "lighttpd.conf"], stdin=subprocess.DEVNULL, env=environment,
+                                         stderr=subprocess.DEVNULL)
+        until(lambda: self.status() is not None, "lighttpd")
+        return self
+
+    def __exit__(self, *_):
+        self.close_db()
+        self.lighttpd.terminate()
+        self.lighttpd.wait(5)
+
+    def status(self):
+        try:
+            return self.request("POST", POLL, '{"topics": ["a"], "timeout": 0}').status
+        except OSError:
+            return None
+
+
+@pytest.fixture(scope="module")
+def database():
+    """Only its PostgreSQL is of interest."""
+    with Server(1) as server:
+        yield server
+
+
+@pytest.fixture
+def place(database):
+    """A directory for everybody, with the programs, in place of /run/pgpoll, /usr/local/lib/pgpoll and /etc/default/pgpoll."""
+    place = pathlib.Path(subprocess.check_output(["mktemp", "-d", "/tmp/pgpoll-services.XXXXXX"], text=True).strip())
+    place.chmod(0o755)
+    (place / "lib").mkdir()
+    for program in (database.run / "bin").iterdir():
+        shutil.copy(program, place / "lib")
+    settings = {**database.env, "PGUSER": "pgpoll_worker", "PGPOLL_LOG": str(place / "log"), "PGPOLL_WORKERS": "5"}
+    (place / "settings").write_text("".join(f"{name}={value}\n" for name, value in settings.items() if name != "PGPOLL_URL"))
+    (place / "log").touch()
+    shutil.chown(place / "log", "www-data")
+    yield place
+    shutil.rmtree(place)
+
+
+def moved(text, place):
+    for old, new in (("/run/pgpoll", place), ("/usr/local/lib/pgpoll", place / "lib"), ("/etc/default/pgpoll", place / "settings"),
+                     ("-u pgpoll -g pgpoll", "-u www-data -g www-data")):
+        text = text.replace(old, str(new))
+    return text
+
+
+def of(place, name):
+    """Process ids of the program, the oldest first."""
+    found = subprocess.run(["pgrep", "-f", f"^{place}/lib/{name}"], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
+
+
+def no_trouble(place, *but):
+    for line in (place / "log").read_text().splitlines():
+        assert " info: " in line or any(words in line for words in but), line
+
+
+# --- supervisors
+
+@contextlib.contextmanager
+def runsv(place, name):
+    service = place / name
+    service.mkdir()
+    (service / "run").write_text(moved((ROOT / "deploy/runit" / name / "run").read_text(), place))
+    (service / "run").chmod(0o755)
+    with open(place / f"{name}.out", "w") as output:
+        process = subprocess.Popen(["runsv", service], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    try:
+        until(lambda: (service / "supervise/ok").exists(), "runsv")
+        yield service
+    finally:
+        subprocess.run(["sv", "-w", "15", "force-shutdown", service], stdout=subprocess.DEVNULL)
+        process.wait(15)
+        assert (place / f"{name}.out").read_text() == ""
+
+
+@needs_root
+def test_runit(database, place):
+    topic = new_topic()
+    with runsv(place, "pgpoll") as poll, runsv(place, "pgpoll-stats"):
+        until(lambda: len(of(place, "pgpoll-stats.fcgi")) == 2, "two for the statistics")
+        with Door(database, place) as door:
+            until(lambda: door.status() == 200, "service")
+            assert {os.stat(place / f"{pool}.sock").st_mode & 0o777 for pool in ("poll", "stats")} == {0o600}
+            waiting = door.poll_later(topic, timeout=30)
+            database.until_waiting(topic)
+            manager = of(place, "pgpoll.fcgi")[0]
+            subprocess.run(["sv", "hup", poll], check=True, stdout=subprocess.DEVNULL)
+            answer = waiting.result(20)                       # answered for the new program's sake
+            assert answer.messages == [] and of(place, "pgpoll.fcgi")[0] == manager
+            database.publish(topic, 1)
+            assert door.poll(topic, since=answer.next_since, timeout=10).payloads == [1]
+            assert door.request("GET", STATS).status == 200
+            os.kill(manager, signal.SIGKILL)
+            until(lambda: (pids := of(place, "pgpoll.fcgi")) and manager not in pids and door.status() == 200, "another manager", 15)
+    assert of(place, "pgpoll") == []
+    no_trouble(place)
+
+
+@needs_root
+def test_without_a_supervisor(database, place):
+    """The lines of pgpoll.fcgi(8)."""
+    (script,) = re.findall(r"^\.Bd -literal -offset indent\nexport (.*?)^\.Ed$", (ROOT / "deploy/man/pgpoll.fcgi.8").read_text(), re.M | re.S)
+    script = moved("export " + script, place).replace("\\e\n", "\\\n").replace("--workers 500", "--workers 5")
+    script = script.replace("PGDATABASE=mydb PGPOLL_LOG=syslog", " ".join((place / "settings").read_text().split()))
+    subprocess.run(["sh", "-e"], input=script, text=True, check=True, stdout=subprocess.DEVNULL)
+    watchers = subprocess.run(["pgrep", "-f", f"^/usr/bin/multiwatch .* {place}/lib"], capture_output=True, text=True).stdout.split()
+    assert len(watchers) == 2
+    try:
+        topic = new_topic()
+        with Door(database, place) as door:
+            until(lambda: door.status() == 200, "service")
+            waiting = [door.poll_later(topic, timeout=30) for _ in range(3)]
+            database.until_waiting(topic, 3)
+            manager = of(place, "pgpoll.fcgi")[0]
+            os.kill(manager, signal.SIGKILL)
+            answers = [poll.result(20) for poll in waiting]
+            assert [answer.messages for answer in answers] == [[]] * 3
+            database.publish(topic, 1)
+            # The socket has been open all the time. (A worker of the old manager answers at once, for the last time.)
+            assert door.poll_on(topic, answer=answers[0], timeout=30).payloads == [1]
+            stats = of(place, "pgpoll-stats.fcgi")
+            os.kill(stats[0], signal.SIGKILL)
+            until(lambda: len(now := of(place, "pgpoll-stats.fcgi")) == 2 and now != stats, "another one for the statistics", 15)
+    finally:
+        for pid in watchers:
+            os.kill(int(pid), signal.SIGTERM)
+        until(lambda: of(place, "pgpoll") == [], "all gone", 15)
+    no_trouble(place)
+
+
+# --- PgBouncer
+
+@contextlib.contextmanager
+def pgbouncer(place, port, database):
+    text = (ROOT / "deploy/pgbouncer/pgbouncer.ini").read_text()
+    for old, new in (("mydb = host=127.0.0.1 port=5432", f"pgpoll = host={database.env['PGHOST']} port=5432"), ("6432", str(port)),
+                     ("/etc/pgbouncer/", f"{place}/"), ("/var/log/postgresql/", f"{place}/b/"), ("/var/run/postgresql/", f"{place}/b/")):
+        assert old in text
+        text = text.replace(old, new)
+    (place / "pgbouncer.ini").write_text(text)
+    (place / "userlist.txt").write_text('"pgpoll_worker" "secret"\n')
+    (place / "b").mkdir(exist_ok=True)
+    shutil.chown(place / "b", "www-data")
+    process = subprocess.Popen(["/usr/sbin/pgbouncer", "-q", "-u", "www-data", place / "pgbouncer.ini"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: (place / "b/pgbouncer.pid").exists(), "PgBouncer")
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@needs_root
+def test_catching_up_through_pgbouncer(database, place):
+    """Only that goes through it: without it what is old cannot be read, but what is new is delivered."""
+    port, old, new = free_port(), new_topic("old"), new_topic("new")
+    (place / "services").write_text((ROOT / "deploy/pgbouncer/pg_service.conf").read_text().replace("6432", str(port)))
+    (place / "pass").write_text(f"127.0.0.1:{port}:*:pgpoll_worker:secret\n")
+    (place / "pass").chmod(0o600)
+    shutil.chown(place / "pass", "www-data")
+    with (place / "settings").open("a") as settings:
+        settings.write(f"PGSERVICEFILE={place}/services\nPGPASSFILE={place}/pass\nPGPOLL_CATCH_UP_SERVICE=pgpoll_catch_up\n")
+    database.publish(old, *range(5))
+    with runsv(place, "pgpoll"), Door(database, place) as door:
+        since = door.poll(new, timeout=1).next_since
+        waiting = door.poll_later(new, since=since, timeout=30)
+        database.until_waiting(new)
+        database.publish(new, 1)
+        answer = waiting.result(10)
+        assert answer.payloads == [1]
+        assert door.request("POST", POLL, '{"topics": ["%s"], "since": {"%s": "0"}, "timeout": 0}' % (old, old)).status == 503
+        held = door.poll_later(old, since={old: "0"}, timeout=30)
+        with pgbouncer(place, port, database):
+            assert held.result(20).payloads == list(range(5))
+            polls = [door.poll_later(old, since={old: "0"}, timeout=0, limit=3) for _ in range(60)]
+            assert [poll.result(20).payloads for poll in polls] == [[0, 1, 2]] * 60
+        database.publish(new, 2)
+        assert door.poll(new, since=answer.next_since, timeout=10).payloads == [2]
+    no_trouble(place, "database_away")
+
+
+# --- files that others read
+
+def help_of(database, program="pgpoll.fcgi"):
+    return subprocess.check_output([database.run / "bin" / program, "--help"], text=True)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """`make install` as a package does it."""
+    root = tmp_path_factory.mktemp("installed")
+    subprocess.run(["make", "-s", "-C", ROOT, "install", f"DESTDIR={root}", "PREFIX=/usr"], check=True, stdin=subprocess.DEVNULL)
+    return root
+
+
+def test_installed_files(installed):
+    for path in ("usr/lib/pgpoll/pgpoll.fcgi", "usr/lib/pgpoll/pgpoll-stats.fcgi", "usr/sbin/pgpoll-setup"):
+        assert os.access(installed / path, os.X_OK), path
+    for path in ("usr/share/pgpoll/sql/install.sql", "usr/share/pgpoll/sql/upgrades/2.sql", "usr/share/man/man7/pgpoll.7",
+                 "usr/share/man/man8/pgpoll-stats.fcgi.8", "usr/lib/sysusers.d/pgpoll.conf", "etc/default/pgpoll",
+                 "usr/share/doc/pgpoll/examples/lighttpd/50-pgpoll.conf", "usr/share/doc/pgpoll/examples/runit/pgpoll/run",
+                 "usr/share/doc/pgpoll/examples/pgbouncer/pgbouncer.ini", "usr/share/doc/pgpoll/examples/long_polling_client.py"):
+        assert (installed / path).is_file(), path
+    for path in installed.rglob("*"):
+        if path.is_file() and path.suffix != ".fcgi" and path.name != "README.md":
+            assert b"/usr/local" not in path.read_bytes(), path
+    sources = {path.relative_to(ROOT / "sql") for path in (ROOT / "sql").rglob("*.sql")}
+    assert {path.relative_to(installed / "usr/share/pgpoll/sql") for path in (installed / "usr/share/pgpoll").rglob("*.sql")} == sources
+
+
+def test_installing_again_keeps_the_settings(tmp_path):
+    goal = ["make", "-s", "-C", ROOT, "install", f"DESTDIR={tmp_path}"]
+    subprocess.run(goal, check=True, stdin=subprocess.DEVNULL)
+    settings = tmp_path / "etc/default/pgpoll"
+    settings.write_text("PGDATABASE=mine\n")
+    subprocess.run(goal, check=True, stdin=subprocess.DEVNULL)
+    assert settings.read_text() == "PGDATABASE=mine\n"
+    assert "/usr/local/lib/pgpoll/pgpoll.fcgi" in (tmp_path / "usr/local/lib/systemd/system/pgpoll.service").read_text()
+
+
+def test_sample_settings_are_those_of_help(database, installed):
+    told = dict(re.findall(r"^  (PGPOLL_\w+) .*\n +\(default (.*?)[,)]", help_of(database), re.M))
+    named = re.findall(r"^  (PGPOLL_[A-Z_]+) ", help_of(database), re.M)
+    sample = re.findall(r"^#(PGPOLL_\w+)=(.*)$", (installed / "etc/default/pgpoll").read_text(), re.M)
+    assert [name for name, _ in sample] == named
+    unit = (installed / "usr/lib/systemd/system/pgpoll.service").read_text()
+    assert dict(sample).pop("PGPOLL_WORKERS") == re.search(r"^Environment=PGPOLL_WORKERS=(\d+)$", unit, re.M)[1]
+    assert {name: value for name, value in sample if name != "PGPOLL_WORKERS"} == \
+           {name: told.get(name, "") for name in named if name != "PGPOLL_WORKERS"}
+
+
+def test_sample_settings_can_be_read_by_a_shell(installed):
+    """Each line, once its # is gone, sets that."""
+    lines = (installed / "etc/default/pgpoll").read_text()
+    active = re.sub(r"(?m)^#([A-Z_]+=)", r"\1", lines)
+    names = re.findall(r"(?m)^([A-Z_]+)=", active)
+    done = subprocess.run(["sh", "-euc", f"{active}\nprintf '%s\\n' \"${{PRUNE_KEEP}}\" {' '.join('${' + name + '+set}' for name in names)}"],
+                          capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["7 days", "set"] and done.stderr == "", done
+
+
+def test_manual_pages(database, installed):
+    pages = sorted((installed / "usr/share/man").rglob("*.[78]"))
+    assert [page.name for page in pages] == ["pgpoll.7", "pgpoll-setup.8", "pgpoll-stats.fcgi.8", "pgpoll.fcgi.8"]
+    for page in pages:
+        lint = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True)
+        assert (lint.stdout, lint.stderr) == ("", ""), lint
+        groff = subprocess.run(["groff", "-mandoc", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True)
+        assert (groff.returncode, groff.stderr) == (0, ""), groff
+    text = subprocess.check_output(["mandoc", "-T", "ascii", "-O", "width=1000", installed / "usr/share/man/man8/pgpoll.fcgi.8"], text=True)
+    text = re.sub(r".\x08", "", text)   # no overstriking
+    assert re.findall(r"(?m)^     (PGPOLL_[A-Z_]+)$", text) == re.findall(r"(?m)^  (PGPOLL_[A-Z_]+) ", help_of(database))
+    setup = subprocess.check_output([ROOT / "deploy/pgpoll-setup", "--help"], text=True)
+    page = (installed / "usr/share/man/man8/pgpoll-setup.8").read_text()
+    assert set(re.findall(r"--([a-z]+)", setup)) | {"help"} == set(re.findall(r"Fl -([a-z]+)", page))
+
+
+def test_units_are_right(installed):
+    """As systemd-analyze has it; it looks for the programs, too, so these are where they really are. Its exposure level of a service
+    that can do everything is 96 (UNSAFE)."""
+    units = installed / "units"
+    shutil.copytree(installed / "usr/lib/systemd/system", units)
+    for unit in units.iterdir():
+        unit.write_text(re.sub(r"/usr/(lib|share)/pgpoll", rf"{installed}/usr/\1/pgpoll", unit.read_text()))
+    for name in "postgresql.service", "network-online.target":
+        (units / name).write_text("[Unit]\nDescription=another's\n" + ("[Service]\nExecStart=/bin/true\n" if "service" in name else ""))
+    names = [unit for unit in sorted(units.iterdir()) if "pgpoll" in unit.name]
+    checked = [str(unit).replace("@.", "@1.") for unit in names]
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *checked], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+    for service in checked:
+        if service.endswith(".service"):
+            scored = subprocess.run(["systemd-analyze", "security", "--offline=yes", "--threshold=15", service], capture_output=True, text=True)
+            assert scored.returncode == 0, scored

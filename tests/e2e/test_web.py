@@ -1,0 +1,280 @@
+"""What the web server in front owes us, with the file that deploy/ has for it: nobody sees who waits who should not, users reach
+can_poll(), slow clients cost no worker, HTTP/2, reloads, restarts of the workers."""
+import base64
+import contextlib
+import copy
+import gzip
+import http.client
+import json
+import re
+import socket
+import subprocess
+import time
+
+import pytest
+
+import h2_client
+import web
+from server import LEAVING_S, POLL, STATS, WEB, new_topic, until
+
+pytestmark = pytest.mark.web
+METRICS = "/messages/poll/metrics"
+LOCAL, ELSEWHERE = "127.0.0.1", "127.0.0.2"   # addresses to come from; only the first is one that the files let in
+
+
+@contextlib.contextmanager
+def fronted(server, kind=None, **options):
+    """The server behind another web server of the kind under test, set up like this."""
+    with (kind or web.SERVERS[WEB])(server.run / "fcgi", **options) as front:
+        door = copy.copy(server)
+        door.front, door.port, door.tls_port = front, front.port, front.tls_port
+        yield door
+
+
+def raw(server, request, source=LOCAL):
+    """Status and body for these bytes."""
+    with socket.create_connection(("127.0.0.1", server.port), 5, (source, 0)) as client:
+        client.sendall(request.replace("\n", "\r\n").encode())
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        return response.status, response.read().decode()
+
+
+def get(server, path, source, method="GET", headers=""):
+    return raw(server, f"{method} {path} HTTP/1.1\nHost: x\nConnection: close\nContent-Length: 0\n{headers}\n", source)
+
+
+# --- who sees what
+
+def test_stats_and_metrics_are_closed_to_others(server):
+    for path in STATS, METRICS:
+        for method in "GET", "OPTIONS", "POST":
+            assert get(server, path, ELSEWHERE, method)[0] == 403
+        for disguise in (path + "?x", path.replace("/poll", "//poll"), path.replace("poll", "%70oll"), "/x/.." + path, path + "/.",
+                         path + "#"):
+            status, text = get(server, disguise, ELSEWHERE)
+            assert status in (400, 403, 404) and "active_waiters" not in text, disguise
+    assert get(server, STATS, LOCAL)[0] == 200 and get(server, METRICS, LOCAL)[0] in (200, 404)
+
+
+@pytest.mark.parametrize("disguise", [POLL + "?x=" + STATS, POLL + "#" + STATS, POLL + "?#" + STATS, POLL + ";" + STATS, POLL + "%3f" + STATS,
+                                      POLL + "%23" + STATS, "/openapi.json?" + STATS, "/openapi.json#" + STATS, "/x#" + STATS])
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "HEAD"])
+def test_nothing_else_shows_the_stats(server, method, disguise):
+    status, text = get(server, disguise, ELSEWHERE, method) if method != "HEAD" else (server.request("HEAD", disguise).status, "")
+    assert "active_waiters" not in text and (method == "OPTIONS" or status != 200 or "openapi" in text), text
+
+
+def test_everybody_may_poll(server, topic):
+    body = json.dumps({"topics": [topic], "timeout": 0})
+    status, text = raw(server, f"POST {POLL} HTTP/1.1\nHost: x\nConnection: close\nContent-Length: {len(body)}\n\n{body}", ELSEWHERE)
+    assert status == 200 and json.loads(text)["messages"] == []
+    assert get(server, POLL, ELSEWHERE, "OPTIONS")[0] == 204
+
+
+@pytest.mark.parametrize("path", [STATS, METRICS, "/openapi.json"])
+def test_ours_answers_and_no_file_of_the_web_servers(server, path):
+    assert server.request("GET", path).headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_an_operator_lets_a_network_in(server):
+    with fronted(server, edit=lambda text: re.sub(r"#(?=.*10\.0\.0\.0/8)", "", text).replace("10.0.0.0/8", "127.0.0.0/30")) as door:
+        assert [get(door, path, ELSEWHERE)[0] != 403 for path in (STATS, METRICS)] == [True, True]
+        assert [get(door, path, "127.0.0.9")[0] for path in (STATS, METRICS)] == [403, 403]
+
+
+# --- users
+
+def basic(user):
+    return {"Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+
+
+def test_users_reach_can_poll(server, topic):
+    """And nobody who only says so: without authentication there are no users."""
+    name = "ann:" + topic
+    body = json.dumps({"topics": [name], "since": {name: "0"}, "timeout": 0})
+    claims = {"Remote-User": "ann", "Remote_User": "ann", "X-Remote-User": "ann"}
+    with fronted(server, edit=lambda text: web.uncomment(text, "Authentication")) as door:
+        try:
+            server.restrict("topic LIKE remote_user || ':%'", refused=topic)
+            server.publish(name, 1)
+
+            def status(method="POST", **headers):
+                return door.request(method, POLL, body if method == "POST" else None, headers).status
+
+            assert [status(), status(**basic("ann:wrong")), status(**basic("joe:secret")), status(**claims)] == [401] * 4
+            answer = door.request("POST", POLL, body, basic("ann:secret"))
+            assert answer.status == 200 and answer.payloads == [1]
+            assert status(**basic("bob:secret"), **claims) == 403
+            assert status("OPTIONS") == 204   # a browser asks without
+            assert server.request("POST", POLL, body, {**claims, **basic("ann:secret")}).status == 403
+        finally:
+            server.unrestrict()
+
+
+# --- slow clients
+
+def slow_clients(port):
+    """Connections that never get to the end of their request: what each sends first, and what a byte at a time."""
+    head = f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    chunked = head + "Transfer-Encoding: chunked\r\n\r\n"
+    for first, then in [
+            (head + "Content-Length: 500\r\n\r\n", ""), (head + "Content-Length: 500\r\n\r\n", " "), (head, ""), (head, "x"), ("P", ""),
+            (chunked, ""), (chunked + "ff\r\n", " "), (head.replace(POLL, STATS) + "Content-Length: 500\r\n\r\n", " "),
+            (head + "Content-Length: 60000\r\n\r\n" + " " * 50_000, "")]:
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(first.encode())
+        yield client, then.encode()
+
+
+def test_slow_clients_cost_no_worker(server):
+    clients = [pair for _ in range(8) for pair in slow_clients(server.port)]   # more than there are workers
+    try:
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            for client, byte in clients:
+                with contextlib.suppress(OSError):
+                    client.sendall(byte)
+            assert server.poll(new_topic()).seconds < 1 and server.request("GET", STATS).seconds < 1
+            time.sleep(0.2)
+    finally:
+        for client, _ in clients:
+            client.close()
+
+
+def test_clients_that_do_not_read_their_answer_cost_no_worker(small, topic):
+    """Except behind Apache, which passes an answer on as fast as the client reads it."""
+    small.publish(topic, "x" * 5_000_000)
+    body = json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0})
+    clients = []
+    try:
+        for _ in range(small.worker_count):
+            client = socket.socket()
+            clients.append(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", small.port))
+            client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+        if WEB == "apache":
+            poll = small.poll_later(new_topic())
+            time.sleep(1)
+            assert not poll.done()
+            for client in clients:
+                client.close()
+            poll.result(5)
+        else:
+            for _ in range(4):
+                assert small.poll(new_topic()).seconds < 2
+    finally:
+        for client in clients:
+            client.close()
+        small.prune(topic)
+
+
+# --- HTTP/2, compression
+
+@pytest.fixture(scope="module")
+def secure(server):
+    with fronted(server, tls=True) as door:
+        yield door
+
+
+@pytest.mark.parametrize("protocol", ["--http1.1", "--http2"])
+def test_tls(secure, topic, protocol):
+    curl = subprocess.Popen(["curl", "-sSk", protocol, "-w", "\n%{http_version} %{http_code}", f"https://127.0.0.1:{secure.tls_port}{POLL}",
+                             "-d", json.dumps({"topics": [topic], "timeout": 20})], stdout=subprocess.PIPE, text=True)
+    secure.until_waiting(topic)
+    secure.publish(topic, 1)
+    body, _, told = curl.communicate(timeout=5)[0].rpartition("\n")
+    assert told == {"--http1.1": "1.1 200", "--http2": "2 200"}[protocol]
+    assert [message["payload"] for message in json.loads(body)["messages"]] == [1]
+
+
+def test_polls_share_an_http_2_connection(secure, topic):
+    with h2_client.connect(secure.tls_port) as client:
+        at_a_time = {"lighttpd": 8, "apache": 6, "nginx": 20}[WEB]   # 20 is for the sake of the test, the others are limits
+        assert client.most_streams() == {"lighttpd": 8, "apache": 100, "nginx": 128}[WEB]
+        streams = [client.post(POLL, {"topics": [topic], "timeout": 20}) for _ in range(at_a_time)]
+        secure.until_waiting(topic, at_a_time)
+        if WEB == "apache":   # the others announce what they would not serve, or serve more
+            client.socket.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.answer(client.post(POLL, {"topics": [topic], "timeout": 0}))
+            client.socket.settimeout(20)
+        secure.publish(topic, 1)
+        for answer in [client.answer(stream) for stream in streams]:
+            assert [message["payload"] for message in json.loads(answer)["messages"]] == [1]
+
+
+def test_an_http_2_client_that_leaves_frees_its_workers(secure, topic):
+    """As a browser's abort() does: the stream is reset, the connection stays. Or as one that is closed."""
+    with h2_client.connect(secure.tls_port) as one, h2_client.connect(secure.tls_port) as other:
+        streams = [[client.post(POLL, {"topics": [topic], "timeout": 60}) for _ in range(3)] for client in (one, other)]
+        secure.until_waiting(topic, 6)
+        for stream in streams[0]:
+            one.cancel(stream)
+        other.close()
+        secure.until_waiting(topic, 0, seconds=LEAVING_S)
+        assert json.loads(one.answer(one.post(POLL, {"topics": [topic], "timeout": 0})))["messages"] == []
+
+
+@pytest.mark.skipif(WEB == "lighttpd", reason="lighttpd compresses nothing that it passes on as it comes")
+def test_compression(server, topic):
+    server.publish(topic, "x" * 10_000)
+    with fronted(server, edit=lambda text: web.uncomment(text, "Compression")) as door:
+        def poll(timeout, since="0"):
+            body = json.dumps({"topics": [topic], "since": {topic: since}, "timeout": timeout})
+            connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=30)
+            connection.request("POST", POLL, body, {"Accept-Encoding": "gzip"})
+            response = connection.getresponse()
+            body = response.read()
+            connection.close()
+            squeezed = response.headers["Content-Encoding"] == "gzip"
+            return squeezed, json.loads(gzip.decompress(body) if squeezed else body)["messages"]
+
+        squeezed, messages = poll(0)
+        assert squeezed and [message["payload"] for message in messages] == ["x" * 10_000]
+        waiting = server.threads.submit(poll, 20, "$")
+        server.until_waiting(topic)
+        server.publish(topic, 2)
+        assert [message["payload"] for message in waiting.result(2)[1]] == [2]
+
+
+# --- starts, stops, reloads
+
+def test_a_reload_costs_no_poll(server, topic):
+    with fronted(server) as door:
+        polls = door.wait(topic, polls=8, timeout=20)
+        door.front.reload()
+        if WEB == "lighttpd":
+            server.reload()   # as its file says
+        else:
+            time.sleep(0.5)   # let it take effect; nothing tells when
+            assert not any(poll.done() for poll in polls)
+        assert until(lambda: answered(door), "answers again").seconds < 2
+        door.publish(topic, 1)
+        for poll in polls:
+            assert door.poll(topic, since=poll.result(5).next_since if not poll.result().messages else {topic: "0"}).payloads == [1]
+
+
+def answered(server):
+    try:
+        return server.poll(new_topic())
+    except OSError:
+        return None
+
+
+def test_workers_that_come_back_are_found(server, topic):
+    """lighttpd looks once a second."""
+    body, socket_file = json.dumps({"topics": [topic], "timeout": 0}), server.run / "fcgi" / "poll.sock"
+    away = socket_file.with_name("away.sock")
+    with fronted(server) as door:
+        assert door.request("POST", POLL, body).status == 200
+        socket_file.rename(away)
+        try:
+            for _ in range(5):
+                assert door.request("POST", POLL, body).status in (502, 503)
+        finally:
+            away.rename(socket_file)
+        until(lambda: door.request("POST", POLL, body).status == 200, "answers again", 4 if WEB == "lighttpd" else 0.5)

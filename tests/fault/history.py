@@ -1,0 +1,418 @@
+"""What writers committed and what clients were answered, recorded while it happens, and the check of the one against the other.
+
+What is promised, as the check understands it:
+- A message that was committed reaches every client that sends its cursors back; one that was rolled back reaches nobody. If the
+  connection died at COMMIT, either may have happened, but it is the same for all.
+- A message has one id. Each client's ids rise, over all its topics and answers: so all have one order, and none gets a message twice.
+- In that order a writer's messages are as it wrote them, and a message whose INSERT began after another's COMMIT had returned comes
+  after it.
+- From one cursor of a topic to the next, an answer has every message in between; or it tells a gap, and then one was missing.
+- Only where the database itself has lost what it had committed (a standby promoted too early, a backup restored) may what was
+  lost stay away, or come late from a manager's memory, and a message that survived come a second time, with another id. A client
+  ahead of the database is told so.
+"""
+import bisect
+import collections
+import contextlib
+import dataclasses
+import http.client
+import itertools
+import json
+import math
+import random
+import time
+
+import psycopg2
+
+POLL = "/messages/poll"
+LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+AGAIN = ("40001", "40P01", "55P03")     # serialization failure, deadlock, no lock in time: it did not happen
+UNDONE = ("23503", "53100", "42P01", "3F000")   # foreign key violation, disk full, nothing there yet (a backup is being restored)
+PAUSE_S = 0.05                          # between transactions, at most
+LATE_S = 8                              # so much later than its timeout an answer may come: a frozen database costs up to 5.5 s
+
+
+@dataclasses.dataclass
+class Sent:
+    writer: str
+    topic: str
+    text: str
+    began: float                # before its INSERT
+    ended: float = math.inf     # after its COMMIT had returned; inf: nobody knows whether it was committed
+
+
+@dataclasses.dataclass
+class Poll:
+    topics: list
+    since: dict
+    limit: int
+    timeout: float
+    began: float
+    ended: float
+    status: object              # of HTTP; "cut": no answer or half of one; "left": the client did not wait for it
+    retry_after: str = None
+    messages: list = ()         # (topic, id, text)
+    next_since: dict = None
+    gaps: dict = None
+    has_more: bool = False
+    said: str = ""              # when it is an error
+
+
+# --- writers
+
+BUSINESS = """
+    CREATE SCHEMA IF NOT EXISTS business;
+    CREATE TABLE IF NOT EXISTS business.account (id integer PRIMARY KEY, n bigint NOT NULL DEFAULT 0);
+    INSERT INTO business.account SELECT generate_series(1, 5) ON CONFLICT DO NOTHING;
+    CREATE TABLE IF NOT EXISTS business.customer (id text PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS business.purchase (
+        customer text NOT NULL REFERENCES business.customer DEFERRABLE INITIALLY DEFERRED);
+    DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fault_writer') THEN
+            CREATE ROLE fault_writer LOGIN IN ROLE pgpoll_publisher;
+            ALTER ROLE fault_writer SET deadlock_timeout = '200ms';
+        END IF;
+    END $$;
+    GRANT USAGE ON SCHEMA business TO fault_writer;
+    GRANT ALL ON ALL TABLES IN SCHEMA business TO fault_writer;
+"""
+
+
+class Writer:
+    """Publishes in transactions of every kind, beside other work that can make them fail, until told to stop."""
+
+    def __init__(self, name, connect, topics, dice, is_ahead):
+        """is_ahead(): whether to hold on, because readers are too far behind."""
+        self.name, self.connect, self.topics, self.dice, self.is_ahead = name, connect, topics, dice, is_ahead
+        self.session, self.n = None, 0
+        self.sent = []
+        self.outcomes = collections.Counter()
+
+    def run(self, stop):
+        while not stop.is_set():
+            if self.session is None or self.session.closed:
+                self.reconnect(stop)
+                continue
+            first, seed = self.n, self.dice.random()
+            while self.transaction(random.Random(seed)) == "again" and not self.session.closed:
+                self.n = first      # the same messages: what was undone may be sent again
+            time.sleep(self.dice.random() * PAUSE_S)
+            while self.is_ahead() and not stop.is_set():
+                time.sleep(0.05)
+        if self.session:
+            self.session.close()
+
+    def reconnect(self, stop):
+        try:
+            self.session = self.connect()
+            self.session.autocommit = True
+        except psycopg2.OperationalError:
+            stop.wait(0.05)
+
+    def transaction(self, dice):
+        pending, committing = [], False
+        try:
+            with self.session.cursor() as cursor:
+                cursor.execute("BEGIN ISOLATION LEVEL " + dice.choice(LEVELS))
+                self.work(cursor, dice, pending)
+                ending = "ROLLBACK" if dice.random() < 0.1 else "COMMIT"
+                committing = ending == "COMMIT"
+                cursor.execute(ending)
+                outcome = cursor.statusmessage
+        except psycopg2.Error as error:
+            outcome = self.failed(error, committing)
+        if outcome == "COMMIT":
+            ended = time.monotonic()
+            for sent in pending:
+                sent.ended = ended
+        if outcome in ("COMMIT", "doubt"):
+            self.sent += pending
+        self.outcomes[outcome] += 1
+        return outcome
+
+    def failed(self, error, committing):
+        """What became of the transaction that the error ended."""
+        if error.pgcode is None or error.pgcode.startswith("57P"):  # the connection is lost
+            self.session.close()
+            return "doubt" if committing else "undone"
+        if error.pgcode not in AGAIN + UNDONE:
+            raise error
+        try:
+            with self.session.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+        except psycopg2.Error:
+            self.session.close()
+        return "again" if error.pgcode in AGAIN else "undone"
+
+    def work(self, cursor, dice, pending):
+        customer = f"{self.name}:{self.n}" if dice.random() < 0.2 else None
+        if customer:
+            cursor.execute("INSERT INTO business.purchase VALUES (%s)", (customer,))
+        if dice.random() < 0.15:
+            cursor.execute("UPDATE business.account SET n = n + 1 WHERE id = %s", (dice.randint(1, 5),))
+        for _ in range(dice.choice([1, 1, 1, 2, 3])):
+            self.publish(cursor, dice, pending)
+            if dice.random() < 0.1:
+                time.sleep(dice.random() * 0.1)
+        if customer and dice.random() < 0.9:    # or else it is missing at COMMIT
+            cursor.execute("INSERT INTO business.customer VALUES (%s)", (customer,))
+            customer = None
+        if dice.random() < 0.05 and not customer:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        if dice.random() < 0.1:
+            self.publish(cursor, dice, pending)
+
+    def publish(self, cursor, dice, pending):
+        """One INSERT of one or more messages, perhaps undone."""
+        undone = dice.random() < 0.1
+        if undone or dice.random() < 0.1:
+            cursor.execute("SAVEPOINT here")
+        began, rows = time.monotonic(), []
+        for _ in range(dice.choice([1, 1, 1, 1, 2, 5])):
+            self.n += 1
+            rows.append(Sent(self.name, dice.choice(self.topics), f"{self.name}:{self.n}", began))
+        padding = "x" * dice.choice([0, 0, 0, 100, 3000, 20_000])
+        values = [(sent.topic, json.dumps([sent.text, padding])) for sent in rows]
+        cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES " + ", ".join(["(%s, %s)"] * len(rows)),
+                       [value for row in values for value in row])
+        if undone:
+            cursor.execute("ROLLBACK TO here")
+        else:
+            pending += rows
+
+
+# --- clients
+
+class Client:
+    """Polls on and on with random page sizes and timeouts, sends its cursors back in every form, and records each answer. since: the
+    cursor with which it begins; dawdle: seconds that it may stay away between polls."""
+
+    def __init__(self, server, topics, dice, since, dawdle=0):
+        self.server, self.dice, self.dawdle = server, dice, dawdle
+        self.topics, self.since = list(topics), dict.fromkeys(topics, since)
+        self.wanting = set(self.topics)     # the topics whose end it has not had
+        self.polls = []
+        self.http = None
+        self.answered, self.count = False, 0
+
+    def run(self, ending, deadline):
+        """Until it has had the end of every topic. ending: an event that it is due; deadline(): when it must be there."""
+        while self.wanting and not (ending.is_set() and time.monotonic() > deadline()):
+            leaves = not ending.is_set() and self.dice.random() < 0.03
+            poll = self.poll(self.dice.choice([0, 1, 2, 5]), self.dice.choice([1, 2, 5, 20, 100, 1000]), leaves)
+            if poll.status == 503:
+                ending.wait(min(int(poll.retry_after or 0), 1) * self.dice.random())
+            elif poll.status == "cut":
+                time.sleep(0.05)
+            elif self.dawdle and self.dice.random() < 0.1:
+                ending.wait(self.dice.random() * self.dawdle)
+        self.hang_up()
+
+    def hang_up(self):
+        if self.http:
+            self.http.close()
+        self.http = None
+
+    def poll(self, timeout, limit, leaves):
+        if self.dice.random() < 0.3:
+            self.dice.shuffle(self.topics)
+        poll = Poll(list(self.topics), dict(self.since), limit, timeout, time.monotonic(), 0, None)
+        body = json.dumps({"topics": poll.topics, "since": poll.since, "timeout": timeout, "limit": limit})
+        try:
+            response = self.ask(body, 0.4 if leaves else timeout + 30)
+            text = response.read().decode()
+            poll.status, poll.retry_after = response.status, response.headers["Retry-After"]
+        except (OSError, http.client.HTTPException) as error:
+            self.hang_up()
+            poll.status, poll.said = "left" if leaves else "cut", repr(error)
+        poll.ended = time.monotonic()
+        if poll.status == 200:
+            self.take(poll, json.loads(text))
+        elif poll.status not in ("cut", "left"):
+            poll.said = text
+        self.polls.append(poll)
+        return poll
+
+    def ask(self, body, timeout):
+        """On the connection it has; if the web server has closed that one meanwhile, as it may, on another."""
+        if self.http and self.http.sock and self.dice.random() < 0.8:
+            self.http.sock.settimeout(timeout)
+            with contextlib.suppress(ConnectionError):
+                self.http.request("POST", POLL, body)
+                return self.http.getresponse()
+        self.hang_up()
+        self.http = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=timeout)
+        self.http.request("POST", POLL, body)
+        return self.http.getresponse()
+
+    def take(self, poll, answer):
+        poll.messages = [(m["topic"], m["message_id"], m["payload"][0]) for m in answer["messages"]]
+        poll.next_since, poll.has_more, poll.gaps = answer["next_since"], answer["has_more"], answer.get("gaps", {})
+        self.since = dict(poll.next_since)
+        if self.dice.random() < 0.5:    # another cursor for the same place
+            self.since.update((m["topic"], m[self.dice.choice(["message_id", "stream_id"])]) for m in answer["messages"])
+        self.wanting -= {topic for topic, _, text in poll.messages if text == end_of(topic)}
+        self.answered = True
+        self.count += len(poll.messages)
+
+
+def end_of(topic):
+    return f"end of {topic}"
+
+
+# --- the check
+
+def position(cursor):
+    """A cursor as a number; None: from now."""
+    if cursor in (None, "$"):
+        return None
+    if cursor.startswith("msg_"):
+        return int(cursor[4:], 16)
+    ms, _, n = cursor.partition("-")
+    return int(ms) << 16 | int(n or 0)
+
+
+def between(positions, after, last):
+    return positions[bisect.bisect_right(positions, after):bisect.bisect_right(positions, last)]
+
+
+class Check:
+    """sent, clients: the records. outages: (what, from, to). pruned: messages were pruned meanwhile. deaf: notifications were lost,
+    so that one topic's messages may be overtaken by another's, and what there is more of come late. survivors: what is left at the
+    end, where the database has lost something.
+    complaints: what is wrong, each beginning with a word for what kind it is."""
+
+    def __init__(self, sent, clients, outages=(), pruned=False, deaf=False, survivors=None):
+        self.sent = {sent.text: sent for sent in sent}
+        self.clients, self.outages, self.pruned, self.deaf, self.survivors = clients, outages, pruned, deaf, survivors
+        self.texts = {}                                     # position -> text
+        self.positions = collections.defaultdict(set)       # text -> positions
+        self.complaints = []
+        self.gather()
+        self.check_writers()
+        for number, client in enumerate(clients):
+            self.check_client(f"client {number}", client)
+
+    def complain(self, kind, *words):
+        self.complaints.append(f"{kind}: " + " ".join(map(str, words)))
+
+    def gather(self):
+        for client in self.clients:
+            for poll in client.polls:
+                for topic, message_id, text in poll.messages:
+                    self.positions[text].add(position(message_id))
+                    other = self.texts.setdefault(position(message_id), text)
+                    if other != text:
+                        self.complain("id", message_id, "is of", text, "and of", other)
+                    if text not in self.sent:
+                        self.complain("phantom", text)
+                    elif self.sent[text].topic != topic:
+                        self.complain("phantom", text, "was sent to", self.sent[text].topic, "and came in", topic)
+        self.by_topic = collections.defaultdict(list)
+        for place in sorted(self.texts):    # of a message that came again, its last id is the one that counts
+            if self.texts[place] in self.sent and place == max(self.positions[self.texts[place]]):
+                self.by_topic[self.sent[self.texts[place]].topic].append(place)
+
+    def is_left(self, text):
+        return self.survivors is None or text in self.survivors
+
+    def check_writers(self):
+        last, latest = collections.defaultdict(int), -math.inf
+        for sent in self.sent.values():
+            places = self.positions[sent.text]
+            if not places and sent.ended < math.inf and self.is_left(sent.text):
+                self.complain("lost", sent.text, "reached nobody")
+            if len(places) > 1 and self.survivors is None:
+                self.complain("id", sent.text, "has", len(places), "ids")
+            if len(places) == 1 and sent.ended < math.inf:
+                if min(places) < last[sent.writer]:
+                    self.complain("order", sent.text, "comes before what its writer wrote before it")
+                last[sent.writer] = min(places)
+        for place in sorted(self.texts):
+            sent = self.sent.get(self.texts[place])
+            if sent and len(self.positions[sent.text]) == 1:
+                if sent.ended < latest:
+                    self.complain("order", sent.text, "comes after one that was begun when it was committed already")
+                latest = max(latest, sent.began)
+
+    def check_client(self, who, client):
+        newest, more, beginning, told = -1, False, {}, collections.defaultdict(int)
+        got = set()
+        for poll in client.polls:
+            if poll.status != 200:
+                continue
+            places = [position(message_id) for _, message_id, _ in poll.messages]
+            in_order = [position(message_id) for _, message_id, text in poll.messages if self.is_left(text)]
+            if any(a >= b for a, b in itertools.pairwise(in_order if self.deaf else [newest, *in_order])):
+                self.complain("order", who, "got", *(text for _, _, text in poll.messages), "after", self.texts.get(newest))
+            if len(places) > poll.limit:
+                self.complain("page", who, "got", len(places), "asked for", poll.limit)
+            late = self.deaf or any(began <= poll.ended and poll.began <= ended for _, began, ended in self.outages)
+            if more and not places and not poll.gaps and not late:
+                self.complain("page", who, "was told of more, and there was none")
+            for topic in poll.topics:
+                start = self.check_topic(who, poll, topic)
+                beginning.setdefault(topic, start)
+                if topic in poll.gaps:
+                    told[topic] = position(poll.next_since[topic])
+            newest, more = max([newest, *in_order]), poll.has_more
+            if any(gap["reason"] == "ahead" for gap in poll.gaps.values()):
+                newest = -1
+            got.update(text for _, _, text in poll.messages)
+        if client.wanting:
+            self.complain("stuck", who, "did not get to the end of", *client.wanting)
+        if self.survivors is not None:
+            for topic, start in beginning.items():
+                for place in self.by_topic[topic]:
+                    text = self.texts[place]
+                    if place > max(start, told[topic]) and text in self.survivors and text not in got:
+                        self.complain("lost", who, "never got", text)
+
+    def check_topic(self, who, poll, topic):
+        """One topic's part of an answer. Returns the position from which it was read."""
+        got = [position(message_id) for name, message_id, _ in poll.messages if name == topic]
+        start, end, gap = position(poll.since.get(topic)), position(poll.next_since[topic]), poll.gaps.get(topic)
+        if gap and gap["reason"] == "ahead" and self.survivors is not None:
+            return end
+        if start is None or (poll.since[topic] == "0" and self.pruned):     # what is kept
+            start = got[0] - 1 if got else end
+        if end < start or (got and got[-1] > end):
+            self.complain("cursor", who, "was sent back in", topic)
+        if got and got[0] <= start:
+            self.complain("twice", who, "got", self.texts[got[0]], "again")
+        missing = [place for place in between(self.by_topic[topic], start, end)
+                   if place not in got and self.is_left(self.texts[place])]
+        if missing and not gap:
+            self.complain("lost", who, "was not given", self.texts[missing[0]])
+        if gap and (not missing or not self.pruned or gap["reason"] != "expired"):
+            self.complain("gap", who, "was told", gap, "and missed", len(missing))
+        return start
+
+
+def check_failures(clients, outages=(), kills=0, dead=0):
+    """Errors that clients should not have seen. outages: (what, from, to), the times at which the "database" or the "web" server was
+    away, or a "worker" could not work; kills: workers, each of which costs its poll; dead: connections of idle workers of which
+    nobody can know that they are, each of which may cost a poll that is too short to try another."""
+    def during(what, poll):
+        return any(w == what and began <= poll.ended and poll.began <= ended + 0.5 for w, began, ended in outages)
+
+    def away_at_deadline(poll):
+        return any(w == "database" and began <= poll.ended and poll.began + poll.timeout <= ended + 2.5 for w, began, ended in outages)
+
+    complaints, broken, refused = [], [], []
+    for poll in (poll for client in clients for poll in client.polls):
+        if poll.status == 503 and poll.retry_after:
+            if not away_at_deadline(poll) and not during("worker", poll):
+                refused.append(poll)
+        elif poll.status in (500, "cut"):
+            if not during("web", poll):
+                broken.append(poll)
+        elif poll.status not in (200, "left"):
+            complaints.append(f"error: {poll.status} {poll.said} at {poll.ended:.2f}")
+        if poll.ended - poll.began > poll.timeout + LATE_S:
+            complaints.append(f"late: {poll.ended - poll.began:.2f} s, timeout {poll.timeout}")
+    for polls, most in (broken, kills), (refused, dead):
+        if len(polls) > most:
+            complaints += [f"error: {poll.status} {poll.said} after {poll.ended - poll.began:.2f} of {poll.timeout} s"
+                           f" at {poll.ended:.2f}, and no more than {most} excused" for poll in polls]
+    return complaints

@@ -1,0 +1,169 @@
+"""Writers and clients, all at once, on a server that things are done to."""
+import collections
+import contextlib
+import os
+import random
+import threading
+import time
+
+import psycopg2
+
+from faults import Faults, Proxy, Supervisor
+from history import BUSINESS, Check, Client, Sent, Writer, check_failures, end_of, position
+from server import Server, new_topic, until
+
+LATECOMERS_S = 10
+AHEAD = 300     # messages that writers may be ahead of the referee
+SLOW_S = 0.15   # a database that takes so long for nothing is as good as away for a poll that does not wait
+# Small enough that the window overflows, answers are cut, and nobody waits long for what is gone.
+SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3",
+         "PGPOLL_CONNECTIONS": "16"}
+
+
+@contextlib.contextmanager
+def under_load(mode, errors="as soon as it was started", settings=SMALL, run=None, **load):
+    """Gives the load, and what can do the faults; checks everything at the end. errors, run: as Server wants them."""
+    server = Server(10 if mode == "managed" else 16, run=run, errors=errors, **settings)
+    server.mode = mode
+    with server, Proxy(f"{server.env['PGHOST']}/.s.PGSQL.5432") as proxy, \
+            Supervisor(server, PGHOST=str(proxy.directory)) as supervisor, Load(server, **load) as load:
+        faults = Faults(server, supervisor, proxy, load.fork(), load.outages)
+        load.until_flowing()
+        yield load, faults
+        if not load.ending.is_set():
+            load.until_flowing()
+            load.finish()
+        load.check(faults, **faults.excuses)
+
+
+class Load:
+    """with Load(server) as load: faults ...; then load.finish() and load.check()."""
+
+    def __init__(self, server, writers=6, clients=12, topics=5, dawdle=0):
+        seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
+        print("SEED =", seed)   # shown when it fails
+        self.server, self.dice, self.dawdle = server, random.Random(seed), dawdle
+        self.topics = [new_topic(name) for name in ["orders", "Ünï 'q\" 😀", *(f"topic {n}" for n in range(topics - 2))]]
+        server.sql(BUSINESS)
+        env = server.env
+        self.where = {"host": env["PGHOST"], "port": env["PGPORT"], "dbname": env["PGDATABASE"], "user": "fault_writer"}
+        self.writers = [Writer(f"w{n}", self.connect, self.topics, self.fork(), self.is_ahead) for n in range(writers)]
+        self.referee = Client(server, self.topics, self.fork(), "0")
+        self.clients = [self.referee]
+        self.latecomers = clients - 1
+        self.ends = []
+        self.writing_over, self.ending, self.deadline = threading.Event(), threading.Event(), None
+        self.watching_over = threading.Event()
+        self.threads, self.outages = [], []     # what was away, from, to
+
+    def fork(self):
+        return random.Random(self.dice.random())
+
+    def connect(self):
+        return psycopg2.connect(**self.where)
+
+    def is_ahead(self):
+        return sum(len(writer.sent) for writer in self.writers) - self.referee.count > AHEAD
+
+    def watch_database(self):
+        """Notes when it is slow for anybody: the machine has other things to do."""
+        session = None
+        while not self.watching_over.wait(0.1):
+            began = time.monotonic()
+            try:
+                session = session or self.connect()
+                with session.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                session.rollback()
+            except psycopg2.Error:
+                session = None
+            if time.monotonic() - began > SLOW_S:
+                self.outages.append(["database", began, time.monotonic()])
+
+    def __enter__(self):
+        self.watch = self.server.threads.submit(self.watch_database)
+        for writer in self.writers:
+            self.threads.append(self.server.threads.submit(writer.run, self.writing_over))
+        self.start(self.referee)
+        for _ in range(self.latecomers):
+            dice = self.fork()
+            self.threads.append(self.server.threads.submit(self.come_late, dice, dice.random() * LATECOMERS_S))
+        return self
+
+    def start(self, client):
+        self.threads.append(self.server.threads.submit(client.run, self.ending, lambda: self.deadline))
+
+    def come_late(self, dice, seconds):
+        """A client that begins in the midst of it: from the beginning, from now, or from a cursor that another has had."""
+        self.writing_over.wait(seconds if dice.random() < 0.7 else 0)
+        had = [message_id for poll in list(self.referee.polls) for _, message_id, _ in poll.messages]
+        kind = dice.choice(["0", "$", None, "message", "stream", "time"] if had else ["0", "$", None])
+        if kind in ("message", "stream", "time"):
+            cursor = dice.choice(had)
+            place = position(cursor)
+            kind = {"message": cursor, "stream": f"{place >> 16}-{place & 65535}", "time": f"{place >> 16}-0"}[kind]
+        client = Client(self.server, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind,
+                        dice.choice([0, self.dawdle]))
+        self.clients.append(client)
+        client.run(self.ending, lambda: self.deadline)
+
+    def __exit__(self, kind, error, trace):
+        self.writing_over.set()
+        self.deadline = self.deadline or time.monotonic()
+        self.ending.set()
+        for thread in self.threads:
+            if kind is None:
+                thread.result()
+            else:
+                thread.exception()
+        self.watching_over.set()
+        self.watch.result()
+
+    def read_again(self):
+        """One more client that reads all there is now; returns the texts."""
+        client = Client(self.server, self.topics, self.fork(), "0")
+        self.clients.append(client)
+        client.run(self.ending, lambda: time.monotonic() + 120)
+        return {text for poll in client.polls for _, _, text in poll.messages}
+
+    def until_flowing(self, seconds=20):
+        """Until something new has reached the referee."""
+        since, seen = time.monotonic(), len(self.referee.polls)
+        until(lambda: self.died() or any(poll.began > since and poll.messages for poll in self.referee.polls[seen:]),
+              "messages again", seconds)
+        assert not self.died(), [thread.exception() for thread in self.died()]
+
+    def died(self):
+        return [thread for thread in self.threads if thread.done() and thread.exception()]
+
+    def finish(self, seconds=120):
+        """Ends the writing and lets every client read to its end."""
+        self.writing_over.set()
+        until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 30)
+        until(lambda: self.died() or (len(self.clients) == self.latecomers + 1 and all(client.answered for client in self.clients)),
+              "every client answered once", 30)
+        began = time.monotonic()
+        with self.connect() as session, session.cursor() as cursor:
+            for topic in self.topics:
+                self.ends.append(Sent("end", topic, end_of(topic), began))
+                cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, json_build_array(%s, ''))",
+                               (topic, end_of(topic)))
+        session.close()
+        for sent in self.ends:
+            sent.ended = time.monotonic()
+        self.deadline = time.monotonic() + seconds
+        self.ending.set()
+        for thread in self.threads:
+            thread.result()
+
+    @property
+    def sent(self):
+        return [sent for writer in self.writers for sent in writer.sent] + self.ends
+
+    def check(self, faults, **options):
+        """Fails with what is wrong."""
+        complaints = Check(self.sent, self.clients, self.outages, **options).complaints
+        complaints += check_failures(self.clients, self.outages, faults.kills, faults.dead)
+        print(f"{len(self.sent)} messages, {sum(len(client.polls) for client in self.clients)} polls;",
+              dict(sum((writer.outcomes for writer in self.writers), collections.Counter())))
+        assert not complaints, f"{len(complaints)} complaints:\n" + "\n".join(complaints[:20])

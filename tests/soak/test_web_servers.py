@@ -1,0 +1,146 @@
+"""What takes too long for `make test`: polls as long as they come through every web server, and mod_fcgid, which starts its workers
+itself."""
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+
+from test_web import ELSEWHERE, basic, fronted, get, slow_clients
+
+import h2_client
+import web
+from server import POLL, STATS, Server, new_topic
+
+BUSY_S, WAIT_S, POLLS = 10, 60, 8
+
+
+def under_fcgid(server, **options):
+    """mod_fcgid with workers of its own, in the server's database."""
+    database = {name: value for name, value in server.env.items() if name.startswith("PG") and name != "PGPOLL_URL"}
+    return {"kind": web.Fcgid, "programs": server.run / "bin",
+            "database": {**database, "PGUSER": "pgpoll_worker", "PGPOLL_LOG": str(server.run / "log" / "pgpoll.log")}, **options}
+
+
+def ask(port, topic, timeout, answers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
+    connection.request("POST", POLL, json.dumps({"topics": [topic], "timeout": timeout}))
+    response = connection.getresponse()
+    answers.append((response.status, response.read()))
+    connection.close()
+
+
+def ask_http_2(port, topic, timeout, answers):
+    with h2_client.connect(port) as client:
+        answers.append((200, client.answer(client.post(POLL, {"topics": [topic], "timeout": timeout}))))
+
+
+def test_every_poll_survives():
+    """Seventy seconds: sixty of waiting after ten in the queue, when every worker is busy. And sixty over TLS and HTTP/2, and through
+    mod_fcgid. Without heartbeats, so that nothing moves meanwhile."""
+    answers, threads = {}, []
+
+    def start(function, name, *arguments):
+        for _ in range(POLLS):
+            threads.append(threading.Thread(target=function, args=(*arguments, answers.setdefault(name, []))))
+            threads[-1].start()
+
+    with contextlib.ExitStack() as stack:
+        shared = stack.enter_context(Server(100, PGPOLL_CONNECTIONS="40"))
+        topic = new_topic()
+        for name, kind in web.SERVERS.items():
+            own = Server(POLLS)
+            own.mode = "direct"   # a manager would have the first polls answered early
+            stack.enter_context(own)
+            door = stack.enter_context(fronted(own, kind))
+            start(ask, f"{name}, busy", door.port, topic, BUSY_S)
+            own.until_waiting(topic, POLLS)
+            start(ask, f"{name}, queued", door.port, topic, WAIT_S)
+            door = stack.enter_context(fronted(shared, kind, tls=True))
+            start(ask, name, door.port, topic, WAIT_S)
+            start(ask_http_2, f"{name}, HTTP/2", door.tls_port, topic, WAIT_S)
+        door = stack.enter_context(fronted(shared, **under_fcgid(shared, edit=lambda text: text.replace("HEARTBEAT_S 10", "HEARTBEAT_S 0"))))
+        start(ask, "mod_fcgid", door.port, topic, WAIT_S)
+        for thread in threads:
+            thread.join(100)
+    for name, got in answers.items():
+        assert [status for status, _ in got] == [200] * POLLS, (name, got)
+        assert all(json.loads(body)["messages"] == [] for _, body in got)
+
+
+def test_mod_fcgid():
+    topic = new_topic()
+    with Server(4, PGPOLL_CONNECTIONS="40") as server, fronted(server, **under_fcgid(
+            server, edit=lambda text: web.uncomment(text, "Authentication").replace("HEARTBEAT_S 10", "HEARTBEAT_S 1"))) as door:
+        def poll(**fields):
+            return door.request("POST", POLL, json.dumps({"topics": [topic], "timeout": 20, **fields}), basic("ann:secret"))
+
+        assert [door.request(method, POLL).status for method in ("POST", "GET", "OPTIONS")] == [401, 401, 204]
+        server.restrict("remote_user = 'ann'", refused=topic)
+        assert poll(timeout=0).messages == []
+        polls = [server.threads.submit(poll) for _ in range(5)]
+        server.until_waiting(topic, 5, seconds=20)
+        server.publish(topic, 1)
+        assert [answer.result(2).payloads for answer in polls] == [[1]] * 5
+
+        body = json.dumps({"topics": [topic], "timeout": 60})
+        with socket.create_connection(("127.0.0.1", door.port)) as client:
+            client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic('ann:secret')['Authorization']}\r\n"
+                           f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            server.until_waiting(topic, 1)
+        server.until_waiting(topic, 0, seconds=6)   # two heartbeats
+
+        assert get(door, STATS, ELSEWHERE)[0] == 403 and door.stats()["active_waiters"] == 0
+        assert door.request("GET", "/openapi.json").headers["X-Content-Type-Options"] == "nosniff"
+        clients = list(slow_clients(door.port))
+        assert poll(timeout=0).seconds < 1
+        for client, _ in clients:
+            client.close()
+
+
+def cut_off(client):
+    try:
+        client.setblocking(False)
+        while client.recv(1000):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def test_who_stops_in_the_middle_is_cut_off():
+    """Of a header or a body. Apache does so too with those who only are too slow: 500 bytes a second, and it counts from the start."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Server(4))
+        clients = [(name, number, client, byte) for name, kind in web.SERVERS.items()
+                   for number, (client, byte) in enumerate(slow_clients(stack.enter_context(fronted(server, kind)).port))
+                   if name == "apache" or not byte]
+        until_then = time.monotonic() + 150
+        while clients and time.monotonic() < until_then:
+            time.sleep(1)
+            clients = [entry for entry in clients if not cut_off(entry[2])]
+            for _, _, client, byte in clients:
+                with contextlib.suppress(OSError):
+                    client.send(byte)
+        assert not clients
+
+
+def test_hundreds_wait():
+    """More than any of the three holds as Debian sets it up: Apache 150, lighttpd 341, nginx 384 in a process."""
+    polls = 400
+    with Server(polls) as server:
+        for kind in web.SERVERS.values():
+            topic = new_topic()
+            body = json.dumps({"topics": [topic], "timeout": 60})
+            with fronted(server, kind) as door, contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(socket.create_connection(("127.0.0.1", door.port), 20)) for _ in range(polls)]
+                for client in clients:
+                    client.sendall(f"POST {POLL} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+                server.until_waiting(topic, polls, seconds=30)
+                server.publish(topic, "for all")
+                for client in clients:
+                    text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+                    assert " 200 " in text.split("\r\n")[0] and "for all" in text

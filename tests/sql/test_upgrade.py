@@ -1,0 +1,225 @@
+"""deploy/pgpoll-setup, and upgrades: from every version of the schema that was ever kept, and to a made-up next one."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import HERE, Cluster
+import sessions
+from sessions import publish, run, wait_until
+
+ROOT = pathlib.Path(HERE, "../..").resolve()
+VERSION = int(re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1])
+KEPT = {int(path.stem): path for path in pathlib.Path(HERE, "schemas").glob("*.sql")}
+
+
+class Reader(sessions.Reader):
+    """As a worker reads: positions first."""
+
+    def page(self, **limits):
+        run(self.session, "SELECT pgpoll.assign_positions()")
+        return super().page(**limits)
+
+
+@pytest.fixture(scope="module")
+def one():
+    made = Cluster()
+    try:
+        made.start("fsync=off")
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def server(one):
+    """A cluster with an empty database d and no role of ours."""
+    admin = one.connect("postgres")
+    for database in "d", "fresh":
+        run(admin, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+    for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll'"):
+        run(admin, f'DROP ROLE "{name}"')
+    one.create("d")
+    return one
+
+
+@pytest.fixture
+def next_sql(tmp_path):
+    """sql/, with two more versions."""
+    sql = tmp_path / "sql"
+    shutil.copytree(ROOT / "sql", sql)
+    for directory, _, _ in os.walk(tmp_path):   # psql may run as postgres
+        os.chmod(directory, 0o755)
+    raise_version(sql, VERSION + 1, "ALTER TABLE pgpoll.messages ADD COLUMN colour text;")
+    raise_version(sql, VERSION + 2, "ALTER TABLE pgpoll.messages RENAME COLUMN colour TO color;")
+    return sql
+
+
+def raise_version(sql, version, script):
+    (sql / "version.sql").write_text(f"\\set schema_version {version}\n")
+    (sql / "upgrades").mkdir(exist_ok=True)
+    (sql / "upgrades" / f"{version}.sql").write_text(script + "\n")
+
+
+def set_up(server, *arguments, sql=ROOT / "sql", user="postgres"):
+    return subprocess.run([ROOT / "deploy/pgpoll-setup", "--sql", sql, *arguments], env={**server.environment, "PGUSER": user},
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+def done(server, *arguments, **options):
+    ran = set_up(server, *arguments, **options)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran
+    return ran.stdout
+
+
+def refused(server, *arguments, **options):
+    ran = set_up(server, *arguments, **options)
+    assert ran.returncode == 1, ran
+    return ran.stderr
+
+
+def version_of(server):
+    return run(server.connect("d"), "SELECT pgpoll.schema_version()")[0][0]
+
+
+def schema_of(server, database):
+    """As pg_dump has it, without the order in which things were made and the random names that it gives."""
+    dump = subprocess.run(["pg_dump", "-s", "-n", "pgpoll", "-d", database], env=server.environment, check=True, capture_output=True,
+                          text=True).stdout
+    return sorted(line.strip().rstrip(",") for line in dump.splitlines() if not line.startswith("\\"))
+
+
+def test_every_version_was_kept_and_can_be_left():
+    assert set(KEPT) >= set(range(1, VERSION))
+    upgrades = {int(path.stem) for path in (ROOT / "sql/upgrades").glob("*.sql")}
+    assert upgrades == set(range(2, VERSION + 1))
+
+
+@pytest.mark.parametrize("version", sorted(KEPT))
+def test_upgrade_from(server, version):
+    """Nothing is lost, cursors of before stay good, roles keep what they may, and the schema is that of an empty database."""
+    server.install("d", KEPT[version])
+    admin = server.connect("d")
+    run(admin, "CREATE ROLE pgpoll_app LOGIN IN ROLE pgpoll_publisher")
+    run(admin, """CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
+                  AS $$SELECT topic <> 'secret'$$""")
+    publish(admin, "pruned", 0)
+    wait_until(lambda: run(admin, "SELECT pgpoll.prune('0')") == [(1,)])
+    publish(admin, "t", 1, {"two": 2.50}, "3")
+    if run(admin, "SELECT to_regprocedure('pgpoll.assign_positions()') IS NOT NULL") == [(True,)]:
+        run(admin, "SELECT pgpoll.assign_positions()")
+    client = Reader(admin, ["t"], {"t": run(admin, "SELECT min(position) FROM pgpoll.feed WHERE topic = 't'")[0][0]})
+    stored = run(admin, "SELECT id, topic, payload::text, metadata, created_at FROM pgpoll.messages ORDER BY id")
+    retained = run(admin, "SELECT * FROM pgpoll.retention")
+
+    said = done(server, "d")
+    assert re.search(f"upgraded from version {version} to {VERSION}" if version < VERSION else "already", said), said
+    assert version_of(server) == VERSION
+    assert run(admin, "SELECT id, topic, payload::text, metadata, created_at FROM pgpoll.messages ORDER BY id") == stored
+    assert run(admin, "SELECT * FROM pgpoll.retention") == retained
+    run(admin, "SET ROLE pgpoll_app")
+    publish(admin, "t", 4)
+    run(admin, "RESET ROLE")
+    assert client.read() == [{"two": 2.50}, "3", 4]
+    assert run(admin, "SELECT pgpoll.may_poll('', '{t}'), pgpoll.may_poll('', '{secret}')") == [(True, False)]
+
+    run(admin, "CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT true'")
+    server.create("fresh")
+    server.install("fresh")
+    assert schema_of(server, "d") == schema_of(server, "fresh")
+
+
+def test_several_versions_at_once(server, next_sql):
+    done(server, "d")
+    publish(server.connect("d"), "t", 1)
+    assert f"upgraded from version {VERSION} to {VERSION + 2}" in done(server, "d", sql=next_sql)
+    assert run(server.connect("d"), "SELECT color FROM pgpoll.messages") == [(None,)]
+    assert "already" in done(server, "d", sql=next_sql)
+
+
+def test_an_upgrade_that_fails_changes_nothing(server, next_sql):
+    done(server, "d")
+    raise_version(next_sql, VERSION + 3, "SELECT 1 / 0;")
+    said = refused(server, "d", sql=next_sql)
+    assert "division by zero" in said and "as it was" in said, said
+    assert version_of(server) == VERSION
+    assert run(server.connect("d"), "SELECT 1 FROM pg_attribute WHERE attname ~ '^colou?r$'") == []
+
+
+def test_an_open_transaction_is_not_waited_for_forever(server, next_sql):
+    """Nor are other publishers held up behind it: the upgrade gives up, and succeeds later."""
+    done(server, "d")
+    open_one, other = server.connect("d", "READ COMMITTED"), server.connect("d")
+    publish(open_one, "t", 1)
+    said = refused(server, "d", sql=next_sql)
+    assert "lock timeout" in said and version_of(server) == VERSION, said
+    publish(other, "t", 2)
+    assert "already" in done(server, "d")     # without an upgrade there is nobody to wait for
+    open_one.commit()
+    assert "upgraded" in done(server, "d", sql=next_sql)
+    assert sorted(Reader(other, ["t"], {"t": 0}).read()) == [1, 2]
+
+
+def test_programs_that_run_are_made_to_look_again(server, next_sql):
+    done(server, "d")
+    program = server.connect("d")
+    bystander = server.connect("d")
+    run(program, "SET application_name = 'pgpoll'")
+    ended = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'pgpoll'"
+    done(server, "d")
+    assert run(bystander, ended) == [(1,)]
+    done(server, "d", sql=next_sql)
+    wait_until(lambda: run(bystander, ended) == [])
+
+
+def test_an_owner_who_may_not_end_them_says_so(server, next_sql):
+    admin = server.connect("d")
+    run(admin, "CREATE ROLE pgpoll_owner LOGIN CREATEROLE")
+    run(admin, "GRANT CREATE ON DATABASE d TO pgpoll_owner")
+    done(server, "d", user="pgpoll_owner")
+    run(admin, "SET application_name = 'pgpoll'")
+    ran = set_up(server, "d", sql=next_sql, user="pgpoll_owner")
+    assert ran.returncode == 0 and "reload them" in ran.stderr, ran
+    assert run(admin, "SELECT pgpoll.schema_version()") == [(VERSION + 2,)]
+
+
+def test_newer_schema_is_refused(server, next_sql):
+    done(server, "d", sql=next_sql)
+    said = refused(server, "d")
+    assert f"version {VERSION + 2}, newer than these scripts (version {VERSION})" in said and "as it was" in said, said
+    assert version_of(server) == VERSION + 2
+
+
+# --- pgpoll-setup itself
+
+def test_setup_in_an_empty_database(server):
+    said = done(server, "d")
+    assert f"version {VERSION} of the schema is installed in d" in said and "PGDATABASE=d" in said and "PGUSER=pgpoll" in said, said
+    worker = server.connect("d")
+    run(worker, "SET SESSION AUTHORIZATION pgpoll")
+    assert Reader(worker, ["t"], {"t": 0}).read() == []
+    again = done(server, "d")
+    assert "already" in again and again.splitlines()[1:] == said.splitlines()[1:], again
+
+
+def test_setup_for_a_role_of_another_name(server):
+    done(server, "--role", "pgpoll Web-Data", "d")
+    worker = server.connect("d")
+    run(worker, 'SET SESSION AUTHORIZATION "pgpoll Web-Data"')
+    assert Reader(worker, ["t"], {"t": 0}).read() == []
+    assert run(worker, "SELECT 1 FROM pg_roles WHERE rolname = 'pgpoll'") == []
+
+
+@pytest.mark.parametrize("arguments, words", (
+    (["nowhere"], 'database "nowhere" does not exist'), ([], "usage"), (["d", "e"], "usage"), ([""], "usage"), (["--role"], "usage"),
+    (["--rolle", "x", "d"], "unknown option '--rolle'"), (["--sql", "/nonexistent", "d"], "no SQL scripts in /nonexistent")))
+def test_setup_refuses(server, arguments, words):
+    said = refused(server, *arguments)
+    assert words in said and "Traceback" not in said, said
+
+
+def test_setup_helps(server):
+    assert {"--role", "--sql"} <= set(done(server, "--help").split())

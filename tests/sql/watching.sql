@@ -1,0 +1,93 @@
+\ir begin.psql
+
+-- ---- metrics
+
+CREATE FUNCTION pg_temp.metric(start text) RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT substr(line, length($1) + 1)
+    FROM regexp_split_to_table(pgpoll.metrics(), E'\n') WITH ORDINALITY AS l (line, n) WHERE starts_with(line, $1) ORDER BY n;
+$$;
+SELECT set_eq($$SELECT pg_temp.metric('# TYPE pgpoll_')$$, ARRAY['topics_waited_for gauge', 'notification_queue_used_ratio gauge'],
+              'nothing was counted yet, and no host is known');
+
+SELECT pgpoll.write_listener('web1', 1, 20, 15, true, '[{"metric":"polls","label":"ok","n":3},{"metric":"polls","label":"timeout","n":0}]') \g /dev/null
+SELECT pgpoll.write_listener('web1', 1, 20, 12, true, '[{"metric":"polls","label":"ok","n":4}]') \g /dev/null
+SELECT pgpoll.write_listener('web1', 2, 5, 5, false, '[{"metric":"polls","label":"ok","n":1}]') \g /dev/null
+SELECT pgpoll.write_listener('we"b\' || E'\n2', 1, 1, NULL, NULL, '[{"metric":"polls","label":"ok","n":1}]') \g /dev/null
+SELECT pgpoll.write_listener('we"b\' || E'\n2', 2, 1, NULL, NULL, '[]') \g /dev/null
+SELECT pgpoll.begin_wait('we"b\' || E'\n2', 2, '{secret topic}', '192.0.2.1', 0, 30000) \g /dev/null
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_total')$$,
+                  $$VALUES ('{host="we\"b\\\n2",outcome="ok"} 1'), ('{host="web1",outcome="ok"} 8'), ('{host="web1",outcome="timeout"} 0')$$,
+                  'counts add up, by host, and are there from the first zero; names are escaped');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host="we\"b\\\n2"} 2'), ('host="web1"} 25')$$, 'workers add up');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers_free{')$$, $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 17')$$,
+                  'who waits is not free');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="web1"} 1')$$, 'one manager that hears is enough, a worker does not look');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_waiting{')$$, $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'polls by host');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for')$$, $$VALUES (' 1')$$, 'topics of all');
+SELECT ok(pgpoll.metrics() !~ 'secret', 'no topic is named');
+
+SELECT pgpoll.write_listener('h', 9, 1, 1, false, '[{"metric":"wait_seconds","label":"sum","n":12345},{"metric":"wait_seconds","label":"0.1","n":2},
+    {"metric":"wait_seconds","label":"5","n":0},{"metric":"wait_seconds","label":"15","n":3},{"metric":"wait_seconds","label":"+Inf","n":1},
+    {"metric":"wait_seconds","label":"x\" 1","n":1},{"metric":"made_up","label":"","n":1},{"metric":"polls","label":"x\"} 1","n":1}]') \g /dev/null
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_wait_seconds')$$,
+                  $$VALUES ('_bucket{host="h",le="0.1"} 2'), ('_bucket{host="h",le="5"} 2'), ('_bucket{host="h",le="15"} 5'),
+                           ('_bucket{host="h",le="+Inf"} 6'), ('_sum{host="h"} 12.345'), ('_count{host="h"} 6')$$,
+                  'buckets add up in the order of their bounds, and the sum is seconds');
+SELECT is_empty($$SELECT pg_temp.metric('pgpoll_made_up')$$, 'what is no metric of ours is not shown');
+SELECT is_empty($$SELECT FROM regexp_split_to_table(pgpoll.metrics(), E'\n') AS l (line)
+                  WHERE line !~ '^(# (HELP|TYPE) .+|pgpoll_[a-z_]+([{]([a-z]+="([^"\\]|\\.)*",?)+[}])? [0-9.]+|)$'$$, 'every line is one');
+
+-- ---- who listens
+
+SELECT results_eq('SELECT host, pid, kind, alive, hears, workers, free_workers FROM pgpoll.listening',
+                  $$VALUES ('h', 9, 'manager', true, false, 1, 1), ('we"b\' || E'\n2', 1, 'worker', true, NULL, 1, 1),
+                           ('we"b\' || E'\n2', 2, 'worker', true, NULL, 1, 0),
+                           ('web1', 1, 'manager', true, true, 20, 12), ('web1', 2, 'manager', true, false, 5, 5)$$, 'managers and workers');
+UPDATE pgpoll.listeners SET backend_pid = 2147483647 WHERE pid = 2;
+UPDATE pgpoll.listeners SET seen_at = now() - interval '16 s' WHERE pid = 1;
+SELECT set_eq('SELECT host, pid, alive, hears FROM pgpoll.listening',
+              $$VALUES ('h', 9, true, false), ('we"b\' || E'\n2', 1, true, NULL), ('we"b\' || E'\n2', 2, false, NULL),
+                       ('web1', 1, false, false), ('web1', 2, false, false)$$, 'a lost connection, and a manager that is silent for 15 s, are gone');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host="h"} 1'), ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'their workers do not count');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="h"} 0'), ('host="web1"} 0')$$, 'and hear nothing');
+
+UPDATE pgpoll.listeners SET seen_at = now() - interval '6 minutes', backend_pid = 2147483647;
+SELECT pgpoll.sweep_waiters() \g /dev/null
+SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 1), ('web1', 2)$$, 'after 5 minutes a worker is forgotten');
+UPDATE pgpoll.listeners SET seen_at = now() - interval '61 minutes';
+UPDATE pgpoll.counters SET changed_at = now() - interval '61 minutes' WHERE host = 'h' OR label = 'ok';
+SELECT pgpoll.sweep_waiters() \g /dev/null
+SELECT is_empty('SELECT FROM pgpoll.listeners', 'after an hour a manager is');
+SELECT set_eq('SELECT DISTINCT host FROM pgpoll.counters', ARRAY['web1'], 'and a host''s counters an hour after the last was written');
+
+-- ---- who waits, and what is kept
+
+SELECT pgpoll.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 5000, 25000), pgpoll.begin_wait('web1', 11, '{b}', '192.0.2.2', 9000, 1000) \g /dev/null
+SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, time_left FROM pgpoll.waiting WHERE topics && '{a,b}'$$,
+                  $$VALUES ('web1', 11, '192.0.2.2', '{b}'::text[], interval '9 s', interval '1 s'),
+                           ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s')$$, 'polls, the longest wait first');
+
+SELECT pg_temp.publish('big', '"sesame, a long payload"', '2'), pg_temp.publish('small', '3'), pgpoll.assign_positions() \g /dev/null
+SELECT results_eq('SELECT topic COLLATE "default", messages, bytes, waiters FROM pgpoll.topics',
+                  $$VALUES ('big', 2::bigint, 25::bigint, 0::bigint), ('small', 1, 1, 0)$$, 'topics, the largest first');
+SELECT ok(oldest BETWEEN now() - interval '1 minute' AND newest AND newest <= clock_timestamp() AND pruned_to IS NULL, topic || ' is as old as its messages')
+FROM pgpoll.topics;
+SELECT pg_sleep(0.002), pgpoll.prune('0') \g /dev/null
+SELECT is_empty('SELECT FROM pgpoll.topics', 'pruned');
+SELECT pg_temp.publish('small', '4'), pgpoll.assign_positions() \g /dev/null
+SELECT is((SELECT pruned_to < oldest FROM pgpoll.topics), true, 'and until when');
+SELECT results_eq('SELECT oldest, newest, age, pruned_topics FROM pgpoll.retained', $$VALUES (now(), now(), interval '0', 2::bigint)$$, 'what is kept');
+SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_usage(), 'the queue');
+
+-- ---- all of them
+
+SELECT is_empty($$SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v'
+                  AND c.relname NOT IN ('live_waiters', 'topic_waiters', 'stats', 'unassigned') AND obj_description(c.oid) IS NULL$$, '\d+ tells what each is for');
+SELECT is_empty($$SELECT r.ev_class::regclass FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+                  JOIN pg_attribute a ON d.refclassid = 'pg_class'::regclass AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                  WHERE r.ev_class::regclass::text LIKE 'pgpoll.%' AND r.ev_class <> 'pgpoll.unassigned'::regclass
+                  AND (a.attrelid, a.attname) IN (('pgpoll.messages'::regclass, 'payload'), ('pgpoll.messages'::regclass, 'metadata'),
+                                                  ('pg_stat_activity'::regclass, 'query'))$$, 'none reads payloads or statements');
+
+SELECT * FROM finish();
+ROLLBACK;
