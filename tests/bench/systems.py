@@ -14,7 +14,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
-from server import STATS, Server, free_port, until  # noqa: E402
+from server import Server, until  # noqa: E402
+from web import free_port  # noqa: E402
 
 PROGRAMS = ROOT / "build" / "tests" / "bench"
 os.environ["PATH"] += ":/usr/sbin:/sbin"

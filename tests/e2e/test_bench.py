@@ -31,17 +31,25 @@ def disk():
     assert not left and not running
 
 
-def start_bench(disk, out, parts):
+@contextlib.contextmanager
+def bench(disk, out, parts):
+    """A quick run; in the end interrupted, as by Ctrl-C in a terminal, if it is still going."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     with (out / "output").open("w") as output:
-        return subprocess.Popen(["make", "-s", "-C", ROOT, "bench", "QUICK=1", f"BENCH={parts}", f"OUT={out}", f"BENCH_DIR={disk}"], env=env,
+        make = subprocess.Popen(["make", "-s", "-C", ROOT, "bench", "QUICK=1", f"BENCH={parts}", f"OUT={out}", f"BENCH_DIR={disk}"], env=env,
                                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield make
+    finally:
+        if make.poll() is None:
+            os.killpg(make.pid, signal.SIGINT)
+            make.wait(60)
 
 
 def test_each_part_measures(disk, tmp_path):
-    make = start_bench(disk, tmp_path, "")
     output = tmp_path / "output"
-    assert make.wait(300) == 0, output.read_text()
+    with bench(disk, tmp_path, "") as make:
+        assert make.wait(300) == 0, output.read_text()
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["deliveries"] > 1000 and result["machine"]["cpus"] == os.cpu_count()
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
@@ -57,11 +65,10 @@ def test_each_part_measures(disk, tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(disk, tmp_path):
-    make = start_bench(disk, tmp_path, "polls")
-    until(lambda: list(disk.glob("*/nchan/nginx.pid")), "all systems started", 60)
-    os.killpg(make.pid, signal.SIGINT)
-    assert make.wait(60) != 0
-    assert "Traceback" not in (tmp_path / "output").read_text()
+    with bench(disk, tmp_path, "polls") as make:
+        until(lambda: make.poll() is not None or list(disk.glob("*/nchan/nginx.pid")), "all systems started", 60)
+        assert make.poll() is None
+    assert make.returncode != 0 and "Traceback" not in (tmp_path / "output").read_text()
 
 
 @contextlib.contextmanager
