@@ -58,13 +58,14 @@ SRC     := $(call objects,$(wildcard src/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
 FUZZ    := $(call objects,$(wildcard tests/fuzz/*.c))
-OBJECTS := $(SRC) $(FCGI) $(UNIT) $(FUZZ) $(call objects,$(MAINS))
+BENCH_OBJECTS := $(call objects,$(wildcard tests/bench/*.c))
+OBJECTS := $(SRC) $(FCGI) $(UNIT) $(FUZZ) $(BENCH_OBJECTS) $(call objects,$(MAINS))
 PROGRAMS := $(addprefix $(BUILD)/,pgpoll.fcgi pgpoll-worker pgpoll-reader pgpoll-stats.fcgi)
 fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner fuzzers packages packages-run packages-test run start stop reload psql test soak fuzz \
+.PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
         lint lint-format lint-cppcheck lint-shell lint-tidy install deb test-deb clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
@@ -95,6 +96,14 @@ $(call fuzzers,$(BUILD)): %: %.o $(BUILD)/tests/fuzz/second_opinion.o $(FCGI) $(
 	$(call note,LINK)
 	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ -lfcgi $(PKG_LIBS) -ljansson
 
+bench-programs: $(BUILD)/tests/bench/storm $(BUILD)/tests/bench/herd
+$(BUILD)/tests/bench/storm: $(BUILD)/tests/bench/storm.o $(BUILD)/tests/bench/http.o
+	$(call note,LINK)
+	$(Q)$(LINK) -o $@ $^ -lpq
+$(BUILD)/tests/bench/herd: $(BUILD)/tests/bench/herd.o
+	$(call note,LINK)
+	$(Q)$(LINK) -o $@ $^ -lfcgi
+
 $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call note,CC  )
@@ -109,8 +118,10 @@ packages: packages-run ## installs the Debian packages that building and running
 packages-run:
 	@deploy/packages build run
 packages-test:
-	@deploy/packages build run test
-$(OBJECTS): | $(if $(filter test soak fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+	@deploy/packages build run test bench
+packages-bench:
+	@deploy/packages build run bench
+$(OBJECTS): | $(if $(filter bench,$(MAKECMDGOALS)),packages-bench) $(if $(filter test soak fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -125,7 +136,7 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner ## all tests, or SUITES="unit sanitized fuzz sql e2e e2e-direct e2e-web fault"
+test: packages-test all unit-runner bench-programs ## all tests, or SUITES="unit sanitized fuzz sql e2e e2e-direct e2e-web fault"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
@@ -139,13 +150,16 @@ fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 
 	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers
 	@FUZZ_S=$(FUZZ_S) tests/fuzz/run $(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))
 
+bench: packages-bench all bench-programs ## measures it here, beside Nchan and plain INSERTs: BENCH="latency publish" for parts, QUICK=1, KEEP=NAME
+	@/usr/bin/python3 -B tests/bench/run
+
 test-deb: deb ## tests the package on a machine of its own, in a container (root; packages: deploy/packages build deb test-deb)
 	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/deb
 
-C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c)
+C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
 lint-format:
-	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h)
+	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h tests/bench/*.h)
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:

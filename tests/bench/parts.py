@@ -1,0 +1,222 @@
+"""What `make bench` measures. Each part runs its systems in turn, round by round, so that what disturbs the machine disturbs all."""
+import contextlib
+import re
+import statistics
+import subprocess
+import time
+
+from systems import all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until_gone
+
+PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
+
+# Writers of one message a transaction. The plain table is what one would have without pgpoll: no topic rules, no index but the key.
+PEER_SCHEMA = """CREATE TABLE messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, topic text NOT NULL, payload json NOT NULL,
+                                        metadata json, created_at timestamptz NOT NULL DEFAULT now())"""
+INSERT = f"INSERT INTO %s (topic, payload) VALUES ('load-' || :topic, '{PAYLOAD}')"
+WRITERS = {
+    "pgpoll": ("pgpoll", INSERT % "pgpoll.messages"),
+    "plain INSERT": ("peer", INSERT % "messages"),
+    "INSERT + NOTIFY": ("peer", f"WITH m AS ({INSERT % 'messages'} RETURNING id) SELECT pg_notify('messages', id::text) FROM m"),
+}
+
+
+class Sizes:
+    """Of a whole run; quick: to see that it works."""
+
+    def __init__(self, quick):
+        self.quick = quick
+        self.rounds = 1 if quick else 3
+        self.fanout = (10, 40) if quick else (10, 100, 300, 1000)
+        self.fanout_messages, self.fanout_gap_ms = (1, 50) if quick else (6, 300)
+        self.memory = (20,) if quick else (1000, 3000)
+        self.idle_s, self.settle_s = (1, 0) if quick else (5, 3)
+        self.backlog = 1000 if quick else 10000
+        self.writers = (4,) if quick else (1, 8, 32)
+        self.others = 40 if quick else 600
+        self.seconds = 1 if quick else 3
+        self.workers = max(self.fanout[-1], self.others) + 20
+
+
+class Table:
+    """One unit; rows of systems' values, a value a round."""
+
+    def __init__(self, part, title, unit, better):
+        self.part, self.title, self.unit, self.better, self.rows = part, title, unit, better, {}
+
+    def add(self, row, system, value):
+        self.rows.setdefault(row, {}).setdefault(system, []).append(value)
+
+
+class Bench:
+    def __init__(self, directory, sizes):
+        self.directory, self.sizes = directory, sizes
+        self.part, self.systems, self.tables, self.deliveries = None, [], {}, 0
+
+    def rounds(self, systems):
+        """Round after round, every second one backwards."""
+        for number in range(self.sizes.rounds):
+            for system in systems if number % 2 == 0 else systems[::-1]:
+                yield system
+
+    def table(self, name, title, unit, better="less"):
+        return self.tables.setdefault(name, Table(self.part, title, unit, better))
+
+    def storm(self, system, mode, **options):
+        result = storm(system, mode, **options)
+        self.deliveries += result["deliveries"]
+        return result
+
+    @contextlib.contextmanager
+    def running(self):
+        """The installation that all parts but memory share."""
+        with contextlib.ExitStack() as stack:
+            self.systems = [stack.enter_context(kind(self.directory, self.sizes.workers)) for kind in all_systems()]
+            yield
+            self.systems = []
+
+
+def percentile(values, percent):
+    values = sorted(values)
+    return values[min(len(values) * percent // 100, len(values) - 1)]
+
+
+def flat(lists):
+    return [value for one in lists for value in one]
+
+
+def add_deliveries(table, name, result):
+    for percent in 50, 90, 99:
+        table.add(f"delivered, p{percent}", name, percentile(flat(result["delivered_ms"]), percent))
+    table.add("the INSERT or POST itself, p50", name, percentile(result["call_ms"], 50))
+
+
+def latency(bench):
+    table = bench.table("latency", "Delivery to 10 clients of a topic, 100 messages/s, from the start of the INSERT", "ms")
+    for system in bench.rounds(bench.systems):
+        add_deliveries(table, system.name, bench.storm(system, "paced", messages=100 * bench.sizes.seconds))
+
+
+def fanout(bench):
+    table = bench.table("fanout", "Delivery to all clients of a topic, from the start of the INSERT until the last one has it", "ms")
+    sizes = bench.sizes
+    for clients in sizes.fanout:
+        for system in bench.rounds(bench.systems):
+            result = bench.storm(system, "fanout", clients=clients, messages=sizes.fanout_messages, gap=sizes.fanout_gap_ms + clients // 5)
+            table.add(f"{clients:,} clients", system.name, statistics.median(max(times) for times in result["delivered_ms"]))
+
+
+def cpu_percent(pids, seconds):
+    begin, before = time.monotonic(), cpu_s(pids)
+    time.sleep(seconds)
+    after, elapsed = cpu_s(pids), time.monotonic() - begin
+    return 100 * sum(after[pid] - before[pid] for pid in after) / elapsed
+
+
+def memory(bench):
+    """Starts its systems itself: what they take before a client comes is counted too."""
+    table = bench.table("memory", "Memory for each waiting client: how much less the machine has than before the start, PostgreSQL included", "KiB")
+    idle = bench.table("idle", "CPU time while clients wait and nothing is published", "% of a core")
+    for kind in bench.rounds(all_systems()):
+        taken = []
+        for clients in bench.sizes.memory:
+            before = settled_kib(bench.sizes.settle_s)
+            with kind(bench.directory, clients + 20) as system, clients_held(system, clients) as storm_pid:
+                taken.append(before - settled_kib(bench.sizes.settle_s) - kib_of(f"/proc/{storm_pid}/smaps_rollup", "Pss"))
+                table.add(f"{clients:,} clients", kind.name, taken[-1] / clients)
+                pids = set(system.pids()) - {storm_pid}
+                if clients == bench.sizes.memory[0]:
+                    idle.add(f"{clients:,} clients", kind.name, cpu_percent(pids, bench.sizes.idle_s))
+            until_gone(pids)
+        if len(taken) > 1:
+            few, many = bench.sizes.memory
+            table.add("each one more", kind.name, (taken[1] - taken[0]) / (many - few))
+
+
+def catchup(bench):
+    table = bench.table("catchup", f"Catching up: 10 clients read {bench.sizes.backlog:,} kept messages each", "messages/s", "more")
+    for system in bench.rounds([system for system in bench.systems if system.target != "herd"]):   # which keeps nothing
+        result = bench.storm(system, "drain", messages=bench.sizes.backlog)
+        table.add("10 clients", system.name, result["deliveries"] / result["seconds"])
+
+
+def pgbench(server, directory, name, writers, seconds):
+    """The arguments of pgbench, for subprocess."""
+    database, statement = WRITERS[name]
+    script = directory / f"{database}-{len(statement)}.sql"
+    script.write_text(f"\\set topic random(1, 100)\n{statement};\n")
+    return {"args": ["pgbench", "-n", "-M", "prepared", "-c", str(writers), "-j", str(min(writers, 2)), "-T", str(seconds), "-f", script, database],
+            "env": {**server.env, "PATH": "/usr/bin:/bin"}, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT, "text": True}
+
+
+def rate_of(output):
+    """Transactions, and how many a second."""
+    found = re.search(r"actually processed: (\d+)(?s:.*)tps = ([0-9.]+)", output)
+    assert found and "failed transactions: 0 " in output, output
+    return int(found[1]), float(found[2])
+
+
+def create_peer(server):
+    server.sql("CREATE DATABASE peer")
+    env = {**server.env, "PGDATABASE": "peer", "PATH": "/usr/bin:/bin"}
+    subprocess.run(["psql", "-XqAtc", PEER_SCHEMA], env=env, check=True, stdin=subprocess.DEVNULL)
+
+
+def publish(bench):
+    """All of it in one cluster, which the plain writers share with an idle pgpoll."""
+    system, sizes = bench.systems[0], bench.sizes
+    server, some = system.server, sizes.writers[len(sizes.writers) // 2]
+    rates = bench.table("publish", "Publishing, one message a transaction, by number of writers at once", "transactions/s", "more")
+    load = bench.table("load", f"Delivery to 10 clients, 100 messages/s, while {sizes.writers[-1]} writers publish to other topics as fast as they can", "ms")
+    create_peer(server)
+    published = 0
+
+    def run(name, writers):
+        nonlocal published
+        done = subprocess.run(**pgbench(server, bench.directory, name, writers, sizes.seconds), timeout=sizes.seconds + 60)
+        transactions, rate = rate_of(done.stdout)
+        if name == "pgpoll":
+            settle(server)
+            published += transactions
+        return rate
+
+    for number in range(sizes.rounds):
+        for writers in sizes.writers:
+            for name in list(WRITERS)[:: 1 if number % 2 == 0 else -1]:
+                rates.add(f"{writers} writer" + "s" * (writers > 1), name, run(name, writers))
+        with clients_held(system, sizes.others):
+            rates.add(f"{some} writers, {sizes.others} clients wait elsewhere", "pgpoll", run("pgpoll", some))
+
+        with subprocess.Popen(**pgbench(server, bench.directory, "pgpoll", sizes.writers[-1], sizes.seconds + 1)) as writing:
+            try:
+                add_deliveries(load, "pgpoll", bench.storm(system, "paced", messages=100 * sizes.seconds))
+                published += rate_of(writing.communicate()[0])[0]
+                load.add("all there is, after the writers stopped", "pgpoll", settle(server) * 1000)
+            finally:
+                writing.kill()
+    ((found,),) = server.sql("SELECT count(*) FROM pgpoll.messages JOIN pgpoll.feed ON message_id = id WHERE messages.topic LIKE 'load-%%'")
+    assert found == published, f"{published} messages were published, {found} can be delivered"
+
+
+def settle(server):
+    """Publishes one more message; returns how many seconds it takes to come, which is after all others."""
+    topic, begin = f"last-{time.monotonic_ns()}", time.monotonic()
+    server.publish(topic, 1)
+    assert server.poll(topic, since={topic: "0"}, timeout=60).payloads == [1]
+    return time.monotonic() - begin
+
+
+def polls(bench):
+    table = bench.table("polls", "Polls with timeout 0 of 10 clients that have read everything", "answers/s", "more")
+    for system in bench.rounds(bench.systems):
+        result = bench.storm(system, "ask", seconds=bench.sizes.seconds)
+        table.add("10 clients", system.name, result["answers"] / result["seconds"])
+        if system.target == "pgpoll":   # which reads topics ahead that somebody waits for
+            topic = f"ahead-{time.monotonic_ns()}"
+            with clients_held(system, 1, topic=topic):
+                result = bench.storm(system, "ask", topic=topic, seconds=bench.sizes.seconds)
+            table.add("while another client waits", system.name, result["answers"] / result["seconds"])
+
+
+# memory first: nothing else runs then.
+PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, publish, polls)}
