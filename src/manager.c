@@ -336,11 +336,14 @@ static void take_permissions(struct manager *manager)
     enum error answer;
     int number;
 
-    while ((number = gate_take(manager->gate, &answer)) >= 0)
+    while ((number = gate_take(manager->gate, &answer)) >= 0) {
+        if (answer == ERROR_DENIED) /* so it does not allow everything any more */
+            atomic_store(&manager->hive->open_until_ms, 0);
         if (answer)
             hive_answer(hive_cell(manager->hive, number), answer);
         else
             feeder_ask(manager->feeder, number);
+    }
 }
 
 static int sleep_ms(const struct manager *manager)

@@ -15,9 +15,6 @@
 --
 -- Positions grow through clock steps, crashes, failover to a lagging standby and restored backups, because they are at
 -- least the clock and at least the last one plus one.
---
--- Not flushed to disk: what a crash undoes is done again, with higher positions, since the messages themselves were flushed. Only where
--- the clock does not make them higher, or this transaction has written something else, the commit is flushed as usual.
 CREATE OR REPLACE FUNCTION pgpoll.assign_batch(OUT assigned integer, OUT previous bigint, OUT after bigint, OUT ids bigint[], OUT bytes bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -32,7 +29,6 @@ DECLARE
     -- Now and then it is noted that there was nothing: else rows that were rolled back, or are of a transaction under way, would be
     -- gone through at every look until somebody else publishes.
     note constant boolean := random() < 0.01;
-    clock bigint;
 BEGIN
     assigned := 0;
     -- With a snapshot from before the lock it would go wrong. Somebody else will do it.
@@ -48,8 +44,9 @@ BEGIN
     END IF;
 
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
-    clock := (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16;
-    SELECT greatest(s.last_value, clock - 1) INTO after FROM pgpoll.last_position s;
+    SELECT greatest(s.last_value, ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1)
+      INTO after
+      FROM pgpoll.last_position s;
     SELECT b.position INTO previous FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     WITH batch AS MATERIALIZED (
         SELECT u.id, u.topic, after + row_number() OVER (ORDER BY u.id) AS position,
@@ -81,8 +78,5 @@ BEGIN
     END IF;
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;
-    END IF;
-    IF mine IS NULL AND after < clock + (10 << 16) THEN -- no server is back from a crash within 10 ms
-        PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
 END $$;

@@ -67,8 +67,8 @@ poll_messages(["orders", "notifications"])
 
 @pytest.fixture(scope="module")
 def server():
-    """Restarted below."""
-    with Server(4) as server:
+    """Restarted below, and its workers killed, new ones too."""
+    with Server(4, errors=r"a worker died as soon as it was started") as server:
         yield server
 
 

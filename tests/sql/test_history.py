@@ -224,9 +224,9 @@ def test_what_was_committed_before_comes_before(admin):
 
 
 def test_crash(cluster):
-    """Four times: amid publishing, or just after a message was read. Nothing is lost, and twice comes only what had a position that the
-    crash took: it gets a higher one."""
-    cluster.start("wal_writer_delay=10s")   # so that it takes some
+    """Four times: amid publishing, or just after a message was read. Nothing is lost, and nothing comes twice: a position that was seen
+    is on disk."""
+    cluster.start("wal_writer_delay=10s")   # which would bring it there sooner or later
     cluster.create("crash")
     cluster.install("crash")
     admin = cluster.connect("crash")
@@ -262,8 +262,4 @@ def test_crash(cluster):
     there = [payload for _, payload in everything[:-1]]
     assert len(there) == len(set(there)) and set(committed) <= set(there) <= set(committed + uncertain)
 
-    got, kept, final = [(position, tuple(payload)) for position, payload in reader.got], set(everything), {p: at for at, p in everything}
-    assert [message for message in got if message in kept] == everything
-    lost = [message for message in got if message not in kept]
-    assert all(final[payload] > position for position, payload in lost)
-    assert (-1, 3) not in [payload for _, payload in lost], "where the clock is of no help, positions are flushed"
+    assert [(position, tuple(payload)) for position, payload in reader.got] == everything

@@ -280,31 +280,6 @@ def test_batches_are_forgotten(admin):
     assert assign(admin) == 1
 
 
-def test_commit_of_positions_is_not_flushed(admin):
-    """Nor is anything else spared the flush: not what follows in the session, not what came before in the transaction."""
-    assigner = connect("READ COMMITTED")
-    synchronous = "SELECT current_setting('synchronous_commit') <> 'off'"
-    run(assigner, "SET synchronous_commit = on")
-    assigner.commit()
-    publish(admin, "a", 1)
-    assert assign(assigner) == 1 and run(assigner, synchronous) == [(False,)]
-    assigner.commit()
-    assert run(assigner, synchronous) == [(True,)]
-    publish(assigner, "a", 2)
-    assert assign(assigner) == 1 and run(assigner, synchronous) == [(True,)]
-    assigner.commit()
-    assert assign(assigner) == 0 and run(assigner, synchronous) == [(True,)]
-    assigner.commit()
-    # As if the clock had been set back: only the last position makes the next ones higher.
-    last = run(admin, "SELECT last_value FROM pgpoll.last_position")[0][0]
-    publish(admin, "a", 3)
-    run(admin, "SELECT setval('pgpoll.last_position', %s)", last + (60000 << 16))
-    assert assign(assigner) == 1 and run(assigner, synchronous) == [(True,)]
-    assigner.rollback()
-    run(admin, "SELECT setval('pgpoll.last_position', %s)", last)
-    assert assign(assigner) == 1 and run(assigner, synchronous) == [(False,)]
-
-
 def test_publishers_do_not_fail_each_other(admin, level):
     """Serializable ones would if a commit read more than its own messages; a small table tempts the planner to."""
     publish(admin, "a", 0)
