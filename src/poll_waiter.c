@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 /* How long a read may outlast the poll's deadline, and a poll with a very short timeout may look for the database. */
-enum { GRACE_MS = 1500 };
+enum { GRACE_MS = 900 };
 
 /*
  * A wait shorter than this is not shown to the web server: its answer then goes out whole, which costs the server less. The price

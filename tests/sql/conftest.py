@@ -36,6 +36,24 @@ class Cluster:
     def start(self, *settings):
         self._do("cluster_start", *settings)
 
+    def server_program(self, name, *arguments):
+        """As the cluster's owner, in its directory."""
+        subprocess.run(["bash", "-c", '. "$0" && cluster_as_owner "$1" "$(cluster_bindir)/$2" "${@:3}"',
+                        os.path.join(HERE, "../cluster.sh"), self.directory, name, *arguments],
+                       check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self.environment)
+
+    def copy(self, primary):
+        """Makes it a standby of another."""
+        subprocess.run(["chown", "--reference", primary.directory, self.directory], check=True)
+        self.environment["PGHOST"] = primary.directory
+        self.server_program("pg_basebackup", "-D", "data", "-R", "--no-sync", "--checkpoint=fast")
+        self.environment["PGHOST"] = self.directory
+        with open(os.path.join(self.directory, "data/postgresql.conf"), "a", encoding="ascii") as file:
+            file.write(f"unix_socket_directories = '{self.directory}'\n")
+
+    def stop(self):
+        self.server_program("pg_ctl", "-D", "data", "-m", "fast", "-w", "stop")
+
     def remove(self):
         self._do("cluster_stop")
         shutil.rmtree(self.directory)

@@ -1,11 +1,13 @@
 """sql/install.sql and sql/uninstall.sql, run by psql in fresh databases."""
+import os
 import subprocess
 
 import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
-from sessions import Reader, assign, close_all, opened, publish, run, wait_until
+from sessions import Background, Reader, assign, close_all, opened, publish, run, wait_until, waits_for_lock
 
+ROLES_SCRIPT = os.path.join(os.path.dirname(INSTALL), "roles.sql")
 ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^pgpoll_' ORDER BY 1"
 ALL_ROLES = [("pgpoll_monitor",), ("pgpoll_poller",), ("pgpoll_publisher",)]
 
@@ -41,7 +43,7 @@ def test_installing_again_keeps_what_is_there(server):
     run(admin, """CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
                   AS $$SELECT topic = 'mine'$$""")
     publish(admin, "t", 1)
-    assign(admin)
+    assert assign(admin) == 1
     before = run(admin, "SELECT position FROM pgpoll.feed")
     server.install("a")
     run(admin, "SET ROLE app")
@@ -163,19 +165,26 @@ def test_what_stands_in_public_is_not_looked_at(server):
     run(admin, "RESET ROLE; SET search_path = public, pg_catalog; SELECT pgpoll.prune('0')")
 
 
+def restore(source, from_database, target, to_database):
+    dump = subprocess.run(["pg_dump", "-d", from_database], env=source.environment, check=True, capture_output=True).stdout
+    target.psql("postgres", "-f", ROLES_SCRIPT)
+    target.create(to_database)
+    subprocess.run(["psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-d", to_database], env=target.environment, check=True,
+                   input=dump)
+
+
 def test_restored_dump(server):
     """Nothing is sent twice, cursors of before stay good, positions go on, and so does the retention's floor."""
     server.create("a")
     server.install("a")
     admin = server.connect("a")
     publish(admin, "t", 1)
+    assign(admin)
     wait_until(lambda: run(admin, "SELECT pgpoll.prune('0')") == [(1,)])
     publish(admin, "t", 2, 3)
     client = Reader(admin, ["t"], {"t": 0})
     client.page(messages=1)
-    server.create("b")
-    dump = subprocess.run(["pg_dump", "-d", "a"], env=server.environment, check=True, capture_output=True).stdout
-    subprocess.run(["psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-d", "b"], env=server.environment, check=True, input=dump)
+    restore(server, "a", server, "b")
     client.session = server.connect("b")
     server.install("b")
     assert client.read() == [3]
@@ -183,3 +192,102 @@ def test_restored_dump(server):
     assert client.read() == [4]
     fresh = Reader(client.session, ["t"], {"t": 0})
     assert fresh.read() == [2, 3, 4] and [gap[1] for gap in fresh.gaps] == ["expired"]
+
+
+def numbers(server):
+    """Of transactions: where they stand."""
+    return run(server.connect("postgres"), "SELECT pg_current_xact_id()::text::bigint")[0][0]
+
+
+def check_restored(source, target):
+    """Some had their position, some not; some are published before anybody looks, some while all are gone through."""
+    source.create("a")
+    source.install("a")
+    admin = source.connect("a")
+    under_way = source.connect("a", "READ COMMITTED")
+    publish(under_way, "t", "not in the dump")
+    publish(admin, "t", 1, 2)
+    client = Reader(admin, ["t"], {"t": 0})
+    assert client.read() == [1, 2]
+    publish(admin, "t", 3, 4)
+    restore(source, "a", target, "b")
+
+    admin, client.session, under_way = target.connect("b"), target.connect("b"), target.connect("b", "READ COMMITTED")
+    publish(admin, "t", 5)
+    publish(under_way, "t", 6)
+    slow = target.connect("b", "READ COMMITTED")
+    run(slow, "SELECT FROM pgpoll.messages WHERE payload::text = '1' FOR UPDATE")
+    reading = Background(client.read)
+    wait_until(lambda: waits_for_lock(admin, client.session))
+    under_way.commit()
+    publish(admin, "t", 7)
+    slow.rollback()
+    assert reading.join() == [3, 4, 5, 6, 7]
+    publish(admin, "t", 8)
+    assert client.read() == [8] and assign(admin) == 0 and client.gaps == []
+    assert Reader(admin, ["t"], {"t": 0}).read() == list(range(1, 9))
+
+
+def test_restored_in_another_cluster(server, cluster):
+    """Where the numbers of transactions are much higher, and then much lower."""
+    cluster.start("fsync=off")
+    cluster.stop()
+    cluster.server_program("pg_resetwal", "-D", "data", "-x", str(1 << 25))
+    cluster.start()
+    assert numbers(server) < 1 << 20 < numbers(cluster)
+    check_restored(server, cluster)
+    check_restored(cluster, server)
+
+
+def test_copy_of_the_cluster(server, cluster):
+    """A standby is promoted and goes on. A dump of it, restored where it came from, brings numbers that nobody has there yet."""
+    server.create("a")
+    server.install("a")
+    admin = server.connect("a")
+    publish(admin, "t", 1, 2)
+    client = Reader(admin, ["t"], {"t": 0})
+    assert client.read() == [1, 2]
+    publish(admin, "t", 3)
+    cluster.copy(server)
+    cluster.start()
+    publish(admin, "t", 4)
+    copy = cluster.connect("a")
+    wait_until(lambda: run(copy, "SELECT count(*) FROM pgpoll.messages") == [(4,)])
+    cluster.server_program("pg_ctl", "-D", "data", "-w", "promote")
+    client.session = copy
+    assert client.read() == [3, 4]
+    publish(copy, "t", 5)
+    assert client.read() == [5] and client.gaps == []
+
+    run(copy, "DO $$BEGIN FOR n IN 1..500 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")
+    assign(copy)
+    publish(copy, "t", 6)
+    assert numbers(server) < numbers(cluster)
+    restore(cluster, "a", server, "b")
+    back = client.session = server.connect("b")
+    publish(back, "t", 7)
+    assert client.read() == [6, 7] and assign(back) == 0
+    publish(back, "t", 8)
+    assert client.read() == [8] and client.gaps == []
+    assert Reader(back, ["t"], {"t": 0}).read() == list(range(1, 9))
+
+
+def test_restart(server):
+    """Changes no row, and skips the positions that a crash may have taken though clients know them."""
+    server.create("a")
+    server.install("a")
+    admin = server.connect("a")
+    run(admin, "SELECT setval('pgpoll.last_position', ((extract(epoch FROM clock_timestamp()) + 3600) * 1000)::bigint << 16)")
+    client = Reader(admin, ["t"], {"t": 0})
+    publish(admin, "t", 1)
+    assert client.read() == [1]
+    publish(admin, "t", 2)
+    rows = "SELECT id, xid::text, xmin::text FROM pgpoll.messages ORDER BY id"
+    before = run(admin, rows)
+    server.stop()
+    server.start()
+    admin = client.session = server.connect("a")
+    assert client.read() == [2] and run(admin, rows) == before
+    assert client.got[1][0] - client.got[0][0] > 600 << 16
+    publish(admin, "t", 3)
+    assert client.read() == [3] and client.gaps == []
