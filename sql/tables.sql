@@ -1,16 +1,28 @@
+-- What a topic may be: the same rule as topic_check() in src/topic.c. Domains, because the CHECK constraints of a table are parsed anew
+-- for every INSERT. Separate from CREATE DOMAIN, and NOT VALID, for upgrades/2.sql: what is there passed the same rules.
+SELECT to_regtype('pgpoll.topic_name') IS NULL AS missing \gset
+\if :missing
+    CREATE DOMAIN pgpoll.topic_name AS text COLLATE "C";
+    CREATE DOMAIN pgpoll.finite_timestamptz AS timestamptz;
+\endif
+SELECT NOT EXISTS (SELECT FROM pg_constraint WHERE contypid = 'pgpoll.topic_name'::regtype) AS missing \gset
+\if :missing
+    ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_length CHECK (char_length(value) BETWEEN 1 AND 255) NOT VALID;
+    ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_control CHECK (value !~ '[\u0001-\u001f\u007f-\u009f]') NOT VALID;
+    ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_blank
+        CHECK (value ~ '[^ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]') NOT VALID;
+    ALTER DOMAIN pgpoll.finite_timestamptz ADD CONSTRAINT is_finite CHECK (isfinite(value)) NOT VALID;
+\endif
+
 -- What publishers insert into. Append-only: a message is sent once, as its transaction left it.
 CREATE TABLE IF NOT EXISTS pgpoll.messages (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    topic      text COLLATE "C" NOT NULL,
+    topic      pgpoll.topic_name NOT NULL,
     payload    json NOT NULL,
     metadata   json,
-    created_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(created_at)),
+    created_at pgpoll.finite_timestamptz NOT NULL DEFAULT now(),
     -- Whose transaction it is, by which pgpoll.assign_positions() finds it. NULL: its position was given long ago.
-    xid        xid8 DEFAULT pg_current_xact_id(),
-    -- The same rule as topic_check() in src/topic.c.
-    CONSTRAINT messages_topic_length CHECK (char_length(topic) BETWEEN 1 AND 255),
-    CONSTRAINT messages_topic_control CHECK (topic !~ '[\u0001-\u001f\u007f-\u009f]'),
-    CONSTRAINT messages_topic_blank CHECK (topic ~ '[^ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]')
+    xid        xid8 DEFAULT pg_current_xact_id()
 );
 SELECT to_regclass('pgpoll.messages_xid') IS NULL AS missing \gset
 \if :missing

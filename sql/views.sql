@@ -1,14 +1,3 @@
--- The committed messages that have no position yet. Usually none: who delivers them gives it within milliseconds.
-CREATE OR REPLACE VIEW pgpoll.unassigned AS
-SELECT m.id, m.topic, m.payload, m.metadata, m.created_at
-FROM (SELECT *, pg_current_snapshot() AS now FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b
-CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages WHERE xid >= b.next_xid
-                    UNION ALL
-                    -- Not of those that are unfinished still: they may have thousands of rows, which nobody can see.
-                    SELECT * FROM pgpoll.messages
-                    WHERE xid < b.next_xid
-                      AND xid = ANY (ARRAY(SELECT x FROM unnest(b.unfinished) AS x WHERE pg_visible_in_snapshot(x, b.now)))) m;
-
 -- The polls that wait now: a killed worker's row stops counting with its connection.
 CREATE OR REPLACE VIEW pgpoll.live_waiters AS
 SELECT w.*

@@ -46,8 +46,8 @@ SELECT m.oldest, now() - m.oldest AS age, m.newest,
        c.messages AS messages_estimate,
        pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
        (SELECT count(*) FROM pgpoll.retention) AS pruned_topics
-FROM (SELECT (SELECT created_at FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
-             (SELECT created_at FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
+FROM (SELECT (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
+             (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
 CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;
 COMMENT ON VIEW pgpoll.retained IS
     'How far back do messages go, and is pruning done? When the first and the last retained message''s transaction began, about how many there are (as of the last ANALYZE), their tables and indexes on disk, and how many topics were ever pruned. Cheap.';

@@ -1,22 +1,15 @@
--- Transaction numbers mean something in one cluster only. When the server was started anew, sees whether it still is that one;
--- in another (a restored dump, pg_upgrade) all messages are gone through once for those that have no position.
-CREATE OR REPLACE FUNCTION pgpoll.adopt_messages() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = on -- off in assign_positions()
+-- Transaction numbers mean something in one cluster only. When the server was started anew since the latest batch, sees whether it still
+-- is that one; in another (a restored dump, pg_upgrade) all messages are gone through once for those that have no position.
+-- Notes and returns what holds from here on. For assign_batch(), which holds the lock.
+CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(INOUT latest pgpoll.batches)
+LANGUAGE plpgsql
+SET enable_seqscan = on
 AS $$
 DECLARE
-    latest pgpoll.batches;
-    before pg_snapshot;
+    before constant pg_snapshot := pg_current_snapshot();
     -- So much of the end a crash may have taken, while clients have seen it: three times wal_writer_delay.
     lost constant bigint := (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
 BEGIN
-    LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
-    SELECT * INTO latest FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
-    IF latest.server_start = pg_postmaster_start_time() THEN
-        RETURN; -- somebody was faster
-    END IF;
-    before := pg_current_snapshot();
     -- Copies of a cluster have its identifier: numbers that were not given out here yet tell, too.
     IF latest.cluster <> (pg_control_system()).system_identifier OR latest.next_xid > pg_snapshot_xmax(before)
        OR EXISTS (SELECT FROM pgpoll.messages m WHERE m.xid >= pg_snapshot_xmax(pg_current_snapshot())) THEN
@@ -28,7 +21,9 @@ BEGIN
         latest.next_xid := pg_snapshot_xmax(before);
         latest.unfinished := ARRAY(SELECT pg_snapshot_xip(before)) || pg_current_xact_id();
     END IF;
-    INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-    SELECT setval('pgpoll.last_position', greatest(s.last_value, latest.position) + lost), latest.next_xid, latest.unfinished
-    FROM pgpoll.last_position s;
+    latest.position := setval('pgpoll.last_position',
+                              greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0), latest.position) + lost);
+    latest.server_start := pg_postmaster_start_time();
+    latest.cluster := (pg_control_system()).system_identifier;
+    INSERT INTO pgpoll.batches VALUES (latest.*);
 END $$;

@@ -1,5 +1,5 @@
--- Gives every committed message that has none its position in the order of delivery, and announces it: to each topic's channel its
--- highest position in this batch, then to the managers the batch's.
+-- Gives every committed message that has none its position in the order of delivery, and announces the last one
+-- on each topic's channel and to the managers.
 --
 -- assigned is how many there were; ids[n] has the position after + n; nobody was given one between previous and them.
 --
@@ -15,67 +15,68 @@
 --
 -- Positions grow through clock steps, crashes, failover to a lagging standby and restored backups, because they are at
 -- least the clock and at least the last one plus one.
-CREATE OR REPLACE FUNCTION pgpoll.assign_batch(OUT assigned integer, OUT previous bigint, OUT after bigint, OUT ids bigint[], OUT bytes bigint)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
--- By the indexes, whatever the statistics say today.
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET jit = off
+--
+-- note: write down also that there was nothing. It must be done now and then: else rows that were rolled back, or are of a transaction
+-- under way, would be gone through at every look until somebody else publishes.
+--
+-- For assign_positions() and new_messages() only, which set what it needs: search_path, and that plans go by the indexes, whatever the
+-- statistics say today. It runs in every delivery, so it has few and small queries: starting one costs more than running it.
+CREATE OR REPLACE FUNCTION pgpoll.assign_batch(note boolean, OUT assigned integer, OUT previous bigint, OUT after bigint,
+                                               OUT ids bigint[], OUT bytes bigint)
+LANGUAGE plpgsql
 AS $$
 DECLARE
     mine xid8 := pg_current_xact_id_if_assigned();
-    -- Now and then it is noted that there was nothing: else rows that were rolled back, or are of a transaction under way, would be
-    -- gone through at every look until somebody else publishes.
-    note constant boolean := random() < 0.01;
+    last pgpoll.batches;
+    seen pg_snapshot;
+    finished xid8[] := '{}'; -- of those that were unfinished then
+    topics text[];
 BEGIN
     assigned := 0;
     -- With a snapshot from before the lock it would go wrong. Somebody else will do it.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
-    IF (SELECT b.server_start FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1) <> pg_postmaster_start_time() THEN
-        PERFORM pgpoll.adopt_messages();
+    LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
+    SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
+    IF last.server_start <> pg_postmaster_start_time() THEN
+        last := pgpoll.adopt_messages(last);
         mine := pg_current_xact_id_if_assigned();
     END IF;
-    IF NOT note AND NOT EXISTS (SELECT FROM pgpoll.unassigned) THEN
+
+    -- What comes after seen is of the next batch, though the query below may see it.
+    seen := pg_current_snapshot();
+    IF last.unfinished <> '{}' THEN
+        finished := ARRAY(SELECT x FROM unnest(last.unfinished) AS x WHERE pg_visible_in_snapshot(x, seen));
+    END IF;
+    previous := last.position;
+    after := greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0),
+                      ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1);
+    WITH fed AS (
+        INSERT INTO pgpoll.feed AS f (topic, position, message_id, bytes)
+        SELECT m.topic, after + row_number() OVER (ORDER BY m.id), m.id,
+               least(octet_length(m.payload::text)::bigint + coalesce(octet_length(m.metadata::text), 0), 2147483647)
+        FROM (SELECT * FROM pgpoll.messages WHERE xid >= last.next_xid AND (pg_visible_in_snapshot(xid, seen) OR xid = mine)
+              UNION ALL
+              SELECT * FROM pgpoll.messages WHERE xid = ANY (finished) AND xid < last.next_xid) m
+        RETURNING f.topic, f.message_id, f.bytes
+    )
+    SELECT coalesce(array_agg(f.message_id), '{}'), array_agg(f.topic), sum(f.bytes) INTO ids, topics, bytes FROM fed f;
+    assigned := cardinality(ids);
+    IF assigned = 0 AND NOT note THEN
         RETURN;
     END IF;
 
-    LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
-    SELECT greatest(s.last_value, ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1)
-      INTO after
-      FROM pgpoll.last_position s;
-    SELECT b.position INTO previous FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
-    WITH batch AS MATERIALIZED (
-        SELECT u.id, u.topic, after + row_number() OVER (ORDER BY u.id) AS position,
-               octet_length(u.payload::text)::bigint + coalesce(octet_length(u.metadata::text), 0) AS size
-        FROM pgpoll.unassigned u
-    ), fed AS (
-        INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
-        SELECT b.topic, b.position, b.id, least(b.size, 2147483647) FROM batch b
-    ), noted AS (
-        -- Of this transaction, if it goes on to publish, nothing more was seen either.
-        INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-        SELECT coalesce(max(b.position), after + 1), pg_snapshot_xmax(pg_current_snapshot()),
-               array_remove(ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot())) || mine, NULL)
-        FROM batch b HAVING note OR count(*) > 0
-    ), announced AS (
-        SELECT count(*) AS messages, pg_notify('pgpoll_' || md5(b.topic), max(b.position)::text) FROM batch b GROUP BY b.topic
-    )
-    SELECT coalesce(sum(a.messages), 0), (SELECT array_agg(b.id ORDER BY b.id) FROM batch b), (SELECT sum(b.size) FROM batch b)
-      INTO assigned, ids, bytes
-      FROM announced a;
-    IF assigned = 0 AND NOT note THEN
-        RETURN; -- somebody was faster
-    END IF;
-
-    PERFORM pg_notify('pgpoll', (after + greatest(assigned, 1))::text);
-    PERFORM setval('pgpoll.last_position', after + greatest(assigned, 1));
+    last.position := setval('pgpoll.last_position', after + greatest(assigned, 1));
+    last.next_xid := pg_snapshot_xmax(seen);
+    last.unfinished := CASE WHEN pg_snapshot_xmin(seen) = last.next_xid THEN '{}' ELSE ARRAY(SELECT pg_snapshot_xip(seen)) END;
     IF mine IS NOT NULL THEN
+        last.unfinished := last.unfinished || mine; -- if this transaction goes on to publish, nothing of that was seen
         UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;
     END IF;
+    INSERT INTO pgpoll.batches VALUES (last.*);
+    PERFORM pg_notify('pgpoll_' || md5(topic), last.position::text) FROM unnest(topics) AS topic; -- the same twice is sent once
+    PERFORM pg_notify('pgpoll', last.position::text);
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;
     END IF;

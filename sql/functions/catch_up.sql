@@ -43,7 +43,7 @@ BEGIN
     ORDER BY t.no;
 
     RETURN QUERY
-    SELECT p.no::integer, p.position, m.created_at,
+    SELECT p.no::integer, p.position, m.created_at::timestamptz,
            CASE WHEN p.fits THEN m.payload END, CASE WHEN p.fits THEN m.metadata END, NULL, NULL::bigint
     FROM (SELECT c.*,
                  c.n <= max_messages AND (c.total <= max_bytes OR c.n = 1) AS fits,

@@ -13,10 +13,10 @@ AS $$
 DECLARE
     batch record;
 BEGIN
-    SELECT * INTO batch FROM pgpoll.assign_batch();
+    batch := pgpoll.assign_batch(random() < 0.01);
     IF batch.assigned BETWEEN 1 AND max_messages AND batch.bytes <= max_bytes THEN
         RETURN QUERY
-        SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata, batch.assigned, batch.previous
+        SELECT m.topic::text, batch.after + i.n, m.created_at::timestamptz, m.payload, m.metadata, batch.assigned, batch.previous
         FROM unnest(batch.ids) WITH ORDINALITY AS i (id, n) JOIN pgpoll.messages m ON m.id = i.id
         ORDER BY i.n;
     ELSE

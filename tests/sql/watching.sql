@@ -82,10 +82,10 @@ SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_us
 -- ---- all of them
 
 SELECT is_empty($$SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v'
-                  AND c.relname NOT IN ('live_waiters', 'topic_waiters', 'stats', 'unassigned') AND obj_description(c.oid) IS NULL$$, '\d+ tells what each is for');
+                  AND c.relname NOT IN ('live_waiters', 'topic_waiters', 'stats') AND obj_description(c.oid) IS NULL$$, '\d+ tells what each is for');
 SELECT is_empty($$SELECT r.ev_class::regclass FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
                   JOIN pg_attribute a ON d.refclassid = 'pg_class'::regclass AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-                  WHERE r.ev_class::regclass::text LIKE 'pgpoll.%' AND r.ev_class <> 'pgpoll.unassigned'::regclass
+                  WHERE r.ev_class::regclass::text LIKE 'pgpoll.%'
                   AND (a.attrelid, a.attname) IN (('pgpoll.messages'::regclass, 'payload'), ('pgpoll.messages'::regclass, 'metadata'),
                                                   ('pg_stat_activity'::regclass, 'query'))$$, 'none reads payloads or statements');
 
