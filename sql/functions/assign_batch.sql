@@ -1,5 +1,5 @@
--- Gives every committed message that has none its position in the order of delivery, and announces the last one
--- on each topic's channel and to the managers.
+-- Gives every committed message that has none its position in the order of delivery, and announces it: to each topic's channel its
+-- highest position in this batch, then to the managers the batch's.
 --
 -- assigned is how many there were; ids[n] has the position after + n; nobody was given one between previous and them.
 --
@@ -75,7 +75,8 @@ BEGIN
         UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;
     END IF;
     INSERT INTO pgpoll.batches VALUES (last.*);
-    PERFORM pg_notify('pgpoll_' || md5(topic), last.position::text) FROM unnest(topics) AS topic; -- the same twice is sent once
+    PERFORM pg_notify('pgpoll_' || md5(t.topic), (after + max(t.n))::text)
+       FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic;
     PERFORM pg_notify('pgpoll', last.position::text);
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;

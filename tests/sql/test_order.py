@@ -332,7 +332,7 @@ def test_two_prunes_take_turns(admin):
 
 
 def test_announcements(admin):
-    """One on the channel of each topic and one for the managers, with the last position of the batch; listen() says the channels,
+    """One on the channel of each topic, with its highest position in the batch, and one for the managers; listen() says the channels,
     end_wait() ends it."""
     topics = ["a", "Ünï ' \" \\"]
     waiter, manager, assigner = connect(), connect(), connect(LEVELS[0])
@@ -353,10 +353,10 @@ def test_announcements(admin):
     assigner.commit()
     run(waiter, "SELECT 1")
     run(manager, "SELECT 1")
-    last = run(admin, "SELECT max(position)::text FROM pgpoll.feed")[0][0]
-    assert {(n.channel, n.payload) for n in waiter.notifies} == {(channel, last) for channel in channels}
+    positions = dict(run(admin, "SELECT topic, max(position)::text FROM pgpoll.feed GROUP BY topic"))
+    assert {(n.channel, n.payload) for n in waiter.notifies} == {(channels[0], positions[topics[0]]), (channels[1], positions[topics[1]])}
     assert len(waiter.notifies) == 2
-    assert [(n.channel, n.payload) for n in manager.notifies] == [("pgpoll", last)]
+    assert [(n.channel, n.payload) for n in manager.notifies] == [("pgpoll", positions["b"])]
 
     waiter.notifies.clear()
     run(waiter, "SELECT pgpoll.unlisten(%s)", topics[:1])
