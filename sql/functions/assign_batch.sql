@@ -59,9 +59,11 @@ BEGIN
         FROM (SELECT * FROM pgpoll.messages WHERE xid >= last.next_xid AND (pg_visible_in_snapshot(xid, seen) OR xid = mine)
               UNION ALL
               SELECT * FROM pgpoll.messages WHERE xid = ANY (finished) AND xid < last.next_xid) m
-        RETURNING f.topic, f.message_id, f.bytes
+        RETURNING f.topic, f.position, f.message_id, f.bytes
     )
-    SELECT coalesce(array_agg(f.message_id), '{}'), array_agg(f.topic), sum(f.bytes) INTO ids, topics, bytes FROM fed f;
+    SELECT coalesce(array_agg(f.message_id), '{}'), array_agg(f.topic), sum(f.bytes)
+      INTO ids, topics, bytes
+      FROM (SELECT * FROM fed ORDER BY position) f;
     assigned := cardinality(ids);
     IF assigned = 0 AND NOT note THEN
         RETURN;
