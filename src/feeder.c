@@ -5,10 +5,10 @@
 #include "config.h"
 #include "database.h"
 #include "doorbell.h"
-#include "hive.h"
 #include "log.h"
 #include "message.h"
 #include "poll_request.h"
+#include "scoreboard.h"
 #include "statement.h"
 #include "subscriptions.h"
 #include "topic_table.h"
@@ -50,7 +50,7 @@ struct cycle {
     int count;
     int listen_at, unmute_at, batch_at, newest_at, open_at, unlisten_at, read_at;
     enum doorbell_action action;
-    int questions[QUESTIONS]; /* cells */
+    int questions[QUESTIONS]; /* slots */
     int question_count;
     bool full;   /* the read is of all topics */
     int64_t end; /* the last batch announced before it began */
@@ -59,13 +59,13 @@ struct cycle {
 
 struct feeder {
     const struct config *config;
-    struct hive *hive;
+    struct scoreboard *scoreboard;
     struct database *database;
     struct subscriptions subscriptions;
     int *fed; /* topics whose waiters are to be woken */
     int fed_count;
     char self_channel[SUBSCRIPTIONS_CHANNEL_SIZE];
-    int *pending; /* cells whose questions wait, oldest first */
+    int *pending; /* slots whose questions wait, oldest first */
     int pending_count;
     int64_t *told; /* positions that notifications told of and that were not yet read */
     int told_count, told_capacity;
@@ -107,22 +107,22 @@ static void list_add(struct list *list, const char *name, int number, int64_t po
     list->count++;
 }
 
-struct feeder *feeder_new(const struct config *config, struct hive *hive)
+struct feeder *feeder_new(const struct config *config, struct scoreboard *scoreboard)
 {
     struct feeder *feeder = calloc(1, sizeof *feeder);
-    int capacity = topic_table_size(hive->topics);
+    int capacity = topic_table_size(scoreboard->topics);
 
     if (!feeder)
         return NULL;
     feeder->config = config;
-    feeder->hive = hive;
+    feeder->scoreboard = scoreboard;
     feeder->database = database_new();
     feeder->fed = calloc((size_t)capacity, sizeof *feeder->fed);
-    feeder->pending = calloc((size_t)hive->worker_count, sizeof *feeder->pending);
+    feeder->pending = calloc((size_t)scoreboard->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
-    (void)snprintf(hive->self_topic, sizeof hive->self_topic, "\001%.80s/%d", config->host, (int)getpid());
-    if (!subscriptions_init(&feeder->subscriptions, hive) || !feeder->database || !feeder->fed || !feeder->pending ||
-        !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
+    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host, (int)getpid());
+    if (!subscriptions_init(&feeder->subscriptions, scoreboard) || !feeder->database || !feeder->fed ||
+        !feeder->pending || !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
         !list_init(&feeder->cycle.newest, capacity) || !list_init(&feeder->cycle.read, capacity) ||
         !list_init(&feeder->cycle.unlisten, capacity)) {
         feeder_free(feeder);
@@ -166,8 +166,8 @@ static void tell(struct feeder *feeder, int64_t position)
 
 static void set_hears(struct feeder *feeder, bool hears)
 {
-    if (atomic_exchange(&feeder->hive->hears, hears) != hears)
-        hive_wake_book(feeder->hive);
+    if (atomic_exchange(&feeder->scoreboard->hears, hears) != hears)
+        scoreboard_wake_stats_writer(feeder->scoreboard);
 }
 
 static void take_notification(struct feeder *feeder, const PGnotify *notification)
@@ -195,7 +195,7 @@ static void take_notification(struct feeder *feeder, const PGnotify *notificatio
 /* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
 static int64_t deaf_ms(const struct feeder *feeder)
 {
-    int64_t sent_ms = atomic_load(&feeder->hive->sent_ms);
+    int64_t sent_ms = atomic_load(&feeder->scoreboard->sent_ms);
 
     return sent_ms - feeder->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
 }
@@ -243,16 +243,16 @@ static struct statement *add_statement(struct cycle *cycle, int *at)
 }
 
 /* Enters one question's topics into the lists. */
-static void list_question(struct feeder *feeder, struct cell *cell)
+static void list_question(struct feeder *feeder, struct slot *slot)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    for (int i = 0; i < cell->question_count; i++) {
-        const char *name = cell->names + cell->topics[i].name_at;
-        int number = subscriptions_add(&feeder->subscriptions, name, cell->topics[i].name_length, feeder->started_ms);
+    for (int i = 0; i < slot->question_count; i++) {
+        const char *name = slot->names + slot->topics[i].name_at;
+        int number = subscriptions_add(&feeder->subscriptions, name, slot->topics[i].name_length, feeder->started_ms);
         struct subscription *topic = &feeder->subscriptions.by_number[number < 0 ? 0 : number];
 
-        cell->topics[i].ref.number = number;
+        slot->topics[i].ref.number = number;
         if (number < 0 || topic->cycle == feeder->cycle_number)
             continue;
         topic->cycle = feeder->cycle_number;
@@ -272,7 +272,7 @@ static void list_questions(struct feeder *feeder)
 
     while (taken < feeder->pending_count && cycle->question_count < QUESTIONS) {
         cycle->questions[cycle->question_count++] = feeder->pending[taken];
-        list_question(feeder, hive_cell(feeder->hive, feeder->pending[taken++]));
+        list_question(feeder, scoreboard_slot(feeder->scoreboard, feeder->pending[taken++]));
     }
     feeder->pending_count -= taken;
     memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
@@ -312,7 +312,7 @@ static bool listen_statement(struct feeder *feeder)
     for (int i = 0; feeder->relisten && i < feeder->subscriptions.used_count; i++)
         list_add(&cycle->listen, name_of(feeder, feeder->subscriptions.used[i]), feeder->subscriptions.used[i], 0);
     if (feeder->relisten) {
-        list_add(&cycle->listen, feeder->hive->self_topic, -1, 0);
+        list_add(&cycle->listen, feeder->scoreboard->self_topic, -1, 0);
         statement_init(add_statement(cycle, &at), "LISTEN pgpoll");
     }
     if (cycle->listen.count == 0)
@@ -380,7 +380,7 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
 /* When to ask again whether can_poll() allows everything: not while nobody polls. */
 static int64_t open_due_ms(const struct feeder *feeder)
 {
-    return atomic_load(&feeder->hive->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
+    return atomic_load(&feeder->scoreboard->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
 }
 
 static void timed_statements(struct feeder *feeder, int64_t now_ms)
@@ -389,7 +389,7 @@ static void timed_statements(struct feeder *feeder, int64_t now_ms)
 
     if (now_ms >= open_due_ms(feeder)) {
         feeder->open_asked_ms = now_ms;
-        feeder->polls = atomic_load(&feeder->hive->polls);
+        feeder->polls = atomic_load(&feeder->scoreboard->polls);
         statement_init(add_statement(cycle, &cycle->open_at), "SELECT pgpoll.is_open_to_all()");
     }
 }
@@ -431,8 +431,8 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
     }
     if (feeder->relisten) {
         feeder->heard_ms = clock_monotonic_ms();
-        atomic_store(&feeder->hive->beat_wanted, 1);
-        hive_wake_book(feeder->hive);
+        atomic_store(&feeder->scoreboard->beat_wanted, 1);
+        scoreboard_wake_stats_writer(feeder->scoreboard);
     }
     feeder->relisten = false;
 }
@@ -442,9 +442,9 @@ static void start_anew(struct feeder *feeder, int number, int64_t position)
 {
     log_write(LOG_LEVEL_WARNING, "the database is older than what was read from it: the window starts anew");
     feeder->complete_to = 0;
-    window_reset(feeder->hive->window);
-    window_open(feeder->hive->window, number, position);
-    hive_wake_topic(feeder->hive, number);
+    window_reset(feeder->scoreboard->window);
+    window_open(feeder->scoreboard->window, number, position);
+    scoreboard_wake_topic(feeder->scoreboard, number);
 }
 
 /* Where the topics asked about stand; those that are new are complete from there on. */
@@ -460,7 +460,7 @@ static void take_newest(struct feeder *feeder, const PGresult *result)
             continue;
         list->positions[row.topic_index] = row.topic.start;
         if (!feeder->subscriptions.by_number[number].open)
-            window_open(feeder->hive->window, number, row.topic.start);
+            window_open(feeder->scoreboard->window, number, row.topic.start);
         else if (row.topic.start < subscriptions_newest(&feeder->subscriptions, number))
             start_anew(feeder, number, row.topic.start);
         feeder->subscriptions.by_number[number].open = true;
@@ -473,8 +473,8 @@ static void take_start(struct feeder *feeder, int number, const struct page_topi
     if (topic->gap == GAP_AHEAD) {
         start_anew(feeder, number, topic->start);
     } else if (topic->gap == GAP_EXPIRED) {
-        window_skip(feeder->hive->window, number, topic->start);
-        hive_wake_topic(feeder->hive, number);
+        window_skip(feeder->scoreboard->window, number, topic->start);
+        scoreboard_wake_topic(feeder->scoreboard, number);
     }
 }
 
@@ -492,7 +492,7 @@ static void publish(struct feeder *feeder, int number, const struct message *mes
         entry.length = (size_t)printbuf_length(feeder->json);
     }
     entry.bytes = (int64_t)(message->payload_length + message->metadata_length);
-    window_append(feeder->hive->window, number, &entry);
+    window_append(feeder->scoreboard->window, number, &entry);
     if (!topic->fed)
         feeder->fed[feeder->fed_count++] = number;
     topic->fed = true;
@@ -502,7 +502,7 @@ static void wake_fed(struct feeder *feeder)
 {
     for (int i = 0; i < feeder->fed_count; i++) {
         feeder->subscriptions.by_number[feeder->fed[i]].fed = false;
-        hive_wake_topic(feeder->hive, feeder->fed[i]);
+        scoreboard_wake_topic(feeder->scoreboard, feeder->fed[i]);
     }
     feeder->fed_count = 0;
 }
@@ -524,7 +524,7 @@ static void take_batch(struct feeder *feeder, const PGresult *result)
         struct message message = catch_up_message(result, i);
         struct window_topic_ref ref;
 
-        if (topic_table_find(feeder->hive->topics, feeder->hive->window, PQgetvalue(result, i, 0),
+        if (topic_table_find(feeder->scoreboard->topics, feeder->scoreboard->window, PQgetvalue(result, i, 0),
                              (size_t)PQgetlength(result, i, 0), &ref))
             publish(feeder, ref.number, &message);
         feeder->complete_to = message.position;
@@ -582,23 +582,23 @@ static void answer_questions(struct feeder *feeder)
     struct cycle *cycle = &feeder->cycle;
 
     for (int i = 0; i < cycle->question_count; i++) {
-        struct cell *cell;
+        struct slot *slot;
 
         if (cycle->questions[i] == NOBODY)
             continue;
-        cell = hive_cell(feeder->hive, cycle->questions[i]);
-        for (int k = 0; k < cell->question_count; k++) {
-            struct cell_topic *topic = &cell->topics[k];
+        slot = scoreboard_slot(feeder->scoreboard, cycle->questions[i]);
+        for (int k = 0; k < slot->question_count; k++) {
+            struct slot_topic *topic = &slot->topics[k];
             int number = topic->ref.number;
 
-            if (number >= 0 && window_find(feeder->hive->window, number, &topic->ref)) {
+            if (number >= 0 && window_find(feeder->scoreboard->window, number, &topic->ref)) {
                 topic->newest = cycle->newest.positions[feeder->subscriptions.by_number[number].newest_at];
             } else {
                 topic->ref = WINDOW_NO_TOPIC;
                 topic->newest = CATCH_UP_FROM_NOW;
             }
         }
-        hive_answer(cell, ERROR_NONE);
+        scoreboard_answer(slot, ERROR_NONE);
     }
 }
 
@@ -608,7 +608,7 @@ static void succeed(struct feeder *feeder)
 
     if (feeder->away) {
         log_write(LOG_LEVEL_INFO, "the database is back");
-        tally_add(&feeder->hive->tally, TALLY_RECONNECTS, 1);
+        tally_add(&feeder->scoreboard->tally, TALLY_RECONNECTS, 1);
     }
     feeder->away = ERROR_NONE;
     feeder->pause_ms = 0;
@@ -621,7 +621,7 @@ static void succeed(struct feeder *feeder)
     if (cycle->read_at >= 0 && take_news(feeder, cycle->results[cycle->read_at]))
         feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(&feeder->hive->open_until_ms,
+        atomic_store(&feeder->scoreboard->open_until_ms,
                      database_is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)

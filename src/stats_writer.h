@@ -3,26 +3,26 @@
  * them are free and whether LISTEN delivers (pgpoll.listeners). In batches, at most one a second and, when nothing changed, one in
  * five seconds, over a connection of its own, so that news never wait for it. Driven by the manager's loop; never blocks.
  */
-#ifndef PGPOLL_BOOK_H
-#define PGPOLL_BOOK_H
+#ifndef PGPOLL_STATS_WRITER_H
+#define PGPOLL_STATS_WRITER_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-struct book;
 struct config;
-struct hive;
+struct scoreboard;
+struct stats_writer;
 
-/* config and hive are borrowed for its life. NULL: out of memory. */
-struct book *book_new(const struct config *config, struct hive *hive);
-void book_free(struct book *book);
+/* config and scoreboard are borrowed for its life. NULL: out of memory. */
+struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard);
+void stats_writer_free(struct stats_writer *writer);
 
 /* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
-int book_socket(const struct book *book);
-short book_events(const struct book *book);
-int64_t book_due_ms(const struct book *book);
+int stats_writer_socket(const struct stats_writer *writer);
+short stats_writer_events(const struct stats_writer *writer);
+int64_t stats_writer_due_ms(const struct stats_writer *writer);
 
 /* Does what there is to do. ready: the socket is. */
-void book_step(struct book *book, bool ready);
+void stats_writer_step(struct stats_writer *writer, bool ready);
 
 #endif
