@@ -52,7 +52,8 @@ CREATE TABLE IF NOT EXISTS pgpoll.batches (
     next_xid     xid8 NOT NULL,
     unfinished   xid8[] NOT NULL,
     server_start timestamptz NOT NULL DEFAULT pg_postmaster_start_time(),
-    cluster      bigint NOT NULL DEFAULT (pg_control_system()).system_identifier -- whose transaction numbers these are
+    cluster      bigint NOT NULL DEFAULT (pg_control_system()).system_identifier, -- whose transaction numbers these are
+    messages     oid NOT NULL DEFAULT 'pgpoll.messages'::regclass -- of which table, since copies of a cluster have its identifier
 );
 INSERT INTO pgpoll.batches (position, next_xid, unfinished)
 SELECT s.last_value, pg_snapshot_xmax(pg_current_snapshot()), ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot()))

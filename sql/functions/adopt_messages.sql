@@ -1,6 +1,6 @@
 -- Transaction numbers mean something in one cluster only. When the server was started anew since the latest batch, sees whether it still
--- is that one; in another (a restored dump, pg_upgrade) all messages are gone through once for those that have no position.
--- Notes and returns what holds from here on. For assign_batch(), which holds the lock.
+-- is that one, and the table the same; else (a restored dump, pg_upgrade) all messages are gone through once for those that have no
+-- position. Notes and returns what holds from here on. For assign_batch(), which holds the lock.
 CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(INOUT latest pgpoll.batches)
 LANGUAGE plpgsql
 SET enable_seqscan = on
@@ -10,9 +10,8 @@ DECLARE
     -- So much of the end a crash may have taken, while clients have seen it: three times wal_writer_delay.
     lost constant bigint := (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
 BEGIN
-    -- Copies of a cluster have its identifier: numbers that were not given out here yet tell, too.
-    IF latest.cluster <> (pg_control_system()).system_identifier OR latest.next_xid > pg_snapshot_xmax(before)
-       OR EXISTS (SELECT FROM pgpoll.messages m WHERE m.xid >= pg_snapshot_xmax(pg_current_snapshot())) THEN
+    IF latest.cluster <> (pg_control_system()).system_identifier OR latest.messages <> 'pgpoll.messages'::regclass
+       OR latest.next_xid > pg_snapshot_xmax(before) THEN
         UPDATE pgpoll.messages m
         SET xid = CASE WHEN f.message_id IS NULL THEN pg_current_xact_id() END
         FROM pgpoll.messages n LEFT JOIN pgpoll.feed f ON f.message_id = n.id
@@ -25,5 +24,6 @@ BEGIN
                               greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0), latest.position) + lost);
     latest.server_start := pg_postmaster_start_time();
     latest.cluster := (pg_control_system()).system_identifier;
+    latest.messages := 'pgpoll.messages'::regclass;
     INSERT INTO pgpoll.batches VALUES (latest.*);
 END $$;

@@ -40,6 +40,7 @@ class Supervisor:
         until(lambda: not any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids), "the pool gone", 10)
         self.socket = self.listen(server.run / "fcgi" / "poll.sock")
         self.stopping, self.processes, self.lock = False, {}, threading.Lock()
+        self.ended = set()      # signals that ended them
         self.keepers = [threading.Thread(target=self.keep, args=(n,), daemon=True) for n in range(len(pids))]
 
     def listen(self, path):
@@ -62,7 +63,8 @@ class Supervisor:
                     self.processes[number] = subprocess.Popen(self.command, env=self.environment, stdin=self.socket, stdout=log,
                                                               stderr=log, cwd=self.server.run, **user)
                     self.write_pids()
-                self.processes[number].wait()
+                if self.processes[number].wait() < 0:
+                    self.ended.add(signal.Signals(-self.processes[number].returncode))
                 time.sleep(0.05)
 
     def write_pids(self):
@@ -90,6 +92,7 @@ class Supervisor:
         for process in self.processes.values():
             process.kill()
         self.socket.close()
+        assert self.ended <= {signal.SIGTERM, signal.SIGKILL}, "one crashed"
 
 
 class Proxy:
@@ -315,7 +318,8 @@ class Faults:
         """What the supervisor started is told to end, and started again."""
         before = self.supervisor.pids
         for pid in before:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):   # about to be started again after another fault
+                os.kill(pid, signal.SIGTERM)
         until(lambda: not set(before) & set(self.supervisor.pids), "others in their places", 20)
 
     def lose_notifications(self):

@@ -272,6 +272,28 @@ def test_copy_of_the_cluster(server, cluster):
     assert Reader(back, ["t"], {"t": 0}).read() == list(range(1, 9))
 
 
+def test_copy_of_the_cluster_restored_late(server, cluster):
+    """So late that those numbers have been given there, too."""
+    server.create("a")
+    server.install("a")
+    cluster.copy(server)
+    cluster.start()
+    cluster.server_program("pg_ctl", "-D", "data", "-w", "promote")
+    copy = cluster.connect("a")
+    run(copy, "DO $$BEGIN FOR n IN 1..500 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")
+    client = Reader(copy, ["t"], {"t": 0})
+    publish(copy, "t", 1)
+    assert client.read() == [1]
+    publish(copy, "t", 2)
+    restore(cluster, "a", server, "b")
+    back = client.session = server.connect("b")
+    publish(back, "t", 3)
+    assert numbers(server) < numbers(cluster)
+    run(back, "DO $$BEGIN FOR n IN 1..1000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")
+    assert numbers(server) > numbers(cluster)
+    assert client.read() == [2, 3]
+
+
 def test_restart(server):
     """Changes no row, and skips the positions that a crash may have taken though clients know them."""
     server.create("a")

@@ -130,6 +130,25 @@ def test_positions_undone(admin):
     assert reader().read() == [1, 2, 3]
 
 
+def test_commits_just_after_its_snapshot(admin, level):
+    """The query that gives positions sees more than the snapshot before it, which says what is of this batch."""
+    slow, slower, holder, assigner, client = connect(level), connect(level), connect("READ COMMITTED"), connect(), reader()
+    publish(slower, "a", "under way for long")
+    publish(admin, "a", "first")
+    assert client.read() == ["first"]
+    publish(slow, "a", "under way")
+    publish(admin, "a", "seen")
+    run(holder, "ALTER SEQUENCE pgpoll.last_position CACHE 1")      # which is asked in between
+    waiting = Background(assign, assigner)
+    wait_until(lambda: waits_for_lock(admin, assigner))
+    slow.commit()
+    slower.commit()
+    publish(admin, "b", "begun after it")
+    holder.rollback()
+    assert waiting.join() == 1
+    assert client.read() == ["seen", "under way for long", "under way", "begun after it"] and assign(admin) == 0
+
+
 def test_publishes_before_and_after_it_gives_positions(admin):
     mixed, other, client = connect("READ COMMITTED"), connect(), reader()
     publish(admin, "a", "of another")
