@@ -513,11 +513,14 @@ static void wake_fed(struct feeder *feeder)
  */
 static void take_batch(struct feeder *feeder, const PGresult *result)
 {
-    const struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &feeder->cycle;
     struct catch_up_batch batch = catch_up_batch(result);
     bool all_ring = cycle->unmute_at >= 0 && database_is_true(cycle->results[cycle->unmute_at]);
 
     doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
+    /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
+    if (PQntuples(result) > 0 && feeder->announced > batch.previous)
+        feeder->announced = feeder->complete_to = cycle->end = feeder->full_ms = 0;
     if (batch.message_count == 0 || batch.previous != feeder->complete_to || (cycle->read_at >= 0 && !cycle->full))
         return;
     for (int i = 0; i < batch.message_count; i++) {
@@ -532,7 +535,7 @@ static void take_batch(struct feeder *feeder, const PGresult *result)
     wake_fed(feeder);
 }
 
-/* The rows of a read that may be used: all of a full one, else those up to the last that was told of. */
+/* The rows of a read that may be used: all of a full one, else those of batches announced, and up to the last that was told of. */
 static int usable_rows(const struct feeder *feeder, const PGresult *result)
 {
     int rows = PQntuples(result);
@@ -542,7 +545,11 @@ static int usable_rows(const struct feeder *feeder, const PGresult *result)
     while (rows > 0) {
         struct catch_up_row row = catch_up_row(result, rows - 1);
 
-        if (row.kind == CATCH_UP_TOPIC || (row.kind == CATCH_UP_MESSAGE && was_told(feeder, row.message.position)))
+        if (row.kind == CATCH_UP_TOPIC)
+            break;
+        /* What was told of may be of a later page, or deleted. */
+        if (row.kind == CATCH_UP_MESSAGE &&
+            (row.message.position <= feeder->cycle.end || was_told(feeder, row.message.position)))
             break;
         rows--;
     }
