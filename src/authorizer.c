@@ -3,15 +3,15 @@
 #include "clock.h"
 #include "config.h"
 #include "database.h"
+#include "exchange.h"
 #include "log.h"
 #include "poll_request.h"
 #include "scoreboard.h"
-#include "statement.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 32, NOBODY = -1, RETRY_MS = 200 };
+enum { BATCH = EXCHANGE_MAX_STATEMENTS, NOBODY = -1, RETRY_MS = 200 };
 
 struct answered {
     int number;
@@ -26,14 +26,11 @@ struct authorizer {
     int waiting_count;
     struct answered *answered;
     int answered_count;
-    int limit; /* questions asked together: one at a time after a batch failed, to find out which it was */
-    int asked[BATCH];
-    int asked_count;
-    struct statement statements[BATCH];
-    PGresult *results[BATCH];
+    int limit;        /* questions asked together: one at a time after a batch failed, to find out which it was */
+    int asked[BATCH]; /* by statement: whose question it is */
+    struct exchange exchange;
     struct poll_topic *topics; /* of one question */
-    bool running;
-    int64_t started_ms, retry_ms;
+    int64_t retry_ms;
 };
 
 struct authorizer *authorizer_new(const struct config *config, struct scoreboard *scoreboard)
@@ -56,43 +53,27 @@ struct authorizer *authorizer_new(const struct config *config, struct scoreboard
     return authorizer;
 }
 
-static void end_exchange(struct authorizer *authorizer)
-{
-    for (int i = 0; i < BATCH; i++) {
-        PQclear(authorizer->results[i]);
-        authorizer->results[i] = NULL;
-        statement_release(&authorizer->statements[i]);
-    }
-    authorizer->asked_count = 0;
-    authorizer->running = false;
-}
-
 void authorizer_free(struct authorizer *authorizer)
 {
     if (!authorizer)
         return;
     database_free(authorizer->database);
-    end_exchange(authorizer);
+    exchange_end(&authorizer->exchange);
     free(authorizer->waiting);
     free(authorizer->answered);
     free(authorizer->topics);
     free(authorizer);
 }
 
-int authorizer_socket(const struct authorizer *authorizer)
+struct pollfd authorizer_pollfd(const struct authorizer *authorizer)
 {
-    return database_socket(authorizer->database);
-}
-
-short authorizer_events(const struct authorizer *authorizer)
-{
-    return database_events(authorizer->database);
+    return database_pollfd(authorizer->database);
 }
 
 int64_t authorizer_due_ms(const struct authorizer *authorizer)
 {
-    if (authorizer->running)
-        return authorizer->started_ms + authorizer->config->query_timeout_s * 1000;
+    if (authorizer->exchange.running)
+        return authorizer->exchange.due_ms;
     return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
 }
 
@@ -123,7 +104,7 @@ void authorizer_forget_worker(struct authorizer *authorizer, int number)
         if (authorizer->waiting[i] != number)
             authorizer->waiting[kept++] = authorizer->waiting[i];
     authorizer->waiting_count = kept;
-    for (int i = 0; i < authorizer->asked_count; i++)
+    for (int i = 0; i < authorizer->exchange.count; i++)
         if (authorizer->asked[i] == number)
             authorizer->asked[i] = NOBODY;
 }
@@ -131,32 +112,32 @@ void authorizer_forget_worker(struct authorizer *authorizer, int number)
 static bool make_statement(struct authorizer *authorizer, int number)
 {
     const struct slot *slot = scoreboard_slot(authorizer->scoreboard, number);
-    struct statement *statement = &authorizer->statements[authorizer->asked_count];
 
     for (int i = 0; i < slot->question_count; i++)
         authorizer->topics[i] =
             (struct poll_topic){ .name = slot->names + slot->topics[i].name_at, .length = slot->topics[i].name_length };
-    authorizer->asked[authorizer->asked_count++] = number;
-    return statement_may_poll(statement, slot->user, authorizer->topics, slot->question_count);
+    authorizer->asked[authorizer->exchange.count] = number;
+    return statement_may_poll(exchange_add(&authorizer->exchange, NULL), slot->user, authorizer->topics,
+                              slot->question_count);
 }
 
 /* The whole batch failed. Asked one by one, the good ones will be answered; the bad one is told of its own failure. */
 static void fail(struct authorizer *authorizer, enum error error)
 {
-    const bool alone = authorizer->asked_count == 1;
+    const int asked_count = authorizer->exchange.count;
 
     log_write(LOG_LEVEL_WARNING, "can_poll() was not answered: %s", database_error(authorizer->database));
     database_close(authorizer->database, NULL);
     authorizer->retry_ms = clock_monotonic_ms() + RETRY_MS;
     authorizer->limit = 1;
-    if (alone) {
+    if (asked_count == 1) {
         settle(authorizer, authorizer->asked[0], error);
         return;
     }
-    memmove(authorizer->waiting + authorizer->asked_count, authorizer->waiting,
+    memmove(authorizer->waiting + asked_count, authorizer->waiting,
             (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
-    memcpy(authorizer->waiting, authorizer->asked, (size_t)authorizer->asked_count * sizeof *authorizer->asked);
-    authorizer->waiting_count += authorizer->asked_count;
+    memcpy(authorizer->waiting, authorizer->asked, (size_t)asked_count * sizeof *authorizer->asked);
+    authorizer->waiting_count += asked_count;
     authorizer_forget_worker(authorizer, NOBODY);
 }
 
@@ -165,13 +146,13 @@ static void finish(struct authorizer *authorizer, enum error error)
     if (error) {
         fail(authorizer, error);
     } else {
-        for (int i = 0; i < authorizer->asked_count; i++)
+        for (int i = 0; i < authorizer->exchange.count; i++)
             settle(authorizer, authorizer->asked[i],
-                   database_is_true(authorizer->results[i]) ? ERROR_NONE : ERROR_DENIED);
+                   database_is_true(authorizer->exchange.results[i]) ? ERROR_NONE : ERROR_DENIED);
         if (authorizer->waiting_count == 0)
             authorizer->limit = BATCH;
     }
-    end_exchange(authorizer);
+    exchange_end(&authorizer->exchange);
 }
 
 static void begin(struct authorizer *authorizer, int64_t now_ms)
@@ -180,9 +161,7 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
     bool made = true;
     int taken = 0;
 
-    authorizer->started_ms = now_ms;
-    authorizer->running = true;
-    for (; made && taken < authorizer->waiting_count && authorizer->asked_count < authorizer->limit; taken++) {
+    for (; made && taken < authorizer->waiting_count && authorizer->exchange.count < authorizer->limit; taken++) {
         if (scoreboard_slot(authorizer->scoreboard, authorizer->waiting[taken])->give_up_ms < now_ms)
             settle(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
         else
@@ -192,9 +171,8 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
     memmove(authorizer->waiting, authorizer->waiting + taken,
             (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
     if (made)
-        error = authorizer->asked_count == 0 ? ERROR_NONE
-                                             : database_begin(authorizer->database, authorizer->statements,
-                                                              authorizer->asked_count, authorizer->results);
+        error = exchange_begin(&authorizer->exchange, authorizer->database, now_ms,
+                               authorizer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING)
         finish(authorizer, error);
 }
@@ -202,18 +180,12 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
 void authorizer_step(struct authorizer *authorizer, bool ready)
 {
     int64_t now_ms = clock_monotonic_ms();
-    enum error error = ERROR_PENDING;
+    enum error error = exchange_step(&authorizer->exchange, ready, now_ms);
 
-    if (authorizer->running && ready)
-        error = database_step(authorizer->database);
-    if (authorizer->running && error == ERROR_PENDING && now_ms >= authorizer_due_ms(authorizer)) {
-        database_close(authorizer->database, "no answer in time");
-        error = ERROR_DATABASE_AWAY;
-    }
-    if (authorizer->running && error != ERROR_PENDING)
+    if (error != ERROR_PENDING)
         finish(authorizer, error);
-    else if (!authorizer->running && ready)
+    else if (!authorizer->exchange.running && ready)
         (void)database_consume(authorizer->database); /* an idle connection that was cut is made anew when needed */
-    if (!authorizer->running && now_ms >= authorizer_due_ms(authorizer))
+    if (!authorizer->exchange.running && now_ms >= authorizer_due_ms(authorizer))
         begin(authorizer, now_ms);
 }

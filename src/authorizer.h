@@ -8,6 +8,7 @@
 
 #include "error.h"
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -28,9 +29,8 @@ int authorizer_take(struct authorizer *authorizer, enum error *answer);
 /* The worker with this number is dead: what it asked is dropped. */
 void authorizer_forget_worker(struct authorizer *authorizer, int number);
 
-/* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
-int authorizer_socket(const struct authorizer *authorizer);
-short authorizer_events(const struct authorizer *authorizer);
+/* What to wait for before the next step: as of poll(2), and until when (monotonic ms). */
+struct pollfd authorizer_pollfd(const struct authorizer *authorizer);
 int64_t authorizer_due_ms(const struct authorizer *authorizer);
 
 /* Does what there is to do. ready: the socket is. */

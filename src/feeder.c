@@ -5,11 +5,11 @@
 #include "config.h"
 #include "database.h"
 #include "doorbell.h"
+#include "exchange.h"
 #include "log.h"
 #include "message.h"
 #include "poll_request.h"
 #include "scoreboard.h"
-#include "statement.h"
 #include "subscriptions.h"
 #include "topic_table.h"
 
@@ -22,8 +22,7 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512, /* answered together */
-    STATEMENTS = 9,
+    QUESTIONS = 512,      /* answered together */
     OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
     OPEN_AGAIN_MS = 1500, /* and when it is asked again */
     CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
@@ -43,12 +42,9 @@ struct list {
     int count;
 };
 
-/* The statements under way, and what each is; -1: not among them. */
+/* What is under way, and the places of its statements; -1: not among them. */
 struct cycle {
-    struct statement statements[STATEMENTS];
-    PGresult *results[STATEMENTS];
-    int count;
-    int listen_at, unmute_at, batch_at, newest_at, open_at, unlisten_at, read_at;
+    int listen_at, unmute_at, batch_at, newest_at, open_at, read_at;
     enum doorbell_action action;
     int questions[QUESTIONS]; /* slots */
     int question_count;
@@ -72,13 +68,13 @@ struct feeder {
     int64_t announced;   /* the last position of the last batch announced; 0: none since the connection was made */
     int64_t complete_to; /* the window has every message up to here; 0: not known */
     struct doorbell doorbell;
+    struct exchange exchange;
     struct cycle cycle;
     uint64_t cycle_number;
-    bool running;
     enum error away; /* why, as far as it was logged */
     bool relisten;   /* the connection is a new one */
     uint64_t polls;  /* when can_poll() was asked about last */
-    int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
+    int64_t retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
     struct printbuf *json;
 };
 
@@ -136,6 +132,7 @@ void feeder_free(struct feeder *feeder)
     if (!feeder)
         return;
     database_free(feeder->database);
+    exchange_end(&feeder->exchange);
     subscriptions_release(&feeder->subscriptions);
     free(feeder->fed);
     free(feeder->pending);
@@ -231,25 +228,25 @@ static const char *name_of(const struct feeder *feeder, int number)
 }
 
 /* When to look for topics that nobody polls any more. */
-static int64_t sweep_due_ms(const struct feeder *feeder)
+static int64_t sweep_due_ms(const struct feeder *feeder, int64_t now_ms)
 {
-    return feeder->started_ms + subscriptions_linger_ms(&feeder->subscriptions) / 4;
+    return now_ms + subscriptions_linger_ms(&feeder->subscriptions) / 4;
 }
 
-static struct statement *add_statement(struct cycle *cycle, int *at)
+static struct statement *add_statement(struct feeder *feeder, const char *sql, int *at)
 {
-    *at = cycle->count;
-    return &cycle->statements[cycle->count++];
+    *at = feeder->exchange.count;
+    return exchange_add(&feeder->exchange, sql);
 }
 
 /* Enters one question's topics into the lists. */
-static void list_question(struct feeder *feeder, struct slot *slot)
+static void list_question(struct feeder *feeder, struct slot *slot, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
 
     for (int i = 0; i < slot->question_count; i++) {
         const char *name = slot->names + slot->topics[i].name_at;
-        int number = subscriptions_add(&feeder->subscriptions, name, slot->topics[i].name_length, feeder->started_ms);
+        int number = subscriptions_add(&feeder->subscriptions, name, slot->topics[i].name_length, now_ms);
         struct subscription *topic = &feeder->subscriptions.by_number[number < 0 ? 0 : number];
 
         slot->topics[i].ref.number = number;
@@ -257,7 +254,7 @@ static void list_question(struct feeder *feeder, struct slot *slot)
             continue;
         topic->cycle = feeder->cycle_number;
         topic->newest_at = cycle->newest.count;
-        topic->used_ms = feeder->started_ms;
+        topic->used_ms = now_ms;
         list_add(&cycle->newest, name_of(feeder, number), number, CATCH_UP_FROM_NOW);
         if (!topic->listening && !feeder->relisten)
             list_add(&cycle->listen, name_of(feeder, number), number, 0);
@@ -265,19 +262,19 @@ static void list_question(struct feeder *feeder, struct slot *slot)
 }
 
 /* Takes as many questions as go into one cycle. */
-static void list_questions(struct feeder *feeder)
+static void list_questions(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
     int taken = 0;
 
     while (taken < feeder->pending_count && cycle->question_count < QUESTIONS) {
         cycle->questions[cycle->question_count++] = feeder->pending[taken];
-        list_question(feeder, scoreboard_slot(feeder->scoreboard, feeder->pending[taken++]));
+        list_question(feeder, scoreboard_slot(feeder->scoreboard, feeder->pending[taken++]), now_ms);
     }
     feeder->pending_count -= taken;
     memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
     /* Room may be short now. */
-    feeder->sweep_ms = clock_min(feeder->sweep_ms, sweep_due_ms(feeder));
+    feeder->sweep_ms = clock_min(feeder->sweep_ms, sweep_due_ms(feeder, now_ms));
 }
 
 static void list_read(struct feeder *feeder, int number)
@@ -307,18 +304,16 @@ static bool listen_statement(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
     struct statement *statement;
-    int at;
 
     for (int i = 0; feeder->relisten && i < feeder->subscriptions.used_count; i++)
         list_add(&cycle->listen, name_of(feeder, feeder->subscriptions.used[i]), feeder->subscriptions.used[i], 0);
     if (feeder->relisten) {
         list_add(&cycle->listen, feeder->scoreboard->self_topic, -1, 0);
-        statement_init(add_statement(cycle, &at), "LISTEN pgpoll");
+        (void)exchange_add(&feeder->exchange, "LISTEN pgpoll");
     }
     if (cycle->listen.count == 0)
         return true;
-    statement = add_statement(cycle, &cycle->listen_at);
-    statement_init(statement, "SELECT pgpoll.listen($1)");
+    statement = add_statement(feeder, "SELECT pgpoll.listen($1)", &cycle->listen_at);
     return statement_add_topics(statement, cycle->listen.topics, cycle->listen.count);
 }
 
@@ -327,7 +322,6 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
     struct statement *statement;
-    int at;
 
     cycle->action = DOORBELL_LEAVE;
     /* First what others gave positions to, so that a batch can follow on it. */
@@ -337,21 +331,21 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
     feeder->look_ms = now_ms + LOOK_MS;
     cycle->action = doorbell_look(&feeder->doorbell, now_ms);
     if (cycle->action == DOORBELL_MUTE) {
-        statement = add_statement(cycle, &at);
-        statement_init(statement, "SELECT pgpoll.mute_doorbell($1)");
+        statement = exchange_add(&feeder->exchange, "SELECT pgpoll.mute_doorbell($1)");
         if (!statement_add_int4(statement, DOORBELL_MUTE_MS))
             return false;
     } else if (cycle->action == DOORBELL_UNMUTE) {
-        statement_init(add_statement(cycle, &cycle->unmute_at), "SELECT pgpoll.unmute_doorbell()");
+        (void)add_statement(feeder, "SELECT pgpoll.unmute_doorbell()", &cycle->unmute_at);
     }
-    return catch_up_batch_statement(add_statement(cycle, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
+    return catch_up_batch_statement(add_statement(feeder, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
 }
 
-static bool read_statement(struct cycle *cycle, struct list *list, int messages, int *at)
+static bool read_statement(struct feeder *feeder, struct list *list, int messages, int *at)
 {
     struct poll_request request = { .topics = list->topics, .topic_count = list->count, .limit = messages };
 
-    return list->count == 0 || catch_up_statement(add_statement(cycle, at), &request, list->positions, READ_BYTES);
+    return list->count == 0 ||
+           catch_up_statement(add_statement(feeder, NULL, at), &request, list->positions, READ_BYTES);
 }
 
 static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
@@ -361,7 +355,7 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
 
     if (now_ms < feeder->sweep_ms)
         return true;
-    feeder->sweep_ms = sweep_due_ms(feeder);
+    feeder->sweep_ms = sweep_due_ms(feeder, now_ms);
     subscriptions_mark_used(&feeder->subscriptions, now_ms);
     for (int i = 0; i < feeder->subscriptions.used_count; i++) {
         int number = feeder->subscriptions.used[i];
@@ -372,8 +366,7 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
     }
     if (cycle->unlisten.count == 0)
         return true;
-    statement = add_statement(cycle, &cycle->unlisten_at);
-    statement_init(statement, "SELECT pgpoll.unlisten($1)");
+    statement = exchange_add(&feeder->exchange, "SELECT pgpoll.unlisten($1)");
     return statement_add_topics(statement, cycle->unlisten.topics, cycle->unlisten.count);
 }
 
@@ -383,35 +376,27 @@ static int64_t open_due_ms(const struct feeder *feeder)
     return atomic_load(&feeder->scoreboard->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
 }
 
-static void timed_statements(struct feeder *feeder, int64_t now_ms)
-{
-    struct cycle *cycle = &feeder->cycle;
-
-    if (now_ms >= open_due_ms(feeder)) {
-        feeder->open_asked_ms = now_ms;
-        feeder->polls = atomic_load(&feeder->scoreboard->polls);
-        statement_init(add_statement(cycle, &cycle->open_at), "SELECT pgpoll.is_open_to_all()");
-    }
-}
-
 /* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
 static bool compose(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
     bool made;
 
-    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->unlisten_at =
-        cycle->read_at = -1;
+    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->read_at = -1;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
     if (cycle->full)
         feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
     list_reads(feeder);
-    list_questions(feeder);
+    list_questions(feeder, now_ms);
     made = listen_statement(feeder) && batch_statements(feeder, now_ms) &&
-           read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
-           read_statement(cycle, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
-    timed_statements(feeder, now_ms);
+           read_statement(feeder, &cycle->newest, 1, &cycle->newest_at) &&
+           read_statement(feeder, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
+    if (now_ms >= open_due_ms(feeder)) {
+        feeder->open_asked_ms = now_ms;
+        feeder->polls = atomic_load(&feeder->scoreboard->polls);
+        (void)add_statement(feeder, "SELECT pgpoll.is_open_to_all()", &cycle->open_at);
+    }
     return made;
 }
 
@@ -515,7 +500,7 @@ static void take_batch(struct feeder *feeder, const PGresult *result)
 {
     struct cycle *cycle = &feeder->cycle;
     struct catch_up_batch batch = catch_up_batch(result);
-    bool all_ring = cycle->unmute_at >= 0 && database_is_true(cycle->results[cycle->unmute_at]);
+    bool all_ring = cycle->unmute_at >= 0 && database_is_true(feeder->exchange.results[cycle->unmute_at]);
 
     doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
@@ -620,16 +605,17 @@ static void succeed(struct feeder *feeder)
     feeder->away = ERROR_NONE;
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
-        take_channels(feeder, cycle->results[cycle->listen_at]);
+        take_channels(feeder, feeder->exchange.results[cycle->listen_at]);
     if (cycle->batch_at >= 0)
-        take_batch(feeder, cycle->results[cycle->batch_at]);
+        take_batch(feeder, feeder->exchange.results[cycle->batch_at]);
     if (cycle->newest_at >= 0)
-        take_newest(feeder, cycle->results[cycle->newest_at]);
-    if (cycle->read_at >= 0 && take_news(feeder, cycle->results[cycle->read_at]))
+        take_newest(feeder, feeder->exchange.results[cycle->newest_at]);
+    if (cycle->read_at >= 0 && take_news(feeder, feeder->exchange.results[cycle->read_at]))
         feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(&feeder->scoreboard->open_until_ms,
-                     database_is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
+        atomic_store(&feeder->scoreboard->open_until_ms, database_is_true(feeder->exchange.results[cycle->open_at])
+                                                             ? feeder->exchange.started_ms + OPEN_MS
+                                                             : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]);
@@ -667,36 +653,26 @@ static void finish(struct feeder *feeder, enum error error)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    feeder->running = false;
     if (error)
         fail(feeder, error);
     else
         succeed(feeder);
-    for (int i = 0; i < cycle->count; i++) {
-        PQclear(cycle->results[i]);
-        cycle->results[i] = NULL;
-        statement_release(&cycle->statements[i]);
-    }
-    cycle->count = cycle->question_count = 0;
+    exchange_end(&feeder->exchange);
+    cycle->question_count = 0;
     cycle->listen.count = cycle->newest.count = cycle->read.count = cycle->unlisten.count = 0;
 }
 
 /* ---- what the manager's loop calls */
 
-int feeder_socket(const struct feeder *feeder)
+struct pollfd feeder_pollfd(const struct feeder *feeder)
 {
-    return database_socket(feeder->database);
-}
-
-short feeder_events(const struct feeder *feeder)
-{
-    return database_events(feeder->database);
+    return database_pollfd(feeder->database);
 }
 
 int64_t feeder_due_ms(const struct feeder *feeder)
 {
-    if (feeder->running)
-        return feeder->started_ms + feeder->config->query_timeout_s * 1000;
+    if (feeder->exchange.running)
+        return feeder->exchange.due_ms;
     if (!database_is_connected(feeder->database))
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->subscriptions.news_count > 0)
@@ -717,12 +693,8 @@ static void begin(struct feeder *feeder, int64_t now_ms)
     }
     if (feeder->told_count > 0)
         qsort(feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);
-    feeder->started_ms = now_ms;
-    feeder->running = true;
     if (compose(feeder, now_ms))
-        error = feeder->cycle.count == 0 ? ERROR_NONE
-                                         : database_begin(feeder->database, feeder->cycle.statements,
-                                                          feeder->cycle.count, feeder->cycle.results);
+        error = exchange_begin(&feeder->exchange, feeder->database, now_ms, feeder->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING)
         finish(feeder, error);
 }
@@ -730,20 +702,14 @@ static void begin(struct feeder *feeder, int64_t now_ms)
 void feeder_step(struct feeder *feeder, bool ready)
 {
     int64_t now_ms = clock_monotonic_ms();
-    enum error error = ERROR_PENDING;
+    enum error error = exchange_step(&feeder->exchange, ready, now_ms);
 
-    if (feeder->running && ready)
-        error = database_step(feeder->database);
-    if (feeder->running && error == ERROR_PENDING && now_ms >= feeder_due_ms(feeder)) {
-        database_close(feeder->database, "no answer in time");
-        error = ERROR_DATABASE_AWAY;
-    }
-    if (feeder->running && error != ERROR_PENDING)
+    if (error != ERROR_PENDING)
         finish(feeder, error);
-    if (!feeder->running && ready && database_is_connected(feeder->database) &&
+    if (!feeder->exchange.running && ready && database_is_connected(feeder->database) &&
         database_consume(feeder->database) != ERROR_NONE)
         finish(feeder, ERROR_DATABASE_AWAY);
-    if (feeder->running)
+    if (feeder->exchange.running)
         return;
     take_notifications(feeder);
     if (database_is_connected(feeder->database) && now_ms >= deaf_ms(feeder)) {

@@ -12,6 +12,7 @@
 #ifndef PGPOLL_FEEDER_H
 #define PGPOLL_FEEDER_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -23,9 +24,8 @@ struct scoreboard;
 struct feeder *feeder_new(const struct config *config, struct scoreboard *scoreboard);
 void feeder_free(struct feeder *feeder);
 
-/* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
-int feeder_socket(const struct feeder *feeder);
-short feeder_events(const struct feeder *feeder);
+/* What to wait for before the next step: as of poll(2), and until when (monotonic ms). */
+struct pollfd feeder_pollfd(const struct feeder *feeder);
 int64_t feeder_due_ms(const struct feeder *feeder);
 
 /* Does what there is to do. ready: the socket is. */

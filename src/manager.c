@@ -362,13 +362,11 @@ static int sleep_ms(const struct manager *manager)
 
 static void turn(struct manager *manager)
 {
-    struct pollfd fds[] = {
-        { .fd = manager->signal_fd, .events = POLLIN },
-        { .fd = manager->scoreboard->doorbell, .events = POLLIN },
-        { .fd = feeder_socket(manager->feeder), .events = feeder_events(manager->feeder) },
-        { .fd = stats_writer_socket(manager->stats_writer), .events = stats_writer_events(manager->stats_writer) },
-        { .fd = authorizer_socket(manager->authorizer), .events = authorizer_events(manager->authorizer) }
-    };
+    struct pollfd fds[] = { { .fd = manager->signal_fd, .events = POLLIN },
+                            { .fd = manager->scoreboard->doorbell, .events = POLLIN },
+                            feeder_pollfd(manager->feeder),
+                            stats_writer_pollfd(manager->stats_writer),
+                            authorizer_pollfd(manager->authorizer) };
     int ready = poll(fds, 5, sleep_ms(manager));
     int64_t now_ms = clock_monotonic_ms();
     eventfd_t rung;

@@ -3,9 +3,9 @@
 #include "clock.h"
 #include "config.h"
 #include "database.h"
+#include "exchange.h"
 #include "log.h"
 #include "scoreboard.h"
-#include "statement.h"
 #include "topic_table.h"
 
 #include <json-c/json.h>
@@ -15,8 +15,7 @@ enum {
     LOOK_MS = 250,
     WRITE_MS = 1000,
     BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_listeners) */
-    SWEEP_MS = 60 * 1000,
-    STATEMENTS = 4
+    SWEEP_MS = 60 * 1000
 };
 
 /* What stands in the table for a worker. */
@@ -39,13 +38,11 @@ struct stats_writer {
     struct gauges gauges;
     struct tally tally; /* what was counted and is not yet written down */
     bool tally_began;   /* everything that is counted has a row */
-    struct statement statements[STATEMENTS];
-    PGresult *results[STATEMENTS];
-    int count;
+    struct exchange exchange;
     struct json_object *began, *ended, *counts; /* what the statements borrow */
-    bool running, beats;
+    bool beats;
     enum error away; /* why, as far as it was logged */
-    int64_t started_ms, look_ms, write_ms, beat_ms, sweep_ms;
+    int64_t look_ms, write_ms, beat_ms, sweep_ms;
 };
 
 struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard)
@@ -67,17 +64,11 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
 
 static void end_exchange(struct stats_writer *writer)
 {
-    for (int i = 0; i < STATEMENTS; i++) {
-        PQclear(writer->results[i]);
-        writer->results[i] = NULL;
-        statement_release(&writer->statements[i]);
-    }
+    exchange_end(&writer->exchange);
     json_object_put(writer->began);
     json_object_put(writer->ended);
     json_object_put(writer->counts);
     writer->began = writer->ended = writer->counts = NULL;
-    writer->count = 0;
-    writer->running = false;
 }
 
 void stats_writer_free(struct stats_writer *writer)
@@ -90,20 +81,15 @@ void stats_writer_free(struct stats_writer *writer)
     free(writer);
 }
 
-int stats_writer_socket(const struct stats_writer *writer)
+struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
 {
-    return database_socket(writer->database);
-}
-
-short stats_writer_events(const struct stats_writer *writer)
-{
-    return database_events(writer->database);
+    return database_pollfd(writer->database);
 }
 
 int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
-    if (writer->running)
-        return writer->started_ms + writer->config->query_timeout_s * 1000;
+    if (writer->exchange.running)
+        return writer->exchange.due_ms;
     return atomic_load(&writer->scoreboard->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
@@ -212,20 +198,12 @@ static void succeed(struct stats_writer *writer)
     writer->tally_began = true;
     tally_clear(&writer->tally);
     if (writer->beats)
-        atomic_store(&writer->scoreboard->sent_ms, writer->started_ms);
-}
-
-static struct statement *add_statement(struct stats_writer *writer, const char *sql)
-{
-    struct statement *statement = &writer->statements[writer->count++];
-
-    statement_init(statement, sql);
-    return statement;
+        atomic_store(&writer->scoreboard->sent_ms, writer->exchange.started_ms);
 }
 
 static void add_polls(struct stats_writer *writer)
 {
-    struct statement *write = add_statement(writer, "SELECT pgpoll.write_waiters($1, $2::json, $3::json)");
+    struct statement *write = exchange_add(&writer->exchange, "SELECT pgpoll.write_waiters($1, $2::json, $3::json)");
 
     statement_add_text(write, writer->config->host);
     statement_add_text(write, json_object_to_json_string_ext(writer->began, JSON_C_TO_STRING_PLAIN));
@@ -234,7 +212,8 @@ static void add_polls(struct stats_writer *writer)
 
 static bool add_listener(struct stats_writer *writer)
 {
-    struct statement *write = add_statement(writer, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json)");
+    struct statement *write =
+        exchange_add(&writer->exchange, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json)");
 
     writer->counts = tally_json(&writer->tally, !writer->tally_began);
     statement_add_text(write, writer->config->host);
@@ -252,16 +231,10 @@ static bool add_listener(struct stats_writer *writer)
  */
 static void add_beat(struct stats_writer *writer, int64_t now_ms)
 {
-    struct statement *beat = add_statement(writer, "SELECT pg_notify('pgpoll_' || md5($1), '')");
+    struct statement *beat = exchange_add(&writer->exchange, "SELECT pg_notify('pgpoll_' || md5($1), '')");
 
     statement_add_text(beat, writer->scoreboard->self_topic);
     writer->beat_ms = now_ms + BEAT_MS;
-}
-
-static void add_sweep(struct stats_writer *writer, int64_t now_ms)
-{
-    (void)add_statement(writer, "SELECT pgpoll.sweep_waiters()");
-    writer->sweep_ms = now_ms + SWEEP_MS;
 }
 
 static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
@@ -269,16 +242,16 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
     enum error error = ERROR_MEMORY;
 
     writer->write_ms = now_ms + WRITE_MS;
-    writer->started_ms = now_ms;
-    writer->running = true;
-    if (now_ms >= writer->sweep_ms)
-        add_sweep(writer, now_ms);
+    if (now_ms >= writer->sweep_ms) {
+        (void)exchange_add(&writer->exchange, "SELECT pgpoll.sweep_waiters()");
+        writer->sweep_ms = now_ms + SWEEP_MS;
+    }
     if (polls)
         add_polls(writer);
     if (writer->beats)
         add_beat(writer, now_ms);
     if (add_listener(writer))
-        error = database_begin(writer->database, writer->statements, writer->count, writer->results);
+        error = exchange_begin(&writer->exchange, writer->database, now_ms, writer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING) {
         fail(writer, error);
         end_exchange(writer);
@@ -306,23 +279,17 @@ static void look(struct stats_writer *writer, int64_t now_ms)
 void stats_writer_step(struct stats_writer *writer, bool ready)
 {
     int64_t now_ms = clock_monotonic_ms();
-    enum error error = ERROR_PENDING;
+    enum error error = exchange_step(&writer->exchange, ready, now_ms);
 
-    if (writer->running && ready)
-        error = database_step(writer->database);
-    if (writer->running && error == ERROR_PENDING && now_ms >= stats_writer_due_ms(writer)) {
-        database_close(writer->database, "no answer in time");
-        error = ERROR_DATABASE_AWAY;
-    }
-    if (writer->running && error != ERROR_PENDING) {
+    if (error != ERROR_PENDING) {
         if (error)
             fail(writer, error);
         else
             succeed(writer);
         end_exchange(writer);
-    } else if (!writer->running && ready && database_consume(writer->database) != ERROR_NONE) {
+    } else if (!writer->exchange.running && ready && database_consume(writer->database) != ERROR_NONE) {
         fail(writer, ERROR_DATABASE_AWAY);
     }
-    if (!writer->running && now_ms >= stats_writer_due_ms(writer))
+    if (!writer->exchange.running && now_ms >= stats_writer_due_ms(writer))
         look(writer, now_ms);
 }

@@ -6,6 +6,7 @@
 #ifndef PGPOLL_STATS_WRITER_H
 #define PGPOLL_STATS_WRITER_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -17,9 +18,8 @@ struct stats_writer;
 struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard);
 void stats_writer_free(struct stats_writer *writer);
 
-/* What to wait for before the next step: poll(2)'s descriptor (-1: none) and events, and until when (monotonic ms). */
-int stats_writer_socket(const struct stats_writer *writer);
-short stats_writer_events(const struct stats_writer *writer);
+/* What to wait for before the next step: as of poll(2), and until when (monotonic ms). */
+struct pollfd stats_writer_pollfd(const struct stats_writer *writer);
 int64_t stats_writer_due_ms(const struct stats_writer *writer);
 
 /* Does what there is to do. ready: the socket is. */
