@@ -244,16 +244,21 @@ static void run_anew(struct manager *manager)
         return;
     }
     log_write(LOG_LEVEL_INFO, "running anew");
-    /* Nobody answers old workers' questions from now on: requests wait for new ones. */
+    /*
+     * Nobody answers old workers' questions from now on. Those that wait for messages go on and end after their poll. The others end
+     * at once, or read the table for a poll that they have just taken. Further requests wait for new workers.
+     */
+    atomic_store(&manager->scoreboard->manager_left, 1);
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(manager->scoreboard, i);
 
-        if (atomic_load(&slot->state) == SLOT_IDLE && atomic_load(&slot->pid) > 0)
+        if (atomic_load(&slot->state) != SLOT_WAITING && atomic_load(&slot->pid) > 0)
             (void)kill(atomic_load(&slot->pid), SIGTERM);
     }
     /* Our signals stay blocked: one that comes before the new program looks for it must not end it. */
     (void)execvp(manager->argv[0], manager->argv);
     log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", manager->argv[0], strerror(errno));
+    atomic_store(&manager->scoreboard->manager_left, 0);
     (void)unsetenv(OLD_WORKERS);
     (void)close(fd);
 }

@@ -85,6 +85,7 @@ struct scoreboard {
     uint64_t client_seed;            /* so that nobody can choose an address that shares another's places */
     _Atomic int idle;                /* workers that accept */
     int reserve;                     /* so many of them the manager tries to keep */
+    _Atomic int manager_left;        /* it answers nothing any more: who has finished a poll ends */
     _Atomic int stats_writer_sleeps; /* the statistics were up to date: who changes them rings */
     _Atomic int64_t open_until_ms;   /* can_poll() was seen to allow everything, and that is believed until then */
     sem_t reads;                     /* pages of the table that may still be asked for now */

@@ -310,6 +310,34 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
     eight.reload()   # the original
 
 
+SLOW_WORKER = """#include <unistd.h>
+int main(int argc, char **argv) { (void)argc; sleep(1); usleep(500000); return execv("%s", argv); }"""
+
+
+def test_short_polls_while_a_new_program_is_slow_to_start(topic):
+    """The manager is another one already, and for 1.5 s there are old workers only: none of them may keep a poll from being answered."""
+    def poll_on(fields):
+        while not stop.is_set():
+            server.poll(topic, **fields) if fields else server.poll(new_topic())
+
+    with Server(20) as server:
+        server.publish(topic, 1)
+        worker, stop = server.run / "bin" / "pgpoll-worker", threading.Event()
+        worker.rename(worker.with_name("pgpoll-worker-itself"))
+        source = server.home / "slow.c"
+        source.write_text(SLOW_WORKER % worker.with_name("pgpoll-worker-itself"))
+        subprocess.run(["cc", "-o", worker, source], check=True)
+        kinds = [{}, {"timeout": 0}, {"timeout": 1}, {"timeout": 2}, {"timeout": 1, "since": {topic: "0"}}]
+        clients = [server.threads.submit(poll_on, kind) for kind in kinds * 3]
+        for _ in range(3):
+            before = server.until_workers()
+            os.kill(server.manager, signal.SIGHUP)
+            until(lambda: not server.worker_pids() & before, "the old workers gone", seconds=10)
+        stop.set()
+        for client in clients:
+            client.result(10)
+
+
 def test_make_stop_answers_every_waiting_poll(topic):
     with Server(20) as server:
         polls = server.wait(topic, polls=20, timeout=60)
