@@ -212,6 +212,21 @@ def test_restart_costs_nothing(machine):
     assert manager(machine) != before
 
 
+def test_it_comes_back_however_often_it_failed(machine):
+    """systemd's own limit is five starts in ten seconds; then the socket would be gone, too."""
+    machine.run("echo PGPOLL_REREAD_S=nonsense >>/etc/default/pgpoll; systemctl restart pgpoll")
+    until(lambda: int(machine.show("pgpoll.service", "NRestarts")) > 6, "starts that failed", 30)
+    assert "PGPOLL_REREAD_S" in journal(machine)
+    waiting = machine.later(POLL + """'{"topics": ["a"], "timeout": 0}'""")
+    machine.run("sed -i '/^PGPOLL_REREAD_S=nonsense/d' /etc/default/pgpoll")
+    assert waiting.communicate(timeout=30)[0].endswith("200")
+    for _ in range(8):
+        machine.run("systemctl restart pgpoll")
+    assert poll(machine, "a")[0] == 200
+    settle(machine, 20)
+    assert machine.says("systemctl --failed --no-legend") == ""
+
+
 def test_boot_starts_it(machine):
     """As far as that goes without booting: both targets want it."""
     for unit, target in ("pgpoll.service", "multi-user.target"), ("pgpoll.socket", "sockets.target"), ("pgpoll-stats.socket", "sockets.target"):
