@@ -114,7 +114,9 @@ def test_installing_starts_nothing(machine):
     assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
     assert re.match(r"uid=\d+\(pgpoll\) gid=\d+\(pgpoll\) groups=\d+\(pgpoll\)$", machine.says("id pgpoll"))
     assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout
-    assert machine.run("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup").stdout.count("\n") == 4
+    pages = machine.says("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup pgpoll-check").split()
+    assert len(pages) == 5
+    machine.run(f"lexgrog {' '.join(pages)}")   # which apropos and whatis go by
 
 
 def test_pgpoll_setup_starts_it(machine):
