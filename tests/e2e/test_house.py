@@ -151,6 +151,7 @@ def test_without_a_socket_nothing_starts(server, command):
     assert done.returncode == 1 and "descriptor 0 is no listening socket" in line, done
 
 
+@pytest.mark.web
 def test_settings_reach_the_workers(topic):
     origin = "https://app.example"
     settings = {"CORS_ORIGIN": origin, "MAX_TOPICS": "2", "PAGE_BYTES": "100", "HEARTBEAT_S": "1", "REREAD_S": "1"}
