@@ -48,7 +48,7 @@ PKG_CFLAGS  = $(eval PKG_CFLAGS := $(call pkg_config,--cflags $(LIBRARIES)))$(PK
 JSON_LIBS   = $(call pkg_config,--libs json-c)
 PKG_LIBS    = $(eval PKG_LIBS := $(call pkg_config,--libs $(LIBRARIES)))$(PKG_LIBS)
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_PREFIX='"$(PREFIX)"' -DPGPOLL_VERSION='"$(VERSION)"' -DPGPOLL_SCHEMA_VERSION=$(SCHEMA) $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_VERSION='"$(VERSION)"' -DPGPOLL_SCHEMA_VERSION=$(SCHEMA) $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
 LINK    = $(CC) $(CFLAGS) $(LDGUARDS) $(LDFLAGS)
 
 objects  = $(patsubst %.c,$(BUILD)/%.o,$(1))

@@ -14,7 +14,8 @@ int main(int argc, char **argv)
     static const struct program program = {
         .name = "pgpoll.fcgi",
         .purpose = "long polling over PostgreSQL",
-        .example = "-s /run/pgpoll/poll.sock -b 4096 -- " PGPOLL_PREFIX "/lib/pgpoll/pgpoll.fcgi --workers 500",
+        .spawned = "-s /run/pgpoll/poll.sock -b 4096",
+        .arguments = " --workers 500",
         .can_have_a_manager = true,
         .check = check_run,
     };

@@ -82,7 +82,7 @@ int main(int argc, char **argv)
     static const struct program program = {
         .name = "pgpoll-stats.fcgi",
         .purpose = "who is waiting in polls, and metrics",
-        .example = "-s /run/pgpoll/stats.sock -b 4096 -F 2 -- " PGPOLL_PREFIX "/lib/pgpoll/pgpoll-stats.fcgi",
+        .spawned = "-s /run/pgpoll/stats.sock -b 4096 -F 2",
         .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };

@@ -13,10 +13,14 @@
 
 static void print_help(const struct program *program)
 {
+    char *path = realpath("/proc/self/exe", NULL);
+
     (void)printf("%s: %s\n\n"
                  "A FastCGI program. Start it with spawn-fcgi, for example\n"
-                 "  PGPOLL_LOG=syslog spawn-fcgi %s\n",
-                 program->name, program->purpose, program->example);
+                 "  PGPOLL_LOG=syslog spawn-fcgi %s -- %s%s\n",
+                 program->name, program->purpose, program->spawned, path ? path : program->name,
+                 program->arguments ? program->arguments : "");
+    free(path);
     if (program->can_have_a_manager)
         (void)printf("--workers N means the same as PGPOLL_WORKERS=N, and shows in a process list.\n");
     if (program->check)

@@ -11,7 +11,8 @@ struct config;
 struct program {
     const char *name;
     const char *purpose;
-    const char *example;     /* how spawn-fcgi starts it: its options, the program and its arguments */
+    const char *spawned;     /* spawn-fcgi's options for it, as an example */
+    const char *arguments;   /* its own there, each after a blank; NULL: none */
     const char *uses;        /* which of the environment variables mean something to it; NULL: all */
     bool can_have_a_manager; /* --workers N */
     bool (*check)(const struct config *config, FILE *out); /* --check; NULL: it has none */
