@@ -1,10 +1,10 @@
 /* pgpoll-worker: started by pgpoll.fcgi. The workers that have a manager, and the nursery that forks them. */
 #include "child.h"
-#include "hive.h"
 #include "listener_managed.h"
 #include "log.h"
 #include "nursery.h"
 #include "program.h"
+#include "scoreboard.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -20,28 +20,28 @@ static int live(void *context, int number)
 
     (void)prctl(PR_SET_NAME, "pgpoll-worker");
     /* Whoever dies first, the other follows; if the manager was faster, nobody is left to tell us. */
-    if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != worker->hive->manager_pid)
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != worker->scoreboard->manager_pid)
         return EXIT_FAILURE;
     srandom((unsigned)getpid());
     worker->number = number;
-    worker->cell = hive_cell(worker->hive, number);
-    worker->tally = &worker->cell->tally;
-    return worker_run(worker, listener_managed_new(&worker->config, worker->hive, number));
+    worker->slot = scoreboard_slot(worker->scoreboard, number);
+    worker->tally = &worker->slot->tally;
+    return worker_run(worker, listener_managed_new(&worker->config, worker->scoreboard, number));
 }
 
 int main(int argc, char **argv)
 {
-    enum { HIVE, SOCKET, DOORBELL, READ_QUEUE, DESCRIPTORS };
+    enum { SCOREBOARD, SOCKET, DOORBELL, READ_QUEUE, DESCRIPTORS };
     static struct worker worker;
     int descriptors[DESCRIPTORS];
 
     if (!program_continue("pgpoll-worker", argc, argv, DESCRIPTORS, descriptors, &worker.config))
         return EXIT_FAILURE;
-    worker.hive = hive_join(descriptors[HIVE]);
-    if (!worker.hive) {
+    worker.scoreboard = scoreboard_join(descriptors[SCOREBOARD]);
+    if (!worker.scoreboard) {
         log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s", errno ? strerror(errno) : "it is another version's");
         return EXIT_FAILURE;
     }
-    nursery_run(worker.hive, descriptors[SOCKET], live, &worker);
+    nursery_run(worker.scoreboard, descriptors[SOCKET], live, &worker);
     return EXIT_SUCCESS;
 }

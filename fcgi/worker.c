@@ -1,12 +1,12 @@
 #include "worker.h"
 
 #include "answer.h"
-#include "hive.h"
 #include "http.h"
 #include "log.h"
 #include "memory.h"
 #include "poll_log.h"
 #include "poll_waiter.h"
+#include "scoreboard.h"
 #include "tally.h"
 
 #include <json-c/json.h>
@@ -98,15 +98,15 @@ static bool take_place(const struct worker *worker, FCGX_Request *request, const
     const int places = (int)worker->config.max_polls_per_client;
 
     return places == 0 || asked->timeout_s == 0 ||
-           hive_take_place(worker->hive, worker->number, http_parameter(request, "REMOTE_USER"),
-                           http_parameter(request, "REMOTE_ADDR"), places);
+           scoreboard_take_place(worker->scoreboard, worker->number, http_parameter(request, "REMOTE_USER"),
+                                 http_parameter(request, "REMOTE_ADDR"), places);
 }
 
 /* Before the answer: its client may poll again at once. */
 static void give_place(const struct worker *worker)
 {
     if (worker->config.max_polls_per_client > 0)
-        hive_give_place(worker->hive, worker->number);
+        scoreboard_give_place(worker->scoreboard, worker->number);
 }
 
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
@@ -164,21 +164,22 @@ static void serve_request(struct worker *worker, FCGX_Request *request, const st
 }
 
 /* Tells the manager whether this worker can accept another poll. */
-static void set_state(const struct worker *worker, enum cell_state state)
+static void set_state(const struct worker *worker, enum slot_state state)
 {
     int idle;
 
-    if (!worker->hive)
+    if (!worker->scoreboard)
         return;
-    atomic_store(&worker->cell->state, state);
-    if (state == CELL_IDLE) {
-        (void)atomic_fetch_add(&worker->hive->idle, 1);
-        hive_wake_book(worker->hive);
+    atomic_store(&worker->slot->state, state);
+    if (state == SLOT_IDLE) {
+        (void)atomic_fetch_add(&worker->scoreboard->idle, 1);
+        scoreboard_wake_stats_writer(worker->scoreboard);
     } else {
-        (void)atomic_fetch_add(&worker->hive->polls, 1);
-        idle = atomic_fetch_sub(&worker->hive->idle, 1) - 1;
-        if (idle == worker->hive->reserve - 1) /* from here on the manager looks by itself, until there are enough */
-            hive_ring(worker->hive);
+        (void)atomic_fetch_add(&worker->scoreboard->polls, 1);
+        idle = atomic_fetch_sub(&worker->scoreboard->idle, 1) - 1;
+        if (idle ==
+            worker->scoreboard->reserve - 1) /* from here on the manager looks by itself, until there are enough */
+            scoreboard_ring(worker->scoreboard);
     }
 }
 
@@ -186,11 +187,13 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
 {
     struct worker *worker = (struct worker *)server;
 
-    set_state(worker, CELL_SERVING);
+    set_state(worker, SLOT_SERVING);
     serve_request(worker, request, interrupts);
-    if (worker->hive && ++worker->served % TRIM_POLLS == 0)
-        hive_trim(worker->hive);
-    set_state(worker, CELL_IDLE);
+    if (worker->scoreboard && ++worker->served % TRIM_POLLS == 0)
+        scoreboard_trim(worker->scoreboard);
+    set_state(worker, SLOT_IDLE);
+    if (worker->scoreboard && atomic_load(&worker->scoreboard->manager_left))
+        server_end();
 }
 
 static void rest(struct server *server)
@@ -210,7 +213,7 @@ int worker_run(struct worker *worker, struct listener *listener)
     worker->server.peer_timeout_ms = worker->config.peer_timeout_s * 1000;
     worker->answer = printbuf_new();
     if (listener && worker->answer) {
-        set_state(worker, CELL_IDLE);
+        set_state(worker, SLOT_IDLE);
         status = server_run(&worker->server);
     } else {
         log_write(LOG_LEVEL_ERROR, "out of memory");

@@ -9,19 +9,19 @@
 #include "poll_request.h"
 #include "server.h"
 
-struct cell;
-struct hive;
 struct listener;
 struct printbuf;
+struct scoreboard;
+struct slot;
 struct tally;
 
 struct worker {
-    struct server server; /* main sets argv or leaves it */
-    struct config config; /* main's */
-    struct hive *hive;    /* main's; NULL: no manager */
-    int number;           /* main's, in the hive */
-    struct cell *cell;    /* main's, with the hive */
-    struct tally *tally;  /* main's, or the cell's */
+    struct server server;          /* main sets argv or leaves it */
+    struct config config;          /* main's */
+    struct scoreboard *scoreboard; /* main's; NULL: no manager */
+    int number;                    /* main's, in the scoreboard */
+    struct slot *slot;             /* main's, with the scoreboard */
+    struct tally *tally;           /* main's, or the slot's */
     struct listener *listener;
     struct printbuf *answer; /* used for one after the other */
     unsigned served;

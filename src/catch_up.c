@@ -83,10 +83,9 @@ struct catch_up_batch catch_up_batch(const PGresult *result)
     if (PQntuples(result) == 0)
         return batch; /* deleted meanwhile */
     batch.assigned = database_int4(result, 0, ASSIGNED);
-    if (!is_null(result, 0, POSITION)) {
-        batch.previous = database_int8(result, 0, PREVIOUS);
+    batch.previous = database_int8(result, 0, PREVIOUS);
+    if (!is_null(result, 0, POSITION))
         batch.message_count = PQntuples(result);
-    }
     return batch;
 }
 

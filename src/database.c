@@ -21,7 +21,7 @@ enum state {
 enum { SCHEMA_UNUSABLE = -1 }; /* in place of a version */
 
 /* Statements under way and what came of them. */
-struct exchange {
+struct pipeline {
     const struct statement *statements;
     int count;
     PGresult **results;
@@ -34,8 +34,8 @@ struct database {
     PGconn *connection;  /* NULL when CLOSED; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct exchange asked;             /* by the caller */
-    struct exchange check;             /* by us */
+    struct pipeline asked;             /* by the caller */
+    struct pipeline check;             /* by us */
     struct statement version_statement;
     PGresult *version_result;
     char error[512];
@@ -48,13 +48,13 @@ static enum error fail(struct database *database, enum error error, const char *
     return error;
 }
 
-static void drop_results(struct exchange *exchange)
+static void drop_results(struct pipeline *pipeline)
 {
-    for (int i = 0; i < exchange->count; i++) {
-        PQclear(exchange->results[i]);
-        exchange->results[i] = NULL;
+    for (int i = 0; i < pipeline->count; i++) {
+        PQclear(pipeline->results[i]);
+        pipeline->results[i] = NULL;
     }
-    exchange->count = 0;
+    pipeline->count = 0;
 }
 
 struct database *database_new(void)
@@ -108,14 +108,14 @@ static void ignore_notice(void *context, const PGresult *result)
     (void)result;
 }
 
-/* ---- an exchange: send everything, then collect a result and the end of a transaction for each statement */
+/* ---- a pipeline: send everything, then collect a result and the end of a transaction for each statement */
 
-static enum error exchange_start(struct database *database, struct exchange *exchange)
+static enum error pipeline_start(struct database *database, struct pipeline *pipeline)
 {
     static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
 
-    for (int i = 0; i < exchange->count; i++) {
-        const struct statement *statement = &exchange->statements[i];
+    for (int i = 0; i < pipeline->count; i++) {
+        const struct statement *statement = &pipeline->statements[i];
 
         if (!PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
                                statement->values, statement->lengths, binary, 1) ||
@@ -137,9 +137,9 @@ static bool is_passing(const char *sqlstate)
 }
 
 /* Takes over the result of the statement whose turn it is; after its first one that is not NULL, all are dropped. */
-static void exchange_take(struct database *database, struct exchange *exchange, PGresult *result)
+static void pipeline_take(struct database *database, struct pipeline *pipeline, PGresult *result)
 {
-    PGresult **slot = &exchange->results[exchange->received];
+    PGresult **slot = &pipeline->results[pipeline->received];
     ExecStatusType status = PQresultStatus(result);
 
     if (*slot) {
@@ -150,8 +150,8 @@ static void exchange_take(struct database *database, struct exchange *exchange, 
         const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
         const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 
-        if (!exchange->outcome)
-            exchange->outcome =
+        if (!pipeline->outcome)
+            pipeline->outcome =
                 fail(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
                      message ? message : PQerrorMessage(database->connection));
         PQclear(result);
@@ -159,13 +159,13 @@ static void exchange_take(struct database *database, struct exchange *exchange, 
 }
 
 /* Collects what has arrived; ERROR_PENDING: not all yet. */
-static enum error exchange_step(struct database *database, struct exchange *exchange)
+static enum error pipeline_step(struct database *database, struct pipeline *pipeline)
 {
     bool readable = PQconsumeInput(database->connection) == 1;
 
     if (readable && PQflush(database->connection) < 0)
         return lose(database);
-    while (exchange->received < exchange->count) {
+    while (pipeline->received < pipeline->count) {
         PGresult *result;
 
         if (readable && PQisBusy(database->connection))
@@ -173,25 +173,25 @@ static enum error exchange_step(struct database *database, struct exchange *exch
         result = PQgetResult(database->connection); /* of a broken connection: what had arrived, then the reason */
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
-            exchange->received++;
+            pipeline->received++;
             continue;
         }
-        exchange_take(database, exchange, result);
+        pipeline_take(database, pipeline, result);
         if (PQstatus(database->connection) == CONNECTION_BAD) {
-            if (!exchange->outcome)
+            if (!pipeline->outcome)
                 return lose(database);
             database_close(database, NULL); /* the server said why */
-            return exchange->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : exchange->outcome;
+            return pipeline->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : pipeline->outcome;
         }
     }
-    if (!exchange->outcome) {
-        exchange->count = 0; /* the results are the caller's now */
+    if (!pipeline->outcome) {
+        pipeline->count = 0; /* the results are the caller's now */
     } else {
-        drop_results(exchange);
-        if (exchange->outcome == ERROR_DATABASE_AWAY)
+        drop_results(pipeline);
+        if (pipeline->outcome == ERROR_DATABASE_AWAY)
             database_close(database, NULL);
     }
-    return exchange->outcome;
+    return pipeline->outcome;
 }
 
 /* ---- connecting */
@@ -221,8 +221,8 @@ static enum error connect_step(struct database *database)
         PQenterPipelineMode(database->connection) != 1)
         return lose(database);
     database->state = CHECKING;
-    database->check = (struct exchange){ &database->version_statement, 1, &database->version_result, 0, ERROR_NONE };
-    return exchange_start(database, &database->check);
+    database->check = (struct pipeline){ &database->version_statement, 1, &database->version_result, 0, ERROR_NONE };
+    return pipeline_start(database, &database->check);
 }
 
 /* Says what to do about a schema of this version, or about one that could not be asked (missing, or closed to this role). */
@@ -253,7 +253,7 @@ static enum error refuse_schema(struct database *database, int version)
 /* Once a connection: is there a schema of ours, and of our version? */
 static enum error check_step(struct database *database)
 {
-    enum error error = exchange_step(database, &database->check);
+    enum error error = pipeline_step(database, &database->check);
     int32_t version;
 
     if (error == ERROR_DATABASE_QUERY)
@@ -266,7 +266,7 @@ static enum error check_step(struct database *database)
     if (version != PGPOLL_SCHEMA_VERSION)
         return refuse_schema(database, version);
     database->state = RUNNING;
-    return exchange_start(database, &database->asked);
+    return pipeline_start(database, &database->asked);
 }
 
 /* ---- what callers see */
@@ -276,11 +276,11 @@ enum error database_begin(struct database *database, const struct statement *sta
     for (int i = 0; i < count; i++)
         results[i] = NULL;
     database->error[0] = '\0';
-    database->asked = (struct exchange){ statements, count, results, 0, ERROR_NONE };
+    database->asked = (struct pipeline){ statements, count, results, 0, ERROR_NONE };
     if (database->state == CLOSED)
         return connect_start(database);
     database->state = RUNNING;
-    return exchange_start(database, &database->asked);
+    return pipeline_start(database, &database->asked);
 }
 
 enum error database_step(struct database *database)
@@ -293,7 +293,7 @@ enum error database_step(struct database *database)
     case CHECKING:
         return check_step(database);
     case RUNNING:
-        error = exchange_step(database, &database->asked);
+        error = pipeline_step(database, &database->asked);
         if (error != ERROR_PENDING && database->state == RUNNING)
             database->state = IDLE;
         return error;
@@ -304,22 +304,21 @@ enum error database_step(struct database *database)
     return ERROR_NONE;
 }
 
-int database_socket(const struct database *database)
+struct pollfd database_pollfd(const struct database *database)
 {
-    return PQsocket(database->connection);
-}
+    struct pollfd fd = { .fd = PQsocket(database->connection), .events = POLLIN };
 
-short database_events(const struct database *database)
-{
     if (database->state == CONNECTING)
-        return database->polling == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
+        fd.events = database->polling == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
     /* Pipelined statements may be more than the socket takes at once; what was not sent goes out with the next step. */
-    return (short)(database->state != IDLE && PQflush(database->connection) == 1 ? POLLIN | POLLOUT : POLLIN);
+    else if (database->state != IDLE && PQflush(database->connection) == 1)
+        fd.events = POLLIN | POLLOUT;
+    return fd;
 }
 
 static bool wait_ready(const struct database *database, int64_t deadline_ms)
 {
-    struct pollfd fd = { .fd = database_socket(database), .events = database_events(database) };
+    struct pollfd fd = database_pollfd(database);
     int ready;
 
     do {
@@ -399,7 +398,7 @@ enum error database_wait_news(struct database *database, const struct interrupts
     /* Notifications also arrive along with results, so look before sleeping. */
     while (!error && !drop_notifications(database)) {
         /* The socket is asked for each time: a lost connection has none. */
-        error = interrupts_wait(interrupts, database_socket(database), POLLIN, deadline_ms);
+        error = interrupts_wait(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
         if (!error)
             error = database_consume(database);
     }

@@ -14,6 +14,7 @@
 #include "interrupts.h"
 
 #include <libpq-fe.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -40,9 +41,8 @@ enum error database_run(struct database *database, const struct statement *state
 enum error database_begin(struct database *database, const struct statement *statements, int count, PGresult **results);
 enum error database_step(struct database *database);
 
-/* What to wait for before the next step or, when idle, for notifications: poll(2)'s events. The socket may change; -1: none. */
-int database_socket(const struct database *database);
-short database_events(const struct database *database);
+/* What to wait for before the next step or, when idle, for notifications. The socket may change; -1: none. */
+struct pollfd database_pollfd(const struct database *database);
 
 /* Reads what has arrived on an idle connection. ERROR_DATABASE_AWAY. */
 enum error database_consume(struct database *database);

@@ -4,8 +4,8 @@
 
 enum {
     LOOK_MS = 2, /* between looks while muted */
-    SLOT_MS = 20,
-    BUSY_MESSAGES = 10, /* in a slot: from 500 a second on */
+    INTERVAL_MS = 20,
+    BUSY_MESSAGES = 10, /* in an interval: from 500 a second on */
     LAST_PAUSE_MS = 100
 };
 
@@ -40,11 +40,11 @@ void doorbell_found(struct doorbell *doorbell, enum doorbell_action action, bool
     doorbell->messages += messages;
     if (doorbell->messages >= BUSY_MESSAGES) {
         doorbell->busy = true;
-    } else if (now_ms - doorbell->slot_ms >= SLOT_MS) {
+    } else if (now_ms - doorbell->since_ms >= INTERVAL_MS) {
         doorbell->busy = false;
     }
-    if (now_ms - doorbell->slot_ms >= SLOT_MS) {
-        doorbell->slot_ms = now_ms;
+    if (now_ms - doorbell->since_ms >= INTERVAL_MS) {
+        doorbell->since_ms = now_ms;
         doorbell->messages = 0;
     }
     if (action != DOORBELL_UNMUTE)

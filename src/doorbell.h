@@ -24,7 +24,7 @@ struct doorbell {
     int64_t muted_until_ms; /* monotonic, as all times here */
     int64_t look_ms;        /* while muting: when to look next */
     int64_t pause_ms;       /* between looks for publishers that kept quiet */
-    int64_t slot_ms;        /* since when messages are counted */
+    int64_t since_ms;       /* when the count of messages began */
     int64_t messages;
     bool busy;
 };

@@ -5,11 +5,11 @@
 #include "config.h"
 #include "database.h"
 #include "doorbell.h"
-#include "hive.h"
+#include "exchange.h"
 #include "log.h"
 #include "message.h"
 #include "poll_request.h"
-#include "statement.h"
+#include "scoreboard.h"
 #include "subscriptions.h"
 #include "topic_table.h"
 
@@ -22,8 +22,7 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512, /* answered together */
-    STATEMENTS = 9,
+    QUESTIONS = 512,      /* answered together */
     OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
     OPEN_AGAIN_MS = 1500, /* and when it is asked again */
     CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
@@ -43,14 +42,11 @@ struct list {
     int count;
 };
 
-/* The statements under way, and what each is; -1: not among them. */
+/* What is under way, and the places of its statements; -1: not among them. */
 struct cycle {
-    struct statement statements[STATEMENTS];
-    PGresult *results[STATEMENTS];
-    int count;
-    int listen_at, unmute_at, batch_at, newest_at, open_at, unlisten_at, read_at;
+    int listen_at, unmute_at, batch_at, newest_at, open_at, read_at;
     enum doorbell_action action;
-    int questions[QUESTIONS]; /* cells */
+    int questions[QUESTIONS]; /* slots */
     int question_count;
     bool full;   /* the read is of all topics */
     int64_t end; /* the last batch announced before it began */
@@ -59,26 +55,26 @@ struct cycle {
 
 struct feeder {
     const struct config *config;
-    struct hive *hive;
+    struct scoreboard *scoreboard;
     struct database *database;
     struct subscriptions subscriptions;
     int *fed; /* topics whose waiters are to be woken */
     int fed_count;
     char self_channel[SUBSCRIPTIONS_CHANNEL_SIZE];
-    int *pending; /* cells whose questions wait, oldest first */
+    int *pending; /* slots whose questions wait, oldest first */
     int pending_count;
     int64_t *told; /* positions that notifications told of and that were not yet read */
     int told_count, told_capacity;
     int64_t announced;   /* the last position of the last batch announced; 0: none since the connection was made */
     int64_t complete_to; /* the window has every message up to here; 0: not known */
     struct doorbell doorbell;
+    struct exchange exchange;
     struct cycle cycle;
     uint64_t cycle_number;
-    bool running;
     enum error away; /* why, as far as it was logged */
     bool relisten;   /* the connection is a new one */
     uint64_t polls;  /* when can_poll() was asked about last */
-    int64_t started_ms, retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
+    int64_t retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
     struct printbuf *json;
 };
 
@@ -107,22 +103,22 @@ static void list_add(struct list *list, const char *name, int number, int64_t po
     list->count++;
 }
 
-struct feeder *feeder_new(const struct config *config, struct hive *hive)
+struct feeder *feeder_new(const struct config *config, struct scoreboard *scoreboard)
 {
     struct feeder *feeder = calloc(1, sizeof *feeder);
-    int capacity = topic_table_size(hive->topics);
+    int capacity = topic_table_size(scoreboard->topics);
 
     if (!feeder)
         return NULL;
     feeder->config = config;
-    feeder->hive = hive;
+    feeder->scoreboard = scoreboard;
     feeder->database = database_new();
     feeder->fed = calloc((size_t)capacity, sizeof *feeder->fed);
-    feeder->pending = calloc((size_t)hive->worker_count, sizeof *feeder->pending);
+    feeder->pending = calloc((size_t)scoreboard->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
-    (void)snprintf(hive->self_topic, sizeof hive->self_topic, "\001%.80s/%d", config->host, (int)getpid());
-    if (!subscriptions_init(&feeder->subscriptions, hive) || !feeder->database || !feeder->fed || !feeder->pending ||
-        !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
+    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host, (int)getpid());
+    if (!subscriptions_init(&feeder->subscriptions, scoreboard) || !feeder->database || !feeder->fed ||
+        !feeder->pending || !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
         !list_init(&feeder->cycle.newest, capacity) || !list_init(&feeder->cycle.read, capacity) ||
         !list_init(&feeder->cycle.unlisten, capacity)) {
         feeder_free(feeder);
@@ -136,6 +132,7 @@ void feeder_free(struct feeder *feeder)
     if (!feeder)
         return;
     database_free(feeder->database);
+    exchange_end(&feeder->exchange);
     subscriptions_release(&feeder->subscriptions);
     free(feeder->fed);
     free(feeder->pending);
@@ -166,8 +163,8 @@ static void tell(struct feeder *feeder, int64_t position)
 
 static void set_hears(struct feeder *feeder, bool hears)
 {
-    if (atomic_exchange(&feeder->hive->hears, hears) != hears)
-        hive_wake_book(feeder->hive);
+    if (atomic_exchange(&feeder->scoreboard->hears, hears) != hears)
+        scoreboard_wake_stats_writer(feeder->scoreboard);
 }
 
 static void take_notification(struct feeder *feeder, const PGnotify *notification)
@@ -195,7 +192,7 @@ static void take_notification(struct feeder *feeder, const PGnotify *notificatio
 /* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
 static int64_t deaf_ms(const struct feeder *feeder)
 {
-    int64_t sent_ms = atomic_load(&feeder->hive->sent_ms);
+    int64_t sent_ms = atomic_load(&feeder->scoreboard->sent_ms);
 
     return sent_ms - feeder->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
 }
@@ -231,33 +228,33 @@ static const char *name_of(const struct feeder *feeder, int number)
 }
 
 /* When to look for topics that nobody polls any more. */
-static int64_t sweep_due_ms(const struct feeder *feeder)
+static int64_t sweep_due_ms(const struct feeder *feeder, int64_t now_ms)
 {
-    return feeder->started_ms + subscriptions_linger_ms(&feeder->subscriptions) / 4;
+    return now_ms + subscriptions_linger_ms(&feeder->subscriptions) / 4;
 }
 
-static struct statement *add_statement(struct cycle *cycle, int *at)
+static struct statement *add_statement(struct feeder *feeder, const char *sql, int *at)
 {
-    *at = cycle->count;
-    return &cycle->statements[cycle->count++];
+    *at = feeder->exchange.count;
+    return exchange_add(&feeder->exchange, sql);
 }
 
 /* Enters one question's topics into the lists. */
-static void list_question(struct feeder *feeder, struct cell *cell)
+static void list_question(struct feeder *feeder, struct slot *slot, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    for (int i = 0; i < cell->question_count; i++) {
-        const char *name = cell->names + cell->topics[i].name_at;
-        int number = subscriptions_add(&feeder->subscriptions, name, cell->topics[i].name_length, feeder->started_ms);
+    for (int i = 0; i < slot->question_count; i++) {
+        const char *name = slot->names + slot->topics[i].name_at;
+        int number = subscriptions_add(&feeder->subscriptions, name, slot->topics[i].name_length, now_ms);
         struct subscription *topic = &feeder->subscriptions.by_number[number < 0 ? 0 : number];
 
-        cell->topics[i].ref.number = number;
+        slot->topics[i].ref.number = number;
         if (number < 0 || topic->cycle == feeder->cycle_number)
             continue;
         topic->cycle = feeder->cycle_number;
         topic->newest_at = cycle->newest.count;
-        topic->used_ms = feeder->started_ms;
+        topic->used_ms = now_ms;
         list_add(&cycle->newest, name_of(feeder, number), number, CATCH_UP_FROM_NOW);
         if (!topic->listening && !feeder->relisten)
             list_add(&cycle->listen, name_of(feeder, number), number, 0);
@@ -265,19 +262,19 @@ static void list_question(struct feeder *feeder, struct cell *cell)
 }
 
 /* Takes as many questions as go into one cycle. */
-static void list_questions(struct feeder *feeder)
+static void list_questions(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
     int taken = 0;
 
     while (taken < feeder->pending_count && cycle->question_count < QUESTIONS) {
         cycle->questions[cycle->question_count++] = feeder->pending[taken];
-        list_question(feeder, hive_cell(feeder->hive, feeder->pending[taken++]));
+        list_question(feeder, scoreboard_slot(feeder->scoreboard, feeder->pending[taken++]), now_ms);
     }
     feeder->pending_count -= taken;
     memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
     /* Room may be short now. */
-    feeder->sweep_ms = clock_min(feeder->sweep_ms, sweep_due_ms(feeder));
+    feeder->sweep_ms = clock_min(feeder->sweep_ms, sweep_due_ms(feeder, now_ms));
 }
 
 static void list_read(struct feeder *feeder, int number)
@@ -307,18 +304,16 @@ static bool listen_statement(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
     struct statement *statement;
-    int at;
 
     for (int i = 0; feeder->relisten && i < feeder->subscriptions.used_count; i++)
         list_add(&cycle->listen, name_of(feeder, feeder->subscriptions.used[i]), feeder->subscriptions.used[i], 0);
     if (feeder->relisten) {
-        list_add(&cycle->listen, feeder->hive->self_topic, -1, 0);
-        statement_init(add_statement(cycle, &at), "LISTEN pgpoll");
+        list_add(&cycle->listen, feeder->scoreboard->self_topic, -1, 0);
+        (void)exchange_add(&feeder->exchange, "LISTEN pgpoll");
     }
     if (cycle->listen.count == 0)
         return true;
-    statement = add_statement(cycle, &cycle->listen_at);
-    statement_init(statement, "SELECT pgpoll.listen($1)");
+    statement = add_statement(feeder, "SELECT pgpoll.listen($1)", &cycle->listen_at);
     return statement_add_topics(statement, cycle->listen.topics, cycle->listen.count);
 }
 
@@ -327,7 +322,6 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
     struct statement *statement;
-    int at;
 
     cycle->action = DOORBELL_LEAVE;
     /* First what others gave positions to, so that a batch can follow on it. */
@@ -337,21 +331,21 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
     feeder->look_ms = now_ms + LOOK_MS;
     cycle->action = doorbell_look(&feeder->doorbell, now_ms);
     if (cycle->action == DOORBELL_MUTE) {
-        statement = add_statement(cycle, &at);
-        statement_init(statement, "SELECT pgpoll.mute_doorbell($1)");
+        statement = exchange_add(&feeder->exchange, "SELECT pgpoll.mute_doorbell($1)");
         if (!statement_add_int4(statement, DOORBELL_MUTE_MS))
             return false;
     } else if (cycle->action == DOORBELL_UNMUTE) {
-        statement_init(add_statement(cycle, &cycle->unmute_at), "SELECT pgpoll.unmute_doorbell()");
+        (void)add_statement(feeder, "SELECT pgpoll.unmute_doorbell()", &cycle->unmute_at);
     }
-    return catch_up_batch_statement(add_statement(cycle, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
+    return catch_up_batch_statement(add_statement(feeder, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
 }
 
-static bool read_statement(struct cycle *cycle, struct list *list, int messages, int *at)
+static bool read_statement(struct feeder *feeder, struct list *list, int messages, int *at)
 {
     struct poll_request request = { .topics = list->topics, .topic_count = list->count, .limit = messages };
 
-    return list->count == 0 || catch_up_statement(add_statement(cycle, at), &request, list->positions, READ_BYTES);
+    return list->count == 0 ||
+           catch_up_statement(add_statement(feeder, NULL, at), &request, list->positions, READ_BYTES);
 }
 
 static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
@@ -361,7 +355,7 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
 
     if (now_ms < feeder->sweep_ms)
         return true;
-    feeder->sweep_ms = sweep_due_ms(feeder);
+    feeder->sweep_ms = sweep_due_ms(feeder, now_ms);
     subscriptions_mark_used(&feeder->subscriptions, now_ms);
     for (int i = 0; i < feeder->subscriptions.used_count; i++) {
         int number = feeder->subscriptions.used[i];
@@ -372,26 +366,14 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
     }
     if (cycle->unlisten.count == 0)
         return true;
-    statement = add_statement(cycle, &cycle->unlisten_at);
-    statement_init(statement, "SELECT pgpoll.unlisten($1)");
+    statement = exchange_add(&feeder->exchange, "SELECT pgpoll.unlisten($1)");
     return statement_add_topics(statement, cycle->unlisten.topics, cycle->unlisten.count);
 }
 
 /* When to ask again whether can_poll() allows everything: not while nobody polls. */
 static int64_t open_due_ms(const struct feeder *feeder)
 {
-    return atomic_load(&feeder->hive->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
-}
-
-static void timed_statements(struct feeder *feeder, int64_t now_ms)
-{
-    struct cycle *cycle = &feeder->cycle;
-
-    if (now_ms >= open_due_ms(feeder)) {
-        feeder->open_asked_ms = now_ms;
-        feeder->polls = atomic_load(&feeder->hive->polls);
-        statement_init(add_statement(cycle, &cycle->open_at), "SELECT pgpoll.is_open_to_all()");
-    }
+    return atomic_load(&feeder->scoreboard->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
 }
 
 /* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
@@ -400,18 +382,21 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
     struct cycle *cycle = &feeder->cycle;
     bool made;
 
-    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->unlisten_at =
-        cycle->read_at = -1;
+    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->read_at = -1;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
     if (cycle->full)
         feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
     list_reads(feeder);
-    list_questions(feeder);
+    list_questions(feeder, now_ms);
     made = listen_statement(feeder) && batch_statements(feeder, now_ms) &&
-           read_statement(cycle, &cycle->newest, 1, &cycle->newest_at) &&
-           read_statement(cycle, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
-    timed_statements(feeder, now_ms);
+           read_statement(feeder, &cycle->newest, 1, &cycle->newest_at) &&
+           read_statement(feeder, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
+    if (now_ms >= open_due_ms(feeder)) {
+        feeder->open_asked_ms = now_ms;
+        feeder->polls = atomic_load(&feeder->scoreboard->polls);
+        (void)add_statement(feeder, "SELECT pgpoll.is_open_to_all()", &cycle->open_at);
+    }
     return made;
 }
 
@@ -431,8 +416,8 @@ static void take_channels(struct feeder *feeder, const PGresult *result)
     }
     if (feeder->relisten) {
         feeder->heard_ms = clock_monotonic_ms();
-        atomic_store(&feeder->hive->beat_wanted, 1);
-        hive_wake_book(feeder->hive);
+        atomic_store(&feeder->scoreboard->beat_wanted, 1);
+        scoreboard_wake_stats_writer(feeder->scoreboard);
     }
     feeder->relisten = false;
 }
@@ -442,9 +427,9 @@ static void start_anew(struct feeder *feeder, int number, int64_t position)
 {
     log_write(LOG_LEVEL_WARNING, "the database is older than what was read from it: the window starts anew");
     feeder->complete_to = 0;
-    window_reset(feeder->hive->window);
-    window_open(feeder->hive->window, number, position);
-    hive_wake_topic(feeder->hive, number);
+    window_reset(feeder->scoreboard->window);
+    window_open(feeder->scoreboard->window, number, position);
+    scoreboard_wake_topic(feeder->scoreboard, number);
 }
 
 /* Where the topics asked about stand; those that are new are complete from there on. */
@@ -460,7 +445,7 @@ static void take_newest(struct feeder *feeder, const PGresult *result)
             continue;
         list->positions[row.topic_index] = row.topic.start;
         if (!feeder->subscriptions.by_number[number].open)
-            window_open(feeder->hive->window, number, row.topic.start);
+            window_open(feeder->scoreboard->window, number, row.topic.start);
         else if (row.topic.start < subscriptions_newest(&feeder->subscriptions, number))
             start_anew(feeder, number, row.topic.start);
         feeder->subscriptions.by_number[number].open = true;
@@ -473,8 +458,8 @@ static void take_start(struct feeder *feeder, int number, const struct page_topi
     if (topic->gap == GAP_AHEAD) {
         start_anew(feeder, number, topic->start);
     } else if (topic->gap == GAP_EXPIRED) {
-        window_skip(feeder->hive->window, number, topic->start);
-        hive_wake_topic(feeder->hive, number);
+        window_skip(feeder->scoreboard->window, number, topic->start);
+        scoreboard_wake_topic(feeder->scoreboard, number);
     }
 }
 
@@ -492,7 +477,7 @@ static void publish(struct feeder *feeder, int number, const struct message *mes
         entry.length = (size_t)printbuf_length(feeder->json);
     }
     entry.bytes = (int64_t)(message->payload_length + message->metadata_length);
-    window_append(feeder->hive->window, number, &entry);
+    window_append(feeder->scoreboard->window, number, &entry);
     if (!topic->fed)
         feeder->fed[feeder->fed_count++] = number;
     topic->fed = true;
@@ -502,7 +487,7 @@ static void wake_fed(struct feeder *feeder)
 {
     for (int i = 0; i < feeder->fed_count; i++) {
         feeder->subscriptions.by_number[feeder->fed[i]].fed = false;
-        hive_wake_topic(feeder->hive, feeder->fed[i]);
+        scoreboard_wake_topic(feeder->scoreboard, feeder->fed[i]);
     }
     feeder->fed_count = 0;
 }
@@ -513,18 +498,21 @@ static void wake_fed(struct feeder *feeder)
  */
 static void take_batch(struct feeder *feeder, const PGresult *result)
 {
-    const struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &feeder->cycle;
     struct catch_up_batch batch = catch_up_batch(result);
-    bool all_ring = cycle->unmute_at >= 0 && database_is_true(cycle->results[cycle->unmute_at]);
+    bool all_ring = cycle->unmute_at >= 0 && database_is_true(feeder->exchange.results[cycle->unmute_at]);
 
     doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
+    /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
+    if (PQntuples(result) > 0 && feeder->announced > batch.previous)
+        feeder->announced = feeder->complete_to = cycle->end = feeder->full_ms = 0;
     if (batch.message_count == 0 || batch.previous != feeder->complete_to || (cycle->read_at >= 0 && !cycle->full))
         return;
     for (int i = 0; i < batch.message_count; i++) {
         struct message message = catch_up_message(result, i);
         struct window_topic_ref ref;
 
-        if (topic_table_find(feeder->hive->topics, feeder->hive->window, PQgetvalue(result, i, 0),
+        if (topic_table_find(feeder->scoreboard->topics, feeder->scoreboard->window, PQgetvalue(result, i, 0),
                              (size_t)PQgetlength(result, i, 0), &ref))
             publish(feeder, ref.number, &message);
         feeder->complete_to = message.position;
@@ -532,7 +520,7 @@ static void take_batch(struct feeder *feeder, const PGresult *result)
     wake_fed(feeder);
 }
 
-/* The rows of a read that may be used: all of a full one, else those up to the last that was told of. */
+/* The rows of a read that may be used: all of a full one, else those of batches announced, and up to the last that was told of. */
 static int usable_rows(const struct feeder *feeder, const PGresult *result)
 {
     int rows = PQntuples(result);
@@ -542,7 +530,11 @@ static int usable_rows(const struct feeder *feeder, const PGresult *result)
     while (rows > 0) {
         struct catch_up_row row = catch_up_row(result, rows - 1);
 
-        if (row.kind == CATCH_UP_TOPIC || (row.kind == CATCH_UP_MESSAGE && was_told(feeder, row.message.position)))
+        if (row.kind == CATCH_UP_TOPIC)
+            break;
+        /* What was told of may be of a later page, or deleted. */
+        if (row.kind == CATCH_UP_MESSAGE &&
+            (row.message.position <= feeder->cycle.end || was_told(feeder, row.message.position)))
             break;
         rows--;
     }
@@ -582,23 +574,23 @@ static void answer_questions(struct feeder *feeder)
     struct cycle *cycle = &feeder->cycle;
 
     for (int i = 0; i < cycle->question_count; i++) {
-        struct cell *cell;
+        struct slot *slot;
 
         if (cycle->questions[i] == NOBODY)
             continue;
-        cell = hive_cell(feeder->hive, cycle->questions[i]);
-        for (int k = 0; k < cell->question_count; k++) {
-            struct cell_topic *topic = &cell->topics[k];
+        slot = scoreboard_slot(feeder->scoreboard, cycle->questions[i]);
+        for (int k = 0; k < slot->question_count; k++) {
+            struct slot_topic *topic = &slot->topics[k];
             int number = topic->ref.number;
 
-            if (number >= 0 && window_find(feeder->hive->window, number, &topic->ref)) {
+            if (number >= 0 && window_find(feeder->scoreboard->window, number, &topic->ref)) {
                 topic->newest = cycle->newest.positions[feeder->subscriptions.by_number[number].newest_at];
             } else {
                 topic->ref = WINDOW_NO_TOPIC;
                 topic->newest = CATCH_UP_FROM_NOW;
             }
         }
-        hive_answer(cell, ERROR_NONE);
+        scoreboard_answer(slot, ERROR_NONE);
     }
 }
 
@@ -608,21 +600,22 @@ static void succeed(struct feeder *feeder)
 
     if (feeder->away) {
         log_write(LOG_LEVEL_INFO, "the database is back");
-        tally_add(&feeder->hive->tally, TALLY_RECONNECTS, 1);
+        tally_add(&feeder->scoreboard->tally, TALLY_RECONNECTS, 1);
     }
     feeder->away = ERROR_NONE;
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
-        take_channels(feeder, cycle->results[cycle->listen_at]);
+        take_channels(feeder, feeder->exchange.results[cycle->listen_at]);
     if (cycle->batch_at >= 0)
-        take_batch(feeder, cycle->results[cycle->batch_at]);
+        take_batch(feeder, feeder->exchange.results[cycle->batch_at]);
     if (cycle->newest_at >= 0)
-        take_newest(feeder, cycle->results[cycle->newest_at]);
-    if (cycle->read_at >= 0 && take_news(feeder, cycle->results[cycle->read_at]))
+        take_newest(feeder, feeder->exchange.results[cycle->newest_at]);
+    if (cycle->read_at >= 0 && take_news(feeder, feeder->exchange.results[cycle->read_at]))
         feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(&feeder->hive->open_until_ms,
-                     database_is_true(cycle->results[cycle->open_at]) ? feeder->started_ms + OPEN_MS : 0);
+        atomic_store(&feeder->scoreboard->open_until_ms, database_is_true(feeder->exchange.results[cycle->open_at])
+                                                             ? feeder->exchange.started_ms + OPEN_MS
+                                                             : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]);
@@ -660,36 +653,26 @@ static void finish(struct feeder *feeder, enum error error)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    feeder->running = false;
     if (error)
         fail(feeder, error);
     else
         succeed(feeder);
-    for (int i = 0; i < cycle->count; i++) {
-        PQclear(cycle->results[i]);
-        cycle->results[i] = NULL;
-        statement_release(&cycle->statements[i]);
-    }
-    cycle->count = cycle->question_count = 0;
+    exchange_end(&feeder->exchange);
+    cycle->question_count = 0;
     cycle->listen.count = cycle->newest.count = cycle->read.count = cycle->unlisten.count = 0;
 }
 
 /* ---- what the manager's loop calls */
 
-int feeder_socket(const struct feeder *feeder)
+struct pollfd feeder_pollfd(const struct feeder *feeder)
 {
-    return database_socket(feeder->database);
-}
-
-short feeder_events(const struct feeder *feeder)
-{
-    return database_events(feeder->database);
+    return database_pollfd(feeder->database);
 }
 
 int64_t feeder_due_ms(const struct feeder *feeder)
 {
-    if (feeder->running)
-        return feeder->started_ms + feeder->config->query_timeout_s * 1000;
+    if (feeder->exchange.running)
+        return feeder->exchange.due_ms;
     if (!database_is_connected(feeder->database))
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->subscriptions.news_count > 0)
@@ -710,12 +693,8 @@ static void begin(struct feeder *feeder, int64_t now_ms)
     }
     if (feeder->told_count > 0)
         qsort(feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);
-    feeder->started_ms = now_ms;
-    feeder->running = true;
     if (compose(feeder, now_ms))
-        error = feeder->cycle.count == 0 ? ERROR_NONE
-                                         : database_begin(feeder->database, feeder->cycle.statements,
-                                                          feeder->cycle.count, feeder->cycle.results);
+        error = exchange_begin(&feeder->exchange, feeder->database, now_ms, feeder->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING)
         finish(feeder, error);
 }
@@ -723,20 +702,14 @@ static void begin(struct feeder *feeder, int64_t now_ms)
 void feeder_step(struct feeder *feeder, bool ready)
 {
     int64_t now_ms = clock_monotonic_ms();
-    enum error error = ERROR_PENDING;
+    enum error error = exchange_step(&feeder->exchange, ready, now_ms);
 
-    if (feeder->running && ready)
-        error = database_step(feeder->database);
-    if (feeder->running && error == ERROR_PENDING && now_ms >= feeder_due_ms(feeder)) {
-        database_close(feeder->database, "no answer in time");
-        error = ERROR_DATABASE_AWAY;
-    }
-    if (feeder->running && error != ERROR_PENDING)
+    if (error != ERROR_PENDING)
         finish(feeder, error);
-    if (!feeder->running && ready && database_is_connected(feeder->database) &&
+    if (!feeder->exchange.running && ready && database_is_connected(feeder->database) &&
         database_consume(feeder->database) != ERROR_NONE)
         finish(feeder, ERROR_DATABASE_AWAY);
-    if (feeder->running)
+    if (feeder->exchange.running)
         return;
     take_notifications(feeder);
     if (database_is_connected(feeder->database) && now_ms >= deaf_ms(feeder)) {

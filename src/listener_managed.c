@@ -3,9 +3,9 @@
 #include "catch_up.h"
 #include "clock.h"
 #include "config.h"
-#include "hive.h"
 #include "poll_request.h"
 #include "reading.h"
+#include "scoreboard.h"
 #include "topic_table.h"
 
 #include <stdio.h>
@@ -23,9 +23,9 @@ enum {
 struct listener_managed {
     struct listener base;
     const struct config *config;
-    struct hive *hive;
+    struct scoreboard *scoreboard;
     int number;
-    struct cell *cell;
+    struct slot *slot;
     char error[READING_TEXT_SIZE]; /* what went wrong last */
     bool entered;                  /* in the sets of those who wait */
     int topic_count;               /* of this poll */
@@ -43,14 +43,14 @@ static enum error wait_answer(struct listener_managed *listener, const struct in
                               int64_t give_up_ms)
 {
     struct interrupts ours = *interrupts;
-    struct cell *cell = listener->cell;
+    struct slot *slot = listener->slot;
 
     ours.client_fd = -1;
     for (;;) {
         enum error error;
 
-        (void)atomic_exchange(&cell->woken, 0); /* also takes in what was written before it was set */
-        if (atomic_load(&cell->answered) == atomic_load(&cell->asked))
+        (void)atomic_exchange(&slot->woken, 0); /* also takes in what was written before it was set */
+        if (atomic_load(&slot->answered) == atomic_load(&slot->asked))
             return ERROR_NONE;
         error = interrupts_wait(&ours, -1, 0, give_up_ms);
         if (error)
@@ -61,25 +61,25 @@ static enum error wait_answer(struct listener_managed *listener, const struct in
 static void put_question(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
                          int64_t give_up_ms)
 {
-    struct cell *cell = listener->cell;
+    struct slot *slot = listener->slot;
     uint32_t at = 0;
 
-    cell->authorize = authorize;
-    cell->give_up_ms = give_up_ms;
-    (void)snprintf(cell->user, sizeof cell->user, "%s", poll->remote_user);
+    slot->authorize = authorize;
+    slot->give_up_ms = give_up_ms;
+    (void)snprintf(slot->user, sizeof slot->user, "%s", poll->remote_user);
     for (int i = 0; i < poll->request->topic_count; i++) {
         const struct poll_topic *topic = &poll->request->topics[i];
 
         /* All names together are shorter than the body they came in. */
-        memcpy(cell->names + at, topic->name, topic->length);
-        cell->topics[i].name_at = at;
-        cell->topics[i].name_length = (uint32_t)topic->length;
+        memcpy(slot->names + at, topic->name, topic->length);
+        slot->topics[i].name_at = at;
+        slot->topics[i].name_length = (uint32_t)topic->length;
         at += (uint32_t)topic->length;
     }
-    cell->question_count = poll->request->topic_count;
-    (void)atomic_fetch_add(&cell->asked, 1);
-    (void)atomic_fetch_or(&listener->hive->askers[listener->number / 64], UINT64_C(1) << listener->number % 64);
-    hive_ring(listener->hive);
+    slot->question_count = poll->request->topic_count;
+    (void)atomic_fetch_add(&slot->asked, 1);
+    (void)atomic_fetch_or(&listener->scoreboard->askers[listener->number / 64], UINT64_C(1) << listener->number % 64);
+    scoreboard_ring(listener->scoreboard);
 }
 
 /*
@@ -92,32 +92,32 @@ static enum error ask(struct listener_managed *listener, const struct listener_p
     /* A question that was not answered in an earlier poll's time is still the manager's. */
     enum error error = wait_answer(listener, poll->interrupts, give_up_ms);
 
-    if (strlen(poll->remote_user) >= HIVE_USER_SIZE)
+    if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
         return ERROR_DENIED; /* nobody is called so */
     if (!error) {
         put_question(listener, poll, authorize, give_up_ms);
         error = wait_answer(listener, poll->interrupts, give_up_ms);
     }
     if (!error)
-        error = listener->cell->answer;
+        error = listener->slot->answer;
     for (int i = 0; !error && i < poll->request->topic_count; i++) {
-        listener->refs[i] = listener->cell->topics[i].ref;
+        listener->refs[i] = listener->slot->topics[i].ref;
         if (positions[i] == CATCH_UP_FROM_NOW)
-            positions[i] = listener->cell->topics[i].newest;
+            positions[i] = listener->slot->topics[i].newest;
     }
     return error;
 }
 
-static bool is_open_to_all(const struct hive *hive)
+static bool is_open_to_all(const struct scoreboard *scoreboard)
 {
-    return atomic_load(&hive->open_until_ms) > clock_monotonic_ms();
+    return atomic_load(&scoreboard->open_until_ms) > clock_monotonic_ms();
 }
 
 /* Whether the window knows all the topics. */
 static bool find_topics(struct listener_managed *listener, const struct poll_request *request)
 {
     for (int i = 0; i < request->topic_count; i++)
-        if (!topic_table_find(listener->hive->topics, listener->hive->window, request->topics[i].name,
+        if (!topic_table_find(listener->scoreboard->topics, listener->scoreboard->window, request->topics[i].name,
                               request->topics[i].length, &listener->refs[i]))
             return false;
     return true;
@@ -140,26 +140,26 @@ static bool is_any_from_now(const int64_t *positions, int count)
 static bool take_read(struct listener_managed *listener, int64_t give_up_ms)
 {
     const struct timespec until = { give_up_ms / 1000, give_up_ms % 1000 * 1000000 };
-    struct hive *hive = listener->hive;
+    struct scoreboard *scoreboard = listener->scoreboard;
 
-    if (sem_clockwait(&hive->reads, CLOCK_MONOTONIC, &until) != 0)
+    if (sem_clockwait(&scoreboard->reads, CLOCK_MONOTONIC, &until) != 0)
         return false;
-    atomic_store(&listener->cell->reading, 1);
-    if (hive_reads(hive) > atomic_load(&hive->readers))
-        hive_ring(hive);
+    atomic_store(&listener->slot->reading, 1);
+    if (scoreboard_reads(scoreboard) > atomic_load(&scoreboard->readers))
+        scoreboard_ring(scoreboard);
     return true;
 }
 
 static void give_back_read(struct listener_managed *listener)
 {
-    if (atomic_exchange(&listener->cell->reading, 0))
-        (void)sem_post(&listener->hive->reads);
+    if (atomic_exchange(&listener->slot->reading, 0))
+        (void)sem_post(&listener->scoreboard->reads);
 }
 
 static enum error read_by_reader(struct listener_managed *listener, const struct reading_question *question,
                                  struct page *page)
 {
-    int socket = reading_ask(listener->hive->read_queue, question);
+    int socket = reading_ask(listener->scoreboard->read_queue, question);
     enum error error = ERROR_DATABASE_AWAY;
 
     if (socket < 0) {
@@ -184,7 +184,7 @@ static enum error read_table(struct listener_managed *listener, const struct lis
         return error;
     }
     give_up_ms = clock_max(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
-    tally_add(&listener->cell->tally, TALLY_TABLE_PAGES, 1);
+    tally_add(&listener->slot->tally, TALLY_TABLE_PAGES, 1);
     error = read_by_reader(
         listener,
         &(struct reading_question){ poll->request, positions, authorize ? poll->remote_user : NULL, give_up_ms }, page);
@@ -197,22 +197,22 @@ static enum error read_table(struct listener_managed *listener, const struct lis
 /* Enters the poll among those who wait; what is appended from now on wakes it. */
 static void enter(struct listener_managed *listener, const struct listener_poll *poll)
 {
-    struct cell *cell = listener->cell;
+    struct slot *slot = listener->slot;
 
     if (listener->entered)
-        hive_leave(listener->hive, listener->number);
+        scoreboard_leave(listener->scoreboard, listener->number);
     for (int i = 0; i < poll->request->topic_count; i++)
-        atomic_store(&cell->topics[i].number, listener->refs[i].number);
-    atomic_store(&cell->topic_count, poll->request->topic_count);
-    hive_enter(listener->hive, listener->number);
+        atomic_store(&slot->topics[i].number, listener->refs[i].number);
+    atomic_store(&slot->topic_count, poll->request->topic_count);
+    scoreboard_enter(listener->scoreboard, listener->number);
     if (!listener->entered) {
-        (void)snprintf(cell->client, sizeof cell->client, "%s", poll->client);
-        atomic_store(&cell->since_ms, poll->started_ms);
-        atomic_store(&cell->deadline_ms, poll->deadline_ms);
-        atomic_store(&cell->released, 0);
-        (void)atomic_fetch_add(&cell->wait_number, 1);
-        atomic_store(&cell->state, CELL_WAITING);
-        hive_wake_book(listener->hive);
+        (void)snprintf(slot->client, sizeof slot->client, "%s", poll->client);
+        atomic_store(&slot->since_ms, poll->started_ms);
+        atomic_store(&slot->deadline_ms, poll->deadline_ms);
+        atomic_store(&slot->released, 0);
+        (void)atomic_fetch_add(&slot->wait_number, 1);
+        atomic_store(&slot->state, SLOT_WAITING);
+        scoreboard_wake_stats_writer(listener->scoreboard);
     }
     listener->entered = true;
 }
@@ -224,7 +224,7 @@ static bool has_news(const struct listener_managed *listener)
 
     for (int i = 0; i < listener->topic_count; i++)
         if (window_has_topic(listener->refs[i]) &&
-            (!window_newest(listener->hive->window, listener->refs[i], &newest) || newest != listener->seen[i]))
+            (!window_newest(listener->scoreboard->window, listener->refs[i], &newest) || newest != listener->seen[i]))
             return true;
     return false;
 }
@@ -233,7 +233,7 @@ static void see_newest(struct listener_managed *listener, int topic_count)
 {
     listener->topic_count = topic_count;
     for (int i = 0; i < topic_count; i++)
-        if (!window_newest(listener->hive->window, listener->refs[i], &listener->seen[i]))
+        if (!window_newest(listener->scoreboard->window, listener->refs[i], &listener->seen[i]))
             listener->seen[i] = -1;
 }
 
@@ -241,7 +241,7 @@ static void see_newest(struct listener_managed *listener, int topic_count)
 static bool is_up_to_date(const struct listener_managed *listener)
 {
     for (int i = 0; i < listener->topic_count; i++)
-        if (listener->seen[i] < listener->cell->topics[i].newest)
+        if (listener->seen[i] < listener->slot->topics[i].newest)
             return false;
     return true;
 }
@@ -254,7 +254,7 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     const bool authorize = how & LISTENER_AUTHORIZE;
     const bool known = find_topics(listener, request), once = request->timeout_s == 0;
     /* A poll that does not wait wants what is committed now, which the window may learn a moment later. */
-    const bool asked = (authorize && !is_open_to_all(listener->hive)) || once || !known ||
+    const bool asked = (authorize && !is_open_to_all(listener->scoreboard)) || once || !known ||
                        is_any_from_now(positions, request->topic_count);
     int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
@@ -283,9 +283,9 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     if ((how & LISTENER_SUBSCRIBE) || (asked && listener->entered))
         enter(listener, poll);
     see_newest(listener, request->topic_count);
-    if ((!asked || is_up_to_date(listener)) &&
-        window_read(listener->hive->window, listener->refs, starts, request->limit, listener->config->page_bytes, page))
-        tally_add(&listener->cell->tally, TALLY_WINDOW_PAGES, 1);
+    if ((!asked || is_up_to_date(listener)) && window_read(listener->scoreboard->window, listener->refs, starts,
+                                                           request->limit, listener->config->page_bytes, page))
+        tally_add(&listener->slot->tally, TALLY_WINDOW_PAGES, 1);
     else
         error = read_table(listener, poll, false, starts, page, give_up_ms);
 out:
@@ -310,8 +310,8 @@ static enum error managed_wait(struct listener *base, const struct interrupts *i
     for (;;) {
         enum error error;
 
-        (void)atomic_exchange(&listener->cell->woken, 0); /* as above */
-        if (atomic_load(&listener->cell->released))
+        (void)atomic_exchange(&listener->slot->woken, 0); /* as above */
+        if (atomic_load(&listener->slot->released))
             return ERROR_RELEASED;
         if (has_news(listener))
             return ERROR_NONE;
@@ -329,10 +329,10 @@ static void managed_end(struct listener *base)
 
     if (!listener->entered)
         return;
-    hive_leave(listener->hive, listener->number);
-    atomic_store(&listener->cell->state, CELL_SERVING);
-    hive_wake_book(listener->hive);
-    atomic_store(&listener->cell->released, 0);
+    scoreboard_leave(listener->scoreboard, listener->number);
+    atomic_store(&listener->slot->state, SLOT_SERVING);
+    scoreboard_wake_stats_writer(listener->scoreboard);
+    atomic_store(&listener->slot->released, 0);
     listener->entered = false;
 }
 
@@ -353,7 +353,7 @@ static void managed_free(struct listener *base)
     free(listener);
 }
 
-struct listener *listener_managed_new(const struct config *config, struct hive *hive, int number)
+struct listener *listener_managed_new(const struct config *config, struct scoreboard *scoreboard, int number)
 {
     static const struct listener_operations operations = { managed_read,  managed_wait, managed_end,
                                                            managed_error, NULL,         managed_free };
@@ -363,11 +363,11 @@ struct listener *listener_managed_new(const struct config *config, struct hive *
         return NULL;
     *listener = (struct listener_managed){ .base = { &operations },
                                            .config = config,
-                                           .hive = hive,
+                                           .scoreboard = scoreboard,
                                            .number = number,
-                                           .cell = hive_cell(hive, number),
-                                           .refs = calloc((size_t)hive->max_topics, sizeof *listener->refs),
-                                           .seen = calloc((size_t)hive->max_topics, sizeof *listener->seen) };
+                                           .slot = scoreboard_slot(scoreboard, number),
+                                           .refs = calloc((size_t)scoreboard->max_topics, sizeof *listener->refs),
+                                           .seen = calloc((size_t)scoreboard->max_topics, sizeof *listener->seen) };
     if (!listener->refs || !listener->seen) {
         managed_free(&listener->base);
         return NULL;

@@ -9,9 +9,9 @@
 #include "listener.h"
 
 struct config;
-struct hive;
+struct scoreboard;
 
-/* For the worker with this number, in its own process. config and hive are borrowed for its life. NULL: out of memory. */
-struct listener *listener_managed_new(const struct config *config, struct hive *hive, int number);
+/* For the worker with this number, in its own process. config and scoreboard are borrowed for its life. NULL: out of memory. */
+struct listener *listener_managed_new(const struct config *config, struct scoreboard *scoreboard, int number);
 
 #endif

@@ -1,14 +1,14 @@
 #include "manager.h"
 
-#include "book.h"
+#include "authorizer.h"
 #include "clock.h"
 #include "config.h"
 #include "feeder.h"
-#include "gate.h"
-#include "hive.h"
 #include "log.h"
 #include "nursery.h"
 #include "readers.h"
+#include "scoreboard.h"
+#include "stats_writer.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -41,10 +41,10 @@ static const char OLD_WORKERS[] = "PGPOLL_OLD_WORKERS";
 
 struct manager {
     const struct config *config;
-    struct hive *hive;
+    struct scoreboard *scoreboard;
     struct feeder *feeder;
-    struct gate *gate;
-    struct book *book;
+    struct authorizer *authorizer;
+    struct stats_writer *stats_writer;
     struct nursery nursery;
     struct readers readers;
     char **argv;
@@ -85,8 +85,8 @@ static void spawn_missing(struct manager *manager)
 {
     const int enough = manager->running + SPAWN_BATCH;
 
-    for (int i = 0; i < manager->hive->worker_count && manager->running < enough; i++)
-        if (atomic_load(&hive_cell(manager->hive, i)->pid) == 0 && !spawn(manager, i)) {
+    for (int i = 0; i < manager->scoreboard->worker_count && manager->running < enough; i++)
+        if (atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid) == 0 && !spawn(manager, i)) {
             pause_spawning(manager);
             return;
         }
@@ -94,33 +94,33 @@ static void spawn_missing(struct manager *manager)
 
 static int number_of(const struct manager *manager, pid_t pid)
 {
-    for (int i = 0; i < manager->hive->worker_count; i++)
-        if (atomic_load(&hive_cell(manager->hive, i)->pid) == pid)
+    for (int i = 0; i < manager->scoreboard->worker_count; i++)
+        if (atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid) == pid)
             return i;
     return -1;
 }
 
 /* Undoes whatever the dead worker had in hand. */
-static void clear_cell(struct manager *manager, int number)
+static void clear_slot(struct manager *manager, int number)
 {
-    struct cell *cell = hive_cell(manager->hive, number);
+    struct slot *slot = scoreboard_slot(manager->scoreboard, number);
 
-    hive_leave(manager->hive, number);
-    (void)atomic_fetch_and(&manager->hive->askers[number / 64], ~(UINT64_C(1) << number % 64));
-    gate_forget_worker(manager->gate, number);
+    scoreboard_leave(manager->scoreboard, number);
+    (void)atomic_fetch_and(&manager->scoreboard->askers[number / 64], ~(UINT64_C(1) << number % 64));
+    authorizer_forget_worker(manager->authorizer, number);
     feeder_forget_worker(manager->feeder, number);
-    hive_give_place(manager->hive, number);
-    atomic_store(&cell->answered, atomic_load(&cell->asked));
-    if (atomic_exchange(&cell->reading, 0))
-        (void)sem_post(&manager->hive->reads);
-    if (atomic_load(&cell->state) == CELL_IDLE)
-        (void)atomic_fetch_sub(&manager->hive->idle, 1);
-    atomic_store(&cell->state, CELL_EMPTY);
-    atomic_store(&cell->woken, 0);
-    atomic_store(&cell->released, 0);
-    atomic_store(&cell->topic_count, 0);
-    atomic_store(&cell->pid, 0);
-    hive_wake_book(manager->hive);
+    scoreboard_give_place(manager->scoreboard, number);
+    atomic_store(&slot->answered, atomic_load(&slot->asked));
+    if (atomic_exchange(&slot->reading, 0))
+        (void)sem_post(&manager->scoreboard->reads);
+    if (atomic_load(&slot->state) == SLOT_IDLE)
+        (void)atomic_fetch_sub(&manager->scoreboard->idle, 1);
+    atomic_store(&slot->state, SLOT_EMPTY);
+    atomic_store(&slot->woken, 0);
+    atomic_store(&slot->released, 0);
+    atomic_store(&slot->topic_count, 0);
+    atomic_store(&slot->pid, 0);
+    scoreboard_wake_stats_writer(manager->scoreboard);
 }
 
 static void log_death(const char *who, pid_t pid, int status)
@@ -154,14 +154,14 @@ static void reap(struct manager *manager)
             log_write(LOG_LEVEL_ERROR, "a worker died as soon as it was started: the next one in %" PRId64 " ms",
                       manager->spawn_pause_ms);
         }
-        clear_cell(manager, number);
+        clear_slot(manager, number);
     }
 }
 
 static void signal_workers(const struct manager *manager, int number)
 {
-    for (int i = 0; i < manager->hive->worker_count; i++) {
-        int pid = atomic_load(&hive_cell(manager->hive, i)->pid);
+    for (int i = 0; i < manager->scoreboard->worker_count; i++) {
+        int pid = atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid);
 
         if (pid > 0)
             (void)kill(pid, number);
@@ -171,18 +171,18 @@ static void signal_workers(const struct manager *manager, int number)
 /* ---- free workers */
 
 /* The longest waiting poll that was not asked yet; NULL: none has waited long enough. */
-static struct cell *longest_waiting(const struct hive *hive, int64_t now_ms)
+static struct slot *longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
 {
-    struct cell *longest = NULL;
+    struct slot *longest = NULL;
     int64_t since_ms = now_ms - SHORTEST_WAIT_MS;
 
-    for (int i = 0; i < hive->worker_count; i++) {
-        struct cell *cell = hive_cell(hive, i);
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        struct slot *slot = scoreboard_slot(scoreboard, i);
 
-        if (atomic_load(&cell->state) == CELL_WAITING && !atomic_load(&cell->released) &&
-            atomic_load(&cell->since_ms) <= since_ms) {
-            longest = cell;
-            since_ms = atomic_load(&cell->since_ms);
+        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->released) &&
+            atomic_load(&slot->since_ms) <= since_ms) {
+            longest = slot;
+            since_ms = atomic_load(&slot->since_ms);
         }
     }
     return longest;
@@ -191,24 +191,24 @@ static struct cell *longest_waiting(const struct hive *hive, int64_t now_ms)
 /* Full is not an error: who has waited longest answers now, and polls again. */
 static void keep_reserve(struct manager *manager, int64_t now_ms)
 {
-    struct hive *hive = manager->hive;
-    int wanted = hive->reserve - atomic_load(&hive->idle);
-    struct cell *cell;
+    struct scoreboard *scoreboard = manager->scoreboard;
+    int wanted = scoreboard->reserve - atomic_load(&scoreboard->idle);
+    struct slot *slot;
 
     if (wanted <= 0)
         manager->release_ms = INT64_MAX;
     if (wanted <= 0 || (manager->release_ms != INT64_MAX && now_ms < manager->release_ms))
         return;
     manager->release_ms = now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
-    while (wanted-- > 0 && (cell = longest_waiting(hive, now_ms))) {
-        atomic_store(&cell->released, 1);
-        hive_wake(cell);
+    while (wanted-- > 0 && (slot = longest_waiting(scoreboard, now_ms))) {
+        atomic_store(&slot->released, 1);
+        scoreboard_wake(slot);
     }
 }
 
 static int64_t count_due_ms(const struct manager *manager)
 {
-    return atomic_load(&manager->hive->polls) == manager->polls ? INT64_MAX : manager->count_ms;
+    return atomic_load(&manager->scoreboard->polls) == manager->polls ? INT64_MAX : manager->count_ms;
 }
 
 /* Counts anew, now and then while there are polls: one that was killed may have been counted twice, or not at all. */
@@ -219,10 +219,10 @@ static void count_idle(struct manager *manager, int64_t now_ms)
     if (now_ms < count_due_ms(manager))
         return;
     manager->count_ms = now_ms + COUNT_MS;
-    manager->polls = atomic_load(&manager->hive->polls);
-    for (int i = 0; i < manager->hive->worker_count; i++)
-        idle += atomic_load(&hive_cell(manager->hive, i)->state) == CELL_IDLE;
-    atomic_store(&manager->hive->idle, idle);
+    manager->polls = atomic_load(&manager->scoreboard->polls);
+    for (int i = 0; i < manager->scoreboard->worker_count; i++)
+        idle += atomic_load(&scoreboard_slot(manager->scoreboard, i)->state) == SLOT_IDLE;
+    atomic_store(&manager->scoreboard->idle, idle);
 }
 
 /* ---- a new program in the old one's place */
@@ -232,8 +232,8 @@ static void run_anew(struct manager *manager)
     int fd = memfd_create("pgpoll-old-workers", 0);
     char text[16];
 
-    for (int i = 0; fd >= 0 && i < manager->hive->worker_count; i++) {
-        int pid = atomic_load(&hive_cell(manager->hive, i)->pid);
+    for (int i = 0; fd >= 0 && i < manager->scoreboard->worker_count; i++) {
+        int pid = atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid);
 
         if (pid > 0 && write(fd, &pid, sizeof pid) != sizeof pid)
             log_write(LOG_LEVEL_ERROR, "cannot leave word of worker %d: %s", pid, strerror(errno));
@@ -244,16 +244,21 @@ static void run_anew(struct manager *manager)
         return;
     }
     log_write(LOG_LEVEL_INFO, "running anew");
-    /* Nobody answers old workers' questions from now on: requests wait for new ones. */
-    for (int i = 0; i < manager->hive->worker_count; i++) {
-        const struct cell *cell = hive_cell(manager->hive, i);
+    /*
+     * Nobody answers old workers' questions from now on. Those that wait for messages go on and end after their poll. The others end
+     * at once, or read the table for a poll that they have just taken. Further requests wait for new workers.
+     */
+    atomic_store(&manager->scoreboard->manager_left, 1);
+    for (int i = 0; i < manager->scoreboard->worker_count; i++) {
+        const struct slot *slot = scoreboard_slot(manager->scoreboard, i);
 
-        if (atomic_load(&cell->state) == CELL_IDLE && atomic_load(&cell->pid) > 0)
-            (void)kill(atomic_load(&cell->pid), SIGTERM);
+        if (atomic_load(&slot->state) != SLOT_WAITING && atomic_load(&slot->pid) > 0)
+            (void)kill(atomic_load(&slot->pid), SIGTERM);
     }
     /* Our signals stay blocked: one that comes before the new program looks for it must not end it. */
     (void)execvp(manager->argv[0], manager->argv);
     log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", manager->argv[0], strerror(errno));
+    atomic_store(&manager->scoreboard->manager_left, 0);
     (void)unsetenv(OLD_WORKERS);
     (void)close(fd);
 }
@@ -279,10 +284,10 @@ static bool take_over(struct manager *manager)
 }
 
 /* Whether every worker has begun its work, at which it may be busy already. */
-static bool all_have_begun(const struct hive *hive)
+static bool all_have_begun(const struct scoreboard *scoreboard)
 {
-    for (int i = 0; i < hive->worker_count; i++)
-        if (atomic_load(&hive_cell(hive, i)->state) == CELL_EMPTY)
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        if (atomic_load(&scoreboard_slot(scoreboard, i)->state) == SLOT_EMPTY)
             return false;
     return true;
 }
@@ -291,7 +296,7 @@ static bool all_have_begun(const struct hive *hive)
 static void end_old_workers(struct manager *manager, int64_t now_ms)
 {
     if (manager->replace_ms == INT64_MAX ||
-        (!all_have_begun(manager->hive) && now_ms < manager->replace_ms && !manager->stopping))
+        (!all_have_begun(manager->scoreboard) && now_ms < manager->replace_ms && !manager->stopping))
         return;
     manager->replace_ms = INT64_MAX;
     for (int i = 0; i < manager->old_count; i++)
@@ -317,15 +322,15 @@ static void take_signals(struct manager *manager)
     }
 }
 
-/* A question goes to the gate first if it has to, then to the feeder. */
+/* A question goes to the authorizer first if it has to, then to the feeder. */
 static void take_questions(struct manager *manager)
 {
-    for (int word = 0; word < manager->hive->words; word++)
-        for (uint64_t bits = atomic_exchange(&manager->hive->askers[word], 0); bits; bits &= bits - 1) {
+    for (int word = 0; word < manager->scoreboard->words; word++)
+        for (uint64_t bits = atomic_exchange(&manager->scoreboard->askers[word], 0); bits; bits &= bits - 1) {
             int number = word * 64 + __builtin_ctzll(bits);
 
-            if (hive_cell(manager->hive, number)->authorize)
-                gate_ask(manager->gate, number);
+            if (scoreboard_slot(manager->scoreboard, number)->authorize)
+                authorizer_ask(manager->authorizer, number);
             else
                 feeder_ask(manager->feeder, number);
         }
@@ -336,11 +341,11 @@ static void take_permissions(struct manager *manager)
     enum error answer;
     int number;
 
-    while ((number = gate_take(manager->gate, &answer)) >= 0) {
+    while ((number = authorizer_take(manager->authorizer, &answer)) >= 0) {
         if (answer == ERROR_DENIED) /* so it does not allow everything any more */
-            atomic_store(&manager->hive->open_until_ms, 0);
+            atomic_store(&manager->scoreboard->open_until_ms, 0);
         if (answer)
-            hive_answer(hive_cell(manager->hive, number), answer);
+            scoreboard_answer(scoreboard_slot(manager->scoreboard, number), answer);
         else
             feeder_ask(manager->feeder, number);
     }
@@ -350,9 +355,9 @@ static int sleep_ms(const struct manager *manager)
 {
     int64_t due_ms = clock_min(manager->release_ms, count_due_ms(manager)), left_ms;
 
-    due_ms = clock_min(due_ms, clock_min(feeder_due_ms(manager->feeder), book_due_ms(manager->book)));
-    due_ms = clock_min(due_ms, clock_min(gate_due_ms(manager->gate), readers_due_ms(&manager->readers)));
-    if (manager->running < manager->hive->worker_count)
+    due_ms = clock_min(due_ms, clock_min(feeder_due_ms(manager->feeder), stats_writer_due_ms(manager->stats_writer)));
+    due_ms = clock_min(due_ms, clock_min(authorizer_due_ms(manager->authorizer), readers_due_ms(&manager->readers)));
+    if (manager->running < manager->scoreboard->worker_count)
         due_ms = clock_min(due_ms, manager->spawn_ms);
     if (manager->replace_ms != INT64_MAX)
         due_ms = clock_min(due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS);
@@ -363,10 +368,10 @@ static int sleep_ms(const struct manager *manager)
 static void turn(struct manager *manager)
 {
     struct pollfd fds[] = { { .fd = manager->signal_fd, .events = POLLIN },
-                            { .fd = manager->hive->doorbell, .events = POLLIN },
-                            { .fd = feeder_socket(manager->feeder), .events = feeder_events(manager->feeder) },
-                            { .fd = book_socket(manager->book), .events = book_events(manager->book) },
-                            { .fd = gate_socket(manager->gate), .events = gate_events(manager->gate) } };
+                            { .fd = manager->scoreboard->doorbell, .events = POLLIN },
+                            feeder_pollfd(manager->feeder),
+                            stats_writer_pollfd(manager->stats_writer),
+                            authorizer_pollfd(manager->authorizer) };
     int ready = poll(fds, 5, sleep_ms(manager));
     int64_t now_ms = clock_monotonic_ms();
     eventfd_t rung;
@@ -374,16 +379,16 @@ static void turn(struct manager *manager)
     if (ready > 0 && fds[0].revents)
         take_signals(manager);
     if (ready > 0 && fds[1].revents)
-        (void)eventfd_read(manager->hive->doorbell, &rung);
+        (void)eventfd_read(manager->scoreboard->doorbell, &rung);
     take_questions(manager);
-    gate_step(manager->gate, ready > 0 && fds[4].revents);
+    authorizer_step(manager->authorizer, ready > 0 && fds[4].revents);
     take_permissions(manager);
     feeder_step(manager->feeder, ready > 0 && fds[2].revents);
-    book_step(manager->book, ready > 0 && fds[3].revents);
+    stats_writer_step(manager->stats_writer, ready > 0 && fds[3].revents);
     readers_keep(&manager->readers, &manager->usual_mask);
     if (manager->stopping)
         return;
-    if (manager->running < manager->hive->worker_count && now_ms >= manager->spawn_ms)
+    if (manager->running < manager->scoreboard->worker_count && now_ms >= manager->spawn_ms)
         spawn_missing(manager);
     end_old_workers(manager, now_ms);
     count_idle(manager, now_ms);
@@ -412,19 +417,19 @@ static int topic_room(int64_t workers)
 
 static bool set_up(struct manager *manager, const struct config *config)
 {
-    manager->hive =
-        hive_new((int)config->workers, (int)config->max_topics, topic_room(config->workers),
-                 (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes, (int)config->connections);
-    if (!manager->hive)
+    manager->scoreboard = scoreboard_new((int)config->workers, (int)config->max_topics, topic_room(config->workers),
+                                         (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes,
+                                         (int)config->connections);
+    if (!manager->scoreboard)
         return false;
-    manager->feeder = feeder_new(config, manager->hive);
-    manager->gate = gate_new(config, manager->hive);
-    manager->book = book_new(config, manager->hive);
-    manager->spawned_ms = calloc((size_t)manager->hive->worker_count, sizeof *manager->spawned_ms);
+    manager->feeder = feeder_new(config, manager->scoreboard);
+    manager->authorizer = authorizer_new(config, manager->scoreboard);
+    manager->stats_writer = stats_writer_new(config, manager->scoreboard);
+    manager->spawned_ms = calloc((size_t)manager->scoreboard->worker_count, sizeof *manager->spawned_ms);
     manager->release_ms = INT64_MAX;
-    return manager->feeder && manager->gate && manager->book && manager->spawned_ms &&
-           readers_init(&manager->readers, manager->hive) && nursery_init(&manager->nursery, manager->hive) &&
-           take_over(manager) && catch_signals(manager);
+    return manager->feeder && manager->authorizer && manager->stats_writer && manager->spawned_ms &&
+           readers_init(&manager->readers, manager->scoreboard) &&
+           nursery_init(&manager->nursery, manager->scoreboard) && take_over(manager) && catch_signals(manager);
 }
 
 int manager_run(const struct config *config, char **argv)
@@ -433,7 +438,7 @@ int manager_run(const struct config *config, char **argv)
     int status = EXIT_FAILURE;
 
     if (set_up(&manager, config)) {
-        log_write(LOG_LEVEL_INFO, "starting %d workers", manager.hive->worker_count);
+        log_write(LOG_LEVEL_INFO, "starting %d workers", manager.scoreboard->worker_count);
         while (!manager.stopping || manager.running > 0)
             turn(&manager);
         log_write(LOG_LEVEL_INFO, "all workers have ended");
@@ -442,11 +447,11 @@ int manager_run(const struct config *config, char **argv)
         log_write(LOG_LEVEL_ERROR, "cannot set up the manager: %s", strerror(errno));
     }
     feeder_free(manager.feeder);
-    gate_free(manager.gate);
-    book_free(manager.book);
+    authorizer_free(manager.authorizer);
+    stats_writer_free(manager.stats_writer);
     nursery_release(&manager.nursery);
     readers_release(&manager.readers);
-    hive_free(manager.hive);
+    scoreboard_free(manager.scoreboard);
     free(manager.spawned_ms);
     free(manager.old_pids);
     return status;

@@ -3,7 +3,7 @@
  *
  * It has the workers forked (nursery.h), another one for each that dies, more slowly when they die at once; asks the polls that
  * wait longest to answer when few workers are left to accept; feeds the window (feeder.h); has the table read for the workers
- * (readers.h); keeps the statistics (book.h).
+ * (readers.h); keeps the statistics (stats_writer.h).
  *
  *   SIGTERM, SIGINT, SIGUSR1   workers answer what waits and end; then it exits 0
  *   SIGHUP                     runs the program anew in its place, from its file: new workers first, then the old ones end

@@ -13,22 +13,22 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-struct hive;
+struct scoreboard;
 
 struct nursery {
     struct child child;
-    struct hive *hive;
+    struct scoreboard *scoreboard;
     int socket; /* -1: there is none now */
     pid_t pid;
 };
 
-/* Finds the program. hive: borrowed. false: errno says why. */
-bool nursery_init(struct nursery *nursery, struct hive *hive);
+/* Finds the program. scoreboard: borrowed. false: errno says why. */
+bool nursery_init(struct nursery *nursery, struct scoreboard *scoreboard);
 
 /* Ends it. The workers live on. */
 void nursery_release(struct nursery *nursery);
 
-/* Has the worker with this number made; its process id is in its cell then. mask: its signals. false: errno says why. */
+/* Has the worker with this number made; its process id is in its slot then. mask: its signals. false: errno says why. */
 bool nursery_fork(struct nursery *nursery, int number, const sigset_t *mask);
 
 /* Whether this was the nursery's id; it has died and been waited for. */
@@ -38,6 +38,6 @@ bool nursery_was(struct nursery *nursery, pid_t pid);
  * The other side, for the program: forks what the manager asks for on this socket, until it ends or closes that. live: a worker's
  * life, in a process of its own, returning its exit status.
  */
-void nursery_run(struct hive *hive, int socket, int (*live)(void *context, int number), void *context);
+void nursery_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number), void *context);
 
 #endif

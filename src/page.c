@@ -40,6 +40,7 @@ void page_clear(struct page *page)
         page->topics[i] = (struct page_topic){ 0, 0, -1, GAP_NONE };
     printbuf_reset(page->messages);
     page->message_count = 0;
+    page->first = 0;
     page->has_more = false;
 }
 

@@ -94,11 +94,21 @@ static void take_starts(struct poll_waiter *waiter, bool first)
     }
 }
 
-/* Sleeps before another attempt; the next pause is longer. */
-static enum error pause_before_retry(const struct poll_waiter *waiter, int64_t *pause_ms, int64_t give_up_ms)
+/*
+ * Sleeps before another attempt; the next pause is longer. Before the first read there is no cursor to answer with, so a release
+ * does not end it then.
+ */
+static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t *pause_ms,
+                                     int64_t give_up_ms)
 {
+    static const volatile sig_atomic_t never;
+    struct interrupts ours = *waiter->interrupts;
     int64_t now_ms = clock_monotonic_ms(), jittered_ms = *pause_ms / 2 + random() % (*pause_ms / 2 + 1);
-    enum error error = interrupts_wait(waiter->interrupts, -1, 0, clock_min(now_ms + jittered_ms, give_up_ms));
+    enum error error;
+
+    if (first)
+        ours.release = &never;
+    error = interrupts_wait(&ours, -1, 0, clock_min(now_ms + jittered_ms, give_up_ms));
 
     *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
@@ -131,9 +141,8 @@ static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
             break;
         if (!first)
             how |= LISTENER_SUBSCRIBE; /* the lost connection took the subscription with it */
-        interrupted = pause_before_retry(waiter, &pause_ms, give_up_ms);
+        interrupted = pause_before_retry(waiter, first, &pause_ms, give_up_ms);
         if (interrupted) {
-            /* Before the first read there is no cursor to answer with. */
             error = first ? error : interrupted;
             break;
         }

@@ -1,9 +1,9 @@
 #include "readers.h"
 
 #include "clock.h"
-#include "hive.h"
 #include "log.h"
 #include "reading.h"
+#include "scoreboard.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -13,15 +13,15 @@
 /* One that dies sooner is followed by the next one only after so long. */
 enum { QUICK_DEATH_MS = 1000 };
 
-bool readers_init(struct readers *readers, struct hive *hive)
+bool readers_init(struct readers *readers, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *readers = (struct readers){ .hive = hive, .queue = -1 };
-    readers->pids = calloc((size_t)hive->most_reads, sizeof *readers->pids);
+    *readers = (struct readers){ .scoreboard = scoreboard, .queue = -1 };
+    readers->pids = calloc((size_t)scoreboard->most_reads, sizeof *readers->pids);
     if (!readers->pids || child_find(&readers->child, "pgpoll-reader") != 0 || !reading_new_queue(ends))
         return false;
-    hive->read_queue = ends[0];
+    scoreboard->read_queue = ends[0];
     readers->queue = ends[1];
     return true;
 }
@@ -30,7 +30,7 @@ void readers_release(struct readers *readers)
 {
     if (readers->queue >= 0) {
         (void)close(readers->queue);
-        (void)close(readers->hive->read_queue);
+        (void)close(readers->scoreboard->read_queue);
     }
     free(readers->pids);
     readers->pids = NULL;
@@ -39,9 +39,9 @@ void readers_release(struct readers *readers)
 /* One is always there: should the manager be killed, the workers' last reads have somebody to go to. */
 static int missing(const struct readers *readers)
 {
-    int wanted = hive_reads(readers->hive);
+    int wanted = scoreboard_reads(readers->scoreboard);
 
-    return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->hive->readers);
+    return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->scoreboard->readers);
 }
 
 int64_t readers_due_ms(const struct readers *readers)
@@ -51,7 +51,7 @@ int64_t readers_due_ms(const struct readers *readers)
 
 void readers_keep(struct readers *readers, const sigset_t *mask)
 {
-    struct hive *hive = readers->hive;
+    struct scoreboard *scoreboard = readers->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
     for (int left = missing(readers); left > 0 && now_ms >= readers->pause_ms; left--) {
@@ -62,19 +62,19 @@ void readers_keep(struct readers *readers, const sigset_t *mask)
             log_write(LOG_LEVEL_ERROR, "cannot start a reader: %s", strerror(errno));
             readers->pause_ms = now_ms + QUICK_DEATH_MS;
         } else {
-            readers->pids[atomic_fetch_add(&hive->readers, 1)] = pid;
+            readers->pids[atomic_fetch_add(&scoreboard->readers, 1)] = pid;
         }
     }
 }
 
 bool readers_had(struct readers *readers, pid_t pid)
 {
-    struct hive *hive = readers->hive;
+    struct scoreboard *scoreboard = readers->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int i = 0; i < atomic_load(&hive->readers); i++)
+    for (int i = 0; i < atomic_load(&scoreboard->readers); i++)
         if (readers->pids[i] == pid) {
-            readers->pids[i] = readers->pids[atomic_fetch_sub(&hive->readers, 1) - 1];
+            readers->pids[i] = readers->pids[atomic_fetch_sub(&scoreboard->readers, 1) - 1];
             if (now_ms - readers->started_ms < QUICK_DEATH_MS)
                 readers->pause_ms = now_ms + QUICK_DEATH_MS;
             return true;

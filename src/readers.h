@@ -12,18 +12,18 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-struct hive;
+struct scoreboard;
 
 struct readers {
     struct child child;
-    struct hive *hive;
+    struct scoreboard *scoreboard;
     int queue;   /* their end */
-    pid_t *pids; /* as many as hive->readers */
+    pid_t *pids; /* as many as scoreboard->readers */
     int64_t started_ms, pause_ms;
 };
 
-/* Finds the program and makes the queue, for both sides. hive: borrowed. false: errno says why. */
-bool readers_init(struct readers *readers, struct hive *hive);
+/* Finds the program and makes the queue, for both sides. scoreboard: borrowed. false: errno says why. */
+bool readers_init(struct readers *readers, struct scoreboard *scoreboard);
 
 /* Lets them end when their work is done. */
 void readers_release(struct readers *readers);

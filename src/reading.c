@@ -38,6 +38,7 @@ struct answer_head {
     int32_t topic_count;
     int32_t message_count;
     uint32_t has_more;
+    int64_t first;
     uint64_t bytes; /* of JSON, or of text after an error */
 };
 
@@ -301,6 +302,7 @@ void reading_answer(int socket, int64_t give_up_ms, enum error error, const stru
     head.topic_count = page->topic_count;
     head.message_count = page->message_count;
     head.has_more = page->has_more;
+    head.first = page->first;
     head.bytes = (size_t)printbuf_length(page->messages);
     (void)(send_all(socket, &head, sizeof head, give_up_ms) &&
            send_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, give_up_ms) &&
@@ -339,6 +341,7 @@ static enum receipt receive_page(int socket, const struct answer_head *head, str
         receipt = receive_json(socket, head->bytes, page->messages, deadline_ms);
     page->message_count = head->message_count;
     page->has_more = head->has_more;
+    page->first = head->first;
     return receipt;
 }
 

@@ -1,6 +1,6 @@
 #include "subscriptions.h"
 
-#include "hive.h"
+#include "scoreboard.h"
 #include "topic_table.h"
 
 #include <json-c/json.h>
@@ -10,11 +10,11 @@
 
 enum { LINGER_MS = 60 * 1000, CROWDED_LINGER_MS = 1000 };
 
-bool subscriptions_init(struct subscriptions *subscriptions, struct hive *hive)
+bool subscriptions_init(struct subscriptions *subscriptions, struct scoreboard *scoreboard)
 {
-    size_t capacity = (size_t)topic_table_size(hive->topics);
+    size_t capacity = (size_t)topic_table_size(scoreboard->topics);
 
-    *subscriptions = (struct subscriptions){ .hive = hive };
+    *subscriptions = (struct subscriptions){ .scoreboard = scoreboard };
     subscriptions->by_number = calloc(capacity, sizeof *subscriptions->by_number);
     subscriptions->used = calloc(capacity, sizeof *subscriptions->used);
     subscriptions->news = calloc(capacity, sizeof *subscriptions->news);
@@ -36,7 +36,7 @@ void subscriptions_release(struct subscriptions *subscriptions)
 
 int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms)
 {
-    int number = topic_table_add(subscriptions->hive->topics, name, length);
+    int number = topic_table_add(subscriptions->scoreboard->topics, name, length);
     struct subscription *subscription;
     struct json_object *string;
 
@@ -51,7 +51,7 @@ int subscriptions_add(struct subscriptions *subscriptions, const char *name, siz
         subscription->quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(string);
     if (!subscription->quoted) {
-        topic_table_remove(subscriptions->hive->topics, number);
+        topic_table_remove(subscriptions->scoreboard->topics, number);
         return -1;
     }
     subscriptions->used[subscriptions->used_count++] = number;
@@ -66,17 +66,17 @@ void subscriptions_remove(struct subscriptions *subscriptions, int number)
     subscriptions->used[subscription->place] = last;
     subscriptions->by_number[last].place = subscription->place;
     if (subscription->open)
-        window_close(subscriptions->hive->window, number);
-    hive_wake_topic(subscriptions->hive, number); /* who entered since it was found unused asks anew */
+        window_close(subscriptions->scoreboard->window, number);
+    scoreboard_wake_topic(subscriptions->scoreboard, number); /* who entered since it was found unused asks anew */
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
-    topic_table_remove(subscriptions->hive->topics, number);
+    topic_table_remove(subscriptions->scoreboard->topics, number);
     free(subscription->quoted);
     *subscription = (struct subscription){ .news = subscription->news };
 }
 
 const char *subscriptions_name(const struct subscriptions *subscriptions, int number)
 {
-    return topic_table_name(subscriptions->hive->topics, number);
+    return topic_table_name(subscriptions->scoreboard->topics, number);
 }
 
 int64_t subscriptions_newest(const struct subscriptions *subscriptions, int number)
@@ -84,8 +84,8 @@ int64_t subscriptions_newest(const struct subscriptions *subscriptions, int numb
     struct window_topic_ref ref;
     int64_t newest = 0;
 
-    if (window_find(subscriptions->hive->window, number, &ref))
-        (void)window_newest(subscriptions->hive->window, ref, &newest);
+    if (window_find(subscriptions->scoreboard->window, number, &ref))
+        (void)window_newest(subscriptions->scoreboard->window, ref, &newest);
     return newest;
 }
 
@@ -129,18 +129,18 @@ void subscriptions_forget_news(struct subscriptions *subscriptions)
 
 int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions)
 {
-    return subscriptions->used_count < topic_table_size(subscriptions->hive->topics) / 4 ? LINGER_MS
-                                                                                         : CROWDED_LINGER_MS;
+    return subscriptions->used_count < topic_table_size(subscriptions->scoreboard->topics) / 4 ? LINGER_MS
+                                                                                               : CROWDED_LINGER_MS;
 }
 
 void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms)
 {
-    for (int i = 0; i < subscriptions->hive->worker_count; i++) {
-        const struct cell *cell = hive_cell(subscriptions->hive, i);
+    for (int i = 0; i < subscriptions->scoreboard->worker_count; i++) {
+        const struct slot *slot = scoreboard_slot(subscriptions->scoreboard, i);
 
-        if (atomic_load(&cell->state) == CELL_WAITING)
-            for (int k = 0; k < atomic_load(&cell->topic_count); k++)
-                subscriptions->by_number[atomic_load(&cell->topics[k].number)].used_ms = now_ms;
+        if (atomic_load(&slot->state) == SLOT_WAITING)
+            for (int k = 0; k < atomic_load(&slot->topic_count); k++)
+                subscriptions->by_number[atomic_load(&slot->topics[k].number)].used_ms = now_ms;
     }
 }
 

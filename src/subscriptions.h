@@ -1,6 +1,7 @@
 /*
- * The topics that a manager listens to, from their first poll until some time after their last. Part of the feeder; beside the names and numbers that it shares
- * with the workers (topic_table.h) it knows their channels and which of them have news. Never speaks to the database itself.
+ * The topics that a manager listens to, from their first poll until some time after their last. Part of the feeder; beside the
+ * names and numbers that it shares with the workers (topic_table.h) it knows their channels and which of them have news. Never
+ * speaks to the database itself.
  */
 #ifndef PGPOLL_SUBSCRIPTIONS_H
 #define PGPOLL_SUBSCRIPTIONS_H
@@ -9,8 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct hive;
 struct lh_table;
+struct scoreboard;
 
 enum { SUBSCRIPTIONS_CHANNEL_SIZE = 64 };
 
@@ -29,7 +30,7 @@ struct subscription {
 };
 
 struct subscriptions {
-    struct hive *hive;
+    struct scoreboard *scoreboard;
     struct subscription *by_number;
     int *used; /* the numbers in use */
     int used_count;
@@ -38,8 +39,8 @@ struct subscriptions {
     struct lh_table *channels; /* channel -> number + 1 */
 };
 
-/* hive is borrowed. false: out of memory; release it all the same. */
-bool subscriptions_init(struct subscriptions *subscriptions, struct hive *hive);
+/* scoreboard is borrowed. false: out of memory; release it all the same. */
+bool subscriptions_init(struct subscriptions *subscriptions, struct scoreboard *scoreboard);
 void subscriptions_release(struct subscriptions *subscriptions);
 
 /* The topic's number, given now if it has none; -1: no room. */

@@ -1,6 +1,6 @@
 /*
  * What was counted, for the metrics: one for each process that counts, emptied into the database's pgpoll.counters by whoever writes
- * for it (a manager for its workers: book.h; a worker alone for itself: listener_direct.h).
+ * for it (a manager for its workers: stats_writer.h; a worker alone for itself: listener_direct.h).
  *
  * Counting is cheap because nobody else writes to a process's tally but for the manager's look once a second: an addition is one
  * locked instruction on a cache line of its own, about ten of them a poll, all together well below a microsecond.

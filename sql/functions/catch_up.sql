@@ -1,4 +1,4 @@
--- One page of messages after the given positions, all topics merged in commit order, read in one snapshot.
+-- One page of messages after the given positions, all topics merged in the order of delivery, read in one snapshot.
 --
 -- topics and positions belong together by index; a NULL position means from now. max_messages and max_bytes (payload and
 -- metadata, as text) bound the page; a first message that alone is larger is sent all the same.

@@ -196,6 +196,22 @@ def test_a_poll_begun_while_postgres_is_away_waits_for_it(server, topic):
     assert poll.result().payloads == [1]
 
 
+def test_workers_told_to_end_while_postgres_is_away(topic):
+    """A poll that has no cursor to be answered with yet is held until it has one."""
+    with Server(4, errors="a worker died as soon as it was started") as server:
+        server.publish(topic, 1)
+        postgres = Postgres(server)
+        postgres.stop()
+        polls = [server.poll_later(topic, since=since, timeout=20) for since in (None, {topic: "0"})]
+        time.sleep(0.5)   # nothing to observe: the database is down
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.5)
+        postgres.start()
+        from_now, all_kept = [poll.result() for poll in polls]
+        assert not from_now.messages and from_now.next_since and all_kept.payloads == [1]
+
+
 def test_reload_answers_waiting_polls_and_serves_on(server, topic):
     polls = server.wait(topic, polls=4, timeout=30)
     before = server.until_workers()

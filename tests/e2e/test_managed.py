@@ -234,7 +234,7 @@ def test_a_worker_knows_nothing_of_postgresql(crowd, topic):
     (pid,) = crowd.until_waiting(topic)
     with open(f"/proc/{pid}/maps") as maps:
         mapped = maps.read()
-    assert "pgpoll-hive" in mapped and ".so" not in mapped
+    assert "pgpoll-scoreboard" in mapped and ".so" not in mapped
     crowd.publish(topic, 1)
     assert poll.result().payloads == [1]
 
@@ -266,7 +266,8 @@ def test_a_hanging_nursery_is_replaced(topic):
 
 
 def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
-    with Server(3, errors="a worker died as soon as it was started: the next one in") as server:
+    # The nursery is among the killed, perhaps in the middle of a fork.
+    with Server(3, errors="a worker died as soon as it was started: the next one in|cannot start a worker: No child processes") as server:
         manager, killed, end = server.manager, 0, time.monotonic() + 2
         server.until_workers()
         while time.monotonic() < end:
@@ -309,6 +310,34 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
     eight.reload()   # the original
 
 
+SLOW_WORKER = """#include <unistd.h>
+int main(int argc, char **argv) { (void)argc; sleep(1); usleep(500000); return execv("%s", argv); }"""
+
+
+def test_short_polls_while_a_new_program_is_slow_to_start(topic):
+    """The manager is another one already, and for 1.5 s there are old workers only: none of them may keep a poll from being answered."""
+    def poll_on(fields):
+        while not stop.is_set():
+            server.poll(topic, **fields) if fields else server.poll(new_topic())
+
+    with Server(20) as server:
+        server.publish(topic, 1)
+        worker, stop = server.run / "bin" / "pgpoll-worker", threading.Event()
+        worker.rename(worker.with_name("pgpoll-worker-itself"))
+        source = server.home / "slow.c"
+        source.write_text(SLOW_WORKER % worker.with_name("pgpoll-worker-itself"))
+        subprocess.run(["cc", "-o", worker, source], check=True)
+        kinds = [{}, {"timeout": 0}, {"timeout": 1}, {"timeout": 2}, {"timeout": 1, "since": {topic: "0"}}]
+        clients = [server.threads.submit(poll_on, kind) for kind in kinds * 3]
+        for _ in range(3):
+            before = server.until_workers()
+            os.kill(server.manager, signal.SIGHUP)
+            until(lambda: not server.worker_pids() & before, "the old workers gone", seconds=10)
+        stop.set()
+        for client in clients:
+            client.result(10)
+
+
 def test_make_stop_answers_every_waiting_poll(topic):
     with Server(20) as server:
         polls = server.wait(topic, polls=20, timeout=60)
@@ -328,6 +357,66 @@ def test_the_listening_connection_is_lost_again_and_again(eight, topic):
             count = len(sent)
             until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=5)
     finish(eight, clients, topic, sent)
+
+
+# --- what makes the manager read, where the reading of everything, now and then, would come too late to help
+
+
+@pytest.fixture(scope="module")
+def no_rereading():
+    with Server(8, PGPOLL_REREAD_S="60") as server:
+        yield server
+
+
+@pytest.mark.parametrize("count, payload", [(3000, "to_json(n)"), (12, "to_json(repeat('x', 1000000))")])
+def test_a_transaction_larger_than_a_read(no_rereading, topic, count, payload):
+    """It comes at once, all of it, and holds up nobody else."""
+    other = new_topic()
+    since = no_rereading.poll(topic, other).next_since
+    large, small = no_rereading.wait(topic, since=since, timeout=10) + no_rereading.wait(other, since=since, timeout=10)
+    no_rereading.until_waiting(topic)
+    no_rereading.until_waiting(other)
+    no_rereading.sql(f"INSERT INTO pgpoll.messages (topic, payload) SELECT %s, {payload} FROM generate_series(1, {count}) n", topic)
+    no_rereading.publish(other, "small")
+    assert small.result().payloads == ["small"]
+    answer, got = large.result(), []
+    while answer.messages:
+        got += answer.payloads
+        answer = no_rereading.poll(topic, since=answer.next_since, timeout=0)
+    assert len(got) == count and (payload != "to_json(n)" or got == list(range(1, count + 1)))
+
+
+def test_forged_announcements(no_rereading, topic):
+    """Anybody who can connect can send them: they keep nothing from coming."""
+    for position in 2**62, 2**63 - 1, -1, 0:
+        no_rereading.sql("SELECT pg_notify('pgpoll', %s)", str(position))
+        for n in range(3):
+            (poll,) = no_rereading.wait(topic, timeout=10)
+            no_rereading.until_waiting(topic)
+            no_rereading.publish(topic, n)
+            assert poll.result().payloads == [n]
+
+
+def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
+    """The others of its batch come all the same. (Another host's manager gave the positions.)"""
+    (poll,) = no_rereading.wait(topic, timeout=10)
+    no_rereading.until_waiting(topic)
+    os.kill(no_rereading.manager, signal.SIGSTOP)
+    try:
+        no_rereading.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '1'), (%s, '2')", topic, topic)
+        assert no_rereading.sql("SELECT pgpoll.assign_positions()") == [(2,)]
+        no_rereading.sql("DELETE FROM pgpoll.messages WHERE topic = %s AND payload::text = '2'", topic)
+        (now,), = no_rereading.sql("SELECT clock_timestamp()")
+    finally:
+        os.kill(no_rereading.manager, signal.SIGCONT)
+    # It has read what was announced, then looked for more.
+    until(lambda: no_rereading.sql("""SELECT count(*) FROM pg_stat_activity
+                                      WHERE query LIKE '%%pgpoll.new_messages(%%' AND state_change > %s""", now) == [(1,)], "read")
+    no_rereading.publish(topic, 3)
+    answer = poll.result()
+    got = answer.payloads
+    until(lambda: got[-1:] == [3] or got.extend(no_rereading.poll(topic, since=answer.next_since, timeout=0).payloads), "the last")
+    assert got == [1, 3]
 
 
 def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):

@@ -67,6 +67,9 @@ def test_the_answer_looks_like_the_one_shown(fresh):
     answer = fresh.poll("shown", since={"shown": "0"}).json
     assert list(answer) == list(json.loads(shown))
     assert list(answer["messages"][0]) == list(json.loads(shown)["messages"][0])
+    (gaps,) = re.findall(r'^    ("gaps": .*)$', TEXT, re.M)
+    (shown_gap,) = json.loads("{" + gaps + "}")["gaps"].values()
+    assert list(fresh.poll("shown", since={"shown": "not ours"}).json["gaps"]["shown"]) == list(shown_gap)
 
 
 def test_the_python_client(fresh, tmp_path):

@@ -17,7 +17,7 @@ SELECT results_eq(
              (1, pg_temp.at('2'), true, '2', NULL, NULL, NULL),
              (2, pg_temp.at('3'), false, '3', '{"m":1}', NULL, NULL),
              (2, pg_temp.at('4'), true, NULL, NULL, NULL, NULL)$$,
-    'a row per topic, the messages of all topics in commit order, one that says there are more');
+    'a row per topic, the messages of all topics in the order of delivery, one that says there are more');
 SELECT is((SELECT created_at FROM pgpoll.catch_up('{a}', '{0}', 9, 1000) WHERE payload::text = '3'),
           '2020-01-02 03:04:05.678901+00'::timestamptz, 'created_at is the message''s');
 

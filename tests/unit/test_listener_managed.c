@@ -1,5 +1,5 @@
 /*
- * A worker's listener with a real hive and real signals. A thread plays the manager: it answers questions, and does one thing
+ * A worker's listener with a real scoreboard and real signals. A thread plays the manager: it answers questions, and does one thing
  * more once the poll waits. No database is there; another thread plays the reader.
  */
 #include "listener_managed.h"
@@ -9,9 +9,9 @@
 #include "config.h"
 #include "expect.h"
 #include "fake_clock.h"
-#include "hive.h"
 #include "poll_request.h"
 #include "reading.h"
+#include "scoreboard.h"
 #include "suites.h"
 #include "topic_table.h"
 
@@ -37,8 +37,8 @@ static void on_signal(int number)
 
 struct host {
     struct config config;
-    struct hive *hive;
-    struct cell *cell;
+    struct scoreboard *scoreboard;
+    struct slot *slot;
     struct listener *listener;
     struct poll_request request;
     struct interrupts interrupts;
@@ -67,48 +67,48 @@ struct host {
 
 static int number_of(const struct host *host, const char *name)
 {
-    return topic_table_add(host->hive->topics, name, strlen(name));
+    return topic_table_add(host->scoreboard->topics, name, strlen(name));
 }
 
 static void append(struct host *host, const char *name, int64_t position, const char *json)
 {
-    window_append(host->hive->window, number_of(host, name),
+    window_append(host->scoreboard->window, number_of(host, name),
                   &(struct window_message){ position, json, json ? strlen(json) : 0, 1 });
 }
 
 /* Every topic that is asked about stands at START, or where the window has it. */
 static void answer_question(struct host *host)
 {
-    struct cell *cell = host->cell;
+    struct slot *slot = host->slot;
 
-    for (int i = 0; i < cell->question_count; i++) {
-        struct cell_topic *topic = &cell->topics[i];
-        int number = topic_table_add(host->hive->topics, cell->names + topic->name_at, topic->name_length);
+    for (int i = 0; i < slot->question_count; i++) {
+        struct slot_topic *topic = &slot->topics[i];
+        int number = topic_table_add(host->scoreboard->topics, slot->names + topic->name_at, topic->name_length);
 
-        if (!window_find(host->hive->window, number, &topic->ref))
-            window_open(host->hive->window, number, START);
-        CU_ASSERT_TRUE(window_find(host->hive->window, number, &topic->ref));
-        CU_ASSERT_TRUE(window_newest(host->hive->window, topic->ref, &topic->newest));
+        if (!window_find(host->scoreboard->window, number, &topic->ref))
+            window_open(host->scoreboard->window, number, START);
+        CU_ASSERT_TRUE(window_find(host->scoreboard->window, number, &topic->ref));
+        CU_ASSERT_TRUE(window_newest(host->scoreboard->window, topic->ref, &topic->newest));
     }
-    host->authorized = cell->authorize;
-    cell->answer = host->answer;
+    host->authorized = slot->authorize;
+    slot->answer = host->answer;
     atomic_fetch_add(&host->questions, 1);
-    atomic_store(&cell->answered, atomic_load(&cell->asked));
-    hive_wake(cell);
+    atomic_store(&slot->answered, atomic_load(&slot->asked));
+    scoreboard_wake(slot);
 }
 
 static void *manage(void *argument)
 {
     struct host *host = argument;
-    struct pollfd bell = { .fd = host->hive->doorbell, .events = POLLIN };
+    struct pollfd bell = { .fd = host->scoreboard->doorbell, .events = POLLIN };
     eventfd_t rung;
 
     while (!atomic_load(&host->stop)) {
         if (poll(&bell, 1, 1) > 0)
-            (void)eventfd_read(host->hive->doorbell, &rung);
-        if (!atomic_load(&host->silent) && atomic_exchange(&host->hive->askers[NUMBER / 64], 0))
+            (void)eventfd_read(host->scoreboard->doorbell, &rung);
+        if (!atomic_load(&host->silent) && atomic_exchange(&host->scoreboard->askers[NUMBER / 64], 0))
             answer_question(host);
-        if (host->once_waiting && atomic_load(&host->cell->state) == CELL_WAITING) {
+        if (host->once_waiting && atomic_load(&host->slot->state) == SLOT_WAITING) {
             host->once_waiting(host);
             host->once_waiting = NULL;
         }
@@ -146,15 +146,15 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     host->theirs = pair[1];
     take_signals(host);
     host->interrupts = (struct interrupts){ host->ours, &release_flag, &woken_flag, &host->sleep_mask };
-    host->hive = hive_new(WORKERS, 3, TOPICS, 64, 64 * 256, 1);
-    CU_ASSERT_PTR_NOT_NULL_FATAL(host->hive);
+    host->scoreboard = scoreboard_new(WORKERS, 3, TOPICS, 64, 64 * 256, 1);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(host->scoreboard);
     CU_ASSERT_TRUE_FATAL(reading_new_queue(pair));
-    host->hive->read_queue = pair[0];
+    host->scoreboard->read_queue = pair[0];
     host->reader_queue = pair[1];
-    host->cell = hive_cell(host->hive, NUMBER);
-    atomic_store(&host->cell->pid, (int)getpid());
-    atomic_store(&host->cell->state, CELL_SERVING);
-    host->listener = listener_managed_new(&host->config, host->hive, NUMBER);
+    host->slot = scoreboard_slot(host->scoreboard, NUMBER);
+    atomic_store(&host->slot->pid, (int)getpid());
+    atomic_store(&host->slot->state, SLOT_SERVING);
+    host->listener = listener_managed_new(&host->config, host->scoreboard, NUMBER);
     CU_ASSERT_EQUAL_FATAL(poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }),
                           0);
     CU_ASSERT_FATAL(host->listener && page_init(&host->page, host->request.topic_count));
@@ -211,23 +211,23 @@ static void join_reader(struct host *host)
     (void)pthread_join(host->reader, NULL);
 }
 
-/* However a poll went, nothing of it is left in the hive. */
+/* However a poll went, nothing of it is left in the scoreboard. */
 static void close_host(struct host *host)
 {
     stop_manager(host);
     host->listener->operations->end(host->listener);
-    CU_ASSERT_EQUAL(atomic_load(&host->cell->state), CELL_SERVING);
-    CU_ASSERT_EQUAL(atomic_load(&host->cell->released), 0);
-    for (int i = 0; i < HIVE_BUCKETS; i++)
-        CU_ASSERT_EQUAL(atomic_load(&host->hive->waiting[i][NUMBER / 64]), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_SERVING);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->released), 0);
+    for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
+        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->waiting[i][NUMBER / 64]), 0);
     host->listener->operations->free(host->listener);
-    CU_ASSERT_EQUAL(hive_reads(host->hive), 0);
-    CU_ASSERT_EQUAL(atomic_load(&host->cell->reading), 0);
-    (void)close(host->hive->read_queue);
+    CU_ASSERT_EQUAL(scoreboard_reads(host->scoreboard), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->reading), 0);
+    (void)close(host->scoreboard->read_queue);
     (void)close(host->reader_queue);
     page_release(&host->page);
     poll_request_release(&host->request);
-    hive_free(host->hive);
+    scoreboard_free(host->scoreboard);
     (void)close(host->ours);
     if (host->theirs >= 0)
         (void)close(host->theirs);
@@ -277,10 +277,10 @@ static void open_waiting(struct host *host, int64_t for_ms, void (*once_waiting)
     start_manager(host);
     READ(host, LISTENER_AUTHORIZE, "");
     CU_ASSERT_EQUAL(host->positions[0], START);
-    CU_ASSERT_EQUAL(atomic_load(&host->cell->state), CELL_SERVING);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_SERVING);
     READ(host, LISTENER_SUBSCRIBE, "");
-    CU_ASSERT_EQUAL(atomic_load(&host->cell->state), CELL_WAITING);
-    EXPECT_TEXT(host->cell->client, "192.0.2.1");
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_WAITING);
+    EXPECT_TEXT(host->slot->client, "192.0.2.1");
 }
 
 /* ---- asking */
@@ -297,7 +297,7 @@ static void asks_only_what_it_must(void)
     READ(&host, LISTENER_AUTHORIZE, ""); /* the window knows where, but not whether */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
     READ(&host, LISTENER_READ_ONLY, "");
-    atomic_store(&host.hive->open_until_ms, clock_monotonic_ms() + LONG_MS);
+    atomic_store(&host.scoreboard->open_until_ms, clock_monotonic_ms() + LONG_MS);
     append(&host, "b", START + 1, "one");
     READ(&host, LISTENER_AUTHORIZE, "one"); /* everything is open to all */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
@@ -306,15 +306,15 @@ static void asks_only_what_it_must(void)
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_TRUE(host.authorized); /* who has to ask asks for both */
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_WINDOW_PAGES]), 5);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_WINDOW_PAGES]), 5);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
 static void an_answer_may_be_no(void)
 {
     static const enum error answers[] = { ERROR_DENIED, ERROR_DATABASE_QUERY, ERROR_MEMORY };
-    char name[HIVE_USER_SIZE + 1] = "";
+    char name[SCOREBOARD_USER_SIZE + 1] = "";
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
@@ -327,10 +327,10 @@ static void an_answer_may_be_no(void)
     }
     CU_ASSERT_EQUAL(atomic_load(&host.questions), COUNT(answers));
     /* A name that cannot be asked about is nobody's. */
-    memset(name, 'x', HIVE_USER_SIZE);
+    memset(name, 'x', SCOREBOARD_USER_SIZE);
     host.poll.remote_user = name;
     FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_DENIED);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->asked), COUNT(answers));
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), COUNT(answers));
     close_host(&host);
 }
 
@@ -342,13 +342,13 @@ static void a_silent_manager_is_given_up(void)
     atomic_store(&host.silent, true);
     start_manager(&host);
     CU_ASSERT_EQUAL(read_within(&host, LISTENER_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->asked), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
     /* The next poll asks about something else; what it finds unanswered it leaves alone. */
     poll_request_release(&host.request);
     CU_ASSERT_FALSE(poll_request_parse(&host.request, "{\"topics\":[\"bb\"]}", 17, 3, &(struct json_object *){ NULL }));
     CU_ASSERT_EQUAL(read_within(&host, LISTENER_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->asked), 1);
-    CU_ASSERT_EQUAL(host.cell->topics[0].name_length, 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
+    CU_ASSERT_EQUAL(host.slot->topics[0].name_length, 1);
     /* Both are answered, in turn. */
     atomic_store(&host.silent, false);
     READ(&host, LISTENER_AUTHORIZE, "");
@@ -374,7 +374,7 @@ static void asking_is_interrupted(void)
     join_reader(&host);
     EXPECT_TEXT(host.asked_user, "eve");
     CU_ASSERT_EQUAL(host.asked_position, CATCH_UP_FROM_NOW);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 1);
     release_flag = 0;
     (void)close(host.theirs);
     host.theirs = -1;
@@ -404,7 +404,7 @@ static void what_the_window_lacks_is_the_tables(void)
     eventfd_t rung = 0;
 
     open_lacking(&host);
-    (void)eventfd_read(host.hive->doorbell, &rung);
+    (void)eventfd_read(host.scoreboard->doorbell, &rung);
     start_reader(&host, ERROR_NONE);
     READ(&host, LISTENER_READ_ONLY, TABLE_MESSAGE);
     join_reader(&host);
@@ -412,15 +412,15 @@ static void what_the_window_lacks_is_the_tables(void)
     CU_ASSERT_EQUAL(host.asked_position, START);
     CU_ASSERT_EQUAL(host.positions[0], START + 1);
     EXPECT_TEXT(host.listener->operations->error(host.listener), "");
-    CU_ASSERT_EQUAL(eventfd_read(host.hive->doorbell, &rung), 0); /* the manager has not started a reader */
-    atomic_store(&host.hive->readers, 1);
+    CU_ASSERT_EQUAL(eventfd_read(host.scoreboard->doorbell, &rung), 0); /* the manager has not started a reader */
+    atomic_store(&host.scoreboard->readers, 1);
     append(&host, "a", START + 2, NULL);
     start_reader(&host, ERROR_DATABASE_QUERY);
     FAIL_TO_READ(&host, LISTENER_READ_ONLY, ERROR_DATABASE_QUERY);
     join_reader(&host);
     EXPECT_TEXT(host.listener->operations->error(host.listener), "the table's own words");
-    CU_ASSERT_NOT_EQUAL(eventfd_read(host.hive->doorbell, &rung), 0); /* there are enough */
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 2);
+    CU_ASSERT_NOT_EQUAL(eventfd_read(host.scoreboard->doorbell, &rung), 0); /* there are enough */
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 2);
     close_host(&host);
 }
 
@@ -432,14 +432,14 @@ static void a_table_that_is_not_read(void)
     /* It is asked, and nobody reads. */
     CU_ASSERT_EQUAL(read_within(&host, LISTENER_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(host.listener->operations->error(host.listener), "no reader of the table answered in time");
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 1);
     /* Others are before us, all the time. */
-    CU_ASSERT_EQUAL(sem_trywait(&host.hive->reads), 0);
+    CU_ASSERT_EQUAL(sem_trywait(&host.scoreboard->reads), 0);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
     CU_ASSERT_EQUAL(read_within(&host, LISTENER_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(host.listener->operations->error(host.listener), "too many others read the table");
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 1);
-    (void)sem_post(&host.hive->reads);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 1);
+    (void)sem_post(&host.scoreboard->reads);
     /* All readers are gone, and their manager. */
     (void)close(host.reader_queue);
     host.reader_queue = -1;
@@ -452,7 +452,7 @@ static void a_table_that_is_not_read(void)
 static void deliver(struct host *host)
 {
     append(host, "a", START + 7, "message");
-    hive_wake_topic(host->hive, number_of(host, "a"));
+    scoreboard_wake_topic(host->scoreboard, number_of(host, "a"));
 }
 
 static void by_a_message(void)
@@ -463,7 +463,7 @@ static void by_a_message(void)
     WAIT(&host, ERROR_NONE);
     READ(&host, LISTENER_SUBSCRIBE, "message");
     CU_ASSERT_EQUAL(host.positions[0], START + 7);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 
@@ -475,7 +475,7 @@ static void by_a_message_before_it(void)
     append(&host, "a", START + 1, "one"); /* and nobody says so */
     WAIT(&host, ERROR_NONE);
     READ(&host, LISTENER_SUBSCRIBE, "one");
-    window_skip(host.hive->window, number_of(&host, "a"), START + 2);
+    window_skip(host.scoreboard->window, number_of(&host, "a"), START + 2);
     WAIT(&host, ERROR_NONE);
     close_host(&host);
 }
@@ -493,7 +493,7 @@ static void by_the_timeout(void)
 static void wake_for_nothing(struct host *host)
 {
     for (int i = 0; i < 20; i++) {
-        hive_wake(host->cell);
+        scoreboard_wake(host->slot);
         (void)poll(NULL, 0, 1);
     }
 }
@@ -524,8 +524,8 @@ static void by_the_client(void)
 
 static void release(struct host *host)
 {
-    atomic_store(&host->cell->released, 1);
-    hive_wake(host->cell);
+    atomic_store(&host->slot->released, 1);
+    scoreboard_wake(host->slot);
 }
 
 static void by_the_managers_wish(void)
@@ -535,9 +535,9 @@ static void by_the_managers_wish(void)
     open_waiting(&host, LONG_MS, release);
     WAIT(&host, ERROR_RELEASED);
     host.listener->operations->end(host.listener);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->released), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->released), 0);
     /* It came too late for that poll; the next one does not hear of it. */
-    atomic_store(&host.cell->released, 1);
+    atomic_store(&host.slot->released, 1);
     READ(&host, LISTENER_SUBSCRIBE, "");
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
@@ -564,10 +564,10 @@ static void close_topic(struct host *host)
 {
     int number = number_of(host, "a");
 
-    window_close(host->hive->window, number);
-    topic_table_remove(host->hive->topics, number);
+    window_close(host->scoreboard->window, number);
+    topic_table_remove(host->scoreboard->topics, number);
     CU_ASSERT_EQUAL(number_of(host, "a"), number);
-    hive_wake_topic(host->hive, number);
+    scoreboard_wake_topic(host->scoreboard, number);
 }
 
 static void by_the_topics_end(void)
@@ -594,15 +594,16 @@ static void only_who_waits_for_the_topic_is_woken(void)
     open_waiting(&host, LONG_MS, NULL);
     stop_manager(&host);
     number = number_of(&host, "a");
-    hive_wake_topic(host.hive, (number + HIVE_BUCKETS) % TOPICS); /* of the same set, where it exists */
-    hive_wake_topic(host.hive, (number + 1) % TOPICS);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->woken), 0);
-    hive_wake_topic(host.hive, number);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->woken), 1);
+    scoreboard_wake_topic(host.scoreboard,
+                          (number + SCOREBOARD_BUCKETS) % TOPICS); /* of the same set, where it exists */
+    scoreboard_wake_topic(host.scoreboard, (number + 1) % TOPICS);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
+    scoreboard_wake_topic(host.scoreboard, number);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
     host.listener->operations->end(host.listener);
-    atomic_store(&host.cell->woken, 0);
-    hive_wake_topic(host.hive, number);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->woken), 0);
+    atomic_store(&host.slot->woken, 0);
+    scoreboard_wake_topic(host.scoreboard, number);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
     close_host(&host);
 }
 
@@ -628,7 +629,7 @@ static void *play(void *argument)
         for (volatile int spin = rand_r(&seed) % 3000; spin > 0; spin--)
             ;
         append(rally->host, "a", position++, "x");
-        hive_wake_topic(rally->host->hive, number);
+        scoreboard_wake_topic(rally->host->scoreboard, number);
     }
     return NULL;
 }
@@ -663,7 +664,7 @@ static void no_wake_is_lost(void)
     (void)pthread_join(thread, NULL);
     EXPECT(!error, "%s after %d messages", error_name(error), reads);
     EXPECT(waits > 10 && reads > waits / 4, "%d messages, %d waits", reads, waits);
-    CU_ASSERT_EQUAL(atomic_load(&host.cell->tally.numbers[TALLY_TABLE_PAGES]), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 0);
     close_host(&host);
 }
 

@@ -374,17 +374,30 @@ static void no_attempt_outlasts_the_poll_by_much(void)
     fake_poll_release(&poll);
 }
 
-/* A release during the pause before a retry: only who has a cursor to give back can be answered with 200. */
-static void a_release_ends_the_retries(void)
+/* A release during the pause before a retry: who has no cursor to give back yet is held until it has one, or its time is up. */
+static void a_release_ends_the_retries_of_who_has_a_cursor(void)
 {
-    static const struct fake_step at_first[] = { { AUTHORIZES, AWAY } };
+    static const struct fake_step back[] = { { AUTHORIZES, AWAY, .takes_ms = 1000 },
+                                             { AUTHORIZES, AWAY, .takes_ms = 1000 },
+                                             { AUTHORIZES, NOTHING },
+                                             { SUBSCRIBES, NOTHING },
+                                             { WAITS, .error = ERROR_RELEASED } };
+    static const struct fake_step away[] = { { AUTHORIZES, AWAY, .takes_ms = 5000, .repeat = true } };
     static const struct fake_step waiting[] = { { AUTHORIZES, NOTHING }, { SUBSCRIBES, AWAY } };
     struct fake_poll poll;
+    int64_t start_ms = clock_monotonic_ms();
 
     fake_poll_init(&poll, BODY);
     poll.release = 1;
-    FAKE_POLL_RUN(&poll, at_first);
+    FAKE_POLL_RUN(&poll, back);
+    expect_end(&poll, ERROR_RELEASED, 0, ID(5));
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, BODY);
+    poll.release = 1;
+    FAKE_POLL_RUN(&poll, away);
     expect_end(&poll, ERROR_DATABASE_AWAY, 0, NULL);
+    EXPECT(clock_monotonic_ms() - start_ms >= 10000, "gave up before its time");
     fake_poll_release(&poll);
 
     fake_poll_init(&poll, BODY);
@@ -516,7 +529,7 @@ CU_TestInfo poll_waiter_tests[] = {
     { "away until the deadline is an error before the wait", away_until_the_deadline_is_an_error_before_the_wait },
     { "away until the deadline is an empty answer after it", away_until_the_deadline_is_an_empty_answer_after_it },
     { "no attempt outlasts the poll by much", no_attempt_outlasts_the_poll_by_much },
-    { "a release ends the retries", a_release_ends_the_retries },
+    { "a release ends the retries of who has a cursor", a_release_ends_the_retries_of_who_has_a_cursor },
     { "a gap is kept until it is told", a_gap_is_kept_until_it_is_told },
     { "a gap that opens while waiting is told", a_gap_that_opens_while_waiting_is_told },
     { "each kind of cursor has its gaps", each_kind_of_cursor_has_its_gaps },

@@ -87,6 +87,7 @@ static void expect_same(const struct page *got, const struct page *sent)
 {
     CU_ASSERT_EQUAL(got->message_count, sent->message_count);
     CU_ASSERT_EQUAL(got->has_more, sent->has_more);
+    CU_ASSERT_EQUAL(got->first, sent->first);
     CU_ASSERT_EQUAL_FATAL(printbuf_length(got->messages), printbuf_length(sent->messages));
     CU_ASSERT_EQUAL(memcmp(got->messages->buf, sent->messages->buf, (size_t)printbuf_length(sent->messages)), 0);
     for (int i = 0; i < TOPICS; i++) {

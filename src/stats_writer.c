@@ -1,0 +1,295 @@
+#include "stats_writer.h"
+
+#include "clock.h"
+#include "config.h"
+#include "database.h"
+#include "exchange.h"
+#include "log.h"
+#include "scoreboard.h"
+#include "topic_table.h"
+
+#include <json-c/json.h>
+#include <stdlib.h>
+
+enum {
+    LOOK_MS = 250,
+    WRITE_MS = 1000,
+    BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_listeners) */
+    SWEEP_MS = 60 * 1000
+};
+
+/* What stands in the table for a worker. */
+struct entry {
+    int pid;              /* 0: nothing */
+    uint32_t wait_number; /* of the poll */
+};
+
+/* What stands in pgpoll.listeners. */
+struct gauges {
+    int workers, idle;
+    bool hears;
+};
+
+struct stats_writer {
+    const struct config *config;
+    struct scoreboard *scoreboard;
+    struct database *database;
+    struct entry *entries; /* by worker */
+    struct gauges gauges;
+    struct tally tally; /* what was counted and is not yet written down */
+    bool tally_began;   /* everything that is counted has a row */
+    struct exchange exchange;
+    struct json_object *began, *ended, *counts; /* what the statements borrow */
+    bool beats;
+    enum error away; /* why, as far as it was logged */
+    int64_t look_ms, write_ms, beat_ms, sweep_ms;
+};
+
+struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard)
+{
+    struct stats_writer *writer = calloc(1, sizeof *writer);
+
+    if (!writer)
+        return NULL;
+    writer->config = config;
+    writer->scoreboard = scoreboard;
+    writer->database = database_new();
+    writer->entries = calloc((size_t)scoreboard->worker_count, sizeof *writer->entries);
+    if (!writer->database || !writer->entries) {
+        stats_writer_free(writer);
+        return NULL;
+    }
+    return writer;
+}
+
+static void end_exchange(struct stats_writer *writer)
+{
+    exchange_end(&writer->exchange);
+    json_object_put(writer->began);
+    json_object_put(writer->ended);
+    json_object_put(writer->counts);
+    writer->began = writer->ended = writer->counts = NULL;
+}
+
+void stats_writer_free(struct stats_writer *writer)
+{
+    if (!writer)
+        return;
+    database_free(writer->database);
+    end_exchange(writer);
+    free(writer->entries);
+    free(writer);
+}
+
+struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
+{
+    return database_pollfd(writer->database);
+}
+
+int64_t stats_writer_due_ms(const struct stats_writer *writer)
+{
+    if (writer->exchange.running)
+        return writer->exchange.due_ms;
+    return atomic_load(&writer->scoreboard->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
+}
+
+/* ---- what changed */
+
+static bool take(struct json_object *object, const char *key, struct json_object *value)
+{
+    if (value && json_object_object_add(object, key, value) == 0)
+        return true;
+    json_object_put(value);
+    return false;
+}
+
+static struct json_object *topics_of(const struct stats_writer *writer, const struct slot *slot)
+{
+    struct json_object *topics = json_object_new_array();
+
+    for (int i = 0; topics && i < atomic_load(&slot->topic_count); i++) {
+        const char *name = topic_table_name(writer->scoreboard->topics, atomic_load(&slot->topics[i].number));
+
+        if (name)
+            (void)json_object_array_add(topics, json_object_new_string(name));
+    }
+    return topics;
+}
+
+static bool add_began(struct stats_writer *writer, const struct slot *slot, int64_t now_ms)
+{
+    struct json_object *row = json_object_new_object();
+
+    return row && json_object_array_add(writer->began, row) == 0 &&
+           take(row, "pid", json_object_new_int(atomic_load(&slot->pid))) &&
+           take(row, "topics", topics_of(writer, slot)) && take(row, "client", json_object_new_string(slot->client)) &&
+           take(row, "waited_ms", json_object_new_int64(now_ms - atomic_load(&slot->since_ms))) &&
+           take(row, "left_ms", json_object_new_int64(atomic_load(&slot->deadline_ms) - now_ms));
+}
+
+/* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
+static bool list_polls(struct stats_writer *writer, int64_t now_ms)
+{
+    bool made = true;
+
+    writer->began = json_object_new_array();
+    writer->ended = json_object_new_array();
+    if (!writer->began || !writer->ended)
+        return false;
+    for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
+        const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
+        struct entry *entry = &writer->entries[i];
+        const struct entry now = { atomic_load(&slot->pid), atomic_load(&slot->wait_number) };
+        const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
+
+        if (entry->pid && (!waits || entry->pid != now.pid)) {
+            made = json_object_array_add(writer->ended, json_object_new_int(entry->pid)) == 0;
+            entry->pid = 0;
+        }
+        if (made && waits && (!entry->pid || entry->wait_number != now.wait_number)) {
+            made = add_began(writer, slot, now_ms);
+            *entry = now;
+        }
+    }
+    return made && (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
+}
+
+/* Whether the gauges are others than those in the table, and takes them for written. */
+static bool read_gauges(struct stats_writer *writer)
+{
+    struct gauges now = { 0, atomic_load(&writer->scoreboard->idle), atomic_load(&writer->scoreboard->hears) };
+    const struct gauges before = writer->gauges;
+
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        now.workers += atomic_load(&scoreboard_slot(writer->scoreboard, i)->pid) != 0;
+    writer->gauges = now;
+    return now.workers != before.workers || now.idle != before.idle || now.hears != before.hears;
+}
+
+static bool take_counts(struct stats_writer *writer)
+{
+    bool any = tally_take(&writer->tally, &writer->scoreboard->tally);
+
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        any = tally_take(&writer->tally, &scoreboard_slot(writer->scoreboard, i)->tally) || any;
+    return any || atomic_load(&writer->tally.fresh);
+}
+
+/* ---- writing it down */
+
+static void fail(struct stats_writer *writer, enum error error)
+{
+    if (writer->away != error)
+        log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error),
+                  database_error(writer->database));
+    writer->away = error;
+    /* Rows count by their connection, so a new one writes them all anew. */
+    database_close(writer->database, NULL);
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        writer->entries[i].pid = 0;
+    writer->beat_ms = 0;
+    atomic_store(&writer->scoreboard->stats_writer_sleeps, 0);
+}
+
+/* What was counted is written by now. Where that was not to be seen, it may be counted twice, rather than not at all. */
+static void succeed(struct stats_writer *writer)
+{
+    writer->away = ERROR_NONE;
+    writer->tally_began = true;
+    tally_clear(&writer->tally);
+    if (writer->beats)
+        atomic_store(&writer->scoreboard->sent_ms, writer->exchange.started_ms);
+}
+
+static void add_polls(struct stats_writer *writer)
+{
+    struct statement *write = exchange_add(&writer->exchange, "SELECT pgpoll.write_waiters($1, $2::json, $3::json)");
+
+    statement_add_text(write, writer->config->host);
+    statement_add_text(write, json_object_to_json_string_ext(writer->began, JSON_C_TO_STRING_PLAIN));
+    statement_add_text(write, json_object_to_json_string_ext(writer->ended, JSON_C_TO_STRING_PLAIN));
+}
+
+static bool add_listener(struct stats_writer *writer)
+{
+    struct statement *write =
+        exchange_add(&writer->exchange, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json)");
+
+    writer->counts = tally_json(&writer->tally, !writer->tally_began);
+    statement_add_text(write, writer->config->host);
+    if (!writer->counts || !statement_add_int4(write, (int32_t)getpid()) ||
+        !statement_add_int4(write, writer->gauges.workers) || !statement_add_int4(write, writer->gauges.idle) ||
+        !statement_add_int4(write, writer->gauges.hears))
+        return false;
+    statement_add_text(write, json_object_to_json_string_ext(writer->counts, JSON_C_TO_STRING_PLAIN));
+    return true;
+}
+
+/*
+ * The feeder's connection is to hear this. It could not send it to itself: what a transaction-mode pooler takes away from a
+ * connection that LISTENs, it brings to the one that happens to NOTIFY.
+ */
+static void add_beat(struct stats_writer *writer, int64_t now_ms)
+{
+    struct statement *beat = exchange_add(&writer->exchange, "SELECT pg_notify('pgpoll_' || md5($1), '')");
+
+    statement_add_text(beat, writer->scoreboard->self_topic);
+    writer->beat_ms = now_ms + BEAT_MS;
+}
+
+static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
+{
+    enum error error = ERROR_MEMORY;
+
+    writer->write_ms = now_ms + WRITE_MS;
+    if (now_ms >= writer->sweep_ms) {
+        (void)exchange_add(&writer->exchange, "SELECT pgpoll.sweep_waiters()");
+        writer->sweep_ms = now_ms + SWEEP_MS;
+    }
+    if (polls)
+        add_polls(writer);
+    if (writer->beats)
+        add_beat(writer, now_ms);
+    if (add_listener(writer))
+        error = exchange_begin(&writer->exchange, writer->database, now_ms, writer->config->query_timeout_s * 1000);
+    if (error != ERROR_PENDING) {
+        fail(writer, error);
+        end_exchange(writer);
+    }
+}
+
+static void look(struct stats_writer *writer, int64_t now_ms)
+{
+    bool polls, gauges, counts;
+
+    writer->look_ms = now_ms + LOOK_MS;
+    if (now_ms < writer->write_ms)
+        return;
+    atomic_store(&writer->scoreboard->stats_writer_sleeps, 1); /* before the look: a change that it misses rings */
+    polls = list_polls(writer, now_ms);
+    gauges = read_gauges(writer);
+    counts = take_counts(writer);
+    writer->beats = atomic_exchange(&writer->scoreboard->beat_wanted, 0) || now_ms >= writer->beat_ms;
+    if (polls || gauges || counts || writer->beats)
+        begin(writer, polls, now_ms);
+    else
+        end_exchange(writer);
+}
+
+void stats_writer_step(struct stats_writer *writer, bool ready)
+{
+    int64_t now_ms = clock_monotonic_ms();
+    enum error error = exchange_step(&writer->exchange, ready, now_ms);
+
+    if (error != ERROR_PENDING) {
+        if (error)
+            fail(writer, error);
+        else
+            succeed(writer);
+        end_exchange(writer);
+    } else if (!writer->exchange.running && ready && database_consume(writer->database) != ERROR_NONE) {
+        fail(writer, ERROR_DATABASE_AWAY);
+    }
+    if (!writer->exchange.running && now_ms >= stats_writer_due_ms(writer))
+        look(writer, now_ms);
+}
