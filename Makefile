@@ -66,7 +66,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install deb test-deb clean help
+        lint lint-format lint-cppcheck lint-shell lint-tidy install uninstall deb test-deb clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -173,6 +173,11 @@ $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 
 install: all ## installs under DESTDIR and PREFIX=/usr/local; settings of its services are /etc/default/pgpoll, and stay
 	$(Q)DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) deploy/install $(PROGRAMS)
+
+INSTALLED := $(addprefix $(DESTDIR)$(PREFIX)/,lib/pgpoll share/pgpoll share/doc/pgpoll sbin/pgpoll-setup sbin/pgpoll-check \
+                 lib/sysusers.d/pgpoll.conf share/man/man[78]/pgpoll*.[78]) $(DESTDIR)$(or $(UNITDIR),$(PREFIX)/lib/systemd/system)/pgpoll*
+uninstall: ## removes that; the settings stay
+	$(Q)rm -rf $(INSTALLED)
 
 deb: ## builds the Debian package, build/deb/pgpoll_VERSION_ARCHITECTURE.deb (what it needs: deploy/packages build deb)
 	@VERSION=$(VERSION) deploy/debian/build $(BUILD)/deb

@@ -1,18 +1,22 @@
--- The polls that wait now: a killed worker's row stops counting with its connection.
 CREATE OR REPLACE VIEW pgpoll.live_waiters AS
 SELECT w.*
 FROM pgpoll.waiters w
 WHERE w.deadline > now() - interval '5 seconds'
   AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid));
+COMMENT ON VIEW pgpoll.live_waiters IS
+    'The polls that wait now: a killed worker''s row stops counting with its connection.';
 
 CREATE OR REPLACE VIEW pgpoll.topic_waiters AS
 SELECT t.topic, count(*) AS waiters, min(w.started_at) AS longest_since
 FROM pgpoll.live_waiters w CROSS JOIN LATERAL unnest(w.topics) AS t (topic)
 GROUP BY t.topic;
+COMMENT ON VIEW pgpoll.topic_waiters IS
+    'How many polls wait for which topic, and since when the longest does?';
 
--- What GET /messages/poll/stats answers.
 CREATE OR REPLACE VIEW pgpoll.stats AS
 SELECT (SELECT count(*) FROM pgpoll.live_waiters) AS active_waiters,
        count(*) AS subscribed_topics,
        coalesce(json_object_agg(t.topic, t.waiters ORDER BY t.waiters DESC, t.topic), '{}') AS topic_subscriber_counts
 FROM pgpoll.topic_waiters t;
+COMMENT ON VIEW pgpoll.stats IS
+    'What GET /messages/poll/stats answers.';

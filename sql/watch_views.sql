@@ -1,4 +1,4 @@
--- What an operator asks in psql; \d+ shows what each view is for. None shows a payload, or a statement, which may hold one.
+-- What an operator asks in psql; \dv+ shows what each view is for. None shows a payload, or a statement, which may hold one.
 
 CREATE OR REPLACE VIEW pgpoll.listening AS
 SELECT l.host, l.pid,

@@ -223,6 +223,7 @@ static void count_idle(struct manager *manager, int64_t now_ms)
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         idle += atomic_load(&scoreboard_slot(manager->scoreboard, i)->state) == SLOT_IDLE;
     atomic_store(&manager->scoreboard->idle, idle);
+    scoreboard_mend_reads(manager->scoreboard);
 }
 
 /* ---- a new program in the old one's place */

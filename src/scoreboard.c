@@ -152,6 +152,19 @@ int scoreboard_reads(const struct scoreboard *scoreboard)
     return scoreboard->most_reads - left;
 }
 
+void scoreboard_mend_reads(struct scoreboard *scoreboard)
+{
+    int before = scoreboard->astray_reads, astray = scoreboard_reads(scoreboard);
+
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        astray -= atomic_load(&scoreboard_slot(scoreboard, i)->reading);
+    for (; astray > 0 && before > 0; astray--, before--)
+        (void)sem_post(&scoreboard->reads);
+    for (; astray < 0 && before < 0; astray++, before++)
+        (void)sem_trywait(&scoreboard->reads);
+    scoreboard->astray_reads = astray;
+}
+
 void scoreboard_ring(const struct scoreboard *scoreboard)
 {
     /* Fails only when it has been rung 2^64 times and not been heard: it is ringing all the same. */

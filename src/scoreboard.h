@@ -90,6 +90,7 @@ struct scoreboard {
     _Atomic int64_t open_until_ms;   /* can_poll() was seen to allow everything, and that is believed until then */
     sem_t reads;                     /* pages of the table that may still be asked for now */
     int most_reads;                  /* at a time: as many as there may be readers */
+    int astray_reads;                /* the manager's: taken and held by nobody, when it last looked */
     _Atomic int readers;             /* processes that read the table for the workers */
     _Atomic uint64_t polls;          /* begun */
     struct tally tally;              /* the manager's own */
@@ -121,6 +122,12 @@ void scoreboard_trim(struct scoreboard *scoreboard);
 
 /* How many pages of the table are being asked for. */
 int scoreboard_reads(const struct scoreboard *scoreboard);
+
+/*
+ * For the manager, now and then: gives back reads that a worker had just taken, or was just giving back, when it was killed. They are
+ * held by nobody at two looks running; so, once in a while, are those of living workers, and then there is one more until the next two.
+ */
+void scoreboard_mend_reads(struct scoreboard *scoreboard);
 
 /* Rings the manager's doorbell. */
 void scoreboard_ring(const struct scoreboard *scoreboard);

@@ -1,5 +1,6 @@
 """A Debian of a test's own: PostgreSQL, lighttpd and systemd as process 1, in a container without a network. Needs root."""
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from server import until   # noqa: E402
 # Made once, kept, and written to by no machine.
 BASE = pathlib.Path("/var/tmp/pgpoll-debian-base")
 PACKAGES = "systemd,systemd-sysv,dbus,procps,man-db,curl,postgresql,lighttpd,libfcgi0ldbl,libjson-c5"
+BOOT_S = 180   # on a machine that is busy with other things
 
 
 def make_base():
@@ -21,6 +23,15 @@ def make_base():
         making.rename(BASE)
 
 
+def remove_cgroups():
+    """Those that an earlier nspawn left behind: where systemd is not process 1, the next one takes them for its own and fails."""
+    (mounted,) = subprocess.run(["findmnt", "-n", "-t", "cgroup2", "-o", "TARGET"], check=True, capture_output=True, text=True).stdout.split()
+    (ours,) = re.findall(r"^0::/(.*)$", pathlib.Path("/proc/self/cgroup").read_text(), re.M)
+    for name in "payload", "supervisor":
+        subprocess.run(["find", pathlib.Path(mounted, ours, name), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"],
+                       check=False, stderr=subprocess.DEVNULL)
+
+
 class Machine:
     def __init__(self, log):
         make_base()
@@ -28,16 +39,18 @@ class Machine:
         self.nspawn = self.init = None
 
     def __enter__(self):
+        remove_cgroups()
         with self.log.open("w") as log:
             self.nspawn = subprocess.Popen(
                 ["systemd-nspawn", "-q", "-D", BASE, "--volatile=overlay", "--machine=pgpoll-test", "--register=no", "--keep-unit",
                  "--private-network", "--rlimit=NOFILE=1024:524288", "--console=pipe", "--kill-signal=SIGRTMIN+3", "-b"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
-            self.init = until(self.find_init, "process 1", 20)
-            until(lambda: self.run("systemctl is-system-running", check=False).stdout.strip() in ("running", "degraded"), "booted", 60)
+            self.init = until(self.find_init, "process 1", BOOT_S)
+            until(lambda: self.run("systemctl is-system-running", check=False).stdout.strip() in ("running", "degraded"), "booted", BOOT_S)
         except BaseException:
             self.__exit__()
+            print(self.log.read_text())   # pytest shows it
             raise
         return self
 
@@ -50,6 +63,7 @@ class Machine:
             self.nspawn.wait(30)
 
     def find_init(self):
+        assert self.nspawn.poll() is None, "systemd-nspawn has ended"
         children = pathlib.Path(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children").read_text().split()
         return next((int(pid) for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "systemd\n"), None)
 

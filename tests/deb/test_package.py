@@ -114,7 +114,9 @@ def test_installing_starts_nothing(machine):
     assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
     assert re.match(r"uid=\d+\(pgpoll\) gid=\d+\(pgpoll\) groups=\d+\(pgpoll\)$", machine.says("id pgpoll"))
     assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout
-    assert machine.run("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup").stdout.count("\n") == 4
+    pages = machine.says("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup pgpoll-check").split()
+    assert len(pages) == 5
+    machine.run(f"lexgrog {' '.join(pages)}")   # which apropos and whatis go by
 
 
 def test_pgpoll_setup_starts_it(machine):
@@ -210,6 +212,21 @@ def test_restart_costs_nothing(machine):
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) != before
+
+
+def test_it_comes_back_however_often_it_failed(machine):
+    """systemd's own limit is five starts in ten seconds; then the socket would be gone, too."""
+    machine.run("echo PGPOLL_REREAD_S=nonsense >>/etc/default/pgpoll; systemctl restart pgpoll")
+    until(lambda: int(machine.show("pgpoll.service", "NRestarts")) > 6, "starts that failed", 30)
+    assert "PGPOLL_REREAD_S" in journal(machine)
+    waiting = machine.later(POLL + """'{"topics": ["a"], "timeout": 0}'""")
+    machine.run("sed -i '/^PGPOLL_REREAD_S=nonsense/d' /etc/default/pgpoll")
+    assert waiting.communicate(timeout=30)[0].endswith("200")
+    for _ in range(8):
+        machine.run("systemctl restart pgpoll")
+    assert poll(machine, "a")[0] == 200
+    settle(machine, 20)
+    assert machine.says("systemctl --failed --no-legend") == ""
 
 
 def test_boot_starts_it(machine):

@@ -130,9 +130,12 @@ def test_operating_metrics(fresh, topic):
 def test_operating_views(fresh):
     fresh.sql("CREATE ROLE monitor LOGIN IN ROLE pgpoll_monitor")
     queries = re.findall(r"^    (SELECT \* FROM pgpoll\..*;) +--", TEXT, re.M)
+    (explanation,) = re.findall(r"`(\\dv\+ .*?)` explains them", TEXT)
     assert len(queries) == 6
-    output = run(f". {fresh.run}/env && PGUSER=monitor psql -X -v ON_ERROR_STOP=1 <<'END'\n" + "\n".join(queries) + "\nEND")
-    assert output.count(" row") == 6, output
+    output = run(f". {fresh.run}/env && PGUSER=monitor psql -X -v ON_ERROR_STOP=1 <<'END'\n" + "\n".join([*queries, explanation]) + "\nEND")
+    assert len(re.findall(r"^\(\d+ rows?\)$", output, re.M)) == 7, output
+    for view in re.findall(r"pgpoll\.(\w+)", " ".join(queries)):
+        assert re.search(rf"^ pgpoll \| {view} .*\?", output, re.M), f"{view} does not say which question it answers"
 
 
 def test_operating_check(fresh):

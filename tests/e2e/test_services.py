@@ -232,7 +232,7 @@ def test_installed_files(installed):
     assert {path.relative_to(installed / "usr/share/pgpoll/sql") for path in (installed / "usr/share/pgpoll").rglob("*.sql")} == sources
 
 
-def test_installing_again_keeps_the_settings(tmp_path):
+def test_installing_again_and_removing_keep_the_settings(tmp_path):
     goal = ["make", "-s", "-C", ROOT, "install", f"DESTDIR={tmp_path}"]
     subprocess.run(goal, check=True, stdin=subprocess.DEVNULL)
     settings = tmp_path / "etc/default/pgpoll"
@@ -240,6 +240,8 @@ def test_installing_again_keeps_the_settings(tmp_path):
     subprocess.run(goal, check=True, stdin=subprocess.DEVNULL)
     assert settings.read_text() == "PGDATABASE=mine\n"
     assert "/usr/local/lib/pgpoll/pgpoll.fcgi" in (tmp_path / "usr/local/lib/systemd/system/pgpoll.service").read_text()
+    subprocess.run(["make", "-s", "-C", ROOT, "uninstall", f"DESTDIR={tmp_path}"], check=True, stdin=subprocess.DEVNULL)
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [settings]
 
 
 def test_sample_settings_are_those_of_help(database, installed):

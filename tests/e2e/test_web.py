@@ -15,7 +15,7 @@ import pytest
 
 import h2_client
 import web
-from server import LEAVING_S, POLL, STATS, WEB, new_topic, until
+from server import LEAVING_S, POLL, STATS, WEB, Server, new_topic, until
 
 pytestmark = pytest.mark.web
 METRICS = "/messages/poll/metrics"
@@ -278,3 +278,43 @@ def test_workers_that_come_back_are_found(server, topic):
         finally:
             away.rename(socket_file)
         until(lambda: door.request("POST", POLL, body).status == 200, "answers again", 4 if WEB == "lighttpd" else 0.5)
+
+
+# --- Apache's mod_fcgid, which starts the workers itself
+
+def under_fcgid(server, **options):
+    """mod_fcgid with workers of its own, in the server's database."""
+    database = {name: value for name, value in server.env.items() if name.startswith("PG") and name != "PGPOLL_URL"}
+    return {"kind": web.Fcgid, "programs": server.run / "bin",
+            "database": {**database, "PGUSER": "pgpoll_worker", "PGPOLL_LOG": str(server.run / "log" / "pgpoll.log")}, **options}
+
+
+@pytest.mark.skipif(WEB != "apache", reason="a module of Apache")
+def test_mod_fcgid():
+    topic = new_topic()
+    with Server(4, PGPOLL_CONNECTIONS="40") as server, fronted(server, **under_fcgid(
+            server, edit=lambda text: web.uncomment(text, "Authentication").replace("HEARTBEAT_S 10", "HEARTBEAT_S 1"))) as door:
+        def poll(**fields):
+            return door.request("POST", POLL, json.dumps({"topics": [topic], "timeout": 20, **fields}), basic("ann:secret"))
+
+        assert [door.request(method, POLL).status for method in ("POST", "GET", "OPTIONS")] == [401, 401, 204]
+        server.restrict("remote_user = 'ann'", refused=topic)
+        assert poll(timeout=0).messages == []
+        polls = [server.threads.submit(poll) for _ in range(5)]
+        server.until_waiting(topic, 5, seconds=20)
+        server.publish(topic, 1)
+        assert [answer.result(2).payloads for answer in polls] == [[1]] * 5
+
+        body = json.dumps({"topics": [topic], "timeout": 60})
+        with socket.create_connection(("127.0.0.1", door.port)) as client:
+            client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic('ann:secret')['Authorization']}\r\n"
+                           f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            server.until_waiting(topic, 1)
+        server.until_waiting(topic, 0, seconds=6)   # two heartbeats
+
+        assert get(door, STATS, ELSEWHERE)[0] == 403 and door.stats()["active_waiters"] == 0
+        assert door.request("GET", METRICS).headers["X-Content-Type-Options"] == "nosniff"
+        clients = list(slow_clients(door.port))
+        assert poll(timeout=0).seconds < 1
+        for client, _ in clients:
+            client.close()

@@ -1,5 +1,4 @@
-"""What takes too long for `make test`: polls as long as they come through every web server, and mod_fcgid, which starts its workers
-itself."""
+"""What takes too long for `make test`: polls as long as they come, and slow clients, through every web server."""
 import contextlib
 import http.client
 import json
@@ -7,20 +6,13 @@ import socket
 import threading
 import time
 
-from test_web import ELSEWHERE, basic, fronted, get, slow_clients
+from test_web import fronted, slow_clients, under_fcgid
 
 import h2_client
 import web
-from server import POLL, STATS, Server, new_topic
+from server import POLL, Server, new_topic
 
 BUSY_S, WAIT_S, POLLS = 10, 60, 8
-
-
-def under_fcgid(server, **options):
-    """mod_fcgid with workers of its own, in the server's database."""
-    database = {name: value for name, value in server.env.items() if name.startswith("PG") and name != "PGPOLL_URL"}
-    return {"kind": web.Fcgid, "programs": server.run / "bin",
-            "database": {**database, "PGUSER": "pgpoll_worker", "PGPOLL_LOG": str(server.run / "log" / "pgpoll.log")}, **options}
 
 
 def ask(port, topic, timeout, answers):
@@ -67,35 +59,6 @@ def test_every_poll_survives():
     for name, got in answers.items():
         assert [status for status, _ in got] == [200] * POLLS, (name, got)
         assert all(json.loads(body)["messages"] == [] for _, body in got)
-
-
-def test_mod_fcgid():
-    topic = new_topic()
-    with Server(4, PGPOLL_CONNECTIONS="40") as server, fronted(server, **under_fcgid(
-            server, edit=lambda text: web.uncomment(text, "Authentication").replace("HEARTBEAT_S 10", "HEARTBEAT_S 1"))) as door:
-        def poll(**fields):
-            return door.request("POST", POLL, json.dumps({"topics": [topic], "timeout": 20, **fields}), basic("ann:secret"))
-
-        assert [door.request(method, POLL).status for method in ("POST", "GET", "OPTIONS")] == [401, 401, 204]
-        server.restrict("remote_user = 'ann'", refused=topic)
-        assert poll(timeout=0).messages == []
-        polls = [server.threads.submit(poll) for _ in range(5)]
-        server.until_waiting(topic, 5, seconds=20)
-        server.publish(topic, 1)
-        assert [answer.result(2).payloads for answer in polls] == [[1]] * 5
-
-        body = json.dumps({"topics": [topic], "timeout": 60})
-        with socket.create_connection(("127.0.0.1", door.port)) as client:
-            client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic('ann:secret')['Authorization']}\r\n"
-                           f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
-            server.until_waiting(topic, 1)
-        server.until_waiting(topic, 0, seconds=6)   # two heartbeats
-
-        assert get(door, STATS, ELSEWHERE)[0] == 403 and door.stats()["active_waiters"] == 0
-        clients = list(slow_clients(door.port))
-        assert poll(timeout=0).seconds < 1
-        for client, _ in clients:
-            client.close()
 
 
 def cut_off(client):

@@ -5,6 +5,8 @@ import threading
 import time
 
 import psycopg2
+import psycopg2.errors
+import pytest
 
 opened = []     # every session that connect() made; conftest.py closes them after the test
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
@@ -39,6 +41,14 @@ def run(session, statement, *arguments):
 def publish(session, topic, *payloads):
     for payload in payloads:
         run(session, "INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, json.dumps(payload))
+
+
+def check_refusals(session):
+    """What must not get into the table does not."""
+    for column, value in *(("topic", name) for name in ("", " \u3000", "a\tb", "x" * 256)), ("created_at", "infinity"):
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            run(session, "INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES (%s, 'null', %s)",
+                *{"topic": "t", "created_at": "now", column: value}.values())
 
 
 def wait_until(condition, seconds=20):

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
-from sessions import Background, Reader, assign, close_all, opened, publish, run, wait_until, waits_for_lock
+from sessions import Background, Reader, assign, check_refusals, close_all, opened, publish, run, wait_until, waits_for_lock
 
 ROLES_SCRIPT = os.path.join(os.path.dirname(INSTALL), "roles.sql")
 ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^pgpoll_' ORDER BY 1"
@@ -165,15 +165,19 @@ def test_what_stands_in_public_is_not_looked_at(server):
     run(admin, "RESET ROLE; SET search_path = public, pg_catalog; SELECT pgpoll.prune('0')")
 
 
-def restore(source, from_database, target, to_database):
-    dump = subprocess.run(["pg_dump", "-d", from_database], env=source.environment, check=True, capture_output=True).stdout
+PSQL = "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"
+
+
+def restore(source, from_database, target, to_database, form="plain", program=PSQL):
+    dump = subprocess.run(["pg_dump", "-F", form, "-d", from_database], env=source.environment, check=True, capture_output=True).stdout
     target.psql("postgres", "-f", ROLES_SCRIPT)
     target.create(to_database)
-    subprocess.run(["psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-d", to_database], env=target.environment, check=True,
-                   input=dump)
+    done = subprocess.run([*program, "-d", to_database], env=target.environment, input=dump, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_restored_dump(server):
+@pytest.mark.parametrize("program", [("plain", PSQL), ("custom", ("pg_restore", "--exit-on-error"))], ids=["psql", "pg_restore"])
+def test_restored_dump(server, program):
     """Nothing is sent twice, cursors of before stay good, positions go on, and so does the retention's floor."""
     server.create("a")
     server.install("a")
@@ -184,9 +188,11 @@ def test_restored_dump(server):
     publish(admin, "t", 2, 3)
     client = Reader(admin, ["t"], {"t": 0})
     client.page(messages=1)
-    restore(server, "a", server, "b")
+    restore(server, "a", server, "b", *program)
     client.session = server.connect("b")
+    check_refusals(client.session)
     server.install("b")
+    check_refusals(client.session)
     assert client.read() == [3]
     publish(client.session, "t", 4)
     assert client.read() == [4]

@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 
+import psycopg2.errors
 import pytest
 
 from conftest import HERE, Cluster
-from sessions import Reader, assign, publish, run, wait_until
+from sessions import Reader, assign, check_refusals, publish, run, wait_until
 
 ROOT = pathlib.Path(HERE, "../..").resolve()
 VERSION = int(re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1])
@@ -91,7 +92,8 @@ def test_every_version_was_kept_and_can_be_left():
 
 @pytest.mark.parametrize("version", sorted(KEPT))
 def test_upgrade_from(server, version):
-    """Nothing is lost, cursors of before stay good, roles keep what they may, and the schema is that of an empty database."""
+    """Nothing is lost, no table is written anew, cursors of before stay good, publishers of before go on, roles keep what they may, and the
+    schema is that of an empty database."""
     server.install("d", KEPT[version])
     admin = server.connect("d")
     run(admin, "CREATE ROLE pgpoll_app LOGIN IN ROLE pgpoll_publisher")
@@ -105,15 +107,21 @@ def test_upgrade_from(server, version):
     client = Reader(admin, ["t"], {"t": run(admin, "SELECT min(position) FROM pgpoll.feed WHERE topic = 't'")[0][0]})
     stored = run(admin, "SELECT id, topic, payload::text, metadata, created_at FROM pgpoll.messages ORDER BY id")
     retained = run(admin, "SELECT * FROM pgpoll.retention")
+    files = "SELECT pg_relation_filenode('pgpoll.messages'), pg_relation_filenode('pgpoll.feed')"
+    before = run(admin, files)
+    publisher = server.connect("d")
+    run(publisher, "SET ROLE pgpoll_app; PREPARE publish AS INSERT INTO pgpoll.messages (topic, payload) VALUES ($1, $2)")
 
     said = done(server, "d")
     assert re.search(f"upgraded from version {version} to {VERSION}" if version < VERSION else "already", said), said
     assert version_of(server) == VERSION
     assert run(admin, "SELECT id, topic, payload::text, metadata, created_at FROM pgpoll.messages ORDER BY id") == stored
     assert run(admin, "SELECT * FROM pgpoll.retention") == retained
-    run(admin, "SET ROLE pgpoll_app")
-    publish(admin, "t", 4)
-    run(admin, "RESET ROLE")
+    assert run(admin, files) == before
+    run(publisher, "EXECUTE publish ('t', '4')")
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        run(publisher, "EXECUTE publish (' ', '4')")
+    check_refusals(admin)
     assert client.read() == [{"two": 2.50}, "3", 4]
     assert run(admin, "SELECT pgpoll.may_poll('', '{t}'), pgpoll.may_poll('', '{secret}')") == [(True, False)]
 

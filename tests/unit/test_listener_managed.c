@@ -584,6 +584,32 @@ static void by_the_topics_end(void)
     close_host(&host);
 }
 
+/* ---- a worker is killed */
+
+static void a_read_that_a_dead_worker_took_is_given_back(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT_EQUAL(sem_trywait(&host.scoreboard->reads), 0); /* and before it could write that down: */
+    scoreboard_mend_reads(host.scoreboard);
+    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* as yet it may be alive */
+    scoreboard_mend_reads(host.scoreboard);
+    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 0);
+    CU_ASSERT_EQUAL(sem_trywait(&host.scoreboard->reads), 0);
+    atomic_store(&host.slot->reading, 1);
+    for (int i = 0; i < 3; i++)
+        scoreboard_mend_reads(host.scoreboard);
+    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* a living one's */
+    (void)sem_post(&host.scoreboard->reads);         /* given back twice, which comes of one mended too soon */
+    for (int i = 0; i < 2; i++)
+        scoreboard_mend_reads(host.scoreboard);
+    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1);
+    atomic_store(&host.slot->reading, 0);
+    (void)sem_post(&host.scoreboard->reads);
+    close_host(&host);
+}
+
 /* ---- who is woken */
 
 static void only_who_waits_for_the_topic_is_woken(void)
@@ -683,6 +709,7 @@ CU_TestInfo listener_managed_tests[] = {
     { "a wait is ended by the manager's wish", by_the_managers_wish },
     { "a wait is ended by a drain", by_a_drain },
     { "a wait is ended by the topic's end", by_the_topics_end },
+    { "a read that a dead worker took is given back", a_read_that_a_dead_worker_took_is_given_back },
     { "only who waits for the topic is woken", only_who_waits_for_the_topic_is_woken },
     { "no wake is lost", no_wake_is_lost },
     CU_TEST_INFO_NULL,
