@@ -349,7 +349,8 @@ class Check:
                 self.complain("page", who, "got", len(places), "asked for", poll.limit)
             late = self.deaf or any(began <= poll.ended and poll.began <= ended for _, began, ended in self.outages)
             if more and not places and not poll.gaps and not late:
-                self.complain("page", who, "was told of more, and there was none")
+                self.complain("page", who, f"was told of more, and there was none from {poll.began:.2f} to {poll.ended:.2f},"
+                              f" timeout {poll.timeout}")
             for topic in poll.topics:
                 start = self.check_topic(who, poll, topic)
                 beginning.setdefault(topic, start)

@@ -1,4 +1,5 @@
 """Many publishers and readers at once; afterwards the whole history is compared with what each of them saw."""
+import contextlib
 import itertools
 import json
 import os
@@ -18,6 +19,12 @@ TOPICS = ["t0", "t1", "t2"]
 def history(session):
     return [(position, tuple(payload)) for position, payload in
             run(session, "SELECT f.position, m.payload FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id ORDER BY position")]
+
+
+def is_gone(session):
+    with contextlib.suppress(psycopg2.Error):
+        run(session, "SELECT 1")
+    return session.closed
 
 
 class Writer:
@@ -49,8 +56,8 @@ class Writer:
             except psycopg2.errors.SerializationFailure:
                 self.refused += 1
                 run(self.session, "ROLLBACK")
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                assert self.session.closed
+            except psycopg2.Error:
+                assert is_gone(self.session)
                 self.uncertain += pending
                 return
             time.sleep(self.random.random() * 0.005)
@@ -223,16 +230,28 @@ def test_what_was_committed_before_comes_before(admin):
         assert [(position, tuple(payload)) for position, payload in reader.got] == history(admin)
 
 
+def connect_again(cluster):
+    """As soon as the server takes connections."""
+    connected = []
+
+    def is_back():
+        with contextlib.suppress(psycopg2.OperationalError):
+            connected.append(cluster.connect("crash"))
+        return connected
+    wait_until(is_back)
+    return connected[0]
+
+
 def test_crash(cluster):
-    """Four times: amid publishing, or just after a message was read. Nothing is lost, and nothing comes twice: a position that was seen
-    is on disk."""
+    """Six times: amid publishing, or just after a message was read; of all, or of one process, after which the server begins anew by
+    itself. Nothing is lost, and nothing comes twice: a position that was seen is on disk."""
     cluster.start("wal_writer_delay=10s")   # which would bring it there sooner or later
     cluster.create("crash")
     cluster.install("crash")
     admin = cluster.connect("crash")
     reader = Reader(admin, TOPICS, dict.fromkeys(TOPICS, 0))
     committed, uncertain = [], []
-    for crash in range(4):
+    for crash in range(6):
         if crash == 3:      # ahead of the clock: only the last position keeps the next one from being lower
             run(admin, "SELECT setval('pgpoll.last_position', ((extract(epoch FROM clock_timestamp()) + 3600) * 1000)::bigint << 16)")
         stop = threading.Event()
@@ -247,13 +266,19 @@ def test_crash(cluster):
             publish(admin, "t0", [-1, crash])
             committed.append((-1, crash))
             assert reader.read() == [[-1, crash]]
-        kill_cluster(cluster.directory)
+        other = cluster.connect("crash")
+        if crash < 4:
+            kill_cluster(cluster.directory)
+        else:
+            os.kill(admin.info.backend_pid, signal.SIGKILL)
         for thread in writing:
             thread.join()
         committed += [payload for writer in writers for _, _, payload in writer.committed]
         uncertain += [payload for writer in writers for payload in writer.uncertain]
-        cluster.start()
-        admin = reader.session = cluster.connect("crash")
+        wait_until(lambda: is_gone(other))
+        if crash < 4:
+            cluster.start()
+        admin = reader.session = connect_again(cluster)
 
     publish(admin, "t0", [-1, 0])
     reader.read(messages=7)
