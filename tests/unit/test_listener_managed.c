@@ -601,7 +601,7 @@ static void a_read_that_a_dead_worker_took_is_given_back(void)
     for (int i = 0; i < 3; i++)
         scoreboard_mend_reads(host.scoreboard);
     CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* a living one's */
-    (void)sem_post(&host.scoreboard->reads);         /* given back twice, which comes of one mended too soon */
+    (void)sem_post(&host.scoreboard->reads);               /* given back twice, which comes of one mended too soon */
     for (int i = 0; i < 2; i++)
         scoreboard_mend_reads(host.scoreboard);
     CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1);
