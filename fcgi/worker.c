@@ -177,8 +177,8 @@ static void set_state(const struct worker *worker, enum slot_state state)
     } else {
         (void)atomic_fetch_add(&worker->scoreboard->polls, 1);
         idle = atomic_fetch_sub(&worker->scoreboard->idle, 1) - 1;
-        if (idle ==
-            worker->scoreboard->reserve - 1) /* from here on the manager looks by itself, until there are enough */
+        /* From here on the manager looks by itself, until there are enough. */
+        if (idle == worker->scoreboard->reserve - 1)
             scoreboard_ring(worker->scoreboard);
     }
 }
