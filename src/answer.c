@@ -1,20 +1,13 @@
 #include "answer.h"
 
 #include "cursor.h"
+#include "json_tree.h"
 #include "poll_request.h"
 #include "poll_waiter.h"
 
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <string.h>
-
-static bool take(struct json_object *object, const char *key, struct json_object *value)
-{
-    if (value && json_object_object_add(object, key, value) == 0)
-        return true;
-    json_object_put(value);
-    return false;
-}
 
 /* Appends text whose length is known to the compiler. */
 #define put(out, text) (printbuf_strappend((out), text) >= 0)
@@ -85,10 +78,8 @@ struct json_object *answer_error(enum error error, struct json_object *detail)
 
     if (!detail)
         detail = json_object_new_string(error_detail(error));
-    if (answer && take(answer, "detail", detail))
+    if (json_tree_add_member(answer, "detail", detail))
         return answer;
-    if (!answer)
-        json_object_put(detail);
     json_object_put(answer);
     return NULL;
 }

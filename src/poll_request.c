@@ -1,5 +1,6 @@
 #include "poll_request.h"
 
+#include "json_tree.h"
 #include "topic.h"
 #include "utf8.h"
 
@@ -33,31 +34,14 @@ struct faults {
     bool out_of_memory;
 };
 
-/* Puts a new object, or NULL when making it failed, into a container that takes it over. */
-static bool array_take(struct json_object *array, struct json_object *item)
-{
-    if (item && json_object_array_add(array, item) == 0)
-        return true;
-    json_object_put(item);
-    return false;
-}
-
-static bool object_take(struct json_object *object, const char *key, struct json_object *value)
-{
-    if (value && json_object_object_add(object, key, value) == 0)
-        return true;
-    json_object_put(value);
-    return false;
-}
-
 static struct json_object *fault_location(struct place place)
 {
     struct json_object *location = json_object_new_array();
 
-    if (!location || !array_take(location, json_object_new_string("body")) ||
-        (place.field && !array_take(location, json_object_new_string(place.field))) ||
-        (place.key && !array_take(location, json_object_new_string(place.key))) ||
-        (place.index >= 0 && !array_take(location, json_object_new_int64(place.index)))) {
+    if (!json_tree_add_item(location, json_object_new_string("body")) ||
+        (place.field && !json_tree_add_item(location, json_object_new_string(place.field))) ||
+        (place.key && !json_tree_add_item(location, json_object_new_string(place.key))) ||
+        (place.index >= 0 && !json_tree_add_item(location, json_object_new_int64(place.index)))) {
         json_object_put(location);
         return NULL;
     }
@@ -70,9 +54,10 @@ static void fault_add(struct faults *faults, struct place place, const char *mes
 
     if (!faults->list)
         faults->list = json_object_new_array();
-    if (!faults->list || !entry || !object_take(entry, "loc", fault_location(place)) ||
-        !object_take(entry, "msg", json_object_new_string(message)) ||
-        !object_take(entry, "type", json_object_new_string(type)) || !array_take(faults->list, json_object_get(entry)))
+    if (!json_tree_add_member(entry, "loc", fault_location(place)) ||
+        !json_tree_add_member(entry, "msg", json_object_new_string(message)) ||
+        !json_tree_add_member(entry, "type", json_object_new_string(type)) ||
+        !json_tree_add_item(faults->list, json_object_get(entry)))
         faults->out_of_memory = true;
     json_object_put(entry);
 }

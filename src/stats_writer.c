@@ -4,6 +4,7 @@
 #include "config.h"
 #include "database.h"
 #include "exchange.h"
+#include "json_tree.h"
 #include "log.h"
 #include "scoreboard.h"
 #include "topic_table.h"
@@ -95,14 +96,6 @@ int64_t stats_writer_due_ms(const struct stats_writer *writer)
 
 /* ---- what changed */
 
-static bool take(struct json_object *object, const char *key, struct json_object *value)
-{
-    if (value && json_object_object_add(object, key, value) == 0)
-        return true;
-    json_object_put(value);
-    return false;
-}
-
 static struct json_object *topics_of(const struct stats_writer *writer, const struct slot *slot)
 {
     struct json_object *topics = json_object_new_array();
@@ -120,11 +113,12 @@ static bool add_began(struct stats_writer *writer, const struct slot *slot, int6
 {
     struct json_object *row = json_object_new_object();
 
-    return row && json_object_array_add(writer->began, row) == 0 &&
-           take(row, "pid", json_object_new_int(atomic_load(&slot->pid))) &&
-           take(row, "topics", topics_of(writer, slot)) && take(row, "client", json_object_new_string(slot->client)) &&
-           take(row, "waited_ms", json_object_new_int64(now_ms - atomic_load(&slot->since_ms))) &&
-           take(row, "left_ms", json_object_new_int64(atomic_load(&slot->deadline_ms) - now_ms));
+    return json_tree_add_item(writer->began, row) &&
+           json_tree_add_member(row, "pid", json_object_new_int(atomic_load(&slot->pid))) &&
+           json_tree_add_member(row, "topics", topics_of(writer, slot)) &&
+           json_tree_add_member(row, "client", json_object_new_string(slot->client)) &&
+           json_tree_add_member(row, "waited_ms", json_object_new_int64(now_ms - atomic_load(&slot->since_ms))) &&
+           json_tree_add_member(row, "left_ms", json_object_new_int64(atomic_load(&slot->deadline_ms) - now_ms));
 }
 
 /* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
@@ -143,7 +137,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
-            made = json_object_array_add(writer->ended, json_object_new_int(entry->pid)) == 0;
+            made = json_tree_add_item(writer->ended, json_object_new_int(entry->pid));
             entry->pid = 0;
         }
         if (made && waits && (!entry->pid || entry->wait_number != now.wait_number)) {

@@ -2,6 +2,7 @@
 
 #include "clock.h"
 #include "cursor.h"
+#include "json_tree.h"
 #include "poll_waiter.h"
 
 #include <json-c/json.h>
@@ -64,14 +65,6 @@ void tally_clear(struct tally *tally)
 
 /* ---- names */
 
-static bool take(struct json_object *object, const char *key, struct json_object *value)
-{
-    if (value && json_object_object_add(object, key, value) == 0)
-        return true;
-    json_object_put(value);
-    return false;
-}
-
 struct writer {
     const struct tally *tally;
     struct json_object *rows;
@@ -86,9 +79,10 @@ static void put(struct writer *writer, int number, const char *metric, const cha
     if (!writer->made || (n == 0 && !writer->all))
         return;
     row = json_object_new_object();
-    writer->made = row && json_object_array_add(writer->rows, row) == 0 &&
-                   take(row, "metric", json_object_new_string(metric)) &&
-                   take(row, "label", json_object_new_string(label)) && take(row, "n", json_object_new_uint64(n));
+    writer->made = json_tree_add_item(writer->rows, row) &&
+                   json_tree_add_member(row, "metric", json_object_new_string(metric)) &&
+                   json_tree_add_member(row, "label", json_object_new_string(label)) &&
+                   json_tree_add_member(row, "n", json_object_new_uint64(n));
 }
 
 static void put_histogram(struct writer *writer, int sum, const int64_t *bounds_ms, const char *metric)
