@@ -24,5 +24,6 @@ extern CU_TestInfo listener_managed_tests[];
 extern CU_TestInfo reading_tests[];
 extern CU_TestInfo memory_tests[];
 extern CU_TestInfo tally_tests[];
+extern CU_TestInfo exchange_tests[];
 
 #endif
