@@ -1,4 +1,4 @@
-"""A hundred thousand polls of every kind (SOAK=1; a part of them in make test): memory and descriptors stay as they were, and the
+"""A hundred thousand polls of every kind (SOAK=1; else a few): memory and descriptors stay as they were, and the
 sanitizers have nothing to say, a leak least of all."""
 import contextlib
 import json

@@ -99,7 +99,7 @@ static bool is_plain(const struct poll_request *request)
 
 static void take_question(const uint8_t *data, size_t size)
 {
-    int socket = said(data, size), asked, queue[2];
+    int socket = said(data, size), queue[2], ours, theirs;
     struct reading reading, again;
     const bool taken = reading_accept(socket, &reading);
 
@@ -108,18 +108,17 @@ static void take_question(const uint8_t *data, size_t size)
         return;
     HOLDS(reading.request.topic_count > 0 && reading.request.limit > 0);
     for (int i = 0; i < reading.request.topic_count; i++)
-        HOLDS(strlen(reading.request.topics[i].name) <= reading.request.topics[i].length);
+        HOLDS(reading.request.topics[i].name[reading.request.topics[i].length] == '\0');
     if (is_plain(&reading.request)) {
         reading.question.give_up_ms = clock_monotonic_ms() + PATIENCE_MS;
         HOLDS(reading_new_queue(queue));
-        asked = reading_ask(queue[0], &reading.question);
-        HOLDS(asked >= 0);
-        socket = reading_take(queue[1]);
-        HOLDS(reading_accept(socket, &again));
+        ours = reading_ask(queue[0], &reading.question);
+        theirs = reading_take(queue[1]);
+        HOLDS(ours >= 0 && reading_accept(theirs, &again));
         hold_same_question(&reading.question, &again.question);
         reading_release(&again);
-        (void)close(asked);
-        (void)close(socket);
+        (void)close(ours);
+        (void)close(theirs);
         (void)close(queue[0]);
         (void)close(queue[1]);
     }
