@@ -102,7 +102,7 @@ $(BUILD)/tests/bench/storm: $(BUILD)/tests/bench/storm.o $(BUILD)/tests/bench/ht
 	$(Q)$(LINK) -o $@ $^ -lpq
 $(BUILD)/tests/bench/herd: $(BUILD)/tests/bench/herd.o
 	$(call note,LINK)
-	$(Q)$(LINK) -o $@ $^ -lfcgi
+	$(Q)$(LINK) -o $@ $^ -lfcgi -lpq
 
 $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)

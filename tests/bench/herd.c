@@ -2,12 +2,16 @@
  * What one process per poll can do at best behind the same web server: FastCGI workers that wait on an eventfd and answer from
  * shared memory. No database, one topic, nothing checked. What pgpoll takes longer than this is pgpoll's.
  *
- *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES
+ *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES [CHANNEL]
  *
  * POST /herd/publish: the body is the next message. GET /herd/waiting: how many polls wait. All else is a poll.
+ * CHANNEL: the payload of each of its notifications is the next message, too; the database by PG* variables. That is the least that a
+ * database can add: nothing is kept, and what is notified while nobody listens is lost.
  */
 #include <errno.h>
 #include <fcgiapp.h>
+#include <libpq-fe.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -31,14 +35,45 @@ static struct shared {
 
 static int wake_fd, epoll_fd;
 
+/* Where to write the message that add_message() then gives to all. */
+static char *next_message(void)
+{
+    return shared->messages[(atomic_load(&shared->last) + 1) % SLOTS];
+}
+
+static void add_message(void)
+{
+    (void)atomic_fetch_add(&shared->last, 1);
+    (void)eventfd_write(wake_fd, 1);
+}
+
 static void publish(FCGX_Request *request)
 {
-    unsigned next = atomic_load(&shared->last) + 1;
-    char *message = shared->messages[next % SLOTS];
+    char *message = next_message();
     message[FCGX_GetStr(message, SLOT_SIZE - 1, request->in)] = '\0';
-    atomic_store(&shared->last, next);
-    (void)eventfd_write(wake_fd, 1);
+    add_message();
     (void)FCGX_PutS("Status: 202 Accepted\r\n\r\n", request->out);
+}
+
+/* Until the connection is lost. */
+static void listen_to(const char *channel)
+{
+    PGconn *db = PQconnectdb("");
+    struct pollfd socket = { .fd = PQsocket(db), .events = POLLIN };
+    char command[128];
+    (void)snprintf(command, sizeof command, "LISTEN %s", channel);
+    PQclear(PQexec(db, command));
+    while (PQstatus(db) == CONNECTION_OK) {
+        PGnotify *notification;
+        while ((notification = PQnotifies(db))) {
+            (void)snprintf(next_message(), SLOT_SIZE, "%s", notification->extra);
+            add_message();
+            PQfreemem(notification);
+        }
+        (void)poll(&socket, 1, -1);
+        (void)PQconsumeInput(db);
+    }
+    (void)fprintf(stderr, "herd: %s", PQerrorMessage(db));
 }
 
 /* Until there is something after since, the client has gone, or it has been long enough. */
@@ -92,9 +127,9 @@ static void serve(void)
 
 int main(int argc, char **argv)
 {
-    long processes = argc == 2 ? strtol(argv[1], NULL, 10) : 0;
+    long processes = argc == 2 || argc == 3 ? strtol(argv[1], NULL, 10) : 0;
     if (processes < 1) {
-        (void)fputs("usage: herd PROCESSES (as a FastCGI program)\n", stderr);
+        (void)fputs("usage: herd PROCESSES [CHANNEL] (as a FastCGI program)\n", stderr);
         return 2;
     }
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -110,6 +145,8 @@ int main(int argc, char **argv)
             serve();
             return 1;
         }
+    if (argc == 3)
+        listen_to(argv[2]);
     while (wait(NULL) > 0 || errno == EINTR)
         ;
     return 1;

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 
-from systems import all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until_gone
+from systems import Notify, all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until_gone
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
 
@@ -18,6 +18,15 @@ WRITERS = {
     "plain INSERT": ("peer", INSERT % "messages"),
     "INSERT + NOTIFY": ("peer", f"WITH m AS ({INSERT % 'messages'} RETURNING id) SELECT pg_notify('messages', id::text) FROM m"),
 }
+
+
+def peer_env(server):
+    """Where the database of the peers is, in pgpoll's cluster; makes it if it is not there yet."""
+    env = {**server.env, "PGDATABASE": "peer"}
+    if ("peer",) not in server.sql("SELECT datname FROM pg_database"):
+        server.sql("CREATE DATABASE peer")
+        subprocess.run(["psql", "-XqAtc", PEER_SCHEMA], env={**env, "PATH": "/usr/bin:/bin"}, check=True, stdin=subprocess.DEVNULL)
+    return env
 
 
 class Sizes:
@@ -92,8 +101,9 @@ def add_deliveries(table, name, result):
 
 def latency(bench):
     table = bench.table("latency", "Delivery to 10 clients of a topic, 100 messages/s, from the start of the INSERT", "ms")
-    for system in bench.rounds(bench.systems):
-        add_deliveries(table, system.name, bench.storm(system, "paced", messages=100 * bench.sizes.seconds))
+    with Notify(bench.directory, 20, peer_env(bench.systems[0].server)) as notify:
+        for system in bench.rounds([*bench.systems, notify]):
+            add_deliveries(table, system.name, bench.storm(system, "paced", messages=100 * bench.sizes.seconds))
 
 
 def fanout(bench):
@@ -156,19 +166,13 @@ def rate_of(output):
     return int(found[1]), float(found[2])
 
 
-def create_peer(server):
-    server.sql("CREATE DATABASE peer")
-    env = {**server.env, "PGDATABASE": "peer", "PATH": "/usr/bin:/bin"}
-    subprocess.run(["psql", "-XqAtc", PEER_SCHEMA], env=env, check=True, stdin=subprocess.DEVNULL)
-
-
 def publish(bench):
     """All of it in one cluster, which the plain writers share with an idle pgpoll."""
     system, sizes = bench.systems[0], bench.sizes
     server, some = system.server, sizes.writers[len(sizes.writers) // 2]
     rates = bench.table("publish", "Publishing, one message a transaction, by number of writers at once", "transactions/s", "more")
     load = bench.table("load", f"Delivery to 10 clients, 100 messages/s, while {sizes.writers[-1]} writers publish to other topics as fast as they can", "ms")
-    create_peer(server)
+    peer_env(server)
     published = 0
 
     def run(name, writers):

@@ -7,10 +7,11 @@ import statistics
 
 RESULTS = pathlib.Path(__file__).with_name("results")
 README_BLOCK = re.compile(r"(?s)(<!-- make bench KEEP=NAME writes this -->\n).*(<!-- end -->\n)")
-COLOURS = {"pgpoll": "#2869c7", "no database": "#8b949e", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed"}
+COLOURS = {"pgpoll": "#2869c7", "no database": "#8b949e", "bare NOTIFY": "#7c3aed", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed"}
 
-SYSTEMS = ("“No database” is what one process per poll behind the same lighttpd can do at best: it waits on an eventfd and answers from memory. Nchan keeps "
-           "its messages in nginx's memory too, and loses them with it. Both are published to by POST.")
+SYSTEMS = ("“No database” is what one process per poll behind the same lighttpd can do at best: it waits on an eventfd and answers from memory. "
+           "“Bare NOTIFY” is the same, told by the NOTIFY of a transaction that INSERTs: the least that a database adds, without positions, order or a second try. "
+           "Nchan keeps its messages in nginx's memory, and loses them with it. It and “no database” are published to by POST.")
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>pgpoll, measured</title>

@@ -2,7 +2,7 @@
  * Long-polling clients, as many as asked for, on one loop, and one publisher beside them: so all times are by one clock. The
  * messages published are {"n":0,...}, {"n":1,...} and so on; every client must get each of them, once and in this order.
  *
- *   storm MODE --target pgpoll|herd|nchan --port P --topic T ...      (storm --help)
+ *   storm MODE --target pgpoll|herd|notify|nchan --port P --topic T ...      (storm --help)
  *
  * Prints one JSON object; tests/bench/run makes sense of it. It does not parse JSON: it knows what it published, and looks for that.
  * Anything that should not happen ends it with status 1.
@@ -66,13 +66,17 @@ static void sleep_until(int64_t when_ns)
 
 /* --- what is asked for */
 
-/* Where polls and publications go: paths end with the topic where they are Nchan's. Without publish_path by SQL. */
+/* Where polls and publications go: paths end with the topic where they are Nchan's. A publication is a POST or an SQL statement. */
 static const struct target {
-    const char *name, *poll_path, *ask_path, *publish_path;
+    const char *name, *poll_path, *ask_path, *publish_path, *publish_sql;
 } targets[] = {
-    { "pgpoll", "/messages/poll", "/messages/poll", NULL },
-    { "herd", "/messages/poll", "/messages/poll", "/herd/publish" },
-    { "nchan", "/sub/", "/ask/", "/pub/" },
+    { "pgpoll", "/messages/poll", "/messages/poll", NULL,
+      "INSERT INTO pgpoll.messages (topic, payload) VALUES ($1, $2)" },
+    { "herd", "/messages/poll", "/messages/poll", "/herd/publish", NULL },
+    { "notify", "/messages/poll", "/messages/poll", NULL,
+      "WITH m AS (INSERT INTO messages (topic, payload) VALUES ($1, $2) RETURNING payload)"
+      " SELECT pg_notify('herd', payload::text) FROM m" },
+    { "nchan", "/sub/", "/ask/", "/pub/", NULL },
 };
 
 enum mode { PACED, FANOUT, HOLD, DRAIN, ASK };
@@ -86,7 +90,8 @@ static struct options {
 } opt = { .clients = 10, .messages = 10, .rate = 100, .gap_ms = 300, .seconds = 5 };
 
 static const struct argp_option option_list[] = {
-    { "target", 't', "NAME", 0, "pgpoll (published to by SQL; the database by PG* variables), herd or nchan", 0 },
+    { "target", 't', "NAME", 0,
+      "pgpoll, notify (both published to by SQL; the database by PG* variables), herd or nchan", 0 },
     { "port", 'p', "PORT", 0, "of the web server, on 127.0.0.1", 0 },
     { "topic", 'T', "NAME", 0, "nothing was published to it before", 0 },
     { "clients", 'c', "N", 0, "that poll at a time", 0 },
@@ -202,7 +207,7 @@ static int publish_fd = -1;
 
 static void sql(PGresult *result)
 {
-    if (PQresultStatus(result) != PGRES_COMMAND_OK)
+    if (PQresultStatus(result) != PGRES_COMMAND_OK && PQresultStatus(result) != PGRES_TUPLES_OK)
         die("%s", PQerrorMessage(db));
     PQclear(result);
 }
@@ -216,7 +221,7 @@ static void publisher_open(void)
         return;
     }
     db = PQconnectdb("");
-    sql(PQprepare(db, "publish", "INSERT INTO pgpoll.messages (topic, payload) VALUES ($1, $2)", 2, NULL));
+    sql(PQprepare(db, "publish", opt.target->publish_sql, 2, NULL));
 }
 
 static void publish_by_sql(const char *payload)

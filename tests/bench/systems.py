@@ -30,6 +30,10 @@ class Pgpoll:
         self.server = Server(workers, run=directory / "pgpoll")
         self.port = self.server.port
 
+    @property
+    def env(self):
+        return self.server.env
+
     def __enter__(self):
         self.server.__enter__()
         return self
@@ -45,7 +49,9 @@ class Pgpoll:
 
 
 class Peer:
-    """Processes of our own, the last of which serves HTTP."""
+    """Processes of our own, the last of which serves HTTP. env: where its database is."""
+
+    env, arguments = {}, ()
 
     def __init__(self, directory, workers):
         self.run, self.workers, self.port, self.processes = directory / self.target, workers, free_port(), []
@@ -113,7 +119,7 @@ class Herd(Peer):
                 shutil.chown(self.run / path, "www-data", "www-data")
         shutil.copy(PROGRAMS / "herd", self.run / "bin")
         self.spawn("spawn-fcgi", "-n", "-s", f"{self.run}/fcgi/poll.sock", "-M", "0600", "-b", "4096", *identity,
-                   "--", f"{self.run}/bin/herd", str(self.workers + 20))
+                   "--", f"{self.run}/bin/herd", str(self.workers + 20), *self.arguments, **self.env)
 
         shipped = ROOT / "deploy" / "lighttpd"
         sockets = f'var.pgpoll_sockets = "{self.run}/fcgi"'
@@ -127,6 +133,17 @@ class Herd(Peer):
 
     def waiting(self):
         return int(self.get("/herd/waiting"))
+
+
+class Notify(Herd):
+    """The herd told by NOTIFY: what a database adds at the least."""
+    name = "bare NOTIFY"
+    target = "notify"
+    arguments = ("herd",)
+
+    def __init__(self, directory, workers, env):
+        super().__init__(directory, workers)
+        self.env = env
 
 
 class Nchan(Peer):
@@ -150,14 +167,10 @@ def all_systems():
 
 def storm(system, mode, **options):
     """Runs the load generator; returns what it prints. Every message must have reached every client once, in order."""
-    done = subprocess.run(storm_command(system, mode, options), env=environment(system), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120)
+    done = subprocess.run(storm_command(system, mode, options), env={**os.environ, **system.env}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120)
     result = json.loads(done.stdout) if done.stdout else {}
     assert done.returncode == 0, f"storm {mode} on {system.name}: " + str({k: v for k, v in result.items() if not k.endswith("_ms")})
     return result
-
-
-def environment(system):
-    return {**os.environ, **system.server.env} if isinstance(system, Pgpoll) else None
 
 
 def storm_command(system, mode, options):
@@ -168,7 +181,7 @@ def storm_command(system, mode, options):
 @contextlib.contextmanager
 def clients_held(system, count, **options):
     """As many clients waiting; gives the load generator's process id."""
-    with subprocess.Popen(storm_command(system, "hold", {"clients": count, **options}), env=environment(system), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
+    with subprocess.Popen(storm_command(system, "hold", {"clients": count, **options}), env={**os.environ, **system.env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
         try:
             assert clients.stdout.readline() == b"holding\n", f"{count} clients could not wait at {system.name}"
             until(lambda: system.waiting() == count, f"{count} clients waiting at {system.name}", 30)
