@@ -39,33 +39,40 @@ LEFT JOIN pgpoll.retention r ON r.topic = f.topic
 LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic
 ORDER BY f.bytes DESC, f.topic;
 COMMENT ON VIEW pgpoll.topics IS
-    'Which topics are how large and how old? Retained messages, bytes of payload and metadata, when the first and the last were committed, up to when the topic was pruned, and how many polls wait. Reads all of pgpoll.feed.';
+    'Which topics are how large and how old? Retained messages (but for those without a position yet: see retained), bytes of payload and metadata, when the first and the last were committed, up to when the topic was pruned, and how many polls wait. Reads all of pgpoll.feed.';
 
 CREATE OR REPLACE VIEW pgpoll.retained AS
 SELECT m.oldest, now() - m.oldest AS age, m.newest,
        c.messages AS messages_estimate,
        pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
-       (SELECT count(*) FROM pgpoll.retention) AS pruned_topics
+       (SELECT count(*) FROM pgpoll.retention) AS pruned_topics,
+       (SELECT count(*) FROM (SELECT next_xid, unfinished FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b
+        JOIN pgpoll.messages m ON m.xid >= b.next_xid OR m.xid = ANY (b.unfinished)) AS without_position
 FROM (SELECT (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
              (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
 CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;
 COMMENT ON VIEW pgpoll.retained IS
-    'How far back do messages go, and is pruning done? When the first and the last retained message''s transaction began, about how many there are (as of the last ANALYZE), their tables and indexes on disk, and how many topics were ever pruned. Cheap.';
+    'How far back do messages go, and is pruning done? When the first and the last retained message''s transaction began, about how many there are (as of the last ANALYZE), their tables and indexes on disk, and how many topics were ever pruned, and how many messages nobody has given a position yet, which whoever delivers does within moments: they add up while nobody is there. Cheap.';
 
 CREATE OR REPLACE VIEW pgpoll.held_up AS
-SELECT l.pid, a.usename, a.application_name, l.relation::regclass::text AS waits_for, l.mode,
+SELECT l.pid, a.usename, a.application_name, coalesce(c.oid::regclass::text, 'NOTIFY') AS waits_for, l.mode,
        clock_timestamp() - l.waitstart AS waited,
        b.pid AS blocked_by, b.usename AS blocked_by_user, b.application_name AS blocked_by_application,
-       b.state AS blocked_by_state, clock_timestamp() - b.xact_start AS blocked_by_transaction_age
+       b.state AS blocked_by_state, clock_timestamp() - b.xact_start AS blocked_by_transaction_age,
+       b.wait_event AS blocked_by_wait_event
 FROM pg_locks l
-JOIN pg_class c ON c.oid = l.relation AND c.relnamespace = 'pgpoll'::regnamespace
+JOIN pg_database d ON d.datname = current_database()
+LEFT JOIN pg_class c ON c.oid = l.relation AND l.database = d.oid AND c.relnamespace = 'pgpoll'::regnamespace
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS by (pid) ON true
 LEFT JOIN pg_stat_activity b ON b.pid = by.pid
-WHERE NOT l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+-- A COMMIT with a NOTIFY locks "database 0" until it is done, for the whole cluster (PreCommit_Notify in PostgreSQL's async.c).
+WHERE NOT l.granted
+  AND (c.oid IS NOT NULL
+       OR (l.locktype, l.database, l.classid, l.objid) = ('object', 0, 'pg_database'::regclass, 0) AND a.datid = d.oid)
 ORDER BY l.waitstart, l.pid, b.pid;
 COMMENT ON VIEW pgpoll.held_up IS
-    'Who is held up, and by whom? Sessions that wait for a lock on one of pgpoll''s tables, as those that give positions do (waits_for pgpoll.feed_lock), once for each session in their way. Short waits are normal. The state and transaction age of another role''s session are shown only to members of pg_read_all_stats.';
+    'Who is held up, and by whom? Sessions that wait for a lock on one of pgpoll''s tables, as those that give positions do (waits_for pgpoll.feed_lock), or, at COMMIT, for another''s NOTIFY (waits_for NOTIFY; the other may be in any database), once for each session in their way. Short waits are normal. The state, transaction age and wait_event of another role''s session are shown only to members of pg_read_all_stats; wait_event SyncRep: it waits for a standby.';
 
 CREATE OR REPLACE VIEW pgpoll.notification_queue AS
 SELECT pg_notification_queue_usage() AS used;

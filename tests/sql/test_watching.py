@@ -1,4 +1,6 @@
 """sql/watch_views.sql, where that takes several sessions."""
+import pytest
+
 from sessions import Background, connect, publish, run, wait_until
 
 HELD_UP = """SELECT pid, usename::text, application_name, waits_for, blocked_by, blocked_by_user::text, blocked_by_application,
@@ -19,4 +21,35 @@ def test_who_is_held_up_and_by_whom(admin):
     assert "sesame" not in str(run(admin, "SELECT h::text FROM pgpoll.held_up h"))
     holder.rollback()
     publishing.join()
+    assert run(watcher, HELD_UP) == []
+
+
+@pytest.fixture
+def standby_away(admin):
+    """Who asks for it waits in COMMIT, for a standby that is not there."""
+    def configure(statement):
+        run(admin, f"ALTER SYSTEM {statement}")
+        run(admin, "SELECT pg_reload_conf()")
+
+    configure("SET synchronous_standby_names = 'elsewhere'")
+    wait_until(lambda: run(admin, "SHOW synchronous_standby_names") == [("elsewhere",)])
+    yield
+    configure("RESET synchronous_standby_names")
+
+
+def test_who_is_held_up_at_commit_by_a_notify(admin, standby_away):
+    watcher, first, second = connect(), connect(application_name="first"), connect(application_name="second")
+    run(watcher, "SET ROLE pgpoll_monitor")
+    run(first, "SET synchronous_commit = on")
+    publishing = [Background(publish, first, "t", 1)]
+    wait_until(lambda: run(admin, "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", first.info.backend_pid))
+    publishing.append(Background(publish, second, "t", 2))
+    wait_until(lambda: run(watcher, HELD_UP))
+    held_up = [second.info.backend_pid, "postgres", "second", "NOTIFY", first.info.backend_pid, "postgres", "first"]
+    assert run(watcher, HELD_UP) == [(*held_up, None, True)]
+    assert run(admin, HELD_UP) == [(*held_up, "active", True)]
+    assert run(admin, "SELECT blocked_by_wait_event FROM pgpoll.held_up") == [("SyncRep",)]
+    run(admin, "SELECT pg_cancel_backend(%s)", first.info.backend_pid)     # it is committed all the same
+    for publisher in publishing:
+        publisher.join()
     assert run(watcher, HELD_UP) == []

@@ -77,6 +77,11 @@ SELECT is_empty('SELECT FROM pgpoll.topics', 'pruned');
 SELECT pg_temp.publish('small', '4'), pgpoll.assign_positions() \g /dev/null
 SELECT is((SELECT pruned_to < oldest FROM pgpoll.topics), true, 'and until when');
 SELECT results_eq('SELECT oldest, newest, age, pruned_topics FROM pgpoll.retained', $$VALUES (now(), now(), interval '0', 2::bigint)$$, 'what is kept');
+SELECT is((SELECT without_position FROM pgpoll.retained), 0::bigint, 'each has its position');
+SELECT pg_temp.publish('small', '5'), pg_temp.publish('big', '6') \g /dev/null
+SELECT is((SELECT without_position FROM pgpoll.retained), 2::bigint, 'until nobody is there to give it');
+SELECT pgpoll.assign_positions() \g /dev/null
+SELECT is((SELECT without_position FROM pgpoll.retained), 0::bigint, 'and then somebody is');
 SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_usage(), 'the queue');
 
 -- ---- all of them
