@@ -325,11 +325,13 @@ static void check_publishing(struct check *check)
     result =
         ask(check, "SELECT count(DISTINCT l.pid), coalesce(string_agg(DISTINCT b.pid::text, ', '), '')"
                    " FROM pg_locks l CROSS JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS b (pid)"
-                   " WHERE NOT l.granted AND l.waitstart < clock_timestamp() - interval '1 second' AND l.relation IN"
-                   " (SELECT oid FROM pg_class WHERE relnamespace = 'pgpoll'::regnamespace)");
+                   " WHERE NOT l.granted AND l.waitstart < clock_timestamp() - interval '1 second' AND (l.relation IN"
+                   " (SELECT oid FROM pg_class WHERE relnamespace = 'pgpoll'::regnamespace) OR"
+                   " (l.locktype, l.database, l.classid, l.objid) = ('object', 0, 'pg_database'::regclass, 0))");
     if (result && !is_empty(result, 1))
-        say(check, WRONG, "%s sessions have waited for more than a second for process %s: see pgpoll.held_up",
-            text(result, 0), text(result, 1));
+        say(check, WRONG,
+            "process %s of PostgreSQL keeps others waiting for more than a second (%s now): see pgpoll.held_up",
+            text(result, 1), text(result, 0));
     PQclear(result);
     result = ask(check, "SELECT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid"
                         " WHERE r.rolname = 'pgpoll_publisher')");
@@ -398,9 +400,9 @@ bool check_run(const struct config *config, FILE *out)
         check_limits(&check);
     if (check_connection(&check) && check_primary(&check) && check_schema(&check) && check_rights(&check)) {
         check_can_poll(&check);
+        check_publishing(&check); /* before LISTEN, which would wait for what it finds */
         check_listen(&check);
         check_queue(&check);
-        check_publishing(&check);
         check_clock(&check);
         if (config->workers > 0)
             check_connections(&check);

@@ -162,11 +162,38 @@ def test_publishing(own):
     publishing.start()
     try:
         until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waited > '1 second'"), "somebody held up")
-        complains(check(own), "1 sessions have waited", f"for process {holder}")
+        complains(check(own), f"process {holder} of PostgreSQL keeps others waiting", "(1 now)")
     finally:
         own.sql("ROLLBACK")
         publishing.join()
         publisher.close()
+
+
+def test_publishing_behind_a_notify(own):
+    """One COMMIT waits for a standby, the next one for its NOTIFY; a LISTEN cannot be tried then."""
+    publishers, publishing = [own.connect() for _ in range(2)], []
+    own.sql("ALTER SYSTEM SET synchronous_standby_names = 'elsewhere'")
+    try:
+        own.sql("SELECT pg_reload_conf()")
+        until(lambda: own.sql("SHOW synchronous_standby_names") == [("elsewhere",)], "the setting in force")
+        for publisher in publishers:
+            publisher.autocommit = True
+            publishing.append(threading.Thread(target=publisher.cursor().execute,
+                                               args=["INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1')"]))
+            publishing[-1].start()
+            until(lambda: own.sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event IN ('SyncRep', 'object')",
+                                  publisher.info.backend_pid), "its COMMIT held up")
+        until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waits_for = 'NOTIFY' AND waited > '1 second'"), "somebody held up")
+        outcome = check(own, PGOPTIONS="-c synchronous_commit=off")   # which does not wait for the standby
+        complains(outcome, f"process {publishers[0].info.backend_pid} of PostgreSQL keeps others waiting", count=2)
+        complains(outcome, "did not answer within 2 s", "pg_notify", count=2)
+    finally:
+        own.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        own.sql("SELECT pg_reload_conf()")
+        for thread in publishing:
+            thread.join(10)
+        for publisher in publishers:
+            publisher.close()
 
 
 def test_notification_queue(own):
