@@ -1,5 +1,6 @@
 /*
  * Long polling for browsers and Node 18 or later. Copy it, with its types (long_polling_client.d.mts) if you want them.
+ * Browsers must get it as JavaScript: a web server that does not know .mjs, as nginx, does under the name long_polling_client.js.
  *
  *     import { inFile, longPoll } from "./long_polling_client.mjs";
  *

@@ -1,10 +1,10 @@
 /*
- * The console: watches topics through examples/long_polling_client.mjs. The topics are in the page's address, their cursors in
+ * The console: watches topics through examples/long_polling_client.mjs, beside it as .js. The topics are in the page's address, their cursors in
  * the tab's session storage, so that a reload goes on where the page was, and two tabs do not take each other's place.
  *
  * Whatever comes from the server is text and nothing else; the page's Content-Security-Policy has the browser refuse innerHTML.
  */
-import { longPoll, Refused } from "./long_polling_client.mjs";
+import { longPoll, Refused } from "./long_polling_client.js";
 
 const KEPT_MESSAGES = 1000, KEPT_CHARACTERS = 16_000_000, MAX_TOPICS = 50, PAGE = 200;
 const PREVIEW_CHARACTERS = 400, SHOWN_CHARACTERS = 20_000, STATS_TOPICS = 20;

@@ -83,6 +83,23 @@ def test_an_operator_lets_a_network_in(server):
         assert [get(door, path, "127.0.0.9")[0] for path in (STATS, METRICS)] == [403, 403]
 
 
+# --- files
+
+def test_the_console_and_the_description(server):
+    """Each file with the type that browsers ask for."""
+    html, js = "text/html", "(text|application)/(x-)?javascript"
+    types = {"/console/": html, "/console/index.html": html, "/console/console.css": "text/css", "/console/console.js": js,
+             "/console/long_polling_client.js": js, "/console/icon.svg": re.escape("image/svg+xml"), "/openapi.json": "application/json"}
+    with fronted(server, edit=lambda text: web.uncomment(text, "The console").replace("/usr/local/share/pgpoll/www", str(server.run / "www"))) as door:
+        for path, wanted in types.items():
+            answer = door.request("GET", path)
+            assert answer.status == 200 and re.match(wanted, answer.headers["Content-Type"]), (path, answer, answer.headers["Content-Type"])
+        page = door.request("GET", "/console/").text + door.request("GET", "/console/console.js").text
+        assert {f"/console/{name}" for name in re.findall(r'(?:href|src|from)[ =]"(?:\./)?(\w+\.\w+)"', page)} < set(types)
+        assert door.poll(new_topic()).messages == [] and get(door, STATS, ELSEWHERE)[0] == 403
+    assert server.request("GET", "/console/").status == 404
+
+
 # --- users
 
 def basic(user):
