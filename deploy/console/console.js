@@ -98,6 +98,7 @@ function watchTopic(topic, start = "$") {
         next[topic] = start;
     cursors = next;
     setTopics([...topics, topic]);
+    at("topics").scrollTop = at("topics").scrollHeight;
     announce(`Watching ${visible(topic)}`);
 }
 
@@ -148,8 +149,12 @@ let paused = false, state = "", countdown, watching = { stop: new AbortControlle
 function setState(kind, text) {
     clearInterval(countdown);
     at("state").dataset.kind = kind;
+    at("state").title = "";
     at("state-text").textContent = text;
-    at("retry").hidden = kind !== "retrying" && kind !== "refused";
+    const settled = kind !== "retrying" && kind !== "refused";
+    if (settled && document.activeElement === at("retry"))
+        at("pause").focus(); // the button goes
+    at("retry").hidden = settled;
     if (kind !== state && !(state === "" && kind === "idle"))
         announce(text);
     state = kind;
@@ -204,10 +209,7 @@ function reasonOf(refused) {
     }
 }
 
-at("retry").addEventListener("click", () => {
-    watch();
-    at("pause").focus(); // the button goes
-});
+at("retry").addEventListener("click", watch);
 
 at("pause").addEventListener("click", () => {
     paused = !paused;
@@ -444,7 +446,7 @@ function showCommands() {
     const named = topics.length > 0 ? topics : ["orders"], curl = (request) => `curl ${location.origin}/messages/poll -d ${single(visible(spaced(request)))}`;
     const insert = `INSERT INTO pgpoll.messages (topic, payload) VALUES (${literal(named[0])}, '{"order_id": 1}')`;
     const lines = {
-        "Publish, after . .run/env": `psql -c ${quoted(insert)}`,
+        "Publish": `psql -c ${quoted(insert)}`,
         "Wait for the next": curl({ topics: named, timeout: 60 }),
         "Read all that is kept": curl({ topics: named, since: Object.fromEntries(named.map((topic) => [topic, "0"])), timeout: 0 }),
     };

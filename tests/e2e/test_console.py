@@ -168,9 +168,12 @@ def test_restarts(page, server, topic):
     page.until_state(r"Reconnecting( in \d+ s)?")
     assert page.text("#live") == "Connection lost"
     server.publish(topic, 1)
+    page.run("document.getElementById('retry').focus()")
+    assert page.focused == "retry" and page.run("return document.getElementById('state').title")
     server.start_lighttpd()
     page.until_payloads(1, seconds=20)
     page.until_state("Waiting for messages")
+    assert page.focused == "pause" and not page.run("return document.getElementById('state').title")   # neither the button nor its reason
     Postgres(server).restart()
     server.publish(topic, 2)
     page.until_payloads(1, 2)
@@ -301,6 +304,20 @@ def test_light_dark_narrow_and_without_motion(page, server, topic):
     for width in 320, 700, 1280:
         page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False})
         assert page.run("return document.documentElement.scrollWidth <= innerWidth"), width
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_fifty_topics_leave_room_for_messages(page, server, topic):
+    page.open(*(f"{n} {'x' * 60}" for n in range(49)), topic)
+    server.publish(topic, 1)
+    page.until_payloads(1)
+    for width in 320, 1280:
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 640, "deviceScaleFactor": 1, "mobile": False})
+        row = page.run("return document.querySelector('#messages li').getBoundingClientRect().bottom")
+        visible = page.run("const part = document.querySelector('.scroller').getBoundingClientRect(); return Math.min(part.bottom, innerHeight)")
+        assert row <= visible, width
+        page.run("document.querySelector('#topics li:last-child button').focus()")
+        assert page.run("return document.querySelector('#topics').scrollTop") > 0
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
