@@ -32,7 +32,7 @@ export interface CursorStorage {
 export interface LongPollOptions {
     /** Where to begin a topic that the storage has no cursor for; without one, from now on. "0": all that is kept. */
     since?: Cursors;
-    /** Seconds that a poll waits at the server, 0 to 60; 30 if not given. */
+    /** Seconds that a poll waits at the server, 1 to 60; 30 if not given. */
     timeout?: number;
     /** Messages in one answer, 1 to 1,000; 100 if not given. */
     limit?: number;

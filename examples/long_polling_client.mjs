@@ -10,7 +10,7 @@
  * A message counts as done when you ask for the next one; with a storage, its page's end is written there. After a crash the
  * last page comes again, so do the same message twice without harm.
  */
-const FIRST_BACKOFF_S = 0.5, LAST_BACKOFF_S = 30, LONGEST_RETRY_AFTER_S = 3600, GRACE_S = 10;
+const FIRST_BACKOFF_S = 0.5, LAST_BACKOFF_S = 30, LONGEST_RETRY_AFTER_S = 3600, SILENCE_S = 10;
 
 /** The server says that this request is wrong: asking again would not help. */
 export class Refused extends Error {
@@ -88,7 +88,13 @@ export async function* longPoll(url, topics, options = {}) {
 async function poll(url, request, { headers, parse = JSON.parse, signal, onOpen }) {
     const attempt = new AbortController();
     const stop = () => attempt.abort();
-    const timer = setTimeout(stop, (request.timeout + GRACE_S) * 1000);
+    // It is silence that ends the attempt, not how long an answer takes to arrive: on a slow line that may be minutes.
+    let timer;
+    const expect = (seconds) => {
+        clearTimeout(timer);
+        timer = setTimeout(() => attempt.abort(new Error(`nothing from the server for ${seconds} s`)), seconds * 1000);
+    };
+    expect(request.timeout + SILENCE_S);
     signal?.addEventListener("abort", stop);
     try {
         const response = await fetch(`${url}/messages/poll`, {
@@ -99,10 +105,14 @@ async function poll(url, request, { headers, parse = JSON.parse, signal, onOpen 
         });
         if (response.status >= 400 && response.status < 500 && ![408, 425, 429].includes(response.status))
             throw new Refused(response.status, await response.text());
-        if (response.status !== 200)
+        if (response.status !== 200 || !response.body)
             throw new Unavailable(response);
         onOpen?.();
-        const answer = parse(await response.text());
+        const reader = response.body.getReader(), decoder = new TextDecoder();
+        let text = "";
+        for (let part; !(part = await reader.read()).done; expect(request.timeout + SILENCE_S))
+            text += decoder.decode(part.value, { stream: true });
+        const answer = parse(text);
         if (!Array.isArray(answer?.messages) || !answer.next_since)
             throw new Error("not an answer of pgpoll");
         return answer;

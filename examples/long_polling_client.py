@@ -105,7 +105,7 @@ def main():
         for topic, gap in answer.get("gaps", {}).items():
             print(f"{topic}: messages may be missing ({gap['reason']}), asked for {gap['requested']}", file=sys.stderr)
         for message in answer["messages"]:
-            print(json.dumps(message, ensure_ascii=False), flush=True)
+            print(json.dumps(message), flush=True)   # ASCII: any terminal and any file takes it, whatever JSON holds
         if arguments.cursors:
             save(arguments.cursors, answer["next_since"])
 

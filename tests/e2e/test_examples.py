@@ -243,6 +243,64 @@ def test_an_example_before_a_server_that_fails_in_every_way(client):
         server.shutdown()
 
 
+def test_the_python_client_prints_whatever_json_holds(server, topic):
+    """Half a surrogate pair is valid JSON, and a terminal may know ASCII only: neither may keep what follows from being read."""
+    client = ["env", "PYTHONIOENCODING=ascii", sys.executable, "-u", EXAMPLES / "long_polling_client.py", server.url, topic]
+    with Program(*client) as program:
+        server.until_waiting(topic)
+        server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, '"half \\ud800, 3 €"')
+        server.publish(topic, "next")
+        assert program.messages(2) == [(topic, "half \ud800, 3 €"), (topic, "next")]
+
+
+class SlowLine(http.server.BaseHTTPRequestHandler):
+    """Takes 13 s for an answer, and for ever where the topic is "silent"."""
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if request["topics"] == ["silent"]:
+            return self.server.over.wait()
+        self.server.asked.append(request)
+        body = json.dumps({"messages": [{"topic": "slow", "message_id": "msg_1", "payload": "€" * 200}], "has_more": False,
+                           "next_since": {"slow": "msg_1"}}, ensure_ascii=False).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        for start in range(0, len(body), 20):
+            self.wfile.write(body[start:start + 20])
+            self.server.over.wait(13 * 20 / len(body))
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_module_on_a_slow_line():
+    """A page that takes longer than a poll comes all the same; a server that says nothing is given up."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowLine) as server:
+        server.asked, server.over = [], threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        said = run_node(f'''
+            import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+            const url = process.argv[1], controller = new AbortController();
+            const silent = {{ timeout: 1, since: {{ silent: "0" }}, signal: controller.signal, onRetry: (error) => {{
+                console.log(JSON.stringify(error.message));
+                controller.abort();
+            }} }};
+            await Promise.all([
+                (async () => {{ for await (const message of longPoll(url, ["silent"], silent)); }})(),
+                (async () => {{
+                    for await (const {{ payload }} of longPoll(url, ["slow"], {{ timeout: 1, since: {{ slow: "0" }} }})) {{
+                        console.log(JSON.stringify(payload));
+                        break;
+                    }}
+                }})(),
+            ]);
+            ''', f"http://127.0.0.1:{server.server_port}")
+        assert said == ["nothing from the server for 11 s", "€" * 200] and len(server.asked) == 1
+        server.over.set()
+        server.shutdown()
+
+
 def run_node(source, *arguments):
     done = subprocess.run(["node", "--input-type=module", "-e", source, "--", *arguments], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
