@@ -1,4 +1,5 @@
 """What README tells a reader to type, typed: only the port and the directory are this test's."""
+import io
 import json
 import os
 import re
@@ -51,13 +52,26 @@ def test_the_first_screen(fresh):
 def test_publishing(fresh):
     fresh.sql("CREATE TABLE orders (id integer, status text)")
     fresh.sql("INSERT INTO orders VALUES (1, 'new')")
-    (block,) = re.findall(r"```sql\n(.*?)```", TEXT, re.S)
+    block, trigger = re.findall(r"```sql\n(.*?)```", TEXT, re.S)
     since = fresh.poll("orders").next_since
     fresh.sql(block)
     (message,) = fresh.poll("orders", since=since).messages
     assert message["payload"] == {"order_id": 1, "status": "paid"} and message["metadata"] == {"source": "shop"}
     fresh.sql("CREATE ROLE my_app LOGIN")
     fresh.sql(*re.findall(r"`(GRANT pgpoll_publisher TO my_app)`", TEXT))
+
+    fresh.sql(trigger)
+    fresh.sql("CREATE ROLE clerk; GRANT SELECT, UPDATE ON orders TO clerk")
+    since = fresh.poll("orders").next_since
+    fresh.sql("BEGIN; SET LOCAL ROLE clerk; UPDATE orders SET status = 'sent' WHERE id = 1; COMMIT")
+    answer = fresh.poll("orders", since=since)
+    assert answer.payloads == [{"order_id": 1, "status": "sent"}]
+    fresh.sql("SET ROLE my_app")
+    (copy,) = re.findall(r"`(COPY pgpoll\.messages .*?)`", TEXT)
+    with fresh.db.cursor() as cursor:
+        cursor.copy_expert(copy, io.StringIO("".join(f"orders\t{n}\n" for n in range(50))))
+    fresh.sql("RESET ROLE")
+    assert fresh.poll("orders", since=answer.next_since).payloads == list(range(50))
     assert fresh.sql(*re.findall(r"`(SELECT pgpoll\.prune\('7 days'\))`", TEXT)) == [(0,)]
 
 
