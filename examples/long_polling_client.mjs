@@ -43,11 +43,11 @@ export async function* longPoll(url, topics, options = {}) {
     // Without a prototype: a topic may be called "__proto__".
     let cursors = Object.create(null);
     for (const [topic, cursor] of Object.entries({ ...options.since, ...(await storage?.load()) }))
-        if (topics.includes(topic))
+        if (topics.includes(topic) && cursor !== "$")
             cursors[topic] = cursor;
 
     for (let failures = 0; !signal?.aborted;) {
-        // A topic without a cursor is read from now on. When that is, it first asks at once, so that no failure of a longer
+        // A topic without a cursor (or with "$") is read from now on. When that is, it first asks at once, so that no failure of a longer
         // poll can lose what is committed meanwhile.
         const seconds = topics.every((topic) => cursors[topic]) ? timeout : 0;
         let answer;

@@ -29,8 +29,8 @@ class LongPollingClient:
     def __init__(self, url, topics, since=None):
         self.url = url.rstrip("/") + "/messages/poll"
         self.topics = topics
-        # Topic -> cursor. A topic without one is read from now on; "0" would read everything that the server still has.
-        self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics}
+        # Topic -> cursor. A topic without one, or with "$", is read from now on; "0" would read everything that the server still has.
+        self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor != "$"}
         self.http = requests.Session()
 
     def poll(self):

@@ -227,13 +227,14 @@ class Faults(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_an_example_before_a_server_that_fails_in_every_way(client):
+def test_an_example_before_a_server_that_fails_in_every_way(client, tmp_path):
     """What pgpoll, and what may stand before it, can answer."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faults) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         server.asked, server.faults = [], [(503, {"Retry-After": "1"}, b"{}"), (500, {}, b"<html>"), (429, {}, b""),
                                            (200, {}, b"<html>not JSON"), (200, {}, b"[]"), (200, {}, b'{"messages": []}')]
-        with Program(*client(f"http://127.0.0.1:{server.server_port}/", "a")) as program:
+        (tmp_path / "cursors").write_text('{"a": "$"}')   # from now on, as without one
+        with Program(*client(f"http://127.0.0.1:{server.server_port}/", "a", cursors=str(tmp_path / "cursors"))) as program:
             assert program.messages(1) == [("a", 1)]
             assert len(program.errors) == len(server.faults)
         times, requests = zip(*server.asked)
