@@ -158,6 +158,7 @@ function setState(kind, text) {
     if (kind !== state && !(state === "" && kind === "idle"))
         announce(text);
     state = kind;
+    showEmpty();
 }
 
 function setRetrying(error, seconds) {
@@ -335,6 +336,7 @@ function showEmpty() {
     at("empty").textContent = entries.length > 0 ? "No message matches the filter."
         : paused ? "Paused. What is published meanwhile stays at the server, and comes when you go on."
         : topics.length === 0 ? "Type the name of a topic above to watch its messages arrive."
+        : state === "refused" ? "Nothing comes, because the server refused the poll: see above."
         : "Nothing yet. Publish a message: the line is under “From a shell”.";
 }
 

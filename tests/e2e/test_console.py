@@ -202,6 +202,7 @@ def test_gaps_and_refusals_are_told(page, server, topic):
             return page.text("#state-text") == "Refused: Access denied to one or more requested topics"
 
         until(refused, "the refusal", seconds=15)   # a manager may go by what it knew
+        assert page.text("#empty").startswith("Nothing comes")
         page.allow("status of 403")
     finally:
         server.unrestrict()
