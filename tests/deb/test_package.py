@@ -212,6 +212,8 @@ def test_restart_costs_nothing(machine):
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) != before
+    machine.run("journalctl --sync")
+    assert "signal 15" not in journal(machine)   # to be ended is no trouble
 
 
 def test_it_comes_back_however_often_it_failed(machine):
