@@ -125,6 +125,8 @@ static void clear_slot(struct manager *manager, int number)
 
 static void log_death(const char *who, pid_t pid, int status)
 {
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM)
+        return; /* asked to end, as systemd asks everybody at once */
     if (WIFSIGNALED(status))
         log_write(LOG_LEVEL_WARNING, "%s %d was killed by signal %d", who, (int)pid, WTERMSIG(status));
     else if (WEXITSTATUS(status) != 0)

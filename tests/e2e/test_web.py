@@ -5,10 +5,12 @@ import contextlib
 import copy
 import gzip
 import http.client
+import http.server
 import json
 import re
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -125,6 +127,52 @@ def test_users_reach_can_poll(server, topic):
             assert status(**basic("bob:secret"), **claims) == 403
             assert status("OPTIONS") == 204   # a browser asks without
             assert server.request("POST", POLL, body, {**claims, **basic("ann:secret")}).status == 403
+        finally:
+            server.unrestrict()
+
+
+@contextlib.contextmanager
+def application():
+    """The port of one that knows its users by their cookie."""
+    class Application(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            user = {"session=1": "ann", "session=2": "bob"}.get(self.headers["Cookie"])
+            self.send_response(200 if user else 401)
+            self.send_header("Content-Length", "0")
+            if user:
+                self.send_header("X-User", user)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Application) as listening:
+        threading.Thread(target=listening.serve_forever).start()
+        try:
+            yield listening.server_port
+        finally:
+            listening.shutdown()
+
+
+@pytest.mark.skipif(WEB != "nginx", reason="nginx's")
+def test_users_of_an_application_reach_can_poll(server, topic):
+    name = "ann:" + topic
+    body = json.dumps({"topics": [name], "since": {name: "0"}, "timeout": 0})
+
+    def logins(text):
+        text = web.uncomment(text, "Or the login of your application")
+        settings = " ".join(re.search(r"\(`(internal;.*?)`\)", text.replace("\n    #", ""), re.S)[1].split())
+        return text + f"location = /pgpoll-user {{ {settings} proxy_pass http://127.0.0.1:{port}; }}\n"
+
+    with application() as port, fronted(server, edit=logins) as door:
+        try:
+            server.restrict("topic LIKE remote_user || ':%'", refused=topic)
+            server.publish(name, 1)
+            answer = door.request("POST", POLL, body, {"Cookie": "session=1"})
+            assert answer.status == 200 and answer.payloads == [1]
+            assert door.request("POST", POLL, body, {"Cookie": "session=2"}).status == 403
+            assert door.request("POST", POLL, body, {"X-User": "ann", **basic("ann:secret")}).status == 401
+            assert get(door, "/pgpoll-user", LOCAL)[0] == 404
         finally:
             server.unrestrict()
 
