@@ -4,6 +4,7 @@
 \set QUIET on
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
+SET standard_conforming_strings = on;
 SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
 -- Rather fail than hold up publishers behind a transaction that stays open.
 SET lock_timeout = '3s';
@@ -43,6 +44,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir views.sql
 \ir functions/ring_doorbell.sql
 \ir functions/replicate_message.sql
+\ir functions/truncate_messages.sql
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql

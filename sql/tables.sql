@@ -46,19 +46,16 @@ CREATE SEQUENCE IF NOT EXISTS pgpoll.last_position AS bigint MINVALUE 0 START 0;
 CREATE TABLE IF NOT EXISTS pgpoll.feed_lock () WITH (autovacuum_enabled = off);
 
 -- Up to where positions were given: to the messages of every transaction before next_xid, but for those unfinished.
--- The last row counts. It is never updated, so that a long transaction, which keeps old rows alive, costs nothing here.
+-- The last row counts. It is never updated, so that a long transaction, which keeps old rows alive, costs nothing here. The first look
+-- writes the first: one from here would be in the way of those that pg_dump --data-only or a subscription bring.
 CREATE TABLE IF NOT EXISTS pgpoll.batches (
     position     bigint PRIMARY KEY,      -- the last one given
     next_xid     xid8 NOT NULL,
     unfinished   xid8[] NOT NULL,
-    server_start timestamptz NOT NULL DEFAULT pg_postmaster_start_time(),
-    cluster      bigint NOT NULL DEFAULT (pg_control_system()).system_identifier, -- whose transaction numbers these are
-    messages     oid NOT NULL DEFAULT 'pgpoll.messages'::regclass -- of which table, since copies of a cluster have its identifier
+    server_start timestamptz NOT NULL,
+    cluster      bigint NOT NULL,         -- whose transaction numbers these are
+    messages     oid NOT NULL             -- of which table, since copies of a cluster have its identifier
 );
-INSERT INTO pgpoll.batches (position, next_xid, unfinished)
-SELECT s.last_value, pg_snapshot_xmax(pg_current_snapshot()), ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot()))
-FROM pgpoll.last_position s
-WHERE NOT EXISTS (SELECT FROM pgpoll.batches);
 
 -- Until when publishers need not say that they published, in milliseconds since 1970. A sequence, because it is read without a
 -- snapshot and set without a commit.

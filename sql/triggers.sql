@@ -16,6 +16,14 @@ BEGIN
                    WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'replicate_message') THEN
         CREATE TRIGGER replicate_message BEFORE INSERT OR UPDATE ON pgpoll.messages
             FOR EACH ROW EXECUTE FUNCTION pgpoll.replicate_message();
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_trigger
+               WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'replicate_message' AND tgenabled <> 'R') THEN
         ALTER TABLE pgpoll.messages ENABLE REPLICA TRIGGER replicate_message;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
+                   WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'truncate_messages') THEN
+        CREATE TRIGGER truncate_messages AFTER TRUNCATE ON pgpoll.messages EXECUTE FUNCTION pgpoll.truncate_messages();
+        ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER truncate_messages;
     END IF;
 END $$;

@@ -177,7 +177,8 @@ static bool check_primary(struct check *check)
             "synchronous_standby_names asks for a standby and none is connected: every COMMIT waits,"
             " and so does every NOTIFY");
     if (is_true(result, 3))
-        say(check, NOTE, "synchronous_commit is off: a crash of PostgreSQL may undo messages that were delivered");
+        say(check, NOTE,
+            "synchronous_commit is off: a crash of PostgreSQL may undo what was committed and not yet delivered");
     primary = primary && !is_true(result, 1) && !is_true(result, 2);
     PQclear(result);
     return primary;

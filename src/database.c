@@ -125,10 +125,10 @@ static enum error pipeline_start(struct database *database, struct pipeline *pip
     return ERROR_PENDING;
 }
 
-/* Whether another try may succeed: shut down, out of resources, conflict, cancelled (manual, appendix A). */
+/* Whether another try may succeed: shut down, out of resources, conflict, cancelled, read-only as on a standby (manual, appendix A). */
 static bool is_passing(const char *sqlstate)
 {
-    static const char *const classes[] = { "08", "40", "53", "55", "57", "58" };
+    static const char *const classes[] = { "08", "25", "40", "53", "55", "57", "58" };
 
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
         if (strncmp(sqlstate, classes[i], 2) == 0)

@@ -39,7 +39,7 @@ BEGIN
     END IF;
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
-    IF last.server_start <> pg_postmaster_start_time() THEN
+    IF last.server_start IS DISTINCT FROM pg_postmaster_start_time() THEN
         last := pgpoll.adopt_messages(last);
         mine := pg_current_xact_id_if_assigned();
     END IF;
@@ -67,6 +67,9 @@ BEGIN
     assigned := cardinality(ids);
     IF assigned = 0 AND NOT note THEN
         RETURN;
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        SET LOCAL synchronous_commit = local; -- else a crash might forget positions that clients have seen, and keep the messages
     END IF;
 
     last.position := setval('pgpoll.last_position', after + greatest(assigned, 1));

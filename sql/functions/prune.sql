@@ -1,5 +1,6 @@
 -- Deletes messages committed longer ago than keep, oldest first in each topic and at most batch of them, and records how far
--- each topic was pruned. Returns the number deleted: call it until that is 0. Safe while everything runs.
+-- each topic was pruned. Returns the number deleted: call it until that is 0. Safe while everything runs. Call it in READ COMMITTED:
+-- else it gives no positions, and finds nothing where nobody polls.
 CREATE OR REPLACE FUNCTION pgpoll.prune(keep interval, batch integer DEFAULT 5000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -196,6 +196,22 @@ def test_a_poll_begun_while_postgres_is_away_waits_for_it(server, topic):
     assert poll.result().payloads == [1]
 
 
+def test_a_poll_waits_for_a_database_that_is_read_only(server, topic):
+    """As a standby is, until it is promoted."""
+    terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'"
+    server.sql("ALTER ROLE pgpoll_worker SET default_transaction_read_only = on")
+    try:
+        server.sql(terminate)
+        server.publish(topic, 1)
+        poll = server.poll_later(topic, since={topic: "0"}, timeout=20)
+        refused = server.poll(topic, since={topic: "0"}, timeout=1, status=503)
+        assert int(refused.headers["Retry-After"]) > 0 and refused.seconds > 0.9
+        assert not poll.done()
+    finally:
+        server.sql("ALTER ROLE pgpoll_worker RESET default_transaction_read_only")
+    assert poll.result().payloads == [1] and server.poll(topic, since={topic: "0"}).payloads == [1]
+
+
 def test_workers_told_to_end_while_postgres_is_away(topic):
     """A poll that has no cursor to be answered with yet is held until it has one."""
     with Server(4, errors="a worker died as soon as it was started") as server:

@@ -65,9 +65,9 @@ class Cluster:
         return subprocess.run(["psql", "-X", "-d", database, "-U", user, *arguments], env=self.environment, text=True,
                               capture_output=True, stdin=subprocess.DEVNULL, check=False)
 
-    def install(self, database, script=INSTALL, **options):
+    def install(self, database, script=INSTALL, arguments=(), **options):
         """Runs a script of sql/, which has nothing to say."""
-        done = self.psql(database, "-f", script, **options)
+        done = self.psql(database, *arguments, "-f", script, **options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     def create(self, database, *options):

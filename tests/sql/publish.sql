@@ -127,6 +127,15 @@ UPDATE pgpoll.messages SET xid = '1000000000000' WHERE topic = 'replicated';
 SET LOCAL session_replication_role = origin;
 SELECT is(pgpoll.assign_positions(), 0, 'whatever their transaction''s number was elsewhere');
 
+-- Emptied by hand: new messages may have the numbers of old ones.
+
+SELECT pg_temp.publish('emptied', '"old"', '"gone"');
+SELECT pg_temp.at('"gone"') AS emptied \gset
+TRUNCATE pgpoll.messages RESTART IDENTITY;
+SELECT pg_temp.publish('full', '"again"') FROM generate_series(1, 3);
+SELECT is(pg_temp.page('{full,emptied}', '{0,0}'), '{"\"again\"","\"again\"","\"again\""}', 'TRUNCATE: only what came after it, where it belongs');
+SELECT is(pg_temp.starts('{emptied}', ARRAY[:emptied - 1]), ARRAY[:emptied || ' expired'], 'who was overtaken is told');
+
 -- Plans: a session may keep those that it made when there were few messages.
 
 CREATE FUNCTION pg_temp.seq_scans() RETURNS bigint LANGUAGE sql AS $$

@@ -43,6 +43,7 @@ INSERT INTO rights VALUES
     ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell'),
     ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER INSERT ON mine EXECUTE FUNCTION pgpoll.ring_doorbell()'),
     ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t BEFORE INSERT ON mine EXECUTE FUNCTION pgpoll.replicate_message()'),
+    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER TRUNCATE ON mine EXECUTE FUNCTION pgpoll.truncate_messages()'),
     ('', $$CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql AS 'SELECT true'$$),
     ('pgpoll_poller', $$SELECT pgpoll.can_poll('', 't')$$),
     ('pgpoll_poller', $$SELECT pgpoll.may_poll('', '{t}')$$),

@@ -242,6 +242,22 @@ def connect_again(cluster):
     return connected[0]
 
 
+def test_crash_of_a_database_that_does_not_wait_for_its_disk(cluster):
+    """What was read from it is on disk all the same: nothing of that is lost, or comes again with another position."""
+    cluster.start("fsync=off", "wal_writer_delay=10s", "synchronous_commit=off")
+    cluster.create("crash")
+    cluster.install("crash")
+    reader = Reader(cluster.connect("crash"), TOPICS, dict.fromkeys(TOPICS, 0))
+    for n in range(20):
+        publish(reader.session, TOPICS[n % 3], [0, n])
+        assert reader.read() == [[0, n]]
+    kill_cluster(cluster.directory)
+    cluster.start()
+    reader.session = cluster.connect("crash")
+    assert reader.read() == []
+    assert history(reader.session) == [(position, tuple(payload)) for position, payload in reader.got]
+
+
 def test_crash(cluster):
     """Six times: amid publishing, or just after a message was read; of all, or of one process, after which the server begins anew by
     itself. Nothing is lost, and nothing comes twice: a position that was seen is on disk."""

@@ -5,9 +5,10 @@ import subprocess
 import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
-from sessions import Background, Reader, assign, check_refusals, close_all, opened, publish, run, wait_until, waits_for_lock
+from sessions import Background, Reader, assign, check_refusals, close_all, connect, opened, publish, run, wait_until, waits_for_lock
 
 ROLES_SCRIPT = os.path.join(os.path.dirname(INSTALL), "roles.sql")
+PRUNE = os.path.join(os.path.dirname(INSTALL), "prune.sql")
 ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^pgpoll_' ORDER BY 1"
 ALL_ROLES = [("pgpoll_monitor",), ("pgpoll_poller",), ("pgpoll_publisher",)]
 
@@ -16,7 +17,7 @@ ALL_ROLES = [("pgpoll_monitor",), ("pgpoll_poller",), ("pgpoll_publisher",)]
 def cluster_for_all():
     made = Cluster()
     try:
-        made.start("fsync=off")
+        made.start("fsync=off", "wal_level=logical")
         yield made
     finally:
         made.remove()
@@ -67,6 +68,26 @@ def test_another_encoding_is_refused(server):
     assert refused.returncode == 3 and "pgpoll needs a database with encoding UTF8" in refused.stderr
     admin = server.connect("latin")
     assert run(admin, "SELECT to_regnamespace('pgpoll')") == [(None,)] and run(admin, ROLES) == []
+
+
+def test_whatever_the_database_defaults_to(server):
+    """And where nobody polls, prune.sql gives positions all the same."""
+    server.create("a")
+    admin = server.connect("a")
+    for setting in ("standard_conforming_strings = off", "default_transaction_isolation = 'serializable'", "intervalstyle = 'iso_8601'",
+                    "datestyle = 'German'", "quote_all_identifiers = on", "client_encoding = 'LATIN1'", "synchronous_commit = off"):
+        run(admin, "ALTER DATABASE a SET " + setting)
+    server.install("a")
+    server.install("a")
+    admin = server.connect("a")
+    publish(admin, "t", "\u00fc")
+    admin.set_client_encoding("UTF8")
+    check_refusals(admin)
+
+    def pruned():
+        server.install("a", PRUNE, arguments=("-q", "-v", "keep=0"))
+        return run(admin, "SELECT 1 FROM pgpoll.messages") == []
+    wait_until(pruned)
 
 
 def test_newer_schema_is_refused(server):
@@ -200,6 +221,83 @@ def test_restored_dump(server, program):
     assert fresh.read() == [2, 3, 4] and [gap[1] for gap in fresh.gaps] == ["expired"]
 
 
+def test_restored_data_only(server, cluster):
+    """Into a schema that was installed before, of another cluster. (That way all triggers end up enabled.)"""
+    cluster.start("fsync=off")
+    for where, database in ((server, "a"), (cluster, "b")):
+        where.create(database)
+        where.install(database)
+    admin = server.connect("a")
+    client = Reader(admin, ["t"], {"t": 0})
+    publish(admin, "t", 1, 2)
+    assert client.read() == [1, 2]
+    publish(admin, "t", 3, 4)
+    dump = subprocess.run(["pg_dump", "--data-only", "--disable-triggers", "-d", "a"], env=server.environment, check=True,
+                          capture_output=True).stdout
+    done = subprocess.run([*PSQL, "-d", "b"], env=cluster.environment, input=dump, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    client.session = admin = cluster.connect("b")
+    publish(admin, "t", 5)
+    assert client.read() == [3, 4, 5]
+    run(admin, "DO $$BEGIN FOR n IN 1..2000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")    # past those of the other
+    publish(admin, "t", 6)
+    assert client.read() == [6] and client.gaps == [] and Reader(admin, ["t"], {"t": 0}).read() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture(name="subscribed")
+def subscribed_databases(server, cluster):
+    """A function that makes a database with messages 1 and 2, 1 with its position, and another that gets what is published of it.
+    Returns a session of either."""
+    cluster.start("fsync=off")
+    sessions = []
+
+    def subscribe(publication):
+        for where, database in ((server, "a"), (cluster, "b")):
+            where.create(database)
+            where.install(database)
+            sessions.append(where.connect(database))
+        origin, copy = sessions
+        publish(origin, "t", 1)
+        assign(origin)
+        publish(origin, "t", 2)
+        run(origin, "CREATE PUBLICATION p " + publication)
+        run(copy, f"CREATE SUBSCRIPTION s CONNECTION 'host={server.directory} port=5432 user=postgres dbname=a' PUBLICATION p")
+        return sessions
+    yield subscribe
+    run(sessions[1], "DROP SUBSCRIPTION IF EXISTS s")
+
+
+def test_moved_by_logical_replication(subscribed):
+    """All tables, and then the copy goes on in the place of the original. (Sequences are not replicated.)"""
+    origin, copy = subscribed("FOR ALL TABLES")
+    client = Reader(origin, ["t"], {"t": 0})
+    assert client.read() == [1, 2]
+    publish(origin, "t", 3)
+    tables = "SELECT (SELECT max(id) FROM pgpoll.messages), (SELECT max(position) FROM pgpoll.feed), (SELECT max(position) FROM pgpoll.batches)"
+    wait_until(lambda: run(origin, tables) == run(copy, tables))
+    run(copy, "DROP SUBSCRIPTION s")
+    run(copy, "SELECT setval('pgpoll.messages_id_seq', 100)")
+    client.session = copy
+    publish(copy, "t", 4)
+    assert client.read() == [3, 4] and client.gaps == []
+    assert Reader(copy, ["t"], {"t": 0}).read() == [1, 2, 3, 4]
+
+
+def test_messages_by_logical_replication(subscribed):
+    """They are messages like others, announced at once, and there until they are pruned there."""
+    origin, copy = subscribed("FOR TABLE pgpoll.messages WITH (publish = 'insert')")
+    client, bell = Reader(copy, ["t"], {"t": 0}), connect(**copy.info.dsn_parameters)
+    wait_until(lambda: client.read() == [1, 2])
+    run(bell, "LISTEN pgpoll")
+    publish(origin, "t", 3)
+    wait_until(lambda: [run(bell, "SELECT 1"), [n for n in bell.notifies if n.payload == ""]][1])
+    assert client.read() == [3]
+    wait_until(lambda: run(origin, "SELECT pgpoll.prune('0') FROM pgpoll.messages") == [])
+    publish(origin, "t", 4)
+    wait_until(lambda: client.read() == [4])
+    assert Reader(copy, ["t"], {"t": 0}).read() == [1, 2, 3, 4]
+
+
 def numbers(server):
     """Of transactions: where they stand."""
     return run(server.connect("postgres"), "SELECT pg_current_xact_id()::text::bigint")[0][0]
@@ -210,6 +308,7 @@ def check_restored(source, target):
     source.create("a")
     source.install("a")
     admin = source.connect("a")
+    assert assign(admin) == 0   # the first look ever goes through all
     under_way = source.connect("a", "READ COMMITTED")
     publish(under_way, "t", "not in the dump")
     publish(admin, "t", 1, 2)

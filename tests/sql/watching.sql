@@ -25,6 +25,9 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('h
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_waiting{')$$, $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'polls by host');
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for')$$, $$VALUES (' 1')$$, 'topics of all');
 SELECT ok(pgpoll.metrics() !~ 'secret', 'no topic is named');
+SET LOCAL standard_conforming_strings = off;
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES (E'host="we\\"b\\\\\\n2"} 2'), ('host="web1"} 25')$$, 'whatever strings are like');
+SET LOCAL standard_conforming_strings = on;
 
 SELECT pgpoll.write_listener('h', 9, 1, 1, false, '[{"metric":"wait_seconds","label":"sum","n":12345},{"metric":"wait_seconds","label":"0.1","n":2},
     {"metric":"wait_seconds","label":"5","n":0},{"metric":"wait_seconds","label":"15","n":3},{"metric":"wait_seconds","label":"+Inf","n":1},
