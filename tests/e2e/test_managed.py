@@ -127,6 +127,19 @@ def test_six_clients_share_two_workers(small, topic):
     finish(small, clients, topic, [1])
 
 
+def test_who_has_waited_longest_makes_room(eight, topic):
+    """One for each poll that comes."""
+    polls = [poll for _ in range(8) for poll in eight.wait(topic, timeout=30)]
+    until(lambda: eight.sql("SELECT min(now() - started_at) > '0.6 s' FROM pgpoll.live_waiters WHERE topics = ARRAY[%s]"
+                            " HAVING count(*) = 8", topic) == [(True,)], "all of them have waited long enough to be asked")
+    for n in range(1, 4):
+        polls += eight.wait(topic, timeout=30)
+        until(lambda: sum(poll.done() for poll in polls) >= n, "room made")
+        assert [poll.done() for poll in polls] == [True] * n + [False] * 8
+    eight.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls] == [[]] * 3 + [[1]] * 8
+
+
 def test_three_clients_for_each_worker(eight):
     shared, dice = new_topic("shared"), random.Random(1)
     own = [new_topic("own") for _ in range(24)]
