@@ -432,6 +432,31 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     assert got == [1, 3]
 
 
+def test_a_quiet_publisher_while_the_connection_is_lost(no_rereading, topic):
+    """It found the doorbell muted, and commits when a manager has a new connection and has looked."""
+    looked = ("SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state = 'idle'"
+              " AND query ~ 'new_messages|catch_up|is_open_to_all' AND backend_start > %s")
+    publisher = no_rereading.connect()
+    try:
+        (poll,) = no_rereading.wait(topic, timeout=20)
+        no_rereading.until_waiting(topic)
+        with publisher.cursor() as cursor:
+            muted = False
+            while not muted:    # perhaps it took longer than a mute lasts
+                publisher.rollback()
+                no_rereading.sql("SELECT pgpoll.mute_doorbell(1000)")
+                cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"quiet\"')", (topic,))
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                (muted,), = no_rereading.sql("SELECT last_value > extract(epoch FROM clock_timestamp()) * 1000 FROM pgpoll.doorbell")
+        ((now,),) = no_rereading.sql("SELECT clock_timestamp()")
+        no_rereading.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+        until(lambda: no_rereading.sql(looked, now) == [(True,)], "a new connection that has looked")
+        publisher.commit()
+        assert poll.result(2).payloads == ["quiet"]
+    finally:
+        publisher.close()
+
+
 def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
     """Their questions come before the news at the new connection, and must not come instead."""
     stop, elsewhere = threading.Event(), new_topic()
