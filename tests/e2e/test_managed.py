@@ -646,7 +646,7 @@ def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
 def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
     with Server(8, errors="can_poll\\(\\) was not answered|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
-                   " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(6)) ELSE topic <> 'secret' END $$")
+                   " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(30)) ELSE topic <> 'secret' END $$")
         body = json.dumps({"topics": ["secret"], "timeout": 0})
         until(lambda: server.request("POST", "/messages/poll", body).status == 403, "can_poll() heeded", 5.5)
         (poll,) = server.wait(topic, timeout=20)
