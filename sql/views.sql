@@ -2,9 +2,11 @@ CREATE OR REPLACE VIEW pgpoll.live_waiters AS
 SELECT w.*
 FROM pgpoll.waiters w
 WHERE w.deadline > now() - interval '5 seconds'
-  AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid));
+  AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid))
+  AND coalesce((SELECT max(l.seen_at) > now() - interval '15 seconds' FROM pgpoll.listeners l
+                WHERE l.host = w.host AND l.backend_pid = w.backend_pid AND l.hears IS NOT NULL), true);
 COMMENT ON VIEW pgpoll.live_waiters IS
-    'The polls that wait now: a killed worker''s row stops counting with its connection.';
+    'The polls that wait now: a killed worker''s row stops counting with its connection, those of a manager also when it was not heard of for 15 s.';
 
 CREATE OR REPLACE VIEW pgpoll.topic_waiters AS
 SELECT t.topic, count(*) AS waiters, min(w.started_at) AS longest_since
