@@ -117,6 +117,20 @@ def test_a_hundred_waiting_polls_need_few_connections(crowd, topic):
     assert [poll.result().payloads for poll in polls] == [[name] for name in [topic, *others] for _ in range(10)]
 
 
+def test_the_statistics_are_written_once_a_second(crowd, topic):
+    """Each batch has its time."""
+    began, polls = time.monotonic(), []
+    while time.monotonic() < began + 3:
+        polls.append(crowd.poll_later(topic, timeout=30))
+        time.sleep(0.05)
+    crowd.until_waiting(topic, len(polls))
+    seconds = time.monotonic() - began
+    ((batches,),) = crowd.sql("SELECT count(DISTINCT seen_at) FROM pgpoll.waiters WHERE topics = ARRAY[%s]", topic)
+    assert 2 <= batches <= seconds + 1 and len(polls) > 3 * batches
+    crowd.publish(topic, 1)
+    assert all(poll.result().payloads == [1] for poll in polls)
+
+
 # --- full is not an error
 
 def test_six_clients_share_two_workers(small, topic):
@@ -432,29 +446,44 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     assert got == [1, 3]
 
 
-def test_a_quiet_publisher_while_the_connection_is_lost(no_rereading, topic):
-    """It found the doorbell muted, and commits when a manager has a new connection and has looked."""
-    looked = ("SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state = 'idle'"
-              " AND query ~ 'new_messages|catch_up|is_open_to_all' AND backend_start > %s")
-    publisher = no_rereading.connect()
+@contextlib.contextmanager
+def quiet_publisher(server, topic):
+    """A session whose message, yet to be committed, has found the doorbell muted."""
+    publisher, muted = server.connect(), False
     try:
-        (poll,) = no_rereading.wait(topic, timeout=20)
-        no_rereading.until_waiting(topic)
         with publisher.cursor() as cursor:
-            muted = False
             while not muted:    # perhaps it took longer than a mute lasts
                 publisher.rollback()
-                no_rereading.sql("SELECT pgpoll.mute_doorbell(1000)")
+                server.sql("SELECT pgpoll.mute_doorbell(1000)")
                 cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"quiet\"')", (topic,))
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                (muted,), = no_rereading.sql("SELECT last_value > extract(epoch FROM clock_timestamp()) * 1000 FROM pgpoll.doorbell")
+                ((muted,),) = server.sql("SELECT last_value > extract(epoch FROM clock_timestamp()) * 1000 FROM pgpoll.doorbell")
+        yield publisher
+    finally:
+        publisher.close()
+
+
+def test_a_quiet_publisher_while_the_connection_is_lost(no_rereading, topic):
+    """It commits when the manager has another one and has looked."""
+    looked = ("SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state = 'idle'"
+              " AND query ~ 'new_messages|catch_up|is_open_to_all' AND backend_start > %s")
+    (poll,) = no_rereading.wait(topic, timeout=20)
+    no_rereading.until_waiting(topic)
+    with quiet_publisher(no_rereading, topic) as publisher:
         ((now,),) = no_rereading.sql("SELECT clock_timestamp()")
         no_rereading.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
         until(lambda: no_rereading.sql(looked, now) == [(True,)], "a new connection that has looked")
         publisher.commit()
         assert poll.result(2).payloads == ["quiet"]
-    finally:
-        publisher.close()
+
+
+def test_a_quiet_publisher_whose_manager_is_lost(no_rereading, topic):
+    """Another host's, and for good: this one looks every 5 s."""
+    (poll,) = no_rereading.wait(topic, timeout=20)
+    no_rereading.until_waiting(topic)
+    with quiet_publisher(no_rereading, topic) as publisher:
+        publisher.commit()
+        assert poll.result(7).payloads == ["quiet"]
 
 
 def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
