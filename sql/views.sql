@@ -2,9 +2,12 @@ CREATE OR REPLACE VIEW pgpoll.live_waiters AS
 SELECT w.*
 FROM pgpoll.waiters w
 WHERE w.deadline > now() - interval '5 seconds'
-  AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid));
+  AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid))
+  AND NOT EXISTS (SELECT FROM pgpoll.listeners l  -- its manager: one heard of before was another with that process id
+                  WHERE l.host = w.host AND l.backend_pid = w.backend_pid AND l.hears IS NOT NULL
+                    AND l.seen_at BETWEEN w.seen_at AND now() - interval '15 seconds');
 COMMENT ON VIEW pgpoll.live_waiters IS
-    'The polls that wait now: a killed worker''s row stops counting with its connection.';
+    'The polls that wait now: a killed worker''s row stops counting with its connection, those of a manager also when it was not heard of for 15 s.';
 
 CREATE OR REPLACE VIEW pgpoll.topic_waiters AS
 SELECT t.topic, count(*) AS waiters, min(w.started_at) AS longest_since

@@ -687,7 +687,8 @@ static void begin(struct feeder *feeder, int64_t now_ms)
 
     if (!database_is_connected(feeder->database)) {
         feeder->relisten = true;
-        feeder->doorbell = (struct doorbell){ .rung = true };
+        /* The one before may have muted it: until nobody is under way who kept quiet, look. */
+        feeder->doorbell = (struct doorbell){ .rung = true, .muting = true };
         feeder->announced = feeder->complete_to = 0;
         subscriptions_lose(&feeder->subscriptions);
     }

@@ -15,7 +15,7 @@
 enum {
     LOOK_MS = 250,
     WRITE_MS = 1000,
-    BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_listeners) */
+    BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_waiters) */
     SWEEP_MS = 60 * 1000
 };
 

@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION pgpoll.metrics() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET standard_conforming_strings = on -- a body in SQL is parsed at the call
+SET jit = off -- it would take seconds
 AS $$
 WITH family (no, name, type, label_name, help) AS (VALUES
     (1, 'polls_total', 'counter', 'outcome', 'Polls, by how they ended. ok: with messages; timeout: without; released: early, without, to make room for others or for a restart; client_gone: nobody was there to answer; the rest are errors.'),

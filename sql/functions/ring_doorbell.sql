@@ -2,7 +2,8 @@
 --
 -- Every NOTIFY holds a lock of the whole cluster until its commit is flushed to disk, so that publishers would commit one
 -- after the other. A manager that has its hands full therefore mutes the doorbell for a moment at a time (mute_doorbell()) and looks
--- by itself; publishers then commit together, as if there were no pgpoll. Should it die, the moment passes.
+-- by itself; publishers then commit together, as if there were no pgpoll. Should it die, the moment passes; what was published
+-- quietly meanwhile is found by the next manager that connects, which begins by unmuting, or by any other within seconds (LOOK_MS).
 --
 -- Why no message is left lying when the manager stops looking: who keeps quiet holds the lock below until its commit is
 -- visible, and took it before it found the doorbell muted. unmute_doorbell() first unmutes, then sees whether anybody holds that lock;

@@ -117,6 +117,20 @@ def test_a_hundred_waiting_polls_need_few_connections(crowd, topic):
     assert [poll.result().payloads for poll in polls] == [[name] for name in [topic, *others] for _ in range(10)]
 
 
+def test_the_statistics_are_written_once_a_second(crowd, topic):
+    """Each batch has its time."""
+    began, polls = time.monotonic(), []
+    while time.monotonic() < began + 3:
+        polls.append(crowd.poll_later(topic, timeout=30))
+        time.sleep(0.05)
+    crowd.until_waiting(topic, len(polls))
+    seconds = time.monotonic() - began
+    ((batches,),) = crowd.sql("SELECT count(DISTINCT seen_at) FROM pgpoll.waiters WHERE topics = ARRAY[%s]", topic)
+    assert 2 <= batches <= seconds + 1 and len(polls) > 3 * batches
+    crowd.publish(topic, 1)
+    assert all(poll.result().payloads == [1] for poll in polls)
+
+
 # --- full is not an error
 
 def test_six_clients_share_two_workers(small, topic):
@@ -125,6 +139,19 @@ def test_six_clients_share_two_workers(small, topic):
     until(lambda: all(client.polls >= 2 for client in clients), "everybody's turn, twice", seconds=20)
     small.publish(topic, 1)
     finish(small, clients, topic, [1])
+
+
+def test_who_has_waited_longest_makes_room(eight, topic):
+    """One for each poll that comes."""
+    polls = [poll for _ in range(8) for poll in eight.wait(topic, timeout=30)]
+    until(lambda: eight.sql("SELECT min(now() - started_at) > '0.6 s' FROM pgpoll.live_waiters WHERE topics = ARRAY[%s]"
+                            " HAVING count(*) = 8", topic) == [(True,)], "all of them have waited long enough to be asked")
+    for n in range(1, 4):
+        polls += eight.wait(topic, timeout=30)
+        until(lambda: sum(poll.done() for poll in polls) >= n, "room made")
+        assert [poll.done() for poll in polls] == [True] * n + [False] * 8
+    eight.publish(topic, 1)
+    assert [poll.result().payloads for poll in polls] == [[]] * 3 + [[1]] * 8
 
 
 def test_three_clients_for_each_worker(eight):
@@ -419,6 +446,46 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     assert got == [1, 3]
 
 
+@contextlib.contextmanager
+def quiet_publisher(server, topic):
+    """A session whose message, yet to be committed, has found the doorbell muted."""
+    publisher, muted = server.connect(), False
+    try:
+        with publisher.cursor() as cursor:
+            while not muted:    # perhaps it took longer than a mute lasts
+                publisher.rollback()
+                server.sql("SELECT pgpoll.mute_doorbell(1000)")
+                cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"quiet\"')", (topic,))
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                ((muted,),) = server.sql("SELECT last_value > extract(epoch FROM clock_timestamp()) * 1000 FROM pgpoll.doorbell")
+        yield publisher
+    finally:
+        publisher.close()
+
+
+def test_a_quiet_publisher_while_the_connection_is_lost(no_rereading, topic):
+    """It commits when the manager has another one and has looked."""
+    looked = ("SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state = 'idle'"
+              " AND query ~ 'new_messages|catch_up|is_open_to_all' AND backend_start > %s")
+    (poll,) = no_rereading.wait(topic, timeout=20)
+    no_rereading.until_waiting(topic)
+    with quiet_publisher(no_rereading, topic) as publisher:
+        ((now,),) = no_rereading.sql("SELECT clock_timestamp()")
+        no_rereading.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+        until(lambda: no_rereading.sql(looked, now) == [(True,)], "a new connection that has looked")
+        publisher.commit()
+        assert poll.result(2).payloads == ["quiet"]
+
+
+def test_a_quiet_publisher_whose_manager_is_lost(no_rereading, topic):
+    """Another host's, and for good: this one looks every 5 s."""
+    (poll,) = no_rereading.wait(topic, timeout=20)
+    no_rereading.until_waiting(topic)
+    with quiet_publisher(no_rereading, topic) as publisher:
+        publisher.commit()
+        assert poll.result(7).payloads == ["quiet"]
+
+
 def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
     """Their questions come before the news at the new connection, and must not come instead."""
     stop, elsewhere = threading.Event(), new_topic()
@@ -608,7 +675,7 @@ def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
 def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
     with Server(8, errors="can_poll\\(\\) was not answered|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
-                   " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(6)) ELSE topic <> 'secret' END $$")
+                   " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(30)) ELSE topic <> 'secret' END $$")
         body = json.dumps({"topics": ["secret"], "timeout": 0})
         until(lambda: server.request("POST", "/messages/poll", body).status == 403, "can_poll() heeded", 5.5)
         (poll,) = server.wait(topic, timeout=20)

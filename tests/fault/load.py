@@ -21,34 +21,53 @@ SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QU
 
 
 @contextlib.contextmanager
-def under_load(mode, errors="as soon as it was started", settings=SMALL, run=None, **load):
-    """Gives the load, and what can do the faults; checks everything at the end. errors, run: as Server wants them."""
-    server = Server(10 if mode == "managed" else 16, run=run, errors=errors, **settings)
-    server.mode = mode
-    with server, Proxy(f"{server.env['PGHOST']}/.s.PGSQL.5432") as proxy, \
-            Supervisor(server, PGHOST=str(proxy.directory)) as supervisor, Load(server, **load) as load:
+def under_load(mode, errors="as soon as it was started", settings=SMALL, run=None, others=None, **load):
+    """Gives the load, and what can do the faults; checks everything at the end. errors, run: as Server wants them. others: the mode of
+    another host on the same database, whose faults are faults.others."""
+    server = new_server(mode, run=run, errors=errors, **settings)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(server)
+        proxy = stack.enter_context(Proxy(f"{server.env['PGHOST']}/.s.PGSQL.5432"))
+        database = {"PGHOST": str(proxy.directory)}
+        supervisor, hosts = stack.enter_context(Supervisor(server, **database)), [server]
+        if others:
+            hosts.append(stack.enter_context(new_server(others, errors=errors, **settings)))
+            other_supervisor = stack.enter_context(Supervisor(hosts[1], PGPOLL_HOST="other", **database))
+        load = stack.enter_context(Load(server, [host.port for host in hosts], **load))
         faults = Faults(server, supervisor, proxy, load.fork(), load.outages)
+        if others:
+            faults.excuses["several_hosts"] = True
+            faults.others = Faults(hosts[1], other_supervisor, proxy, load.fork(), load.outages)
         load.until_flowing()
         yield load, faults
         if not load.ending.is_set():
             load.until_flowing()
             load.finish()
+        if others:
+            faults.kills += faults.others.kills
         load.check(faults, **faults.excuses)
 
 
-class Load:
-    """with Load(server) as load: faults ...; then load.finish() and load.check()."""
+def new_server(mode, **more):
+    server = Server(10 if mode == "managed" else 16, **more)
+    server.mode = mode
+    return server
 
-    def __init__(self, server, writers=6, clients=12, topics=5, dawdle=0):
+
+class Load:
+    """with Load(server, ports) as load: faults ...; then load.finish() and load.check(). rush: so much is published besides that
+    publishers need not ring."""
+
+    def __init__(self, server, ports, writers=6, clients=12, topics=5, dawdle=0, rush=False):
         seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
         print("SEED =", seed)   # shown when it fails
-        self.server, self.dice, self.dawdle = server, random.Random(seed), dawdle
+        self.server, self.ports, self.dice, self.dawdle, self.rush = server, ports, random.Random(seed), dawdle, rush
         self.topics = [new_topic(name) for name in ["orders", "Ünï 'q\" 😀", *(f"topic {n}" for n in range(topics - 2))]]
         server.sql(BUSINESS)
         env = server.env
         self.where = {"host": env["PGHOST"], "port": env["PGPORT"], "dbname": env["PGDATABASE"], "user": "fault_writer"}
         self.writers = [Writer(f"w{n}", self.connect, self.topics, self.fork(), self.is_ahead) for n in range(writers)]
-        self.referee = Client(server, self.topics, self.fork(), "0")
+        self.referee = Client(ports, self.topics, self.fork(), "0")
         self.clients = [self.referee]
         self.latecomers = clients - 1
         self.ends = []
@@ -80,10 +99,24 @@ class Load:
             if time.monotonic() - began > SLOW_S:
                 self.outages.append(["database", began, time.monotonic()])
 
+    def publish_in_a_rush(self):
+        """What nobody polls for."""
+        while not self.writing_over.wait(0.05):
+            with contextlib.suppress(psycopg2.Error), contextlib.closing(self.connect()) as session, session.cursor() as cursor:
+                session.autocommit = True
+                while not self.writing_over.wait(0.01):
+                    cursor.execute("INSERT INTO pgpoll.messages (topic, payload) SELECT 'rush', '0' FROM generate_series(1, 10)")
+
+    def until_muted(self):
+        muted = "SELECT last_value > extract(epoch FROM clock_timestamp()) * 1000 FROM pgpoll.doorbell"
+        until(lambda: self.server.sql(muted) == [(True,)], "the doorbell muted")
+
     def __enter__(self):
         self.watch = self.server.threads.submit(self.watch_database)
         for writer in self.writers:
             self.threads.append(self.server.threads.submit(writer.run, self.writing_over))
+        if self.rush:
+            self.threads.append(self.server.threads.submit(self.publish_in_a_rush))
         self.start(self.referee)
         for _ in range(self.latecomers):
             dice = self.fork()
@@ -102,7 +135,7 @@ class Load:
             cursor = dice.choice(had)
             place = position(cursor)
             kind = {"message": cursor, "stream": f"{place >> 16}-{place & 65535}", "time": f"{place >> 16}-0"}[kind]
-        client = Client(self.server, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind,
+        client = Client(self.ports, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind,
                         dice.choice([0, self.dawdle]))
         self.clients.append(client)
         client.run(self.ending, lambda: self.deadline)
@@ -121,7 +154,7 @@ class Load:
 
     def read_again(self):
         """One more client that reads all there is now; returns the texts."""
-        client = Client(self.server, self.topics, self.fork(), "0")
+        client = Client(self.ports, self.topics, self.fork(), "0")
         self.clients.append(client)
         client.run(self.ending, lambda: time.monotonic() + 120)
         return {text for poll in client.polls for _, _, text in poll.messages}

@@ -161,6 +161,14 @@ def test_overtaken_where_notifications_are_lost(sent, clients):
     assert Check(sent, clients, deaf=True).complaints == []
 
 
+def test_told_of_more_by_another_host(sent, clients):
+    """Only a poll that waits may go by less than that one knew."""
+    no_more(sent, clients)
+    assert "page" not in kinds(sent, clients, several_hosts=True)
+    clients[0].polls[2].timeout = 0
+    assert "page" in kinds(sent, clients, several_hosts=True)
+
+
 def expired(clients):
     """The second client comes back when all up to the eighth is pruned."""
     page = answer({"a": cursor(4), "b": cursor(3)}, ["b9", "a10", "a11"], {"a": 11, "b": 9})

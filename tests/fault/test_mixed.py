@@ -7,7 +7,8 @@ from load import under_load
 
 MANAGED = ["kill_worker", "terminate_backends", "restart", "silence", "kill_manager", "crash", "reload", "drain", "reload_lighttpd"]
 DIRECT = ["kill_worker", "terminate_backends", "crash", "silence", "reload", "restart", "drain", "restart_lighttpd"]
-ROUNDS = 10 if os.environ.get("SOAK") else 1    # the first in that order, the others shuffled
+SOAK = bool(os.environ.get("SOAK"))
+ROUNDS = 10 if SOAK else 1    # the first in that order, the others shuffled
 
 
 @pytest.mark.parametrize("mode, order", [("managed", MANAGED), ("direct", DIRECT)])
@@ -19,3 +20,18 @@ def test_one_after_another(mode, order):
                 load.until_flowing()
             order = [*dict.fromkeys([*order, "freeze"])]
             load.dice.shuffle(order)
+
+
+@pytest.mark.parametrize("others", ["managed"] + ["direct"] * SOAK)
+def test_two_hosts(others):
+    """Clients go from one to the other, and whatever comes to its end does so while publishers do not ring."""
+    with under_load("managed", others=others, rush=True) as (load, faults):
+        todo = [faults.kill_manager, faults.terminate_backends, faults.others.kill_worker, faults.crash, faults.others.drain, faults.reload]
+        if others == "managed":
+            todo.append(faults.others.kill_manager)
+        for _ in range(ROUNDS):
+            for fault in todo:
+                load.until_muted()
+                fault()
+                load.until_flowing()
+            load.dice.shuffle(todo)

@@ -28,6 +28,17 @@ SELECT set_eq('SELECT host, pid, topics[1] COLLATE "default" FROM pgpoll.waiters
               'a batch ends its own host''s polls, and who ended and began again waits');
 SELECT pgpoll.write_waiters('web3', '[]', '[2]') \g /dev/null
 
+-- A machine lost its power: its connections seem to be there for a long time.
+SELECT pgpoll.write_waiters('web4', '[{"pid":1,"topics":["m"],"client":"::1","waited_ms":0,"left_ms":60000}]', '[]'),
+       pgpoll.write_listener('web4', 9, 1, 0, true, '[]') \g /dev/null
+SELECT is((SELECT active_waiters FROM pgpoll.stats), 2::bigint, 'a manager''s polls count');
+UPDATE pgpoll.waiters SET seen_at = now() - interval '20 s' WHERE host = 'web4';
+UPDATE pgpoll.listeners SET seen_at = now() - interval '16 s';
+SELECT is((SELECT active_waiters FROM pgpoll.stats), 1::bigint, 'but not when it was not heard of for long');
+UPDATE pgpoll.waiters SET seen_at = now() - interval '15.5 s' WHERE host = 'web4';
+SELECT is((SELECT active_waiters FROM pgpoll.stats), 2::bigint, 'unless that was another, before these polls began');
+SELECT pgpoll.write_waiters('web4', '[]', '[1]') \g /dev/null
+
 -- Left behind: 2147483647 is no process.
 INSERT INTO pgpoll.waiters SELECT 'gone', 1, 2147483647, '{b}', 'c', now(), now() + interval '1 minute', now();
 INSERT INTO pgpoll.waiters SELECT 'overdue', n, pg_backend_pid(), '{b}', 'c', now(), now() - n * interval '1 s', now()
