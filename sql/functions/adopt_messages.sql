@@ -20,8 +20,8 @@ BEGIN
         latest.next_xid := pg_snapshot_xmax(before);
         latest.unfinished := ARRAY(SELECT pg_snapshot_xip(before)) || pg_current_xact_id();
     END IF;
-    latest.position := setval('pgpoll.last_position',
-                              greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0), latest.position) + lost);
+    latest.position := setval('pgpoll.last_position', greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0), latest.position)
+                                                      + CASE WHEN latest.position IS NULL THEN 0 ELSE lost END);
     latest.server_start := pg_postmaster_start_time();
     latest.cluster := (pg_control_system()).system_identifier;
     latest.messages := 'pgpoll.messages'::regclass;
