@@ -40,7 +40,7 @@ def request(body, flags=0, **more):
     return begin(flags=flags) + stream(PARAMS, parameters(**more)) + stream(STDIN, body)
 
 
-def connect(place, pool="poll", seconds=10):
+def connect(place, pool="poll", seconds=30):
     """place: a server, or the path of a socket."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(seconds)
@@ -73,7 +73,7 @@ def reply(said):
 
 def poll_as(server, user, *topics, timeout=0, **fields):
     """A poll by somebody whom the web server has authenticated: status and JSON."""
-    with connect(server, seconds=timeout + 10) as client:
+    with connect(server, seconds=timeout + 30) as client:
         client.sendall(request(json.dumps({"topics": topics, "timeout": timeout, **fields}).encode(), REMOTE_USER=user))
         status, text = reply(read_all(client))
     return status, json.loads(text)

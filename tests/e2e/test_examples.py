@@ -83,7 +83,7 @@ class Program:
         threading.Thread(target=lambda: [self.lines.put(line.rstrip("\n")) for line in self.process.stdout], daemon=True).start()
         threading.Thread(target=lambda: [self.errors.append(line) for line in self.process.stderr], daemon=True).start()
 
-    def next(self, seconds=10):
+    def next(self, seconds=30):
         try:
             return self.lines.get(timeout=seconds)
         except queue.Empty:
@@ -91,7 +91,7 @@ class Program:
 
     def messages(self, count):
         """Topics and payloads of the next messages, from one of the examples."""
-        messages = [json.loads(self.next(20)) for _ in range(count)]
+        messages = [json.loads(self.next()) for _ in range(count)]
         return [(message["topic"], message["payload"]) for message in messages]
 
     def __enter__(self):
@@ -99,7 +99,7 @@ class Program:
 
     def __exit__(self, *_):
         self.process.terminate()
-        self.process.wait(5)
+        self.process.wait(20)
 
 
 # What long_polling_client.py does, with the module beside it.
@@ -194,7 +194,7 @@ def test_an_example_misses_nothing_before_its_first_message(client, server, topi
     with Program(*client(server.url, topic)) as program:
         until(lambda: program.errors, "an error told")
         server.start_lighttpd()
-        server.until_waiting(topic, seconds=15)
+        server.until_waiting(topic)
         server.stop_lighttpd()
         server.publish(topic, "meanwhile")
         server.start_lighttpd()
@@ -202,7 +202,7 @@ def test_an_example_misses_nothing_before_its_first_message(client, server, topi
 
 
 def test_an_example_gives_up_where_waiting_cannot_help(client, server):
-    done = subprocess.run(client(server.url, "a\nb"), capture_output=True, text=True, timeout=20)
+    done = subprocess.run(client(server.url, "a\nb"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "control characters" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -244,7 +244,7 @@ def test_an_example_before_a_server_that_fails_in_every_way(client):
 
 
 def run_node(source, *arguments):
-    done = subprocess.run(["node", "--input-type=module", "-e", source, "--", *arguments], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["node", "--input-type=module", "-e", source, "--", *arguments], capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -112,9 +112,13 @@ def test_a_place_is_free_when_its_poll_has_ended(server, topic, how):
         for poll in made:
             poll.end()
     again = []
-    while len(again) < LIMIT:   # a worker notices within moments
+
+    def another():
         poll = Poll(server, topic, user=how)
-        again += [poll] if poll.begun() == 200 else []
+        again.extend([poll] if poll.begun() == 200 else [])
+        return len(again) == LIMIT
+
+    until(another, "the places free")   # a worker notices within moments
     assert Poll(server, topic, user=how).begun() == 429
     answered(server, topic, *again)
 
