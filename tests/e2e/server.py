@@ -19,6 +19,7 @@ import uuid
 import psycopg2
 
 import web
+from stalls import again_after_a_stall
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
@@ -295,7 +296,11 @@ class Server:
 
     # --- HTTP
 
-    def request(self, method, path, body=None, headers={}, began=None, **options):
+    def request(self, *arguments, **options):
+        """As ask() has it."""
+        return again_after_a_stall(lambda: self.ask(*arguments, **options), lambda answer: answer.status == 503)
+
+    def ask(self, method, path, body=None, headers={}, began=None, **options):
         """began: an event to set when the answer's header is there without its length, which tells that the poll waits."""
         started = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)

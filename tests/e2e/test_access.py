@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from fastcgi import connect, poll_as, read_all, reply, request
+from fastcgi import ask_as, connect, poll_as, read_all, reply, request
 from server import POLL, STALL_S, Server, new_topic, until
 
 
@@ -30,10 +30,7 @@ def secret(server):
 
 
 def raw(server, body, user="mallory"):
-    """Status and text of the answer to a body of any bytes."""
-    with connect(server) as client:
-        client.sendall(request(body, REMOTE_USER=user))
-        return reply(read_all(client))
+    return ask_as(server, user, body)
 
 
 # --- topics by other names
