@@ -146,7 +146,7 @@ class Server:
         """Its connections are cut."""
         pid = int((self.run / "lighttpd.pid").read_text())
         os.kill(pid, signal.SIGTERM)
-        until(lambda: not pathlib.Path(f"/proc/{pid}").exists(), "lighttpd gone")
+        until(lambda: not pathlib.Path(f"/proc/{pid}/exe").exists(), "lighttpd gone")
 
     def start_lighttpd(self):
         environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin", "PGPOLL_RUN": str(self.run.resolve()), "PORT": str(self.port)}

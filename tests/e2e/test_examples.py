@@ -235,6 +235,7 @@ def test_an_example_before_a_server_that_fails_in_every_way(client):
                                            (200, {}, b"<html>not JSON"), (200, {}, b"[]"), (200, {}, b'{"messages": []}')]
         with Program(*client(f"http://127.0.0.1:{server.server_port}/", "a")) as program:
             assert program.messages(1) == [("a", 1)]
+            until(lambda: len(program.errors) >= len(server.faults), "the errors told")
             assert len(program.errors) == len(server.faults)
         times, requests = zip(*server.asked)
         assert times[1] - times[0] >= 1
