@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 import urllib.parse
 
 import pytest
@@ -12,6 +13,7 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 
 from server import Postgres, Server, new_topic, until
+from stalls import stood_still
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def server():
 
 class Page:
     def __init__(self, server, driver):
-        self.server, self.driver = server, driver
+        self.server, self.driver, self.began = server, driver, time.monotonic()
 
     def open(self, *topics, **cursors):
         """With cursors: as if the tab had been there before."""
@@ -77,7 +79,9 @@ class Page:
 
     def errors(self):
         """What the browser complained of since it was last asked."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        found = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        refusals = [error for error in found if "status of 503" in error]
+        return [error for error in found if error not in refusals] if refusals and stood_still(self.began) else found
 
     def allow(self, pattern):
         """Such complaints, until now."""
