@@ -478,12 +478,29 @@ static bool all_drained(void)
     return messages[message_count() - 1].deliveries == opt.clients || time_is_up();
 }
 
-/* As README tells clients: first they ask, without waiting, where "now" is. Here one does for all. */
-static void clients_learn_now(void)
+static void ask_for_now(void)
 {
-    asking = true;
+    *clients->cursor = '\0';
     client_poll(clients);
     run_until(all_answered);
+}
+
+/*
+ * As README tells clients: first they ask, without waiting, where "now" is. Here one does for all, when there is a first message; by a
+ * bare NOTIFY that comes a moment after its COMMIT has returned.
+ */
+static void clients_learn_now(void)
+{
+    char before[sizeof clients->cursor] = "";
+    asking = true;
+    if (db) {
+        ask_for_now();
+        memcpy(before, clients->cursor, sizeof before);
+    }
+    publish(0);
+    do
+        ask_for_now();
+    while (db && strcmp(clients->cursor, before) == 0);
     asking = false;
     for (struct client *c = clients + 1; c < clients + opt.clients; c++)
         memcpy(c->cursor, clients->cursor, sizeof c->cursor);
@@ -579,7 +596,6 @@ int main(int argc, char **argv)
         publish_backlog();
         clients_begin_at_0();
     } else {
-        publish(0);
         clients_learn_now();
     }
     int64_t begin_ns = now_ns();

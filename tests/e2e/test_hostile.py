@@ -11,6 +11,7 @@ import pytest
 from fastcgi import (ABORT, BEGIN, DATA, GET_VALUES, KEEP_CONNECTION, PARAMS, STDIN, begin, connect, parameter, parameters,
                      read_all, record, request, stream)
 from server import STALL_S, Server, soon, until
+from stalls import again_after_a_stall
 
 BOUND = 4   # s; PGPOLL_PEER_TIMEOUT_S
 KEEPER = 2  # s; how long libfcgi waits for a connection's first byte
@@ -37,7 +38,7 @@ def unharmed(server, topic):
     """The same workers before and after, and they serve."""
     before = server.until_workers()
     yield
-    assert read_all(one_request(server, body(topic))).count(b'{"messages":[]') == 1
+    assert answer_to(server, request(body(topic))).count(b'{"messages":[]') == 1
     assert server.poll(topic).status == 200
     assert server.worker_pids() == before
 
@@ -46,6 +47,17 @@ def one_request(server, content, **more):
     client = connect(server)
     client.sendall(request(content, **more))
     return client
+
+
+def answer_to(server, *parts):
+    """All that is said to a request, which is sent in these parts."""
+    def ask():
+        with connect(server) as client:
+            for part in parts:
+                client.sendall(part)
+            return read_all(client)
+
+    return again_after_a_stall(ask, lambda said: b"Status: 503" in said)
 
 
 def send(server, content):
@@ -136,10 +148,7 @@ def test_requests_in_unusual_pieces(server, topic):
     }
     with unharmed(server, topic):
         for name, parts in pieces.items():
-            with connect(server) as client:
-                for part in parts:
-                    client.sendall(part)
-                assert read_all(client).count(b'"payload":"here"') == 1, name
+            assert answer_to(server, *parts).count(b'"payload":"here"') == 1, name
 
 
 def test_a_body_that_does_not_end_is_no_poll(server, topic):
@@ -231,8 +240,7 @@ def test_a_connection_is_closed_after_its_request(server, topic):
 
     with unharmed(server, topic):
         for _ in range(15):
-            with one_request(server, body(topic), flags=KEEP_CONNECTION) as client:
-                assert read_all(client).count(b"Status: 200") == 1
+            assert answer_to(server, request(body(topic), flags=KEEP_CONNECTION)).count(b"Status: 200") == 1
         for content in b"{}", b"x" * 70_000, b"{":   # errors, too, and without waiting for the other side
             assert soon(lambda: refused(content), 1)
 

@@ -17,6 +17,7 @@ import pytest
 import h2_client
 import web
 from server import LEAVING_S, POLL, STALL_S, STATS, WEB, Server, new_topic, soon, until
+from stalls import again_after_a_stall
 
 pytestmark = pytest.mark.web
 METRICS = "/messages/poll/metrics"
@@ -34,11 +35,14 @@ def fronted(server, kind=None, **options):
 
 def raw(server, request, source=LOCAL):
     """Status and body for these bytes."""
-    with socket.create_connection(("127.0.0.1", server.port), 20, (source, 0)) as client:
-        client.sendall(request.replace("\n", "\r\n").encode())
-        response = http.client.HTTPResponse(client)
-        response.begin()
-        return response.status, response.read().decode()
+    def ask():
+        with socket.create_connection(("127.0.0.1", server.port), 20, (source, 0)) as client:
+            client.sendall(request.replace("\n", "\r\n").encode())
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            return response.status, response.read().decode()
+
+    return again_after_a_stall(ask, lambda answer: answer[0] == 503)
 
 
 def get(server, path, source, method="GET", headers=""):

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from fastcgi import connect, read_all, reply, request
+from fastcgi import ask_as, connect, read_all, reply, request
 from server import Server, new_topic, until
 
 SOAK = bool(os.environ.get("SOAK"))
@@ -69,6 +69,8 @@ def allocation(server):
 
 def ask(server, body, nth=NONE):
     """Status and text of the answer to one poll, in which the nth allocation fails; None: the connection was closed without one."""
+    if nth == NONE:
+        return ask_as(server, "", body)
     server.allocation.fail(nth)
     with connect(server) as client:
         try:
