@@ -62,7 +62,7 @@ class Client:
 
 def finish(server, clients, topic, sent):
     """Every client gets all that was sent, in order."""
-    until(lambda: any(c.done.done() for c in clients) or all(len(c.got) >= len(sent) for c in clients), "everything delivered", 60)
+    until(lambda: any(c.done.done() for c in clients) or all(len(c.got) >= len(sent) for c in clients), "everything delivered", 10 + STALL_S)
     for client in clients:
         client.stopped = True
     server.publish(topic, "end")
@@ -146,7 +146,7 @@ def test_three_clients_for_each_worker(eight):
         time.sleep(dice.random() * 0.05)
     for name, client in zip(own, clients):
         expected = sorted(sent[shared] + sent[name])
-        until(lambda: client.done.done() or len(client.got) >= len(expected), f"everything of {name}", seconds=60)
+        until(lambda: client.done.done() or len(client.got) >= len(expected), f"everything of {name}", seconds=10 + STALL_S)
         assert not client.done.done() and client.got == expected
     until(lambda: all(client.polls > 2 for client in clients + quiet_clients), "everybody's turn, several times", seconds=40)
     for client in clients + quiet_clients:
@@ -295,7 +295,7 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
             done = subprocess.run([ROOT / "deploy" / "local", "reload"], env={**os.environ, "RUN": eight.run, "BUILD": build},
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stdout + done.stderr
-            until(lambda: not eight.worker_pids() & before, "the old workers gone")
+            until(lambda: not eight.worker_pids() & before, "the old workers gone", seconds=5 + STALL_S)
             assert eight.manager == manager
             for pid in {manager, *eight.until_workers(), *eight.named("pgpoll-nursery")}:
                 with open(f"/proc/{pid}/exe", "rb") as program:
@@ -329,7 +329,7 @@ def test_short_polls_while_a_new_program_is_slow_to_start(topic):
         for _ in range(3):
             before = server.until_workers()
             os.kill(server.manager, signal.SIGHUP)
-            until(lambda: not server.worker_pids() & before, "the old workers gone")
+            until(lambda: not server.worker_pids() & before, "the old workers gone", seconds=10 + STALL_S)
         stop.set()
         for client in clients:
             client.result(30)
@@ -370,7 +370,7 @@ def test_a_transaction_larger_than_a_read(no_rereading, topic, count, payload):
     """It comes at once, all of it, and holds up nobody else."""
     other = new_topic()
     since = no_rereading.poll(topic, other).next_since
-    large, small = no_rereading.wait(topic, since=since, timeout=30) + no_rereading.wait(other, since=since, timeout=30)
+    large, small = no_rereading.wait(topic, since=since, timeout=10 + STALL_S) + no_rereading.wait(other, since=since, timeout=10 + STALL_S)
     no_rereading.until_waiting(topic)
     no_rereading.until_waiting(other)
     no_rereading.sql(f"INSERT INTO pgpoll.messages (topic, payload) SELECT %s, {payload} FROM generate_series(1, {count}) n", topic)
@@ -388,7 +388,7 @@ def test_forged_announcements(no_rereading, topic):
     for position in 2**62, 2**63 - 1, -1, 0:
         no_rereading.sql("SELECT pg_notify('pgpoll', %s)", str(position))
         for n in range(3):
-            (poll,) = no_rereading.wait(topic, timeout=30)
+            (poll,) = no_rereading.wait(topic, timeout=10 + STALL_S)
             no_rereading.until_waiting(topic)
             no_rereading.publish(topic, n)
             assert poll.result().payloads == [n]
@@ -396,7 +396,7 @@ def test_forged_announcements(no_rereading, topic):
 
 def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     """The others of its batch come all the same. (Another host's manager gave the positions.)"""
-    (poll,) = no_rereading.wait(topic, timeout=30)
+    (poll,) = no_rereading.wait(topic, timeout=10 + STALL_S)
     no_rereading.until_waiting(topic)
     os.kill(no_rereading.manager, signal.SIGSTOP)
     try:
@@ -492,7 +492,7 @@ def test_a_window_that_runs_over(narrow):
         narrow.sql("INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES (%s, %s, to_json(repeat('x', 3000)))", name, str(n))
     for names, client in zip(([topics[0]], [topics[1]], topics, topics[2:]), clients):
         expected = sorted(sum((sent[name] for name in names), []))
-        until(lambda: client.done.done() or len(client.got) >= len(expected), "everything delivered", seconds=60)
+        until(lambda: client.done.done() or len(client.got) >= len(expected), "everything delivered", seconds=20 + STALL_S)
         assert client.got[:len(expected)] == expected
         client.stopped = True
         narrow.publish(names[0], "end")

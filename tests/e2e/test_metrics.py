@@ -85,7 +85,7 @@ def counted(server, before, **wanted):
     names = {tuple(name.split("__")) if "__" in name else (name, ""): value for name, value in wanted.items()}
     keys = {(name, f'outcome="{label}"' if name == "polls_total" else label): value for (name, label), value in names.items()}
     return until(lambda: (now := change()) and all(now.get(key, 0) == value for key, value in keys.items()) and now,
-                 f"{keys}")
+                 f"{keys}", seconds=4 + STALL_S)
 
 
 def test_prometheus_can_read_it(server, promtool, topic):
@@ -183,11 +183,11 @@ def listener_up(server, host):
 def test_listener_state(topic):
     """Up; PostgreSQL restarted: up again, and counted."""
     with Server(2) as own:
-        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up")
+        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up", seconds=8 + STALL_S)
         before = Metrics(own)
         Postgres(own).restart()
-        until(lambda: Metrics(own)["listener_reconnects_total", ""] > before["listener_reconnects_total", ""], "the reconnect")
-        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up again")
+        until(lambda: Metrics(own)["listener_reconnects_total", ""] > before["listener_reconnects_total", ""], "the reconnect", seconds=8 + STALL_S)
+        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up again", seconds=8 + STALL_S)
         os.kill(own.manager, signal.SIGKILL)
         until(lambda: Metrics(own)["listener_up", ""] == 0, "a dead manager hears nothing")
 

@@ -126,7 +126,7 @@ class Load:
         client.run(self.ending, lambda: time.monotonic() + 120)
         return {text for poll in client.polls for _, _, text in poll.messages}
 
-    def until_flowing(self, seconds=60):
+    def until_flowing(self, seconds=30):
         """Until something new has reached the referee."""
         since, seen = time.monotonic(), len(self.referee.polls)
         until(lambda: self.died() or any(poll.began > since and poll.messages for poll in self.referee.polls[seen:]),
