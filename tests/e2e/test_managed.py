@@ -35,7 +35,7 @@ def eight():
 def narrow():
     """Everything that is bounded is small."""
     settings = {"WINDOW_BYTES": 65_536, "PAGE_BYTES": 20_000, "CONNECTIONS": 2}
-    with Server(40, **{f"PGPOLL_{name}": str(value) for name, value in settings.items()}) as server:
+    with Server(40, errors=DIES_YOUNG, **{f"PGPOLL_{name}": str(value) for name, value in settings.items()}) as server:
         yield server
 
 
