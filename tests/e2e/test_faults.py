@@ -1,5 +1,4 @@
 """What breaks, and what the clients must not notice of it."""
-import http.client
 import os
 import signal
 import threading
@@ -7,7 +6,7 @@ import time
 
 import pytest
 
-from server import POLL, STATS, Postgres, Server, new_topic, until
+from server import POLL, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def mortal():
 class Loop:
     """A client that polls on and on, as it should: next_since back each time. Any answer but 200 ends it."""
 
-    def __init__(self, server, topic, timeout=5):
+    def __init__(self, server, topic, timeout=30):
         self.got, self.stopped, self.since = [], False, None
         self.done = server.threads.submit(self.run, server, topic, timeout)
         until(lambda: self.since, "a first answer")
@@ -40,7 +39,7 @@ class Loop:
             self.got, self.since = self.got + answer.payloads, answer.next_since
 
     def stop(self, server, topic, count):
-        until(lambda: self.done.done() or len(self.got) >= count, f"{count} messages", seconds=15)
+        until(lambda: self.done.done() or len(self.got) >= count, f"{count} messages", seconds=15 + STALL_S)
         self.stopped = True
         server.publish(topic, "end")
         self.done.result()
@@ -53,9 +52,8 @@ def test_a_killed_worker_costs_its_own_poll_only(mortal, topic):
     (pid,) = mortal.until_waiting(topic)
     mortal.until_waiting(other)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises((AssertionError, http.client.HTTPException, OSError)):
-        victim.result(5)
-    until(lambda: mortal.stats()["active_waiters"] == 1, "the dead worker's poll out of the stats", seconds=2)
+    assert breaks(victim)
+    until(lambda: mortal.stats()["active_waiters"] == 1, "the dead worker's poll out of the stats", seconds=2 + STALL_S)
     mortal.publish(other, 1)
     assert survivor.result().payloads == [1]
     mortal.publish(topic, 2)
@@ -79,7 +77,7 @@ def test_postgres_restarted_while_polls_wait(server, topic, mode):
 def test_polls_that_wait_again_after_a_restart_are_in_the_stats(server, topic):
     polls = server.wait(topic, polls=3, timeout=30)
     Postgres(server).restart("immediate")
-    server.until_waiting(topic, 3, seconds=10)
+    server.until_waiting(topic, 3)
     server.publish(topic, 1)
     assert [poll.result().payloads for poll in polls] == [[1]] * 3
 
@@ -124,11 +122,12 @@ def test_every_backend_terminated(server, topic):
 def test_idle_workers_after_a_restart(server, topic):
     """Each has a dead connection and has not noticed."""
     server.publish(topic, 1)
-    assert [poll.result().messages for poll in server.wait(new_topic(), polls=8, timeout=1)] == [[]] * 8
+    polls = [server.poll_later(new_topic(), timeout=1) for _ in range(8)]
+    assert [poll.result().messages for poll in polls] == [[]] * 8
     Postgres(server).restart("immediate")
-    polls = [server.poll_later(topic, since={topic: "0"}, timeout=5) for _ in range(24)]
-    assert [poll.result().payloads for poll in polls] == [[1]] * 24
-    until(lambda: all(server.stats()["active_waiters"] == 0 for _ in range(4)), "nobody left in the stats", seconds=2)
+    polls = [server.poll_later(topic, since={topic: "0"}, timeout=20) for _ in range(24)]
+    assert all(poll.result().payloads == [1] and poll.result().seconds < 5 + STALL_S for poll in polls)
+    until(lambda: all(server.stats()["active_waiters"] == 0 for _ in range(4)), "nobody left in the stats", seconds=2 + STALL_S)
 
 
 def test_a_gap_outlives_a_restart(server, topic):
@@ -172,12 +171,12 @@ def test_postgres_down_for_longer_than_the_poll(server, topic):
         for timeout in 0, 1:
             refused = server.poll(topic, timeout=timeout, status=503)
             assert refused.json == {"detail": "Service Unavailable"} and int(refused.headers["Retry-After"]) > 0
-            assert refused.headers["Cache-Control"] == "no-store" and refused.seconds < timeout + 2
+            assert refused.headers["Cache-Control"] == "no-store" and refused.seconds < timeout + 1 + STALL_S
         stats = server.request("GET", STATS)
         assert stats.status == 503 and int(stats.headers["Retry-After"]) > 0
         assert server.request("POST", POLL, b"{}").status == 422   # needs no database
         answer = waiting.result()
-        assert not answer.messages and not answer.has_more and answer.next_since == since and answer.seconds < 4
+        assert not answer.messages and not answer.has_more and answer.next_since == since and answer.seconds < 4 + STALL_S
         assert not from_now.result().messages
     finally:
         postgres.start()
@@ -233,7 +232,7 @@ def test_reload_answers_waiting_polls_and_serves_on(server, topic):
     before = server.until_workers()
     manager = server.manager
     server.reload()
-    answers = [poll.result(10) for poll in polls]
+    answers = [poll.result(20) for poll in polls]
     assert all(not answer.messages for answer in answers)
     if server.mode == "direct":   # new programs in the old processes
         assert server.worker_pids() == before
@@ -257,7 +256,7 @@ def test_no_poll_is_refused_during_a_reload(server, topic):
     for _ in range(2):
         server.reload()
     stop.set()
-    assert all(0 < client.result() < 3 for client in clients)
+    assert all(0 < client.result() < 2 + STALL_S for client in clients)
 
 
 def test_sigterm_answers_the_waiting_poll(mortal, topic):
@@ -265,7 +264,7 @@ def test_sigterm_answers_the_waiting_poll(mortal, topic):
     pids = mortal.until_waiting(topic, 3)
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
-    answers = [poll.result(5) for poll in polls]
+    answers = [poll.result(20) for poll in polls]
     assert all(not answer.messages and not answer.gaps for answer in answers)
     until(lambda: not set(pids) & mortal.worker_pids(), "the workers gone")
     if mortal.mode == "managed":

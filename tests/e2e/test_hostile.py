@@ -2,6 +2,7 @@
 import contextlib
 import json
 import random
+import statistics
 import struct
 import time
 
@@ -9,9 +10,10 @@ import pytest
 
 from fastcgi import (ABORT, BEGIN, DATA, GET_VALUES, KEEP_CONNECTION, PARAMS, STDIN, begin, connect, parameter, parameters,
                      read_all, record, request, stream)
-from server import Server, until
+from server import STALL_S, Server, soon, until
+from stalls import again_after_a_stall
 
-BOUND = 2   # s; PGPOLL_PEER_TIMEOUT_S
+BOUND = 4   # s; PGPOLL_PEER_TIMEOUT_S
 KEEPER = 2  # s; how long libfcgi waits for a connection's first byte
 
 
@@ -36,7 +38,7 @@ def unharmed(server, topic):
     """The same workers before and after, and they serve."""
     before = server.until_workers()
     yield
-    assert read_all(one_request(server, body(topic))).count(b'{"messages":[]') == 1
+    assert answer_to(server, request(body(topic))).count(b'{"messages":[]') == 1
     assert server.poll(topic).status == 200
     assert server.worker_pids() == before
 
@@ -45,6 +47,17 @@ def one_request(server, content, **more):
     client = connect(server)
     client.sendall(request(content, **more))
     return client
+
+
+def answer_to(server, *parts):
+    """All that is said to a request, which is sent in these parts."""
+    def ask():
+        with connect(server) as client:
+            for part in parts:
+                client.sendall(part)
+            return read_all(client)
+
+    return again_after_a_stall(ask, lambda said: b"Status: 503" in said)
 
 
 def send(server, content):
@@ -97,10 +110,13 @@ REFUSED = {   # and nothing is answered
 
 @pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_request_is_cut_at_once(server, topic, content):
-    with unharmed(server, topic):
+    def cut():
         started = time.monotonic()
         assert b"Status:" not in send(server, content)
-        assert time.monotonic() - started < BOUND / 2
+        return time.monotonic() - started
+
+    with unharmed(server, topic):
+        assert soon(cut, BOUND / 4)
 
 
 def test_noise(server, topic):
@@ -132,10 +148,7 @@ def test_requests_in_unusual_pieces(server, topic):
     }
     with unharmed(server, topic):
         for name, parts in pieces.items():
-            with connect(server) as client:
-                for part in parts:
-                    client.sendall(part)
-                assert read_all(client).count(b'"payload":"here"') == 1, name
+            assert answer_to(server, *parts).count(b'"payload":"here"') == 1, name
 
 
 def test_a_body_that_does_not_end_is_no_poll(server, topic):
@@ -188,14 +201,13 @@ def test_silence_holds_one_worker_for_so_long(server, topic):
         clients["a flood"].sendall(begin() + stream(PARAMS, GOOD))
         busy = [server.threads.submit(dripping, clients["a drip"], request(body(topic))),
                 server.threads.submit(flooding, clients["a flood"], record(STDIN, bytes(60_000)))]
-        for _ in range(10):
-            assert server.poll(topic).seconds < 1
+        assert statistics.median(server.poll(topic).seconds for _ in range(9)) < 1
         for name, client in clients.items():
             assert b"Status:" not in read_all(client), name
-            assert time.monotonic() - started < BOUND + KEEPER + 1, name
+            assert time.monotonic() - started < BOUND + KEEPER + STALL_S, name
             client.close()
         for sender in busy:
-            sender.result(5)
+            sender.result(20)
         until(lambda: connections(server) == 0, "every connection closed")
 
 
@@ -204,14 +216,14 @@ def test_an_answer_that_is_not_taken(server, topic):
         server.publish(topic, "x" * 4_000_000)
         before = len(server.log())
         with one_request(server, body(topic, since={topic: "0"})) as client:
-            until(lambda: any("an answer was not taken in time" in line for line in server.log()[before:]), "given up", BOUND + 3)
+            until(lambda: any("an answer was not taken in time" in line for line in server.log()[before:]), "given up")
             assert len(read_all(client)) < 4_000_000
         # Taken slowly, but taken: no matter how long it lasts.
         with one_request(server, body(topic, since={topic: "0"})) as client:
             got, started = 0, time.monotonic()
             while piece := client.recv(8192):
                 got += len(piece)
-                time.sleep(0.006)
+                time.sleep(0.01)
             assert got > 4_000_000 and time.monotonic() - started > BOUND
     server.prune(topic)
 
@@ -220,14 +232,17 @@ def test_an_answer_that_is_not_taken(server, topic):
 
 def test_a_connection_is_closed_after_its_request(server, topic):
     """Also when the web server would rather keep it (nginx's fastcgi_keep_conn): workers watch the listening socket only."""
+    def refused(content):
+        started = time.monotonic()
+        with one_request(server, content, flags=KEEP_CONNECTION) as client:
+            assert read_all(client).count(b"Status: 4") == 1
+        return time.monotonic() - started
+
     with unharmed(server, topic):
         for _ in range(15):
-            with one_request(server, body(topic), flags=KEEP_CONNECTION) as client:
-                assert read_all(client).count(b"Status: 200") == 1
+            assert answer_to(server, request(body(topic), flags=KEEP_CONNECTION)).count(b"Status: 200") == 1
         for content in b"{}", b"x" * 70_000, b"{":   # errors, too, and without waiting for the other side
-            started = time.monotonic()
-            with one_request(server, content, flags=KEEP_CONNECTION) as client:
-                assert read_all(client).count(b"Status: 4") == 1 and time.monotonic() - started < 1
+            assert soon(lambda: refused(content), 1)
 
 
 def test_what_comes_while_a_poll_waits(server, topic):
@@ -244,7 +259,7 @@ def test_what_comes_while_a_poll_waits(server, topic):
             client.sendall(record(ABORT))
             started = time.monotonic()
             read_all(client)
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 1 + STALL_S
         until(lambda: not server.waiting(topic), "nobody waiting")
 
 

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import signal
 import socket
 import stat
@@ -38,6 +39,15 @@ def fails_to_start(server, *words):
 def nothing_left_of(server):
     until(lambda: not server.processes(), "every process gone")
     assert not [path for path in server.run.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+
+
+def owners(pids):
+    """Of those that are still there."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.stat(f"/proc/{pid}").st_uid)
+    return found
 
 
 def test_two_side_by_side(server, small, topic):
@@ -101,19 +111,19 @@ def test_as_an_ordinary_user(tmp_path, topic):
                 f"MODE={server.mode}"]
         log = tmp_path / "log"
         with log.open("w") as output:
-            code = subprocess.run([*goal, "start"], stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60).returncode
+            code = subprocess.run([*goal, "start"], stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=120).returncode
         assert code == 0, log.read_text()
         server.publish(topic, 1)
         assert server.poll(topic, since={topic: "0"}).payloads == [1]
-        assert {os.stat(f"/proc/{pid}").st_uid for pid in server.processes()} == {nobody.pw_uid}
-        subprocess.run([*goal, "stop"], check=True, stdin=subprocess.DEVNULL, timeout=60)
+        assert owners(server.processes()) == {nobody.pw_uid}
+        subprocess.run([*goal, "stop"], check=True, stdin=subprocess.DEVNULL, timeout=120)
         nothing_left_of(server)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give its rights away")
 def test_root_serves_nobody_as_root(server):
     serving = [pid for pid, command in server.processes().items() if any(name in command for name in ("pgpoll-", "fcgi", "postgres", "lighttpd"))]
-    assert len(serving) > 24 and 0 not in {os.stat(f"/proc/{pid}").st_uid for pid in serving}
+    assert len(serving) > 24 and 0 not in owners(serving)
 
 
 def test_reload_without_poll_workers_fails(own):
@@ -128,7 +138,7 @@ def test_reload_without_poll_workers_fails(own):
 
 def run_program(server, name, *arguments):
     """By hand, as nobody should except for --help."""
-    return subprocess.run([server.run / "bin" / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+    return subprocess.run([server.run / "bin" / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
 
 
 def test_help_shows_how_to_start(server):
@@ -181,9 +191,9 @@ def test_settings_reach_the_workers(topic):
         (poll,) = server.wait("unheard", timeout=20)
         server.publish_unheard("unheard")
         answer = poll.result()
-        assert answer.payloads == ["unheard"] and answer.seconds < 5   # PGPOLL_REREAD_S
-        idle = server.poll(topic, timeout=3)
-        assert idle.text.startswith("\n\n{") and not idle.messages     # PGPOLL_HEARTBEAT_S
+        assert answer.payloads == ["unheard"] and answer.seconds < 10  # PGPOLL_REREAD_S, and not 15
+        idle = server.poll(topic, timeout=4)
+        assert re.match(r"\n{1,3}\{", idle.text) and not idle.messages  # PGPOLL_HEARTBEAT_S
 
         server.reload()
         assert too_many() and server.poll(topic).headers["Access-Control-Allow-Origin"] == origin

@@ -1,33 +1,33 @@
 """One manager and its workers: what only this mode promises."""
 import contextlib
-import http.client
 import json
 import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import threading
 import time
 
 import pytest
 
-from server import MODE, ROOT, STATS, Postgres, Server, new_topic, until
+from server import MODE, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
-BROKEN = (AssertionError, http.client.HTTPException, OSError)
+DIES_YOUNG = "a worker died as soon as it was started"   # where one that is killed may be the one that replaced another a moment ago
 
 
 @pytest.fixture(scope="module")
 def crowd():
     """A hundred polls can wait."""
-    with Server(100) as server:
+    with Server(100, errors=DIES_YOUNG) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def eight():
-    with Server(8) as server:
+    with Server(8, errors=DIES_YOUNG) as server:
         yield server
 
 
@@ -35,7 +35,7 @@ def eight():
 def narrow():
     """Everything that is bounded is small."""
     settings = {"WINDOW_BYTES": 65_536, "PAGE_BYTES": 20_000, "CONNECTIONS": 2}
-    with Server(40, **{f"PGPOLL_{name}": str(value) for name, value in settings.items()}) as server:
+    with Server(40, errors=DIES_YOUNG, **{f"PGPOLL_{name}": str(value) for name, value in settings.items()}) as server:
         yield server
 
 
@@ -62,7 +62,7 @@ class Client:
 
 def finish(server, clients, topic, sent):
     """Every client gets all that was sent, in order."""
-    until(lambda: any(c.done.done() for c in clients) or all(len(c.got) >= len(sent) for c in clients), "everything delivered", 10)
+    until(lambda: any(c.done.done() for c in clients) or all(len(c.got) >= len(sent) for c in clients), "everything delivered", 10 + STALL_S)
     for client in clients:
         client.stopped = True
     server.publish(topic, "end")
@@ -108,10 +108,10 @@ def test_a_hundred_waiting_polls_need_few_connections(crowd, topic):
     others = [new_topic() for _ in range(9)]
     polls = [poll for name in [topic, *others] for poll in crowd.wait(name, polls=10, timeout=60)]
     assert len(crowd.backends()) < 10
-    until(lambda: crowd.stats()["active_waiters"] == 100, "all of them in the stats", seconds=3)
+    until(lambda: crowd.stats()["active_waiters"] == 100, "all of them in the stats", seconds=2 + STALL_S)
     assert crowd.stats()["topic_subscriber_counts"].items() >= dict.fromkeys([topic, *others], 10).items()
-    listening = crowd.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state <> 'idle'")
-    assert listening == [(0,)]
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state <> 'idle'"
+    until(lambda: crowd.sql(busy) == [(0,)], "all idle")   # now and then the statistics are written
     for name in topic, *others:
         crowd.publish(name, name)
     assert [poll.result().payloads for poll in polls] == [[name] for name in [topic, *others] for _ in range(10)]
@@ -136,7 +136,7 @@ def test_the_statistics_are_written_once_a_second(crowd, topic):
 def test_six_clients_share_two_workers(small, topic):
     """Each answers early when somebody else wants to wait, who has waited longest first."""
     clients = [Client(small, topic) for _ in range(6)]
-    until(lambda: all(client.polls >= 2 for client in clients), "everybody's turn, twice", seconds=20)
+    until(lambda: all(client.polls >= 2 for client in clients), "everybody's turn, twice", seconds=40)
     small.publish(topic, 1)
     finish(small, clients, topic, [1])
 
@@ -173,8 +173,9 @@ def test_three_clients_for_each_worker(eight):
         time.sleep(dice.random() * 0.05)
     for name, client in zip(own, clients):
         expected = sorted(sent[shared] + sent[name])
-        until(lambda: client.done.done() or len(client.got) >= len(expected), f"everything of {name}", seconds=10)
+        until(lambda: client.done.done() or len(client.got) >= len(expected), f"everything of {name}", seconds=10 + STALL_S)
         assert not client.done.done() and client.got == expected
+    until(lambda: all(client.polls > 2 for client in clients + quiet_clients), "everybody's turn, several times", seconds=40)
     for client in clients + quiet_clients:
         client.stopped = True
     for name in own + quiet:
@@ -182,8 +183,9 @@ def test_three_clients_for_each_worker(eight):
     for client in clients + quiet_clients:
         client.stop()
         # 27 of them on 8 places, half a second at least in turn, make less than 2 s
-        assert client.longest < 5 and client.polls > 2
-    assert stats and all(answer.status == 200 and answer.seconds < 1 and answer.json["active_waiters"] <= 9 for answer in stats)
+        assert client.longest < 3 + STALL_S
+    assert stats and all(answer.status == 200 and answer.json["active_waiters"] <= 9 for answer in stats)
+    assert statistics.median(answer.seconds for answer in stats) < 1
 
 
 # --- workers and manager come and go
@@ -194,11 +196,10 @@ def test_a_killed_worker_is_replaced_and_costs_nobody_else_anything(crowd, topic
     before, manager = crowd.until_workers(), crowd.manager
     (pid,) = crowd.until_waiting(topic)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(BROKEN):
-        victim.result(5)
-    after = crowd.until_workers(seconds=2)
+    assert breaks(victim)
+    after = crowd.until_workers(seconds=2 + STALL_S)
     assert before - after == {pid} and len(after - before) == 1 and crowd.manager == manager
-    until(lambda: not crowd.waiting(topic), "its row gone", seconds=3)
+    until(lambda: not crowd.waiting(topic), "its row gone", seconds=2 + STALL_S)
     assert not any(poll.done() for poll in polls)
     crowd.publish(other, 1)
     assert [poll.result().payloads for poll in polls] == [[1]] * 10
@@ -211,7 +212,7 @@ def test_a_worker_told_to_end_answers_and_is_replaced(eight, topic, send):
     (pid,) = eight.until_waiting(topic)
     before = eight.until_workers()
     os.kill(pid, send)
-    assert poll.result(5).messages == []
+    assert poll.result(20).messages == []
     after = until(lambda: len(pids := eight.worker_pids() - {pid}) == eight.worker_count and pids, "another in its place")
     assert len(before & after) == len(before) - 1
 
@@ -225,12 +226,7 @@ def test_many_workers_killed_at_once(crowd, topic):
     crowd.until_workers()
     until(lambda: sum(poll.done() for poll in polls) == 30, "30 broken polls")
     crowd.publish(topic, 1)
-    outcomes = []
-    for poll in polls:
-        try:
-            outcomes.append(poll.result().payloads)
-        except BROKEN:
-            outcomes.append(None)
+    outcomes = [None if breaks(poll) else poll.result().payloads for poll in polls]
     assert sorted(outcomes, key=str) == sorted([None] * 30 + [[1]] * 10, key=str)
     polls = crowd.wait(topic, polls=100, timeout=30)
     crowd.publish(topic, 2)
@@ -243,11 +239,11 @@ def test_a_killed_manager_takes_its_workers_down_in_order(topic):
         server.until_waiting(topic, 6)
         os.kill(server.manager, signal.SIGKILL)
         killed = time.monotonic()
-        answers = [poll.result(5) for poll in polls]
+        answers = [poll.result(20) for poll in polls]
         assert all(not answer.messages and not answer.gaps for answer in answers)
-        until(lambda: server.stats()["active_waiters"] == 0, "its rows not counted", seconds=5)
-        until(lambda: not server.worker_pids(), "its workers gone", seconds=5)
-        assert time.monotonic() - killed < 6 and server.poll(topic, status=503)
+        until(lambda: server.stats()["active_waiters"] == 0, "its rows not counted", seconds=5 + STALL_S)
+        until(lambda: not server.worker_pids(), "its workers gone", seconds=5 + STALL_S)
+        assert time.monotonic() - killed < 5 + STALL_S and server.poll(topic, status=503)
         server.publish(topic, 1)
         server.close_db()
         server.start()   # as systemd would
@@ -288,7 +284,7 @@ def test_a_hanging_nursery_is_replaced(topic):
         os.kill(nursery, signal.SIGSTOP)
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
-        after = until(lambda: len(pids := server.worker_pids() - {victim}) == server.worker_count and pids, "another worker", seconds=15)
+        after = until(lambda: len(pids := server.worker_pids() - {victim}) == server.worker_count and pids, "another worker", seconds=30)
         assert len(after & before) == len(before) - 1 and nursery not in server.processes()
 
 
@@ -299,12 +295,13 @@ def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
         server.until_workers()
         while time.monotonic() < end:
             for pid in children(manager):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
+                with contextlib.suppress(ProcessLookupError):   # the manager may have taken note of its death just now
+                    os.kill(pid, signal.SIGKILL)
+                    killed += 1
             time.sleep(0.005)
         assert 4 <= killed <= 40   # one in 5 ms would make 400 and more
         assert logged(server, "a worker died as soon as it was started: the next one in")
-        server.until_workers(seconds=15)
+        server.until_workers(seconds=30)
         assert server.manager == manager
         polls = server.wait(topic, polls=3, timeout=20)
         server.publish(topic, 1)
@@ -323,16 +320,16 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
                     program.write(version)
             before, manager = eight.until_workers(), eight.manager
             done = subprocess.run([ROOT / "deploy" / "local", "reload"], env={**os.environ, "RUN": eight.run, "BUILD": build},
-                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stdout + done.stderr
-            until(lambda: not eight.worker_pids() & before, "the old workers gone", seconds=5)
+            until(lambda: not eight.worker_pids() & before, "the old workers gone", seconds=5 + STALL_S)
             assert eight.manager == manager
             for pid in {manager, *eight.until_workers(), *eight.named("pgpoll-nursery")}:
                 with open(f"/proc/{pid}/exe", "rb") as program:
                     assert program.read().endswith(version)
             until(lambda: len(eight.named("pgpoll-nursery")) == 1, "the old nursery gone")
             count = len(sent)
-            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=3)
+            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=2 + STALL_S)
     finish(eight, clients, topic, sent)
     eight.reload()   # the original
 
@@ -347,7 +344,8 @@ def test_short_polls_while_a_new_program_is_slow_to_start(topic):
         while not stop.is_set():
             server.poll(topic, **fields) if fields else server.poll(new_topic())
 
-    with Server(20) as server:
+    # A start of 1.5 s that takes 2 s on a busy machine is given up, and made once more.
+    with Server(20, errors="cannot start a worker: No child processes") as server:
         server.publish(topic, 1)
         worker, stop = server.run / "bin" / "pgpoll-worker", threading.Event()
         worker.rename(worker.with_name("pgpoll-worker-itself"))
@@ -359,17 +357,17 @@ def test_short_polls_while_a_new_program_is_slow_to_start(topic):
         for _ in range(3):
             before = server.until_workers()
             os.kill(server.manager, signal.SIGHUP)
-            until(lambda: not server.worker_pids() & before, "the old workers gone", seconds=10)
+            until(lambda: not server.worker_pids() & before, "the old workers gone", seconds=10 + STALL_S)
         stop.set()
         for client in clients:
-            client.result(10)
+            client.result(30)
 
 
 def test_make_stop_answers_every_waiting_poll(topic):
     with Server(20) as server:
         polls = server.wait(topic, polls=20, timeout=60)
         server.stop()
-        assert [poll.result(5).messages for poll in polls] == [[]] * 20
+        assert [poll.result(20).messages for poll in polls] == [[]] * 20
         assert not server.worker_pids()
 
 
@@ -382,7 +380,7 @@ def test_the_listening_connection_is_lost_again_and_again(eight, topic):
             until(lambda: eight.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'"),
                   "connections cut")
             count = len(sent)
-            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=5)
+            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=5 + STALL_S)
     finish(eight, clients, topic, sent)
 
 
@@ -400,7 +398,7 @@ def test_a_transaction_larger_than_a_read(no_rereading, topic, count, payload):
     """It comes at once, all of it, and holds up nobody else."""
     other = new_topic()
     since = no_rereading.poll(topic, other).next_since
-    large, small = no_rereading.wait(topic, since=since, timeout=10) + no_rereading.wait(other, since=since, timeout=10)
+    large, small = no_rereading.wait(topic, since=since, timeout=10 + STALL_S) + no_rereading.wait(other, since=since, timeout=10 + STALL_S)
     no_rereading.until_waiting(topic)
     no_rereading.until_waiting(other)
     no_rereading.sql(f"INSERT INTO pgpoll.messages (topic, payload) SELECT %s, {payload} FROM generate_series(1, {count}) n", topic)
@@ -418,7 +416,7 @@ def test_forged_announcements(no_rereading, topic):
     for position in 2**62, 2**63 - 1, -1, 0:
         no_rereading.sql("SELECT pg_notify('pgpoll', %s)", str(position))
         for n in range(3):
-            (poll,) = no_rereading.wait(topic, timeout=10)
+            (poll,) = no_rereading.wait(topic, timeout=10 + STALL_S)
             no_rereading.until_waiting(topic)
             no_rereading.publish(topic, n)
             assert poll.result().payloads == [n]
@@ -426,7 +424,7 @@ def test_forged_announcements(no_rereading, topic):
 
 def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     """The others of its batch come all the same. (Another host's manager gave the positions.)"""
-    (poll,) = no_rereading.wait(topic, timeout=10)
+    (poll,) = no_rereading.wait(topic, timeout=10 + STALL_S)
     no_rereading.until_waiting(topic)
     os.kill(no_rereading.manager, signal.SIGSTOP)
     try:
@@ -501,7 +499,7 @@ def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
         eight.publish(topic, n)
         for poll in polls:
             answer = poll.result()
-            assert answer.payloads == [n] and answer.seconds < 5
+            assert answer.payloads == [n] and answer.seconds < 5 + STALL_S
     stop.set()
     for asker in askers:
         asker.result()
@@ -520,7 +518,7 @@ def test_a_database_that_is_away_for_seconds(eight, topic):
     time.sleep(2)   # nothing to observe: the database is down
     postgres.start()
     assert table.result().payloads[0] == "old"
-    until(lambda: set(eight.stats()["topic_subscriber_counts"]) == {topic, unknown}, "all who wait in the stats", seconds=10)
+    until(lambda: set(eight.stats()["topic_subscriber_counts"]) == {topic, unknown}, "all who wait in the stats")
     eight.publish(topic, "new")
     eight.publish(unknown, "known")
     assert [poll.result().payloads for poll in polls] == [["new"]] * 4 and late.result().payloads == ["known"]
@@ -562,7 +560,7 @@ def test_a_window_that_runs_over(narrow):
         narrow.sql("INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES (%s, %s, to_json(repeat('x', 3000)))", name, str(n))
     for names, client in zip(([topics[0]], [topics[1]], topics, topics[2:]), clients):
         expected = sorted(sum((sent[name] for name in names), []))
-        until(lambda: client.done.done() or len(client.got) >= len(expected), "everything delivered", seconds=20)
+        until(lambda: client.done.done() or len(client.got) >= len(expected), "everything delivered", seconds=20 + STALL_S)
         assert client.got[:len(expected)] == expected
         client.stopped = True
         narrow.publish(names[0], "end")
@@ -594,7 +592,7 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
     stop.set()
     watcher.result()
     assert 0 < most[0] <= fixed + 2 * 2   # each may follow one that is just ending
-    until(lambda: len(narrow.backends()) <= fixed, "what was opened to catch up closed again", seconds=5)
+    until(lambda: len(narrow.backends()) <= fixed, "what was opened to catch up closed again")
 
 
 @contextlib.contextmanager
@@ -636,9 +634,7 @@ def test_a_worker_killed_as_its_page_is_read(narrow, topic):
             os.kill(pid, signal.SIGKILL)
         until(lambda: not narrow.worker_pids() & before, "all workers dead")
         later = [narrow.poll_later(topic, since={topic: "0"}, timeout=20) for _ in range(6)]
-        for poll in polls:
-            with pytest.raises(BROKEN):
-                poll.result(5)
+        assert all(breaks(poll) for poll in polls)
     assert [poll.result().payloads for poll in later] == [[1, 2]] * 6
 
 
@@ -649,7 +645,7 @@ def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE plpgsql STABLE AS"
                    " $$ BEGIN IF topic LIKE 'bad%' THEN RAISE EXCEPTION 'broken for %', topic; END IF; RETURN topic <> 'secret'; END $$")
         body = json.dumps({"topics": ["bad"], "timeout": 0})
-        until(lambda: server.request("POST", "/messages/poll", body).status == 503, "can_poll() heeded", 5.5)
+        until(lambda: server.request("POST", "/messages/poll", body).status == 503, "can_poll() heeded", 5 + STALL_S)
         stop, bad = threading.Event(), []
 
         def ask():
@@ -659,10 +655,10 @@ def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
         askers = [server.threads.submit(ask) for _ in range(2)]
         clients = [Client(server, topic) for _ in range(3)]
         with publishing(server, topic) as sent:
-            until(lambda: len(bad) > 20 and len(sent) > 50, "some of each", seconds=10)
+            until(lambda: len(bad) > 20 and len(sent) > 50, "some of each", seconds=30)
             server.poll("secret", topic, status=403)
             count = len(sent)
-            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=3)
+            until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=2 + STALL_S)
         stop.set()
         for asker in askers:
             asker.result()
@@ -677,27 +673,27 @@ def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
                    " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(30)) ELSE topic <> 'secret' END $$")
         body = json.dumps({"topics": ["secret"], "timeout": 0})
-        until(lambda: server.request("POST", "/messages/poll", body).status == 403, "can_poll() heeded", 5.5)
+        until(lambda: server.request("POST", "/messages/poll", body).status == 403, "can_poll() heeded", 5 + STALL_S)
         (poll,) = server.wait(topic, timeout=20)
         slow = [server.poll_later(f"slow-{n}", timeout=3, status=503) for n in range(3)]
         server.publish(topic, 1)
-        answer = poll.result(2)
+        answer = poll.result(1 + STALL_S)
         assert answer.payloads == [1]
         for refused in slow:
             refused.result()
         body = json.dumps({"topics": [topic], "timeout": 0})
-        until(lambda: server.request("POST", "/messages/poll", body).status == 200, "others asked about again", 2.5)
+        until(lambda: server.request("POST", "/messages/poll", body).status == 200, "others asked about again", 2 + STALL_S)
         server.unrestrict()
 
 
 def test_more_topics_than_can_be_listened_to(topic):
     """There is room for 4096 here. The others' polls read the table instead: slower, but nobody is refused or forgotten."""
     with Server(100) as server:
-        crowd = [server.poll_later(*[f"{topic}-{i}-{n}" for n in range(50)], timeout=30) for i in range(100)]
-        until(lambda: server.stats()["active_waiters"] == 100, "a hundred polls", seconds=10)
+        crowd = [server.poll_later(*[f"{topic}-{i}-{n}" for n in range(50)], timeout=60) for i in range(100)]
+        until(lambda: server.stats()["active_waiters"] == 100, "a hundred polls")
         for i in range(100):
             server.publish(f"{topic}-{i}-{i % 50}", i)
-        assert [poll.result(10).payloads for poll in crowd] == [[i] for i in range(100)]
+        assert [poll.result(40).payloads for poll in crowd] == [[i] for i in range(100)]
         (poll,) = server.wait(topic, timeout=20)   # and there is room again, at the latest when the topics were not used for a while
         server.publish(topic, "after")
         assert poll.result().payloads == ["after"]

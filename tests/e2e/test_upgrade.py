@@ -29,7 +29,7 @@ def next_tree(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server():
     """One that is upgraded once."""
-    with Server(8, errors="pgpoll schema|permission denied for schema") as server:
+    with Server(8, errors="pgpoll schema|permission denied for schema|: schema, 0 messages") as server:
         yield server
 
 
@@ -58,7 +58,8 @@ class Client(threading.Thread):
 
     def end(self):
         self.ending = True
-        self.join(10)
+        self.join(30)
+        assert not self.is_alive()
         assert self.failure is None, self.failure
 
 
@@ -99,7 +100,7 @@ def test_schema_first_then_programs(server, next_tree):
 
     server.reload(top=next_tree)
     server.publish(topic, *range(10, 15))
-    until(lambda: all(client.got == list(range(15)) for client in clients), "every message delivered", 20)
+    until(lambda: all(client.got == list(range(15)) for client in clients), "every message delivered", 60)
     for client in clients:
         client.end()
         assert client.got == list(range(15))
@@ -107,7 +108,7 @@ def test_schema_first_then_programs(server, next_tree):
 
 def test_programs_first_then_schema(next_tree, topic):
     """In the other order clients wait, as they do while the database is away."""
-    with Server(2, errors="pgpoll schema") as own:
+    with Server(2, errors="pgpoll schema|: schema, 0 messages") as own:
         own.publish(topic, 1)
         own.reload(top=next_tree)
         poll = own.poll_later(topic, since={topic: "0"}, timeout=30)

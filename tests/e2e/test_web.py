@@ -9,6 +9,7 @@ import http.server
 import json
 import re
 import socket
+import statistics
 import subprocess
 import threading
 import time
@@ -17,7 +18,8 @@ import pytest
 
 import h2_client
 import web
-from server import LEAVING_S, POLL, STATS, WEB, Server, new_topic, until
+from server import LEAVING_S, POLL, STALL_S, STATS, WEB, Server, new_topic, soon, until
+from stalls import again_after_a_stall
 
 pytestmark = pytest.mark.web
 METRICS = "/messages/poll/metrics"
@@ -35,11 +37,14 @@ def fronted(server, kind=None, **options):
 
 def raw(server, request, source=LOCAL):
     """Status and body for these bytes."""
-    with socket.create_connection(("127.0.0.1", server.port), 5, (source, 0)) as client:
-        client.sendall(request.replace("\n", "\r\n").encode())
-        response = http.client.HTTPResponse(client)
-        response.begin()
-        return response.status, response.read().decode()
+    def ask():
+        with socket.create_connection(("127.0.0.1", server.port), 20, (source, 0)) as client:
+            client.sendall(request.replace("\n", "\r\n").encode())
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            return response.status, response.read().decode()
+
+    return again_after_a_stall(ask, lambda answer: answer[0] == 503)
 
 
 def get(server, path, source, method="GET", headers=""):
@@ -195,13 +200,14 @@ def slow_clients(port):
 def test_slow_clients_cost_no_worker(server):
     clients = [pair for _ in range(8) for pair in slow_clients(server.port)]   # more than there are workers
     try:
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:
+        times = []
+        for _ in range(9):
             for client, byte in clients:
                 with contextlib.suppress(OSError):
                     client.sendall(byte)
-            assert server.poll(new_topic()).seconds < 1 and server.request("GET", STATS).seconds < 1
+            times += server.poll(new_topic()).seconds, server.request("GET", STATS).seconds
             time.sleep(0.2)
+        assert statistics.median(times) < 1 and max(times) < 1 + STALL_S
     finally:
         for client, _ in clients:
             client.close()
@@ -227,10 +233,9 @@ def test_clients_that_do_not_read_their_answer_cost_no_worker(small, topic):
             assert not poll.done()
             for client in clients:
                 client.close()
-            poll.result(5)
+            poll.result(20)
         else:
-            for _ in range(4):
-                assert small.poll(new_topic()).seconds < 2
+            assert statistics.median(small.poll(new_topic()).seconds for _ in range(5)) < 2
     finally:
         for client in clients:
             client.close()
@@ -251,7 +256,7 @@ def test_tls(secure, topic, protocol):
                              "-d", json.dumps({"topics": [topic], "timeout": 20})], stdout=subprocess.PIPE, text=True)
     secure.until_waiting(topic)
     secure.publish(topic, 1)
-    body, _, told = curl.communicate(timeout=5)[0].rpartition("\n")
+    body, _, told = curl.communicate(timeout=20)[0].rpartition("\n")
     assert told == {"--http1.1": "1.1 200", "--http2": "2 200"}[protocol]
     assert [message["payload"] for message in json.loads(body)["messages"]] == [1]
 
@@ -303,7 +308,7 @@ def test_compression(server, topic):
         waiting = server.threads.submit(poll, 20, "$")
         server.until_waiting(topic)
         server.publish(topic, 2)
-        assert [message["payload"] for message in waiting.result(2)[1]] == [2]
+        assert [message["payload"] for message in waiting.result(10)[1]] == [2]
 
 
 # --- starts, stops, reloads
@@ -317,10 +322,10 @@ def test_a_reload_costs_no_poll(server, topic):
         else:
             time.sleep(0.5)   # let it take effect; nothing tells when
             assert not any(poll.done() for poll in polls)
-        assert until(lambda: answered(door), "answers again").seconds < 2
+        assert until(lambda: answered(door), "answers again").seconds < 1 + STALL_S
         door.publish(topic, 1)
         for poll in polls:
-            assert door.poll(topic, since=poll.result(5).next_since if not poll.result().messages else {topic: "0"}).payloads == [1]
+            assert door.poll(topic, since=poll.result(19).next_since if not poll.result().messages else {topic: "0"}).payloads == [1]
 
 
 def answered(server):
@@ -342,7 +347,7 @@ def test_workers_that_come_back_are_found(server, topic):
                 assert door.request("POST", POLL, body).status in (502, 503)
         finally:
             away.rename(socket_file)
-        until(lambda: door.request("POST", POLL, body).status == 200, "answers again", 4 if WEB == "lighttpd" else 0.5)
+        until(lambda: door.request("POST", POLL, body).status == 200, "answers again", STALL_S + (3 if WEB == "lighttpd" else 0))
 
 
 # --- Apache's mod_fcgid, which starts the workers itself
@@ -366,20 +371,21 @@ def test_mod_fcgid():
         server.restrict("remote_user = 'ann'", refused=topic)
         assert poll(timeout=0).messages == []
         polls = [server.threads.submit(poll) for _ in range(5)]
-        server.until_waiting(topic, 5, seconds=20)
+        server.until_waiting(topic, 5)
         server.publish(topic, 1)
-        assert [answer.result(2).payloads for answer in polls] == [[1]] * 5
+        assert [answer.result(10).payloads for answer in polls] == [[1]] * 5
 
         body = json.dumps({"topics": [topic], "timeout": 60})
         with socket.create_connection(("127.0.0.1", door.port)) as client:
             client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic('ann:secret')['Authorization']}\r\n"
                            f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
             server.until_waiting(topic, 1)
-        server.until_waiting(topic, 0, seconds=6)   # two heartbeats
+        server.until_waiting(topic, 0, seconds=3 + STALL_S)   # two heartbeats
 
-        assert get(door, STATS, ELSEWHERE)[0] == 403 and door.stats()["active_waiters"] == 0
+        assert get(door, STATS, ELSEWHERE)[0] == 403
+        until(lambda: door.stats()["active_waiters"] == 0, "nobody in the stats")
         assert door.request("GET", METRICS).headers["X-Content-Type-Options"] == "nosniff"
         clients = list(slow_clients(door.port))
-        assert poll(timeout=0).seconds < 1
+        assert soon(lambda: poll(timeout=0).seconds, 1)
         for client, _ in clients:
             client.close()

@@ -13,10 +13,17 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+reserved = []
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """It stays reserved while we run: neither given to others that ask for any port, nor to connections as their own end. Servers get it
+    all the same, for they set SO_REUSEADDR, as we do here."""
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    reserved.append(probe)
+    return probe.getsockname()[1]
 
 
 def listens(port):
@@ -89,7 +96,7 @@ class WebServer:
             with open(self.home / "stderr", "w") as stderr:
                 self.process = subprocess.Popen(self.command(), env={**os.environ, **self.environment()}, stdin=subprocess.DEVNULL,
                                                 stdout=stderr, stderr=stderr, cwd="/", start_new_session=True)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not all(map(listens, filter(None, (self.port, self.tls_port)))):
                 assert self.process.poll() is None and time.monotonic() < deadline, self.errors()
                 time.sleep(0.02)

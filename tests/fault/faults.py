@@ -37,7 +37,7 @@ class Supervisor:
         self.command, self.environment = command, {**environment(pids[0]), **settings}
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
-        until(lambda: not any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids), "the pool gone", 10)
+        until(lambda: not any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids), "the pool gone")
         self.socket = self.listen(server.run / "fcgi" / "poll.sock")
         self.stopping, self.processes, self.lock = False, {}, threading.Lock()
         self.ended = set()      # signals that ended them
@@ -229,13 +229,13 @@ class Copy:
         """Everything that is committed now; returns when it was."""
         now = time.monotonic()
         ((there,),) = self.postgres.server.sql("SELECT pg_current_wal_flush_lsn()")
-        until(lambda: self.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", there) == [(True,)], "the standby caught up", 20)
+        until(lambda: self.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", there) == [(True,)], "the standby caught up", 60)
         return now
 
     def cut_off(self):
         self.sql("ALTER SYSTEM SET primary_conninfo = ''")
         self.sql("SELECT pg_reload_conf()")
-        until(lambda: self.sql("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)], "the standby cut off", 20)
+        until(lambda: self.sql("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)], "the standby cut off")
 
     def promote(self):
         self.sql("SELECT pg_promote()")
@@ -320,7 +320,7 @@ class Faults:
         for pid in before:
             with contextlib.suppress(ProcessLookupError):   # about to be started again after another fault
                 os.kill(pid, signal.SIGTERM)
-        until(lambda: not set(before) & set(self.supervisor.pids), "others in their places", 20)
+        until(lambda: not set(before) & set(self.supervisor.pids), "others in their places", 60)
 
     def lose_notifications(self):
         """NOTIFY does nothing any more where a message is published; that the programs reach themselves is another matter."""
@@ -369,6 +369,6 @@ class Faults:
         settings, cwd = environment(old), os.readlink(f"/proc/{old}/cwd")
         with self.away("web"):
             os.kill(old, signal.SIGTERM)
-            until(lambda: not pathlib.Path(f"/proc/{old}/exe").exists(), "lighttpd gone", 10)
+            until(lambda: not pathlib.Path(f"/proc/{old}/exe").exists(), "lighttpd gone")
             subprocess.run(command, env=settings, cwd=cwd, check=True, stdin=subprocess.DEVNULL)
             until(lambda: self.server.request("GET", "/messages/poll/stats").status, "lighttpd again")

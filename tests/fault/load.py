@@ -86,9 +86,8 @@ class Load:
 
     def watch_database(self):
         """Notes when it is slow for anybody: the machine has other things to do."""
-        session = None
+        session, began = None, time.monotonic()
         while not self.watching_over.wait(0.1):
-            began = time.monotonic()
             try:
                 session = session or self.connect()
                 with session.cursor() as cursor:
@@ -96,8 +95,9 @@ class Load:
                 session.rollback()
             except psycopg2.Error:
                 session = None
-            if time.monotonic() - began > SLOW_S:
+            if time.monotonic() - began > 0.1 + SLOW_S:
                 self.outages.append(["database", began, time.monotonic()])
+            began = time.monotonic()
 
     def publish_in_a_rush(self):
         """What nobody polls for."""
@@ -159,7 +159,7 @@ class Load:
         client.run(self.ending, lambda: time.monotonic() + 120)
         return {text for poll in client.polls for _, _, text in poll.messages}
 
-    def until_flowing(self, seconds=20):
+    def until_flowing(self, seconds=30):
         """Until something new has reached the referee."""
         since, seen = time.monotonic(), len(self.referee.polls)
         until(lambda: self.died() or any(poll.began > since and poll.messages for poll in self.referee.polls[seen:]),
@@ -172,9 +172,9 @@ class Load:
     def finish(self, seconds=120):
         """Ends the writing and lets every client read to its end."""
         self.writing_over.set()
-        until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 30)
+        until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 60)
         until(lambda: self.died() or (len(self.clients) == self.latecomers + 1 and all(client.answered for client in self.clients)),
-              "every client answered once", 30)
+              "every client answered once", 60)
         began = time.monotonic()
         with self.connect() as session, session.cursor() as cursor:
             for topic in self.topics:

@@ -51,7 +51,7 @@ def check_refusals(session):
                 *{"topic": "t", "created_at": "now", column: value}.values())
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -81,7 +81,7 @@ class Background(threading.Thread):
         except BaseException as error:
             self.error = error
 
-    def join(self, timeout=60):
+    def join(self, timeout=120):
         super().join(timeout)
         assert not self.is_alive(), "still running"
         if self.error:

@@ -58,7 +58,7 @@ def is_muted(session):
     return run(session, f"SELECT last_value > {NOW_MS} FROM pgpoll.doorbell")[0][0]
 
 
-def keep_quiet(admin, level, finish):
+def keep_quiet(admin, bell, level, finish):
     """A session whose transaction found the doorbell muted: another one, should that have taken longer than a mute lasts."""
     while True:
         session = publisher(level)
@@ -67,7 +67,9 @@ def keep_quiet(admin, level, finish):
         finish(session)
         if is_muted(admin):
             return session
+        session.close()
         assign(admin)
+        rung(bell)
 
 
 def test_rings(admin, bell, level):
@@ -95,7 +97,7 @@ def test_rings_for_the_topic_it_was_left_with(admin, bell):
 
 
 def test_keeps_quiet_while_muted(admin, bell, level):
-    keep_quiet(admin, level, lambda session: session.commit())
+    keep_quiet(admin, bell, level, lambda session: session.commit())
     assert rung(bell) == []
     assert unmute(admin) and assign(admin) == 1
 
@@ -112,7 +114,7 @@ def test_rings_when_the_mute_has_lapsed(admin, bell, level):
 def test_rings_when_the_clock_was_set_back(admin, bell, level):
     """Then the mute lies further ahead than any."""
     session = publisher(level)
-    run(admin, f"SELECT setval('pgpoll.doorbell', {NOW_MS} + 3000)")
+    run(admin, f"SELECT setval('pgpoll.doorbell', {NOW_MS} + 3600000)")
     publish(session, "a", 1)
     session.commit()
     assert sorted(rung(bell)) == RUNG and is_muted(admin)
@@ -127,7 +129,7 @@ def test_rings_when_it_cannot_say_that_it_keeps_quiet(admin, bell, level):
     """Anybody can hold an advisory lock. Publishers do not wait for him."""
     other = connect()
     run(other, "SELECT pg_advisory_lock(%s, %s)", *LOCK)
-    keep_quiet(admin, level, lambda session: session.commit())
+    keep_quiet(admin, bell, level, lambda session: session.commit())
     assert sorted(rung(bell)) == RUNG
     assert not unmute(admin) and assign(admin) == 1
     run(other, "SELECT pg_advisory_unlock(%s, %s)", *LOCK)
@@ -136,7 +138,7 @@ def test_rings_when_it_cannot_say_that_it_keeps_quiet(admin, bell, level):
 
 def test_unmuting_sees_who_keeps_quiet(admin, bell, level):
     """The race that matters: muted when the publisher looks, unmuted and looked before it commits."""
-    session = keep_quiet(admin, level, lambda session: run(session, IMMEDIATE))
+    session = keep_quiet(admin, bell, level, lambda session: run(session, IMMEDIATE))
     assert not unmute(admin) and assign(admin) == 0
     session.commit()
     assert rung(bell) == []
@@ -162,8 +164,8 @@ def test_publishers_ring_while_it_is_unmuted(admin, bell, level):
     assert sorted(rung(bell)) == RUNG
 
 
-def test_quiet_publisher_rolls_back(admin, level):
-    session = keep_quiet(admin, level, lambda session: run(session, IMMEDIATE))
+def test_quiet_publisher_rolls_back(admin, bell, level):
+    session = keep_quiet(admin, bell, level, lambda session: run(session, IMMEDIATE))
     assert not unmute(admin)
     session.rollback()
     assert unmute(admin) and assign(admin) == 0
@@ -174,7 +176,7 @@ def test_quiet_in_a_savepoint(admin, bell, level):
     def finish(session):
         run(session, "SAVEPOINT s")
         run(session, IMMEDIATE)
-    session = keep_quiet(admin, level, finish)
+    session = keep_quiet(admin, bell, level, finish)
     assert not unmute(admin)
     run(session, "ROLLBACK TO s")
     assert unmute(admin)

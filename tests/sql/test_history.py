@@ -125,7 +125,7 @@ def test_everybody_reads_the_same_history(admin):
         late[-1].page()
         late_since.append((time.monotonic(), dict(late[-1].cursors)))
         late_reading.append(Background(read_until, stop, late[-1], enough, True))
-    wait_until(lambda: len(readers[0].got) > 1500, 60)
+    wait_until(lambda: len(readers[0].got) > 1500, 180)
     done.set()
     for thread in writing:
         thread.join()

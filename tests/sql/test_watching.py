@@ -14,7 +14,7 @@ def test_who_is_held_up_and_by_whom(admin):
     assert run(watcher, HELD_UP) == []
     run(holder, "LOCK TABLE pgpoll.messages IN SHARE MODE")
     publishing = Background(publish, publisher, "t", "sesame")
-    wait_until(lambda: run(watcher, HELD_UP))
+    wait_until(lambda: [row[-1] for row in run(watcher, HELD_UP)] == [True])    # since when is known a moment later
     held_up = [publisher.info.backend_pid, "postgres", "shop", "pgpoll.messages", holder.info.backend_pid, "postgres", "nightly job"]
     assert run(watcher, HELD_UP) == [(*held_up, None, True)]
     assert run(admin, HELD_UP) == [(*held_up, "idle in transaction", True)]

@@ -5,7 +5,7 @@
 
 #include <time.h>
 
-static int64_t moved_ms;
+static int64_t moved_ms, stopped_ms, stopped_wall_ms; /* 0: it goes */
 
 static int64_t read_ms(clockid_t clock)
 {
@@ -17,12 +17,12 @@ static int64_t read_ms(clockid_t clock)
 
 int64_t clock_monotonic_ms(void)
 {
-    return read_ms(CLOCK_MONOTONIC) + moved_ms;
+    return (stopped_ms ? stopped_ms : read_ms(CLOCK_MONOTONIC)) + moved_ms;
 }
 
 int64_t clock_wall_ms(void)
 {
-    return read_ms(CLOCK_REALTIME);
+    return stopped_wall_ms ? stopped_wall_ms : read_ms(CLOCK_REALTIME);
 }
 
 void fake_clock_advance(int64_t ms)
@@ -30,7 +30,13 @@ void fake_clock_advance(int64_t ms)
     moved_ms += ms;
 }
 
+void fake_clock_stop(void)
+{
+    stopped_ms = read_ms(CLOCK_MONOTONIC);
+    stopped_wall_ms = read_ms(CLOCK_REALTIME);
+}
+
 void fake_clock_restore(void)
 {
-    moved_ms = 0;
+    moved_ms = stopped_ms = stopped_wall_ms = 0;
 }

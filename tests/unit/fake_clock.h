@@ -6,6 +6,9 @@
 
 void fake_clock_advance(int64_t ms);
 
+/* From now on time passes by fake_clock_advance() only, however long the machine takes. */
+void fake_clock_stop(void);
+
 /* Back to the system's time, for what sleeps by that. */
 void fake_clock_restore(void);
 

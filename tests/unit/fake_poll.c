@@ -100,6 +100,7 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     static const struct listener_operations operations = { .read = fake_read, .wait = fake_wait, .end = fake_end };
     struct json_object *detail = NULL;
 
+    fake_clock_stop();
     memset(poll, 0, sizeof *poll);
     poll->listener.operations = &operations;
     poll->client = (struct poll_client){ fake_begin, fake_heartbeat };
@@ -151,4 +152,5 @@ void fake_poll_release(struct fake_poll *poll)
         poll_waiter_release(&poll->waiter);
     EXPECT(poll->ends == 1, "end was called %d times", poll->ends);
     poll_request_release(&poll->request);
+    fake_clock_restore();
 }

@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { TOPICS = 3, SHORT_MS = 30, LONG_MS = 5000, LARGE = 20 * 1000 * 1000, DAMAGES = 3000 };
+enum { TOPICS = 3, SHORT_MS = 30, LONG_MS = 30000, LARGE = 20 * 1000 * 1000, DAMAGES = 3000 };
 
 static const char body[] = "{\"topics\":[\"a\",\"\\u00e9/\\\"\",\"c\"],\"limit\":7}";
 
