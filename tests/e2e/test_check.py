@@ -186,7 +186,7 @@ def test_publishing_behind_a_notify(own):
         until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waits_for = 'NOTIFY' AND waited > '1 second'"), "somebody held up")
         outcome = check(own, PGOPTIONS="-c synchronous_commit=off")   # which does not wait for the standby
         complains(outcome, f"process {publishers[0].info.backend_pid} of PostgreSQL keeps others waiting", count=2)
-        complains(outcome, "did not answer within 2 s", "pg_notify", count=2)
+        complains(outcome, "did not answer within", "pg_notify", count=2)
     finally:
         own.sql("ALTER SYSTEM RESET synchronous_standby_names")
         own.sql("SELECT pg_reload_conf()")
