@@ -449,6 +449,23 @@ def test_it_replaces_workers_and_ends_when_told_to(tmp_path, kind):
         assert process.wait(5) == 0
 
 
+NO_WATCHES = """#include <errno.h>
+struct epoll_event;
+int epoll_ctl(int set, int operation, int fd, struct epoll_event *event);
+int epoll_ctl(int set, int operation, int fd, struct epoll_event *event)
+{ (void)set; (void)operation; (void)fd; (void)event; errno = ENOSPC; return -1; }"""
+
+
+def test_a_worker_that_cannot_watch_for_requests_ends_when_told_to(tmp_path):
+    """Its user has no more watches (epoll(7)); it tries again and again."""
+    library = tmp_path / "no_watches.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=NO_WATCHES, text=True, check=True)
+    with bare(tmp_path, subprocess.PIPE, PGPOLL_WORKERS="0", LD_PRELOAD=str(library)) as process:
+        assert b"cannot watch for requests: No space left on device" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(5) == 0
+
+
 def test_without_memory_it_says_so_and_ends(tmp_path):
     def prepare():
         resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
