@@ -466,13 +466,14 @@ def test_a_worker_that_cannot_watch_for_requests_ends_when_told_to(tmp_path):
         assert process.wait(5) == 0
 
 
-def test_without_memory_it_says_so_and_ends(tmp_path):
+@pytest.mark.parametrize("limit, most, why", [("AS", 2**28, "Cannot allocate memory"), ("NOFILE", 4, "Too many open files")])
+def test_without_means_it_says_so_and_ends(tmp_path, limit, most, why):
     def prepare():
-        resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+        resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
 
     with bare(tmp_path, subprocess.PIPE, prepare, PGPOLL_WINDOW_BYTES=str(2**30)) as process:
         said = process.stderr.read().decode()
-        assert process.wait(5) == 1 and said.endswith("cannot set up the manager: Cannot allocate memory\n")
+        assert process.wait(5) == 1 and said.endswith(f"cannot set up the manager: {why}\n")
 
 
 # --- the database
