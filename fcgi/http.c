@@ -35,7 +35,6 @@ enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t
 {
     char rest[4096];
     size_t got = (size_t)FCGX_GetStr(body, (int)size, request->in);
-
     bool too_large = false;
 
     while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)

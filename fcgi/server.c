@@ -98,7 +98,7 @@ static bool next_request(struct server *server, FCGX_Request *request, int epoll
 
     while (!release && !watch_listener(epoll_fd, EPOLL_CTL_ADD)) {
         log_write(LOG_LEVEL_ERROR, "cannot watch for requests: %s", strerror(errno));
-        (void)poll(NULL, 0, 100);
+        (void)ppoll(NULL, 0, &(struct timespec){ .tv_nsec = 100 * 1000 * 1000 }, sleep_mask);
     }
     while (!release && !accepted) {
         int ready = epoll_pwait(epoll_fd, &event, 1, timeout_ms, sleep_mask);

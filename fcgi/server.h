@@ -19,7 +19,7 @@
 struct server {
     /* Serves one request. interrupts: its client's connection and the signals; borrowed for the call. */
     void (*serve)(struct server *server, FCGX_Request *request, const struct interrupts *interrupts);
-    /* Nothing has come in for a second; NULL: of no interest. */
+    /* Nothing has come in for a second, or a signal has; NULL: of no interest. */
     void (*rest)(struct server *server);
     int64_t peer_timeout_ms; /* see peer.h */
     /* main's, to run the program anew on SIGHUP; NULL: SIGHUP means nothing, as to a worker that has a manager. */

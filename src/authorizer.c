@@ -26,7 +26,7 @@ struct authorizer {
     int waiting_count;
     struct answered *answered;
     int answered_count;
-    int limit;        /* questions asked together: one at a time after a batch failed, to find out which it was */
+    int limit; /* questions asked together: one after a batch failed, to find out which it was; then twice as many */
     int asked[BATCH]; /* by statement: whose question it is */
     struct exchange exchange;
     struct poll_topic *topics; /* of one question */
@@ -125,20 +125,26 @@ static bool make_statement(struct authorizer *authorizer, int number)
 static void fail(struct authorizer *authorizer, enum error error)
 {
     const int asked_count = authorizer->exchange.count;
+    int alive = 0;
 
     log_write(LOG_LEVEL_WARNING, "can_poll() was not answered: %s", database_error(authorizer->database));
-    database_close(authorizer->database, NULL);
-    authorizer->retry_ms = clock_monotonic_ms() + RETRY_MS;
     authorizer->limit = 1;
+    if (error != ERROR_DATABASE_QUERY) { /* else the connection is as good as before, and others wait */
+        database_close(authorizer->database, NULL);
+        authorizer->retry_ms = clock_monotonic_ms() + RETRY_MS;
+    }
     if (asked_count == 1) {
         settle(authorizer, authorizer->asked[0], error);
         return;
     }
-    memmove(authorizer->waiting + asked_count, authorizer->waiting,
+    /* Whoever died meanwhile may have a successor among those that wait: together they would be more than there is room for. */
+    for (int i = 0; i < asked_count; i++)
+        if (authorizer->asked[i] != NOBODY)
+            authorizer->asked[alive++] = authorizer->asked[i];
+    memmove(authorizer->waiting + alive, authorizer->waiting,
             (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
-    memcpy(authorizer->waiting, authorizer->asked, (size_t)asked_count * sizeof *authorizer->asked);
-    authorizer->waiting_count += asked_count;
-    authorizer_forget_worker(authorizer, NOBODY);
+    memcpy(authorizer->waiting, authorizer->asked, (size_t)alive * sizeof *authorizer->asked);
+    authorizer->waiting_count += alive;
 }
 
 static void finish(struct authorizer *authorizer, enum error error)
@@ -149,8 +155,7 @@ static void finish(struct authorizer *authorizer, enum error error)
         for (int i = 0; i < authorizer->exchange.count; i++)
             settle(authorizer, authorizer->asked[i],
                    database_is_true(authorizer->exchange.results[i]) ? ERROR_NONE : ERROR_DENIED);
-        if (authorizer->waiting_count == 0)
-            authorizer->limit = BATCH;
+        authorizer->limit = (int)clock_min(authorizer->limit * 2, BATCH);
     }
     exchange_end(&authorizer->exchange);
 }

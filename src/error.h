@@ -1,8 +1,8 @@
 /*
  * The one closed set of errors, and what each means to a client and to the log.
  *
- * Functions that can fail return one of these and leave their outputs untouched. src/ never logs: whoever knows the
- * context (a request, the start-up) does, once.
+ * Functions that can fail return one of these and leave their outputs untouched. Who returns one does not log it: whoever knows the
+ * context (a request, the start-up, whose connection it is) does, once.
  */
 #ifndef PGPOLL_ERROR_H
 #define PGPOLL_ERROR_H

@@ -135,6 +135,7 @@ static void log_death(const char *who, pid_t pid, int status)
 
 static void reap(struct manager *manager)
 {
+    bool died_young = false;
     int status;
     pid_t pid;
 
@@ -149,14 +150,16 @@ static void reap(struct manager *manager)
         if (number < 0)
             continue;
         manager->running--;
-        if (clock_monotonic_ms() - manager->spawned_ms[number] >= QUICK_DEATH_MS) {
+        if (clock_monotonic_ms() - manager->spawned_ms[number] < QUICK_DEATH_MS)
+            died_young = true;
+        else
             manager->spawn_pause_ms = 0;
-        } else if (!manager->stopping) {
-            pause_spawning(manager);
-            log_write(LOG_LEVEL_ERROR, "a worker died as soon as it was started: the next one in %" PRId64 " ms",
-                      manager->spawn_pause_ms);
-        }
         clear_slot(manager, number);
+    }
+    if (died_young && !manager->stopping) { /* once for all who died together */
+        pause_spawning(manager);
+        log_write(LOG_LEVEL_ERROR, "a worker died as soon as it was started: the next one in %" PRId64 " ms",
+                  manager->spawn_pause_ms);
     }
 }
 
@@ -230,17 +233,21 @@ static void count_idle(struct manager *manager, int64_t now_ms)
 
 /* ---- a new program in the old one's place */
 
+static void leave_word(int fd, int pid)
+{
+    if (fd >= 0 && pid > 0 && write(fd, &pid, sizeof pid) != sizeof pid)
+        log_write(LOG_LEVEL_ERROR, "cannot leave word of worker %d: %s", pid, strerror(errno));
+}
+
 static void run_anew(struct manager *manager)
 {
     int fd = memfd_create("pgpoll-old-workers", 0);
     char text[16];
 
-    for (int i = 0; fd >= 0 && i < manager->scoreboard->worker_count; i++) {
-        int pid = atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid);
-
-        if (pid > 0 && write(fd, &pid, sizeof pid) != sizeof pid)
-            log_write(LOG_LEVEL_ERROR, "cannot leave word of worker %d: %s", pid, strerror(errno));
-    }
+    for (int i = 0; i < manager->scoreboard->worker_count; i++)
+        leave_word(fd, atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid));
+    for (int i = 0; i < manager->old_count; i++) /* the last time is not long ago */
+        leave_word(fd, manager->old_pids[i]);
     (void)snprintf(text, sizeof text, "%d", fd);
     if (fd < 0 || setenv(OLD_WORKERS, text, 1) != 0) {
         log_write(LOG_LEVEL_ERROR, "cannot run anew: %s", strerror(errno));
@@ -354,16 +361,24 @@ static void take_permissions(struct manager *manager)
     }
 }
 
-static int sleep_ms(const struct manager *manager)
+/* When to look after the workers. */
+static int64_t workers_due_ms(const struct manager *manager)
 {
-    int64_t due_ms = clock_min(manager->release_ms, count_due_ms(manager)), left_ms;
+    int64_t due_ms = clock_min(manager->release_ms, count_due_ms(manager));
 
-    due_ms = clock_min(due_ms, clock_min(feeder_due_ms(manager->feeder), stats_writer_due_ms(manager->stats_writer)));
-    due_ms = clock_min(due_ms, clock_min(authorizer_due_ms(manager->authorizer), readers_due_ms(&manager->readers)));
     if (manager->running < manager->scoreboard->worker_count)
         due_ms = clock_min(due_ms, manager->spawn_ms);
     if (manager->replace_ms != INT64_MAX)
         due_ms = clock_min(due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS);
+    return due_ms;
+}
+
+static int sleep_ms(const struct manager *manager)
+{
+    int64_t due_ms = manager->stopping ? INT64_MAX : workers_due_ms(manager), left_ms;
+
+    due_ms = clock_min(due_ms, clock_min(feeder_due_ms(manager->feeder), stats_writer_due_ms(manager->stats_writer)));
+    due_ms = clock_min(due_ms, clock_min(authorizer_due_ms(manager->authorizer), readers_due_ms(&manager->readers)));
     left_ms = due_ms - clock_monotonic_ms();
     return left_ms <= 0 ? 0 : (int)clock_min(left_ms, LONGEST_SLEEP_MS);
 }
@@ -389,11 +404,11 @@ static void turn(struct manager *manager)
     feeder_step(manager->feeder, ready > 0 && fds[2].revents);
     stats_writer_step(manager->stats_writer, ready > 0 && fds[3].revents);
     readers_keep(&manager->readers, &manager->usual_mask);
+    end_old_workers(manager, now_ms);
     if (manager->stopping)
         return;
     if (manager->running < manager->scoreboard->worker_count && now_ms >= manager->spawn_ms)
         spawn_missing(manager);
-    end_old_workers(manager, now_ms);
     count_idle(manager, now_ms);
     keep_reserve(manager, now_ms);
 }
@@ -403,6 +418,9 @@ static bool catch_signals(struct manager *manager)
     static const int signals[] = { SIGCHLD, SIGTERM, SIGINT, SIGUSR1, SIGHUP };
     sigset_t ours;
 
+    /* If whoever started us ignores it, so do we, and are told of no death (sigaction(2)). */
+    (void)signal(SIGCHLD, SIG_DFL);
+    (void)signal(SIGPIPE, SIG_IGN); /* of a log that nobody reads any more */
     (void)sigemptyset(&ours);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         (void)sigaddset(&ours, signals[i]);
@@ -437,12 +455,14 @@ static bool set_up(struct manager *manager, const struct config *config)
 
 int manager_run(const struct config *config, char **argv)
 {
-    struct manager manager = { .config = config, .argv = argv };
+    struct manager manager = {
+        .config = config, .argv = argv, .nursery = { .socket = -1 }, .readers = { .queue = -1 }
+    };
     int status = EXIT_FAILURE;
 
     if (set_up(&manager, config)) {
         log_write(LOG_LEVEL_INFO, "starting %d workers", manager.scoreboard->worker_count);
-        while (!manager.stopping || manager.running > 0)
+        while (!manager.stopping || manager.running > 0 || manager.old_count > 0)
             turn(&manager);
         log_write(LOG_LEVEL_INFO, "all workers have ended");
         status = EXIT_SUCCESS;

@@ -5,7 +5,7 @@
  * wait longest to answer when few workers are left to accept; feeds the window (feeder.h); has the table read for the workers
  * (readers.h); keeps the statistics (stats_writer.h).
  *
- *   SIGTERM, SIGINT, SIGUSR1   workers answer what waits and end; then it exits 0
+ *   SIGTERM, SIGINT, SIGUSR1   workers answer what waits and end, old ones too; then it exits 0
  *   SIGHUP                     runs the program anew in its place, from its file: new workers first, then the old ones end
  *
  * When it dies its workers get SIGTERM, answer what waits and end.

@@ -73,7 +73,8 @@ static struct scoreboard *map_new(size_t size)
     if (fd >= 0 && ftruncate(fd, (off_t)size) == 0)
         scoreboard = mmap(hint, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (scoreboard == MAP_FAILED) {
-        (void)close(fd);
+        if (fd >= 0) /* or errno would tell of that */
+            (void)close(fd);
         return NULL;
     }
     scoreboard->size = size;
@@ -120,7 +121,8 @@ void scoreboard_free(struct scoreboard *scoreboard)
 {
     if (!scoreboard)
         return;
-    (void)close(scoreboard->doorbell);
+    if (scoreboard->doorbell >= 0)
+        (void)close(scoreboard->doorbell);
     (void)close(scoreboard->fd);
     (void)munmap(scoreboard, scoreboard->size);
 }

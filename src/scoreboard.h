@@ -135,7 +135,7 @@ void scoreboard_ring(const struct scoreboard *scoreboard);
 /* After anything in the statistics changed: they are to be written. */
 void scoreboard_wake_stats_writer(struct scoreboard *scoreboard);
 
-/* For a worker: enters or leaves the set of those who wait for one of the slot's topics. */
+/* For a worker, and for the manager of a dead one: enters or leaves the sets of those who wait for the slot's topics. */
 void scoreboard_enter(struct scoreboard *scoreboard, int number);
 void scoreboard_leave(struct scoreboard *scoreboard, int number);
 

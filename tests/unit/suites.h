@@ -25,5 +25,6 @@ extern CU_TestInfo reading_tests[];
 extern CU_TestInfo memory_tests[];
 extern CU_TestInfo tally_tests[];
 extern CU_TestInfo exchange_tests[];
+extern CU_TestInfo authorizer_tests[];
 
 #endif

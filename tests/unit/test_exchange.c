@@ -1,40 +1,15 @@
-/* A server that takes connections and says nothing: what answers is for the tests with a database. */
+/* With a server that says nothing: what answers is for the tests with a database. */
 #include "exchange.h"
 
 #include "database.h"
+#include "silence.h"
 #include "suites.h"
-
-#include <arpa/inet.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-/* Returns its socket; libpq's variables lead there. */
-static int begin_silence(void)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t size = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    char port[8];
-
-    CU_ASSERT_FATAL(bind(fd, (struct sockaddr *)&address, size) == 0 && listen(fd, 1) == 0);
-    CU_ASSERT_EQUAL_FATAL(getsockname(fd, (struct sockaddr *)&address, &size), 0);
-    (void)snprintf(port, sizeof port, "%d", ntohs(address.sin_port));
-    CU_ASSERT_FATAL(setenv("PGHOSTADDR", "127.0.0.1", 1) == 0 && setenv("PGPORT", port, 1) == 0);
-    return fd;
-}
-
-static void end_silence(int fd)
-{
-    CU_ASSERT_EQUAL(close(fd), 0);
-    CU_ASSERT(unsetenv("PGHOSTADDR") == 0 && unsetenv("PGPORT") == 0);
-}
 
 static void gives_up_when_time_is_up(void)
 {
     struct exchange exchange = { 0 };
     struct database *database = database_new();
-    int silent = begin_silence();
+    int silent = silence_begin();
 
     CU_ASSERT_FATAL(database != NULL);
     for (int64_t now_ms = 5000; now_ms <= 9000; now_ms += 4000) { /* and can be used again */
@@ -49,7 +24,7 @@ static void gives_up_when_time_is_up(void)
         exchange_end(&exchange);
     }
     database_free(database);
-    end_silence(silent);
+    silence_end(silent);
 }
 
 static void asks_nothing_without_statements(void)

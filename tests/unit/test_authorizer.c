@@ -1,0 +1,56 @@
+/* With a server that says nothing and goes: what answers is for the tests with a database. */
+#include "authorizer.h"
+
+#include "config.h"
+#include "log.h"
+#include "scoreboard.h"
+#include "silence.h"
+#include "suites.h"
+
+#include <string.h>
+
+enum { POLLS = 40 };
+
+static void ask_for_all(struct authorizer *authorizer, const struct scoreboard *scoreboard)
+{
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        authorizer_ask(authorizer, i);
+}
+
+/* A batch is under way when all workers are killed; those in their places have asked, too, when it fails. */
+static void room_for_all_when_a_batch_of_dead_workers_fails(void)
+{
+    const struct config config = { .query_timeout_s = 5 };
+    struct scoreboard *scoreboard = scoreboard_new(POLLS, 1, 16, 64, 64 * 256, 1);
+    struct authorizer *authorizer = scoreboard ? authorizer_new(&config, scoreboard) : NULL;
+    int silent = silence_begin();
+    enum error answer;
+
+    CU_ASSERT_FATAL(authorizer != NULL);
+    CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        struct slot *slot = scoreboard_slot(scoreboard, i);
+
+        memcpy(slot->names, "topic", sizeof "topic");
+        slot->topics[0].name_length = sizeof "topic" - 1;
+        slot->question_count = 1;
+        slot->give_up_ms = INT64_MAX;
+    }
+    ask_for_all(authorizer, scoreboard);
+    authorizer_step(authorizer, false);
+    CU_ASSERT(authorizer_pollfd(authorizer).fd >= 0);
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        authorizer_forget_worker(authorizer, i);
+    ask_for_all(authorizer, scoreboard);
+    silence_end(silent);
+    while (authorizer_pollfd(authorizer).fd >= 0)
+        authorizer_step(authorizer, true);
+    CU_ASSERT_EQUAL(authorizer_take(authorizer, &answer), -1);
+    authorizer_free(authorizer);
+    scoreboard_free(scoreboard);
+    CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
+}
+
+CU_TestInfo authorizer_tests[] = { { "room for all when a batch of dead workers fails",
+                                     room_for_all_when_a_batch_of_dead_workers_fails },
+                                   CU_TEST_INFO_NULL };
