@@ -96,13 +96,17 @@ $(call fuzzers,$(BUILD)): %: %.o $(BUILD)/tests/fuzz/second_opinion.o $(FCGI) $(
 	$(call note,LINK)
 	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ -lfcgi $(PKG_LIBS) -ljansson
 
-bench-programs: $(BUILD)/tests/bench/storm $(BUILD)/tests/bench/herd
+bench-programs: $(addprefix $(BUILD)/tests/bench/,storm herd herd-notify)
 $(BUILD)/tests/bench/storm: $(BUILD)/tests/bench/storm.o $(BUILD)/tests/bench/http.o
 	$(call note,LINK)
 	$(Q)$(LINK) -o $@ $^ -lpq
 $(BUILD)/tests/bench/herd: $(BUILD)/tests/bench/herd.o
 	$(call note,LINK)
-	$(Q)$(LINK) -o $@ $^ -lfcgi -lpq
+	$(Q)$(LINK) -o $@ $^ -lfcgi
+$(BUILD)/tests/bench/herd-notify: tests/bench/herd.c Makefile
+	@mkdir -p $(@D)
+	$(call note,CC  )
+	$(Q)$(COMPILE) -DHERD_CHANNEL='"herd"' -o $@ $< $(LDFLAGS) -lfcgi -lpq
 
 $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)

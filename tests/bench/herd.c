@@ -2,16 +2,19 @@
  * What one process per poll can do at best behind the same web server: FastCGI workers that wait on an eventfd and answer from
  * shared memory. No database, one topic, nothing checked. What pgpoll takes longer than this is pgpoll's.
  *
- *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES [CHANNEL]
+ *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES
  *
  * POST /herd/publish: the body is the next message. GET /herd/waiting: how many polls wait. All else is a poll.
- * CHANNEL: the payload of each of its notifications is the next message, too; the database by PG* variables. That is the least that a
- * database can add: nothing is kept, and what is notified while nobody listens is lost.
+ * Built with HERD_CHANNEL, the payload of each notification on that channel is the next message, too; the database by PG* variables. That is
+ * the least that a database can add: nothing is kept, and what is notified while nobody listens is lost. (Another program, because the
+ * libraries behind libpq cost every process memory.)
  */
 #include <errno.h>
 #include <fcgiapp.h>
+#ifdef HERD_CHANNEL
 #include <libpq-fe.h>
 #include <poll.h>
+#endif
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -55,14 +58,13 @@ static void publish(FCGX_Request *request)
     (void)FCGX_PutS("Status: 202 Accepted\r\n\r\n", request->out);
 }
 
+#ifdef HERD_CHANNEL
 /* Until the connection is lost. */
-static void listen_to(const char *channel)
+static void listen_to_channel(void)
 {
     PGconn *db = PQconnectdb("");
     struct pollfd socket = { .fd = PQsocket(db), .events = POLLIN };
-    char command[128];
-    (void)snprintf(command, sizeof command, "LISTEN %s", channel);
-    PQclear(PQexec(db, command));
+    PQclear(PQexec(db, "LISTEN " HERD_CHANNEL));
     while (PQstatus(db) == CONNECTION_OK) {
         PGnotify *notification;
         while ((notification = PQnotifies(db))) {
@@ -75,6 +77,7 @@ static void listen_to(const char *channel)
     }
     (void)fprintf(stderr, "herd: %s", PQerrorMessage(db));
 }
+#endif
 
 /* Until there is something after since, the client has gone, or it has been long enough. */
 static void wait_for_news(unsigned since, int connection)
@@ -127,9 +130,9 @@ static void serve(void)
 
 int main(int argc, char **argv)
 {
-    long processes = argc == 2 || argc == 3 ? strtol(argv[1], NULL, 10) : 0;
+    long processes = argc == 2 ? strtol(argv[1], NULL, 10) : 0;
     if (processes < 1) {
-        (void)fputs("usage: herd PROCESSES [CHANNEL] (as a FastCGI program)\n", stderr);
+        (void)fputs("usage: herd PROCESSES (as a FastCGI program)\n", stderr);
         return 2;
     }
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -145,8 +148,9 @@ int main(int argc, char **argv)
             serve();
             return 1;
         }
-    if (argc == 3)
-        listen_to(argv[2]);
+#ifdef HERD_CHANNEL
+    listen_to_channel();
+#endif
     while (wait(NULL) > 0 || errno == EINTR)
         ;
     return 1;

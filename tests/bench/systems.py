@@ -51,7 +51,7 @@ class Pgpoll:
 class Peer:
     """Processes of our own, the last of which serves HTTP. env: where its database is."""
 
-    env, arguments = {}, ()
+    env = {}
 
     def __init__(self, directory, workers):
         self.run, self.workers, self.port, self.processes = directory / self.target, workers, free_port(), []
@@ -106,7 +106,7 @@ class Peer:
 class Herd(Peer):
     """Behind the lighttpd of `make start`, with the configuration that pgpoll ships."""
     name = "no database"
-    target = "herd"
+    target = program = "herd"
 
     def start(self):
         shutil.rmtree(self.run)
@@ -117,9 +117,9 @@ class Herd(Peer):
             identity, user = ("-u", "www-data", "-U", "www-data"), ('server.username = "www-data"', 'server.groupname = "www-data"')
             for path in ("fcgi", "log", "uploads"):
                 shutil.chown(self.run / path, "www-data", "www-data")
-        shutil.copy(PROGRAMS / "herd", self.run / "bin")
+        shutil.copy(PROGRAMS / self.program, self.run / "bin")
         self.spawn("spawn-fcgi", "-n", "-s", f"{self.run}/fcgi/poll.sock", "-M", "0600", "-b", "4096", *identity,
-                   "--", f"{self.run}/bin/herd", str(self.workers + 20), *self.arguments, **self.env)
+                   "--", f"{self.run}/bin/{self.program}", str(self.workers + 20), **self.env)
 
         shipped = ROOT / "deploy" / "lighttpd"
         sockets = f'var.pgpoll_sockets = "{self.run}/fcgi"'
@@ -138,8 +138,7 @@ class Herd(Peer):
 class Notify(Herd):
     """The herd told by NOTIFY: what a database adds at the least."""
     name = "bare NOTIFY"
-    target = "notify"
-    arguments = ("herd",)
+    target, program = "notify", "herd-notify"
 
     def __init__(self, directory, workers, env):
         super().__init__(directory, workers)
