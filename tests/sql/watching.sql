@@ -70,7 +70,9 @@ SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, 
                   $$VALUES ('web1', 11, '192.0.2.2', '{b}'::text[], interval '9 s', interval '1 s'),
                            ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s')$$, 'polls, the longest wait first');
 
-SELECT pg_temp.publish('big', '"sesame, a long payload"', '2'), pg_temp.publish('small', '3'), pgpoll.assign_positions() \g /dev/null
+SELECT pg_temp.publish('big', '"sesame, a long payload"', '2'), pg_temp.publish('small', '3') \g /dev/null
+SELECT is((SELECT without_position FROM pgpoll.retained), 3::bigint, 'before anybody was ever there');
+SELECT pgpoll.assign_positions() \g /dev/null
 SELECT results_eq('SELECT topic COLLATE "default", messages, bytes, waiters FROM pgpoll.topics',
                   $$VALUES ('big', 2::bigint, 25::bigint, 0::bigint), ('small', 1, 1, 0)$$, 'topics, the largest first');
 SELECT ok(oldest BETWEEN now() - interval '1 minute' AND newest AND newest <= clock_timestamp() AND pruned_to IS NULL, topic || ' is as old as its messages')
