@@ -1,0 +1,1 @@
+-- What version 3 changes in a schema of version 2.
