@@ -12,6 +12,7 @@ DECLARE
     last pgpoll.batches;
     note constant boolean := random() < 0.01;
 BEGIN
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first, see tables.sql
     -- Usually there is nothing, and those who read need not wait for each other to see that.
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND NOT note

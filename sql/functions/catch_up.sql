@@ -23,6 +23,7 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first, see tables.sql
     RETURN QUERY
     SELECT t.no::integer,
            CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN t.newest

@@ -22,6 +22,7 @@ BEGIN
         RAISE EXCEPTION 'batch must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
+    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- first, see tables.sql
     -- One at a time, so that 0 means that nothing is left.
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
 
