@@ -31,13 +31,13 @@ static int live(void *context, int number)
 
 int main(int argc, char **argv)
 {
-    enum { SCOREBOARD, SOCKET, DOORBELL, READ_QUEUE, DESCRIPTORS };
+    enum { SOCKET = SCOREBOARD_DESCRIPTORS, DESCRIPTORS };
     static struct worker worker;
     int descriptors[DESCRIPTORS];
 
     if (!program_continue("pgpoll-worker", argc, argv, DESCRIPTORS, descriptors, &worker.config))
         return EXIT_FAILURE;
-    worker.scoreboard = scoreboard_join(descriptors[SCOREBOARD]);
+    worker.scoreboard = scoreboard_join(descriptors);
     if (!worker.scoreboard) {
         log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s", errno ? strerror(errno) : "it is another version's");
         return EXIT_FAILURE;
