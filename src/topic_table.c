@@ -1,5 +1,6 @@
 #include "topic_table.h"
 
+#include "racy_read.h"
 #include "topic.h"
 
 #include <stdatomic.h>
@@ -73,14 +74,22 @@ static int next_match(const struct topic_table *table, uint64_t hash, int *probe
     return -1;
 }
 
+/* A worker's caller looks afterwards whether the name was still this topic's. */
 static bool is_named(const struct topic_table *table, int number, const char *name, size_t length)
 {
-    return name_at(table, number)->length == length && memcmp(name_at(table, number)->text, name, length) == 0;
+    const struct name *its = name_at(table, number);
+    bool same;
+
+    RACY_READ_BEGIN;
+    same = its->length == length && memcmp(its->text, name, length) == 0;
+    RACY_READ_END;
+    return same;
 }
 
 int topic_table_add(struct topic_table *table, const char *name, size_t length)
 {
     uint64_t hash = hash_name(table, name, length);
+    struct name *new;
     int number, probe = 0;
 
     while ((number = next_match(table, hash, &probe)) >= 0)
@@ -94,9 +103,10 @@ int topic_table_add(struct topic_table *table, const char *name, size_t length)
     number = place(table, hash, probe);
     /* Who sees the new name also sees that the number's topic before was closed. */
     atomic_thread_fence(memory_order_release);
-    name_at(table, number)->length = length;
-    memcpy(name_at(table, number)->text, name, length);
-    name_at(table, number)->text[length] = '\0';
+    new = name_at(table, number);
+    new->length = length;
+    memcpy(new->text, name, length);
+    new->text[length] = '\0';
     atomic_store_explicit(&table->hashes[number], hash, memory_order_release);
     return number;
 }

@@ -1,5 +1,7 @@
 #include "window.h"
 
+#include "racy_read.h"
+
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,6 +286,17 @@ static int next_topic(const struct window *window, const uint64_t *at, int count
     return lowest;
 }
 
+/* window_read() uses no page before it has seen that the entries were still there. */
+static bool copy_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length)
+{
+    bool copied;
+
+    RACY_READ_BEGIN;
+    copied = page_add_json(page, topic_index, position, json, length);
+    RACY_READ_END;
+    return copied;
+}
+
 /* Copies messages in order; false: one must be read from the table, or memory ran out. */
 static bool copy_messages(const struct window *window, uint64_t *at, uint64_t head, int limit, int64_t page_bytes,
                           struct page *page)
@@ -302,7 +315,7 @@ static bool copy_messages(const struct window *window, uint64_t *at, uint64_t he
             return true;
         /* An entry that is being written over may lead anywhere. */
         if (length == 0 || offset + length > window->size ||
-            !page_add_json(page, i, get(entry->position), data_at(window, offset), length))
+            !copy_json(page, i, get(entry->position), data_at(window, offset), length))
             return false;
         at[i] = get(entry->next);
     }
