@@ -8,11 +8,22 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
+
+/*
+ * libfcgi can also connect to other hosts; a worker never does. With glibc's own in its place a statically linked worker would need
+ * shared libraries to look up a name, and the linker warns of that.
+ */
+struct hostent *gethostbyname(const char *name)
+{
+    (void)name;
+    return NULL;
+}
 
 static int live(void *context, int number)
 {

@@ -180,7 +180,7 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
     atomic_store(&scoreboard->workers->reads_left, plan->most_readers);
     (void)window_init(scoreboard->window, plan->topic_count, plan->window_messages, plan->window_bytes);
     scoreboard->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    scoreboard->questions = calloc((size_t)plan->worker_count, sizeof *scoreboard->questions);
+    scoreboard->questions = calloc((size_t)plan->worker_count, sizeof(struct question *));
     return scoreboard->questions && scoreboard->doorbell >= 0 &&
            topic_table_init(scoreboard->topics, plan->topic_count) &&
            getrandom(&manager->client_seed, sizeof manager->client_seed, 0) == sizeof manager->client_seed;
@@ -541,7 +541,7 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
 static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
     const char *names = scoreboard_names(scoreboard, slot);
-    size_t size = 0;
+    size_t size = 1;
     char *text;
 
     for (int i = 0; i < question->topic_count; i++)
