@@ -1,5 +1,5 @@
 /*
- * What a client asked for: the body of POST /messages/poll, read and checked (spec, "Request Body"; DESIGN.md 1).
+ * What a client asked for: the body of POST /messages/poll, read and checked.
  * Filled by poll_request_parse(), ended by poll_request_release(); nothing changes it in between.
  */
 #ifndef PGPOLL_POLL_REQUEST_H

@@ -80,7 +80,7 @@ def test_what_is_wrong_is_told(server, body, detail):
     (b'{"topics": ["a"], "timeout": 1.}', None), (b'{"topics": ["a"], "timeout": +1}', None),
     (b'/* a comment */ {"topics": ["a"]}', 0), (b'{"topics": ["\xff"]}', None), (b'{"topics": ["\xc0\xaf"]}', None),
     (b'{"topics": ["a\nb"]}', None), (b'{"topics": ["\\x"]}', None), (b'{"topics": TRUE}', 11), (b'{topics: ["a"]}', None),
-    (b'\xef\xbb\xbf{"topics": ["a"]}', 0), ('{"topics": ["a"]}'.encode("utf-16"), None), (b'{"topics": ["a"]}\0', 17),
+    (b'\xef\xbb\xbf{"topics": ["a",]}', 19), (b'\xef\xbb\xbf', 3), (b'{"topics": ["\\ud83d"]}', 13), ('{"topics": ["a"]}'.encode("utf-16"), None), (b'{"topics": ["a"]}\0', 17),
     (b'{"topics": ["a\0b"]}', None),
     (b"[" * 60_000, None), (b'{"a":' * 10_000, None), (b'{"topics": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", None),
 ], ids=repr)
@@ -101,13 +101,29 @@ def test_only_blank_topics(server, topics):
 
 
 @pytest.mark.parametrize("fields", [
-    {}, {"since": None, "timeout": 0}, {"timeout": None}, {"timeout": 30.0}, {"timeout": 60}, {"timeout": 6e1}, {"limit": None}, {"limit": 1000},
+    {}, {"since": None, "timeout": 0}, {"since": [], "timeout": 0}, {"timeout": None}, {"timeout": 30.0}, {"timeout": 60}, {"timeout": 6e1}, {"limit": None}, {"limit": 1000},
     {"limit": 5.0}, {"client": {"unknown": ["fields"]}, "topicz": 5}], ids=json.dumps)
 def test_accepted(server, topic, fields):
     """A message is there, so none of these waits."""
     server.publish(topic, 1)
     answer = server.request("POST", POLL, json.dumps({"topics": [topic], "since": {topic: "0"}, **fields}))
     assert answer.status == 200 and answer.payloads == ([] if "since" in fields else [1])
+
+
+def test_a_byte_order_mark_is_skipped(server, topic):
+    assert server.request("POST", POLL, b"\xef\xbb\xbf" + json.dumps({"topics": [topic], "timeout": 0}).encode()).status == 200
+
+
+@pytest.mark.parametrize("ascii", [True, False], ids=["escaped", "raw"])
+def test_topics_of_any_characters(server, topic, ascii):
+    """Each is another topic, however it is spelled."""
+    topics = [f"{topic} {name}" for name in ("\U0001d200", "\U0001d312", "\ufffd", "\U0010ffff", "café", "\u65e5\u672c", '"\\/')]
+    for name in topics:
+        server.publish(name, name)
+    body = json.dumps({"topics": topics, "since": dict.fromkeys(topics, "0"), "timeout": 0}, ensure_ascii=ascii)
+    answer = server.request("POST", POLL, body.encode())
+    assert answer.status == 200 and [message["topic"] for message in answer.messages] == answer.payloads == topics
+    assert list(answer.next_since) == topics
 
 
 def test_a_timeout_of_1e400_is_no_number_of_seconds(server):
