@@ -28,7 +28,9 @@ static const struct variable {
     { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
       "the libpq service (PGSERVICEFILE) that those connect to, which may be PgBouncer; empty: as every other "
       "connection" },
-    { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
+    { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
+      "topics in one poll; above 70, raise the web server's limit on a request's size too (its file from deploy says "
+      "how)" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0, 20000,
       "polls of one user, or of one address if nobody was authenticated, that may wait at a time under a manager; "
       "more are answered with 429; 0: as many as there is room for" },

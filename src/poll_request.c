@@ -13,6 +13,17 @@
 
 enum { TIMEOUT_MAX_S = 60, TIMEOUT_DEFAULT_S = 30, LIMIT_MAX = 1000, LIMIT_DEFAULT = 100 };
 
+enum {
+    ESCAPED_CHARACTER_BYTES = 12, /* a surrogate pair */
+    CURSOR_BYTES = 280, /* of a topic: its cursor, every character of it escaped, punctuation and white space */
+    OTHER_BYTES = 64 * 1024
+};
+
+size_t poll_request_max_bytes(int max_topics)
+{
+    return OTHER_BYTES + (size_t)max_topics * (2 * TOPIC_MAX_CHARACTERS * ESCAPED_CHARACTER_BYTES + CURSOR_BYTES);
+}
+
 /* ---- the list of what is wrong; FastAPI's shape, which the API document shows */
 
 /* The place of a fault below "body": a member's name, then a member's name or an array's index. */

@@ -12,8 +12,6 @@
 
 struct json_object;
 
-enum { POLL_REQUEST_MAX_BYTES = 64 * 1024 };
-
 struct poll_topic {
     const char *name;   /* UTF-8, NUL-terminated, without a NUL inside */
     size_t length;      /* bytes */
@@ -29,6 +27,13 @@ struct poll_request {
     int limit;                /* messages in one answer */
     struct json_object *body; /* owns every borrowed pointer above */
 };
+
+/*
+ * The longest body that is accepted. It has room for max_topics of the longest names, each character escaped,
+ * and for the same names once more with their cursors in "since", so that a client can always send its poll
+ * again with the answer's next_since; and for 64 KiB of anything else.
+ */
+size_t poll_request_max_bytes(int max_topics);
 
 /*
  * Reads a body of length bytes. max_topics: how many names one request may hold.

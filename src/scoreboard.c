@@ -1,5 +1,6 @@
 #include "scoreboard.h"
 
+#include "topic.h"
 #include "topic_table.h"
 
 #include <signal.h>
@@ -20,7 +21,7 @@ static size_t whole_pages(size_t size)
 /* A slot has its topics and names behind it, and pages of its own. */
 static size_t slot_stride(int max_topics)
 {
-    return whole_pages(sizeof(struct slot) + (size_t)max_topics * sizeof(struct slot_topic) + SCOREBOARD_NAMES_SIZE);
+    return whole_pages(sizeof(struct slot) + (size_t)max_topics * (sizeof(struct slot_topic) + TOPIC_MAX_BYTES));
 }
 
 struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int number)
@@ -144,6 +145,16 @@ void scoreboard_trim(struct scoreboard *scoreboard)
     if (mmap(scoreboard, scoreboard->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
              scoreboard->fd, 0) != scoreboard)
         _exit(EXIT_FAILURE);
+}
+
+void scoreboard_forget_names(const struct scoreboard *scoreboard, const struct slot *slot)
+{
+    const char *end = slot->names + (size_t)scoreboard->max_topics * TOPIC_MAX_BYTES;
+    char *page = slot->names + whole_pages((uintptr_t)slot->names) - (uintptr_t)slot->names;
+
+    /* The slot's pages end with its names. */
+    if (page < end)
+        (void)madvise(page, whole_pages((size_t)(end - page)), MADV_REMOVE);
 }
 
 int scoreboard_reads(const struct scoreboard *scoreboard)

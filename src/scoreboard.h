@@ -22,8 +22,7 @@
 enum {
     SCOREBOARD_BUCKETS = 256,     /* sets of waiting workers, by topic number */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
-    SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_NAMES_SIZE = 64 * 1024 /* of all topics of one poll; POLL_REQUEST_MAX_BYTES */
+    SCOREBOARD_USER_SIZE = 1024
 };
 
 enum slot_state {
@@ -61,7 +60,7 @@ struct slot {
     int64_t give_up_ms;        /* nobody waits for the answer any more */
     _Atomic int topic_count;   /* topics waited for */
     struct slot_topic *topics; /* as many as a poll may have */
-    char *names;               /* SCOREBOARD_NAMES_SIZE */
+    char *names;               /* room for as many of the longest names */
     struct tally tally;        /* the manager takes what is counted */
 };
 
@@ -119,6 +118,9 @@ struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int number);
  * KiB of page table, which in time makes 120 KiB a worker with the window's usual size.
  */
 void scoreboard_trim(struct scoreboard *scoreboard);
+
+/* For a worker, once its question is answered: gives back the memory of the names in it. */
+void scoreboard_forget_names(const struct scoreboard *scoreboard, const struct slot *slot);
 
 /* How many pages of the table are being asked for. */
 int scoreboard_reads(const struct scoreboard *scoreboard);

@@ -7,7 +7,7 @@
 #include <sys/random.h>
 
 /* A topic stands within so many places from where its hash points; some may be empty in between. */
-enum { PROBES = 32, NAME_SIZE = TOPIC_MAX_CHARACTERS * 4 + 1 };
+enum { PROBES = 32, NAME_SIZE = TOPIC_MAX_BYTES + 1 };
 
 struct name {
     size_t length;

@@ -430,7 +430,7 @@ static void nests_32_levels_deep(void)
 
 static void nests_and_grows_without_harm(void)
 {
-    const size_t length = POLL_REQUEST_MAX_BYTES;
+    const size_t length = poll_request_max_bytes(MAX_TOPICS);
     char *body = malloc(length);
     struct poll_request request;
     struct json_object *detail = NULL;
