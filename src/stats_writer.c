@@ -225,7 +225,7 @@ static bool add_listener(struct stats_writer *writer)
  */
 static void add_beat(struct stats_writer *writer, int64_t now_ms)
 {
-    struct statement *beat = exchange_add(&writer->exchange, "SELECT pg_notify('pgpoll_' || md5($1), '')");
+    struct statement *beat = exchange_add(&writer->exchange, "SELECT pg_notify(pgpoll.channel($1), '')");
 
     statement_add_text(beat, writer->scoreboard->self_topic);
     writer->beat_ms = now_ms + BEAT_MS;

@@ -28,7 +28,7 @@ STRICT["components"]["schemas"] = strict(DOCUMENT["components"]["schemas"])
 
 
 def validate(value, schema, document=STRICT):
-    jsonschema.Draft202012Validator(schema, resolver=jsonschema.RefResolver("", document)).validate(value)
+    jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(value)
 
 
 def resolved(part):

@@ -1,12 +1,17 @@
 """Polls that wait: for what, for how long, and what wakes them."""
 import http.client
 import json
+import os
+import pathlib
 import re
 import socket
 import struct
+import subprocess
+import tempfile
 import threading
 import time
 
+import psycopg2
 import pytest
 
 from server import LEAVING_S, MODE, POLL, STALL_S, STATS, WEB, Answer, Server, new_topic, soon, until
@@ -30,7 +35,7 @@ def test_a_message_ends_the_wait(server, topic):
     def delivered():
         (poll,) = server.wait(topic, timeout=20)
         server.publish(new_topic(), "elsewhere")
-        server.sql("SELECT pg_notify('pgpoll_' || md5(%s), 'forged')", topic)
+        server.sql("SELECT pg_notify(pgpoll.channel(%s), 'forged')", topic)
         server.publish(topic, "for us")
         committed = time.monotonic()
         answer = poll.result()
@@ -230,6 +235,24 @@ def test_a_lost_notification_only_delays(topic):
         if len(got) < 2:   # the two are two transactions
             got += server.poll(topic, since=answer.next_since, timeout=20).payloads
         assert got == ["unheard", "heard"]
+
+
+def test_where_openssl_refuses_md5(topic):
+    """As it does in FIPS mode."""
+    with tempfile.TemporaryDirectory(prefix="pgpoll-e2e-", dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        library = f"{directory}/no_md5.so"
+        subprocess.run(["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", library, pathlib.Path(__file__).with_name("no_md5.c"), "-ldl"], check=True)
+        with Server(4, LD_PRELOAD=library) as server:
+            with pytest.raises(psycopg2.Error, match="could not compute MD5 hash"):
+                server.sql("SELECT md5('a')")
+            (poll,) = server.wait(topic, timeout=20)
+            server.publish(topic, "for us")
+            assert poll.result().payloads == ["for us"] and poll.result().seconds < 20
+            (poll,) = server.wait(topic, since=poll.result().next_since, timeout=20)
+            until(lambda: server.sql("SELECT pgpoll.prune('0')") == [(1,)], "pruned")
+            server.publish(topic, "again")
+            assert poll.result().payloads == ["again"] and poll.result().seconds < 20
 
 
 # --- while it waits

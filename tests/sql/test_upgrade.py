@@ -32,7 +32,7 @@ def server(one):
     admin = one.connect("postgres")
     for database in "d", "fresh":
         run(admin, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-    for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll'"):
+    for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll' ORDER BY rolname = 'pgpoll_owner', rolname"):
         run(admin, f'DROP ROLE "{name}"')
     one.create("d")
     return one
