@@ -203,13 +203,16 @@ static void check_topics(struct json_object *body, int max_topics, bool *all_bla
     }
 }
 
-/* Fills in the cursor of a topic that was asked for. */
-static void read_cursor(struct json_object *since, struct poll_topic *topic, struct faults *faults)
+/* Fills in the cursor of a topic that was asked for, and keeps its entry of "since". */
+static void read_cursor(struct json_object *since, struct poll_topic *topic, struct json_object *kept,
+                        struct faults *faults)
 {
     struct json_object *given = json_object_object_get(since, topic->name);
 
     if (!given)
         return;
+    if (!json_tree_add_member(kept, topic->name, json_object_get(given)))
+        faults->out_of_memory = true;
     if (!json_object_is_type(given, json_type_string)) {
         fault_add(faults, (struct place){ "since", topic->name, -1 }, "str type expected", "type_error.str");
         return;
@@ -219,14 +222,23 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
     topic->cursor = cursor_parse(json_object_get_string(given), (size_t)json_object_get_string_len(given));
 }
 
-/* Fills in all cursors. PHP sends an empty array for an empty object. */
-static void read_since(struct json_object *since, struct poll_request *request, struct faults *faults)
+/*
+ * Fills in all cursors. Entries of other topics are dropped: a body of them takes megabytes, and the poll may wait
+ * for a minute. PHP sends an empty array for an empty object.
+ */
+static void read_since(struct poll_request *request, struct faults *faults)
 {
-    if (json_object_is_type(since, json_type_object))
-        for (int i = 0; i < request->topic_count; i++)
-            read_cursor(since, &request->topics[i], faults);
-    else if (since && !(json_object_is_type(since, json_type_array) && json_object_array_length(since) == 0))
+    struct json_object *since = json_object_object_get(request->body, "since"), *kept;
+
+    if (json_object_is_type(since, json_type_object)) {
+        kept = json_object_new_object();
+        for (int i = 0; kept && i < request->topic_count; i++)
+            read_cursor(since, &request->topics[i], kept, faults);
+        if (!json_tree_add_member(request->body, "since", kept))
+            faults->out_of_memory = true;
+    } else if (since && !(json_object_is_type(since, json_type_array) && json_object_array_length(since) == 0)) {
         fault_add(faults, place_of("since"), "value is not a valid dict", "type_error.dict");
+    }
 }
 
 /* Fills the request's topics, each once, from a checked array. */
@@ -273,7 +285,7 @@ enum error poll_request_parse(struct poll_request *request, const char *body, si
         if (json_object_is_type(names, json_type_array) && json_object_array_length(names) <= (size_t)max_topics &&
             json_object_array_length(names) > 0 && !read_topics(&made, names))
             faults.out_of_memory = true;
-        read_since(json_object_object_get(made.body, "since"), &made, &faults);
+        read_since(&made, &faults);
         read_integer(made.body, "timeout", 0, TIMEOUT_MAX_S, &made.timeout_s, &faults);
         read_integer(made.body, "limit", 1, LIMIT_MAX, &made.limit, &faults);
     }

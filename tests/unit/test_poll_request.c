@@ -164,6 +164,8 @@ static void a_cursor_for_each_topic(void)
     CU_ASSERT_EQUAL_FATAL(request.topic_count, 3);
     CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_UNKNOWN);
     EXPECT_TEXT(request.topics[0].since, "\"what\\u0000?\"");
+    EXPECT_JSON(json_object_get(json_object_object_get(request.body, "since")), /* no more than is needed is kept */
+                "{\"b\":\"msg_000000000000002a\",\"a\":\"what\\u0000?\"}");
     CU_ASSERT_EQUAL(request.topics[1].cursor.kind, CURSOR_MESSAGE);
     CU_ASSERT_EQUAL(request.topics[1].cursor.position, 42);
     CU_ASSERT_EQUAL(request.topics[2].cursor.kind, CURSOR_NOW);

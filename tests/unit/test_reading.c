@@ -228,7 +228,7 @@ static void the_most_and_longest_topics(void)
 
         for (int at = 0; at < NAME_CHARACTERS; at++)
             memcpy(name + (size_t)at * 4, "😀", 4);
-        (void)snprintf(name + sizeof name - 5, 5, "%4d", i);
+        (void)snprintf(name + sizeof name - 5, 5, "%4u", (unsigned)i % 10000);
         CU_ASSERT_EQUAL_FATAL(json_object_array_add(topics, json_object_new_string(name)), 0);
     }
     CU_ASSERT_EQUAL_FATAL(json_object_object_add(whole, "topics", topics), 0);
