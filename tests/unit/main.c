@@ -19,7 +19,7 @@ int main(void)
         SUITE(statement_tests), SUITE(catch_up_tests),    SUITE(interrupts_tests), SUITE(poll_waiter_tests),
         SUITE(window_tests),    SUITE(topic_table_tests), SUITE(stress_tests),     SUITE(listener_managed_tests),
         SUITE(reading_tests),   SUITE(memory_tests),      SUITE(doorbell_tests),   SUITE(tally_tests),
-        SUITE(exchange_tests),  SUITE(authorizer_tests),  CU_SUITE_INFO_NULL
+        SUITE(exchange_tests),  SUITE(authorizer_tests),  SUITE(scoreboard_tests), CU_SUITE_INFO_NULL
     };
     bool passed;
 
