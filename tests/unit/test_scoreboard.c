@@ -3,6 +3,7 @@
  * nothing outside of its memory, comes to an end, and serves those that work.
  */
 #include "scoreboard.h"
+#include "topic.h"
 
 #include "authorizer.h"
 #include "config.h"
@@ -96,7 +97,7 @@ static void fewer_than_no_topics(struct slot *slot)
 
 static void a_name_outside(struct slot *slot)
 {
-    atomic_store(&slot->topics[0].name_at, SCOREBOARD_NAMES_SIZE - 5);
+    atomic_store(&slot->topics[0].name_at, MAX_TOPICS * TOPIC_MAX_BYTES - 5);
 }
 
 static void a_name_far_outside(struct slot *slot)
