@@ -1,5 +1,6 @@
 #include "scoreboard.h"
 
+#include "clock.h"
 #include "topic_table.h"
 
 #include <signal.h>
@@ -213,17 +214,47 @@ static uint64_t client_number(const struct scoreboard *scoreboard, const char *u
     return hash ? hash : 1;
 }
 
+/* A client's polls. */
+struct client_polls {
+    int count;
+    int kept;            /* those that were not told to answer early */
+    struct slot *oldest; /* of these */
+};
+
+static struct client_polls find_polls(const struct scoreboard *scoreboard, uint64_t client)
+{
+    struct client_polls found = { 0 };
+
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        struct slot *slot = scoreboard_slot(scoreboard, i);
+
+        if (atomic_load(&scoreboard->clients[i]) != client)
+            continue;
+        found.count++;
+        if (atomic_load(&slot->released))
+            continue;
+        found.kept++;
+        if (!found.oldest || atomic_load(&slot->since_ms) < atomic_load(&found.oldest->since_ms))
+            found.oldest = slot;
+    }
+    return found;
+}
+
 bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address, int places)
 {
     const uint64_t client = client_number(scoreboard, user, address);
-    int taken = 0;
+    struct client_polls polls;
 
+    atomic_store(&scoreboard_slot(scoreboard, number)->since_ms, clock_monotonic_ms());
     atomic_store(&scoreboard->clients[number], client); /* before the others are counted: of two, one sees the other */
-    for (int i = 0; i < scoreboard->worker_count; i++)
-        taken += atomic_load(&scoreboard->clients[i]) == client;
-    if (taken > places)
+    polls = find_polls(scoreboard, client);
+    if (polls.count > 2 * places + SCOREBOARD_HANDOVERS) {
         scoreboard_give_place(scoreboard, number);
-    return taken <= places;
+        return false;
+    }
+    for (; polls.kept > places; polls = find_polls(scoreboard, client))
+        scoreboard_release(polls.oldest);
+    return true;
 }
 
 void scoreboard_give_place(struct scoreboard *scoreboard, int number)
@@ -236,6 +267,12 @@ void scoreboard_wake(struct slot *slot)
     /* One signal is enough until it has been heard. The process is a child that was not waited for: its id is its own. */
     if (atomic_exchange(&slot->woken, 1) == 0 && atomic_load(&slot->pid) > 0)
         (void)kill(atomic_load(&slot->pid), SIGUSR2);
+}
+
+void scoreboard_release(struct slot *slot)
+{
+    atomic_store(&slot->released, 1);
+    scoreboard_wake(slot);
 }
 
 void scoreboard_answer(struct slot *slot, enum error answer)

@@ -23,7 +23,9 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* sets of waiting workers, by topic number */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_NAMES_SIZE = 64 * 1024 /* of all topics of one poll; POLL_REQUEST_MAX_BYTES */
+    SCOREBOARD_HANDOVERS = 2, /* polls of a client that may be answered early at a time, beyond its number of places */
+    SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted so long */
+    SCOREBOARD_NAMES_SIZE = 64 * 1024  /* of all topics of one poll; POLL_REQUEST_MAX_BYTES */
 };
 
 enum slot_state {
@@ -46,9 +48,9 @@ struct slot {
     _Atomic int pid;      /* the manager's */
     _Atomic int state;    /* enum slot_state */
     _Atomic int woken;    /* set by who sends the signal, cleared by the worker before it looks */
-    _Atomic int released; /* set by the manager: answer now, somebody else wants to poll */
+    _Atomic int released; /* answer early: set by the manager or a newer poll of the same client */
     _Atomic int reading;  /* holds one of the scoreboard's reads */
-    /* The poll, for the manager to choose whom to release and for the statistics. */
+    /* The poll, to choose whom to release and for the statistics. since_ms: also before it waits, if it has a place. */
     _Atomic uint32_t wait_number; /* another one for each wait */
     _Atomic int64_t since_ms, deadline_ms;
     char client[SCOREBOARD_ADDRESS_SIZE];
@@ -140,8 +142,10 @@ void scoreboard_enter(struct scoreboard *scoreboard, int number);
 void scoreboard_leave(struct scoreboard *scoreboard, int number);
 
 /*
- * For a worker: takes one of the places that a client has, the user or, if that is "", the address. false: all are taken, or several
- * polls came for the last one at the same moment. What a dead worker had the manager gives back.
+ * For a worker: claims a place for this client's poll. The client is the user or, if that is "", the address. When it has
+ * more polls than places, its oldest is answered early, and the new one goes on. A poll that is being answered early still
+ * counts until it gives its place back: false when there are more than places + SCOREBOARD_HANDOVERS of those, beside the
+ * places. The manager gives back what a dead worker had.
  */
 bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address,
                            int places);
@@ -152,6 +156,9 @@ void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic);
 
 /* For the manager: answers the slot's question; the rest of the answer is there already. */
 void scoreboard_answer(struct slot *slot, enum error answer);
+
+/* For the manager, and for workers: has a poll answered early. */
+void scoreboard_release(struct slot *slot);
 
 /* For the manager: wakes one worker, whatever it sleeps for. */
 void scoreboard_wake(struct slot *slot);
