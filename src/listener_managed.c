@@ -251,23 +251,25 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     struct listener_managed *listener = (struct listener_managed *)base;
     const struct poll_request *request = poll->request;
     const bool authorize = how & LISTENER_AUTHORIZE;
+    /* If can_poll() allows everything it need not be asked, which takes a database connection of its own. */
+    const bool ask_may_poll = authorize && !is_open_to_all(listener->scoreboard);
     const bool known = find_topics(listener, request), once = request->timeout_s == 0;
     /* A poll that does not wait wants what is committed now, which the window may learn a moment later. */
-    const bool asked = (authorize && !is_open_to_all(listener->scoreboard)) || once || !known ||
-                       is_any_from_now(positions, request->topic_count);
+    const bool asked = ask_may_poll || once || !known || is_any_from_now(positions, request->topic_count);
     int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
 
     listener->error[0] = '\0';
     if (error)
         goto out;
-    if (once && !known) { /* not worth listening to */
+    if (once && !known) { /* not worth listening to, unless only the manager has a connection to the database */
         error = read_table(listener, poll, authorize, positions, page, give_up_ms);
-        goto out;
+        if (error != ERROR_DATABASE_AWAY)
+            goto out;
     }
     memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
     if (asked)
-        error = ask(listener, poll, authorize, starts, give_up_ms);
+        error = ask(listener, poll, ask_may_poll, starts, give_up_ms);
     if (error == ERROR_TIMEOUT)
         error = ERROR_DATABASE_AWAY;
     if (error == ERROR_RELEASED) { /* the manager may be gone; the table alone can answer once more */

@@ -304,7 +304,7 @@ static void asks_only_what_it_must(void)
     host.positions[1] = CATCH_UP_FROM_NOW;
     READ(&host, LISTENER_AUTHORIZE, "");
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
-    CU_ASSERT_TRUE(host.authorized); /* who has to ask asks for both */
+    CU_ASSERT_FALSE(host.authorized); /* it had to ask for the position only */
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_WINDOW_PAGES]), 5);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 0);
@@ -421,6 +421,23 @@ static void what_the_window_lacks_is_the_tables(void)
     EXPECT_TEXT(host.listener->operations->error(host.listener), "the table's own words");
     CU_ASSERT_NOT_EQUAL(eventfd_read(host.scoreboard->doorbell, &rung), 0); /* there are enough */
     CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 2);
+    close_host(&host);
+}
+
+/* A poll that does not wait reads the table first where nobody listens to its topic. */
+static void a_table_out_of_reach(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.request.timeout_s = 0;
+    start_manager(&host);
+    start_reader(&host, ERROR_DATABASE_AWAY);
+    READ(&host, LISTENER_AUTHORIZE, "");
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.positions[0], START);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    CU_ASSERT_TRUE(host.authorized);
     close_host(&host);
 }
 
@@ -801,6 +818,7 @@ CU_TestInfo listener_managed_tests[] = {
     { "asking is interrupted", asking_is_interrupted },
     { "what the window lacks is the table's", what_the_window_lacks_is_the_tables },
     { "a table that is not read", a_table_that_is_not_read },
+    { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },
     { "a wait is ended by a message before it", by_a_message_before_it },
     { "a wait is ended by the timeout", by_the_timeout },
