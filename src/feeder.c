@@ -242,16 +242,16 @@ static struct statement *add_statement(struct feeder *feeder, const char *sql, i
 }
 
 /* Enters one question's topics into the lists. */
-static void list_question(struct feeder *feeder, struct slot *slot, int64_t now_ms)
+static void list_question(struct feeder *feeder, struct question *question, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    for (int i = 0; i < slot->question_count; i++) {
-        const char *name = slot->names + slot->topics[i].name_at;
-        int number = subscriptions_add(&feeder->subscriptions, name, slot->topics[i].name_length, now_ms);
+    for (int i = 0; i < question->topic_count; i++) {
+        int number =
+            subscriptions_add(&feeder->subscriptions, question->topics[i].name, question->topics[i].length, now_ms);
         struct subscription *topic = &feeder->subscriptions.by_number[number < 0 ? 0 : number];
 
-        slot->topics[i].ref.number = number;
+        question->topics[i].number = number;
         if (number < 0 || topic->cycle == feeder->cycle_number)
             continue;
         topic->cycle = feeder->cycle_number;
@@ -271,7 +271,7 @@ static void list_questions(struct feeder *feeder, int64_t now_ms)
 
     while (taken < feeder->pending_count && cycle->question_count < QUESTIONS) {
         cycle->questions[cycle->question_count++] = feeder->pending[taken];
-        list_question(feeder, scoreboard_slot(feeder->scoreboard, feeder->pending[taken++]), now_ms);
+        list_question(feeder, scoreboard_question(feeder->scoreboard, feeder->pending[taken++]), now_ms);
     }
     feeder->pending_count -= taken;
     memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
@@ -375,7 +375,8 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
 /* When to ask again whether can_poll() allows everything: not while nobody polls. */
 static int64_t open_due_ms(const struct feeder *feeder)
 {
-    return atomic_load(&feeder->scoreboard->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
+    return atomic_load(&feeder->scoreboard->workers->polls) == feeder->polls ? INT64_MAX
+                                                                             : feeder->open_asked_ms + OPEN_AGAIN_MS;
 }
 
 /* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
@@ -396,7 +397,7 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
            read_statement(feeder, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
     if (now_ms >= open_due_ms(feeder)) {
         feeder->open_asked_ms = now_ms;
-        feeder->polls = atomic_load(&feeder->scoreboard->polls);
+        feeder->polls = atomic_load(&feeder->scoreboard->workers->polls);
         (void)add_statement(feeder, "SELECT pgpoll.is_open_to_all()", &cycle->open_at);
     }
     return made;
@@ -592,14 +593,16 @@ static void answer_questions(struct feeder *feeder)
     struct cycle *cycle = &feeder->cycle;
 
     for (int i = 0; i < cycle->question_count; i++) {
-        struct slot *slot;
+        const struct question *question;
+        struct reply *reply;
 
         if (cycle->questions[i] == NOBODY)
             continue;
-        slot = scoreboard_slot(feeder->scoreboard, cycle->questions[i]);
-        for (int k = 0; k < slot->question_count; k++) {
-            struct slot_topic *topic = &slot->topics[k];
-            int number = topic->ref.number;
+        question = scoreboard_question(feeder->scoreboard, cycle->questions[i]);
+        reply = scoreboard_reply(feeder->scoreboard, cycle->questions[i]);
+        for (int k = 0; k < question->topic_count; k++) {
+            struct reply_topic *topic = &reply->topics[k];
+            int number = question->topics[k].number;
 
             if (number >= 0 && window_find(feeder->scoreboard->window, number, &topic->ref)) {
                 topic->newest = cycle->newest.positions[feeder->subscriptions.by_number[number].newest_at];
@@ -608,7 +611,7 @@ static void answer_questions(struct feeder *feeder)
                 topic->newest = CATCH_UP_FROM_NOW;
             }
         }
-        scoreboard_answer(slot, ERROR_NONE);
+        scoreboard_answer(feeder->scoreboard, cycle->questions[i], ERROR_NONE);
     }
 }
 
@@ -631,9 +634,9 @@ static void succeed(struct feeder *feeder)
     if (cycle->read_at >= 0 && take_news(feeder, feeder->exchange.results[cycle->read_at]))
         feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(&feeder->scoreboard->open_until_ms, database_is_true(feeder->exchange.results[cycle->open_at])
-                                                             ? feeder->exchange.started_ms + OPEN_MS
-                                                             : 0);
+        atomic_store(&feeder->scoreboard->manager->open_until_ms,
+                     database_is_true(feeder->exchange.results[cycle->open_at]) ? feeder->exchange.started_ms + OPEN_MS
+                                                                                : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]);
@@ -742,7 +745,7 @@ void feeder_step(struct feeder *feeder, bool ready)
 
 void feeder_ask(struct feeder *feeder, int number)
 {
-    feeder->pending[feeder->pending_count++] = number; /* a worker asks one thing at a time, so there is room */
+    feeder->pending[feeder->pending_count++] = number; /* each worker is asking one question at most */
 }
 
 void feeder_forget_worker(struct feeder *feeder, int number)

@@ -11,12 +11,14 @@
 
 #include <json-c/json.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     LOOK_MS = 250,
     WRITE_MS = 1000,
     BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_waiters) */
-    SWEEP_MS = 60 * 1000
+    SWEEP_MS = 60 * 1000,
+    NEAR_MS = 24 * 60 * 60 * 1000
 };
 
 /* What stands in the table for a worker. */
@@ -91,17 +93,19 @@ int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
     if (writer->exchange.running)
         return writer->exchange.due_ms;
-    return atomic_load(&writer->scoreboard->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
+    return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
 /* ---- what changed */
 
 static struct json_object *topics_of(const struct stats_writer *writer, const struct slot *slot)
 {
+    const int count = scoreboard_topic_count(writer->scoreboard, slot);
     struct json_object *topics = json_object_new_array();
 
-    for (int i = 0; topics && i < atomic_load(&slot->topic_count); i++) {
-        const char *name = topic_table_name(writer->scoreboard->topics, atomic_load(&slot->topics[i].number));
+    for (int i = 0; i < count && topics; i++) {
+        int number = scoreboard_topic(writer->scoreboard, slot, i);
+        const char *name = number < 0 ? NULL : topic_table_name(writer->scoreboard->topics, number);
 
         if (name)
             (void)json_object_array_add(topics, json_object_new_string(name));
@@ -109,16 +113,38 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
     return topics;
 }
 
-static bool add_began(struct stats_writer *writer, const struct slot *slot, int64_t now_ms)
+/* What a worker wrote of its client's address: in an address there are no other characters. */
+static struct json_object *client_of(const struct slot *slot)
 {
+    char client[sizeof slot->client];
+    int length = 0;
+
+    memcpy(client, slot->client, sizeof client);
+    for (; length < (int)sizeof client && client[length]; length++)
+        if (client[length] < ' ' || client[length] > '~')
+            client[length] = '?';
+    return json_object_new_string_len(client, length);
+}
+
+/* As far as the database is concerned, a worker's times are near the present. */
+static int64_t near(int64_t ms, int64_t now_ms)
+{
+    return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
+}
+
+static bool add_began(struct stats_writer *writer, int number, int64_t now_ms)
+{
+    const struct slot *slot = scoreboard_slot(writer->scoreboard, number);
+    const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
+    const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
     struct json_object *row = json_object_new_object();
 
     return json_tree_add_item(writer->began, row) &&
-           json_tree_add_member(row, "pid", json_object_new_int(atomic_load(&slot->pid))) &&
+           json_tree_add_member(row, "pid", json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
            json_tree_add_member(row, "topics", topics_of(writer, slot)) &&
-           json_tree_add_member(row, "client", json_object_new_string(slot->client)) &&
-           json_tree_add_member(row, "waited_ms", json_object_new_int64(now_ms - atomic_load(&slot->since_ms))) &&
-           json_tree_add_member(row, "left_ms", json_object_new_int64(atomic_load(&slot->deadline_ms) - now_ms));
+           json_tree_add_member(row, "client", client_of(slot)) &&
+           json_tree_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
+           json_tree_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
 }
 
 /* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
@@ -133,7 +159,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { atomic_load(&slot->pid), atomic_load(&slot->wait_number) };
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
@@ -141,7 +167,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
             entry->pid = 0;
         }
         if (made && waits && (!entry->pid || entry->wait_number != now.wait_number)) {
-            made = add_began(writer, slot, now_ms);
+            made = add_began(writer, i, now_ms);
             *entry = now;
         }
     }
@@ -151,11 +177,11 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 /* Whether the gauges are others than those in the table, and takes them for written. */
 static bool read_gauges(struct stats_writer *writer)
 {
-    struct gauges now = { 0, atomic_load(&writer->scoreboard->idle), atomic_load(&writer->scoreboard->hears) };
+    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->hears) };
     const struct gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
-        now.workers += atomic_load(&scoreboard_slot(writer->scoreboard, i)->pid) != 0;
+        now.workers += scoreboard_pid(writer->scoreboard, i) != 0;
     writer->gauges = now;
     return now.workers != before.workers || now.idle != before.idle || now.hears != before.hears;
 }
@@ -189,7 +215,7 @@ static void fail(struct stats_writer *writer, enum error error)
     database_close(writer->database, NULL);
     forget_rows(writer);
     writer->beat_ms = 0;
-    atomic_store(&writer->scoreboard->stats_writer_sleeps, 0);
+    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 0);
 }
 
 /*
@@ -277,7 +303,8 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     writer->look_ms = now_ms + LOOK_MS;
     if (now_ms < writer->write_ms)
         return;
-    atomic_store(&writer->scoreboard->stats_writer_sleeps, 1); /* before the look: a change that it misses rings */
+    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps,
+                 1); /* before the look: a change that it misses rings */
     polls = list_polls(writer, now_ms);
     gauges = read_gauges(writer);
     counts = take_counts(writer);

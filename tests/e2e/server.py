@@ -35,6 +35,11 @@ LEAVING_S = (3 if WEB == "apache" else 1) + STALL_S
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
 
 
+def max_body(topics=50):
+    """Bytes of the longest request that is accepted where so many topics are."""
+    return 65_536 + topics * 6_400
+
+
 def new_topic(name="topic"):
     return f"{name}-{uuid.uuid4().hex[:12]}"
 

@@ -27,7 +27,7 @@ class Poll:
     def __init__(self, server, topic, user="", address="192.0.2.1", timeout=30, since=None):
         body = json.dumps({"topics": [topic], "timeout": timeout, "since": since}).encode()
         self.connection = connect(server, seconds=40)
-        self.connection.sendall(request(body, REMOTE_USER=user, REMOTE_ADDR=address))
+        self.connection.sendall(request(body, REMOTE_USER=user, REMOTE_ADDR=address, HTTP_ORIGIN="https://example.org"))
         self.said = b""
 
     def begun(self):
