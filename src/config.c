@@ -38,7 +38,7 @@ static const struct variable {
       "says how" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0, 20000,
       "polls of one user that may wait at the same time under a manager, or of one address if nobody was "
-      "authenticated; further polls are answered with 429; 0: no limit" },
+      "authenticated; one more has the oldest answered early; 0: no limit" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent anyway" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
