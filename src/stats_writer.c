@@ -162,7 +162,12 @@ static bool read_gauges(struct stats_writer *writer)
 
 static bool take_counts(struct stats_writer *writer)
 {
-    bool any = tally_take(&writer->tally, &writer->scoreboard->tally);
+    const uint64_t lost = log_take_lost();
+    bool any;
+
+    if (lost > 0)
+        tally_add(&writer->scoreboard->tally, TALLY_LOG_LINES_LOST, lost);
+    any = tally_take(&writer->tally, &writer->scoreboard->tally);
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         any = tally_take(&writer->tally, &scoreboard_slot(writer->scoreboard, i)->tally) || any;
