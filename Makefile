@@ -10,7 +10,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct
+SUITES  ?= unit sanitized fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database
 FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
@@ -140,7 +140,7 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner bench-programs ## all tests, or SUITES="unit sanitized fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct"
+test: packages-test all unit-runner bench-programs ## all tests, or SUITES="unit sanitized fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database"
 	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
 	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \

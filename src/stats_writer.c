@@ -54,12 +54,14 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         return NULL;
     writer->config = config;
     writer->scoreboard = scoreboard;
-    writer->database = database_new();
+    writer->database = database_new(config->query_timeout_s * 1000);
     writer->entries = calloc((size_t)scoreboard->worker_count, sizeof *writer->entries);
     if (!writer->database || !writer->entries) {
         stats_writer_free(writer);
         return NULL;
     }
+    /* Its tables are not logged, and a beat that a crash takes along is followed by another. */
+    database_set_bookkeeping(writer->database);
     return writer;
 }
 
@@ -90,7 +92,7 @@ struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
 int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
     if (writer->exchange.running)
-        return writer->exchange.due_ms;
+        return exchange_due_ms(&writer->exchange);
     return atomic_load(&writer->scoreboard->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
