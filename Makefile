@@ -1,7 +1,7 @@
 # pgpoll: HTTP long polling over PostgreSQL. `make help` lists what can be made.
 
 VERSION := 0.1.0
-SCHEMA  := $(shell sed -n 's/^\\set schema_version //p' sql/version.sql)
+SCHEMA  := $(or $(shell sed -n 's/^\\set schema_version //p' sql/version.sql),$(error sql/version.sql sets no schema_version))
 PORT    ?= 8080
 RUN     ?= .run
 WORKERS ?= 64
@@ -10,7 +10,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= unit sanitized fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database
+SUITES  ?= lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database
 FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
@@ -29,24 +29,32 @@ note  = $(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),,@echo '  $(1)' $@)
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wconversion \
             -Wwrite-strings $(if $(filter true,$(CI)),-Werror)
 ifdef SANITIZE
-GUARDS  := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+# (-Wno-tsan: the thread sanitizer does not model fences. Everything that they order is atomic, or marked: racy_read.h.)
+GUARDS  := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer $(if $(filter thread,$(SANITIZE)),-Wno-tsan)
 LDGUARDS := $(GUARDS)
 WORKER_LDFLAGS :=
 else
 GUARDS  := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
 LDGUARDS := -pie -Wl,-z,relro,-z,now
-# There are thousands of workers of a manager, and each pays for every library that it has mapped: 40 KiB of kernel memory and dirtied
-# pages altogether. (The linker warns of functions that would need libraries after all; libfcgi has them and we do not call them.)
-# What libfcgi and libc have that we define ourselves is ours (peer.h, memory.h).
-WORKER_LDFLAGS ?= -static-pie -Wl,-z,muldefs,--no-warnings
+# A manager has thousands of workers, and each library that they have mapped costs 40 KiB a worker (kernel memory and dirtied pages). So
+# they are linked statically where the linker finds the archives. Both libfcgi and libc define functions that we define instead (peer.h,
+# memory.h); -z muldefs takes ours. It would hide it if two of our own objects defined the same; the link of pgpoll.fcgi does not.
+WORKER_LDFLAGS ?= $(if $(MISSING_ARCHIVES),,-static-pie -Wl$(comma)-z$(comma)muldefs)
 endif
 
-# Asked when first needed, and once: on a fresh machine the packages are there only by then.
+# These are asked when first needed, and once: on a fresh machine the packages are there only by then.
+once       = $(eval $(1) := $(2))$($(1))
 LIBRARIES  := json-c libpq
-pkg_config  = $(or $(shell pkg-config $(1)),$(error missing libraries: run `make packages`))
-PKG_CFLAGS  = $(eval PKG_CFLAGS := $(call pkg_config,--cflags $(LIBRARIES)))$(PKG_CFLAGS)
-JSON_LIBS   = $(call pkg_config,--libs json-c)
-PKG_LIBS    = $(eval PKG_LIBS := $(call pkg_config,--libs $(LIBRARIES)))$(PKG_LIBS)
+pkg_config = $(shell pkg-config $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error pkg-config does not find all of $(LIBRARIES): install libjson-c-dev and libpq-dev, or run `make packages`))
+PKG_CFLAGS = $(call once,PKG_CFLAGS,$(call pkg_config,--cflags $(LIBRARIES)))
+JSON_LIBS  = $(call once,JSON_LIBS,$(call pkg_config,--libs json-c))
+PKG_LIBS   = $(call once,PKG_LIBS,$(call pkg_config,--libs $(LIBRARIES)))
+
+# What the linker lacks for these options, by linking an empty program: names such as -lfcgi, or the options themselves if it does not say.
+lacking = $(shell said=$$(echo 'int main(void) { return 0; }' | LC_ALL=C $(CC) -o /dev/null -x c - $(LDFLAGS) $(1) 2>&1) || { \
+    names=$$(echo "$$said" | sed -nE 's/.*(cannot find|unable to find library) ([^: ]+).*/\2/p' | sort -u); echo $${names:-$(1)}; })
+FCGI_LIBS = $(call once,FCGI_LIBS,$(if $(call lacking,-lfcgi),$(error the linker does not find libfcgi: install libfcgi-dev, or run `make packages`),-lfcgi))
+MISSING_ARCHIVES = $(call once,MISSING_ARCHIVES,$(call lacking,-static-pie -lfcgi $(JSON_LIBS)))
 
 COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -DPGPOLL_VERSION='"$(VERSION)"' -DPGPOLL_SCHEMA_VERSION=$(SCHEMA) $(CPPFLAGS) -Isrc -Ifcgi $(PKG_CFLAGS) $(WARNINGS) -fno-common $(GUARDS) $(CFLAGS)
 LINK    = $(CC) $(CFLAGS) $(LDGUARDS) $(LDFLAGS)
@@ -74,12 +82,16 @@ $(BUILD)/pgpoll.fcgi: $(BUILD)/fcgi/pgpoll.o $(FCGI) $(LIBRARY)
 $(BUILD)/pgpoll-worker: $(BUILD)/fcgi/pgpoll_worker.o $(FCGI) $(LIBRARY)
 $(BUILD)/pgpoll-reader: $(BUILD)/fcgi/pgpoll_reader.o $(BUILD)/fcgi/program.o $(LIBRARY)
 $(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(filter-out %/worker.o,$(FCGI)) $(LIBRARY)
-$(BUILD)/pgpoll-worker: LIBS = $(WORKER_LDFLAGS) -lfcgi $(JSON_LIBS)
+$(BUILD)/pgpoll-worker: LIBS = $(WORKER_LDFLAGS) $(FCGI_LIBS) $(JSON_LIBS)
 $(BUILD)/pgpoll-reader: LIBS = $(PKG_LIBS)
-LIBS = -lfcgi $(PKG_LIBS)
+LIBS = $(FCGI_LIBS) $(PKG_LIBS)
 $(PROGRAMS):
 	$(call note,LINK)
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
+	$(if $(filter %/pgpoll-worker,$@),$(SAY_SHARED))
+
+# Only where nobody has asked for it. Debian's packages have the archives, other systems' may not.
+SAY_SHARED = $(if $(filter file,$(origin WORKER_LDFLAGS)),$(if $(SANITIZE),,$(if $(MISSING_ARCHIVES),@echo '  NOTE pgpoll-worker is linked with shared libraries: no static library for $(MISSING_ARCHIVES) (Debian has them in libfcgi-dev, libjson-c-dev, libc6-dev). It works the same and takes 40 KiB more a worker.')))
 
 $(LIBRARY): $(SRC)
 	$(call note,AR  )
@@ -94,7 +106,7 @@ $(BUILD)/tests/unit/run: $(UNIT) $(LIBRARY)
 fuzzers: $(call fuzzers,$(BUILD))
 $(call fuzzers,$(BUILD)): %: %.o $(BUILD)/tests/fuzz/second_opinion.o $(FCGI) $(LIBRARY)
 	$(call note,LINK)
-	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ -lfcgi $(PKG_LIBS) -ljansson
+	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ $(FCGI_LIBS) $(PKG_LIBS) -ljansson
 
 bench-programs: $(addprefix $(BUILD)/tests/bench/,storm herd herd-notify)
 $(BUILD)/tests/bench/storm: $(BUILD)/tests/bench/storm.o $(BUILD)/tests/bench/http.o
@@ -102,11 +114,11 @@ $(BUILD)/tests/bench/storm: $(BUILD)/tests/bench/storm.o $(BUILD)/tests/bench/ht
 	$(Q)$(LINK) -o $@ $^ -lpq
 $(BUILD)/tests/bench/herd: $(BUILD)/tests/bench/herd.o
 	$(call note,LINK)
-	$(Q)$(LINK) -o $@ $^ -lfcgi
+	$(Q)$(LINK) -o $@ $^ $(FCGI_LIBS)
 $(BUILD)/tests/bench/herd-notify: tests/bench/herd.c Makefile
 	@mkdir -p $(@D)
 	$(call note,CC  )
-	$(Q)$(COMPILE) -DHERD_CHANNEL='"herd"' -o $@ $< $(LDFLAGS) -lfcgi -lpq
+	$(Q)$(COMPILE) -DHERD_CHANNEL='"herd"' -o $@ $< $(LDFLAGS) $(FCGI_LIBS) -lpq
 
 $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -122,7 +134,7 @@ packages: packages-run ## installs the Debian packages that building and running
 packages-run:
 	@deploy/packages build run
 packages-test:
-	@deploy/packages build run test bench
+	@deploy/packages build run test bench lint
 packages-bench:
 	@deploy/packages build run bench
 $(OBJECTS): | $(if $(filter bench,$(MAKECMDGOALS)),packages-bench) $(if $(filter test soak fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
@@ -140,10 +152,12 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner bench-programs ## all tests, or SUITES="unit sanitized fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database"
-	@$(MAKE) SANITIZE=$(SANITIZERS) unit-runner
+test: packages-test all unit-runner bench-programs ## all tests, or SUITES="lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database"
+	@$(if $(filter sanitized,$(SUITES)),$(MAKE) SANITIZE=$(SANITIZERS) unit-runner)
+	@$(if $(filter threads,$(SUITES)),$(MAKE) SANITIZE=thread unit-runner)
 	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
 	@UNIT=$(BUILD)/tests/unit/run SANITIZED=$(call build_of,$(SANITIZERS))/tests/unit/run \
+	    THREADS=$(call build_of,thread)/tests/unit/run \
 	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
 
 soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls, one fault after another

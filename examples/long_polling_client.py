@@ -1,14 +1,16 @@
 #!/usr/bin/python3
-"""Prints every message of some topics, one JSON object a line, for ever.
+"""Prints every message of some topics, one JSON object per line, until it is stopped.
 
-    long_polling_client.py http://localhost:8080 orders notifications
-    long_polling_client.py http://localhost:8080 orders --cursors orders.json   # goes on where it stopped
+    long_polling_client.py http://127.0.0.1:8080 orders notifications
+    long_polling_client.py http://127.0.0.1:8080 orders --cursors orders.json   # continues where it stopped
 
-Copy it and put your own work in the place of print(). A message counts as done when the next poll is sent (and, with
---cursors, when the file is written): after a crash the last page comes again, so do the same message twice without harm.
+Copy this file and replace print() with your own work. A message counts as done when the next poll is sent (with --cursors, when
+the file is written). After a crash the client gets the last page again, so your work must tolerate the same message twice.
 """
 import argparse
+import decimal
 import json
+import math
 import os
 import random
 import re
@@ -19,45 +21,77 @@ import requests
 
 TIMEOUT_S = 30
 FIRST_BACKOFF_S, LAST_BACKOFF_S, LONGEST_RETRY_AFTER_S = 0.5, 30, 3600
+CUT_S = 1   # a poll that waited this long before a proxy ended it did not fail
 
 
 class Refused(Exception):
     """The server says that this request is wrong: asking again would not help."""
 
 
+class Cut(Exception):
+    """Something between the server and this client ended a poll that was waiting."""
+
+
 class LongPollingClient:
     def __init__(self, url, topics, since=None):
         self.url = url.rstrip("/") + "/messages/poll"
         self.topics = topics
-        # Topic -> cursor. A topic without one, or with "$", is read from now on; "0" would read everything that the server still has.
+        # Topic -> cursor. Without a cursor, or with "$", a topic is read from now on; "0" reads everything that the server still has.
         self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor != "$"}
         self.http = requests.Session()
+        self.limit = None   # messages per page; None: the server's default
 
     def poll(self):
-        """Waits for messages, at most TIMEOUT_S; returns the answer, whose next_since is not taken over yet."""
-        # A topic without a cursor is read from now on. When that is, it first asks at once, so that no failure of a longer
-        # poll can lose what is committed meanwhile.
+        """Waits for messages, at most TIMEOUT_S. Returns the answer; the caller moves on to its next_since."""
+        # A topic without a cursor is read from now on. The first poll asks at once where now is, so that no failure of a longer poll
+        # can lose what is committed meanwhile.
         timeout = TIMEOUT_S if all(topic in self.since for topic in self.topics) else 0
-        response = self.http.post(
-            self.url,
-            json={"topics": self.topics, "since": self.since, "timeout": timeout},
-            timeout=(5, timeout + 10),
-        )
+        request = {"topics": self.topics, "since": self.since, "timeout": timeout}
+        if self.limit:
+            request["limit"] = self.limit
+        began = time.monotonic()
+        response = self.http.post(self.url, json=request, timeout=(5, timeout + 10), stream=True)
+        with response:
+            try:
+                text = response.content.decode(errors="replace")
+            except requests.RequestException:
+                text = ""
+        cut = response.status_code == 504 or response.status_code == 200 and not text.strip()
+        if cut and time.monotonic() - began >= CUT_S:
+            raise Cut
         if 400 <= response.status_code < 500 and response.status_code not in (408, 425, 429):
-            raise Refused(f"{response.status_code} {response.text}")
+            raise Refused(f"{response.status_code} {text}")
         if response.status_code != 200:
             raise requests.HTTPError(f"{response.status_code} {response.reason}", response=response)
-        answer = response.json()
+        return self.read(text)
+
+    def read(self, text):
+        """Parses an answer. Where Python cannot, asks for single messages; one that it cannot parse alone is skipped."""
+        try:
+            answer = json.loads(text, parse_int=read_int, parse_float=read_float)
+        except RecursionError:
+            cursors = read_next_since(text)
+            if self.limit != 1:
+                self.limit = 1
+                return {"messages": [], "next_since": {**cursors, **self.since}}
+            print(f"skipped a message that is nested too deeply for Python; now at {cursors}", file=sys.stderr)
+            self.limit = None
+            return {"messages": [], "next_since": cursors}
         if not isinstance(answer, dict) or not {"messages", "next_since"} <= answer.keys():
-            raise ValueError("not an answer of pgpoll")
+            raise ValueError("this is not an answer of pgpoll")
+        if self.limit and not answer.get("has_more"):
+            self.limit = None
         return answer
 
     def pages(self):
-        """Yields answers for ever. When the caller asks for the next one, the last one is done with."""
+        """Yields answers without end. An answer is done when the caller asks for the next one."""
         failures = 0
         while True:
             try:
                 answer = self.poll()
+            except Cut:
+                failures = 0
+                continue
             except (requests.RequestException, ValueError) as error:   # ValueError: not JSON
                 failures += 1
                 pause = backoff(failures, getattr(error, "response", None))
@@ -69,8 +103,30 @@ class LongPollingClient:
             self.since = answer["next_since"]
 
 
+# Numbers that int and float cannot hold keep their digits: print() writes them as strings.
+
+def read_int(text):
+    return int(text) if len(text) <= 4300 else decimal.Decimal(text)   # sys.int_info.default_max_str_digits
+
+
+def read_float(text):
+    number = float(text)
+    return number if math.isfinite(number) else decimal.Decimal(text)
+
+
+def read_next_since(text):
+    """The cursors of an answer whose messages cannot be parsed; they follow the messages."""
+    end = len(text)
+    while (end := text.rfind('"next_since":', 0, end)) >= 0:
+        try:
+            return json.loads("{" + text[end:])["next_since"]
+        except ValueError:
+            pass   # a topic of this name, in next_since
+    raise ValueError("this is not an answer of pgpoll")
+
+
 def backoff(failures, response):
-    """Seconds: up to twice as long with every failure, never the same for all clients, never less than the server asked for."""
+    """Seconds to wait: random, at most twice as long after each failure, and never less than the server asked for."""
     longest = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10))
     asked = response.headers.get("Retry-After", "") if response is not None else ""
     return (min(int(asked), LONGEST_RETRY_AFTER_S) if re.fullmatch("[0-9]+", asked) else 0) + random.uniform(0, longest)
@@ -85,7 +141,8 @@ def load(path):
 
 
 def save(path, cursors):
-    """All or nothing, also when the power goes."""
+    """Writes the file as a whole or not at all, also if the power fails. Cursors of other topics stay."""
+    cursors = {**load(path), **cursors}
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(cursors, file)
         file.flush()
@@ -94,10 +151,10 @@ def save(path, cursors):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Prints every message of some topics, one JSON object a line.")
-    parser.add_argument("url", help="where /messages/poll is, such as http://localhost:8080")
+    parser = argparse.ArgumentParser(description="Prints every message of some topics, one JSON object per line.")
+    parser.add_argument("url", help="where /messages/poll is, such as http://127.0.0.1:8080")
     parser.add_argument("topics", nargs="+", metavar="topic")
-    parser.add_argument("--cursors", metavar="FILE", help="keep the place in this file")
+    parser.add_argument("--cursors", metavar="FILE", help="keep the cursors in this file; those of other topics in it stay")
     arguments = parser.parse_args()
 
     client = LongPollingClient(arguments.url, arguments.topics, load(arguments.cursors) if arguments.cursors else None)
@@ -105,7 +162,7 @@ def main():
         for topic, gap in answer.get("gaps", {}).items():
             print(f"{topic}: messages may be missing ({gap['reason']}), asked for {gap['requested']}", file=sys.stderr)
         for message in answer["messages"]:
-            print(json.dumps(message), flush=True)   # ASCII: any terminal and any file takes it, whatever JSON holds
+            print(json.dumps(message, default=str), flush=True)   # ASCII, which every terminal and file takes
         if arguments.cursors:
             save(arguments.cursors, answer["next_since"])
 

@@ -2,6 +2,7 @@
 
 #include "answer.h"
 #include "config.h"
+#include "cors.h"
 #include "memory.h"
 
 #include <json-c/json.h>
@@ -97,18 +98,31 @@ static void put_number_header(FCGX_Request *request, const char *name, size_t nu
     put_header(request, name, text);
 }
 
-/* The headers of every answer. type: NULL where there is no content. */
+/* Puts the headers that let a browser show the answer to the page that asked. */
+static void put_cors(FCGX_Request *request, const struct config *config)
+{
+    const char *origin = http_parameter(request, "HTTP_ORIGIN");
+
+    if (!*config->cors_origin)
+        return;
+    if (cors_allows_all(config->cors_origin)) {
+        origin = "*";
+    } else {
+        put_header(request, "Vary", "Origin"); /* a cache must not give one origin's answer to another */
+        if (!cors_allows(config->cors_origin, origin))
+            return;
+    }
+    put_header(request, "Access-Control-Allow-Origin", origin);
+    put_header(request, "Access-Control-Expose-Headers", "Retry-After");
+}
+
+/* Puts the headers of every answer. type: NULL where there is no content. */
 static void put_head(FCGX_Request *request, const struct config *config, int status, const char *type)
 {
     put(request, "Status: ");
     put(request, status_text(status));
     put(request, "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");
-    if (*config->cors_origin) {
-        put_header(request, "Access-Control-Allow-Origin", config->cors_origin);
-        put_header(request, "Access-Control-Expose-Headers", "Retry-After");
-        if (strcmp(config->cors_origin, "*") != 0)
-            put_header(request, "Vary", "Origin");
-    }
+    put_cors(request, config);
     if (type)
         put_header(request, "Content-Type", type);
 }

@@ -8,11 +8,22 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
+
+/*
+ * libfcgi can also connect to other hosts; a worker never does. With glibc's own in its place a statically linked worker would need
+ * shared libraries to look up a name, and the linker warns of that.
+ */
+struct hostent *gethostbyname(const char *name)
+{
+    (void)name;
+    return NULL;
+}
 
 static int live(void *context, int number)
 {
@@ -31,13 +42,13 @@ static int live(void *context, int number)
 
 int main(int argc, char **argv)
 {
-    enum { SCOREBOARD, SOCKET, DOORBELL, READ_QUEUE, DESCRIPTORS };
+    enum { SOCKET = SCOREBOARD_DESCRIPTORS, DESCRIPTORS };
     static struct worker worker;
     int descriptors[DESCRIPTORS];
 
     if (!program_continue("pgpoll-worker", argc, argv, DESCRIPTORS, descriptors, &worker.config))
         return EXIT_FAILURE;
-    worker.scoreboard = scoreboard_join(descriptors[SCOREBOARD]);
+    worker.scoreboard = scoreboard_join(descriptors);
     if (!worker.scoreboard) {
         log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s", errno ? strerror(errno) : "it is another version's");
         return EXIT_FAILURE;

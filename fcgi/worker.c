@@ -172,11 +172,11 @@ static void set_state(const struct worker *worker, enum slot_state state)
         return;
     atomic_store(&worker->slot->state, state);
     if (state == SLOT_IDLE) {
-        (void)atomic_fetch_add(&worker->scoreboard->idle, 1);
+        (void)atomic_fetch_add(&worker->scoreboard->workers->idle, 1);
         scoreboard_wake_stats_writer(worker->scoreboard);
     } else {
-        (void)atomic_fetch_add(&worker->scoreboard->polls, 1);
-        idle = atomic_fetch_sub(&worker->scoreboard->idle, 1) - 1;
+        (void)atomic_fetch_add(&worker->scoreboard->workers->polls, 1);
+        idle = atomic_fetch_sub(&worker->scoreboard->workers->idle, 1) - 1;
         /* From here on the manager looks by itself, until there are enough. */
         if (idle == worker->scoreboard->reserve - 1)
             scoreboard_ring(worker->scoreboard);
@@ -201,7 +201,7 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
     if (worker->scoreboard && ++worker->served % TRIM_POLLS == 0)
         scoreboard_trim(worker->scoreboard);
     set_state(worker, SLOT_IDLE);
-    if (worker->scoreboard && atomic_load(&worker->scoreboard->manager_left))
+    if (worker->scoreboard && atomic_load(&worker->scoreboard->manager->left))
         server_end();
 }
 

@@ -14,6 +14,7 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.can_poll(text, text),
     pgpoll.may_poll(text, text[]),
     pgpoll.is_open_to_all(),
+    pgpoll.channel(text),
     pgpoll.listen(text[]),
     pgpoll.unlisten(text[]),
     pgpoll.assign_positions(),

@@ -42,6 +42,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir tables.sql
 \ir watch_tables.sql
 \ir views.sql
+\ir functions/channel.sql
 \ir functions/ring_doorbell.sql
 \ir functions/replicate_message.sql
 \ir functions/truncate_messages.sql

@@ -79,7 +79,7 @@ int64_t authorizer_due_ms(const struct authorizer *authorizer)
 
 void authorizer_ask(struct authorizer *authorizer, int number)
 {
-    authorizer->waiting[authorizer->waiting_count++] = number; /* a worker asks one thing at a time, so there is room */
+    authorizer->waiting[authorizer->waiting_count++] = number; /* each worker is asking one question at most */
 }
 
 static void settle(struct authorizer *authorizer, int number, enum error answer)
@@ -111,14 +111,14 @@ void authorizer_forget_worker(struct authorizer *authorizer, int number)
 
 static bool make_statement(struct authorizer *authorizer, int number)
 {
-    const struct slot *slot = scoreboard_slot(authorizer->scoreboard, number);
+    const struct question *question = scoreboard_question(authorizer->scoreboard, number);
 
-    for (int i = 0; i < slot->question_count; i++)
+    for (int i = 0; i < question->topic_count; i++)
         authorizer->topics[i] =
-            (struct poll_topic){ .name = slot->names + slot->topics[i].name_at, .length = slot->topics[i].name_length };
+            (struct poll_topic){ .name = question->topics[i].name, .length = question->topics[i].length };
     authorizer->asked[authorizer->exchange.count] = number;
-    return statement_may_poll(exchange_add(&authorizer->exchange, NULL), slot->user, authorizer->topics,
-                              slot->question_count);
+    return statement_may_poll(exchange_add(&authorizer->exchange, NULL), question->user, authorizer->topics,
+                              question->topic_count);
 }
 
 /* The whole batch failed. Asked one by one, the good ones will be answered; the bad one is told of its own failure. */
@@ -167,7 +167,7 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
     int taken = 0;
 
     for (; made && taken < authorizer->waiting_count && authorizer->exchange.count < authorizer->limit; taken++) {
-        if (scoreboard_slot(authorizer->scoreboard, authorizer->waiting[taken])->give_up_ms < now_ms)
+        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->give_up_ms < now_ms)
             settle(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
         else
             made = make_statement(authorizer, authorizer->waiting[taken]);

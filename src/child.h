@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <sys/types.h>
 
-enum { CHILD_DESCRIPTORS = 4 };
+enum { CHILD_DESCRIPTORS = 6 };
 
 struct child {
     int program;     /* a descriptor */

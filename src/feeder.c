@@ -22,12 +22,13 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,      /* answered together */
-    OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500, /* and when it is asked again */
-    CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
-    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
-    DELIVERY_MS = 1000,   /* a beat may take */
+    QUESTIONS = 512,          /* answered together */
+    OPEN_MS = 2500,           /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
+    OPEN_AGAIN_MS = 1500,     /* and when it is asked again */
+    CONFIRM_MS = 1000,        /* a message that no notification told of is published after so long */
+    DEAF_MS = 7500,           /* so long before the last beat that was sent none was heard: that is two */
+    DELIVERY_MS = 1000,       /* a beat may take */
+    READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
     LOOK_MS = 5000, /* without having heard anything: another manager may have died while the doorbell was muted */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
@@ -73,6 +74,7 @@ struct feeder {
     uint64_t cycle_number;
     enum error away; /* why, as far as it was logged */
     bool relisten;   /* the connection is a new one */
+    bool read_only;  /* the database gave no positions when it was asked last */
     uint64_t polls;  /* when can_poll() was asked about last */
     int64_t retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
     struct printbuf *json;
@@ -240,16 +242,16 @@ static struct statement *add_statement(struct feeder *feeder, const char *sql, i
 }
 
 /* Enters one question's topics into the lists. */
-static void list_question(struct feeder *feeder, struct slot *slot, int64_t now_ms)
+static void list_question(struct feeder *feeder, struct question *question, int64_t now_ms)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    for (int i = 0; i < slot->question_count; i++) {
-        const char *name = slot->names + slot->topics[i].name_at;
-        int number = subscriptions_add(&feeder->subscriptions, name, slot->topics[i].name_length, now_ms);
+    for (int i = 0; i < question->topic_count; i++) {
+        int number =
+            subscriptions_add(&feeder->subscriptions, question->topics[i].name, question->topics[i].length, now_ms);
         struct subscription *topic = &feeder->subscriptions.by_number[number < 0 ? 0 : number];
 
-        slot->topics[i].ref.number = number;
+        question->topics[i].number = number;
         if (number < 0 || topic->cycle == feeder->cycle_number)
             continue;
         topic->cycle = feeder->cycle_number;
@@ -269,7 +271,7 @@ static void list_questions(struct feeder *feeder, int64_t now_ms)
 
     while (taken < feeder->pending_count && cycle->question_count < QUESTIONS) {
         cycle->questions[cycle->question_count++] = feeder->pending[taken];
-        list_question(feeder, scoreboard_slot(feeder->scoreboard, feeder->pending[taken++]), now_ms);
+        list_question(feeder, scoreboard_question(feeder->scoreboard, feeder->pending[taken++]), now_ms);
     }
     feeder->pending_count -= taken;
     memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
@@ -331,11 +333,11 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
     feeder->look_ms = now_ms + LOOK_MS;
     cycle->action = doorbell_look(&feeder->doorbell, now_ms);
     if (cycle->action == DOORBELL_MUTE) {
-        statement = exchange_add(&feeder->exchange, "SELECT pgpoll.mute_doorbell($1)");
+        statement = exchange_add(&feeder->exchange, "SELECT pgpoll.mute_doorbell($1) WHERE " STATEMENT_WRITABLE);
         if (!statement_add_int4(statement, DOORBELL_MUTE_MS))
             return false;
     } else if (cycle->action == DOORBELL_UNMUTE) {
-        (void)add_statement(feeder, "SELECT pgpoll.unmute_doorbell()", &cycle->unmute_at);
+        (void)add_statement(feeder, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE, &cycle->unmute_at);
     }
     return catch_up_batch_statement(add_statement(feeder, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
 }
@@ -373,7 +375,8 @@ static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
 /* When to ask again whether can_poll() allows everything: not while nobody polls. */
 static int64_t open_due_ms(const struct feeder *feeder)
 {
-    return atomic_load(&feeder->scoreboard->polls) == feeder->polls ? INT64_MAX : feeder->open_asked_ms + OPEN_AGAIN_MS;
+    return atomic_load(&feeder->scoreboard->workers->polls) == feeder->polls ? INT64_MAX
+                                                                             : feeder->open_asked_ms + OPEN_AGAIN_MS;
 }
 
 /* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
@@ -394,7 +397,7 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
            read_statement(feeder, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
     if (now_ms >= open_due_ms(feeder)) {
         feeder->open_asked_ms = now_ms;
-        feeder->polls = atomic_load(&feeder->scoreboard->polls);
+        feeder->polls = atomic_load(&feeder->scoreboard->workers->polls);
         (void)add_statement(feeder, "SELECT pgpoll.is_open_to_all()", &cycle->open_at);
     }
     return made;
@@ -492,6 +495,19 @@ static void wake_fed(struct feeder *feeder)
     feeder->fed_count = 0;
 }
 
+/* A read-only database still serves what has a position. */
+static void set_read_only(struct feeder *feeder, bool read_only)
+{
+    if (read_only)
+        feeder->look_ms = clock_min(feeder->look_ms, clock_monotonic_ms() + READ_ONLY_LOOK_MS);
+    if (read_only && !feeder->read_only)
+        log_write(LOG_LEVEL_WARNING, "the database is read-only (default_transaction_read_only): new messages are not "
+                                     "delivered and statistics are not updated until it is writable again");
+    else if (feeder->read_only && !read_only)
+        log_write(LOG_LEVEL_INFO, "the database is writable again");
+    feeder->read_only = read_only;
+}
+
 /*
  * A batch that follows on what the window has goes there at once. Others gave positions, too, if it does not: then these are announced
  * like those, and all are read in their order.
@@ -503,6 +519,9 @@ static void take_batch(struct feeder *feeder, const PGresult *result)
     bool all_ring = cycle->unmute_at >= 0 && database_is_true(feeder->exchange.results[cycle->unmute_at]);
 
     doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
+    set_read_only(feeder, batch.read_only);
+    if (batch.read_only)
+        return;
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
     if (PQntuples(result) > 0 && feeder->announced > batch.previous)
         feeder->announced = feeder->complete_to = cycle->end = feeder->full_ms = 0;
@@ -574,14 +593,16 @@ static void answer_questions(struct feeder *feeder)
     struct cycle *cycle = &feeder->cycle;
 
     for (int i = 0; i < cycle->question_count; i++) {
-        struct slot *slot;
+        const struct question *question;
+        struct reply *reply;
 
         if (cycle->questions[i] == NOBODY)
             continue;
-        slot = scoreboard_slot(feeder->scoreboard, cycle->questions[i]);
-        for (int k = 0; k < slot->question_count; k++) {
-            struct slot_topic *topic = &slot->topics[k];
-            int number = topic->ref.number;
+        question = scoreboard_question(feeder->scoreboard, cycle->questions[i]);
+        reply = scoreboard_reply(feeder->scoreboard, cycle->questions[i]);
+        for (int k = 0; k < question->topic_count; k++) {
+            struct reply_topic *topic = &reply->topics[k];
+            int number = question->topics[k].number;
 
             if (number >= 0 && window_find(feeder->scoreboard->window, number, &topic->ref)) {
                 topic->newest = cycle->newest.positions[feeder->subscriptions.by_number[number].newest_at];
@@ -590,7 +611,7 @@ static void answer_questions(struct feeder *feeder)
                 topic->newest = CATCH_UP_FROM_NOW;
             }
         }
-        scoreboard_answer(slot, ERROR_NONE);
+        scoreboard_answer(feeder->scoreboard, cycle->questions[i], ERROR_NONE);
     }
 }
 
@@ -613,9 +634,9 @@ static void succeed(struct feeder *feeder)
     if (cycle->read_at >= 0 && take_news(feeder, feeder->exchange.results[cycle->read_at]))
         feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(&feeder->scoreboard->open_until_ms, database_is_true(feeder->exchange.results[cycle->open_at])
-                                                             ? feeder->exchange.started_ms + OPEN_MS
-                                                             : 0);
+        atomic_store(&feeder->scoreboard->manager->open_until_ms,
+                     database_is_true(feeder->exchange.results[cycle->open_at]) ? feeder->exchange.started_ms + OPEN_MS
+                                                                                : 0);
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]);
@@ -724,7 +745,7 @@ void feeder_step(struct feeder *feeder, bool ready)
 
 void feeder_ask(struct feeder *feeder, int number)
 {
-    feeder->pending[feeder->pending_count++] = number; /* a worker asks one thing at a time, so there is room */
+    feeder->pending[feeder->pending_count++] = number; /* each worker is asking one question at most */
 }
 
 void feeder_forget_worker(struct feeder *feeder, int number)

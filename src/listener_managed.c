@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -26,6 +25,8 @@ struct listener_managed {
     struct scoreboard *scoreboard;
     int number;
     struct slot *slot;
+    const struct reply *reply;
+    uint32_t asked;                /* as in the slot, which somebody else may have written over */
     char error[READING_TEXT_SIZE]; /* what went wrong last */
     bool entered;                  /* in the sets of those who wait */
     int topic_count;               /* of this poll */
@@ -43,14 +44,13 @@ static enum error wait_answer(struct listener_managed *listener, const struct in
                               int64_t give_up_ms)
 {
     struct interrupts ours = *interrupts;
-    struct slot *slot = listener->slot;
 
     ours.client_fd = -1;
     for (;;) {
         enum error error;
 
-        (void)atomic_exchange(&slot->woken, 0); /* also takes in what was written before it was set */
-        if (atomic_load(&slot->answered) == atomic_load(&slot->asked))
+        (void)atomic_exchange(&listener->slot->woken, 0); /* also takes in what was written before it was set */
+        if (atomic_load(&listener->reply->answered) == listener->asked)
             return ERROR_NONE;
         error = interrupts_wait(&ours, -1, 0, give_up_ms);
         if (error)
@@ -62,22 +62,23 @@ static void put_question(struct listener_managed *listener, const struct listene
                          int64_t give_up_ms)
 {
     struct slot *slot = listener->slot;
+    char *names = scoreboard_names(listener->scoreboard, slot);
     uint32_t at = 0;
 
-    slot->authorize = authorize;
-    slot->give_up_ms = give_up_ms;
+    atomic_store_explicit(&slot->authorize, authorize, memory_order_relaxed);
+    atomic_store_explicit(&slot->give_up_ms, give_up_ms, memory_order_relaxed);
     (void)snprintf(slot->user, sizeof slot->user, "%s", poll->remote_user);
     for (int i = 0; i < poll->request->topic_count; i++) {
         const struct poll_topic *topic = &poll->request->topics[i];
 
         /* All names together are shorter than the body they came in. */
-        memcpy(slot->names + at, topic->name, topic->length);
-        slot->topics[i].name_at = at;
-        slot->topics[i].name_length = (uint32_t)topic->length;
+        memcpy(names + at, topic->name, topic->length);
+        atomic_store_explicit(&slot->topics[i].name_at, at, memory_order_relaxed);
+        atomic_store_explicit(&slot->topics[i].name_length, (uint32_t)topic->length, memory_order_relaxed);
         at += (uint32_t)topic->length;
     }
-    slot->question_count = poll->request->topic_count;
-    (void)atomic_fetch_add(&slot->asked, 1);
+    atomic_store_explicit(&slot->question_count, poll->request->topic_count, memory_order_relaxed);
+    atomic_store(&slot->asked, ++listener->asked);
     (void)atomic_fetch_or(&listener->scoreboard->askers[listener->number / 64], UINT64_C(1) << listener->number % 64);
     scoreboard_ring(listener->scoreboard);
 }
@@ -99,18 +100,18 @@ static enum error ask(struct listener_managed *listener, const struct listener_p
         error = wait_answer(listener, poll->interrupts, give_up_ms);
     }
     if (!error)
-        error = listener->slot->answer;
+        error = listener->reply->error;
     for (int i = 0; !error && i < poll->request->topic_count; i++) {
-        listener->refs[i] = listener->slot->topics[i].ref;
+        listener->refs[i] = listener->reply->topics[i].ref;
         if (positions[i] == CATCH_UP_FROM_NOW)
-            positions[i] = listener->slot->topics[i].newest;
+            positions[i] = listener->reply->topics[i].newest;
     }
     return error;
 }
 
 static bool is_open_to_all(const struct scoreboard *scoreboard)
 {
-    return atomic_load(&scoreboard->open_until_ms) > clock_monotonic_ms();
+    return atomic_load(&scoreboard->manager->open_until_ms) > clock_monotonic_ms();
 }
 
 /* Whether the window knows all the topics. */
@@ -139,21 +140,13 @@ static bool is_any_from_now(const int64_t *positions, int count)
  */
 static bool take_read(struct listener_managed *listener, int64_t give_up_ms)
 {
-    const struct timespec until = { give_up_ms / 1000, give_up_ms % 1000 * 1000000 };
     struct scoreboard *scoreboard = listener->scoreboard;
 
-    if (sem_clockwait(&scoreboard->reads, CLOCK_MONOTONIC, &until) != 0)
+    if (!scoreboard_take_read(scoreboard, listener->number, give_up_ms))
         return false;
-    atomic_store(&listener->slot->reading, 1);
-    if (scoreboard_reads(scoreboard) > atomic_load(&scoreboard->readers))
+    if (scoreboard_reads(scoreboard) > atomic_load(&scoreboard->manager->readers))
         scoreboard_ring(scoreboard);
     return true;
-}
-
-static void give_back_read(struct listener_managed *listener)
-{
-    if (atomic_exchange(&listener->slot->reading, 0))
-        (void)sem_post(&listener->scoreboard->reads);
 }
 
 static enum error read_by_reader(struct listener_managed *listener, const struct reading_question *question,
@@ -188,7 +181,7 @@ static enum error read_table(struct listener_managed *listener, const struct lis
     error = read_by_reader(
         listener,
         &(struct reading_question){ poll->request, positions, authorize ? poll->remote_user : NULL, give_up_ms }, page);
-    give_back_read(listener);
+    scoreboard_give_read(listener->scoreboard, listener->number);
     return error;
 }
 
@@ -241,7 +234,7 @@ static void see_newest(struct listener_managed *listener, int topic_count)
 static bool is_up_to_date(const struct listener_managed *listener)
 {
     for (int i = 0; i < listener->topic_count; i++)
-        if (listener->seen[i] < listener->slot->topics[i].newest)
+        if (listener->seen[i] < listener->reply->topics[i].newest)
             return false;
     return true;
 }
@@ -366,11 +359,13 @@ struct listener *listener_managed_new(const struct config *config, struct scoreb
                                            .scoreboard = scoreboard,
                                            .number = number,
                                            .slot = scoreboard_slot(scoreboard, number),
+                                           .reply = scoreboard_reply(scoreboard, number),
                                            .refs = calloc((size_t)scoreboard->max_topics, sizeof *listener->refs),
                                            .seen = calloc((size_t)scoreboard->max_topics, sizeof *listener->seen) };
     if (!listener->refs || !listener->seen) {
         managed_free(&listener->base);
         return NULL;
     }
+    listener->asked = atomic_load(&listener->reply->answered);
     return &listener->base;
 }

@@ -37,7 +37,7 @@ enum {
 };
 
 /* A descriptor that holds the old workers' process ids, left by the program that ran in this process before. */
-static const char OLD_WORKERS[] = "PGPOLL_OLD_WORKERS";
+static const char OLD_WORKERS[] = CONFIG_OLD_WORKERS;
 
 struct manager {
     const struct config *config;
@@ -55,7 +55,8 @@ struct manager {
     int running; /* workers */
     int64_t *spawned_ms;
     bool stopping;
-    uint64_t polls; /* when idle workers were counted last */
+    bool recount;   /* idle workers are to be counted, whether or not there was a poll */
+    uint64_t polls; /* when they were counted last */
     int64_t count_ms, spawn_ms, spawn_pause_ms, release_ms, replace_ms;
 };
 
@@ -86,7 +87,7 @@ static void spawn_missing(struct manager *manager)
     const int enough = manager->running + SPAWN_BATCH;
 
     for (int i = 0; i < manager->scoreboard->worker_count && manager->running < enough; i++)
-        if (atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid) == 0 && !spawn(manager, i)) {
+        if (scoreboard_pid(manager->scoreboard, i) == 0 && !spawn(manager, i)) {
             pause_spawning(manager);
             return;
         }
@@ -95,7 +96,7 @@ static void spawn_missing(struct manager *manager)
 static int number_of(const struct manager *manager, pid_t pid)
 {
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
-        if (atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid) == pid)
+        if (scoreboard_pid(manager->scoreboard, i) == pid)
             return i;
     return -1;
 }
@@ -103,23 +104,9 @@ static int number_of(const struct manager *manager, pid_t pid)
 /* Undoes whatever the dead worker had in hand. */
 static void clear_slot(struct manager *manager, int number)
 {
-    struct slot *slot = scoreboard_slot(manager->scoreboard, number);
-
-    scoreboard_leave(manager->scoreboard, number);
-    (void)atomic_fetch_and(&manager->scoreboard->askers[number / 64], ~(UINT64_C(1) << number % 64));
     authorizer_forget_worker(manager->authorizer, number);
     feeder_forget_worker(manager->feeder, number);
-    scoreboard_give_place(manager->scoreboard, number);
-    atomic_store(&slot->answered, atomic_load(&slot->asked));
-    if (atomic_exchange(&slot->reading, 0))
-        (void)sem_post(&manager->scoreboard->reads);
-    if (atomic_load(&slot->state) == SLOT_IDLE)
-        (void)atomic_fetch_sub(&manager->scoreboard->idle, 1);
-    atomic_store(&slot->state, SLOT_EMPTY);
-    atomic_store(&slot->woken, 0);
-    atomic_store(&slot->released, 0);
-    atomic_store(&slot->topic_count, 0);
-    atomic_store(&slot->pid, 0);
+    scoreboard_forget_worker(manager->scoreboard, number);
     scoreboard_wake_stats_writer(manager->scoreboard);
 }
 
@@ -150,6 +137,7 @@ static void reap(struct manager *manager)
         if (number < 0)
             continue;
         manager->running--;
+        manager->recount = true;
         if (clock_monotonic_ms() - manager->spawned_ms[number] < QUICK_DEATH_MS)
             died_young = true;
         else
@@ -166,27 +154,38 @@ static void reap(struct manager *manager)
 static void signal_workers(const struct manager *manager, int number)
 {
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
-        int pid = atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid);
+        int pid = scoreboard_pid(manager->scoreboard, i);
 
         if (pid > 0)
             (void)kill(pid, number);
     }
 }
 
+/* What is in its slot no worker writes, so it may write anything anywhere. Another one comes in its place. */
+static void kill_broken(const struct manager *manager, int number)
+{
+    int pid = scoreboard_pid(manager->scoreboard, number);
+
+    if (pid <= 0)
+        return;
+    log_write(LOG_LEVEL_ERROR, "worker %d has damaged its shared memory and is killed; another one replaces it", pid);
+    (void)kill(pid, SIGKILL);
+}
+
 /* ---- free workers */
 
-/* The longest waiting poll that was not asked yet; NULL: none has waited long enough. */
-static struct slot *longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
+/* The number of the longest waiting poll that was not asked yet; -1: none has waited long enough. */
+static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
 {
-    struct slot *longest = NULL;
+    int longest = -1;
     int64_t since_ms = now_ms - SHORTEST_WAIT_MS;
 
     for (int i = 0; i < scoreboard->worker_count; i++) {
-        struct slot *slot = scoreboard_slot(scoreboard, i);
+        const struct slot *slot = scoreboard_slot(scoreboard, i);
 
         if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->released) &&
             atomic_load(&slot->since_ms) <= since_ms) {
-            longest = slot;
+            longest = i;
             since_ms = atomic_load(&slot->since_ms);
         }
     }
@@ -197,26 +196,27 @@ static struct slot *longest_waiting(const struct scoreboard *scoreboard, int64_t
 static void keep_reserve(struct manager *manager, int64_t now_ms)
 {
     struct scoreboard *scoreboard = manager->scoreboard;
-    int wanted = scoreboard->reserve - atomic_load(&scoreboard->idle);
-    struct slot *slot;
+    int wanted = scoreboard->reserve - scoreboard_idle(scoreboard), number;
 
     if (wanted <= 0)
         manager->release_ms = INT64_MAX;
     if (wanted <= 0 || (manager->release_ms != INT64_MAX && now_ms < manager->release_ms))
         return;
     manager->release_ms = now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
-    while (wanted-- > 0 && (slot = longest_waiting(scoreboard, now_ms))) {
-        atomic_store(&slot->released, 1);
-        scoreboard_wake(slot);
+    while (wanted-- > 0 && (number = longest_waiting(scoreboard, now_ms)) >= 0) {
+        atomic_store(&scoreboard_slot(scoreboard, number)->released, 1);
+        scoreboard_wake(scoreboard, number);
     }
 }
 
 static int64_t count_due_ms(const struct manager *manager)
 {
-    return atomic_load(&manager->scoreboard->polls) == manager->polls ? INT64_MAX : manager->count_ms;
+    const bool due = manager->recount || atomic_load(&manager->scoreboard->workers->polls) != manager->polls;
+
+    return due ? manager->count_ms : INT64_MAX;
 }
 
-/* Counts anew, now and then while there are polls: one that was killed may have been counted twice, or not at all. */
+/* Counts idle workers now and then: one that was killed may have been counted twice, or not at all; one may be broken. */
 static void count_idle(struct manager *manager, int64_t now_ms)
 {
     int idle = 0;
@@ -224,10 +224,14 @@ static void count_idle(struct manager *manager, int64_t now_ms)
     if (now_ms < count_due_ms(manager))
         return;
     manager->count_ms = now_ms + COUNT_MS;
-    manager->polls = atomic_load(&manager->scoreboard->polls);
-    for (int i = 0; i < manager->scoreboard->worker_count; i++)
+    manager->recount = false;
+    manager->polls = atomic_load(&manager->scoreboard->workers->polls);
+    for (int i = 0; i < manager->scoreboard->worker_count; i++) {
+        if (!scoreboard_is_sound(manager->scoreboard, i))
+            kill_broken(manager, i);
         idle += atomic_load(&scoreboard_slot(manager->scoreboard, i)->state) == SLOT_IDLE;
-    atomic_store(&manager->scoreboard->idle, idle);
+    }
+    atomic_store(&manager->scoreboard->workers->idle, idle);
     scoreboard_mend_reads(manager->scoreboard);
 }
 
@@ -245,7 +249,7 @@ static void run_anew(struct manager *manager)
     char text[16];
 
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
-        leave_word(fd, atomic_load(&scoreboard_slot(manager->scoreboard, i)->pid));
+        leave_word(fd, scoreboard_pid(manager->scoreboard, i));
     for (int i = 0; i < manager->old_count; i++) /* the last time is not long ago */
         leave_word(fd, manager->old_pids[i]);
     (void)snprintf(text, sizeof text, "%d", fd);
@@ -258,17 +262,17 @@ static void run_anew(struct manager *manager)
      * Nobody answers old workers' questions from now on. Those that wait for messages go on and end after their poll. The others end
      * at once, or read the table for a poll that they have just taken. Further requests wait for new workers.
      */
-    atomic_store(&manager->scoreboard->manager_left, 1);
+    atomic_store(&manager->scoreboard->manager->left, 1);
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
-        const struct slot *slot = scoreboard_slot(manager->scoreboard, i);
+        int pid = scoreboard_pid(manager->scoreboard, i);
 
-        if (atomic_load(&slot->state) != SLOT_WAITING && atomic_load(&slot->pid) > 0)
-            (void)kill(atomic_load(&slot->pid), SIGTERM);
+        if (atomic_load(&scoreboard_slot(manager->scoreboard, i)->state) != SLOT_WAITING && pid > 0)
+            (void)kill(pid, SIGTERM);
     }
     /* Our signals stay blocked: one that comes before the new program looks for it must not end it. */
     (void)execvp(manager->argv[0], manager->argv);
     log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", manager->argv[0], strerror(errno));
-    atomic_store(&manager->scoreboard->manager_left, 0);
+    atomic_store(&manager->scoreboard->manager->left, 0);
     (void)unsetenv(OLD_WORKERS);
     (void)close(fd);
 }
@@ -333,16 +337,28 @@ static void take_signals(struct manager *manager)
 }
 
 /* A question goes to the authorizer first if it has to, then to the feeder. */
+static void take_question(struct manager *manager, int number)
+{
+    const enum question_taken taken = scoreboard_take_question(manager->scoreboard, number);
+
+    if (taken == QUESTION_BROKEN)
+        kill_broken(manager, number);
+    else if (taken == QUESTION_TAKEN && scoreboard_question(manager->scoreboard, number)->authorize)
+        authorizer_ask(manager->authorizer, number);
+    else if (taken == QUESTION_TAKEN)
+        feeder_ask(manager->feeder, number);
+}
+
 static void take_questions(struct manager *manager)
 {
-    for (int word = 0; word < manager->scoreboard->words; word++)
-        for (uint64_t bits = atomic_exchange(&manager->scoreboard->askers[word], 0); bits; bits &= bits - 1) {
+    const struct scoreboard *scoreboard = manager->scoreboard;
+
+    for (int word = 0; word < scoreboard->words; word++)
+        for (uint64_t bits = atomic_exchange(&scoreboard->askers[word], 0); bits; bits &= bits - 1) {
             int number = word * 64 + __builtin_ctzll(bits);
 
-            if (scoreboard_slot(manager->scoreboard, number)->authorize)
-                authorizer_ask(manager->authorizer, number);
-            else
-                feeder_ask(manager->feeder, number);
+            if (number < scoreboard->worker_count)
+                take_question(manager, number);
         }
 }
 
@@ -353,9 +369,9 @@ static void take_permissions(struct manager *manager)
 
     while ((number = authorizer_take(manager->authorizer, &answer)) >= 0) {
         if (answer == ERROR_DENIED) /* so it does not allow everything any more */
-            atomic_store(&manager->scoreboard->open_until_ms, 0);
+            atomic_store(&manager->scoreboard->manager->open_until_ms, 0);
         if (answer)
-            scoreboard_answer(scoreboard_slot(manager->scoreboard, number), answer);
+            scoreboard_answer(manager->scoreboard, number, answer);
         else
             feeder_ask(manager->feeder, number);
     }

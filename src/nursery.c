@@ -46,13 +46,13 @@ bool nursery_was(struct nursery *nursery, pid_t pid)
 static bool start(struct nursery *nursery, const sigset_t *mask)
 {
     const struct timeval patience = { .tv_sec = ANSWER_S };
-    const struct scoreboard *scoreboard = nursery->scoreboard;
-    int pair[2];
+    int pair[2], descriptors[CHILD_DESCRIPTORS];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
         return false;
-    nursery->pid = child_start(
-        &nursery->child, (const int[]){ scoreboard->fd, pair[1], scoreboard->doorbell, scoreboard->read_queue }, mask);
+    scoreboard_descriptors(nursery->scoreboard, descriptors);
+    descriptors[SCOREBOARD_DESCRIPTORS] = pair[1];
+    nursery->pid = child_start(&nursery->child, descriptors, mask);
     (void)close(pair[1]);
     nursery->socket = pair[0];
     if (nursery->pid < 0 || setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0) {
@@ -70,25 +70,25 @@ bool nursery_fork(struct nursery *nursery, int number, const sigset_t *mask)
         return false;
     if (send(nursery->socket, &number, sizeof number, MSG_NOSIGNAL) != sizeof number ||
         recv(nursery->socket, &answer, sizeof answer, 0) != sizeof answer) {
-        /* It is dead or hangs. It may have come as far as the fork; only when it is gone for certain, the slot tells. */
+        /* It is dead or hangs. It may have come as far as the fork; only when it is gone for certain, the process id tells. */
         answer = ECHILD;
         (void)kill(nursery->pid, SIGKILL);
         (void)waitpid(nursery->pid, NULL, 0);
         forget(nursery);
     }
     errno = answer;
-    return atomic_load(&scoreboard_slot(nursery->scoreboard, number)->pid) != 0;
+    return scoreboard_pid(nursery->scoreboard, number) != 0;
 }
 
 /* ---- in the nursery */
 
 /*
- * The process id is in the slot before the worker runs, and so before it can have died. The manager is its parent, which no
- * library function can say.
+ * Forks a child of the manager, which no library function can do. The kernel writes the process id to the shared memory before the
+ * worker runs, and so before it can have died.
  */
-static pid_t fork_for_parent(struct slot *slot)
+static pid_t fork_for_parent(_Atomic int *pid)
 {
-    return (pid_t)syscall(SYS_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, NULL, &slot->pid, NULL, 0);
+    return (pid_t)syscall(SYS_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, NULL, pid, NULL, 0);
 }
 
 void nursery_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number), void *context)
@@ -98,7 +98,7 @@ void nursery_run(struct scoreboard *scoreboard, int socket, int (*live)(void *co
     (void)prctl(PR_SET_NAME, "pgpoll-nursery");
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the socket tells, too, but not one that was stopped */
     while (recv(socket, &number, sizeof number, 0) == sizeof number) {
-        pid_t pid = fork_for_parent(scoreboard_slot(scoreboard, number));
+        pid_t pid = fork_for_parent(&scoreboard->forked[number]);
         int answer = pid < 0 ? errno : 0;
 
         if (pid == 0) {

@@ -41,7 +41,7 @@ static int missing(const struct readers *readers)
 {
     int wanted = scoreboard_reads(readers->scoreboard);
 
-    return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->scoreboard->readers);
+    return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->scoreboard->manager->readers);
 }
 
 int64_t readers_due_ms(const struct readers *readers)
@@ -62,7 +62,7 @@ void readers_keep(struct readers *readers, const sigset_t *mask)
             log_write(LOG_LEVEL_ERROR, "cannot start a reader: %s", strerror(errno));
             readers->pause_ms = now_ms + QUICK_DEATH_MS;
         } else {
-            readers->pids[atomic_fetch_add(&scoreboard->readers, 1)] = pid;
+            readers->pids[atomic_fetch_add(&scoreboard->manager->readers, 1)] = pid;
         }
     }
 }
@@ -72,9 +72,9 @@ bool readers_had(struct readers *readers, pid_t pid)
     struct scoreboard *scoreboard = readers->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int i = 0; i < atomic_load(&scoreboard->readers); i++)
+    for (int i = 0; i < atomic_load(&scoreboard->manager->readers); i++)
         if (readers->pids[i] == pid) {
-            readers->pids[i] = readers->pids[atomic_fetch_sub(&scoreboard->readers, 1) - 1];
+            readers->pids[i] = readers->pids[atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1];
             if (now_ms - readers->started_ms < QUICK_DEATH_MS)
                 readers->pause_ms = now_ms + QUICK_DEATH_MS;
             return true;

@@ -11,12 +11,14 @@
 
 #include <json-c/json.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     LOOK_MS = 250,
     WRITE_MS = 1000,
     BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_waiters) */
-    SWEEP_MS = 60 * 1000
+    SWEEP_MS = 60 * 1000,
+    NEAR_MS = 24 * 60 * 60 * 1000
 };
 
 /* What stands in the table for a worker. */
@@ -93,17 +95,19 @@ int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
     if (writer->exchange.running)
         return exchange_due_ms(&writer->exchange);
-    return atomic_load(&writer->scoreboard->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
+    return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
 /* ---- what changed */
 
 static struct json_object *topics_of(const struct stats_writer *writer, const struct slot *slot)
 {
+    const int count = scoreboard_topic_count(writer->scoreboard, slot);
     struct json_object *topics = json_object_new_array();
 
-    for (int i = 0; topics && i < atomic_load(&slot->topic_count); i++) {
-        const char *name = topic_table_name(writer->scoreboard->topics, atomic_load(&slot->topics[i].number));
+    for (int i = 0; i < count && topics; i++) {
+        int number = scoreboard_topic(writer->scoreboard, slot, i);
+        const char *name = number < 0 ? NULL : topic_table_name(writer->scoreboard->topics, number);
 
         if (name)
             (void)json_object_array_add(topics, json_object_new_string(name));
@@ -111,16 +115,38 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
     return topics;
 }
 
-static bool add_began(struct stats_writer *writer, const struct slot *slot, int64_t now_ms)
+/* What a worker wrote of its client's address: in an address there are no other characters. */
+static struct json_object *client_of(const struct slot *slot)
 {
+    char client[sizeof slot->client];
+    int length = 0;
+
+    memcpy(client, slot->client, sizeof client);
+    for (; length < (int)sizeof client && client[length]; length++)
+        if (client[length] < ' ' || client[length] > '~')
+            client[length] = '?';
+    return json_object_new_string_len(client, length);
+}
+
+/* As far as the database is concerned, a worker's times are near the present. */
+static int64_t near(int64_t ms, int64_t now_ms)
+{
+    return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
+}
+
+static bool add_began(struct stats_writer *writer, int number, int64_t now_ms)
+{
+    const struct slot *slot = scoreboard_slot(writer->scoreboard, number);
+    const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
+    const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
     struct json_object *row = json_object_new_object();
 
     return json_tree_add_item(writer->began, row) &&
-           json_tree_add_member(row, "pid", json_object_new_int(atomic_load(&slot->pid))) &&
+           json_tree_add_member(row, "pid", json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
            json_tree_add_member(row, "topics", topics_of(writer, slot)) &&
-           json_tree_add_member(row, "client", json_object_new_string(slot->client)) &&
-           json_tree_add_member(row, "waited_ms", json_object_new_int64(now_ms - atomic_load(&slot->since_ms))) &&
-           json_tree_add_member(row, "left_ms", json_object_new_int64(atomic_load(&slot->deadline_ms) - now_ms));
+           json_tree_add_member(row, "client", client_of(slot)) &&
+           json_tree_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
+           json_tree_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
 }
 
 /* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
@@ -135,7 +161,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { atomic_load(&slot->pid), atomic_load(&slot->wait_number) };
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
@@ -143,7 +169,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
             entry->pid = 0;
         }
         if (made && waits && (!entry->pid || entry->wait_number != now.wait_number)) {
-            made = add_began(writer, slot, now_ms);
+            made = add_began(writer, i, now_ms);
             *entry = now;
         }
     }
@@ -153,11 +179,11 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 /* Whether the gauges are others than those in the table, and takes them for written. */
 static bool read_gauges(struct stats_writer *writer)
 {
-    struct gauges now = { 0, atomic_load(&writer->scoreboard->idle), atomic_load(&writer->scoreboard->hears) };
+    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->hears) };
     const struct gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
-        now.workers += atomic_load(&scoreboard_slot(writer->scoreboard, i)->pid) != 0;
+        now.workers += scoreboard_pid(writer->scoreboard, i) != 0;
     writer->gauges = now;
     return now.workers != before.workers || now.idle != before.idle || now.hears != before.hears;
 }
@@ -178,6 +204,14 @@ static bool take_counts(struct stats_writer *writer)
 
 /* ---- writing it down */
 
+/* The table has none of our rows, or old ones: all are to be written. */
+static void forget_rows(struct stats_writer *writer)
+{
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        writer->entries[i].pid = 0;
+    writer->gauges = (struct gauges){ 0 };
+}
+
 static void fail(struct stats_writer *writer, enum error error)
 {
     if (writer->away != error)
@@ -186,25 +220,35 @@ static void fail(struct stats_writer *writer, enum error error)
     writer->away = error;
     /* Rows count by their connection, so a new one writes them all anew. */
     database_close(writer->database, NULL);
-    for (int i = 0; i < writer->scoreboard->worker_count; i++)
-        writer->entries[i].pid = 0;
+    forget_rows(writer);
     writer->beat_ms = 0;
-    atomic_store(&writer->scoreboard->stats_writer_sleeps, 0);
+    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 0);
 }
 
-/* What was counted is written by now. Where that was not to be seen, it may be counted twice, rather than not at all. */
+/*
+ * What was counted is written by now, unless the database is read-only: then it is kept. If the answer is lost, it may be counted twice,
+ * rather than not at all.
+ */
 static void succeed(struct stats_writer *writer)
 {
+    const PGresult *listener = writer->exchange.results[writer->exchange.count - 1]; /* add_listener() comes last */
+
     writer->away = ERROR_NONE;
-    writer->tally_began = true;
-    tally_clear(&writer->tally);
     if (writer->beats)
         atomic_store(&writer->scoreboard->sent_ms, writer->exchange.started_ms);
+    if (PQntuples(listener) == 0) {
+        forget_rows(writer);
+        writer->write_ms = writer->exchange.started_ms + BEAT_MS;
+        return;
+    }
+    writer->tally_began = true;
+    tally_clear(&writer->tally);
 }
 
 static void add_polls(struct stats_writer *writer)
 {
-    struct statement *write = exchange_add(&writer->exchange, "SELECT pgpoll.write_waiters($1, $2::json, $3::json)");
+    struct statement *write = exchange_add(
+        &writer->exchange, "SELECT pgpoll.write_waiters($1, $2::json, $3::json) WHERE " STATEMENT_WRITABLE);
 
     statement_add_text(write, writer->config->host);
     statement_add_text(write, json_object_to_json_string_ext(writer->began, JSON_C_TO_STRING_PLAIN));
@@ -213,8 +257,8 @@ static void add_polls(struct stats_writer *writer)
 
 static bool add_listener(struct stats_writer *writer)
 {
-    struct statement *write =
-        exchange_add(&writer->exchange, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json)");
+    struct statement *write = exchange_add(
+        &writer->exchange, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
 
     writer->counts = tally_json(&writer->tally, !writer->tally_began);
     statement_add_text(write, writer->config->host);
@@ -232,7 +276,7 @@ static bool add_listener(struct stats_writer *writer)
  */
 static void add_beat(struct stats_writer *writer, int64_t now_ms)
 {
-    struct statement *beat = exchange_add(&writer->exchange, "SELECT pg_notify('pgpoll_' || md5($1), '')");
+    struct statement *beat = exchange_add(&writer->exchange, "SELECT pg_notify(pgpoll.channel($1), '')");
 
     statement_add_text(beat, writer->scoreboard->self_topic);
     writer->beat_ms = now_ms + BEAT_MS;
@@ -244,7 +288,7 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
 
     writer->write_ms = now_ms + WRITE_MS;
     if (now_ms >= writer->sweep_ms) {
-        (void)exchange_add(&writer->exchange, "SELECT pgpoll.sweep_waiters()");
+        (void)exchange_add(&writer->exchange, "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
         writer->sweep_ms = now_ms + SWEEP_MS;
     }
     if (polls)
@@ -266,7 +310,8 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     writer->look_ms = now_ms + LOOK_MS;
     if (now_ms < writer->write_ms)
         return;
-    atomic_store(&writer->scoreboard->stats_writer_sleeps, 1); /* before the look: a change that it misses rings */
+    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps,
+                 1); /* before the look: a change that it misses rings */
     polls = list_polls(writer, now_ms);
     gauges = read_gauges(writer);
     counts = take_counts(writer);

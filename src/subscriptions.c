@@ -137,10 +137,15 @@ void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms
 {
     for (int i = 0; i < subscriptions->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(subscriptions->scoreboard, i);
+        const int count =
+            atomic_load(&slot->state) == SLOT_WAITING ? scoreboard_topic_count(subscriptions->scoreboard, slot) : 0;
 
-        if (atomic_load(&slot->state) == SLOT_WAITING)
-            for (int k = 0; k < atomic_load(&slot->topic_count); k++)
-                subscriptions->by_number[atomic_load(&slot->topics[k].number)].used_ms = now_ms;
+        for (int k = 0; k < count; k++) {
+            int number = scoreboard_topic(subscriptions->scoreboard, slot, k);
+
+            if (number >= 0)
+                subscriptions->by_number[number].used_ms = now_ms;
+        }
     }
 }
 

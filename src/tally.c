@@ -36,7 +36,7 @@ void tally_poll(struct tally *tally, const struct poll_waiter *waiter, enum erro
         tally_add(tally, TALLY_MESSAGES, (uint64_t)page->message_count);
         tally_add(tally, TALLY_BYTES, (uint64_t)printbuf_length(page->messages));
         /* Of a message that was there before its poll, the age tells about the client. The two clocks may differ. */
-        if (waiter->waits_since_ms)
+        if (waiter->waits_since_ms && page->message_count > 0)
             observe(tally, TALLY_LATENCY_MS, latency_bounds_ms,
                     clock_max(clock_wall_ms() - cursor_position_ms(page->first), 0));
     }
@@ -46,13 +46,20 @@ void tally_poll(struct tally *tally, const struct poll_waiter *waiter, enum erro
     tally_add(tally, TALLY_POLLS + (int)outcome, 1);
 }
 
+/* More than any process counts between two looks. A broken one may have written anything; the database's counters are bigint. */
+static const uint64_t PLAUSIBLE = UINT64_C(1) << 40;
+
 bool tally_take(struct tally *into, struct tally *from)
 {
     if (!atomic_load(&from->fresh) || !atomic_exchange(&from->fresh, 0))
         return false;
     for (int i = 0; i < TALLY_COUNT; i++)
-        if (atomic_load_explicit(&from->numbers[i], memory_order_relaxed))
-            tally_add(into, i, atomic_exchange_explicit(&from->numbers[i], 0, memory_order_relaxed));
+        if (atomic_load_explicit(&from->numbers[i], memory_order_relaxed)) {
+            const uint64_t taken = atomic_exchange_explicit(&from->numbers[i], 0, memory_order_relaxed);
+
+            if (taken <= PLAUSIBLE)
+                tally_add(into, i, taken);
+        }
     return true;
 }
 

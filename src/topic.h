@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-enum { TOPIC_MAX_CHARACTERS = 255 };
+enum { TOPIC_MAX_CHARACTERS = 255, TOPIC_MAX_BYTES = TOPIC_MAX_CHARACTERS * 4 };
 
 enum topic_fault { TOPIC_OK, TOPIC_BLANK, TOPIC_TOO_LONG, TOPIC_CONTROL };
 

@@ -1,5 +1,6 @@
 #include "topic_table.h"
 
+#include "racy_read.h"
 #include "topic.h"
 
 #include <stdatomic.h>
@@ -7,7 +8,7 @@
 #include <sys/random.h>
 
 /* A topic stands within so many places from where its hash points; some may be empty in between. */
-enum { PROBES = 32, NAME_SIZE = TOPIC_MAX_CHARACTERS * 4 + 1 };
+enum { PROBES = 32, NAME_SIZE = TOPIC_MAX_BYTES + 1 };
 
 struct name {
     size_t length;
@@ -16,19 +17,24 @@ struct name {
 
 struct topic_table {
     int count;
-    uint64_t seed; /* so that nobody can choose topics that crowd one place */
-    struct name *names;
+    uint64_t seed;             /* so that nobody can choose topics that crowd one place */
+    size_t names_at;           /* offset from the table's first byte: there are no pointers in shared memory */
     _Atomic uint64_t hashes[]; /* 0: free */
 };
 
-static size_t names_at(int count)
+static size_t offset_of_names(int count)
 {
     return sizeof(struct topic_table) + (size_t)count * sizeof(uint64_t);
 }
 
 size_t topic_table_memory(int count)
 {
-    return names_at(count) + (size_t)count * sizeof(struct name);
+    return offset_of_names(count) + (size_t)count * sizeof(struct name);
+}
+
+static struct name *name_at(const struct topic_table *table, int number)
+{
+    return (struct name *)((uintptr_t)table + table->names_at) + number;
 }
 
 struct topic_table *topic_table_init(void *memory, int count)
@@ -36,7 +42,7 @@ struct topic_table *topic_table_init(void *memory, int count)
     struct topic_table *table = memory;
 
     table->count = count;
-    table->names = (struct name *)(void *)((char *)memory + names_at(count));
+    table->names_at = offset_of_names(count);
     return getrandom(&table->seed, sizeof table->seed, 0) == sizeof table->seed ? table : NULL;
 }
 
@@ -68,14 +74,22 @@ static int next_match(const struct topic_table *table, uint64_t hash, int *probe
     return -1;
 }
 
+/* A worker's caller looks afterwards whether the name was still this topic's. */
 static bool is_named(const struct topic_table *table, int number, const char *name, size_t length)
 {
-    return table->names[number].length == length && memcmp(table->names[number].text, name, length) == 0;
+    const struct name *its = name_at(table, number);
+    bool same;
+
+    RACY_READ_BEGIN;
+    same = its->length == length && memcmp(its->text, name, length) == 0;
+    RACY_READ_END;
+    return same;
 }
 
 int topic_table_add(struct topic_table *table, const char *name, size_t length)
 {
     uint64_t hash = hash_name(table, name, length);
+    struct name *new;
     int number, probe = 0;
 
     while ((number = next_match(table, hash, &probe)) >= 0)
@@ -89,9 +103,10 @@ int topic_table_add(struct topic_table *table, const char *name, size_t length)
     number = place(table, hash, probe);
     /* Who sees the new name also sees that the number's topic before was closed. */
     atomic_thread_fence(memory_order_release);
-    table->names[number].length = length;
-    memcpy(table->names[number].text, name, length);
-    table->names[number].text[length] = '\0';
+    new = name_at(table, number);
+    new->length = length;
+    memcpy(new->text, name, length);
+    new->text[length] = '\0';
     atomic_store_explicit(&table->hashes[number], hash, memory_order_release);
     return number;
 }
@@ -103,7 +118,7 @@ void topic_table_remove(struct topic_table *table, int number)
 
 const char *topic_table_name(const struct topic_table *table, int number)
 {
-    return atomic_load_explicit(&table->hashes[number], memory_order_relaxed) ? table->names[number].text : NULL;
+    return atomic_load_explicit(&table->hashes[number], memory_order_relaxed) ? name_at(table, number)->text : NULL;
 }
 
 int topic_table_size(const struct topic_table *table)

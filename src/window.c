@@ -1,5 +1,7 @@
 #include "window.h"
 
+#include "racy_read.h"
+
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +24,7 @@ struct topic {
     _Atomic uint64_t first, last; /* entries */
 };
 
+/* Followed by the topics, the entries and the JSON. It holds no pointers: each process maps it where it likes. */
 struct window {
     int topic_count;
     uint64_t capacity;           /* entries */
@@ -29,9 +32,7 @@ struct window {
     uint64_t data_end;           /* the writer's: where the next JSON goes */
     int64_t last_position;       /* the writer's: of the entry appended last */
     _Atomic uint64_t tail, head; /* the entries tail..head-1 are there */
-    struct topic *topics;
-    struct entry *entries;
-    char *data;
+    size_t entries_at, data_at;  /* offsets from the window's first byte */
 };
 
 #define get(object) atomic_load_explicit(&(object), memory_order_relaxed)
@@ -42,19 +43,19 @@ static size_t align(size_t size)
     return (size + 63) & ~(size_t)63;
 }
 
-static size_t entries_at(int topics)
+static size_t offset_of_entries(int topics)
 {
     return align(sizeof(struct window)) + align((size_t)topics * sizeof(struct topic));
 }
 
-static size_t data_at(int topics, size_t messages)
+static size_t offset_of_data(int topics, size_t messages)
 {
-    return entries_at(topics) + align(messages * sizeof(struct entry));
+    return offset_of_entries(topics) + align(messages * sizeof(struct entry));
 }
 
 size_t window_memory(int topics, size_t messages, size_t bytes)
 {
-    return data_at(topics, messages) + bytes;
+    return offset_of_data(topics, messages) + bytes;
 }
 
 struct window *window_init(void *memory, int topics, size_t messages, size_t bytes)
@@ -64,24 +65,34 @@ struct window *window_init(void *memory, int topics, size_t messages, size_t byt
     window->topic_count = topics;
     window->capacity = messages;
     window->size = bytes;
-    window->topics = (struct topic *)(void *)((char *)memory + align(sizeof *window));
-    window->entries = (struct entry *)(void *)((char *)memory + entries_at(topics));
-    window->data = (char *)memory + data_at(topics, messages);
+    window->entries_at = offset_of_entries(topics);
+    window->data_at = offset_of_data(topics, messages);
     set(window->tail, 1); /* 0 is no entry */
     set(window->head, 1);
     return window;
 }
 
+static struct topic *topic_at(const struct window *window, int number)
+{
+    return (struct topic *)((uintptr_t)window + align(sizeof *window)) + number;
+}
+
 static struct entry *entry_at(const struct window *window, uint64_t number)
 {
-    return &window->entries[number % window->capacity];
+    return (struct entry *)((uintptr_t)window + window->entries_at) + number % window->capacity;
+}
+
+/* offset: within the window's size. */
+static char *data_at(const struct window *window, uint64_t offset)
+{
+    return (char *)((uintptr_t)window + window->data_at + offset);
 }
 
 /* ---- the writer */
 
 void window_open(struct window *window, int number, int64_t position)
 {
-    struct topic *topic = &window->topics[number];
+    struct topic *topic = topic_at(window, number);
     uint32_t generation = get(topic->generation);
 
     set(topic->generation, (generation | 1) + 1); /* closed, and unlike any generation before */
@@ -95,14 +106,14 @@ void window_open(struct window *window, int number, int64_t position)
 
 void window_close(struct window *window, int number)
 {
-    struct topic *topic = &window->topics[number];
+    struct topic *topic = topic_at(window, number);
 
     atomic_store_explicit(&topic->generation, (get(topic->generation) | 1) + 1, memory_order_release);
 }
 
 void window_skip(struct window *window, int number, int64_t position)
 {
-    struct topic *topic = &window->topics[number];
+    struct topic *topic = topic_at(window, number);
 
     set(topic->complete_from, position);
     atomic_store_explicit(&topic->newest, position, memory_order_release);
@@ -113,7 +124,7 @@ static void drop_oldest(struct window *window)
 {
     uint64_t tail = get(window->tail);
     struct entry *entry = entry_at(window, tail);
-    struct topic *topic = &window->topics[get(entry->topic)];
+    struct topic *topic = topic_at(window, get(entry->topic));
 
     if (get(topic->generation) == get(entry->generation)) {
         if (get(topic->complete_from) < get(entry->position))
@@ -143,13 +154,13 @@ static uint64_t make_room(struct window *window, size_t length)
 
 static void append(struct window *window, int number, const struct window_message *message)
 {
-    struct topic *topic = &window->topics[number];
+    struct topic *topic = topic_at(window, number);
     size_t length = message->length <= window->size / 4 ? message->length : 0; /* 0: to be read from the table */
     uint64_t data = make_room(window, length), new = get(window->head);
     struct entry *entry = entry_at(window, new);
 
     if (length > 0)
-        memcpy(window->data + data % window->size, message->json, length);
+        memcpy(data_at(window, data % window->size), message->json, length);
     set(entry->position, message->position);
     set(entry->next, 0);
     set(entry->data, data);
@@ -184,15 +195,15 @@ void window_reset(struct window *window)
     while (get(window->tail) < get(window->head))
         drop_oldest(window);
     for (int i = 0; i < window->topic_count; i++)
-        if (get(window->topics[i].generation) & 1)
-            window_open(window, i, get(window->topics[i].newest));
+        if (get(topic_at(window, i)->generation) & 1)
+            window_open(window, i, get(topic_at(window, i)->newest));
 }
 
 /* ---- readers */
 
 bool window_find(const struct window *window, int number, struct window_topic_ref *ref)
 {
-    uint32_t generation = atomic_load_explicit(&window->topics[number].generation, memory_order_acquire);
+    uint32_t generation = atomic_load_explicit(&topic_at(window, number)->generation, memory_order_acquire);
 
     if (!(generation & 1))
         return false;
@@ -203,12 +214,12 @@ bool window_find(const struct window *window, int number, struct window_topic_re
 static bool is_current(const struct window *window, struct window_topic_ref ref)
 {
     atomic_thread_fence(memory_order_acquire);
-    return get(window->topics[ref.number].generation) == ref.generation;
+    return get(topic_at(window, ref.number)->generation) == ref.generation;
 }
 
 bool window_newest(const struct window *window, struct window_topic_ref ref, int64_t *position)
 {
-    int64_t newest = atomic_load_explicit(&window->topics[ref.number].newest, memory_order_acquire);
+    int64_t newest = atomic_load_explicit(&topic_at(window, ref.number)->newest, memory_order_acquire);
 
     if (!is_current(window, ref))
         return false;
@@ -239,7 +250,7 @@ static bool belongs(const struct entry *entry, struct window_topic_ref ref)
 static uint64_t find_start(const struct window *window, struct window_topic_ref ref, int64_t position, uint64_t head,
                            uint64_t *oldest_used)
 {
-    const struct topic *topic = &window->topics[ref.number];
+    const struct topic *topic = topic_at(window, ref.number);
     uint64_t tail = atomic_load_explicit(&window->tail, memory_order_acquire), at;
     uint64_t first = atomic_load_explicit(&topic->first, memory_order_acquire);
     bool is_newer;
@@ -275,6 +286,17 @@ static int next_topic(const struct window *window, const uint64_t *at, int count
     return lowest;
 }
 
+/* window_read() uses no page before it has seen that the entries were still there. */
+static bool copy_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length)
+{
+    bool copied;
+
+    RACY_READ_BEGIN;
+    copied = page_add_json(page, topic_index, position, json, length);
+    RACY_READ_END;
+    return copied;
+}
+
 /* Copies messages in order; false: one must be read from the table, or memory ran out. */
 static bool copy_messages(const struct window *window, uint64_t *at, uint64_t head, int limit, int64_t page_bytes,
                           struct page *page)
@@ -293,7 +315,7 @@ static bool copy_messages(const struct window *window, uint64_t *at, uint64_t he
             return true;
         /* An entry that is being written over may lead anywhere. */
         if (length == 0 || offset + length > window->size ||
-            !page_add_json(page, i, get(entry->position), window->data + offset, length))
+            !copy_json(page, i, get(entry->position), data_at(window, offset), length))
             return false;
         at[i] = get(entry->next);
     }
@@ -307,8 +329,8 @@ static bool is_still_there(const struct window *window, const struct window_topi
     if (get(window->tail) > oldest_used)
         return false;
     for (int i = 0; i < count; i++)
-        if (get(window->topics[refs[i].number].generation) != refs[i].generation ||
-            get(window->topics[refs[i].number].complete_from) > positions[i])
+        if (get(topic_at(window, refs[i].number)->generation) != refs[i].generation ||
+            get(topic_at(window, refs[i].number)->complete_from) > positions[i])
             return false;
     return true;
 }
@@ -317,7 +339,7 @@ static bool is_still_there(const struct window *window, const struct window_topi
 static bool was_given(const struct window *window, struct window_topic_ref ref, int64_t position, uint64_t head,
                       uint64_t *oldest_used)
 {
-    if (position <= get(window->topics[ref.number].newest))
+    if (position <= get(topic_at(window, ref.number)->newest))
         return true;
     if (position > get(entry_at(window, head - 1)->position))
         return false;
@@ -333,7 +355,7 @@ bool window_read(const struct window *window, const struct window_topic_ref *ref
     bool read = at && is_still_there(window, refs, positions, page->topic_count, oldest_used);
 
     for (int i = 0; read && i < page->topic_count; i++) {
-        uint64_t first = get(window->topics[refs[i].number].first);
+        uint64_t first = get(topic_at(window, refs[i].number)->first);
 
         /* If not, only the table can tell. */
         read = was_given(window, refs[i], positions[i], head, &oldest_used);

@@ -7,7 +7,7 @@
  * after which position it is complete. A reader takes the ring's head once, so that it sees a prefix of the one order; copies;
  * and then looks whether what it used was still there. If not, it reads the table instead.
  *
- * Stands in memory that all of them have mapped at one address.
+ * The memory holds offsets and no pointers, so that each process may map it at another address; readers may map it read-only.
  */
 #ifndef PGPOLL_WINDOW_H
 #define PGPOLL_WINDOW_H

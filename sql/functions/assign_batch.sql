@@ -80,7 +80,7 @@ BEGIN
         UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;
     END IF;
     INSERT INTO pgpoll.batches VALUES (last.*);
-    PERFORM pg_notify('pgpoll_' || md5(t.topic), (after + max(t.n))::text)
+    PERFORM pg_notify(pgpoll.channel(t.topic), (after + max(t.n))::text)
        FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic;
     PERFORM pg_notify('pgpoll', last.position::text);
     IF random() < 0.001 THEN

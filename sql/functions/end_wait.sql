@@ -6,5 +6,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UNLISTEN *;
-    DELETE FROM pgpoll.waiters w WHERE w.host = $1 AND w.pid = $2;
+    IF NOT current_setting('transaction_read_only')::boolean THEN -- else the row counts until its deadline
+        DELETE FROM pgpoll.waiters w WHERE w.host = $1 AND w.pid = $2;
+    END IF;
 END $$;

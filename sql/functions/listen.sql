@@ -8,7 +8,7 @@ DECLARE
     topic text;
 BEGIN
     FOREACH topic IN ARRAY topics LOOP
-        EXECUTE format('LISTEN %I', 'pgpoll_' || md5(topic));
-        RETURN NEXT 'pgpoll_' || md5(topic);
+        EXECUTE format('LISTEN %I', pgpoll.channel(topic));
+        RETURN NEXT pgpoll.channel(topic);
     END LOOP;
 END $$;

@@ -27,7 +27,7 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
-    PERFORM pg_catalog.pg_notify('pgpoll', '');                                                     -- for managers
-    PERFORM pg_catalog.pg_notify('pgpoll_' OPERATOR(pg_catalog.||) pg_catalog.md5(NEW.topic), '');   -- for workers that stand alone
+    PERFORM pg_catalog.pg_notify('pgpoll', '');                       -- for managers
+    PERFORM pg_catalog.pg_notify(pgpoll.channel(NEW.topic), '');      -- for workers that stand alone
     RETURN NULL;
 END $$;

@@ -7,6 +7,6 @@ DECLARE
     topic text;
 BEGIN
     FOREACH topic IN ARRAY topics LOOP
-        EXECUTE format('UNLISTEN %I', 'pgpoll_' || md5(topic));
+        EXECUTE format('UNLISTEN %I', pgpoll.channel(topic));
     END LOOP;
 END $$;

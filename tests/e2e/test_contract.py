@@ -314,6 +314,39 @@ def test_byte_budget(server, topic, sizes, pages):
     server.prune(topic)
 
 
+def test_a_poll_that_does_not_wait_leaves_nothing_out(server, topic):
+    """What had been committed when it came in is in its answer, or has_more says so; also of a topic that others wait for."""
+    since = server.poll(topic).next_since
+    for _ in range(8):
+        (other,) = server.wait(topic, since=since, timeout=20)
+        server.publish(topic, 1, 2, 3)
+        first = server.poll(topic, since=since, limit=2)
+        assert (first.payloads, first.has_more) == ([1, 2], True)
+        rest = server.poll(topic, since=first.next_since)
+        assert (rest.payloads, rest.has_more) == ([3], False)
+        every = server.poll(topic, since=since, limit=3)
+        assert (every.payloads, every.has_more) == ([1, 2, 3], False)
+        assert other.result().payloads[0] == 1
+        since = rest.next_since
+
+
+def test_while_there_is_more_the_next_poll_does_not_wait(server, topic):
+    """Every message is committed by itself while a client reads on with short pages, and may wait."""
+    count, got, promised = 200, [], 0
+    since = server.poll(topic).next_since
+    server.publish(topic, *range(10))
+    publishing = server.threads.submit(server.publish, topic, *range(10, count))
+    more = False
+    while len(got) < count:
+        answer = server.poll(topic, since=since, limit=2, timeout=30)
+        if more:
+            promised += 1
+            assert answer.messages and "Content-Length" in answer.headers     # unknown once it waits
+        got, since, more = got + answer.payloads, answer.next_since, answer.has_more
+    publishing.result()
+    assert got == list(range(count)) and promised and not more
+
+
 # --- cursors and gaps
 
 ZERO = "msg_0000000000000000"

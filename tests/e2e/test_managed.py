@@ -266,7 +266,7 @@ def test_a_worker_knows_nothing_of_postgresql(crowd, topic):
     (pid,) = crowd.until_waiting(topic)
     with open(f"/proc/{pid}/maps") as maps:
         mapped = maps.read()
-    assert "pgpoll-scoreboard" in mapped and ".so" not in mapped
+    assert "pgpoll-manager" in mapped and ".so" not in mapped
     crowd.publish(topic, 1)
     assert poll.result().payloads == [1]
 

@@ -18,12 +18,12 @@ managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
 
 @pytest.fixture(scope="module")
 def promtool(tmp_path_factory):
-    """Debian has it in the package prometheus, of which only this file is wanted."""
+    """Debian has it in the package promtool, before Debian 13 in prometheus, of which only this file is wanted."""
     if found := shutil.which("promtool"):
         return found
     home = tmp_path_factory.mktemp("promtool")
-    subprocess.run('apt-get -qq -o APT::Sandbox::User=root download prometheus >&2 && dpkg-deb --fsys-tarfile prometheus_*.deb | tar x ./usr/bin/promtool',
-                   shell=True, cwd=home, check=True)
+    subprocess.run("get='apt-get -qq -o APT::Sandbox::User=root download'; { $get promtool || $get prometheus; } >&2 &&"
+                   " dpkg-deb --fsys-tarfile prom*.deb | tar x ./usr/bin/promtool", shell=True, cwd=home, check=True)
     return home / "usr/bin/promtool"
 
 

@@ -115,7 +115,7 @@ SELECT is_empty($$SELECT pg_temp.granted('PUBLIC')$$, 'nothing is granted to PUB
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$, ARRAY['schema usage', 'messages.topic insert', 'messages.payload insert',
     'messages.metadata insert'], 'what a publisher is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage', 'stats select', 'schema_version() execute',
-    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'listen() execute', 'unlisten() execute', 'catch_up() execute',
+    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute', 'listen() execute', 'unlisten() execute', 'catch_up() execute',
     'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'begin_wait() execute',
     'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'sweep_waiters() execute', 'metrics() execute'], 'what a poller is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
@@ -139,9 +139,9 @@ SELECT set_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'pg
                 AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))$$, ARRAY['ring_doorbell'],
               'owner''s rights only with a pinned search_path, but for the one that must be fast');
 
--- A publisher whose session is full of traps: a copy of every function and operator of PostgreSQL whose name occurs in ring_doorbell(),
--- and of its types, comes before the original.
-SELECT prosrc FROM pg_proc WHERE oid = 'pgpoll.ring_doorbell'::regproc \gset
+-- A publisher whose session is full of traps: a copy of every function and operator of PostgreSQL whose name occurs in ring_doorbell() or
+-- channel(), and of their types, comes before the original.
+SELECT string_agg(pg_get_functiondef(oid), ' ') AS prosrc FROM pg_proc WHERE oid IN ('pgpoll.ring_doorbell'::regproc, 'pgpoll.channel'::regproc) \gset
 CREATE TEMP TABLE traps AS
 SELECT format('CREATE FUNCTION trap.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$', proname,
               oidvectortypes(proargtypes), prorettype::regtype) AS sql
@@ -200,7 +200,7 @@ SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO 
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
                   pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1), pgpoll.unmute_doorbell(),
                   pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1)$q$)$$, 'nor the worker''s functions');
-SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT md5('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
+SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
 SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');
 SELECT is_empty('SELECT FROM pg_temp.feed', 'its temporary tables are not used');
 SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"quiet"') AND pg_temp.at('"quiet"') + (60000::bigint << 16), 'nor its sequences');

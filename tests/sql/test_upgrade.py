@@ -32,7 +32,7 @@ def server(one):
     admin = one.connect("postgres")
     for database in "d", "fresh":
         run(admin, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-    for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll'"):
+    for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll' ORDER BY rolname = 'pgpoll_owner', rolname"):
         run(admin, f'DROP ROLE "{name}"')
     one.create("d")
     return one
@@ -143,7 +143,7 @@ def test_an_upgrade_that_fails_changes_nothing(server, next_sql):
     done(server, "d")
     raise_version(next_sql, VERSION + 3, "SELECT 1 / 0;")
     said = refused(server, "d", sql=next_sql)
-    assert "division by zero" in said and "as it was" in said, said
+    assert "division by zero" in said and "was not changed" in said, said
     assert version_of(server) == VERSION
     assert run(server.connect("d"), "SELECT 1 FROM pg_attribute WHERE attname ~ '^colou?r$'") == []
 
@@ -188,7 +188,7 @@ def test_an_owner_who_may_not_end_them_says_so(server, next_sql):
 def test_newer_schema_is_refused(server, next_sql):
     done(server, "d", sql=next_sql)
     said = refused(server, "d")
-    assert f"version {VERSION + 2}, newer than these scripts (version {VERSION})" in said and "as it was" in said, said
+    assert f"version {VERSION + 2}, newer than these scripts (version {VERSION})" in said and "was not changed" in said, said
     assert version_of(server) == VERSION + 2
 
 
@@ -212,9 +212,48 @@ def test_setup_for_a_role_of_another_name(server):
     assert run(worker, "SELECT 1 FROM pg_roles WHERE rolname = 'pgpoll'") == []
 
 
+STATEMENT = r"(?m)^((?:CREATE|GRANT) .*;)$"
+
+
+@pytest.mark.parametrize("role", ("pgpoll", "pgpoll Web-Data"))
+def test_setup_without_createrole_says_what_somebody_else_has_to_run(server, role):
+    admin = server.connect("d")
+    run(admin, "CREATE ROLE pgpoll_owner LOGIN")
+    run(admin, "GRANT CREATE ON DATABASE d TO pgpoll_owner")
+    asked = ("--role=" + role, "d")
+    said = refused(server, *asked, user="pgpoll_owner")
+    statements = re.findall(STATEMENT, said)
+    assert "may not create roles" in said and len(statements) == 5, said
+    assert run(admin, "SELECT to_regnamespace('pgpoll')") == [(None,)]
+    for statement in statements:
+        run(admin, statement)
+    said = done(server, *asked, user="pgpoll_owner")
+    assert "is installed" in said and "already" in done(server, *asked, user="pgpoll_owner")
+    assert run(admin, "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgpoll'") == [("pgpoll_owner",)]
+    worker = server.connect("d")
+    run(worker, f'SET SESSION AUTHORIZATION "{role}"')
+    assert Reader(worker, ["t"], {"t": 0}).read() == []
+
+    run(admin, f'REVOKE pgpoll_poller FROM "{role}"')
+    said = refused(server, *asked, user="pgpoll_owner")
+    assert re.findall(STATEMENT, said) == statements[-1:] and "the schema is installed, but" in said, said
+
+
+def test_install_without_createrole_names_the_roles(server):
+    admin = server.connect("d")
+    run(admin, "CREATE ROLE pgpoll_owner LOGIN")
+    run(admin, "GRANT CREATE ON DATABASE d TO pgpoll_owner")
+    ran = server.psql("d", "-f", ROOT / "sql/install.sql", user="pgpoll_owner")
+    statements = re.findall(r"CREATE ROLE \w+ NOLOGIN;", ran.stderr)
+    assert ran.returncode != 0 and "may not create role pgpoll_publisher" in ran.stderr and len(statements) == 3, ran
+    for statement in statements:
+        run(admin, statement)
+    server.install("d", user="pgpoll_owner")
+
+
 @pytest.mark.parametrize("arguments, words", (
     (["nowhere"], 'database "nowhere" does not exist'), ([], "usage"), (["d", "e"], "usage"), ([""], "usage"), (["--role"], "usage"),
-    (["--rolle", "x", "d"], "unknown option '--rolle'"), (["--sql", "/nonexistent", "d"], "no SQL scripts in /nonexistent")))
+    (["--rolle", "x", "d"], "unrecognized option '--rolle'"), (["--sql", "/nonexistent", "d"], "no SQL scripts in /nonexistent")))
 def test_setup_refuses(server, arguments, words):
     said = refused(server, *arguments)
     assert words in said and "Traceback" not in said, said

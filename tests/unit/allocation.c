@@ -10,14 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define REAL(name) __interceptor_##name
 #else
 #define REAL(name) __libc_##name
 #endif
 
-/* Allocates before the sanitizers are ready, so they must not look into these functions. */
-#define UNWATCHED __attribute__((no_sanitize("address", "undefined")))
+/* The loader allocates before the sanitizers are ready, so they must not instrument these functions. */
+#define UNWATCHED __attribute__((no_sanitize("address", "undefined", "thread")))
 
 extern void *REAL(malloc)(size_t size);
 extern void *REAL(calloc)(size_t count, size_t size);

@@ -5,6 +5,7 @@
 #include "expect.h"
 #include "fake_clock.h"
 
+#include <CUnit/CUnit.h>
 #include <json-c/json.h>
 #include <stddef.h>
 #include <string.h>
@@ -110,6 +111,7 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     poll->error = poll_request_parse(&poll->request, body, strlen(body), FAKE_TOPICS, &detail);
     EXPECT(!poll->error, "%s: %s", body, json_object_to_json_string(detail));
     json_object_put(detail);
+    CU_ASSERT_FATAL(!poll->error); /* there is no request to poll with */
 }
 
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file, int line)

@@ -31,10 +31,12 @@ static void room_for_all_when_a_batch_of_dead_workers_fails(void)
     for (int i = 0; i < scoreboard->worker_count; i++) {
         struct slot *slot = scoreboard_slot(scoreboard, i);
 
-        memcpy(slot->names, "topic", sizeof "topic");
+        memcpy(scoreboard_names(scoreboard, slot), "topic", sizeof "topic");
         slot->topics[0].name_length = sizeof "topic" - 1;
         slot->question_count = 1;
         slot->give_up_ms = INT64_MAX;
+        slot->asked = 1;
+        CU_ASSERT_EQUAL_FATAL(scoreboard_take_question(scoreboard, i), QUESTION_TAKEN);
     }
     ask_for_all(authorizer, scoreboard);
     authorizer_step(authorizer, false);

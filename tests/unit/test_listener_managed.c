@@ -79,22 +79,25 @@ static void append(struct host *host, const char *name, int64_t position, const 
 /* Every topic that is asked about stands at START, or where the window has it. */
 static void answer_question(struct host *host)
 {
-    struct slot *slot = host->slot;
+    struct scoreboard *scoreboard = host->scoreboard;
+    struct reply *reply = scoreboard_reply(scoreboard, NUMBER);
+    const struct question *question;
 
-    for (int i = 0; i < slot->question_count; i++) {
-        struct slot_topic *topic = &slot->topics[i];
-        int number = topic_table_add(host->scoreboard->topics, slot->names + topic->name_at, topic->name_length);
+    if (scoreboard_take_question(scoreboard, NUMBER) != QUESTION_TAKEN)
+        return;
+    question = scoreboard_question(scoreboard, NUMBER);
+    for (int i = 0; i < question->topic_count; i++) {
+        struct reply_topic *topic = &reply->topics[i];
+        int number = number_of(host, question->topics[i].name);
 
-        if (!window_find(host->scoreboard->window, number, &topic->ref))
-            window_open(host->scoreboard->window, number, START);
-        CU_ASSERT_TRUE(window_find(host->scoreboard->window, number, &topic->ref));
-        CU_ASSERT_TRUE(window_newest(host->scoreboard->window, topic->ref, &topic->newest));
+        if (!window_find(scoreboard->window, number, &topic->ref))
+            window_open(scoreboard->window, number, START);
+        CU_ASSERT_TRUE(window_find(scoreboard->window, number, &topic->ref));
+        CU_ASSERT_TRUE(window_newest(scoreboard->window, topic->ref, &topic->newest));
     }
-    host->authorized = slot->authorize;
-    slot->answer = host->answer;
+    host->authorized = question->authorize;
     atomic_fetch_add(&host->questions, 1);
-    atomic_store(&slot->answered, atomic_load(&slot->asked));
-    scoreboard_wake(slot);
+    scoreboard_answer(scoreboard, NUMBER, host->answer);
 }
 
 static void *manage(void *argument)
@@ -152,7 +155,7 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     host->scoreboard->read_queue = pair[0];
     host->reader_queue = pair[1];
     host->slot = scoreboard_slot(host->scoreboard, NUMBER);
-    atomic_store(&host->slot->pid, (int)getpid());
+    atomic_store(&host->scoreboard->pids[NUMBER], (int)getpid());
     atomic_store(&host->slot->state, SLOT_SERVING);
     host->listener = listener_managed_new(&host->config, host->scoreboard, NUMBER);
     CU_ASSERT_EQUAL_FATAL(poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }),
@@ -297,7 +300,7 @@ static void asks_only_what_it_must(void)
     READ(&host, LISTENER_AUTHORIZE, ""); /* the window knows where, but not whether */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
     READ(&host, LISTENER_READ_ONLY, "");
-    atomic_store(&host.scoreboard->open_until_ms, clock_monotonic_ms() + LONG_MS);
+    atomic_store(&host.scoreboard->manager->open_until_ms, clock_monotonic_ms() + LONG_MS);
     append(&host, "b", START + 1, "one");
     READ(&host, LISTENER_AUTHORIZE, "one"); /* everything is open to all */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
@@ -413,7 +416,7 @@ static void what_the_window_lacks_is_the_tables(void)
     CU_ASSERT_EQUAL(host.positions[0], START + 1);
     EXPECT_TEXT(host.listener->operations->error(host.listener), "");
     CU_ASSERT_EQUAL(eventfd_read(host.scoreboard->doorbell, &rung), 0); /* the manager has not started a reader */
-    atomic_store(&host.scoreboard->readers, 1);
+    atomic_store(&host.scoreboard->manager->readers, 1);
     append(&host, "a", START + 2, NULL);
     start_reader(&host, ERROR_DATABASE_QUERY);
     FAIL_TO_READ(&host, LISTENER_READ_ONLY, ERROR_DATABASE_QUERY);
@@ -434,12 +437,12 @@ static void a_table_that_is_not_read(void)
     EXPECT_TEXT(host.listener->operations->error(host.listener), "no reader of the table answered in time");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 1);
     /* Others are before us, all the time. */
-    CU_ASSERT_EQUAL(sem_trywait(&host.scoreboard->reads), 0);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
     CU_ASSERT_EQUAL(read_within(&host, LISTENER_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(host.listener->operations->error(host.listener), "too many others read the table");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 1);
-    (void)sem_post(&host.scoreboard->reads);
+    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left, 1);
     /* All readers are gone, and their manager. */
     (void)close(host.reader_queue);
     host.reader_queue = -1;
@@ -493,7 +496,7 @@ static void by_the_timeout(void)
 static void wake_for_nothing(struct host *host)
 {
     for (int i = 0; i < 20; i++) {
-        scoreboard_wake(host->slot);
+        scoreboard_wake(host->scoreboard, NUMBER);
         (void)poll(NULL, 0, 1);
     }
 }
@@ -525,7 +528,7 @@ static void by_the_client(void)
 static void release(struct host *host)
 {
     atomic_store(&host->slot->released, 1);
-    scoreboard_wake(host->slot);
+    scoreboard_wake(host->scoreboard, NUMBER);
 }
 
 static void by_the_managers_wish(void)
@@ -591,22 +594,23 @@ static void a_read_that_a_dead_worker_took_is_given_back(void)
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    CU_ASSERT_EQUAL(sem_trywait(&host.scoreboard->reads), 0); /* and before it could write that down: */
+    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1); /* and before it could write that down: */
     scoreboard_mend_reads(host.scoreboard);
     CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* as yet it may be alive */
     scoreboard_mend_reads(host.scoreboard);
     CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 0);
-    CU_ASSERT_EQUAL(sem_trywait(&host.scoreboard->reads), 0);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1);
     atomic_store(&host.slot->reading, 1);
     for (int i = 0; i < 3; i++)
         scoreboard_mend_reads(host.scoreboard);
     CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* a living one's */
-    (void)sem_post(&host.scoreboard->reads);               /* given back twice, which comes of one mended too soon */
+    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left,
+                           1); /* given back twice, which comes of one mended too soon */
     for (int i = 0; i < 2; i++)
         scoreboard_mend_reads(host.scoreboard);
     CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1);
     atomic_store(&host.slot->reading, 0);
-    (void)sem_post(&host.scoreboard->reads);
+    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left, 1);
     close_host(&host);
 }
 

@@ -174,7 +174,7 @@ static void the_oldest_falls_out_entry_by_entry(void)
     append_row(window, 0, 1, 4);
     READ_ALL(window, "0@0", "0:1,0:2,0:3,0:4");
     for (int64_t position = 5; position < 50; position++) {
-        char from[2][32], expected[64];
+        char from[2][32], expected[96];
 
         append(window, 0, position);
         (void)snprintf(from[0], sizeof from[0], "0@%" PRId64, position - 4);

@@ -1,0 +1,94 @@
+"""What make says and does where a library is missing. Only the linker is replaced, by one that does not find it; the objects are those that
+are built already."""
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from server import ROOT
+
+# "$1" of the real linker; the library; what else is in the command where it is missing: "" always.
+LINKER = """#!/bin/sh
+case " $* " in
+*' -l{library} '*)
+    case " $* " in
+    *'{only}'*) echo 'ld: cannot find -l{library}: No such file or directory' >&2; exit 1 ;;
+    esac ;;
+esac
+exec {linker} "$@"
+"""
+
+
+@pytest.fixture
+def build(tmp_path):
+    """make(program): the exit code and output of making it anew from a copy of what was built."""
+    shutil.copytree(ROOT / "build", tmp_path / "build", ignore=shutil.ignore_patterns("address*", "thread", "fuzzer*", "dynamic", "npm", "deb", "tests"))
+
+    def make(program, library=None, only="", **settings):
+        (tmp_path / "build" / program).unlink(missing_ok=True)
+        variables = []
+        if library:
+            path = subprocess.run(["gcc", "-print-prog-name=ld"], check=True, capture_output=True, text=True).stdout.strip()
+            (tmp_path / "bin").mkdir(exist_ok=True)
+            (tmp_path / "bin" / "ld").write_text(LINKER.format(library=library, only=only, linker=shutil.which(path)))
+            (tmp_path / "bin" / "ld").chmod(0o755)
+            variables = [f"CC=gcc -B{tmp_path}/bin/"]
+        done = subprocess.run(["make", f"BUILD={tmp_path}/build", *variables, f"{tmp_path}/build/{program}"],
+                              cwd=ROOT, env={**environment(), **settings}, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    make.path = tmp_path / "build"
+    return make
+
+
+def environment():
+    """Ours without the variables of the make that runs the tests."""
+    return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CC")}
+
+
+def dynamic_libraries(program: pathlib.Path):
+    return subprocess.run(["readelf", "-d", program], check=True, capture_output=True, text=True).stdout.count("(NEEDED)")
+
+
+def runs(program):
+    """Whether it gets as far as our own code."""
+    done = subprocess.run([program], capture_output=True, text=True, timeout=20)
+    return done.returncode == 1 and "pgpoll.fcgi starts it" in done.stderr
+
+
+def test_a_worker_is_static_and_its_link_warns_of_nothing(build):
+    code, output = build("pgpoll-worker")
+    assert code == 0 and "LINK" in output and "warning" not in output and "NOTE" not in output, output
+    assert dynamic_libraries(build.path / "pgpoll-worker") == 0 and runs(build.path / "pgpoll-worker")
+
+
+@pytest.mark.parametrize("library", ["fcgi", "json-c"])
+def test_without_a_static_library_the_worker_uses_shared_ones_and_make_says_so(build, library):
+    code, output = build("pgpoll-worker", library=library, only=" -static ")
+    assert code == 0, output
+    assert f"linked with shared libraries: no static library for -l{library} " in output and f"lib{library}-dev" in output, output
+    assert dynamic_libraries(build.path / "pgpoll-worker") > 0 and runs(build.path / "pgpoll-worker")
+
+
+@pytest.mark.parametrize("program", ["pgpoll-worker", "pgpoll.fcgi"])
+def test_without_a_library_make_fails_and_names_the_package(build, program):
+    code, output = build(program, library="fcgi")
+    assert code != 0 and "libfcgi-dev" in output and "make packages" in output, output
+    assert not (build.path / program).exists()
+
+
+def test_without_pkg_config_files_make_fails_and_names_the_packages(build):
+    (build.path / "src/cursor.o").unlink()
+    code, output = build("pgpoll.fcgi", PKG_CONFIG_LIBDIR="/nowhere")
+    assert code != 0 and "libjson-c-dev" in output and "libpq-dev" in output, output
+
+
+@pytest.mark.parametrize("program", ["pgpoll-worker", "pgpoll.fcgi"])
+def test_a_function_that_is_missing_fails_the_link(build, program):
+    """It used to make a program that crashed."""
+    subprocess.run(["gcc", "-x", "c", "-c", "-o", build.path / "fcgi/http.o", "-"], input="", text=True, check=True)
+    code, output = build(program)
+    assert code != 0 and "undefined reference" in output and "http_send" in output, output
+    assert not (build.path / program).exists()
