@@ -35,6 +35,7 @@ int main(void)
                               SUITE(doorbell_tests),
                               SUITE(tally_tests),
                               SUITE(exchange_tests),
+                              SUITE(addresses_tests),
                               SUITE(authorizer_tests),
                               CU_SUITE_INFO_NULL };
     bool passed;
