@@ -115,7 +115,7 @@ def test_the_connections_do_not_run_out(own, topic, hang):
         while time.monotonic() < deadline:      # that nothing happens
             time.sleep(0.5)
     own.publish(topic, 2)
-    until(lambda: [m["payload"] for m in own.read(topic)] == [1, 2], "messages flow again", 10 + STALL_S)
+    until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "messages flow again", 10 + STALL_S)
     stop.set()
     for client in clients:
         client.result(30)
@@ -134,6 +134,20 @@ def test_bookkeeping_waits_for_no_standby(own):
             return True
 
         assert own.threads.submit(run).result(20)
+
+
+def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
+    """Publishers who do not wait for it are delivered: what numbers their messages is cancelled, which commits it here."""
+    (poll,) = own.wait(topic, timeout=30)
+    own.sql("SET synchronous_commit = local")
+    reload_configuration(own, synchronous_standby_names="nobody")
+    try:
+        own.publish(topic, 1)
+        assert poll.result().payloads == [1]
+    finally:
+        reload_configuration(own, synchronous_standby_names="")
+    own.publish(topic, 2)
+    until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "everything as before", 10 + STALL_S)
 
 
 # --- host names
