@@ -186,9 +186,11 @@ static bool may_connect(struct database *database)
            (database->ended_count == 1 && clock_monotonic_ms() >= database->ended[0].since_ms + EXIT_MS);
 }
 
-static bool is_under_way(const struct pipeline *pipeline)
+static bool is_busy(const struct database *database)
 {
-    return pipeline->received < pipeline->count;
+    const struct pipeline *pipeline = database->state == RUNNING ? &database->asked : &database->check;
+
+    return PQstatus(database->connection) == CONNECTION_OK && pipeline->received < pipeline->count;
 }
 
 /*
@@ -198,17 +200,17 @@ static bool is_under_way(const struct pipeline *pipeline)
 static void end_session(struct database *database)
 {
     const ConnStatusType status = PQstatus(database->connection);
-    const bool busy = status == CONNECTION_OK && (is_under_way(&database->check) || is_under_way(&database->asked));
-    /* While connect(2) is under way there is no backend. */
-    int fd = status == CONNECTION_STARTED ? -1 : PQsocket(database->connection);
+    const int socket = PQsocket(database->connection);
+    int fd = -1;
 
-    fd = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (is_busy(database))
+        cancel_statement(database);
+    if (is_busy(database) || status != CONNECTION_OK)
+        (void)shutdown(socket, SHUT_WR);
+    if (socket >= 0 && status != CONNECTION_STARTED) /* while connect(2) is under way there is no backend */
+        fd = fcntl(socket, F_DUPFD_CLOEXEC, 0);
     if (fd >= 0) {
         watch_peer(fd);
-        if (busy)
-            cancel_statement(database);
-        if (busy || status != CONNECTION_OK)
-            (void)shutdown(fd, SHUT_WR);
         database->ended[database->ended_count++] = (struct ended){ fd, database->backend, clock_monotonic_ms() };
     }
     PQfinish(database->connection);
@@ -553,6 +555,8 @@ static enum error replace_step(struct database *database)
     enum error error = pipeline_step(database, &database->check);
     int32_t left;
 
+    if (error == ERROR_DATABASE_QUERY) /* it may not terminate anybody, so both stay */
+        return run_asked(database);
     if (error)
         return error;
     left = database_int4(database->check_result, 0, 0);
