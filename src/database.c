@@ -312,26 +312,34 @@ static bool is_passing(const char *sqlstate)
     return false;
 }
 
-/* Takes over the result of the statement whose turn it is; after its first one that is not NULL, all are dropped. */
+/* Notes the first error of all. */
+static void pipeline_fail(struct database *database, struct pipeline *pipeline, const PGresult *result)
+{
+    const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+    const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+    if (!pipeline->outcome)
+        pipeline->outcome =
+            fail(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
+                 message ? message : PQerrorMessage(database->connection));
+}
+
+/*
+ * Takes over a result of the statement whose turn it is. Its rows may be followed by an error: that of its COMMIT, which undoes all
+ * it did.
+ */
 static void pipeline_take(struct database *database, struct pipeline *pipeline, PGresult *result)
 {
     PGresult **slot = &pipeline->results[pipeline->received];
-    ExecStatusType status = PQresultStatus(result);
+    const ExecStatusType status = PQresultStatus(result);
+    const bool succeeded = status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
 
-    if (*slot) {
-        PQclear(result);
-    } else if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) {
+    if (result && !succeeded)
+        pipeline_fail(database, pipeline, result);
+    if (succeeded && !*slot)
         *slot = result;
-    } else if (result) {
-        const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-        const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-
-        if (!pipeline->outcome)
-            pipeline->outcome =
-                fail(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
-                     message ? message : PQerrorMessage(database->connection));
+    else
         PQclear(result);
-    }
 }
 
 /* Collects what has arrived; ERROR_PENDING: not all yet. */

@@ -73,7 +73,8 @@ def hanging(server, sql):
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    until(lambda: server.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"), "the COMMIT hangs")
+    pid = session.get_backend_pid()
+    until(lambda: server.sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", pid), "the COMMIT hangs")
     yield
     reload_configuration(server, synchronous_standby_names="")
     thread.join(20)
@@ -101,9 +102,11 @@ def stopped(server):
         os.kill(pid, signal.SIGCONT)
 
 
+# Without anything to write, there would be nothing to wait for.
+NOTIFY = "SELECT pg_notify('another', ''), pg_logical_emit_message(true, 'another', '')"
 HANGS = {
     "no standby": lambda server: hanging(server, "INSERT INTO pgpoll.messages (topic, payload) VALUES ('hangs', '1')"),
-    "another program's NOTIFY": lambda server: hanging(server, "NOTIFY another"),
+    "another program's NOTIFY": lambda server: hanging(server, NOTIFY),
     "backends stopped": stopped,
     "feed locked": lambda server: locked(server, "pgpoll.feed"),
     "messages locked": lambda server: locked(server, "pgpoll.messages"),
@@ -147,6 +150,16 @@ def test_bookkeeping_waits_for_no_standby(own):
             return True
 
         assert own.threads.submit(run).result(20)
+
+
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="a manager gets the messages with their positions")
+def test_a_commit_that_fails_gives_no_positions(own, topic):
+    """What announces them waits for another program's NOTIFY, and then fails, after the messages were handed over."""
+    (poll,) = own.wait(topic, timeout=30)
+    with hanging(own, NOTIFY):
+        own.publish_unheard(topic)
+        until(lambda: any("lock timeout" in line and "statistics" not in line for line in own.log()), "a COMMIT that failed")
+    assert [message["message_id"] for message in poll.result().messages] == [message["message_id"] for message in own.read(topic)]
 
 
 def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
@@ -259,14 +272,12 @@ def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
         resolver.delay_s, began = 6, time.monotonic()
         forwarder.cut()
         if managed:
-            waiting = own.threads.submit(poll_as, manager.socket, "", topic, since={topic: "0"}, timeout=20)
             (worker, *_) = workers = until(lambda: workers_of(manager), "its workers")
             os.kill(worker, signal.SIGKILL)     # the loop goes on: there is another one at once
             until(lambda: (now := workers_of(manager)) and worker not in now and len(now) == len(workers), "a worker in its place", 2 + STALL_S)
         status, text = ask_as(manager.socket, "", json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0}).encode())
         assert status == 503 and time.monotonic() - began < 2 + STALL_S
-        if not managed:
-            waiting = own.threads.submit(poll_as, manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        waiting = own.threads.submit(poll_as, manager.socket, "", topic, since={topic: "0"}, timeout=20)
         status, answer = waiting.result()
         assert status == 200 and answer["messages"] and time.monotonic() - began < 2 * resolver.delay_s + 2 + STALL_S
 
