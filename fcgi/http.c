@@ -32,20 +32,46 @@ bool http_method_is(const FCGX_Request *request, const char *method)
     return strcmp(http_parameter(request, "REQUEST_METHOD"), method) == 0;
 }
 
-enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length)
+bool http_skip_body(FCGX_Request *request)
 {
-    char rest[4096];
-    size_t got = (size_t)FCGX_GetStr(body, (int)size, request->in);
-    bool too_large = false;
+    char some[4096];
 
-    while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
-        too_large = true;
-    if (FCGX_GetError(request->in))
-        return ERROR_CLIENT_GONE;
-    if (too_large)
-        return ERROR_TOO_LARGE;
-    *length = got;
-    return ERROR_NONE;
+    while (FCGX_GetStr(some, sizeof some, request->in) > 0)
+        ;
+    return FCGX_GetError(request->in) == 0;
+}
+
+enum error http_read_body(FCGX_Request *request, size_t max, char **body, size_t *length)
+{
+    enum { FIRST_BYTES = 1024 };
+    size_t size = 0, got = 0;
+    char *bytes = NULL, *more;
+    enum error error = ERROR_NONE;
+
+    /* One byte more than is allowed tells that there are more. */
+    do {
+        size = size == 0 ? FIRST_BYTES : 2 * size;
+        if (size > max)
+            size = max + 1;
+        more = realloc(bytes, size);
+        if (!more) {
+            error = ERROR_MEMORY;
+            break;
+        }
+        bytes = more;
+        got += (size_t)FCGX_GetStr(bytes + got, (int)(size - got), request->in);
+    } while (got == size && got <= max);
+    if (got > max)
+        error = ERROR_TOO_LARGE;
+    if (!http_skip_body(request))
+        error = ERROR_CLIENT_GONE;
+    if (!error) {
+        *body = bytes;
+        *length = got;
+        bytes = NULL;
+    }
+    free(bytes);
+    return error;
 }
 
 static const char *status_text(int status)

@@ -33,7 +33,9 @@ static const struct variable {
     { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
       "libpq service (PGSERVICEFILE) to which those processes connect, for example PgBouncer; empty: they connect like "
       "every other process" },
-    { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000, "topics in one poll" },
+    { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
+      "topics in one poll; above 70, also raise the web server's limit on the size of a request: its file from deploy "
+      "says how" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0, 20000,
       "polls of one user that may wait at the same time under a manager, or of one address if nobody was "
       "authenticated; further polls are answered with 429; 0: no limit" },

@@ -312,16 +312,20 @@ static bool is_passing(const char *sqlstate)
     return false;
 }
 
-/* Notes the first error of all. */
+/* Notes the first error of all, with what the server says: the message and, if the caller asked, the hint. */
 static void pipeline_fail(struct database *database, struct pipeline *pipeline, const PGresult *result)
 {
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    const char *hint = pipeline == &database->asked ? PQresultErrorField(result, PG_DIAG_MESSAGE_HINT) : NULL;
+    char text[sizeof database->error];
 
-    if (!pipeline->outcome)
-        pipeline->outcome =
-            fail(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
-                 message ? message : PQerrorMessage(database->connection));
+    if (pipeline->outcome)
+        return;
+    (void)snprintf(text, sizeof text, "%s%s%s", message ? message : PQerrorMessage(database->connection),
+                   hint ? ": " : "", hint ? hint : "");
+    pipeline->outcome =
+        fail(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY, text);
 }
 
 /*

@@ -58,6 +58,12 @@ static size_t set_words(const struct scoreboard_plan *plan)
     return ((size_t)plan->worker_count + BITS - 1) / BITS;
 }
 
+/* Of a slot's names. */
+static size_t names_size(int max_topics)
+{
+    return (size_t)max_topics * TOPIC_MAX_BYTES;
+}
+
 /* The same of the workers' memory. A slot has pages of its own. */
 struct workers_layout {
     size_t sets, slots, slot_stride, end;
@@ -69,8 +75,8 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
 
     /* Who waits for what, who asks, and whose place each poll has. */
     layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + BITS) * set_words(plan) * sizeof(uint64_t));
-    layout.slot_stride =
-        whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) + SCOREBOARD_NAMES_SIZE);
+    layout.slot_stride = whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
+                                     names_size(plan->max_topics));
     layout.end = layout.slots + (size_t)plan->worker_count * layout.slot_stride;
     return layout;
 }
@@ -297,6 +303,16 @@ void scoreboard_trim(struct scoreboard *scoreboard)
         _exit(EXIT_FAILURE);
 }
 
+void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot)
+{
+    char *names = scoreboard_names(scoreboard, slot);
+    const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names, end = names_size(scoreboard->max_topics);
+
+    /* The slot's pages end with its names. */
+    if (begin < end)
+        (void)madvise(names + begin, whole_pages(end - begin), MADV_REMOVE);
+}
+
 /* ---- bells */
 
 void scoreboard_ring(const struct scoreboard *scoreboard)
@@ -505,6 +521,21 @@ void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic)
 
 /* ---- questions */
 
+int scoreboard_next_asker(struct scoreboard *scoreboard, int from)
+{
+    for (int number = from; number < scoreboard->worker_count; number = (number / BITS + 1) * BITS) {
+        _Atomic uint64_t *word = &scoreboard->askers[number / BITS];
+        const uint64_t bits = atomic_load(word) & (UINT64_MAX << number % BITS);
+        const int first = bits ? number / BITS * BITS + __builtin_ctzll(bits) : scoreboard->worker_count;
+
+        if (first < scoreboard->worker_count) {
+            (void)atomic_fetch_and(word, ~bit_of(first));
+            return first;
+        }
+    }
+    return -1;
+}
+
 struct question *scoreboard_question(const struct scoreboard *scoreboard, int number)
 {
     return scoreboard->questions[number];
@@ -531,7 +562,7 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
         const uint32_t at = atomic_load_explicit(&slot->topics[i].name_at, memory_order_relaxed);
         const uint32_t length = atomic_load_explicit(&slot->topics[i].name_length, memory_order_relaxed);
 
-        *sound = *sound && length <= TOPIC_MAX_BYTES && at <= SCOREBOARD_NAMES_SIZE - length;
+        *sound = *sound && length <= TOPIC_MAX_BYTES && at <= names_size(scoreboard->max_topics) - length;
         question->topics[i] = (struct question_topic){ .length = length, .number = (int)at };
     }
     return question;

@@ -4,6 +4,7 @@
 CREATE OR REPLACE FUNCTION pgpoll.assign_positions() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -16,6 +17,7 @@ BEGIN
     IF current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() THEN
         RETURN -1;
     END IF;
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first, see tables.sql
     -- Usually there is nothing, and those who read need not wait for each other to see that.
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND NOT note

@@ -3,6 +3,7 @@
 CREATE OR REPLACE FUNCTION pgpoll.end_wait(host text, pid integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
 BEGIN
     UNLISTEN *;

@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION pgpoll.new_messages(max_messages integer, max_bytes b
 RETURNS TABLE (topic text, "position" bigint, created_at timestamptz, payload json, metadata json, assigned integer, previous bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off

@@ -284,6 +284,30 @@ def test_sigterm_to_idle_workers(mortal, topic):
     assert mortal.poll(topic).status == 200
 
 
+def test_rows_hidden_from_the_owner(topic):
+    """By FORCE ROW LEVEL SECURITY, where the owner is no superuser: polls are refused, the log says why and what to do, nothing is lost."""
+    with Server(4, errors="row-level security") as own:
+        own.sql("CREATE ROLE schema_owner; GRANT CREATE ON SCHEMA pgpoll TO schema_owner")
+        for statement, in own.sql("""
+                SELECT format('ALTER ROUTINE %s OWNER TO schema_owner', oid::regprocedure) FROM pg_proc WHERE pronamespace = 'pgpoll'::regnamespace
+                UNION ALL
+                SELECT format('ALTER TABLE %s OWNER TO schema_owner', oid::regclass) FROM pg_class
+                WHERE relnamespace = 'pgpoll'::regnamespace AND (relkind IN ('r', 'v') OR relkind = 'S' AND relname <> 'messages_id_seq')
+                UNION ALL
+                SELECT 'ALTER SCHEMA pgpoll OWNER TO schema_owner'"""):
+            own.sql(statement)
+        own.publish(topic, "seen")
+        since = {topic: own.read(topic)[0]["message_id"]}
+        own.sql("ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY; ALTER TABLE pgpoll.messages FORCE ROW LEVEL SECURITY")
+        own.publish(topic, "hidden")    # as a superuser, from whom nothing is hidden
+        assert own.poll(topic, since=since, status=503).headers["Retry-After"]
+        until(lambda: any('row-level security policy for table "messages"' in line and "NO FORCE ROW LEVEL SECURITY" in line
+                          for line in own.log()), "the cause and the remedy in the log")
+        own.sql("ALTER TABLE pgpoll.messages NO FORCE ROW LEVEL SECURITY")
+        answer = own.poll(topic, since=since, timeout=20)
+        assert answer.payloads == ["hidden"] and not answer.gaps
+
+
 def test_a_restored_database_is_a_gap(server, topic):
     """The positions a client holds are beyond what the database knows."""
     server.publish(topic, 1, 2)

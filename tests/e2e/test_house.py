@@ -8,10 +8,11 @@ import signal
 import socket
 import stat
 import subprocess
+import uuid
 
 import pytest
 
-from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, until
+from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, max_body, until
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_settings_reach_the_workers(topic):
             assert "content-type" in preflight.headers["Access-Control-Allow-Headers"].lower()
         def answers(**headers):
             asked = [("POST", POLL, json.dumps({"topics": [topic], "timeout": timeout})) for timeout in (0, 1)]
-            asked += [("GET", STATS, None), ("GET", POLL, None)] + [("POST", POLL, body) for body in (b"", b'{"topics": [""]}', b" " * 65_537)]
+            asked += [("GET", STATS, None), ("GET", POLL, None)] + [("POST", POLL, body) for body in (b"", b'{"topics": [""]}', b" " * (max_body(2) + 1))]
             return [server.request(method, path, body, headers=headers) for method, path, body in asked]
 
         for asking in origin, "https://other.example":
@@ -257,6 +258,39 @@ def test_settings_reach_the_workers(topic):
 
         server.reload()
         assert too_many() and answers(Origin=origin)[0].headers["Access-Control-Allow-Origin"] == origin
+
+
+def anonymous_kib(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as memory:
+        return int(re.search(r"^Anonymous: +(\d+) kB$", memory.read(), re.M)[1])
+
+
+@pytest.mark.parametrize("mode", ["managed", "direct"])
+def test_a_thousand_topics(mode, topic):
+    """The most that can be set. The largest poll has 6 MB, and can be sent again; a manager's worker keeps none of that memory."""
+    server = Server(1, PGPOLL_MAX_TOPICS="1000")
+    server.mode = mode
+    with server:
+        uuids = [str(uuid.uuid4()) for _ in range(700)]
+        long = [f"{topic}{i:03}".translate({code: code + 0x1d000 for code in range(128)}).ljust(255, "\U0001f600") for i in range(1000)]
+        for _ in range(20):
+            server.poll(topic)
+        before = {pid: anonymous_kib(pid) for pid in server.worker_pids()}
+        for topics in uuids, long:
+            server.publish(topics[-1], 1)
+            answer = server.poll(*topics, since=dict.fromkeys(topics, "0"))
+            assert answer.payloads == [1] and not answer.gaps
+            answer = server.poll(*topics, since=answer.next_since, timeout=1)
+            assert answer.payloads == [] and not answer.gaps
+            (waiting,) = server.wait(*topics, since=answer.next_since, timeout=20)
+            server.publish(topics[0], 2)
+            assert waiting.result().payloads == [2]
+        body = json.dumps({"topics": long, "since": answer.next_since, "timeout": 0})
+        assert 6_100_000 < len(body) < max_body(1000)
+        assert server.request("POST", POLL, body.ljust(max_body(1000))).payloads == [2]
+        assert server.request("POST", POLL, body.ljust(max_body(1000) + 1)).status == 413
+        kept = {pid: anonymous_kib(pid) - kib for pid, kib in before.items()}
+        assert max(kept.values()) < (400 if mode == "managed" else 4000), kept   # libpq's buffers stay as they were needed
 
 
 def test_bad_settings_stop_the_start():

@@ -285,6 +285,34 @@ def test_a_lost_notification_only_delays(topic):
         assert got == ["unheard", "heard"]
 
 
+def test_truncated_before_anybody_saw_it(small):
+    """By those who deliver, which are stopped meanwhile. One of the topics had a message before, the other one none."""
+    used, new = new_topic(), new_topic()
+    small.publish(used, "old")
+    since = {**small.poll(new).next_since, **small.poll(used, since={used: "0"}).next_since}
+    polls = [small.wait(topic, since=since, timeout=10)[0] for topic in (used, new)]
+    small.until_waiting(used)
+    small.until_waiting(new)
+    stopped = [small.manager] if small.manager else small.worker_pids()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        small.publish(used, "lost")
+        small.publish(new, "lost")
+        small.sql("TRUNCATE pgpoll.messages")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    for topic, poll in zip((used, new), polls):
+        answers = poll.result(), small.poll(topic, since=since), small.poll(topic, since=since, timeout=1)
+        for answer in answers:
+            assert answer.gaps == {topic: {"reason": "expired", "requested": since[topic], "oldest": None}} and not answer.messages
+        for answer in answers:
+            assert not small.poll(topic, since=answer.next_since).gaps
+        small.publish(topic, "next")
+        assert small.poll(topic, since=answer.next_since, timeout=10).payloads == ["next"]
+
+
 def test_where_openssl_refuses_md5(topic):
     """As it does in FIPS mode."""
     with tempfile.TemporaryDirectory(prefix="pgpoll-e2e-", dir="/tmp") as directory:

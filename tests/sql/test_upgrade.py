@@ -1,4 +1,5 @@
 """deploy/pgpoll-setup, and upgrades: from every version of the schema that was ever kept, and to a made-up next one."""
+import contextlib
 import os
 import pathlib
 import re
@@ -9,7 +10,7 @@ import psycopg2.errors
 import pytest
 
 from conftest import HERE, Cluster
-from sessions import Reader, assign, check_refusals, publish, run, wait_until
+from sessions import Background, Reader, assign, check_refusals, publish, run, wait_until, waits_for_lock
 
 ROOT = pathlib.Path(HERE, "../..").resolve()
 VERSION = int(re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1])
@@ -20,7 +21,7 @@ KEPT = {int(path.stem): path for path in pathlib.Path(HERE, "schemas").glob("*.s
 def one():
     made = Cluster()
     try:
-        made.start("fsync=off")
+        made.start("fsync=off", "deadlock_timeout=100ms")
         yield made
     finally:
         made.remove()
@@ -160,6 +161,34 @@ def test_an_open_transaction_is_not_waited_for_forever(server, next_sql):
     open_one.commit()
     assert "upgraded" in done(server, "d", sql=next_sql)
     assert sorted(Reader(other, ["t"], {"t": 0}).read()) == [1, 2]
+
+
+def test_waits_for_nobody_in_a_circle(server, next_sql):
+    """With everything that goes on, stopped before each table that it locks, and a version that alters all of them."""
+    done(server, "d")
+    admin = server.connect("d")
+    tables = ["messages", "feed", "retention", "feed_lock", "batches"]
+    for version, table in enumerate(tables, VERSION + 3):
+        raise_version(next_sql, version, "".join(f"LOCK TABLE pgpoll.{name} IN ACCESS EXCLUSIVE MODE;" for name in tables))
+        publish(admin, "t", 1)
+        assign(admin)
+        publish(admin, "t", 2)
+        holder, others = server.connect("d", "READ COMMITTED"), []
+        run(holder, f"LOCK TABLE pgpoll.{table} IN ACCESS EXCLUSIVE MODE")
+        for statement in ("SELECT pgpoll.prune('0')", "SELECT pgpoll.new_messages(1, 1)", "SELECT pgpoll.assign_positions()",
+                          "SELECT pgpoll.catch_up('{t}', '{0}', 10, 10000)", "TRUNCATE pgpoll.messages"):
+            session = server.connect("d")
+            others.append(Background(run, session, statement))
+            wait_until(lambda: waits_for_lock(admin, session) or not others[-1].is_alive())
+        upgrade = Background(lambda: set_up(server, "d", sql=next_sql))
+        waits = "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND a.application_name = 'psql'"
+        wait_until(lambda: run(admin, waits) or not upgrade.is_alive())
+        holder.rollback()
+        for other in others:
+            with contextlib.suppress(psycopg2.errors.LockNotAvailable):     # within 4 s
+                other.join()
+        ran = upgrade.join()
+        assert ran.returncode == 0 or "lock timeout" in ran.stderr, ran     # it waits for 3 s, which the machine may have needed
 
 
 def test_programs_that_run_are_made_to_look_again(server, next_sql):

@@ -7,6 +7,7 @@
 extern CU_TestInfo cursor_tests[];
 extern CU_TestInfo topic_tests[];
 extern CU_TestInfo utf8_tests[];
+extern CU_TestInfo json_text_tests[];
 extern CU_TestInfo poll_request_tests[];
 extern CU_TestInfo config_tests[];
 extern CU_TestInfo cors_tests[];
@@ -28,5 +29,6 @@ extern CU_TestInfo tally_tests[];
 extern CU_TestInfo exchange_tests[];
 extern CU_TestInfo addresses_tests[];
 extern CU_TestInfo authorizer_tests[];
+extern CU_TestInfo scoreboard_tests[];
 
 #endif
