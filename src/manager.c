@@ -421,6 +421,7 @@ static void turn(struct manager *manager)
     stats_writer_step(manager->stats_writer, ready > 0 && fds[3].revents);
     readers_keep(&manager->readers, &manager->usual_mask);
     end_old_workers(manager, now_ms);
+    log_report_lost();
     if (manager->stopping)
         return;
     if (manager->running < manager->scoreboard->worker_count && now_ms >= manager->spawn_ms)

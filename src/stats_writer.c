@@ -56,12 +56,14 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         return NULL;
     writer->config = config;
     writer->scoreboard = scoreboard;
-    writer->database = database_new();
+    writer->database = database_new(config->query_timeout_s * 1000);
     writer->entries = calloc((size_t)scoreboard->worker_count, sizeof *writer->entries);
     if (!writer->database || !writer->entries) {
         stats_writer_free(writer);
         return NULL;
     }
+    /* Its tables are not logged, and a beat that a crash takes along is followed by another. */
+    database_set_bookkeeping(writer->database);
     return writer;
 }
 
@@ -92,7 +94,7 @@ struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
 int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
     if (writer->exchange.running)
-        return writer->exchange.due_ms;
+        return exchange_due_ms(&writer->exchange);
     return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
@@ -188,7 +190,12 @@ static bool read_gauges(struct stats_writer *writer)
 
 static bool take_counts(struct stats_writer *writer)
 {
-    bool any = tally_take(&writer->tally, &writer->scoreboard->tally);
+    const uint64_t lost = log_take_lost();
+    bool any;
+
+    if (lost > 0)
+        tally_add(&writer->scoreboard->tally, TALLY_LOG_LINES_LOST, lost);
+    any = tally_take(&writer->tally, &writer->scoreboard->tally);
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         any = tally_take(&writer->tally, &scoreboard_slot(writer->scoreboard, i)->tally) || any;
