@@ -17,6 +17,7 @@ function show() {
     if (man) {
         gsub(/\\/, "\\e", text)
         gsub(/ --/, " \\-\\-", text)
+        gsub(/[.] /, ".\n", text) # a sentence a line
         printf ".It Ev %s\n%s\n", name, text
         if (range)
             print range

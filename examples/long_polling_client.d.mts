@@ -63,8 +63,14 @@ export function longPoll<Payload = unknown>(
     options?: LongPollOptions,
 ): AsyncGenerator<Message<Payload>, void, undefined>;
 
-/** Keeps the cursors in the browser, under this key. */
+/**
+ * Keeps the cursors in the browser, under this key, for all tabs and after the browser is closed. Two tabs that use the key at
+ * the same time move each other's cursors: use it where only one tab polls.
+ */
 export function inLocalStorage(key: string): CursorStorage;
 
-/** Keeps the cursors in a file (Node): all or nothing, also when the power goes. */
+/** Keeps the cursors of this tab, under this key, until the tab is closed. A reload continues where it was. */
+export function inSessionStorage(key: string): CursorStorage;
+
+/** Keeps the cursors in a file (Node). Writes the file as a whole or not at all, also if the power fails. */
 export function inFile(path: string): CursorStorage;

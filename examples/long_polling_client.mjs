@@ -1,18 +1,22 @@
 /*
- * Long polling for browsers and Node 18 or later. Copy it, with its types (long_polling_client.d.mts) if you want them.
- * Browsers must get it as JavaScript: a web server that does not know .mjs, as nginx, does under the name long_polling_client.js.
+ * Long polling for browsers and Node 18 or later. Copy this file, and its types (long_polling_client.d.mts) if you want them.
+ * Browsers accept it only as JavaScript. Where the web server does not know .mjs (nginx), name it long_polling_client.js.
  *
  *     import { inFile, longPoll } from "./long_polling_client.mjs";
  *
- *     for await (const message of longPoll("http://localhost:8080", ["orders"], { storage: inFile("orders.json") }))
+ *     for await (const message of longPoll("http://127.0.0.1:8080", ["orders"], { storage: inFile("orders.json") }))
  *         console.log(message.topic, message.payload);
  *
- * A message counts as done when you ask for the next one; with a storage, its page's end is written there. After a crash the
- * last page comes again, so do the same message twice without harm.
+ * A message counts as done when you ask for the next one. With a storage, the cursors are written there after each page. After a
+ * crash the client gets the last page again, so your work must tolerate the same message twice.
+ *
+ * A page that the user leaves stops polling, so that it holds no connection in the browser's back/forward cache. It continues
+ * when the user comes back.
  */
 const FIRST_BACKOFF_S = 0.5, LAST_BACKOFF_S = 30, LONGEST_RETRY_AFTER_S = 3600, SILENCE_S = 10;
+const CUT_S = 1; // a poll that waited this long before a proxy ended it did not fail
 
-/** The server says that this request is wrong: asking again would not help. */
+/** The server says that this request is wrong. Asking again would not help. */
 export class Refused extends Error {
     constructor(status, text) {
         super(`${status} ${text}`);
@@ -31,8 +35,11 @@ class Unavailable extends Error {
     }
 }
 
+/** Something between the server and this client ended a poll that was waiting. */
+class Cut extends Error {}
+
 /**
- * Yields every message of the topics, for ever: until the loop is left, options.signal aborts it or the server refuses.
+ * Yields every message of the topics, until the loop is left, options.signal aborts it or the server refuses.
  * @param {string | URL} url
  * @param {readonly string[]} topics
  * @param {import("./long_polling_client.mjs").LongPollOptions} options
@@ -42,13 +49,16 @@ export async function* longPoll(url, topics, options = {}) {
     const { timeout = 30, limit, signal, storage, onGap = warnOfGap, onRetry = warnOfRetry } = options;
     // Without a prototype: a topic may be called "__proto__".
     let cursors = Object.create(null);
+    const others = Object.create(null); // those of other topics stay in the storage
     for (const [topic, cursor] of Object.entries({ ...options.since, ...(await storage?.load()) }))
-        if (topics.includes(topic) && cursor !== "$")
+        if (!topics.includes(topic))
+            others[topic] = cursor;
+        else if (cursor !== "$")
             cursors[topic] = cursor;
 
     for (let failures = 0; !signal?.aborted;) {
-        // A topic without a cursor (or with "$") is read from now on. When that is, it first asks at once, so that no failure of a longer
-        // poll can lose what is committed meanwhile.
+        // Without a cursor, or with "$", a topic is read from now on. The first poll asks at once where now is, so that no failure of a
+        // longer poll can lose what is committed meanwhile.
         const seconds = topics.every((topic) => cursors[topic]) ? timeout : 0;
         let answer;
         try {
@@ -59,6 +69,11 @@ export async function* longPoll(url, topics, options = {}) {
                 return;
             if (error instanceof Refused)
                 throw error;
+            if (error instanceof Hidden || error instanceof Cut) {
+                failures = 0;
+                await (error instanceof Hidden && error.over);
+                continue;
+            }
             const pause = backoff(++failures) + (error.retryAfter ?? 0);
             onRetry(error, pause);
             await sleep(pause, signal);
@@ -75,9 +90,15 @@ export async function* longPoll(url, topics, options = {}) {
             }
             cursors = Object.assign(Object.create(null), answer.next_since);
         } finally {
-            await storage?.save(cursors);
+            await storage?.save(Object.assign(Object.create(null), others, cursors));
         }
     }
+}
+
+/** The user left the page. */
+class Hidden extends Error {
+    /** Settles when the user comes back. */
+    over = new Promise((resolve) => globalThis.addEventListener("pageshow", resolve, { once: true }));
 }
 
 /**
@@ -88,7 +109,9 @@ export async function* longPoll(url, topics, options = {}) {
 async function poll(url, request, { headers, parse = JSON.parse, signal, onOpen }) {
     const attempt = new AbortController();
     const stop = () => attempt.abort();
-    // It is silence that ends the attempt, not how long an answer takes to arrive: on a slow line that may be minutes.
+    const hide = () => attempt.abort(new Hidden());
+    const began = Date.now(), waited = () => Date.now() - began >= CUT_S * 1000;
+    // Silence ends the attempt, not the time that an answer takes to arrive: on a slow line that may be minutes.
     let timer;
     const expect = (seconds) => {
         clearTimeout(timer);
@@ -96,6 +119,8 @@ async function poll(url, request, { headers, parse = JSON.parse, signal, onOpen 
     };
     expect(request.timeout + SILENCE_S);
     signal?.addEventListener("abort", stop);
+    if (typeof document !== "undefined")
+        addEventListener("pagehide", hide);
     try {
         const response = await fetch(`${url}/messages/poll`, {
             method: "POST",
@@ -105,25 +130,40 @@ async function poll(url, request, { headers, parse = JSON.parse, signal, onOpen 
         });
         if (response.status >= 400 && response.status < 500 && ![408, 425, 429].includes(response.status))
             throw new Refused(response.status, await response.text());
-        if (response.status !== 200 || !response.body)
+        if (response.status === 504 && waited())
+            throw new Cut();
+        if (response.status !== 200)
             throw new Unavailable(response);
         onOpen?.();
-        const reader = response.body.getReader(), decoder = new TextDecoder();
-        let text = "";
-        for (let part; !(part = await reader.read()).done; expect(request.timeout + SILENCE_S))
-            text += decoder.decode(part.value, { stream: true });
+        const text = await read(response, () => expect(request.timeout + SILENCE_S)).catch((error) => {
+            throw waited() && !attempt.signal.aborted ? new Cut() : error;
+        });
+        if (!text.trim() && waited())
+            throw new Cut();
         const answer = parse(text);
         if (!Array.isArray(answer?.messages) || !answer.next_since)
-            throw new Error("not an answer of pgpoll");
+            throw new Error("this is not an answer of pgpoll");
         return answer;
     } finally {
         clearTimeout(timer);
         signal?.removeEventListener("abort", stop);
+        globalThis.removeEventListener?.("pagehide", hide);
         stop(); // a body that nobody reads holds its connection
     }
 }
 
-/** Seconds: up to twice as long with every failure, and never the same for all clients. */
+/** The response's text. alive: called whenever a part of it has arrived. */
+async function read(response, alive) {
+    if (!response.body) // some platforms have no streams
+        return response.text();
+    const reader = response.body.getReader(), decoder = new TextDecoder();
+    let text = "";
+    for (let part; !(part = await reader.read()).done; alive())
+        text += decoder.decode(part.value, { stream: true });
+    return text;
+}
+
+/** Seconds to wait: random, at most twice as long after each failure. */
 function backoff(failures) {
     return Math.random() * Math.min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (failures - 1));
 }
@@ -149,15 +189,27 @@ function warnOfRetry(error, seconds) {
     console.warn(`${error.cause?.message || error.message}; next attempt in ${seconds.toFixed(1)} s`);
 }
 
-/** Keeps the cursors in the browser, under this key. */
+/**
+ * Keeps the cursors in the browser, under this key, for all tabs and after the browser is closed. Two tabs that use the key at
+ * the same time move each other's cursors: use it where only one tab polls.
+ */
 export function inLocalStorage(key) {
+    return inWebStorage(localStorage, key);
+}
+
+/** Keeps the cursors of this tab, under this key, until the tab is closed. A reload continues where it was. */
+export function inSessionStorage(key) {
+    return inWebStorage(sessionStorage, key);
+}
+
+function inWebStorage(storage, key) {
     return {
-        load: () => JSON.parse(localStorage.getItem(key) ?? "{}"),
-        save: (cursors) => localStorage.setItem(key, JSON.stringify(cursors)),
+        load: () => JSON.parse(storage.getItem(key) ?? "{}"),
+        save: (cursors) => storage.setItem(key, JSON.stringify(cursors)),
     };
 }
 
-/** Keeps the cursors in a file (Node): all or nothing, also when the power goes. */
+/** Keeps the cursors in a file (Node). Writes the file as a whole or not at all, also if the power fails. */
 export function inFile(path) {
     return {
         async load() {

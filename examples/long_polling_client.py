@@ -52,14 +52,13 @@ class LongPollingClient:
         began = time.monotonic()
         response = self.http.post(self.url, json=request, timeout=(5, timeout + 10), stream=True)
         with response:
-            if response.status_code == 504 and time.monotonic() - began >= CUT_S:
-                raise Cut
             try:
-                text = response.text if response.status_code != 200 else response.content.decode()
-            except requests.RequestException as error:
-                if response.status_code == 200 and time.monotonic() - began >= CUT_S:
-                    raise Cut from error
-                raise
+                text = response.content.decode(errors="replace")
+            except requests.RequestException:
+                text = ""
+        cut = response.status_code == 504 or response.status_code == 200 and not text.strip()
+        if cut and time.monotonic() - began >= CUT_S:
+            raise Cut
         if 400 <= response.status_code < 500 and response.status_code not in (408, 425, 429):
             raise Refused(f"{response.status_code} {text}")
         if response.status_code != 200:
@@ -74,9 +73,10 @@ class LongPollingClient:
             cursors = read_next_since(text)
             if self.limit != 1:
                 self.limit = 1
-                return {"messages": [], "next_since": self.since or cursors}
-            print(f"skipped a message that is nested too deeply for Python, before {cursors}", file=sys.stderr)
-            answer = {"messages": [], "next_since": cursors}
+                return {"messages": [], "next_since": {**cursors, **self.since}}
+            print(f"skipped a message that is nested too deeply for Python; now at {cursors}", file=sys.stderr)
+            self.limit = None
+            return {"messages": [], "next_since": cursors}
         if not isinstance(answer, dict) or not {"messages", "next_since"} <= answer.keys():
             raise ValueError("this is not an answer of pgpoll")
         if self.limit and not answer.get("has_more"):
@@ -154,7 +154,7 @@ def main():
     parser = argparse.ArgumentParser(description="Prints every message of some topics, one JSON object per line.")
     parser.add_argument("url", help="where /messages/poll is, such as http://127.0.0.1:8080")
     parser.add_argument("topics", nargs="+", metavar="topic")
-    parser.add_argument("--cursors", metavar="FILE", help="keep the cursors in this file; several topics and runs may share it")
+    parser.add_argument("--cursors", metavar="FILE", help="keep the cursors in this file; those of other topics in it stay")
     arguments = parser.parse_args()
 
     client = LongPollingClient(arguments.url, arguments.topics, load(arguments.cursors) if arguments.cursors else None)

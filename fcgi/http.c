@@ -2,6 +2,7 @@
 
 #include "answer.h"
 #include "config.h"
+#include "cors.h"
 #include "memory.h"
 
 #include <json-c/json.h>
@@ -31,20 +32,46 @@ bool http_method_is(const FCGX_Request *request, const char *method)
     return strcmp(http_parameter(request, "REQUEST_METHOD"), method) == 0;
 }
 
-enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length)
+bool http_skip_body(FCGX_Request *request)
 {
-    char rest[4096];
-    size_t got = (size_t)FCGX_GetStr(body, (int)size, request->in);
-    bool too_large = false;
+    char some[4096];
 
-    while (FCGX_GetStr(rest, sizeof rest, request->in) > 0)
-        too_large = true;
-    if (FCGX_GetError(request->in))
-        return ERROR_CLIENT_GONE;
-    if (too_large)
-        return ERROR_TOO_LARGE;
-    *length = got;
-    return ERROR_NONE;
+    while (FCGX_GetStr(some, sizeof some, request->in) > 0)
+        ;
+    return FCGX_GetError(request->in) == 0;
+}
+
+enum error http_read_body(FCGX_Request *request, size_t max, char **body, size_t *length)
+{
+    enum { FIRST_BYTES = 1024 };
+    size_t size = 0, got = 0;
+    char *bytes = NULL, *more;
+    enum error error = ERROR_NONE;
+
+    /* One byte more than is allowed tells that there are more. */
+    do {
+        size = size == 0 ? FIRST_BYTES : 2 * size;
+        if (size > max)
+            size = max + 1;
+        more = realloc(bytes, size);
+        if (!more) {
+            error = ERROR_MEMORY;
+            break;
+        }
+        bytes = more;
+        got += (size_t)FCGX_GetStr(bytes + got, (int)(size - got), request->in);
+    } while (got == size && got <= max);
+    if (got > max)
+        error = ERROR_TOO_LARGE;
+    if (!http_skip_body(request))
+        error = ERROR_CLIENT_GONE;
+    if (!error) {
+        *body = bytes;
+        *length = got;
+        bytes = NULL;
+    }
+    free(bytes);
+    return error;
 }
 
 static const char *status_text(int status)
@@ -97,18 +124,31 @@ static void put_number_header(FCGX_Request *request, const char *name, size_t nu
     put_header(request, name, text);
 }
 
-/* The headers of every answer. type: NULL where there is no content. */
+/* Puts the headers that let a browser show the answer to the page that asked. */
+static void put_cors(FCGX_Request *request, const struct config *config)
+{
+    const char *origin = http_parameter(request, "HTTP_ORIGIN");
+
+    if (!*config->cors_origin)
+        return;
+    if (cors_allows_all(config->cors_origin)) {
+        origin = "*";
+    } else {
+        put_header(request, "Vary", "Origin"); /* a cache must not give one origin's answer to another */
+        if (!cors_allows(config->cors_origin, origin))
+            return;
+    }
+    put_header(request, "Access-Control-Allow-Origin", origin);
+    put_header(request, "Access-Control-Expose-Headers", "Retry-After");
+}
+
+/* Puts the headers of every answer. type: NULL where there is no content. */
 static void put_head(FCGX_Request *request, const struct config *config, int status, const char *type)
 {
     put(request, "Status: ");
     put(request, status_text(status));
     put(request, "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");
-    if (*config->cors_origin) {
-        put_header(request, "Access-Control-Allow-Origin", config->cors_origin);
-        put_header(request, "Access-Control-Expose-Headers", "Retry-After");
-        if (strcmp(config->cors_origin, "*") != 0)
-            put_header(request, "Vary", "Origin");
-    }
+    put_cors(request, config);
     if (type)
         put_header(request, "Content-Type", type);
 }

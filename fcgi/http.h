@@ -23,10 +23,14 @@ bool http_path_is(const FCGX_Request *request, const char *path);
 bool http_method_is(const FCGX_Request *request, const char *method);
 
 /*
- * Reads the body to its end, which later makes a client's leaving visible, and stores it in body (size bytes) with its length.
- * ERROR_TOO_LARGE: it was longer; all of it was read all the same. ERROR_CLIENT_GONE: it did not come to its end.
+ * Reads the whole body, so that the client's leaving becomes visible later. *body: new, owned by the caller.
+ * ERROR_TOO_LARGE: it has more than max bytes. ERROR_MEMORY. Both read the body to its end all the same.
+ * ERROR_CLIENT_GONE: it ended early.
  */
-enum error http_read_body(FCGX_Request *request, char *body, size_t size, size_t *length);
+enum error http_read_body(FCGX_Request *request, size_t max, char **body, size_t *length);
+
+/* Reads the whole body and drops it. false: it ended early. */
+bool http_skip_body(FCGX_Request *request);
 
 /* Starts an answer of unknown length with status 200 and sends what there is of it. false: the client has left. */
 bool http_begin(FCGX_Request *request, const struct config *config);

@@ -15,8 +15,6 @@ int main(int argc, char **argv)
         .name = "pgpoll.fcgi",
         .purpose = "long polling over PostgreSQL",
         .spawned = "-s /run/pgpoll/poll.sock -b 4096",
-        .arguments = " --workers 500",
-        .can_have_a_manager = true,
         .check = check_run,
     };
     static struct worker worker;

@@ -60,12 +60,9 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
 {
     struct stats_worker *worker = (struct stats_worker *)server;
     const struct resource *resource = find_resource(request);
-    char body[256];
-    size_t length;
 
     (void)interrupts;
-    if (http_read_body(request, body, sizeof body, &length) ==
-        ERROR_CLIENT_GONE) /* of no interest, but it is to be read */
+    if (!http_skip_body(request))
         return;
     if (!resource && !http_path_is(request, "/messages/poll"))
         http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);

@@ -5,17 +5,19 @@
 #include "log.h"
 #include "memory.h"
 #include "poll_log.h"
+#include "poll_request.h"
 #include "poll_waiter.h"
 #include "scoreboard.h"
 #include "tally.h"
 
 #include <json-c/json.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char METHODS[] = "POST, OPTIONS";
 
-enum { ANSWER_KEPT_BYTES = 64 * 1024, TRIM_POLLS = 16 };
+enum { KEPT_BYTES = 64 * 1024, TRIM_POLLS = 16 };
 
 /* A poll's client, as the poll sees it. */
 struct connection {
@@ -65,15 +67,19 @@ static enum error send_outcome(struct worker *worker, const struct poll_waiter *
     return error;
 }
 
-/* A large answer's memory is not kept. */
-static void trim_answer(struct worker *worker)
+/* Gives back the memory of a large request or answer: thousands of workers would keep it. */
+static void trim(struct worker *worker)
 {
     struct printbuf *small;
 
-    if (worker->answer->size > ANSWER_KEPT_BYTES && (small = printbuf_new())) {
+    if (worker->answer->size > KEPT_BYTES && (small = printbuf_new())) {
         printbuf_free(worker->answer);
         worker->answer = small;
+        worker->is_large = true;
     }
+    if (worker->is_large)
+        (void)malloc_trim(0);
+    worker->is_large = false;
 }
 
 /* Counts and logs a request that was refused before it was a poll. */
@@ -130,30 +136,47 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
     tally_poll(worker->tally, &waiter, error);
     poll_waiter_release(&waiter);
-    trim_answer(worker);
+}
+
+static enum error read_request(struct worker *worker, FCGX_Request *request, struct poll_request *asked,
+                               struct json_object **detail)
+{
+    const int max_topics = (int)worker->config.max_topics;
+    char *body = NULL;
+    size_t length = 0;
+    enum error error = http_read_body(request, poll_request_max_bytes(max_topics), &body, &length);
+
+    memory_insist(true);
+    if (!error)
+        error = poll_request_parse(asked, body, length, max_topics, detail);
+    memory_insist(false);
+    free(body);
+    /* 0: it was not kept, and may have been of any size. */
+    worker->is_large = length == 0 || length > KEPT_BYTES;
+    if (worker->is_large)
+        (void)malloc_trim(0); /* the poll may wait for a minute */
+    return error;
 }
 
 static void serve_request(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct json_object *detail = NULL;
     struct poll_request asked;
-    size_t length = 0;
-    enum error error = http_read_body(request, worker->body, sizeof worker->body, &length);
+    const bool is_found = http_path_is(request, "/messages/poll");
+    enum error error;
 
+    if (is_found && http_method_is(request, "POST"))
+        error = read_request(worker, request, &asked, &detail);
+    else if (!http_skip_body(request))
+        error = ERROR_CLIENT_GONE;
+    else
+        error = is_found ? ERROR_METHOD : ERROR_NOT_FOUND;
     if (error == ERROR_CLIENT_GONE)
         return;
-    if (!http_path_is(request, "/messages/poll")) {
-        error = ERROR_NOT_FOUND;
-    } else if (http_method_is(request, "OPTIONS")) {
+    if (error == ERROR_METHOD && http_method_is(request, "OPTIONS")) {
         http_send_options(request, &worker->config, METHODS);
         return;
-    } else if (!http_method_is(request, "POST")) {
-        error = ERROR_METHOD;
     }
-    memory_insist(true);
-    if (!error)
-        error = poll_request_parse(&asked, worker->body, length, (int)worker->config.max_topics, &detail);
-    memory_insist(false);
     if (error) {
         http_send_error(request, &worker->config, error, detail, METHODS);
         note_refusal(worker, request, error);
@@ -189,6 +212,7 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
 
     set_state(worker, SLOT_SERVING);
     serve_request(worker, request, interrupts);
+    trim(worker);
     if (worker->scoreboard && ++worker->served % TRIM_POLLS == 0)
         scoreboard_trim(worker->scoreboard);
     set_state(worker, SLOT_IDLE);

@@ -6,8 +6,9 @@
 #define PGPOLL_WORKER_H
 
 #include "config.h"
-#include "poll_request.h"
 #include "server.h"
+
+#include <stdbool.h>
 
 struct listener;
 struct printbuf;
@@ -25,7 +26,7 @@ struct worker {
     struct listener *listener;
     struct printbuf *answer; /* used for one after the other */
     unsigned served;
-    char body[POLL_REQUEST_MAX_BYTES];
+    bool is_large; /* this request or its answer takes much memory */
 };
 
 /* Its life. listener: taken; NULL: there was no memory for one. Returns the status to exit with; what went wrong is logged. */

@@ -34,9 +34,14 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 
 \ir roles.sql
 \if :older
-    -- While an upgrade runs nobody prunes and no transaction that publishes is under way. What reads goes on: alter feed before
-    -- messages, which is the order in which a reader locks them.
-    LOCK TABLE pgpoll.retention, pgpoll.messages IN SHARE ROW EXCLUSIVE MODE;
+    -- While an upgrade runs nobody prunes and no transaction that publishes is under way. What reads goes on,
+    -- until something is altered: see the lock order in tables.sql. Before version 3 prune() locked retention
+    -- first.
+    SELECT :installed < 3 AS retention_first \gset
+    \if :retention_first
+        LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
+    \endif
+    LOCK TABLE pgpoll.messages, pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
     \ir upgrade.sql
 \endif
 \ir tables.sql
@@ -68,6 +73,8 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/schema_version.sql
 \ir watch_views.sql
 \ir functions/metrics.sql
+\ir functions/problems.sql
+\ir functions/try_position.sql
 \ir grants.sql
 COMMIT;
 \if :older

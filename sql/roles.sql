@@ -1,11 +1,19 @@
--- Three group roles; an operator grants them to login roles. They belong to the cluster, so another database may have made them.
+-- Three group roles, which an operator grants to login roles. Roles belong to the cluster: another database, or an administrator
+-- on behalf of an owner without CREATEROLE, may have created them.
 DO $$
 DECLARE
     role_name text;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor'] LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role_name) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+            EXCEPTION WHEN insufficient_privilege THEN
+                RAISE insufficient_privilege
+                    USING MESSAGE = format('role %s may not create role %s', current_user, role_name),
+                          HINT = 'Have a role with CREATEROLE run: CREATE ROLE pgpoll_publisher NOLOGIN;'
+                                 ' CREATE ROLE pgpoll_poller NOLOGIN; CREATE ROLE pgpoll_monitor NOLOGIN;';
+            END;
         END IF;
     END LOOP;
 END $$;

@@ -1,3 +1,15 @@
+-- Lock order. A transaction that locks more than one of these tables locks messages first, in the strongest
+-- mode that it will need, and keeps that lock; then retention; then feed_lock; the others after these. So do
+-- the functions, prune.sql, install.sql and upgrades.
+--
+-- messages comes first because TRUNCATE leaves no choice: it holds ACCESS EXCLUSIVE there before its trigger
+-- runs. It follows that who holds ACCESS EXCLUSIVE on messages meets nobody halfway: every other transaction
+-- waits for messages and holds no lock yet, or is done. Readers and assign_batch() take ACCESS SHARE, which
+-- only TRUNCATE and upgrades wait for; prune() takes ROW EXCLUSIVE as publishers do. feed_lock is for those
+-- who give positions, retention (SHARE ROW EXCLUSIVE) for those who prune: one at a time. An upgrade that
+-- alters any of these tables, not only adds to them, therefore begins with LOCK TABLE pgpoll.messages IN
+-- ACCESS EXCLUSIVE MODE.
+
 -- What a topic may be: the same rule as topic_check() in src/topic.c. Domains, because the CHECK constraints of a table are parsed anew
 -- for every INSERT. Separate from CREATE DOMAIN, and NOT VALID, for upgrades/2.sql: what is there passed the same rules.
 SELECT to_regtype('pgpoll.topic_name') IS NULL AS missing \gset

@@ -23,7 +23,8 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
                    WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'truncate_messages') THEN
-        CREATE TRIGGER truncate_messages AFTER TRUNCATE ON pgpoll.messages EXECUTE FUNCTION pgpoll.truncate_messages();
+        CREATE TRIGGER truncate_messages BEFORE TRUNCATE ON pgpoll.messages
+            EXECUTE FUNCTION pgpoll.truncate_messages();
         ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER truncate_messages;
     END IF;
 END $$;

@@ -82,6 +82,9 @@ struct catch_up_batch catch_up_batch(const PGresult *result)
 
     if (PQntuples(result) == 0)
         return batch; /* deleted meanwhile */
+    batch.read_only = database_int4(result, 0, ASSIGNED) < 0;
+    if (batch.read_only)
+        return batch;
     batch.assigned = database_int4(result, 0, ASSIGNED);
     batch.previous = database_int8(result, 0, PREVIOUS);
     if (!is_null(result, 0, POSITION))
@@ -112,8 +115,8 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
 }
 
 enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,
-                        const struct statement *first, const int64_t *positions, int64_t page_bytes, struct page *page,
-                        int64_t deadline_ms)
+                        const struct statement *first, bool *first_is_true, const int64_t *positions,
+                        int64_t page_bytes, struct page *page, int64_t deadline_ms)
 {
     enum { MOST = 4 };
     struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MOST];
@@ -135,6 +138,8 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     error = database_run(database, statements, count, results, deadline_ms);
     if (!error && remote_user && !database_is_true(results[0]))
         error = ERROR_DENIED;
+    if (!error && first)
+        *first_is_true = database_is_true(results[count - 3]);
     if (!error)
         error = fill_page(results[count - 1], request, page);
 out:

@@ -40,6 +40,7 @@ bool catch_up_batch_statement(struct statement *statement, int max_messages, int
 
 /* What its result says. */
 struct catch_up_batch {
+    bool read_only;   /* nothing can be given a position now: the database is read-only */
     int assigned;     /* so many new messages there were */
     int64_t previous; /* between this position and them there is nothing */
     int message_count; /* 0: they are too many for one result; else a row each, in order: catch_up_message(), topic in column 0 */
@@ -51,13 +52,13 @@ struct catch_up_batch catch_up_batch(const PGresult *result);
 struct message catch_up_message(const PGresult *result, int row);
 
 /*
- * Reads one page into a cleared page, by deadline_ms, in one network write of up to four transactions: first, where remote_user
- * is not NULL, whether that user may poll these topics; then whatever first is (NULL: nothing); then new messages are given
- * their positions; then the page.
+ * Reads one page into a cleared page, by deadline_ms, in one network write of up to four transactions: it asks whether remote_user may
+ * poll these topics (NULL: does not ask), runs first (NULL: nothing) and sets *first_is_true to whether that returned true, has new
+ * messages given their positions, and reads the page.
  * ERROR_DENIED, ERROR_MEMORY and the errors of database_run(); the page is clear then.
  */
 enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,
-                        const struct statement *first, const int64_t *positions, int64_t page_bytes, struct page *page,
-                        int64_t deadline_ms);
+                        const struct statement *first, bool *first_is_true, const int64_t *positions,
+                        int64_t page_bytes, struct page *page, int64_t deadline_ms);
 
 #endif

@@ -25,13 +25,24 @@ struct config {
     int64_t peer_timeout_s;
     int64_t heartbeat_s;          /* 0: none */
     const char *catch_up_service; /* "": none */
-    const char *cors_origin;      /* "": no CORS headers */
+    const char *cors_origin;      /* a list for cors_allows() */
     const char *host;
     const char *log;
     enum log_level log_level;
 };
 
-/* Reads the environment. false: a value is bad; error (size bytes) says which and why, and *config is untouched. */
+/*
+ * Variables with our prefix that are no settings. config_load() accepts them; every other unknown PGPOLL_ name it refuses,
+ * for it is a typing error. Whoever gives our programs another one in their environment adds it here.
+ */
+#define CONFIG_OLD_WORKERS "PGPOLL_OLD_WORKERS" /* a manager gives it to the program that it becomes */
+#define CONFIG_PROGRAM "PGPOLL_PROGRAM"         /* pgpoll-check: the pgpoll.fcgi to run */
+#define CONFIG_URL "PGPOLL_URL"                 /* deploy/local: where the web server of $RUN/env answers */
+
+/*
+ * Reads the environment. false: a value is bad, or a PGPOLL_ name is unknown; error (size bytes) says which, why and what
+ * to write instead, and *config is untouched.
+ */
 bool config_load(struct config *config, char *error, size_t size);
 
 /* Prints every variable with its default and limits. */

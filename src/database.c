@@ -136,6 +136,19 @@ static bool is_passing(const char *sqlstate)
     return false;
 }
 
+/* As fail(), with what the server says: the message and, if there is one and it is wanted, the hint. */
+static enum error fail_with(struct database *database, enum error error, const PGresult *result, bool hint_wanted)
+{
+    const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    const char *hint = hint_wanted ? PQresultErrorField(result, PG_DIAG_MESSAGE_HINT) : NULL;
+    char text[sizeof database->error];
+
+    if (!message)
+        return fail(database, error, PQerrorMessage(database->connection));
+    (void)snprintf(text, sizeof text, "%s%s%s", message, hint ? ": " : "", hint ? hint : "");
+    return fail(database, error, text);
+}
+
 /* Takes over the result of the statement whose turn it is; after its first one that is not NULL, all are dropped. */
 static void pipeline_take(struct database *database, struct pipeline *pipeline, PGresult *result)
 {
@@ -148,12 +161,11 @@ static void pipeline_take(struct database *database, struct pipeline *pipeline, 
         *slot = result;
     } else if (result) {
         const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-        const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 
         if (!pipeline->outcome)
             pipeline->outcome =
-                fail(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
-                     message ? message : PQerrorMessage(database->connection));
+                fail_with(database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY,
+                          result, pipeline == &database->asked);
         PQclear(result);
     }
 }

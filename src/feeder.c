@@ -22,12 +22,13 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,      /* answered together */
-    OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500, /* and when it is asked again */
-    CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
-    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
-    DELIVERY_MS = 1000,   /* a beat may take */
+    QUESTIONS = 512,          /* answered together */
+    OPEN_MS = 2500,           /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
+    OPEN_AGAIN_MS = 1500,     /* and when it is asked again */
+    CONFIRM_MS = 1000,        /* a message that no notification told of is published after so long */
+    DEAF_MS = 7500,           /* so long before the last beat that was sent none was heard: that is two */
+    DELIVERY_MS = 1000,       /* a beat may take */
+    READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
     LOOK_MS = 5000, /* without having heard anything: another manager may have died while the doorbell was muted */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
@@ -73,6 +74,7 @@ struct feeder {
     uint64_t cycle_number;
     enum error away; /* why, as far as it was logged */
     bool relisten;   /* the connection is a new one */
+    bool read_only;  /* the database gave no positions when it was asked last */
     uint64_t polls;  /* when can_poll() was asked about last */
     int64_t retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
     struct printbuf *json;
@@ -331,11 +333,11 @@ static bool batch_statements(struct feeder *feeder, int64_t now_ms)
     feeder->look_ms = now_ms + LOOK_MS;
     cycle->action = doorbell_look(&feeder->doorbell, now_ms);
     if (cycle->action == DOORBELL_MUTE) {
-        statement = exchange_add(&feeder->exchange, "SELECT pgpoll.mute_doorbell($1)");
+        statement = exchange_add(&feeder->exchange, "SELECT pgpoll.mute_doorbell($1) WHERE " STATEMENT_WRITABLE);
         if (!statement_add_int4(statement, DOORBELL_MUTE_MS))
             return false;
     } else if (cycle->action == DOORBELL_UNMUTE) {
-        (void)add_statement(feeder, "SELECT pgpoll.unmute_doorbell()", &cycle->unmute_at);
+        (void)add_statement(feeder, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE, &cycle->unmute_at);
     }
     return catch_up_batch_statement(add_statement(feeder, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
 }
@@ -493,6 +495,19 @@ static void wake_fed(struct feeder *feeder)
     feeder->fed_count = 0;
 }
 
+/* A read-only database still serves what has a position. */
+static void set_read_only(struct feeder *feeder, bool read_only)
+{
+    if (read_only)
+        feeder->look_ms = clock_min(feeder->look_ms, clock_monotonic_ms() + READ_ONLY_LOOK_MS);
+    if (read_only && !feeder->read_only)
+        log_write(LOG_LEVEL_WARNING, "the database is read-only (default_transaction_read_only): new messages are not "
+                                     "delivered and statistics are not updated until it is writable again");
+    else if (feeder->read_only && !read_only)
+        log_write(LOG_LEVEL_INFO, "the database is writable again");
+    feeder->read_only = read_only;
+}
+
 /*
  * A batch that follows on what the window has goes there at once. Others gave positions, too, if it does not: then these are announced
  * like those, and all are read in their order.
@@ -504,6 +519,9 @@ static void take_batch(struct feeder *feeder, const PGresult *result)
     bool all_ring = cycle->unmute_at >= 0 && database_is_true(feeder->exchange.results[cycle->unmute_at]);
 
     doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
+    set_read_only(feeder, batch.read_only);
+    if (batch.read_only)
+        return;
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
     if (PQntuples(result) > 0 && feeder->announced > batch.previous)
         feeder->announced = feeder->complete_to = cycle->end = feeder->full_ms = 0;

@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "config.h"
 #include "database.h"
+#include "log.h"
 #include "poll_request.h"
 #include "statement.h"
 #include "tally.h"
@@ -22,11 +23,15 @@ struct listener_direct {
     struct json_object *counts; /* what a statement borrows */
     bool counts_began;          /* everything that is counted has a row */
     bool lost;                  /* the connection */
+    bool read_only;             /* the database would not have anything written down */
     int64_t written_ms;
 };
 
 /* A poll that does not wait has its counts written with a later one's, but not much later. */
 enum { WRITE_MS = 1000 };
+
+/* While the database is read-only, a waiting poll looks this often whether new messages can be given positions again. */
+enum { READ_ONLY_LOOK_MS = 1000 };
 
 /* ---- what was counted */
 
@@ -47,7 +52,29 @@ static void forget_counts(struct listener_direct *listener)
     listener->written_ms = clock_monotonic_ms();
 }
 
-/* Runs a statement about this worker: its host, its process and its counts are $1, $2 and $3. */
+/* A read-only database still serves what has a position. */
+static void set_read_only(struct listener_direct *listener, bool read_only)
+{
+    if (read_only && !listener->read_only)
+        log_write(LOG_LEVEL_WARNING, "the database is read-only (default_transaction_read_only): new messages are not "
+                                     "delivered and statistics are not updated until it is writable again");
+    else if (listener->read_only && !read_only)
+        log_write(LOG_LEVEL_INFO, "the database is writable again");
+    listener->read_only = read_only;
+}
+
+/* Takes what came of a statement that has the counts: whether it wrote them down. */
+static void take_outcome(struct listener_direct *listener, bool written)
+{
+    if (written)
+        forget_counts(listener);
+    set_read_only(listener, !written);
+}
+
+/*
+ * Runs a statement about this worker: its host, its process and its counts are $1, $2 and $3. It returns whether the counts are written
+ * down.
+ */
 static enum error write_down(struct listener_direct *listener, const char *sql)
 {
     struct statement statement;
@@ -63,7 +90,7 @@ static enum error write_down(struct listener_direct *listener, const char *sql)
                              clock_monotonic_ms() + listener->config->query_timeout_s * 1000);
     }
     if (!error)
-        forget_counts(listener);
+        take_outcome(listener, database_is_true(result));
     PQclear(result);
     statement_release(&statement);
     return error;
@@ -77,8 +104,11 @@ static bool subscribe_statement(struct statement *statement, struct listener_dir
     int64_t now_ms = clock_monotonic_ms();
     const char *counts = take_counts(listener);
 
-    statement_init(statement, "SELECT pgpoll.begin_wait($2, $3, $1, $4, $5, $6),"
-                              " pgpoll.write_listener($2, $3, 1, NULL, NULL, $7::json) FROM pgpoll.listen($1) LIMIT 1");
+    statement_init(statement,
+                   "SELECT " STATEMENT_WRITABLE ","
+                   " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.begin_wait($2, $3, $1, $4, $5, $6) END,"
+                   " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.write_listener($2, $3, 1, NULL, NULL, $7::json) END"
+                   " FROM pgpoll.listen($1) LIMIT 1");
     if (!counts || !statement_add_topics(statement, poll->request->topics, poll->request->topic_count))
         return false;
     statement_add_text(statement, listener->config->host);
@@ -98,17 +128,19 @@ static enum error direct_read(struct listener *base, const struct listener_poll 
     struct listener_direct *listener = (struct listener_direct *)base;
     struct statement subscribe = { 0 };
     const bool subscribes = how & LISTENER_SUBSCRIBE;
+    bool written = false;
     enum error error = ERROR_MEMORY;
 
     if (!subscribes || subscribe_statement(&subscribe, listener, poll)) {
         listener->subscribed = listener->subscribed || subscribes; /* even if only half of it gets there */
         error = catch_up_run(listener->database, poll->request, how & LISTENER_AUTHORIZE ? poll->remote_user : NULL,
-                             subscribes ? &subscribe : NULL, positions, listener->config->page_bytes, page, give_up_ms);
+                             subscribes ? &subscribe : NULL, &written, positions, listener->config->page_bytes, page,
+                             give_up_ms);
     }
     statement_release(&subscribe);
     if (!error) {
         if (subscribes)
-            forget_counts(listener);
+            take_outcome(listener, written);
         tally_add(listener->counting, TALLY_TABLE_PAGES, 1);
         tally_add(listener->counting, TALLY_RECONNECTS, listener->lost);
     }
@@ -119,18 +151,23 @@ static enum error direct_read(struct listener *base, const struct listener_poll 
 static enum error direct_wait(struct listener *base, const struct interrupts *interrupts, int64_t deadline_ms)
 {
     struct listener_direct *listener = (struct listener_direct *)base;
-    enum error error = database_wait_news(listener->database, interrupts, deadline_ms);
+    const int64_t look_ms = listener->read_only ? clock_monotonic_ms() + READ_ONLY_LOOK_MS : INT64_MAX;
+    enum error error = database_wait_news(listener->database, interrupts, clock_min(deadline_ms, look_ms));
 
+    if (error == ERROR_TIMEOUT && look_ms < deadline_ms)
+        error = ERROR_NONE;
     listener->lost = error == ERROR_DATABASE_AWAY;
     return error;
 }
 
-static const char write_listener[] = "SELECT pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json)";
+static const char write_listener[] = "SELECT " STATEMENT_WRITABLE ", CASE WHEN " STATEMENT_WRITABLE
+                                     " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END";
 
 static void direct_end(struct listener *base)
 {
     static const char end_wait[] =
-        "SELECT pgpoll.end_wait($1, $2), pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json)";
+        "SELECT " STATEMENT_WRITABLE ", pgpoll.end_wait($1, $2),"
+        " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END";
     struct listener_direct *listener = (struct listener_direct *)base;
     const bool subscribed = listener->subscribed;
 

@@ -16,7 +16,8 @@
 enum {
     CROWDED_MS = 1000,
     QUICK_READ_MS = 500, /* a page may take, once it is its turn */
-    LAST_WORD_MS = 100
+    LAST_WORD_MS = 100,
+    NAMES_KEPT_BYTES = 64 * 1024
 };
 
 struct listener_managed {
@@ -58,8 +59,9 @@ static enum error wait_answer(struct listener_managed *listener, const struct in
     }
 }
 
-static void put_question(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
-                         int64_t give_up_ms)
+/* Returns how many bytes of names the slot holds then. */
+static size_t put_question(struct listener_managed *listener, const struct listener_poll *poll, bool authorize,
+                           int64_t give_up_ms)
 {
     struct slot *slot = listener->slot;
     char *names = scoreboard_names(listener->scoreboard, slot);
@@ -71,7 +73,6 @@ static void put_question(struct listener_managed *listener, const struct listene
     for (int i = 0; i < poll->request->topic_count; i++) {
         const struct poll_topic *topic = &poll->request->topics[i];
 
-        /* All names together are shorter than the body they came in. */
         memcpy(names + at, topic->name, topic->length);
         atomic_store_explicit(&slot->topics[i].name_at, at, memory_order_relaxed);
         atomic_store_explicit(&slot->topics[i].name_length, (uint32_t)topic->length, memory_order_relaxed);
@@ -81,6 +82,7 @@ static void put_question(struct listener_managed *listener, const struct listene
     atomic_store(&slot->asked, ++listener->asked);
     (void)atomic_fetch_or(&listener->scoreboard->askers[listener->number / 64], UINT64_C(1) << listener->number % 64);
     scoreboard_ring(listener->scoreboard);
+    return at;
 }
 
 /*
@@ -92,13 +94,16 @@ static enum error ask(struct listener_managed *listener, const struct listener_p
 {
     /* A question that was not answered in an earlier poll's time is still the manager's. */
     enum error error = wait_answer(listener, poll->interrupts, give_up_ms);
+    size_t names_size = 0;
 
     if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
         return ERROR_DENIED; /* nobody is called so */
     if (!error) {
-        put_question(listener, poll, authorize, give_up_ms);
+        names_size = put_question(listener, poll, authorize, give_up_ms);
         error = wait_answer(listener, poll->interrupts, give_up_ms);
     }
+    if (!error && names_size > NAMES_KEPT_BYTES)
+        scoreboard_forget_names(listener->scoreboard, listener->slot);
     if (!error)
         error = listener->reply->error;
     for (int i = 0; !error && i < poll->request->topic_count; i++) {

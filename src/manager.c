@@ -38,7 +38,7 @@ enum {
 };
 
 /* A descriptor that holds the old workers' process ids, left by the program that ran in this process before. */
-static const char OLD_WORKERS[] = "PGPOLL_OLD_WORKERS";
+static const char OLD_WORKERS[] = CONFIG_OLD_WORKERS;
 
 struct manager {
     const struct config *config;

@@ -1,8 +1,8 @@
 #include "poll_request.h"
 
+#include "json_text.h"
 #include "json_tree.h"
 #include "topic.h"
-#include "utf8.h"
 
 #include <json-c/json.h>
 #include <limits.h>
@@ -12,6 +12,17 @@
 #include <string.h>
 
 enum { TIMEOUT_MAX_S = 60, TIMEOUT_DEFAULT_S = 30, LIMIT_MAX = 1000, LIMIT_DEFAULT = 100 };
+
+enum {
+    ESCAPED_CHARACTER_BYTES = 12, /* a surrogate pair */
+    CURSOR_BYTES = 280, /* of a topic: its cursor, every character of it escaped, punctuation and white space */
+    OTHER_BYTES = 64 * 1024
+};
+
+size_t poll_request_max_bytes(int max_topics)
+{
+    return OTHER_BYTES + (size_t)max_topics * (2 * TOPIC_MAX_CHARACTERS * ESCAPED_CHARACTER_BYTES + CURSOR_BYTES);
+}
 
 /* ---- the list of what is wrong; FastAPI's shape, which the API document shows */
 
@@ -64,129 +75,42 @@ static void fault_add(struct faults *faults, struct place place, const char *mes
 
 /* ---- from bytes to a JSON object */
 
-static bool is_one_of(const char *set, const char *body, size_t length, size_t at)
+static void fault_add_malformed(struct faults *faults, struct json_text_fault fault)
 {
-    return at < length && body[at] != '\0' && strchr(set, body[at]);
+    fault_add(faults, (struct place){ NULL, NULL, (int64_t)fault.offset }, fault.message, "value_error.jsondecode");
 }
 
-/* Of a byte outside strings: a dot without a digit on either side, or the first of several digits and zero. */
-static bool is_bad_number(const char *body, size_t length, size_t at)
-{
-    static const char digits[] = "0123456789";
-
-    if (body[at] == '.')
-        return at == 0 || !is_one_of(digits, body, length, at - 1) || !is_one_of(digits, body, length, at + 1);
-    if (body[at] != '0' || !is_one_of(digits, body, length, at + 1))
-        return false;
-    if (at > 0 && body[at - 1] == '-')
-        at--;
-    return at == 0 || !is_one_of("0123456789.eE+", body, length, at - 1);
-}
-
-/* Reads \uXXXX; false: that is not what stands there. */
-static bool read_unit(const char *body, size_t end, size_t at, unsigned *unit)
-{
-    char digits[5] = "";
-
-    if (end - at < 6 || body[at] != '\\' || body[at + 1] != 'u')
-        return false;
-    memcpy(digits, body + at + 2, 4);
-    if (strspn(digits, "0123456789abcdefABCDEF") != 4)
-        return false;
-    *unit = (unsigned)strtoul(digits, NULL, 16);
-    return true;
-}
-
-/* The length of the escape at a backslash, as far as it matters here; 0: half a surrogate pair, which is no character. */
-static size_t escape_length(const char *body, size_t end, size_t at)
-{
-    unsigned unit, low;
-
-    if (!read_unit(body, end, at, &unit))
-        return 2;
-    if (unit < 0xd800 || unit > 0xdfff)
-        return 6;
-    return unit < 0xdc00 && read_unit(body, end, at + 6, &low) && low >= 0xdc00 && low <= 0xdfff ? 12 : 0;
-}
-
-/*
- * json-c, even when strict, also takes 'x', NaN, Infinity, 1., -.5 and 00, and overlong UTF-8; of half a surrogate pair it makes
- * U+FFFD, and a member's name it cuts at \u0000. Returns the offset of the first byte that cannot stand there in JSON, or length.
- */
-static size_t strict_length(const char *body, size_t length)
-{
-    size_t end = utf8_valid_length(body, length), escape, nul_at = 0;
-    bool in_string = false;
-
-    for (size_t at = 0; at < end; at++) {
-        if (in_string) {
-            if ((unsigned char)body[at] < ' ')
-                return at;
-            if (body[at] == '\\') {
-                escape = escape_length(body, end, at);
-                if (escape == 0)
-                    return at;
-                if (escape == 6 && memcmp(body + at, "\\u0000", escape) == 0)
-                    nul_at = at;
-                at += escape - 1;
-            } else if (body[at] == '"') {
-                in_string = false;
-            }
-        } else if (body[at] == '"') {
-            in_string = true;
-            nul_at = 0;
-        } else if (body[at] == ':' && nul_at > 0) {
-            return nul_at;
-        } else if (body[at] == '\0' || !strchr("{}[]:, \t\r\n0123456789+-.eEtrufalsn", body[at]) ||
-                   is_bad_number(body, end, at)) {
-            return at;
-        }
-    }
-    return end;
-}
-
-static void fault_add_malformed(struct faults *faults, const char *message, size_t offset)
-{
-    fault_add(faults, (struct place){ NULL, NULL, (int64_t)offset }, message, "value_error.jsondecode");
-}
-
-/*
- * json-c follows JSON_TOKENER_DEFAULT_DEPTH (32) levels, and so do we: deeper is refused, even in a member that would be ignored.
- * Returns the parsed object, owned by the caller, or NULL with at least one fault added or memory out.
- */
-static struct json_object *parse_object(const char *body, size_t length, struct faults *faults)
+/* Returns a new object, or NULL when memory is out. json: an object, as json_text_rewrite() leaves it. */
+static struct json_object *parse_json(const char *json, size_t length)
 {
     struct json_tokener *tokener = json_tokener_new();
-    struct json_object *value = NULL;
-    size_t strict = strict_length(body, length), read = 0;
+    struct json_object *value = tokener ? json_tokener_parse_ex(tokener, json, (int)length) : NULL;
 
-    if (!tokener) {
+    if (tokener)
+        json_tokener_free(tokener);
+    return value;
+}
+
+/* Returns the parsed object, owned by the caller, or NULL with one fault added or memory out. */
+static struct json_object *parse_object(const char *body, size_t length, struct faults *faults)
+{
+    static const char *const members[] = { "\"topics\"", "\"since\"", "\"timeout\"", "\"limit\"", NULL };
+    struct json_text_fault fault;
+    struct json_object *value = NULL;
+    char *json = malloc(length + 1);
+    size_t written;
+
+    if (!json) {
         faults->out_of_memory = true;
-        return NULL;
-    }
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
-    if (strict < length) {
-        fault_add_malformed(faults, "invalid character", strict);
-        goto out;
-    }
-    value = json_tokener_parse_ex(tokener, body, (int)length);
-    /* A number, true, false or null that ends the body leaves the tokener waiting for more digits or letters. */
-    if (json_tokener_get_error(tokener) == json_tokener_continue && length > 0 && !strchr("{[\"", body[0])) {
-        value = json_tokener_parse_ex(tokener, " ", 1);
-        read = length;
-    }
-    if (json_tokener_get_error(tokener) == json_tokener_continue) {
-        fault_add_malformed(faults, "unexpected end of data", length);
-    } else if (json_tokener_get_error(tokener) != json_tokener_success) {
-        fault_add_malformed(faults, json_tokener_error_desc(json_tokener_get_error(tokener)),
-                            read + json_tokener_get_parse_end(tokener));
-    } else if (!json_object_is_type(value, json_type_object)) {
+    } else if (!json_text_rewrite(body, length, members, json, &written, &fault)) {
+        fault_add_malformed(faults, fault);
+    } else if (json[0] != '{') {
         fault_add(faults, BODY, "value is not a valid dict", "type_error.dict");
-        json_object_put(value);
-        value = NULL;
+    } else {
+        value = parse_json(json, written);
+        faults->out_of_memory = !value;
     }
-out:
-    json_tokener_free(tokener);
+    free(json);
     return value;
 }
 
@@ -279,13 +203,16 @@ static void check_topics(struct json_object *body, int max_topics, bool *all_bla
     }
 }
 
-/* Fills in the cursor of a topic that was asked for. */
-static void read_cursor(struct json_object *since, struct poll_topic *topic, struct faults *faults)
+/* Fills in the cursor of a topic that was asked for, and keeps its entry of "since". */
+static void read_cursor(struct json_object *since, struct poll_topic *topic, struct json_object *kept,
+                        struct faults *faults)
 {
     struct json_object *given = json_object_object_get(since, topic->name);
 
     if (!given)
         return;
+    if (!json_tree_add_member(kept, topic->name, json_object_get(given)))
+        faults->out_of_memory = true;
     if (!json_object_is_type(given, json_type_string)) {
         fault_add(faults, (struct place){ "since", topic->name, -1 }, "str type expected", "type_error.str");
         return;
@@ -293,6 +220,25 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
     topic->since = json_object_to_json_string_ext(given, JSON_C_TO_STRING_NOSLASHESCAPE);
     faults->out_of_memory = faults->out_of_memory || !topic->since;
     topic->cursor = cursor_parse(json_object_get_string(given), (size_t)json_object_get_string_len(given));
+}
+
+/*
+ * Fills in all cursors. Entries of other topics are dropped: a body of them takes megabytes, and the poll may wait
+ * for a minute. PHP sends an empty array for an empty object.
+ */
+static void read_since(struct poll_request *request, struct faults *faults)
+{
+    struct json_object *since = json_object_object_get(request->body, "since"), *kept;
+
+    if (json_object_is_type(since, json_type_object)) {
+        kept = json_object_new_object();
+        for (int i = 0; kept && i < request->topic_count; i++)
+            read_cursor(since, &request->topics[i], kept, faults);
+        if (!json_tree_add_member(request->body, "since", kept))
+            faults->out_of_memory = true;
+    } else if (since && !(json_object_is_type(since, json_type_array) && json_object_array_length(since) == 0)) {
+        fault_add(faults, place_of("since"), "value is not a valid dict", "type_error.dict");
+    }
 }
 
 /* Fills the request's topics, each once, from a checked array. */
@@ -328,9 +274,9 @@ enum error poll_request_parse(struct poll_request *request, const char *body, si
 {
     struct poll_request made = { .timeout_s = TIMEOUT_DEFAULT_S, .limit = LIMIT_DEFAULT };
     struct faults faults = { NULL, false };
-    struct json_object *names, *since;
+    struct json_object *names;
     enum error error = ERROR_NONE;
-    bool all_blank = false, has_since;
+    bool all_blank = false;
 
     made.body = parse_object(body, length, &faults);
     if (made.body) {
@@ -339,12 +285,7 @@ enum error poll_request_parse(struct poll_request *request, const char *body, si
         if (json_object_is_type(names, json_type_array) && json_object_array_length(names) <= (size_t)max_topics &&
             json_object_array_length(names) > 0 && !read_topics(&made, names))
             faults.out_of_memory = true;
-        since = json_object_object_get(made.body, "since");
-        has_since = json_object_is_type(since, json_type_object);
-        if (since && !has_since)
-            fault_add(&faults, place_of("since"), "value is not a valid dict", "type_error.dict");
-        for (int i = 0; has_since && i < made.topic_count; i++)
-            read_cursor(since, &made.topics[i], &faults);
+        read_since(&made, &faults);
         read_integer(made.body, "timeout", 0, TIMEOUT_MAX_S, &made.timeout_s, &faults);
         read_integer(made.body, "limit", 1, LIMIT_MAX, &made.limit, &faults);
     }

@@ -1,5 +1,5 @@
 /*
- * What a client asked for: the body of POST /messages/poll, read and checked (spec, "Request Body"; DESIGN.md 1).
+ * What a client asked for: the body of POST /messages/poll, read and checked.
  * Filled by poll_request_parse(), ended by poll_request_release(); nothing changes it in between.
  */
 #ifndef PGPOLL_POLL_REQUEST_H
@@ -11,8 +11,6 @@
 #include <stddef.h>
 
 struct json_object;
-
-enum { POLL_REQUEST_MAX_BYTES = 64 * 1024 };
 
 struct poll_topic {
     const char *name;   /* UTF-8, NUL-terminated, without a NUL inside */
@@ -29,6 +27,13 @@ struct poll_request {
     int limit;                /* messages in one answer */
     struct json_object *body; /* owns every borrowed pointer above */
 };
+
+/*
+ * The longest body that is accepted. It has room for max_topics of the longest names, each character escaped,
+ * and for the same names once more with their cursors in "since", so that a client can always send its poll
+ * again with the answer's next_since; and for 64 KiB of anything else.
+ */
+size_t poll_request_max_bytes(int max_topics);
 
 /*
  * Reads a body of length bytes. max_topics: how many names one request may hold.

@@ -77,7 +77,7 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
     return gap;
 }
 
-/* Takes over where reading started. A gap is kept until it is told. */
+/* Takes over where reading started, and the gaps. */
 static void take_starts(struct poll_waiter *waiter, bool first)
 {
     for (int i = 0; i < waiter->page.topic_count; i++) {
@@ -191,14 +191,24 @@ static enum error wait_news(struct poll_waiter *waiter)
     return error;
 }
 
-/* From the subscription on: until there is a message or a reason to stop. */
+/* Whether the last read gave something to answer with: a message, or a gap, which the client is to know of at once. */
+static bool has_answer(const struct poll_waiter *waiter)
+{
+    bool any = waiter->page.message_count > 0;
+
+    for (int i = 0; !any && i < waiter->page.topic_count; i++)
+        any = waiter->states[i].gap != GAP_NONE;
+    return any;
+}
+
+/* From the subscription on: until there is something to answer with, or a reason to stop. */
 static enum error wait_for_messages(struct poll_waiter *waiter)
 {
     enum error error = read_page(waiter, LISTENER_SUBSCRIBE);
 
-    if (!error && waiter->page.message_count == 0)
+    if (!error && !has_answer(waiter))
         waiter->waits_since_ms = clock_monotonic_ms();
-    while (!error && waiter->page.message_count == 0 && clock_monotonic_ms() < waiter->who.deadline_ms) {
+    while (!error && !has_answer(waiter) && clock_monotonic_ms() < waiter->who.deadline_ms) {
         error = wait_news(waiter);
         /* Subscribing again makes good a lost connection, and a subscription that was lost unnoticed. */
         if (error == ERROR_NONE)
@@ -206,14 +216,14 @@ static enum error wait_for_messages(struct poll_waiter *waiter)
         else if (error == ERROR_TIMEOUT || error == ERROR_DATABASE_AWAY)
             error = read_page(waiter, LISTENER_SUBSCRIBE);
     }
-    return error ? error : waiter->page.message_count > 0 ? ERROR_NONE : ERROR_TIMEOUT;
+    return error ? error : has_answer(waiter) ? ERROR_NONE : ERROR_TIMEOUT;
 }
 
 enum error poll_waiter_run(struct poll_waiter *waiter)
 {
     enum error error = read_page(waiter, LISTENER_AUTHORIZE);
 
-    if (!error && waiter->page.message_count == 0)
+    if (!error && !has_answer(waiter))
         error = waiter->who.request->timeout_s > 0 ? wait_for_messages(waiter) : ERROR_TIMEOUT;
     if (error)
         page_clear(&waiter->page);

@@ -31,7 +31,7 @@ static void serve(const struct config *config, struct database *database, int so
     if (!reading_accept(socket, &reading))
         return; /* who asked is gone; or we are slow, and it sees that */
     if (page_init(&page, question->request->topic_count)) {
-        error = catch_up_run(database, question->request, question->remote_user, NULL, question->positions,
+        error = catch_up_run(database, question->request, question->remote_user, NULL, NULL, question->positions,
                              config->page_bytes, &page, question->give_up_ms);
         reading_answer(socket, question->give_up_ms, error, &page, database_error(database));
         page_release(&page);

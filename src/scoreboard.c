@@ -58,6 +58,12 @@ static size_t set_words(const struct scoreboard_plan *plan)
     return ((size_t)plan->worker_count + BITS - 1) / BITS;
 }
 
+/* Of a slot's names. */
+static size_t names_size(int max_topics)
+{
+    return (size_t)max_topics * TOPIC_MAX_BYTES;
+}
+
 /* The same of the workers' memory. A slot has pages of its own. */
 struct workers_layout {
     size_t sets, slots, slot_stride, end;
@@ -69,8 +75,8 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
 
     /* Who waits for what, who asks, and whose place each poll has. */
     layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + BITS) * set_words(plan) * sizeof(uint64_t));
-    layout.slot_stride =
-        whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) + SCOREBOARD_NAMES_SIZE);
+    layout.slot_stride = whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
+                                     names_size(plan->max_topics));
     layout.end = layout.slots + (size_t)plan->worker_count * layout.slot_stride;
     return layout;
 }
@@ -295,6 +301,16 @@ void scoreboard_trim(struct scoreboard *scoreboard)
     if (mmap(scoreboard->manager, scoreboard->manager_size, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
              scoreboard->manager_fd, 0) != scoreboard->manager)
         _exit(EXIT_FAILURE);
+}
+
+void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot)
+{
+    char *names = scoreboard_names(scoreboard, slot);
+    const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names, end = names_size(scoreboard->max_topics);
+
+    /* The slot's pages end with its names. */
+    if (begin < end)
+        (void)madvise(names + begin, whole_pages(end - begin), MADV_REMOVE);
 }
 
 /* ---- bells */
@@ -546,7 +562,7 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
         const uint32_t at = atomic_load_explicit(&slot->topics[i].name_at, memory_order_relaxed);
         const uint32_t length = atomic_load_explicit(&slot->topics[i].name_length, memory_order_relaxed);
 
-        *sound = *sound && length <= TOPIC_MAX_BYTES && at <= SCOREBOARD_NAMES_SIZE - length;
+        *sound = *sound && length <= TOPIC_MAX_BYTES && at <= names_size(scoreboard->max_topics) - length;
         question->topics[i] = (struct question_topic){ .length = length, .number = (int)at };
     }
     return question;

@@ -31,8 +31,7 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* wait sets, by topic number */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_NAMES_SIZE = 64 * 1024, /* of all topics of one poll; POLL_REQUEST_MAX_BYTES */
-    SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() needs */
+    SCOREBOARD_DESCRIPTORS = 5 /* that scoreboard_join() needs */
 };
 
 enum slot_state {
@@ -197,7 +196,7 @@ struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCR
 struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int number);
 struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int number);
 
-/* A slot's SCOREBOARD_NAMES_SIZE bytes for the names of its question. */
+/* A slot's memory for the names of its question: room for as many of the longest as a poll may have. */
 char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot);
 
 /* A worker's process id, 0: there is none. The nursery writes it before the worker runs, and so before it can have died. */
@@ -208,6 +207,9 @@ int scoreboard_pid(const struct scoreboard *scoreboard, int number);
  * KiB of page table, which in time makes 120 KiB a worker with the window's usual size.
  */
 void scoreboard_trim(struct scoreboard *scoreboard);
+
+/* For a worker, once its question is answered: gives back the memory of the names in it. */
+void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot);
 
 /* Rings the manager's doorbell. */
 void scoreboard_ring(const struct scoreboard *scoreboard);

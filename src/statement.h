@@ -12,6 +12,12 @@ enum { STATEMENT_MAX_PARAMETERS = 7 };
 
 struct poll_topic;
 
+/*
+ * SQL for statements that write: false on a read-only database (default_transaction_read_only), where they are left out. On a standby
+ * they are not, and fail.
+ */
+#define STATEMENT_WRITABLE "(current_setting('transaction_read_only') = 'off' OR pg_is_in_recovery())"
+
 struct statement {
     const char *sql;
     int count;

@@ -12,7 +12,7 @@ enum error stats_read(struct database *database, enum stats_kind kind, PGresult 
     PGresult *results[COUNT];
     enum error error;
 
-    statement_init(&statements[SWEEP], "SELECT pgpoll.sweep_waiters()");
+    statement_init(&statements[SWEEP], "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
     statement_init(&statements[READ], queries[kind]);
     error = database_run(database, statements, COUNT, results, deadline_ms);
     if (error)

@@ -197,6 +197,14 @@ static bool take_counts(struct stats_writer *writer)
 
 /* ---- writing it down */
 
+/* The table has none of our rows, or old ones: all are to be written. */
+static void forget_rows(struct stats_writer *writer)
+{
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        writer->entries[i].pid = 0;
+    writer->gauges = (struct gauges){ 0 };
+}
+
 static void fail(struct stats_writer *writer, enum error error)
 {
     if (writer->away != error)
@@ -205,25 +213,35 @@ static void fail(struct stats_writer *writer, enum error error)
     writer->away = error;
     /* Rows count by their connection, so a new one writes them all anew. */
     database_close(writer->database, NULL);
-    for (int i = 0; i < writer->scoreboard->worker_count; i++)
-        writer->entries[i].pid = 0;
+    forget_rows(writer);
     writer->beat_ms = 0;
     atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 0);
 }
 
-/* What was counted is written by now. Where that was not to be seen, it may be counted twice, rather than not at all. */
+/*
+ * What was counted is written by now, unless the database is read-only: then it is kept. If the answer is lost, it may be counted twice,
+ * rather than not at all.
+ */
 static void succeed(struct stats_writer *writer)
 {
+    const PGresult *listener = writer->exchange.results[writer->exchange.count - 1]; /* add_listener() comes last */
+
     writer->away = ERROR_NONE;
-    writer->tally_began = true;
-    tally_clear(&writer->tally);
     if (writer->beats)
         atomic_store(&writer->scoreboard->sent_ms, writer->exchange.started_ms);
+    if (PQntuples(listener) == 0) {
+        forget_rows(writer);
+        writer->write_ms = writer->exchange.started_ms + BEAT_MS;
+        return;
+    }
+    writer->tally_began = true;
+    tally_clear(&writer->tally);
 }
 
 static void add_polls(struct stats_writer *writer)
 {
-    struct statement *write = exchange_add(&writer->exchange, "SELECT pgpoll.write_waiters($1, $2::json, $3::json)");
+    struct statement *write = exchange_add(
+        &writer->exchange, "SELECT pgpoll.write_waiters($1, $2::json, $3::json) WHERE " STATEMENT_WRITABLE);
 
     statement_add_text(write, writer->config->host);
     statement_add_text(write, json_object_to_json_string_ext(writer->began, JSON_C_TO_STRING_PLAIN));
@@ -232,8 +250,8 @@ static void add_polls(struct stats_writer *writer)
 
 static bool add_listener(struct stats_writer *writer)
 {
-    struct statement *write =
-        exchange_add(&writer->exchange, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json)");
+    struct statement *write = exchange_add(
+        &writer->exchange, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
 
     writer->counts = tally_json(&writer->tally, !writer->tally_began);
     statement_add_text(write, writer->config->host);
@@ -263,7 +281,7 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
 
     writer->write_ms = now_ms + WRITE_MS;
     if (now_ms >= writer->sweep_ms) {
-        (void)exchange_add(&writer->exchange, "SELECT pgpoll.sweep_waiters()");
+        (void)exchange_add(&writer->exchange, "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
         writer->sweep_ms = now_ms + SWEEP_MS;
     }
     if (polls)

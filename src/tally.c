@@ -36,7 +36,7 @@ void tally_poll(struct tally *tally, const struct poll_waiter *waiter, enum erro
         tally_add(tally, TALLY_MESSAGES, (uint64_t)page->message_count);
         tally_add(tally, TALLY_BYTES, (uint64_t)printbuf_length(page->messages));
         /* Of a message that was there before its poll, the age tells about the client. The two clocks may differ. */
-        if (waiter->waits_since_ms)
+        if (waiter->waits_since_ms && page->message_count > 0)
             observe(tally, TALLY_LATENCY_MS, latency_bounds_ms,
                     clock_max(clock_wall_ms() - cursor_position_ms(page->first), 0));
     }

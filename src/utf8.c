@@ -26,6 +26,17 @@ size_t utf8_decode(const char *text, size_t length, uint32_t *character)
     return size;
 }
 
+size_t utf8_encode(uint32_t character, char bytes[static UTF8_MAX_BYTES])
+{
+    const size_t size = character < 0x80 ? 1 : character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
+    static const unsigned first[] = { 0, 0, 0xc0, 0xe0, 0xf0 };
+
+    for (size_t i = size; i-- > 1; character >>= 6)
+        bytes[i] = (char)(0x80 | (character & 0x3f));
+    bytes[0] = (char)(first[size] | character);
+    return size;
+}
+
 size_t utf8_valid_length(const char *text, size_t length)
 {
     size_t at = 0, size;

@@ -37,6 +37,7 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- keeps TRUNCATE away, see tables.sql
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start IS DISTINCT FROM pg_postmaster_start_time() THEN

@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION pgpoll.begin_wait(host text, pid integer, topics text
 RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
     INSERT INTO pgpoll.waiters (host, pid, backend_pid, topics, client, started_at, deadline, seen_at)
     VALUES ($1, $2, pg_backend_pid(), $3, $4,

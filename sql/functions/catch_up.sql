@@ -13,6 +13,7 @@ CREATE OR REPLACE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], ma
 RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json, gap text, oldest bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 -- The one good plan: feed's primary key, then messages' primary key, whatever the statistics say today.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
@@ -23,6 +24,7 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first, see tables.sql
     RETURN QUERY
     SELECT t.no::integer,
            CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN t.newest

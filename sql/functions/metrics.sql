@@ -3,11 +3,12 @@
 CREATE OR REPLACE FUNCTION pgpoll.metrics() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 SET standard_conforming_strings = on -- a body in SQL is parsed at the call
 SET jit = off -- it would take seconds
 AS $$
 WITH family (no, name, type, label_name, help) AS (VALUES
-    (1, 'polls_total', 'counter', 'outcome', 'Polls, by how they ended. ok: with messages; timeout: without; released: early, without, to make room for others or for a restart; client_gone: nobody was there to answer; the rest are errors.'),
+    (1, 'polls_total', 'counter', 'outcome', 'Polls, by how they ended. ok: with messages or a gap; timeout: without; released: early, without, to make room for others or for a restart; client_gone: nobody was there to answer; the rest are errors.'),
     (2, 'delivered_messages_total', 'counter', NULL, 'Messages in answers.'),
     (3, 'delivered_bytes_total', 'counter', NULL, 'Bytes of the messages in answers, as JSON.'),
     (4, 'gaps_total', 'counter', 'reason', 'Topics in answers that told of a gap. expired: messages had been pruned; ahead: the cursor was newer than the database; unknown: it was none of ours.'),

@@ -4,6 +4,7 @@
 CREATE OR REPLACE FUNCTION pgpoll.prune(keep interval, batch integer DEFAULT 5000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
@@ -22,6 +23,7 @@ BEGIN
         RAISE EXCEPTION 'batch must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
+    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- first, see tables.sql
     -- One at a time, so that 0 means that nothing is left.
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
 

@@ -4,6 +4,7 @@
 CREATE OR REPLACE FUNCTION pgpoll.sweep_waiters() RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
     DELETE FROM pgpoll.waiters w
     WHERE w.deadline < now() - interval '1 minute'

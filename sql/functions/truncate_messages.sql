@@ -1,15 +1,72 @@
--- TRUNCATE takes the messages' places in the order with them, and is told to clients as a prune is. With RESTART IDENTITY these places would
--- become the new messages', which would come twice, and under topics of others.
+-- TRUNCATE takes the messages' positions with them, and clients are told of it as of a prune. (With RESTART
+-- IDENTITY, positions that stayed would become the new messages', which would be delivered twice, and under
+-- other topics.)
+--
+-- Messages that have no position yet are gone too, and no position tells which cursors come before them.
+-- Therefore one position more is given, all of their topics count as pruned up to it, and it is announced as
+-- a batch is. TRUNCATE's lock on messages keeps assign_batch() away until this is committed, so feed_lock is
+-- not needed.
 CREATE OR REPLACE FUNCTION pgpoll.truncate_messages() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_nestloop = off
+SET jit = off
 AS $$
+DECLARE
+    level constant text := current_setting('transaction_isolation');
+    mine constant xid8 := pg_current_xact_id_if_assigned(); -- its messages were never committed
+    last pgpoll.batches;
+    known boolean;
+    floor bigint;
+    topics bigint;
 BEGIN
+    -- An older snapshot does not show all that TRUNCATE removes.
+    IF level <> 'read committed' THEN
+        RAISE EXCEPTION 'cannot TRUNCATE pgpoll.messages in a transaction that is %', upper(level) USING
+            ERRCODE = 'invalid_transaction_state',
+            HINT = 'Clients could not be told of all that is removed. Use BEGIN ISOLATION LEVEL READ COMMITTED.';
+    END IF;
+
+    SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
+    floor := greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0),
+                      ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1) + 1;
+    -- Nobody may have looked since the server was started: then transaction numbers may be another cluster's
+    -- (adopt_messages()).
+    known := coalesce(last.server_start = pg_postmaster_start_time(), false);
+    WITH lost (topic) AS (
+        SELECT m.topic FROM pgpoll.messages m
+        WHERE known AND m.xid >= last.next_xid AND m.xid IS DISTINCT FROM mine
+        UNION
+        SELECT m.topic FROM pgpoll.messages m
+        WHERE known AND m.xid = ANY (last.unfinished) AND m.xid < last.next_xid
+          AND m.xid IS DISTINCT FROM mine
+        UNION
+        SELECT m.topic FROM pgpoll.messages m LEFT JOIN pgpoll.feed f ON f.message_id = m.id
+        WHERE NOT known AND f.message_id IS NULL AND m.xid IS DISTINCT FROM mine
+    ), recorded AS (
+        INSERT INTO pgpoll.retention AS r (topic, pruned_to) SELECT l.topic, floor FROM lost l
+        ON CONFLICT (topic) DO UPDATE SET pruned_to = excluded.pruned_to
+        RETURNING r.topic
+    )
+    SELECT count(pg_notify(pgpoll.channel(r.topic), floor::text)) INTO topics FROM recorded r;
+    IF topics > 0 THEN
+        PERFORM setval('pgpoll.last_position', floor);
+        INSERT INTO pgpoll.batches
+        SELECT floor, last.next_xid, last.unfinished, last.server_start, last.cluster, last.messages
+        WHERE last.position IS NOT NULL;
+        PERFORM pg_notify('pgpoll', floor::text);
+    END IF;
+
+    SET LOCAL enable_seqscan = on;
     WITH gone AS (
         DELETE FROM pgpoll.feed f RETURNING f.topic, f.position
     )
     INSERT INTO pgpoll.retention AS r (topic, pruned_to)
     SELECT g.topic, max(g.position) FROM gone g GROUP BY g.topic
-    ON CONFLICT (topic) DO UPDATE SET pruned_to = excluded.pruned_to;
+    ON CONFLICT (topic) DO UPDATE SET pruned_to = greatest(r.pruned_to, excluded.pruned_to);
     RETURN NULL;
 END $$;

@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION pgpoll.write_listener(host text, pid integer, workers
 RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
     INSERT INTO pgpoll.listeners (host, pid, backend_pid, workers, free_workers, hears, seen_at)
     VALUES ($1, $2, pg_backend_pid(), $3, $4, $5, now())

@@ -3,6 +3,7 @@
 CREATE OR REPLACE FUNCTION pgpoll.write_waiters(host text, began json, ended json) RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
     DELETE FROM pgpoll.waiters w
     USING json_array_elements_text($3) AS e (pid)

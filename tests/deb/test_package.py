@@ -122,7 +122,7 @@ def test_installing_starts_nothing(machine):
 def test_pgpoll_setup_starts_it(machine):
     machine.run("runuser -u postgres -- createdb mydb")
     said = machine.says(line("pgpoll-setup "))
-    assert "PGDATABASE=mydb is in /etc/default/pgpoll" in said and "pgpoll.service is enabled and started" in said, said
+    assert "added PGDATABASE=mydb to /etc/default/pgpoll" in said and "enabled and started pgpoll.service" in said, said
     again = machine.says("pgpoll-setup mydb")
     assert "already" in again and "reloaded" in again and "PGDATABASE" not in again, again
     settle(machine, 500)
@@ -159,8 +159,8 @@ def test_nobody_runs_or_listens_as_more_than_needed(machine):
 
 
 def test_pgpoll_check_finds_nothing_wrong(machine):
-    said = machine.says(line("pgpoll-check").replace("pgpoll-check", "pgpoll-check --seconds 1"))
-    assert "WRONG" not in said and "ok     a poll of 1 s took " in said, said
+    said = machine.says(line("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
+    assert "WRONG" not in said and "ok     A poll of 1 s took " in said, said
 
 
 # --- restarts
@@ -300,7 +300,7 @@ def test_upgrading_to_another_schema(machine, tmp_path):
     assert "run pgpoll-setup" in said, said
     publish(machine, "t", 1)
     assert program_of(machine).endswith("(deleted)") and poll(machine, "t")[0] == 200
-    assert f"upgraded from version {version} to {version + 1}" in machine.says("pgpoll-setup mydb")
+    assert f"was upgraded from version {version} to {version + 1}" in machine.says("pgpoll-setup mydb")
     until(lambda: program_of(machine) == "/usr/lib/pgpoll/pgpoll.fcgi", "the new program")
     publish(machine, "t", 2)
     clients.expect(machine, 1, 2)

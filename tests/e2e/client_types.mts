@@ -1,11 +1,11 @@
 // Compiled, never run: what examples/long_polling_client.d.mts must allow, and what not.
-import { inFile, inLocalStorage, longPoll, Refused, type Cursors, type CursorStorage } from "../../examples/long_polling_client.mjs";
+import { inFile, inLocalStorage, inSessionStorage, longPoll, Refused, type Cursors, type CursorStorage } from "../../examples/long_polling_client.mjs";
 
 const inMemory = (cursors: Cursors): CursorStorage => ({ load: () => cursors, save: async (saved) => void Object.assign(cursors, saved) });
 
 export async function everyOption(signal: AbortSignal): Promise<string | undefined> {
     try {
-        for await (const message of longPoll<{ order_id: number }>(new URL("http://localhost:8080"), ["orders"] as const, {
+        for await (const message of longPoll<{ order_id: number }>(new URL("http://127.0.0.1:8080"), ["orders"] as const, {
             since: { orders: "0" }, timeout: 20, limit: 10, headers: { Authorization: "Basic x" }, signal, storage: inMemory({}),
             parse: JSON.parse, onGap: (topic, gap) => console.log(topic, gap.reason === "expired", gap.oldest?.length),
             onRetry: (error, seconds) => console.log(error.message, seconds.toFixed(1)), onOpen() {},
@@ -23,13 +23,14 @@ export async function everyOption(signal: AbortSignal): Promise<string | undefin
 }
 
 export async function unknownPayload(): Promise<void> {
-    for await (const { payload } of longPoll("http://localhost:8080", ["orders"], { storage: inFile("cursors.json") })) {
+    for await (const { payload } of longPoll("http://127.0.0.1:8080", ["orders"], { storage: inFile("cursors.json") })) {
         // @ts-expect-error: may be any JSON value
         payload.order_id;
     }
 }
 
 // @ts-expect-error: topics are a list
-longPoll("http://localhost:8080", "orders", { storage: inLocalStorage("orders") });
+longPoll("http://127.0.0.1:8080", "orders", { storage: inLocalStorage("orders") });
+longPoll("http://127.0.0.1:8080", ["orders"], { storage: inSessionStorage("orders") });
 // @ts-expect-error: no such option
-longPoll("http://localhost:8080", ["orders"], { retries: 3 });
+longPoll("http://127.0.0.1:8080", ["orders"], { retries: 3 });

@@ -35,6 +35,11 @@ LEAVING_S = (3 if WEB == "apache" else 1) + STALL_S
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
 
 
+def max_body(topics=50):
+    """Bytes of the longest request that is accepted where so many topics are."""
+    return 65_536 + topics * 6_400
+
+
 def new_topic(name="topic"):
     return f"{name}-{uuid.uuid4().hex[:12]}"
 
@@ -246,10 +251,10 @@ class Server:
                                check=True, capture_output=True, text=True)
         return dict(line.split("=", 1) for line in shell.stdout.split("\0") if "=" in line)
 
-    def connect(self):
+    def connect(self, **options):
         words = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
         env = self.env
-        return psycopg2.connect(**{word: env[name] for name, word in words.items() if name in env})
+        return psycopg2.connect(**{word: env[name] for name, word in words.items() if name in env} | options)
 
     def close_db(self):
         if self.db:

@@ -124,6 +124,19 @@ def test_a_message_appears(page, server, topic):
     assert page.texts("#messages .delay")[0] == "delay 3 h"
 
 
+def test_a_page_that_the_user_left_stops_polling(page, server, driver, topic):
+    """The browser keeps it to come back to, and with it the poll, a worker and one of the six connections that it has to a host."""
+    page.open(topic)
+    server.until_waiting(topic)
+    driver.get(f"{server.url}/openapi.json")
+    until(lambda: topic not in server.stats()["topic_subscriber_counts"], "the poll gone")
+    server.publish(topic, "meanwhile")
+    driver.back()
+    page.until_payloads("meanwhile")
+    server.until_waiting(topic)
+    page.allow("favicon")   # which the browser asks for beside a file that names no icon
+
+
 def test_by_keyboard_alone(page, server, topic):
     """Topics typed and left, the list walked, a message opened, all from the page's start."""
     server.publish(topic, "first")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from server import POLL, STALL_S, STATS, new_topic, until
+from server import POLL, STALL_S, STATS, max_body, new_topic, until
 
 
 def entry(message, kind, *loc):
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_told(server, body, detail):
     (b'{"topics": ["a"], "timeout": 1.}', None), (b'{"topics": ["a"], "timeout": +1}', None),
     (b'/* a comment */ {"topics": ["a"]}', 0), (b'{"topics": ["\xff"]}', None), (b'{"topics": ["\xc0\xaf"]}', None),
     (b'{"topics": ["a\nb"]}', None), (b'{"topics": ["\\x"]}', None), (b'{"topics": TRUE}', 11), (b'{topics: ["a"]}', None),
-    (b'\xef\xbb\xbf{"topics": ["a"]}', 0), ('{"topics": ["a"]}'.encode("utf-16"), None), (b'{"topics": ["a"]}\0', 17),
+    (b'\xef\xbb\xbf{"topics": ["a",]}', 19), (b'\xef\xbb\xbf', 3), (b'{"topics": ["\\ud83d"]}', 13), ('{"topics": ["a"]}'.encode("utf-16"), None), (b'{"topics": ["a"]}\0', 17),
     (b'{"topics": ["a\0b"]}', None),
     (b"[" * 60_000, None), (b'{"a":' * 10_000, None), (b'{"topics": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", None),
 ], ids=repr)
@@ -101,13 +101,29 @@ def test_only_blank_topics(server, topics):
 
 
 @pytest.mark.parametrize("fields", [
-    {}, {"since": None, "timeout": 0}, {"timeout": None}, {"timeout": 30.0}, {"timeout": 60}, {"timeout": 6e1}, {"limit": None}, {"limit": 1000},
+    {}, {"since": None, "timeout": 0}, {"since": [], "timeout": 0}, {"timeout": None}, {"timeout": 30.0}, {"timeout": 60}, {"timeout": 6e1}, {"limit": None}, {"limit": 1000},
     {"limit": 5.0}, {"client": {"unknown": ["fields"]}, "topicz": 5}], ids=json.dumps)
 def test_accepted(server, topic, fields):
     """A message is there, so none of these waits."""
     server.publish(topic, 1)
     answer = server.request("POST", POLL, json.dumps({"topics": [topic], "since": {topic: "0"}, **fields}))
     assert answer.status == 200 and answer.payloads == ([] if "since" in fields else [1])
+
+
+def test_a_byte_order_mark_is_skipped(server, topic):
+    assert server.request("POST", POLL, b"\xef\xbb\xbf" + json.dumps({"topics": [topic], "timeout": 0}).encode()).status == 200
+
+
+@pytest.mark.parametrize("ascii", [True, False], ids=["escaped", "raw"])
+def test_topics_of_any_characters(server, topic, ascii):
+    """Each is another topic, however it is spelled."""
+    topics = [f"{topic} {name}" for name in ("\U0001d200", "\U0001d312", "\ufffd", "\U0010ffff", "café", "\u65e5\u672c", '"\\/')]
+    for name in topics:
+        server.publish(name, name)
+    body = json.dumps({"topics": topics, "since": dict.fromkeys(topics, "0"), "timeout": 0}, ensure_ascii=ascii)
+    answer = server.request("POST", POLL, body.encode())
+    assert answer.status == 200 and [message["topic"] for message in answer.messages] == answer.payloads == topics
+    assert list(answer.next_since) == topics
 
 
 def test_a_timeout_of_1e400_is_no_number_of_seconds(server):
@@ -130,18 +146,42 @@ def test_entries_of_since_for_other_topics_are_ignored(server, topic):
 @pytest.mark.web
 def test_size_of_the_body(server, topic):
     body = json.dumps({"topics": [topic], "timeout": 0}).encode()
-    assert server.request("POST", POLL, body.ljust(65536)).status == 200
-    for size in 65_537, 100_000:
+    assert server.request("POST", POLL, body.ljust(max_body())).status == 200
+    for size in max_body() + 1, 500_000:
         answer = server.request("POST", POLL, body.ljust(size))
         assert (answer.status, answer.json) == (413, {"detail": "Request body too large"}), size
     assert server.request("POST", POLL, body.ljust(1_000_000)).status == 413   # the web server's own
 
 
 @pytest.mark.web
+def test_the_largest_poll_can_be_sent_again(server, topic):
+    """50 topics of 255 characters, all of which JSON may write as two escapes of 6 bytes."""
+    topics = [f"{topic}-{i:02}".translate({code: code + 0x1d000 for code in range(128)}).ljust(255, "\U0001f600") for i in range(50)]
+    server.publish(topics[0], 1, 2, 3)
+
+    def poll(since, spelled=json.dumps):
+        """spelled: how the cursors are."""
+        names = [json.dumps(name) for name in topics]
+        entries = ", ".join(f"{name}: {spelled(since[topics[i]])}" for i, name in enumerate(names))
+        body = '{"timeout": 0, "limit": 1, "topics": [%s], "since": {%s}}' % (", ".join(names), entries)
+        assert 300_000 < len(body) < max_body()
+        answer = server.request("POST", POLL, body)
+        assert answer.status == 200, answer
+        return answer
+
+    answer = poll(dict.fromkeys(topics, "0"))
+    assert answer.payloads == [1] and not answer.gaps
+    answer = poll(answer.next_since)
+    assert answer.payloads == [2] and not answer.gaps
+    escaped = poll(answer.next_since, lambda cursor: '"%s"' % "".join(f"\\u{ord(c):04x}" for c in cursor))
+    assert escaped.payloads == [3] and not escaped.gaps
+
+
+@pytest.mark.web
 def test_chunked_bodies(server, topic):
     body = json.dumps({"topics": [topic], "timeout": 0}).encode()
     assert server.request("POST", POLL, iter([body[:9], body[9:]]), encode_chunked=True).status == 200
-    assert server.request("POST", POLL, iter([body, b" " * 66_000]), encode_chunked=True).status == 413
+    assert server.request("POST", POLL, iter([body, b" " * max_body()]), encode_chunked=True).status == 413
 
 
 @pytest.mark.web
@@ -173,7 +213,7 @@ def test_every_answer_has_the_headers(server, topic):
     finally:
         server.unrestrict()
     answers = [forbidden, server.poll(topic), server.poll(topic, timeout=1), server.request("GET", STATS), server.request("GET", POLL),
-               *(server.request("POST", POLL, body) for body in (b"", b"{}", b'{"topics": [""]}', b" " * 65_537))]
+               *(server.request("POST", POLL, body) for body in (b"", b"{}", b'{"topics": [""]}', b" " * (max_body() + 1)))]
     assert [answer.status for answer in answers] == [403, 200, 200, 200, 405, 422, 422, 400, 413]
     for answer in answers:
         assert answer.headers["Cache-Control"] == "no-store", answer
@@ -312,6 +352,39 @@ def test_byte_budget(server, topic, sizes, pages):
         since = answer.next_since
     assert [len(page) for page in got] == pages and sum(got, []) == [len(kib(size)) for size in sizes]
     server.prune(topic)
+
+
+def test_a_poll_that_does_not_wait_leaves_nothing_out(server, topic):
+    """What had been committed when it came in is in its answer, or has_more says so; also of a topic that others wait for."""
+    since = server.poll(topic).next_since
+    for _ in range(8):
+        (other,) = server.wait(topic, since=since, timeout=20)
+        server.publish(topic, 1, 2, 3)
+        first = server.poll(topic, since=since, limit=2)
+        assert (first.payloads, first.has_more) == ([1, 2], True)
+        rest = server.poll(topic, since=first.next_since)
+        assert (rest.payloads, rest.has_more) == ([3], False)
+        every = server.poll(topic, since=since, limit=3)
+        assert (every.payloads, every.has_more) == ([1, 2, 3], False)
+        assert other.result().payloads[0] == 1
+        since = rest.next_since
+
+
+def test_while_there_is_more_the_next_poll_does_not_wait(server, topic):
+    """Every message is committed by itself while a client reads on with short pages, and may wait."""
+    count, got, promised = 200, [], 0
+    since = server.poll(topic).next_since
+    server.publish(topic, *range(10))
+    publishing = server.threads.submit(server.publish, topic, *range(10, count))
+    more = False
+    while len(got) < count:
+        answer = server.poll(topic, since=since, limit=2, timeout=30)
+        if more:
+            promised += 1
+            assert answer.messages and "Content-Length" in answer.headers     # unknown once it waits
+        got, since, more = got + answer.payloads, answer.next_since, answer.has_more
+    publishing.result()
+    assert got == list(range(count)) and promised and not more
 
 
 # --- cursors and gaps

@@ -118,16 +118,17 @@ try {{
 '''
 
 
+def python_client(url, *topics, cursors=None):
+    return [sys.executable, "-u", str(EXAMPLES / "long_polling_client.py"), url, *topics, *(["--cursors", cursors] if cursors else [])]
+
+
 @pytest.fixture(params=["python", "node"])
 def client(request):
     """The command of an example: client(url, topics..., cursors=a file)."""
-    def python(url, *topics, cursors=None):
-        return [sys.executable, "-u", str(EXAMPLES / "long_polling_client.py"), url, *topics, *(["--cursors", cursors] if cursors else [])]
-
     def node(url, *topics, cursors=None):
         return ["node", "--input-type=module", "-e", PRINT_MESSAGES, "--", url, cursors or "", *topics]
 
-    return {"python": python, "node": node}[request.param]
+    return {"python": python_client, "node": node}[request.param]
 
 
 def test_the_loop_of_the_api_document(server):
@@ -254,6 +255,75 @@ def test_the_python_client_prints_whatever_json_holds(server, topic):
         server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, '"half \\ud800, 3 €"')
         server.publish(topic, "next")
         assert program.messages(2) == [(topic, "half \ud800, 3 €"), (topic, "next")]
+
+
+def test_the_python_client_survives_what_python_cannot_hold(server, topic, tmp_path):
+    """A payload nested beyond Python's recursion limit is skipped and told; big numbers keep their digits; what it prints is JSON."""
+    deep, digits, cursors = "[" * 1200 + "]" * 1200, "7" * 5000, tmp_path / "cursors.json"
+    cursors.write_text(json.dumps({topic: "0"}))
+    for payload in "1", deep, "2", digits, "1e400", "[0.5, 12]", deep:
+        server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, payload)
+    with Program(*python_client(server.url, topic, cursors=str(cursors))) as program:
+        assert program.messages(5) == [(topic, payload) for payload in (1, 2, digits, "1E+400", [0.5, 12])]
+        server.until_waiting(topic)
+        server.publish(topic, "next")
+        assert program.messages(1) == [(topic, "next")]
+        assert sum("nested too deeply" in line for line in program.errors) == 2
+
+
+def test_a_cursor_file_keeps_the_cursors_of_other_topics(client, server, topic, tmp_path):
+    """A run that names one topic must not make the next run, that names another, start from now."""
+    other, cursors = topic + "-other", tmp_path / "cursors.json"
+    cursors.write_text(json.dumps({topic: "0", other: "0"}))
+    server.publish(topic, 1)
+    server.publish(other, 2)
+    for name, payload in (topic, 1), (other, 2):
+        with Program(*client(server.url, name, cursors=str(cursors))) as program:
+            assert program.messages(1) == [(name, payload)]
+            until(lambda: json.loads(cursors.read_text()).get(name) == server.read(name)[-1]["message_id"], "the cursor on disk")
+
+
+class Cutting(http.server.BaseHTTPRequestHandler):
+    """A proxy that is less patient than a poll: accepts it, and cuts it, or answers 504, after 1.2 s."""
+
+    def do_POST(self):
+        server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.asked.append((time.monotonic(), request))
+        turn = len(server.asked)
+        if request["timeout"] and turn <= 8:
+            if turn % 2:
+                server.over.wait(1.2)
+                self.send_error(504)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.flush()
+            server.over.wait(1.2)
+            self.close_connection = True
+            return
+        messages = [{"topic": "a", "message_id": "msg_2", "payload": 1}] if request["timeout"] else []
+        body = json.dumps({"messages": messages, "has_more": False, "next_since": {"a": "msg_1"}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_poll_that_a_proxy_cuts_is_no_failure(client):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cutting) as server:
+        server.asked, server.over = [], threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Program(*client(f"http://127.0.0.1:{server.server_port}", "a")) as program:
+            assert program.messages(1) == [("a", 1)]
+            assert program.errors == []   # nothing to tell, and so no pause
+        assert [request["since"] for _, request in server.asked[:9]] == [{}] + [{"a": "msg_1"}] * 8
+        server.over.set()
+        server.shutdown()
 
 
 class SlowLine(http.server.BaseHTTPRequestHandler):

@@ -195,20 +195,21 @@ def test_a_poll_begun_while_postgres_is_away_waits_for_it(server, topic):
     assert poll.result().payloads == [1]
 
 
-def test_a_poll_waits_for_a_database_that_is_read_only(server, topic):
-    """As a standby is, until it is promoted."""
-    terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'"
-    server.sql("ALTER ROLE pgpoll_worker SET default_transaction_read_only = on")
-    try:
-        server.sql(terminate)
+def test_a_poll_waits_for_a_standby_to_be_promoted(topic):
+    """On a standby LISTEN is refused: a poll is not answered from it."""
+    with Server(4) as server:
         server.publish(topic, 1)
-        poll = server.poll_later(topic, since={topic: "0"}, timeout=20)
+        postgres = Postgres(server)
+        postgres.stop()
+        (postgres.data / "standby.signal").touch()
+        postgres.start()
+        assert server.sql("SELECT pg_is_in_recovery()") == [(True,)]
+        poll = server.poll_later(topic, since={topic: "0"}, timeout=30)
         refused = server.poll(topic, since={topic: "0"}, timeout=1, status=503)
         assert int(refused.headers["Retry-After"]) > 0 and refused.seconds > 0.9
         assert not poll.done()
-    finally:
-        server.sql("ALTER ROLE pgpoll_worker RESET default_transaction_read_only")
-    assert poll.result().payloads == [1] and server.poll(topic, since={topic: "0"}).payloads == [1]
+        server.sql("SELECT pg_promote()")
+        assert poll.result().payloads == [1] and server.poll(topic, since={topic: "0"}).payloads == [1]
 
 
 def test_workers_told_to_end_while_postgres_is_away(topic):
@@ -283,6 +284,30 @@ def test_sigterm_to_idle_workers(mortal, topic):
     assert mortal.poll(topic).status == 200
 
 
+def test_rows_hidden_from_the_owner(topic):
+    """By FORCE ROW LEVEL SECURITY, where the owner is no superuser: polls are refused, the log says why and what to do, nothing is lost."""
+    with Server(4, errors="row-level security") as own:
+        own.sql("CREATE ROLE schema_owner; GRANT CREATE ON SCHEMA pgpoll TO schema_owner")
+        for statement, in own.sql("""
+                SELECT format('ALTER ROUTINE %s OWNER TO schema_owner', oid::regprocedure) FROM pg_proc WHERE pronamespace = 'pgpoll'::regnamespace
+                UNION ALL
+                SELECT format('ALTER TABLE %s OWNER TO schema_owner', oid::regclass) FROM pg_class
+                WHERE relnamespace = 'pgpoll'::regnamespace AND (relkind IN ('r', 'v') OR relkind = 'S' AND relname <> 'messages_id_seq')
+                UNION ALL
+                SELECT 'ALTER SCHEMA pgpoll OWNER TO schema_owner'"""):
+            own.sql(statement)
+        own.publish(topic, "seen")
+        since = {topic: own.read(topic)[0]["message_id"]}
+        own.sql("ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY; ALTER TABLE pgpoll.messages FORCE ROW LEVEL SECURITY")
+        own.publish(topic, "hidden")    # as a superuser, from whom nothing is hidden
+        assert own.poll(topic, since=since, status=503).headers["Retry-After"]
+        until(lambda: any('row-level security policy for table "messages"' in line and "NO FORCE ROW LEVEL SECURITY" in line
+                          for line in own.log()), "the cause and the remedy in the log")
+        own.sql("ALTER TABLE pgpoll.messages NO FORCE ROW LEVEL SECURITY")
+        answer = own.poll(topic, since=since, timeout=20)
+        assert answer.payloads == ["hidden"] and not answer.gaps
+
+
 def test_a_restored_database_is_a_gap(server, topic):
     """The positions a client holds are beyond what the database knows."""
     server.publish(topic, 1, 2)
@@ -293,3 +318,47 @@ def test_a_restored_database_is_a_gap(server, topic):
     assert answer.gaps[topic]["reason"] == "ahead" and not answer.messages
     server.publish(topic, 3)
     assert server.poll(topic, since=answer.next_since).payloads == [3]
+
+
+@pytest.fixture
+def read_only(server):
+    """Makes the database read-only for all sessions, as hosted services do when the disk is full; read_only(False): writable again."""
+    def set_to(on=True):
+        server.sql("ALTER SYSTEM SET default_transaction_read_only = " + ("on" if on else "off"))
+        server.sql("SELECT pg_reload_conf()")
+        until(lambda: server.sql("SHOW default_transaction_read_only") == [("on" if on else "off",)], "the setting in force")
+
+    yield set_to
+    set_to(False)
+
+
+def test_a_read_only_database_still_serves(server, topic, read_only):
+    server.publish(topic, "before")
+    writer = server.connect()
+    writer.set_session(readonly=False, autocommit=True)
+    logged = len(server.log())
+    (early,) = server.wait(topic, timeout=30)
+    server.until_waiting(topic)
+    read_only()
+    # What is kept, what is new, and the statistics: as before.
+    assert server.poll(topic, since={topic: "0"}).payloads == ["before"]
+    assert server.poll(topic, since={topic: "0"}, timeout=20).payloads == ["before"]
+    assert not server.poll(new_topic(), timeout=1).messages
+    assert server.stats()["topic_subscriber_counts"][topic] == 1 and server.request("GET", POLL + "/metrics").status == 200
+    (late,) = server.wait(topic, timeout=30)
+    # Somebody insists on publishing: it comes when positions can be given.
+    with writer.cursor() as cursor:
+        cursor.execute("BEGIN READ WRITE; INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"meanwhile\"'); COMMIT", [topic])
+    writer.close()
+    assert server.poll(topic, since={topic: "0"}).payloads == ["before"]
+    until(lambda: any("warning: the database is read-only" in line for line in server.log()[logged:]), "a line in the log")
+    assert not early.done() and not late.done()
+    read_only(False)
+    assert [poll.result(20).payloads for poll in (early, late)] == [["meanwhile"]] * 2
+    until(lambda: any("info: the database is writable again" in line for line in server.log()[logged:]), "a line in the log")
+    (again,) = server.wait(topic, timeout=30)
+    server.until_waiting(topic)
+    server.publish(topic, "after")
+    assert again.result().payloads == ["after"]
+    odd = [line for line in server.log()[logged:] if "warning" in line and "read-only" not in line]
+    assert not odd, odd

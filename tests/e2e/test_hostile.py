@@ -10,7 +10,7 @@ import pytest
 
 from fastcgi import (ABORT, BEGIN, DATA, GET_VALUES, KEEP_CONNECTION, PARAMS, STDIN, begin, connect, parameter, parameters,
                      read_all, record, request, stream)
-from server import STALL_S, Server, soon, until
+from server import STALL_S, Server, max_body, soon, until
 from stalls import again_after_a_stall
 
 BOUND = 4   # s; PGPOLL_PEER_TIMEOUT_S
@@ -241,7 +241,7 @@ def test_a_connection_is_closed_after_its_request(server, topic):
     with unharmed(server, topic):
         for _ in range(15):
             assert answer_to(server, request(body(topic), flags=KEEP_CONNECTION)).count(b"Status: 200") == 1
-        for content in b"{}", b"x" * 70_000, b"{":   # errors, too, and without waiting for the other side
+        for content in b"{}", b"x" * (max_body() + 1), b"{":   # errors, too, and without waiting for the other side
             assert soon(lambda: refused(content), 1)
 
 

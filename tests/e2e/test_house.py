@@ -8,10 +8,11 @@ import signal
 import socket
 import stat
 import subprocess
+import uuid
 
 import pytest
 
-from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, until
+from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, max_body, until
 
 
 @pytest.fixture
@@ -136,9 +137,10 @@ def test_reload_without_poll_workers_fails(own):
     own.reload()
 
 
-def run_program(server, name, *arguments):
+def run_program(server, name, *arguments, env=None):
     """By hand, as nobody should except for --help."""
-    return subprocess.run([server.run / "bin" / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    return subprocess.run([server.run / "bin" / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+                          env=env)
 
 
 def test_help_shows_how_to_start(server):
@@ -149,9 +151,52 @@ def test_help_shows_how_to_start(server):
         assert f" -- {server.run / 'bin' / name}{' --workers 500' * workers}\n" in done.stdout
 
 
+PROGRAMS = "pgpoll.fcgi", "pgpoll-stats.fcgi", "pgpoll-worker", "pgpoll-reader"
+
+
+def test_every_program_says_what_it_is(server):
+    for name in PROGRAMS:
+        for option in "-h", "--help", "-V", "--version":
+            done = run_program(server, name, option)
+            assert (done.returncode, done.stderr) == (0, "") and name in done.stdout, done
+            assert option in ("-h", "--help") or f", for schema {SCHEMA_VERSION}\n" in done.stdout, done
+
+
+@pytest.mark.parametrize("arguments, words", (
+    (["--wokers", "2"], ["unrecognized option '--wokers'"]),
+    (["-x"], ["invalid option -- 'x'"]),
+    (["--workers"], ["--workers"]),
+    (["--workers="], ["--workers", "number"]),
+    (["--workers=2", "3"], ["unexpected argument '3'"]),
+    (["--help", "--check", "x"], []),
+    (["start"], ["unexpected argument 'start'"])), ids=str)
+def test_arguments_that_mean_nothing_are_refused(server, arguments, words):
+    done = run_program(server, "pgpoll.fcgi", *arguments)
+    if not words:   # help comes first
+        assert done.returncode == 0 and "Environment" in done.stdout, done
+        return
+    assert done.returncode == 1 and all(word in done.stderr for word in words), done
+    assert "usage: pgpoll.fcgi [--workers N] [--check] [--help | --version]" in done.stderr, done
+
+
+@pytest.mark.parametrize("arguments", (["--workers", "many"], ["--workers=20001"], ["--check", "--workers=-1"]), ids=str)
+def test_a_bad_number_of_workers_is_named_with_its_range(server, arguments):
+    done = run_program(server, "pgpoll.fcgi", *arguments)
+    value = arguments[-1].split("=")[-1]
+    assert done.returncode == 1 and f"PGPOLL_WORKERS={value}: must be a whole number from 0 to 20000" in done.stderr, done
+
+
 def test_only_polls_have_a_manager(server):
     done = run_program(server, "pgpoll-stats.fcgi", "--workers", "2")
-    assert done.returncode == 1 and "--workers" in done.stderr, done
+    assert done.returncode == 1 and "--workers" in done.stderr and "usage: pgpoll-stats.fcgi [--help | --version]" in done.stderr, done
+
+
+@pytest.mark.parametrize("command", (["pgpoll.fcgi", "--workers=2"], ["pgpoll.fcgi", "--check"], ["pgpoll.fcgi"], ["pgpoll-stats.fcgi"]),
+                         ids=" ".join)
+def test_an_unknown_setting_is_refused(server, command):
+    done = run_program(server, *command, env={**os.environ, "PGPOLL_WORKER": "3"})
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and "PGPOLL_WORKER is not a setting; did you mean PGPOLL_WORKERS?" in line, done
 
 
 @pytest.mark.parametrize("command", (["pgpoll.fcgi", "--workers", "2"], ["pgpoll.fcgi"], ["pgpoll-stats.fcgi"]), ids=" ".join)
@@ -164,7 +209,7 @@ def test_without_a_socket_nothing_starts(server, command):
 @pytest.mark.web
 def test_settings_reach_the_workers(topic):
     origin = "https://app.example"
-    settings = {"CORS_ORIGIN": origin, "MAX_TOPICS": "2", "PAGE_BYTES": "100", "HEARTBEAT_S": "1", "REREAD_S": "1"}
+    settings = {"CORS_ORIGIN": "https://other.example, " + origin, "MAX_TOPICS": "2", "PAGE_BYTES": "100", "HEARTBEAT_S": "1", "REREAD_S": "1"}
     with Server(2, **{f"PGPOLL_{name}": value for name, value in settings.items()}) as server:
         asks = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
         for path, method in (POLL, "POST"), (STATS, "GET"):
@@ -173,12 +218,22 @@ def test_settings_reach_the_workers(topic):
             assert preflight.headers["Access-Control-Allow-Origin"] == origin
             assert method in preflight.headers["Access-Control-Allow-Methods"]
             assert "content-type" in preflight.headers["Access-Control-Allow-Headers"].lower()
-        answers = [server.poll(topic), server.poll(topic, timeout=1), server.request("GET", STATS), server.request("GET", POLL),
-                   *(server.request("POST", POLL, body) for body in (b"", b'{"topics": [""]}', b" " * 65_537))]
-        assert [answer.status for answer in answers] == [200, 200, 200, 405, 422, 400, 413]
-        for answer in answers:
-            assert answer.headers["Access-Control-Allow-Origin"] == origin, answer
-            assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After", answer
+        def answers(**headers):
+            asked = [("POST", POLL, json.dumps({"topics": [topic], "timeout": timeout})) for timeout in (0, 1)]
+            asked += [("GET", STATS, None), ("GET", POLL, None)] + [("POST", POLL, body) for body in (b"", b'{"topics": [""]}', b" " * (max_body(2) + 1))]
+            return [server.request(method, path, body, headers=headers) for method, path, body in asked]
+
+        for asking in origin, "https://other.example":
+            found = answers(Origin=asking)
+            assert [answer.status for answer in found] == [200, 200, 200, 405, 422, 400, 413]
+            for answer in found:
+                assert answer.headers["Access-Control-Allow-Origin"] == asking, answer
+                assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After", answer
+                assert "Origin" in answer.headers["Vary"], answer
+        preflight = server.request("OPTIONS", POLL, headers={**asks, "Origin": "https://app.example.evil"})
+        for answer in [*answers(), *answers(Origin="https://app.example.evil"), preflight]:
+            assert answer.status != 403 and "Access-Control-Allow-Origin" not in answer.headers, answer
+            assert "Origin" in answer.headers["Vary"], answer
 
         def too_many():
             return server.poll("a", "b", "c", status=422).json["detail"][0]["msg"] == "ensure this value has at most 2 items"
@@ -188,6 +243,12 @@ def test_settings_reach_the_workers(topic):
         pages = [server.poll(topic, since={topic: "0"}, limit=limit).has_more for limit in (1, 2, 3, 5)]
         assert pages == [True] * 4 and len(server.read(topic)) == 5
 
+        server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql AS 'SELECT false'")
+        until(lambda: answers(Origin=origin)[0].status == 403, "nobody may poll")
+        assert answers(Origin=origin)[0].headers["Access-Control-Allow-Origin"] == origin
+        server.unrestrict()
+        until(lambda: answers(Origin=origin)[0].status == 200, "everybody may poll")
+
         (poll,) = server.wait("unheard", timeout=20)
         server.publish_unheard("unheard")
         answer = poll.result()
@@ -196,12 +257,46 @@ def test_settings_reach_the_workers(topic):
         assert re.match(r"\n{1,3}\{", idle.text) and not idle.messages  # PGPOLL_HEARTBEAT_S
 
         server.reload()
-        assert too_many() and server.poll(topic).headers["Access-Control-Allow-Origin"] == origin
+        assert too_many() and answers(Origin=origin)[0].headers["Access-Control-Allow-Origin"] == origin
+
+
+def anonymous_kib(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as memory:
+        return int(re.search(r"^Anonymous: +(\d+) kB$", memory.read(), re.M)[1])
+
+
+@pytest.mark.parametrize("mode", ["managed", "direct"])
+def test_a_thousand_topics(mode, topic):
+    """The most that can be set. The largest poll has 6 MB, and can be sent again; a manager's worker keeps none of that memory."""
+    server = Server(1, PGPOLL_MAX_TOPICS="1000")
+    server.mode = mode
+    with server:
+        uuids = [str(uuid.uuid4()) for _ in range(700)]
+        long = [f"{topic}{i:03}".translate({code: code + 0x1d000 for code in range(128)}).ljust(255, "\U0001f600") for i in range(1000)]
+        for _ in range(20):
+            server.poll(topic)
+        before = {pid: anonymous_kib(pid) for pid in server.worker_pids()}
+        for topics in uuids, long:
+            server.publish(topics[-1], 1)
+            answer = server.poll(*topics, since=dict.fromkeys(topics, "0"))
+            assert answer.payloads == [1] and not answer.gaps
+            answer = server.poll(*topics, since=answer.next_since, timeout=1)
+            assert answer.payloads == [] and not answer.gaps
+            (waiting,) = server.wait(*topics, since=answer.next_since, timeout=20)
+            server.publish(topics[0], 2)
+            assert waiting.result().payloads == [2]
+        body = json.dumps({"topics": long, "since": answer.next_since, "timeout": 0})
+        assert 6_100_000 < len(body) < max_body(1000)
+        assert server.request("POST", POLL, body.ljust(max_body(1000))).payloads == [2]
+        assert server.request("POST", POLL, body.ljust(max_body(1000) + 1)).status == 413
+        kept = {pid: anonymous_kib(pid) - kib for pid, kib in before.items()}
+        assert max(kept.values()) < (400 if mode == "managed" else 4000), kept   # libpq's buffers stay as they were needed
 
 
 def test_bad_settings_stop_the_start():
     with not_started() as server:
-        for name, value in ("MAX_TOPICS", "many"), ("MAX_TOPICS", "0"), ("CORS_ORIGIN", "a\r\nb: c"), ("LOG_LEVEL", "loud"):
+        for name, value in ("MAX_TOPICS", "many"), ("MAX_TOPICS", "0"), ("CORS_ORIGIN", "a\r\nb: c"), ("LOG_LEVEL", "loud"), \
+                ("CORS_ORIGIN", "https://a, https://b/"), ("LOGLEVEL", "debug"):
             server.settings = {"PGPOLL_" + name: value}
             fails_to_start(server, "PGPOLL_" + name)
 

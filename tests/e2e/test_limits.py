@@ -26,7 +26,7 @@ class Poll:
     def __init__(self, server, topic, user="", address="192.0.2.1", timeout=30):
         body = json.dumps({"topics": [topic], "timeout": timeout}).encode()
         self.connection = connect(server, seconds=40)
-        self.connection.sendall(request(body, REMOTE_USER=user, REMOTE_ADDR=address))
+        self.connection.sendall(request(body, REMOTE_USER=user, REMOTE_ADDR=address, HTTP_ORIGIN="https://example.org"))
         self.said = b""
 
     def begun(self):

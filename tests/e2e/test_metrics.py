@@ -11,7 +11,7 @@ import time
 import pytest
 
 from between import manager, pgbouncer, wire
-from server import MODE, POLL, STALL_S, Postgres, Server, new_topic, until
+from server import MODE, POLL, STALL_S, Postgres, Server, max_body, new_topic, until
 
 METRICS = "/messages/poll/metrics"
 managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
@@ -73,7 +73,7 @@ def settled(server):
     """What was counted of everything before."""
     key = "polls_total", 'outcome="too_large"'
     before = Metrics(server)[key]
-    assert server.request("POST", POLL, b" " * 70_000).status == 413
+    assert server.request("POST", POLL, b" " * (max_body() + 1)).status == 413
     return until(lambda: (now := Metrics(server))[key] > before and now, "the last poll counted")
 
 
@@ -114,7 +114,7 @@ def test_polls_by_outcome(server, topic):
     server.publish(topic, 1, "two")
     server.poll(topic, since={topic: "0"})                         # ok
     assert server.poll(topic, since={topic: "nonsense"}).gaps      # ok, too
-    for body, status in ((b"", 422), (b'{"topics": [""]}', 400), (b" " * 70_000, 413)):
+    for body, status in ((b"", 422), (b'{"topics": [""]}', 400), (b" " * (max_body() + 1), 413)):
         assert server.request("POST", POLL, body).status == status
     text = server.poll(topic, since={topic: "0"}).text             # ok
     size = len(text[text.index("[") + 1:text.rindex('],"has_more"')].encode())

@@ -6,7 +6,7 @@ import re
 import jsonschema
 import pytest
 
-from server import POLL, ROOT, STATS, Postgres, Server, new_topic
+from server import POLL, ROOT, STATS, Postgres, Server, max_body, new_topic
 from test_contract import INVALID
 
 DOCUMENT = json.loads((ROOT / "deploy" / "openapi.json").read_text())
@@ -67,8 +67,8 @@ class Checked:
     def __init__(self, server):
         self.server = server
 
-    def request(self, method, path, body=None, expect=200):
-        answer = self.server.request(method, path, body if body is None or isinstance(body, (str, bytes)) else json.dumps(body))
+    def request(self, method, path, body=None, expect=200, **options):
+        answer = self.server.request(method, path, body if body is None or isinstance(body, (str, bytes)) else json.dumps(body), **options)
         assert answer.status == expect, answer
         check(method, path, answer)
         return answer
@@ -157,7 +157,7 @@ def test_what_is_invalid(checked, body):
 
 
 @pytest.mark.parametrize("fields", [
-    {}, {"since": None}, {"since": {"a": None}}, {"since": {"a": "$"}}, {"timeout": None}, {"timeout": 0.0}, {"limit": 5.0}, {"limit": None},
+    {}, {"since": None}, {"since": []}, {"since": {"a": None}}, {"since": {"a": "$"}}, {"timeout": None}, {"timeout": 0.0}, {"limit": 5.0}, {"limit": None},
     {"topics": ["😀" * 255, " a ", "\u2028b"]}, {"topics": ["a"] * 50}, {"unknown": {}}], ids=json.dumps)
 def test_what_is_valid(checked, fields):
     body = {"topics": ["a"], "timeout": 0, **fields}
@@ -170,7 +170,7 @@ def test_errors(checked, topic):
     for body in b"", b"{", b'{"topics": [x]}', b"\xff":
         checked.request("POST", POLL, body, expect=422)
     checked.poll("", " ", expect=400)
-    checked.request("POST", POLL, b" " * 70_000, expect=413)
+    checked.request("POST", POLL, b" " * (max_body() + 1), expect=413)
     checked.request("GET", POLL, expect=405)
     checked.request("DELETE", STATS, expect=405)
     try:
@@ -193,7 +193,8 @@ def test_other_origins_and_a_database_that_is_away():
     with Server(2, PGPOLL_CORS_ORIGIN="https://app.example") as server:
         checked = Checked(server)
         for path in POLL, STATS:
-            assert "Access-Control-Max-Age" in checked.request("OPTIONS", path, expect=204).headers
+            preflight = checked.request("OPTIONS", path, expect=204, headers={"Origin": "https://app.example"})
+            assert {"Access-Control-Max-Age", "Access-Control-Allow-Origin"} <= set(preflight.headers), preflight
         assert checked.poll("a").headers["Vary"] == "Origin"
         checked.request("GET", STATS)
         postgres = Postgres(server)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -57,19 +58,66 @@ def test_the_default_timeout(server, topic):
     assert poll.result().payloads == [1]
 
 
-@pytest.mark.parametrize("cursor", ["0", "$", "msg_0000000000000000", "rubbish", "msg_7fffffffffffffff", "1600000000000-0"])
+@pytest.mark.parametrize("cursor", ["0", "$", "msg_0000000000000000", "1600000000000-0"])
 def test_every_cursor_waits_where_nothing_is(server, topic, cursor):
-    """A gap does not end the wait: clients that do not know of gaps would come back at once, for ever."""
     (poll,) = server.wait(topic, since={topic: cursor}, timeout=20)
     server.publish(topic, 1)
     answer = poll.result()
-    assert answer.payloads == [1]
-    assert bool(answer.gaps) == (cursor in ("rubbish", "msg_7fffffffffffffff"))
+    assert answer.payloads == [1] and not answer.gaps
 
 
-def test_a_gap_is_told_at_the_timeout(server, topic):
-    answer = server.poll(topic, since={topic: "rubbish"}, timeout=1)
-    assert answer.seconds > 0.99 and answer.gaps[topic]["reason"] == "unknown"
+def lose(server, reason, topic):
+    """A cursor that cannot be honoured for that reason, of a topic where nothing follows."""
+    if reason == "unknown":
+        return "rubbish"
+    if reason == "ahead":
+        return "msg_7fffffffffffffff"
+    server.publish(topic, 1, 2)
+    first = server.read(topic)[0]["message_id"]
+    server.prune(topic)
+    return first
+
+
+@pytest.mark.parametrize("reason", ["unknown", "ahead", "expired"])
+def test_a_gap_is_answered_at_once(server, topic, reason):
+    cursor = lose(server, reason, topic)
+    answer = server.poll(topic, since={topic: cursor}, timeout=30)
+    assert answer.gaps == {topic: {"reason": reason, "requested": cursor, "oldest": None}} and not answer.messages
+    assert answer.seconds < 30 / 2 and answer.headers["Content-Length"]     # it did not wait, or its length would not have been known
+    # Once: the cursor that comes with it is good.
+    (poll,) = server.wait(topic, since=answer.next_since, timeout=30)
+    server.publish(topic, 3)
+    assert poll.result().payloads == [3] and not poll.result().gaps
+
+
+def test_a_gap_of_one_of_two_topics_is_answered_at_once(server, topic):
+    quiet = new_topic()
+    since = server.poll(quiet, topic).next_since
+    answer = server.poll(quiet, topic, since={**since, topic: lose(server, "expired", topic)}, timeout=30)
+    assert list(answer.gaps) == [topic] and answer.seconds < 30 / 2 and answer.next_since[quiet] == since[quiet]
+
+
+@pytest.mark.parametrize("how", ["prune", "TRUNCATE"])
+def test_a_gap_that_opens_during_a_wait_is_answered_at_once(server, topic, how):
+    """The messages are gone before anybody could read them: those who wait are stopped meanwhile."""
+    (poll,) = server.wait(topic, timeout=60)
+    server.until_waiting(topic)
+    stopped = [server.manager] if server.mode == "managed" else server.worker_pids()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        server.publish(topic, "nobody has it")
+        server.sql("SELECT pgpoll.assign_positions()")
+        if how == "prune":
+            server.prune(topic)
+        else:
+            server.sql("TRUNCATE pgpoll.messages")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    answer = poll.result(60)
+    assert answer.gaps[topic]["reason"] == "expired" and not answer.messages and answer.seconds < 30
+    assert not server.poll(topic, since=answer.next_since).gaps
 
 
 def test_twenty_polls_and_one_insert(server, topic):
@@ -235,6 +283,34 @@ def test_a_lost_notification_only_delays(topic):
         if len(got) < 2:   # the two are two transactions
             got += server.poll(topic, since=answer.next_since, timeout=20).payloads
         assert got == ["unheard", "heard"]
+
+
+def test_truncated_before_anybody_saw_it(small):
+    """By those who deliver, which are stopped meanwhile. One of the topics had a message before, the other one none."""
+    used, new = new_topic(), new_topic()
+    small.publish(used, "old")
+    since = {**small.poll(new).next_since, **small.poll(used, since={used: "0"}).next_since}
+    polls = [small.wait(topic, since=since, timeout=10)[0] for topic in (used, new)]
+    small.until_waiting(used)
+    small.until_waiting(new)
+    stopped = [small.manager] if small.manager else small.worker_pids()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        small.publish(used, "lost")
+        small.publish(new, "lost")
+        small.sql("TRUNCATE pgpoll.messages")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    for topic, poll in zip((used, new), polls):
+        answers = poll.result(), small.poll(topic, since=since), small.poll(topic, since=since, timeout=1)
+        for answer in answers:
+            assert answer.gaps == {topic: {"reason": "expired", "requested": since[topic], "oldest": None}} and not answer.messages
+        for answer in answers:
+            assert not small.poll(topic, since=answer.next_since).gaps
+        small.publish(topic, "next")
+        assert small.poll(topic, since=answer.next_since, timeout=10).payloads == ["next"]
 
 
 def test_where_openssl_refuses_md5(topic):

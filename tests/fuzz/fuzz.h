@@ -13,6 +13,9 @@
 /* libFuzzer's; called for every input. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* libFuzzer's; called once before. A harness may have one. */
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
 /* Ends the run with the input at hand kept, unless the condition holds. */
 #define HOLDS(condition)                                                                                               \
     do {                                                                                                               \

@@ -50,6 +50,15 @@ static void check_topics(const struct poll_request *request, const struct opinio
     HOLDS(next == request->topic_count);
 }
 
+/* The number is the text's, or, where that has none, the default. */
+static void check_number(const struct opinion *opinion, const char *name, int number, int otherwise)
+{
+    double wanted = otherwise;
+
+    (void)opinion_number(opinion, name, &wanted);
+    HOLDS(wanted == number);
+}
+
 static void check_request(const struct poll_request *request, const struct opinion *opinion, enum verdict verdict)
 {
     HOLDS(verdict != VERDICT_NOT_JSON);
@@ -64,8 +73,11 @@ static void check_request(const struct poll_request *request, const struct opini
         if (verdict == VERDICT_JSON)
             check_cursor(topic, opinion);
     }
-    if (verdict == VERDICT_JSON)
+    if (verdict == VERDICT_JSON) {
         check_topics(request, opinion);
+        check_number(opinion, "timeout", request->timeout_s, 30);
+        check_number(opinion, "limit", request->limit, 100);
+    }
 }
 
 static const char *member_text(struct json_object *entry, const char *name)
@@ -105,6 +117,34 @@ static void check_blank(const struct opinion *opinion)
 
         HOLDS(name && topic_check(name, length) == TOPIC_BLANK);
     }
+}
+
+/* Every surrogate pair, as many in one body as its topics can hold. */
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    enum { PAIRS = 1024 * 1024, PER_TOPIC = 255 };
+    static char body[MAX_TOPICS * (PER_TOPIC * 12 + 3) + 20];
+    struct poll_request request;
+    struct json_object *detail;
+
+    (void)argc;
+    (void)argv;
+    for (int pair = 0; pair < PAIRS;) {
+        int length = sprintf(body, "{\"topics\":[");
+
+        for (int topic = 0; topic < MAX_TOPICS && pair < PAIRS; topic++) {
+            length += sprintf(body + length, topic == 0 ? "\"" : ",\"");
+            for (int i = 0; i < PER_TOPIC && pair < PAIRS; i++, pair++)
+                length += sprintf(body + length, "\\u%04x\\u%04x", 0xd800 + pair / 1024, 0xdc00 + pair % 1024);
+            length += sprintf(body + length, "\"");
+        }
+        length += sprintf(body + length, "]}");
+        /* Checked below, but also that it is accepted. */
+        HOLDS(poll_request_parse(&request, body, (size_t)length, MAX_TOPICS, &detail) == ERROR_NONE);
+        poll_request_release(&request);
+        (void)LLVMFuzzerTestOneInput((const uint8_t *)body, (size_t)length);
+    }
+    return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

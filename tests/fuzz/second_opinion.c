@@ -16,6 +16,10 @@ struct opinion *opinion_new(const char *text, size_t length, enum verdict *verdi
 
     if (!opinion)
         abort();
+    if (length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
+        text += 3;
+        length -= 3;
+    }
     opinion->value =
         json_loadb(length ? text : "", length, JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
     *verdict = VERDICT_JSON;
@@ -66,6 +70,16 @@ const char *opinion_since(const struct opinion *opinion, const char *topic, size
     if (!opinion->value || json_unpack(opinion->value, "{s:{s:o}}", "since", topic, &cursor) != 0)
         return NULL;
     return text_of(cursor, length);
+}
+
+bool opinion_number(const struct opinion *opinion, const char *name, double *number)
+{
+    json_t *value = NULL;
+
+    if (!opinion->value || json_unpack(opinion->value, "{s:o}", name, &value) != 0 || !json_is_number(value))
+        return false;
+    *number = json_number_value(value);
+    return true;
 }
 
 bool opinion_is_string(const struct opinion *opinion, const char *text, size_t length)

@@ -13,7 +13,7 @@ enum verdict {
     VERDICT_UNSURE /* a number or a depth beyond what jansson takes */
 };
 
-/* Of length bytes; any JSON value will do. Ended by opinion_free(). */
+/* Of length bytes; any JSON value will do, also after a byte order mark. Ended by opinion_free(). */
 struct opinion *opinion_new(const char *text, size_t length, enum verdict *verdict);
 void opinion_free(struct opinion *opinion);
 
@@ -25,6 +25,9 @@ const char *opinion_topic(const struct opinion *opinion, size_t index, size_t *l
 
 /* The text that "since" has for a topic; NULL: none. Borrowed. */
 const char *opinion_since(const struct opinion *opinion, const char *topic, size_t *length);
+
+/* Stores the object's member of that name. false: it is no number. */
+bool opinion_number(const struct opinion *opinion, const char *name, double *number);
 
 /* Whether the whole is this string. */
 bool opinion_is_string(const struct opinion *opinion, const char *text, size_t length);

@@ -74,6 +74,21 @@ SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, as
                   'VALUES (NULL, NULL::bigint, NULL, 0)', 'none');
 SELECT is(pg_temp.page('{m}', '{0}'), '{"\"v\"","\"w\"","\"s\"","\"t\""}', 'they have their positions all the same');
 
+-- A database that is read-only: reading goes on.
+
+SELECT pg_temp.publish('full', '"before"');
+SELECT is(pgpoll.assign_positions(), 1, 'it has its position');
+SELECT pg_temp.publish('full', '"waits"');
+SAVEPOINT writable;
+SET TRANSACTION READ ONLY;
+SELECT is(pgpoll.assign_positions(), -1, 'nothing is given a position');
+SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, previous FROM pgpoll.new_messages(2, 5)',
+                  'VALUES (NULL, NULL::bigint, NULL, -1, NULL::bigint)', 'a manager is told so');
+SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\""}', 'what has a position is read');
+SELECT lives_ok($$SELECT pgpoll.end_wait('host', 1)$$, 'a worker stops listening');
+ROLLBACK TO writable;
+SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\"","\"waits\""}', 'the rest comes when it is writable');
+
 -- As the transaction left it
 
 SELECT pg_temp.publish('draft', '"kept"', '"changed"', '"deleted"', '"moved"');

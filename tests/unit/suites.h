@@ -7,8 +7,10 @@
 extern CU_TestInfo cursor_tests[];
 extern CU_TestInfo topic_tests[];
 extern CU_TestInfo utf8_tests[];
+extern CU_TestInfo json_text_tests[];
 extern CU_TestInfo poll_request_tests[];
 extern CU_TestInfo config_tests[];
+extern CU_TestInfo cors_tests[];
 extern CU_TestInfo message_tests[];
 extern CU_TestInfo page_tests[];
 extern CU_TestInfo answer_tests[];

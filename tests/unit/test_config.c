@@ -7,7 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const names[] = { "PGPOLL_MAX_TOPICS",
+static const char *const names[] = { "PGPOLL_WORKERS",
+                                     "PGPOLL_WINDOW_BYTES",
+                                     "PGPOLL_CONNECTIONS",
+                                     "PGPOLL_CATCH_UP_SERVICE",
+                                     "PGPOLL_MAX_TOPICS",
                                      "PGPOLL_MAX_POLLS_PER_CLIENT",
                                      "PGPOLL_PAGE_BYTES",
                                      "PGPOLL_REREAD_S",
@@ -63,6 +67,8 @@ static void takes_good_values(void)
         { "PGPOLL_LOG_LEVEL", "debug" },
         { "PGPOLL_LOG_LEVEL", "error" },
         { "PGPOLL_CORS_ORIGIN", "https://example.org" },
+        { "PGPOLL_CORS_ORIGIN", "https://a, https://b" },
+        { "PGPOLL_CORS_ORIGIN", "*" },
         { "PGPOLL_CORS_ORIGIN", "" },
         { "PGPOLL_MAX_TOPICS", "" },
         { "PGPOLL_HOST", "web1" },
@@ -99,13 +105,16 @@ static void a_bad_value_stops_the_start_and_is_named(void)
         { "PGPOLL_LOG", "STDERR" },
         { "PGPOLL_LOG_LEVEL", "verbose" },
         { "PGPOLL_LOG_LEVEL", "Info" },
+        { "PGPOLL_WORKERS", "20001" },
         { "PGPOLL_CORS_ORIGIN", "https://a\r\nSet-Cookie: b" },
+        { "PGPOLL_CORS_ORIGIN", "https://a/" },
         { "PGPOLL_CORS_ORIGIN", "a\n" },
+        { "PGPOLL_HOST", "a\n" },
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct config config, before;
-        char error[200] = "";
+        char error[300] = "";
 
         memset(&before, 0x5a, sizeof before);
         memcpy(&config, &before, sizeof config);
@@ -113,6 +122,67 @@ static void a_bad_value_stops_the_start_and_is_named(void)
         EXPECT(strstr(error, rows[i].name) && strstr(error, rows[i].value) && strstr(error, "must be"), "message: %s",
                error);
         EXPECT(memcmp(&config, &before, sizeof config) == 0, "%s: *config was touched", rows[i].name);
+    }
+}
+
+static void the_range_is_named(void)
+{
+    struct config config;
+    char error[200];
+
+    EXPECT(!load("PGPOLL_WORKERS", "many", &config, error, sizeof error), "many");
+    EXPECT_TEXT(error, "PGPOLL_WORKERS=many: must be a whole number from 0 to 20000");
+}
+
+static void an_unknown_name_is_refused_with_the_nearest_one(void)
+{
+    static const struct {
+        const char *name, *message;
+    } rows[] = {
+        { "PGPOLL_WORKER", "PGPOLL_WORKER is not a setting; did you mean PGPOLL_WORKERS?" },
+        { "PGPOLL_WORKERSS", "PGPOLL_WORKERSS is not a setting; did you mean PGPOLL_WORKERS?" },
+        { "PGPOLL_LOGLEVEL", "PGPOLL_LOGLEVEL is not a setting; did you mean PGPOLL_LOG_LEVEL?" },
+        { "PGPOLL_MAX_TOPIC", "PGPOLL_MAX_TOPIC is not a setting; did you mean PGPOLL_MAX_TOPICS?" },
+        { "PGPOLL_CORS_ORIGINS", "PGPOLL_CORS_ORIGINS is not a setting; did you mean PGPOLL_CORS_ORIGIN?" },
+        { "PGPOLL_QUERY_TIMEOUT", "PGPOLL_QUERY_TIMEOUT is not a setting; did you mean PGPOLL_QUERY_TIMEOUT_S?" },
+        { "PGPOLL_log", "PGPOLL_log is not a setting; did you mean PGPOLL_LOG?" },
+        { "PGPOLL_UNHEARD_OF_BY_ALL", "PGPOLL_UNHEARD_OF_BY_ALL is not a setting; see pgpoll.fcgi --help" },
+        { "PGPOLL_", "PGPOLL_ is not a setting; see pgpoll.fcgi --help" },
+    };
+
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct config config;
+        char error[200] = "";
+
+        EXPECT(!load(rows[i].name, "1", &config, error, sizeof error), "%s", rows[i].name);
+        EXPECT_TEXT(error, rows[i].message);
+        EXPECT(load(rows[i].name, "", &config, error, sizeof error), "empty: %s", error);
+        (void)unsetenv(rows[i].name);
+    }
+}
+
+static void a_long_unknown_name_does_not_overflow_the_message(void)
+{
+    struct config config;
+    char name[1000] = "PGPOLL_", error[60];
+
+    memset(name + strlen(name), 'W', sizeof name - 1 - strlen(name));
+    EXPECT(!load(name, "1", &config, error, sizeof error), "a thousand letters");
+    EXPECT(strlen(error) < sizeof error, "the message is cut");
+    (void)unsetenv(name);
+}
+
+/* PGHOST and the like are libpq's; the rest are in config.h. */
+static void names_that_are_not_settings_may_be_there(void)
+{
+    static const char *const known[] = { CONFIG_OLD_WORKERS, CONFIG_PROGRAM, CONFIG_URL,
+                                         "PGHOST",           "PGPOLL",       "MY_PGPOLL_X" };
+    struct config config;
+    char error[200];
+
+    for (size_t i = 0; i < COUNT(known); i++) {
+        EXPECT(load(known[i], "x", &config, error, sizeof error), "%s", error);
+        (void)unsetenv(known[i]);
     }
 }
 
@@ -147,6 +217,10 @@ CU_TestInfo config_tests[] = {
     { "the defaults are the documented ones", defaults_are_the_documented_ones },
     { "takes good values", takes_good_values },
     { "a bad value stops the start and is named", a_bad_value_stops_the_start_and_is_named },
+    { "the range is named", the_range_is_named },
+    { "an unknown name is refused with the nearest one", an_unknown_name_is_refused_with_the_nearest_one },
+    { "a long unknown name does not overflow the message", a_long_unknown_name_does_not_overflow_the_message },
+    { "names that are not settings may be there", names_that_are_not_settings_may_be_there },
     { "a long value does not overflow the message", a_long_value_does_not_overflow_the_message },
     { "help lists every variable", help_lists_every_variable },
     CU_TEST_INFO_NULL,

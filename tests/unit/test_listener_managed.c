@@ -13,6 +13,7 @@
 #include "reading.h"
 #include "scoreboard.h"
 #include "suites.h"
+#include "topic.h"
 #include "topic_table.h"
 
 #include <json-c/json.h>
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { WORKERS = 70, NUMBER = 65, TOPICS = 600, SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000, START = 100 };
@@ -700,7 +702,39 @@ static void no_wake_is_lost(void)
     close_host(&host);
 }
 
+static int64_t memory_of(const struct scoreboard *scoreboard)
+{
+    struct stat status;
+
+    CU_ASSERT_EQUAL_FATAL(fstat(scoreboard->workers_fd, &status), 0);
+    return (int64_t)status.st_blocks * 512;
+}
+
+/* Of a thousand of the longest names, 1 MB, no more stays than a page; what is before and behind them does. */
+static void the_memory_of_names_is_given_back(void)
+{
+    enum { MANY = 1000, PAGE = 4096 };
+    struct scoreboard *scoreboard = scoreboard_new(2, MANY, 16, 16, 65536, 1);
+    struct slot *slot, *next;
+    int64_t before;
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(scoreboard);
+    slot = scoreboard_slot(scoreboard, 0);
+    next = scoreboard_slot(scoreboard, 1);
+    atomic_store(&slot->topics[MANY - 1].name_length, 77);
+    atomic_store(&next->wait_number, 88);
+    before = memory_of(scoreboard);
+    memset(scoreboard_names(scoreboard, slot), 'x', (size_t)MANY * TOPIC_MAX_BYTES);
+    CU_ASSERT(memory_of(scoreboard) >= before + MANY * TOPIC_MAX_BYTES - PAGE);
+    scoreboard_forget_names(scoreboard, slot);
+    EXPECT(memory_of(scoreboard) <= before + PAGE, "%lld more", (long long)(memory_of(scoreboard) - before));
+    CU_ASSERT_EQUAL(atomic_load(&slot->topics[MANY - 1].name_length), 77);
+    CU_ASSERT_EQUAL(atomic_load(&next->wait_number), 88);
+    scoreboard_free(scoreboard);
+}
+
 CU_TestInfo listener_managed_tests[] = {
+    { "the memory of names is given back", the_memory_of_names_is_given_back },
     { "asks only what it must", asks_only_what_it_must },
     { "an answer may be no", an_answer_may_be_no },
     { "a silent manager is given up", a_silent_manager_is_given_up },

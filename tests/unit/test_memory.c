@@ -70,7 +70,7 @@ static void sweep(const char *name, enum outcome (*scenario)(void))
 #define SINCE "\"since\":{\"b\":\"msg_0000000000000005\",\"c\":\"what?\"}"
 static const char good_body[] =
     "{\"topics\":[\"a\",\"b\",\"\\u00e9/\\\"\",\"a\"],\"timeout\":0.0,\"limit\":7," SINCE ",\"x\":[null,true,1e3]}";
-static const char bad_body[] = "{\"topics\":[\"a\",5],\"since\":[],\"timeout\":-1}";
+static const char bad_body[] = "{\"topics\":[\"a\",5],\"since\":[0],\"timeout\":-1}";
 static const char broken_body[] = "{\"topics\":[\"a\",}";
 
 static bool is_good_request(const struct poll_request *request)

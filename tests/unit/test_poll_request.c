@@ -2,6 +2,7 @@
 
 #include "expect.h"
 #include "suites.h"
+#include "utf8.h"
 
 #include <inttypes.h>
 #include <json-c/json.h>
@@ -64,6 +65,8 @@ static void whole_numbers_in_any_spelling(void)
         { "\"limit\":1000", 30, 1000 },
         { "\"limit\":7,\"timeout\":5", 5, 7 },
         { "\"more\":[{\"x\":null}],\"Timeout\":99", 30, 100 },
+        { "\"x\":[18446744073709551616,-9223372036854775809,1e400,-1e400]", 30, 100 },
+        { "\"timeout\":50000000000000000000000e-21,\"limit\":20000000000000000000e-19", 50, 2 },
     };
     char body[200];
 
@@ -93,22 +96,88 @@ static void topics_keep_their_order_and_are_folded(void)
     poll_request_release(&request);
 }
 
+/* A topic of one character, sent as the two halves of a surrogate pair. */
+static void expect_pair(unsigned high, unsigned low)
+{
+    const uint32_t character = 0x10000 + (high - 0xd800) * 0x400 + (low - 0xdc00);
+    uint32_t decoded = 0;
+    char body[200];
+
+    (void)snprintf(body, sizeof body, "{\"topics\":[\"\\u%04x\\u%04x\"],\"since\":{\"\\u%04X\\u%04X\":\"0\"}}", high,
+                   low, high, low);
+    struct poll_request request = good(body);
+    if (!request.topics)
+        return;
+    (void)EXPECT(utf8_decode(request.topics[0].name, request.topics[0].length, &decoded) == 4 &&
+                     request.topics[0].length == 4 && decoded == character &&
+                     request.topics[0].cursor.kind == CURSOR_ALL,
+                 "%s: U+%04X", body, (unsigned)decoded);
+    poll_request_release(&request);
+}
+
+static void every_surrogate_pair_is_its_character(void)
+{
+    for (unsigned high = 0xd800; high <= 0xdbff; high++) {
+        expect_pair(high, 0xdc00);
+        expect_pair(high, 0xde00);
+        expect_pair(high, 0xdf12);
+        expect_pair(high, 0xdfff);
+    }
+    for (unsigned low = 0xdc00; low <= 0xdfff; low++)
+        expect_pair(0xd836, low);
+}
+
+static void characters_as_themselves(void)
+{
+    struct poll_request request =
+        good("{\"topics\":[\"café\",\"日本\",\"😀\"],\"since\":{\"日本\":\"0\"},\"größe\":\"ß\"}");
+
+    CU_ASSERT_EQUAL_FATAL(request.topic_count, 3);
+    EXPECT_TEXT(request.topics[0].name, "café");
+    EXPECT_TEXT(request.topics[1].name, "日本");
+    EXPECT_TEXT(request.topics[2].name, "😀");
+    EXPECT_TEXT(request.topics[1].quoted, "\"日本\"");
+    CU_ASSERT_EQUAL(request.topics[1].cursor.kind, CURSOR_ALL);
+    poll_request_release(&request);
+    request = good("{\"topics\":[\"\\\\\\\"\\u0022\\u005c\"]}");
+    CU_ASSERT_EQUAL_FATAL(request.topic_count, 1);
+    EXPECT_TEXT(request.topics[0].name, "\\\"\"\\");
+    poll_request_release(&request);
+}
+
+static void a_byte_order_mark_is_skipped(void)
+{
+    struct poll_request request = good("\xef\xbb\xbf{\"topics\":[\"\xef\xbb\xbf\"]}");
+
+    CU_ASSERT_EQUAL_FATAL(request.topic_count, 1);
+    EXPECT_TEXT(request.topics[0].name, "\xef\xbb\xbf");
+    poll_request_release(&request);
+}
+
 static void a_cursor_for_each_topic(void)
 {
+    static const char *const none[] = { "{\"topics\":[\"a\"],\"since\":null}", "{\"topics\":[\"a\"],\"since\":{}}",
+                                        "{\"topics\":[\"a\"],\"since\":[ ]}" };
     struct poll_request request = good("{\"topics\":[\"a\",\"b\",\"c\"],\"since\":{\"b\":\"msg_000000000000002a\","
                                        "\"other\":5,\"c\":null,\"a\":\"what\\u0000?\"}}");
 
     CU_ASSERT_EQUAL_FATAL(request.topic_count, 3);
     CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_UNKNOWN);
     EXPECT_TEXT(request.topics[0].since, "\"what\\u0000?\"");
+    EXPECT_JSON(json_object_get(json_object_object_get(request.body, "since")), /* no more than is needed is kept */
+                "{\"b\":\"msg_000000000000002a\",\"a\":\"what\\u0000?\"}");
     CU_ASSERT_EQUAL(request.topics[1].cursor.kind, CURSOR_MESSAGE);
     CU_ASSERT_EQUAL(request.topics[1].cursor.position, 42);
     CU_ASSERT_EQUAL(request.topics[2].cursor.kind, CURSOR_NOW);
     CU_ASSERT_PTR_NULL(request.topics[2].since);
     poll_request_release(&request);
-    request = good("{\"topics\":[\"a\"],\"since\":null}");
-    CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_NOW);
-    poll_request_release(&request);
+    for (size_t i = 0; i < COUNT(none); i++) {
+        request = good(none[i]);
+        CU_ASSERT_EQUAL_FATAL(request.topic_count, 1);
+        CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_NOW);
+        CU_ASSERT_PTR_NULL(request.topics[0].since);
+        poll_request_release(&request);
+    }
 }
 
 /* Bodies that are JSON objects but not requests, and the whole of what the client is told. */
@@ -127,7 +196,7 @@ static void every_fault_is_told_with_its_place(void)
         { "{\"topics\":[\"orders\"],\"since\":{\"orders\":5}}",
           "[{\"loc\":[\"body\",\"since\",\"orders\"],\"msg\":\"str type expected\",\"type\":\"type_error.str\"}]" },
         { "[]", "[{\"loc\":[\"body\"],\"msg\":\"value is not a valid dict\",\"type\":\"type_error.dict\"}]" },
-        { "{\"topics\":[null,\"\"],\"since\":[],\"timeout\":61,\"limit\":\"5\"}",
+        { "{\"topics\":[null,\"\"],\"since\":[{}],\"timeout\":61,\"limit\":\"5\"}",
           "[{\"loc\":[\"body\",\"topics\",0],\"msg\":\"str type expected\",\"type\":\"type_error.str\"},"
           "{\"loc\":[\"body\",\"topics\",1],\"msg\":\"ensure this value is not blank\",\"type\":\"value_error\"},"
           "{\"loc\":[\"body\",\"since\"],\"msg\":\"value is not a valid dict\",\"type\":\"type_error.dict\"},"
@@ -189,6 +258,17 @@ static void refuses_wrong_values(void)
         { "\"topics\":[\"a\"],\"timeout\":4294967296", "\"timeout\"" },
         { "\"topics\":[\"a\"],\"timeout\":18446744073709551616", "\"timeout\"" },
         { "\"topics\":[\"a\"],\"timeout\":-9223372036854775809", "\"timeout\"" },
+        { "\"topics\":[\"a\"],\"timeout\":123456789012345678901234567890.5e10", "\"timeout\"" },
+        { "\"topics\":[\"a\"],\"since\":[\"a\"]", "\"since\"" },
+        { "\"topics\":[\"a\"],\"limit\":18446744073709551615", "\"limit\"" },
+        { "\"topics\":[\"a\"],\"limit\":18446744073709551616", "\"limit\"" },
+        { "\"topics\":[\"a\"],\"limit\":-18446744073709551616", "\"limit\"" },
+        { "\"topics\":[\"a\"],\"limit\":-9223372036854775809", "\"limit\"" },
+        { "\"topics\":[\"a\"],\"limit\":1e400", "\"limit\"" },
+        { "\"topics\":[\"a\"],\"limit\":-1e400", "\"limit\"" },
+        { "\"topics\":[\"a\"],\"limit\":1e-400", "\"limit\"" },
+        { "\"topics\":[18446744073709551616]", "\"topics\",0" },
+        { "\"topics\":[\"a\"],\"since\":{\"a\":18446744073709551616}", "\"since\",\"a\"" },
         { "\"topics\":[\"a\"],\"limit\":0", "\"limit\"" },
         { "\"topics\":[\"a\"],\"limit\":1001", "\"limit\"" },
         { "\"topics\":[\"a\"],\"limit\":[]", "\"limit\"" },
@@ -213,7 +293,7 @@ static const struct {
     { "{\"topics\":[\"a\"]}x", 16 },
     { "nul", 3 },
     { "{\"topics\":['a']}", 11 },
-    { "{topics:[\"a\"]}", 2 },
+    { "{topics:[\"a\"]}", 1 },
     { "{\"topics\":[\"a\",]}", -1 },
     { "{\"topics\":[\"a\"],}", -1 },
     { "{\"topics\":[\"a\"]}{}", -1 },
@@ -260,7 +340,9 @@ static const struct {
     { "{\"topics\":[\"\xff\"]}", 12 },
     { "{\"topics\":[\"\xc0\x80\"]}", 12 },
     { "{\"topics\":[\"\xed\xa0\x80\"]}", 12 },
-    { "\xef\xbb\xbf{\"topics\":[\"a\"]}", 0 },
+    { "\xef\xbb\xbf", 3 },
+    { "\xef\xbb\xbf{\"topics\":[\"a\",]}", 18 },
+    { " \xef\xbb\xbf{\"topics\":[\"a\"]}", 1 },
     { "{\"topics\" [\"a\"]}", -1 },
     { "{\"topics\":[\"a\" \"b\"]}", -1 },
     { "{\"topics\":[\"a\"]]", -1 },
@@ -340,27 +422,28 @@ static enum error parse_nested(int depth)
     return error;
 }
 
-static void nests_thirty_levels_deep(void)
+static void nests_32_levels_deep(void)
 {
     CU_ASSERT_EQUAL(parse_nested(1), ERROR_NONE);
-    CU_ASSERT_EQUAL(parse_nested(30), ERROR_NONE);
+    CU_ASSERT_EQUAL(parse_nested(31), ERROR_NONE);
     CU_ASSERT_EQUAL(parse_nested(32), ERROR_INVALID);
     CU_ASSERT_EQUAL(parse_nested(80), ERROR_INVALID);
 }
 
 static void nests_and_grows_without_harm(void)
 {
-    char *body = malloc(POLL_REQUEST_MAX_BYTES + 1);
+    const size_t length = poll_request_max_bytes(MAX_TOPICS);
+    char *body = malloc(length);
     struct poll_request request;
     struct json_object *detail = NULL;
 
     CU_ASSERT_PTR_NOT_NULL_FATAL(body);
-    memset(body, '[', POLL_REQUEST_MAX_BYTES);
-    CU_ASSERT_EQUAL(poll_request_parse(&request, body, POLL_REQUEST_MAX_BYTES, MAX_TOPICS, &detail), ERROR_INVALID);
+    memset(body, '[', length);
+    CU_ASSERT_EQUAL(poll_request_parse(&request, body, length, MAX_TOPICS, &detail), ERROR_INVALID);
     json_object_put(detail);
-    memset(body, ' ', POLL_REQUEST_MAX_BYTES);
+    memset(body, ' ', length);
     memcpy(body, "{\"topics\":[\"a\"]}", 16);
-    CU_ASSERT_EQUAL(poll_request_parse(&request, body, POLL_REQUEST_MAX_BYTES, MAX_TOPICS, &detail), ERROR_NONE);
+    CU_ASSERT_EQUAL(poll_request_parse(&request, body, length, MAX_TOPICS, &detail), ERROR_NONE);
     poll_request_release(&request);
     free(body);
 }
@@ -369,13 +452,16 @@ CU_TestInfo poll_request_tests[] = {
     { "defaults", defaults },
     { "whole numbers in any spelling", whole_numbers_in_any_spelling },
     { "topics keep their order and are folded", topics_keep_their_order_and_are_folded },
+    { "every surrogate pair is its character", every_surrogate_pair_is_its_character },
+    { "characters as themselves", characters_as_themselves },
+    { "a byte order mark is skipped", a_byte_order_mark_is_skipped },
     { "a cursor for each topic", a_cursor_for_each_topic },
     { "every fault is told with its place", every_fault_is_told_with_its_place },
     { "refuses wrong values", refuses_wrong_values },
     { "refuses what is not JSON", refuses_what_is_not_json },
     { "other values are no request", other_values_are_no_request },
     { "only blank topics is no topic", only_blank_topics_is_no_topic },
-    { "nests thirty levels deep", nests_thirty_levels_deep },
+    { "nests 32 levels deep", nests_32_levels_deep },
     { "nests and grows without harm", nests_and_grows_without_harm },
     CU_TEST_INFO_NULL,
 };

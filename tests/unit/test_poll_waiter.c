@@ -409,52 +409,76 @@ static void a_release_ends_the_retries_of_who_has_a_cursor(void)
 
 /* ---- gaps */
 
-static void a_gap_is_kept_until_it_is_told(void)
+/* The client learns at once that it missed something, also where no message follows. */
+static void a_gap_is_answered_at_once(void)
 {
-    static const struct fake_step script[] = {
+    static const struct fake_step first[] = {
         { AUTHORIZES, .topics = { { .start = 5, .gap = GAP_EXPIRED, .oldest = 6 } } },
-        { SUBSCRIBES, NOTHING },
-        QUIET,
-        { BEGINS },
-        { WAITS, AWAY },
-        { SUBSCRIBES, NOTHING },
-        { WAITS, .error = ERROR_TIMEOUT },
-        { SUBSCRIBES, NOTHING },
     };
+    static const struct fake_step subscribing[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, .topics = { { .start = 5, .gap = GAP_EXPIRED, .oldest = -1 } } },
+    };
+    static const struct fake_step nothing_kept[] = { { AUTHORIZES, NOTHING } };
     struct fake_poll poll;
 
     fake_poll_init(&poll, "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":" ID(1) "}}");
-    FAKE_POLL_RUN(&poll, script);
-    expect_end(&poll, ERROR_TIMEOUT, 0, ID(5));
+    FAKE_POLL_RUN(&poll, first);
+    expect_end(&poll, ERROR_NONE, 0, ID(5));
+    CU_ASSERT_FALSE(poll.waiter.began_wait);
     EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"expired\",\"requested\":" ID(1) ",\"oldest\":" ID(6) "}}");
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, subscribing);
+    expect_end(&poll, ERROR_NONE, 0, ID(5));
+    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"expired\",\"requested\":" ID(5) ",\"oldest\":null}}");
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":\"?\"}}");
+    FAKE_POLL_RUN(&poll, nothing_kept);
+    expect_end(&poll, ERROR_NONE, 0, ID(5));
+    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"unknown\",\"requested\":\"?\",\"oldest\":null}}");
     fake_poll_release(&poll);
 }
 
 /* Pruned, or restored from a backup, while the poll waited: also from a cursor that was good when it came. */
-static void a_gap_that_opens_while_waiting_is_told(void)
+static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
 {
-    static const struct fake_step script[] = {
+    static const struct fake_step restored[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
         QUIET,
         { BEGINS },
         { WAITS, AWAY },
         { SUBSCRIBES, .topics = { { .start = 2, .gap = GAP_AHEAD, .oldest = 1 } } },
+    };
+    static const struct fake_step pruned[] = {
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        QUIET,
+        { BEGINS },
         { WAITS },
-        { READS, .topics = { { .start = 2 } }, .messages = { { 0, 3 } } },
+        { READS, .topics = { { .start = 7, .gap = GAP_EXPIRED, .oldest = -1 } } },
     };
     struct fake_poll poll;
 
     fake_poll_init(&poll, SINCE_5);
-    FAKE_POLL_RUN(&poll, script);
-    expect_end(&poll, ERROR_NONE, 1, ID(3));
+    FAKE_POLL_RUN(&poll, restored);
+    expect_end(&poll, ERROR_NONE, 0, ID(2));
     EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"ahead\",\"requested\":" ID(5) ",\"oldest\":" ID(1) "}}");
     fake_poll_release(&poll);
 
-    fake_poll_init(&poll, BODY); /* who had sent no cursor */
-    FAKE_POLL_RUN(&poll, script);
-    expect_end(&poll, ERROR_NONE, 1, ID(3));
+    fake_poll_init(&poll, BODY); /* it sent no cursor */
+    FAKE_POLL_RUN(&poll, restored);
+    expect_end(&poll, ERROR_NONE, 0, ID(2));
     EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"ahead\",\"requested\":null,\"oldest\":" ID(1) "}}");
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, pruned);
+    expect_end(&poll, ERROR_NONE, 0, ID(7));
+    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"expired\",\"requested\":" ID(5) ",\"oldest\":null}}");
     fake_poll_release(&poll);
 }
 
@@ -530,8 +554,8 @@ CU_TestInfo poll_waiter_tests[] = {
     { "away until the deadline is an empty answer after it", away_until_the_deadline_is_an_empty_answer_after_it },
     { "no attempt outlasts the poll by much", no_attempt_outlasts_the_poll_by_much },
     { "a release ends the retries of who has a cursor", a_release_ends_the_retries_of_who_has_a_cursor },
-    { "a gap is kept until it is told", a_gap_is_kept_until_it_is_told },
-    { "a gap that opens while waiting is told", a_gap_that_opens_while_waiting_is_told },
+    { "a gap is answered at once", a_gap_is_answered_at_once },
+    { "a gap that opens while waiting is answered at once", a_gap_that_opens_while_waiting_is_answered_at_once },
     { "each kind of cursor has its gaps", each_kind_of_cursor_has_its_gaps },
     CU_TEST_INFO_NULL,
 };

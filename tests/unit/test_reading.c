@@ -191,6 +191,65 @@ static void large_ones(void)
     free(payload);
 }
 
+/* Answers whether the names that it receives are those that were sent. */
+static void *compare_one(void *argument)
+{
+    struct desk *desk = argument;
+    struct reading reading;
+    int socket;
+    bool same;
+
+    while ((socket = reading_take(desk->queue[1])) < 0)
+        ;
+    if (reading_accept(socket, &reading)) {
+        same = reading.request.topic_count == desk->request.topic_count;
+        for (int i = 0; same && i < reading.request.topic_count; i++)
+            same = strcmp(reading.request.topics[i].name, desk->request.topics[i].name) == 0 &&
+                   strcmp(reading.request.topics[i].quoted, desk->request.topics[i].quoted) == 0;
+        reading_answer(socket, reading.question.give_up_ms, ERROR_SCHEMA, NULL, same ? "the same" : "others");
+        reading_release(&reading);
+    }
+    (void)close(socket);
+    return NULL;
+}
+
+/* As many of the longest names as PGPOLL_MAX_TOPICS can allow. */
+static void the_most_and_longest_topics(void)
+{
+    enum { MOST = 1000, NAME_CHARACTERS = 252 }; /* of 4 bytes; the last one becomes a number of 4 digits */
+    struct json_object *topics = json_object_new_array(), *whole = json_object_new_object(), *detail = NULL;
+    struct desk desk;
+    pthread_t thread;
+    const char *text;
+    int socket;
+
+    for (int i = 0; i < MOST; i++) {
+        char name[4 * NAME_CHARACTERS + 1];
+
+        for (int at = 0; at < NAME_CHARACTERS; at++)
+            memcpy(name + (size_t)at * 4, "😀", 4);
+        (void)snprintf(name + sizeof name - 5, 5, "%4u", (unsigned)i % 10000);
+        CU_ASSERT_EQUAL_FATAL(json_object_array_add(topics, json_object_new_string(name)), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(json_object_object_add(whole, "topics", topics), 0);
+    text = json_object_to_json_string_ext(whole, JSON_C_TO_STRING_PLAIN);
+    open_desk(&desk, LONG_MS);
+    poll_request_release(&desk.request);
+    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk.request, text, strlen(text), MOST, &detail), ERROR_NONE);
+    desk.question.positions = calloc(MOST, sizeof *desk.question.positions);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(desk.question.positions);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, compare_one, &desk), 0);
+    socket = reading_ask(desk.queue[0], &desk.question);
+    CU_ASSERT_FATAL(socket >= 0);
+    CU_ASSERT_EQUAL(receive(&desk, socket), ERROR_SCHEMA);
+    EXPECT_TEXT(desk.text, "the same");
+    (void)pthread_join(thread, NULL);
+    (void)close(socket);
+    free((void *)desk.question.positions);
+    close_desk(&desk);
+    json_object_put(whole);
+}
+
 /* ---- one side dies, or is late */
 
 static void a_reader_that_is_gone(void)
@@ -386,6 +445,7 @@ static void damaged_questions(void)
 CU_TestInfo reading_tests[] = {
     { "a question and its answer", a_question_and_its_answer },
     { "large ones", large_ones },
+    { "the most and longest topics", the_most_and_longest_topics },
     { "a reader that is gone", a_reader_that_is_gone },
     { "a reader that is late", a_reader_that_is_late },
     { "a worker that is gone", a_worker_that_is_gone },

@@ -86,6 +86,20 @@ static void waits_and_latencies_fall_into_buckets(void)
     EXPECT(number("delivery_latency_seconds", "0.001", false) == 1, "the database's clock is ahead");
 }
 
+static void a_gap_without_a_message_has_no_latency(void)
+{
+    struct poll_state state = { .gap = GAP_EXPIRED };
+    struct poll_waiter waiter = { .states = &state, .waits_since_ms = 1 };
+
+    tally_clear(&tally);
+    CU_ASSERT_TRUE_FATAL(page_init(&waiter.page, 1));
+    tally_poll(&tally, &waiter, ERROR_NONE);
+    page_release(&waiter.page);
+    CU_ASSERT_EQUAL(number("polls", "ok", false), 1);
+    CU_ASSERT_EQUAL(number("gaps", "expired", false), 1);
+    CU_ASSERT_EQUAL(number("delivery_latency_seconds", "sum", true), 0);
+}
+
 static void taking_empties(void)
 {
     static struct tally other;
@@ -104,6 +118,7 @@ static void taking_empties(void)
 CU_TestInfo tally_tests[] = {
     { "a poll is counted by its outcome", a_poll_is_counted_by_its_outcome },
     { "waits and latencies fall into buckets", waits_and_latencies_fall_into_buckets },
+    { "a gap without a message has no latency", a_gap_without_a_message_has_no_latency },
     { "taking empties", taking_empties },
     CU_TEST_INFO_NULL,
 };

@@ -31,6 +31,21 @@ static void decodes_every_length(void)
     }
 }
 
+static void encodes_every_character(void)
+{
+    for (uint32_t character = 0; character <= 0x10ffff; character++) {
+        char encoded[UTF8_MAX_BYTES];
+        uint32_t decoded = 0;
+        size_t size;
+
+        if (character == 0xd800)
+            character = 0xe000;
+        size = utf8_encode(character, encoded);
+        if (utf8_decode(encoded, size, &decoded) != size || decoded != character)
+            (void)EXPECT(false, "U+%04X", (unsigned)character);
+    }
+}
+
 static void refuses_what_postgresql_refuses(void)
 {
     static const char *const rows[] = {
@@ -90,6 +105,7 @@ static void valid_length_ends_at_the_first_fault(void)
 
 CU_TestInfo utf8_tests[] = {
     { "decodes every length", decodes_every_length },
+    { "encodes every character", encodes_every_character },
     { "refuses what PostgreSQL refuses", refuses_what_postgresql_refuses },
     { "the valid length ends at the first fault", valid_length_ends_at_the_first_fault },
     CU_TEST_INFO_NULL,

@@ -1,0 +1,63 @@
+"""Nobody waits for each other in a circle: one lock order for all that lock several of the tables (sql/tables.sql)."""
+import contextlib
+
+import psycopg2.errors
+import pytest
+
+from sessions import LEVELS, Background, connect, publish, run, wait_until, waits_for_lock
+
+TABLES = ["messages", "feed", "retention", "feed_lock", "batches"]
+WHOLE_TABLE = "LOCK TABLE pgpoll.{} IN ACCESS EXCLUSIVE MODE"
+WRITERS = "LOCK TABLE pgpoll.{} IN SHARE MODE"
+DOES = {
+    "prune": "SELECT pgpoll.prune('0')",
+    "truncate": "TRUNCATE pgpoll.messages",
+    "assign": "SELECT pgpoll.assign_positions()",
+    "new messages": "SELECT pgpoll.new_messages(10, 10000)",
+    "catch up": "SELECT pgpoll.catch_up('{a,b}', '{0,0}', 10, 10000)",
+    "altering": "; ".join(WHOLE_TABLE.format(table) for table in TABLES),      # as an upgrade may
+}
+
+
+def put_messages(admin):
+    """With and without a position."""
+    publish(admin, "a", 1)
+    run(admin, "SELECT pgpoll.assign_positions()")
+    publish(admin, "b", 2)
+
+
+def do(what, session):
+    """In one transaction. Not to get a lock in 4 s is not to wait in a circle: the machine may be busy."""
+    with contextlib.suppress(psycopg2.errors.LockNotAvailable):
+        run(session, DOES[what])
+    session.commit()
+
+
+@pytest.mark.parametrize("second", DOES)
+@pytest.mark.parametrize("first", DOES)
+def test_no_deadlock(admin, first, second):
+    """The first is stopped on its way, before each table that it locks, and the second starts; then both go on."""
+    one, other, holder = (connect(LEVELS[0]) for _ in range(3))
+    for table in TABLES:
+        for lock in WHOLE_TABLE, WRITERS:
+            put_messages(admin)
+            run(holder, lock.format(table))
+            doing = Background(do, first, one)
+            wait_until(lambda: waits_for_lock(admin, one) or not doing.is_alive())
+            after = Background(do, second, other)
+            wait_until(lambda: waits_for_lock(admin, other) or not after.is_alive())
+            holder.rollback()
+            doing.join()
+            after.join()
+
+
+def test_lock_of_the_messages_against_prune(admin):
+    """As somebody does who wants to look before truncating."""
+    put_messages(admin)
+    truncater, pruner = connect(LEVELS[0]), connect()
+    run(truncater, "LOCK TABLE pgpoll.messages")
+    pruning = Background(run, pruner, DOES["prune"])
+    wait_until(lambda: waits_for_lock(admin, pruner))
+    run(truncater, DOES["truncate"])
+    truncater.commit()
+    assert pruning.join() == [(0,)]
