@@ -24,7 +24,8 @@ enum {
 /* What stands in the table for a worker. */
 struct entry {
     int pid;              /* 0: nothing */
-    uint32_t wait_number; /* of the poll */
+    uint32_t wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
+    int64_t since_ms;
 };
 
 /* What stands in pgpoll.listeners. */
@@ -161,14 +162,16 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number) };
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number),
+                                   atomic_load(&slot->since_ms) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
             made = json_tree_add_item(writer->ended, json_object_new_int(entry->pid));
             entry->pid = 0;
         }
-        if (made && waits && (!entry->pid || entry->wait_number != now.wait_number)) {
+        if (made && waits &&
+            (!entry->pid || entry->wait_number != now.wait_number || entry->since_ms != now.since_ms)) {
             made = add_began(writer, i, now_ms);
             *entry = now;
         }
