@@ -208,12 +208,21 @@ static void set_state(const struct worker *worker, enum slot_state state)
     }
 }
 
+static void count_lost_lines(const struct worker *worker)
+{
+    const uint64_t lost = log_take_lost();
+
+    if (lost > 0)
+        tally_add(worker->tally, TALLY_LOG_LINES_LOST, lost);
+}
+
 static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct worker *worker = (struct worker *)server;
 
     set_state(worker, SLOT_SERVING);
     serve_request(worker, request, interrupts);
+    count_lost_lines(worker);
     trim(worker);
     if (worker->scoreboard && ++worker->served % TRIM_POLLS == 0)
         scoreboard_trim(worker->scoreboard);

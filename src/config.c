@@ -44,7 +44,8 @@ static const struct variable {
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
       "seconds after which a waiting poll reads the table again, in case a notification was lost" },
     { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
-      "seconds after which a database connection that does not answer is closed" },
+      "seconds after which a database connection that does not answer is cancelled and closed; its lock_timeout is 0.8 "
+      "of that, its statement_timeout 0.9" },
     { "PGPOLL_PEER_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, peer_timeout_s), "10", 2, 600,
       "seconds within which the web server must send the rest of a request, or take more of an answer" },
     { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,

@@ -24,6 +24,7 @@ from stalls import again_after_a_stall
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
+METRICS = "/messages/poll/metrics"
 SCHEMA_VERSION = re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1]
 MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
 WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: what the tests' requests go through
@@ -251,10 +252,10 @@ class Server:
                                check=True, capture_output=True, text=True)
         return dict(line.split("=", 1) for line in shell.stdout.split("\0") if "=" in line)
 
-    def connect(self):
+    def connect(self, **options):
         words = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
         env = self.env
-        return psycopg2.connect(**{word: env[name] for name, word in words.items() if name in env})
+        return psycopg2.connect(**{word: env[name] for name, word in words.items() if name in env} | options)
 
     def close_db(self):
         if self.db:
