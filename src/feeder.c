@@ -114,7 +114,7 @@ struct feeder *feeder_new(const struct config *config, struct scoreboard *scoreb
         return NULL;
     feeder->config = config;
     feeder->scoreboard = scoreboard;
-    feeder->database = database_new();
+    feeder->database = database_new(config->query_timeout_s * 1000);
     feeder->fed = calloc((size_t)capacity, sizeof *feeder->fed);
     feeder->pending = calloc((size_t)scoreboard->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
@@ -693,7 +693,7 @@ struct pollfd feeder_pollfd(const struct feeder *feeder)
 int64_t feeder_due_ms(const struct feeder *feeder)
 {
     if (feeder->exchange.running)
-        return feeder->exchange.due_ms;
+        return exchange_due_ms(&feeder->exchange);
     if (!database_is_connected(feeder->database))
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->subscriptions.news_count > 0)

@@ -217,7 +217,7 @@ struct listener *listener_direct_new(const struct config *config, struct tally *
         return NULL;
     listener->base.operations = &operations;
     listener->config = config;
-    listener->database = database_new();
+    listener->database = database_new(config->query_timeout_s * 1000);
     listener->counting = tally;
     if (!listener->database) {
         direct_free(&listener->base);

@@ -24,7 +24,6 @@
 #include <unistd.h>
 
 enum {
-    SHORTEST_WAIT_MS = 500, /* a poll is not released before it has waited so long */
     RELEASE_AGAIN_MS = 20,
     SPAWN_BATCH = 64,
     COUNT_MS = 1000,
@@ -179,7 +178,7 @@ static void kill_broken(const struct manager *manager, int number)
 static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
 {
     int longest = -1;
-    int64_t since_ms = now_ms - SHORTEST_WAIT_MS;
+    int64_t since_ms = now_ms - SCOREBOARD_SHORTEST_WAIT_MS;
 
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, i);
@@ -204,10 +203,8 @@ static void keep_reserve(struct manager *manager, int64_t now_ms)
     if (wanted <= 0 || (manager->release_ms != INT64_MAX && now_ms < manager->release_ms))
         return;
     manager->release_ms = now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
-    while (wanted-- > 0 && (number = longest_waiting(scoreboard, now_ms)) >= 0) {
-        atomic_store(&scoreboard_slot(scoreboard, number)->released, 1);
-        scoreboard_wake(scoreboard, number);
-    }
+    while (wanted-- > 0 && (number = longest_waiting(scoreboard, now_ms)) >= 0)
+        scoreboard_release(scoreboard, number);
 }
 
 static int64_t count_due_ms(const struct manager *manager)
@@ -424,6 +421,7 @@ static void turn(struct manager *manager)
     stats_writer_step(manager->stats_writer, ready > 0 && fds[3].revents);
     readers_keep(&manager->readers, &manager->usual_mask);
     end_old_workers(manager, now_ms);
+    log_report_lost();
     if (manager->stopping)
         return;
     if (manager->running < manager->scoreboard->worker_count && now_ms >= manager->spawn_ms)

@@ -24,7 +24,8 @@ enum {
 /* What stands in the table for a worker. */
 struct entry {
     int pid;              /* 0: nothing */
-    uint32_t wait_number; /* of the poll */
+    uint32_t wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
+    int64_t since_ms;
 };
 
 /* What stands in pgpoll.listeners. */
@@ -56,12 +57,14 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         return NULL;
     writer->config = config;
     writer->scoreboard = scoreboard;
-    writer->database = database_new();
+    writer->database = database_new(config->query_timeout_s * 1000);
     writer->entries = calloc((size_t)scoreboard->worker_count, sizeof *writer->entries);
     if (!writer->database || !writer->entries) {
         stats_writer_free(writer);
         return NULL;
     }
+    /* Its tables are not logged, and a beat that a crash takes along is followed by another. */
+    database_set_bookkeeping(writer->database);
     return writer;
 }
 
@@ -92,7 +95,7 @@ struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
 int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
     if (writer->exchange.running)
-        return writer->exchange.due_ms;
+        return exchange_due_ms(&writer->exchange);
     return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
@@ -159,14 +162,16 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number) };
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number),
+                                   atomic_load(&slot->since_ms) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
             made = json_tree_add_item(writer->ended, json_object_new_int(entry->pid));
             entry->pid = 0;
         }
-        if (made && waits && (!entry->pid || entry->wait_number != now.wait_number)) {
+        if (made && waits &&
+            (!entry->pid || entry->wait_number != now.wait_number || entry->since_ms != now.since_ms)) {
             made = add_began(writer, i, now_ms);
             *entry = now;
         }
@@ -188,7 +193,12 @@ static bool read_gauges(struct stats_writer *writer)
 
 static bool take_counts(struct stats_writer *writer)
 {
-    bool any = tally_take(&writer->tally, &writer->scoreboard->tally);
+    const uint64_t lost = log_take_lost();
+    bool any;
+
+    if (lost > 0)
+        tally_add(&writer->scoreboard->tally, TALLY_LOG_LINES_LOST, lost);
+    any = tally_take(&writer->tally, &writer->scoreboard->tally);
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         any = tally_take(&writer->tally, &scoreboard_slot(writer->scoreboard, i)->tally) || any;

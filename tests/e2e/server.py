@@ -24,6 +24,7 @@ from stalls import again_after_a_stall
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
+METRICS = "/messages/poll/metrics"
 SCHEMA_VERSION = re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1]
 MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
 WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: what the tests' requests go through

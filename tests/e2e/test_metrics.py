@@ -11,9 +11,8 @@ import time
 import pytest
 
 from between import manager, pgbouncer, wire
-from server import MODE, POLL, STALL_S, Postgres, Server, max_body, new_topic, until
+from server import METRICS, MODE, POLL, STALL_S, Postgres, Server, max_body, new_topic, until
 
-METRICS = "/messages/poll/metrics"
 managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
 
 
