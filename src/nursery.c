@@ -52,7 +52,7 @@ static bool start(struct nursery *nursery, const sigset_t *mask)
         return false;
     scoreboard_descriptors(nursery->scoreboard, descriptors);
     descriptors[SCOREBOARD_DESCRIPTORS] = pair[1];
-    nursery->pid = child_start(&nursery->child, descriptors, mask);
+    nursery->pid = child_start(&nursery->child, descriptors, CHILD_WITHOUT_DATABASE, mask);
     (void)close(pair[1]);
     nursery->socket = pair[0];
     if (nursery->pid < 0 || setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0) {

@@ -55,7 +55,8 @@ void readers_keep(struct readers *readers, const sigset_t *mask)
     int64_t now_ms = clock_monotonic_ms();
 
     for (int left = missing(readers); left > 0 && now_ms >= readers->pause_ms; left--) {
-        pid_t pid = child_start(&readers->child, (const int[CHILD_DESCRIPTORS]){ readers->queue, -1 }, mask);
+        pid_t pid = child_start(&readers->child, (const int[CHILD_DESCRIPTORS]){ readers->queue, -1 },
+                                CHILD_WITH_DATABASE, mask);
 
         readers->started_ms = now_ms;
         if (pid < 0) {
