@@ -74,6 +74,8 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/schema_version.sql
 \ir watch_views.sql
 \ir functions/metrics.sql
+\ir functions/problems.sql
+\ir functions/try_position.sql
 \ir grants.sql
 COMMIT;
 \if :older

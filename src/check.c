@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "config.h"
 #include "database.h"
+#include "statement.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -18,16 +19,12 @@ enum {
     MANAGER_CONNECTIONS = 3
 };
 
-/* A queue is nearly always empty; this much of it is 80 MB that somebody does not read. */
-static const double QUEUE_USED = 0.01;
-
 enum kind { OK, NOTE, WRONG };
 
 struct check {
     const struct config *config;
     FILE *out;
-    PGconn *connection;
-    bool silent; /* the database: there is no point in asking more */
+    struct database *database;
     int wrong;
 };
 
@@ -45,337 +42,191 @@ static void say(struct check *check, enum kind kind, const char *format, ...)
     (void)fputc('\n', check->out);
 }
 
-/* ---- asking the database */
-
-/* In one line. */
-static void say_failure(struct check *check, const char *what, const char *message)
-{
-    say(check, WRONG, "%s: %.*s", what, (int)strcspn(message, "\n"), message);
-}
-
-static PGconn *connect_now(const struct config *config)
-{
-    static const char *const keywords[] = { "fallback_application_name", "client_encoding", "connect_timeout", NULL };
-    char seconds[8];
-    const char *const values[] = { "pgpoll check", "UTF8", seconds, NULL };
-
-    (void)snprintf(seconds, sizeof seconds, "%d", (int)clock_max(config->query_timeout_s, 2));
-    return PQconnectdbParams(keywords, values, 0);
-}
-
-/* Waits until there is something to read; false: not in time. */
-static bool wait_input(PGconn *connection, int64_t deadline_ms)
-{
-    struct pollfd fd = { .fd = PQsocket(connection), .events = POLLIN };
-    int64_t left_ms = deadline_ms - clock_monotonic_ms();
-
-    return left_ms > 0 && poll(&fd, 1, (int)left_ms) > 0 && PQconsumeInput(connection) == 1;
-}
-
-/* Runs one statement with at most one parameter; NULL: it failed, and that was said. */
-static PGresult *run(struct check *check, PGconn *connection, const char *sql, const char *parameter)
+/*
+ * Runs a statement, which is released, as the workers do. Returns its result, which the caller clears.
+ * NULL: it failed, and that was said; what is a clause for it, such as "LISTEN fails".
+ */
+static PGresult *run(struct check *check, struct database *database, struct statement *statement, const char *what)
 {
     const int64_t deadline_ms = clock_monotonic_ms() + check->config->query_timeout_s * 1000;
-    const char *const values[] = { parameter };
-    PGresult *result = NULL, *next;
+    PGresult *result = NULL;
 
-    if (check->silent)
-        return NULL;
-    if (PQsendQueryParams(connection, sql, parameter ? 1 : 0, NULL, values, NULL, NULL, 0)) {
-        while (PQisBusy(connection))
-            if (!wait_input(connection, deadline_ms)) {
-                say(check, WRONG, "the database did not answer within %" PRId64 " s: %s",
-                    check->config->query_timeout_s, sql);
-                check->silent = true;
-                return NULL;
-            }
-        result = PQgetResult(connection);
-        while ((next = PQgetResult(connection)))
-            PQclear(next);
+    if (database_run(database, statement, 1, &result, deadline_ms) != ERROR_NONE) {
+        result = NULL;
+        say(check, WRONG, "%s: %s%s", what, database_error(database),
+            clock_monotonic_ms() < deadline_ms ? "" : " (PGPOLL_QUERY_TIMEOUT_S)");
     }
-    if (PQresultStatus(result) == PGRES_TUPLES_OK || PQresultStatus(result) == PGRES_COMMAND_OK)
-        return result;
-    say_failure(check, sql, result ? PQresultErrorMessage(result) : PQerrorMessage(connection));
-    PQclear(result);
-    return NULL;
-}
-
-/* One row of columns, for the caller to clear; NULL: there is none, and that was said. */
-static PGresult *ask(struct check *check, const char *sql)
-{
-    PGresult *result = run(check, check->connection, sql, NULL);
-
-    if (result && PQntuples(result) != 1) {
-        say(check, WRONG, "an odd answer from the database: %s", sql);
-        PQclear(result);
-        return NULL;
-    }
+    statement_release(statement);
     return result;
 }
 
-static const char *text(const PGresult *result, int column)
+static PGresult *ask(struct check *check, const char *sql, const char *what)
 {
-    return PQgetvalue(result, 0, column);
+    struct statement statement;
+
+    statement_init(&statement, sql);
+    return run(check, check->database, &statement, what);
 }
 
-static bool is_true(const PGresult *result, int column)
+static const char *text(const PGresult *result, int row, int column)
 {
-    return *text(result, column) == 't';
+    return PQgetvalue(result, row, column);
 }
 
-static bool is_empty(const PGresult *result, int column)
-{
-    return *text(result, column) == '\0';
-}
+/* ---- what is checked; false: there is no point in going on */
 
-/* ---- what is looked at; false: there is no point in going on */
-
+/* The connection is as a worker's, so that it also says what is wrong with the schema. */
 static bool check_connection(struct check *check)
 {
-    PGresult *result;
+    const int64_t before_ms = clock_wall_ms();
+    PGresult *result =
+        ask(check,
+            "SELECT current_database(), coalesce(host(inet_server_addr()) || ' port ' ||"
+            " inet_server_port(), 'a Unix socket'), session_user::text, current_setting('server_version'),"
+            " CASE WHEN rolsuper THEN 'yes' ELSE '' END,"
+            " (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+            " FROM pg_roles WHERE rolname = session_user",
+            "cannot connect");
+    int64_t ahead_ms;
 
-    check->connection = connect_now(check->config);
-    if (PQstatus(check->connection) != CONNECTION_OK) {
-        say_failure(check, "cannot connect to the database", PQerrorMessage(check->connection));
-        say(check, NOTE, "PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSFILE and PGSERVICE say where it is and who asks");
+    if (!result) {
+        say(check, NOTE,
+            "PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSFILE and PGSERVICE say where to connect and as whom.");
         return false;
     }
-    result = ask(check, "SELECT current_setting('server_version'), current_user, rolsuper FROM pg_roles"
-                        " WHERE rolname = current_user");
-    if (!result)
-        return false;
-    say(check, OK, "connected to database %s at %s port %s as role %s; PostgreSQL %s", PQdb(check->connection),
-        PQhost(check->connection), PQport(check->connection), text(result, 1), text(result, 0));
-    if (is_true(result, 2))
-        say(check, NOTE, "role %s is a superuser; the workers need no more than GRANT pgpoll_poller", text(result, 1));
+    say(check, OK, "Connected to database %s at %s as role %s; PostgreSQL %s, pgpoll schema version %d.",
+        text(result, 0, 0), text(result, 0, 1), text(result, 0, 2), text(result, 0, 3), PGPOLL_SCHEMA_VERSION);
+    if (*text(result, 0, 4))
+        say(check, NOTE, "Role %s is a superuser. The workers need no more than: GRANT pgpoll_poller TO your_role;",
+            text(result, 0, 2));
+    ahead_ms = database_int8(result, 0, 5) - (before_ms + clock_wall_ms()) / 2;
+    if (llabs(ahead_ms) > CLOCK_MS)
+        say(check, NOTE,
+            "The database's clock is %.1f s %s this host's. Messages are delivered as usual, but latencies in the"
+            " metrics, and cursors that are times, are wrong by as much. Synchronize the clocks.",
+            (double)llabs(ahead_ms) / 1000, ahead_ms > 0 ? "ahead of" : "behind");
     PQclear(result);
     return true;
-}
-
-static bool check_primary(struct check *check)
-{
-    PGresult *result = ask(
-        check, "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',"
-               " current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') <> 'off'"
-               " AND NOT EXISTS (SELECT FROM pg_stat_get_wal_senders()),"
-               " current_setting('synchronous_commit') = 'off'");
-    bool primary;
-
-    if (!result)
-        return false;
-    primary = !is_true(result, 0);
-    if (!primary)
-        say(check, WRONG,
-            "this server is a standby, where LISTEN is refused: have PGHOST name the primary"
-            " (or several, with PGTARGETSESSIONATTRS=read-write)");
-    else if (is_true(result, 1))
-        say(check, WRONG,
-            "this role's transactions are read-only (default_transaction_read_only): nothing can be"
-            " published, and no statistics written");
-    if (is_true(result, 2))
-        say(check, WRONG,
-            "synchronous_standby_names asks for a standby and none is connected: every COMMIT waits,"
-            " and so does every NOTIFY");
-    if (is_true(result, 3))
-        say(check, NOTE,
-            "synchronous_commit is off: a crash of PostgreSQL may undo what was committed and not yet delivered");
-    primary = primary && !is_true(result, 1) && !is_true(result, 2);
-    PQclear(result);
-    return primary;
-}
-
-static bool check_schema(struct check *check)
-{
-    PGresult *result =
-        ask(check, "SELECT to_regnamespace('pgpoll') IS NOT NULL, current_user,"
-                   " (SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'pgpoll')");
-    bool usable = result && is_true(result, 0) && is_true(result, 2);
-    long version;
-
-    if (result && !is_true(result, 0))
-        say(check, WRONG, "database %s has no schema pgpoll: run pgpoll-setup %s", PQdb(check->connection),
-            PQdb(check->connection));
-    else if (result && !usable)
-        say(check, WRONG, "role %s may not use schema pgpoll: GRANT pgpoll_poller TO \"%s\"", text(result, 1),
-            text(result, 1));
-    PQclear(result);
-    if (!usable)
-        return false;
-    result = ask(check, "SELECT pgpoll.schema_version()");
-    if (!result)
-        return false;
-    version = strtol(text(result, 0), NULL, 10);
-    usable = version == PGPOLL_SCHEMA_VERSION;
-    if (usable)
-        say(check, OK, "schema pgpoll, version %s", text(result, 0));
-    else
-        say(check, WRONG, "schema pgpoll has version %s, this program works with %d: %s", text(result, 0),
-            PGPOLL_SCHEMA_VERSION,
-            version < PGPOLL_SCHEMA_VERSION ? "run the pgpoll-setup that came with it"
-                                            : "install the program that came with it");
-    PQclear(result);
-    return usable;
 }
 
 /* Whether this role may do what pgpoll_poller may. */
 static bool check_rights(struct check *check)
 {
-    PGresult *result = ask(check, "SELECT coalesce(string_agg(p.proname, ', ' ORDER BY p.proname), ''), current_user"
-                                  " FROM pg_proc p JOIN pg_roles r ON r.rolname = 'pgpoll_poller'"
-                                  " WHERE p.pronamespace = 'pgpoll'::regnamespace"
-                                  " AND has_function_privilege(r.oid, p.oid, 'EXECUTE')"
-                                  " AND NOT has_function_privilege(p.oid, 'EXECUTE')");
-    bool may = result && is_empty(result, 0);
+    PGresult *result =
+        ask(check,
+            "SELECT coalesce(string_agg(p.proname, ', ' ORDER BY p.proname), ''), quote_ident(session_user)"
+            " FROM pg_proc p JOIN pg_roles r ON r.rolname = 'pgpoll_poller'"
+            " WHERE p.pronamespace = 'pgpoll'::regnamespace"
+            " AND has_function_privilege(r.oid, p.oid, 'EXECUTE')"
+            " AND NOT has_function_privilege(p.oid, 'EXECUTE')",
+            "cannot read the role's rights");
+    bool may = result && !*text(result, 0, 0);
 
     if (may)
-        say(check, OK, "role %s may do what a worker does", text(result, 1));
+        say(check, OK, "Role %s has the rights of a worker.", text(result, 0, 1));
     else if (result)
-        say(check, WRONG, "role %s may not call %s: GRANT pgpoll_poller TO \"%s\"", text(result, 1), text(result, 0),
-            text(result, 1));
+        say(check, WRONG, "Role %s may not call %s. GRANT pgpoll_poller TO %s;", text(result, 0, 1), text(result, 0, 0),
+            text(result, 0, 1));
     PQclear(result);
     return may;
 }
 
+/* What the database finds by itself. */
+static bool check_problems(struct check *check)
+{
+    struct statement statement;
+    PGresult *result = NULL;
+    bool blocking = false;
+
+    statement_init(&statement, "SELECT severity, message, blocking FROM pgpoll.problems($1, $2, $3)");
+    statement_add_text(&statement, check->config->host);
+    if (statement_add_int4(&statement, (int32_t)check->config->workers) &&
+        statement_add_int4(&statement, (int32_t)check->config->connections + MANAGER_CONNECTIONS))
+        result = run(check, check->database, &statement, "pgpoll.problems() fails");
+    for (int i = 0; i < PQntuples(result); i++) {
+        say(check, strcmp(text(result, i, 0), "WRONG") == 0 ? WRONG : NOTE, "%s", text(result, i, 1));
+        blocking = blocking || *text(result, i, 2);
+    }
+    if (blocking)
+        say(check, NOTE, "Numbering and LISTEN are not tried, because they would wait or fail for that reason.");
+    PQclear(result);
+    return result && !blocking;
+}
+
 static void check_can_poll(struct check *check)
 {
-    PGresult *result = run(check, check->connection, "SELECT pgpoll.can_poll('', 'pgpoll check')", NULL);
+    PGresult *result = ask(check, "SELECT pgpoll.can_poll('', 'pgpoll check')", "pgpoll.can_poll() fails");
 
     if (result)
-        say(check, OK, "pgpoll.can_poll() answers: who is not authenticated %s poll a topic called 'pgpoll check'",
-            is_true(result, 0) ? "may" : "may not");
+        say(check, OK, "pgpoll.can_poll() answers: an unauthenticated client %s poll topic 'pgpoll check'.",
+            database_is_true(result) ? "may" : "may not");
     else
-        say(check, NOTE, "pgpoll.can_poll() is yours to repair; while it fails, polls are answered with 503");
+        say(check, NOTE, "Correct pgpoll.can_poll(). While it fails, polls are answered with 503.");
+    PQclear(result);
+}
+
+static void check_numbering(struct check *check)
+{
+    PGresult *result = ask(check, "SELECT pgpoll.try_position()", "No message can be given a position");
+
+    if (result && PQgetisnull(result, 0, 0))
+        say(check, OK, "A message is published and numbered, and taken back.");
+    else if (result)
+        say(check, WRONG, "%s", text(result, 0, 0));
     PQclear(result);
 }
 
 /* ---- LISTEN */
 
-static bool hears(PGconn *connection)
+static bool hears(struct database *database)
 {
     const int64_t deadline_ms = clock_monotonic_ms() + DELIVERY_MS;
-    PGnotify *notification;
+    PGnotify *notification = NULL;
 
-    (void)PQconsumeInput(connection);
-    while (!(notification = PQnotifies(connection)))
-        if (!wait_input(connection, deadline_ms))
-            return false;
+    while (database_consume(database) == ERROR_NONE && !(notification = database_notification(database))) {
+        struct pollfd fd = database_pollfd(database);
+        const int64_t left_ms = deadline_ms - clock_monotonic_ms();
+
+        if (left_ms <= 0 || poll(&fd, 1, (int)left_ms) <= 0)
+            break;
+    }
     PQfreemem(notification);
-    return true;
+    return notification;
 }
 
 /*
- * Two connections: through a transaction-mode pooler a session hears what it notifies itself of, while on the way there and back it
- * happens to have the same server connection.
+ * Two connections: through a transaction-mode pooler a session hears what it notifies itself of, while on the way there and
+ * back it happens to have the same server connection.
  */
 static void check_listen(struct check *check)
 {
-    PGconn *other = connect_now(check->config);
-    char channel[40], listen[64], unlisten[64];
+    struct database *other = database_new();
+    struct statement notify;
+    char listen[64];
     PGresult *listening = NULL, *notified = NULL;
-    int64_t began_ms;
+    int64_t began_ms = 0;
 
-    (void)snprintf(channel, sizeof channel, "pgpoll_check_%d", (int)getpid());
-    (void)snprintf(listen, sizeof listen, "LISTEN %s", channel);
-    (void)snprintf(unlisten, sizeof unlisten, "UNLISTEN %s", channel);
-    if (PQstatus(other) != CONNECTION_OK) {
-        say_failure(check, "cannot open a second connection", PQerrorMessage(other));
-        goto out;
+    (void)snprintf(listen, sizeof listen, "LISTEN pgpoll_check_%d", (int)getpid());
+    if (other)
+        listening = ask(check, listen, "LISTEN fails");
+    if (listening) {
+        statement_init(&notify, "SELECT pg_notify($1, '')");
+        statement_add_text(&notify, listen + strlen("LISTEN "));
+        began_ms = clock_monotonic_ms();
+        notified = run(check, other, &notify, "A second connection cannot NOTIFY");
     }
-    listening = run(check, check->connection, listen, NULL);
-    began_ms = clock_monotonic_ms();
-    notified = listening ? run(check, other, "SELECT pg_notify($1, '')", channel) : NULL;
-    if (notified && hears(check->connection))
-        say(check, OK, "LISTEN delivers: a notification took %" PRId64 " ms", clock_monotonic_ms() - began_ms);
+    if (notified && hears(check->database))
+        say(check, OK, "LISTEN delivers: a notification took %" PRId64 " ms.", clock_monotonic_ms() - began_ms);
     else if (notified)
         say(check, WRONG,
-            "LISTEN delivers nothing: is PGHOST a pooler in transaction mode? The workers must connect to"
-            " PostgreSQL itself (or through one in session mode)");
-    if (listening)
-        PQclear(run(check, check->connection, unlisten, NULL));
-out:
+            "LISTEN delivers nothing. PGHOST may be a pooler in transaction mode: connect to PostgreSQL itself, or"
+            " through a pooler in session mode.");
     PQclear(listening);
     PQclear(notified);
-    PQfinish(other);
-}
-
-static void check_queue(struct check *check)
-{
-    PGresult *result = ask(check, "SELECT pg_notification_queue_usage()");
-
-    if (result && strtod(text(result, 0), NULL) >= QUEUE_USED)
-        say(check, WRONG,
-            "the NOTIFY queue is %.0f %% full: some session, perhaps in another database, LISTENs and does"
-            " not read; at 100 %% publishers' COMMITs fail",
-            strtod(text(result, 0), NULL) * 100);
-    PQclear(result);
-}
-
-/* ---- publishers */
-
-static void check_publishing(struct check *check)
-{
-    PGresult *result =
-        ask(check, "SELECT coalesce(string_agg(tgname, ', '), '') FROM pg_trigger"
-                   " WHERE tgrelid = (SELECT oid FROM pg_class WHERE relname = 'messages'"
-                   " AND relnamespace = 'pgpoll'::regnamespace) AND NOT tgisinternal AND tgenabled = 'D'");
-
-    if (result && !is_empty(result, 0))
-        say(check, WRONG, "trigger %s on pgpoll.messages is disabled: what is published is not delivered",
-            text(result, 0));
-    PQclear(result);
-    result =
-        ask(check, "SELECT count(DISTINCT l.pid), coalesce(string_agg(DISTINCT b.pid::text, ', '), '')"
-                   " FROM pg_locks l CROSS JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS b (pid)"
-                   " WHERE NOT l.granted AND l.waitstart < clock_timestamp() - interval '1 second' AND (l.relation IN"
-                   " (SELECT oid FROM pg_class WHERE relnamespace = 'pgpoll'::regnamespace) OR"
-                   " (l.locktype, l.database, l.classid, l.objid) = ('object', 0, 'pg_database'::regclass, 0))");
-    if (result && !is_empty(result, 1))
-        say(check, WRONG,
-            "process %s of PostgreSQL keeps others waiting for more than a second (%s now): see pgpoll.held_up",
-            text(result, 1), text(result, 0));
-    PQclear(result);
-    result = ask(check, "SELECT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid"
-                        " WHERE r.rolname = 'pgpoll_publisher')");
-    if (result && !is_true(result, 0))
-        say(check, NOTE, "nobody may publish but the schema's owner: GRANT pgpoll_publisher TO whoever shall");
-    PQclear(result);
+    database_free(other);
 }
 
 /* ---- this host */
-
-static void check_clock(struct check *check)
-{
-    int64_t before_ms = clock_wall_ms(), ahead_ms;
-    PGresult *result = ask(check, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
-
-    if (!result)
-        return;
-    ahead_ms = strtoll(text(result, 0), NULL, 10) - (before_ms + clock_wall_ms()) / 2;
-    if (llabs(ahead_ms) > CLOCK_MS)
-        say(check, NOTE,
-            "the database's clock is %.1f s %s this host's: delivery is not affected, but latencies in the"
-            " metrics, and cursors that are times, are as wrong",
-            (double)llabs(ahead_ms) / 1000, ahead_ms > 0 ? "ahead of" : "behind");
-    PQclear(result);
-}
-
-static void check_connections(struct check *check)
-{
-    const int64_t wanted = check->config->connections + MANAGER_CONNECTIONS;
-    PGresult *result = ask(check, "SELECT CASE WHEN rolconnlimit < 0 THEN 1000000 ELSE rolconnlimit END,"
-                                  " current_setting('max_connections')::integer"
-                                  " - current_setting('superuser_reserved_connections')::integer"
-                                  " FROM pg_roles WHERE rolname = current_user");
-
-    for (int i = 0; result && i < 2; i++)
-        if (strtoll(text(result, i), NULL, 10) < wanted)
-            say(check, WRONG,
-                "%s allows %s connections, this manager and its workers may need %" PRId64 " (PGPOLL_CONNECTIONS"
-                " and %d)",
-                i == 0 ? "the role's CONNECTION LIMIT" : "max_connections", text(result, i), wanted,
-                MANAGER_CONNECTIONS);
-    PQclear(result);
-}
 
 static void check_limits(struct check *check)
 {
@@ -384,34 +235,38 @@ static void check_limits(struct check *check)
     struct rlimit limit;
 
     if (getuid() != 0 && getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur < processes)
-        say(check, WRONG, "%" PRId64 " workers are about %ju processes, and this user may have %ju (ulimit -u)",
+        say(check, WRONG,
+            "%" PRId64 " polls need about %ju processes, and this user may have %ju. Raise ulimit -u, or lower"
+            " PGPOLL_WORKERS.",
             check->config->workers, (uintmax_t)processes, (uintmax_t)limit.rlim_cur);
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max < files)
         say(check, NOTE,
-            "for %" PRId64 " polls the web server needs %ju file descriptors, and a process started here may"
-            " have %ju (ulimit -Hn)",
+            "For %" PRId64 " polls the web server needs %ju file descriptors, and a process started here may have %ju"
+            " (ulimit -Hn).",
             check->config->workers, (uintmax_t)files, (uintmax_t)limit.rlim_max);
 }
 
 bool check_run(const struct config *config, FILE *out)
 {
-    struct check check = { .config = config, .out = out };
+    struct check check = { .config = config, .out = out, .database = database_new() };
 
     if (config->workers > 0)
         check_limits(&check);
-    if (check_connection(&check) && check_primary(&check) && check_schema(&check) && check_rights(&check)) {
+    if (!check.database) {
+        say(&check, WRONG, "out of memory");
+    } else if (check_connection(&check) && check_rights(&check)) {
+        const bool usable = check_problems(&check);
+
         check_can_poll(&check);
-        check_publishing(&check); /* before LISTEN, which would wait for what it finds */
-        check_listen(&check);
-        check_queue(&check);
-        check_clock(&check);
-        if (config->workers > 0)
-            check_connections(&check);
+        if (usable) {
+            check_numbering(&check);
+            check_listen(&check);
+        }
     }
-    PQfinish(check.connection);
+    database_free(check.database);
     if (check.wrong)
-        (void)fprintf(out, "%d thing%s wrong\n", check.wrong, check.wrong == 1 ? " is" : "s are");
+        (void)fprintf(out, "%d problem%s found.\n", check.wrong, check.wrong == 1 ? "" : "s");
     else
-        (void)fprintf(out, "nothing is wrong that shows from here\n");
+        (void)fprintf(out, "No problems found.\n");
     return check.wrong == 0;
 }

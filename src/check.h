@@ -1,6 +1,6 @@
 /*
- * Looks at the set-up, from the environment to a notification that really arrives, and says in plain words what is wrong with it and
- * what to do. Writes nothing to the database. Used by `pgpoll.fcgi --check` only.
+ * Checks a set-up, from the settings to a notification that really arrives, and says what is wrong and what to do about it.
+ * Publishes nothing and leaves the tables as they are. Used by `pgpoll.fcgi --check` only.
  */
 #ifndef PGPOLL_CHECK_H
 #define PGPOLL_CHECK_H
@@ -10,7 +10,7 @@
 
 struct config;
 
-/* Says a line for everything it looked at. Returns whether nothing was wrong. */
+/* Prints a line for everything that was checked. Returns whether no problems were found. */
 bool check_run(const struct config *config, FILE *out);
 
 #endif

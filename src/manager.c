@@ -30,6 +30,7 @@ enum {
     RELEASE_AGAIN_MS = 20,
     COUNT_MS = 1000,
     LONGEST_SLEEP_MS = 60 * 1000,
+    BEGIN_MS = 10 * 1000,  /* a worker takes to begin, at most */
     QUICK_DEATH_MS = 1000, /* a worker that lived less long may be followed by one that does not, either */
     FIRST_PAUSE_MS = 100,
     LAST_PAUSE_MS = 5000,
@@ -338,6 +339,13 @@ static int64_t count_due_ms(const struct manager *manager)
     return due ? manager->count_ms : INT64_MAX;
 }
 
+/* Whether a worker says, long after it was started, that it is none. */
+static bool has_not_begun(const struct manager *manager, int number, int64_t now_ms)
+{
+    return atomic_load(&scoreboard_slot(manager->scoreboard, number)->state) == SLOT_EMPTY &&
+           now_ms - manager->spawned_ms[number] > BEGIN_MS;
+}
+
 /* Counts idle workers now and then: one that was killed may have been counted twice, or not at all; one may be broken. */
 static void count_idle(struct manager *manager, int64_t now_ms)
 {
@@ -349,7 +357,7 @@ static void count_idle(struct manager *manager, int64_t now_ms)
     manager->recount = false;
     manager->polls = atomic_load(&manager->scoreboard->workers->polls);
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
-        if (!scoreboard_is_sound(manager->scoreboard, i))
+        if (!scoreboard_is_sound(manager->scoreboard, i) || has_not_begun(manager, i, now_ms))
             kill_broken(manager, i);
         idle += atomic_load(&scoreboard_slot(manager->scoreboard, i)->state) == SLOT_IDLE;
     }
@@ -634,15 +642,10 @@ static void take_question(struct manager *manager, int number)
 
 static void take_questions(struct manager *manager)
 {
-    const struct scoreboard *scoreboard = manager->scoreboard;
+    int number = -1;
 
-    for (int word = 0; word < scoreboard->words; word++)
-        for (uint64_t bits = atomic_exchange(&scoreboard->askers[word], 0); bits; bits &= bits - 1) {
-            int number = word * 64 + __builtin_ctzll(bits);
-
-            if (number < scoreboard->worker_count)
-                take_question(manager, number);
-        }
+    while ((number = scoreboard_next_asker(manager->scoreboard, number + 1)) >= 0)
+        take_question(manager, number);
 }
 
 static void take_permissions(struct manager *manager)

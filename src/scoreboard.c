@@ -521,6 +521,21 @@ void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic)
 
 /* ---- questions */
 
+int scoreboard_next_asker(struct scoreboard *scoreboard, int from)
+{
+    for (int number = from; number < scoreboard->worker_count; number = (number / BITS + 1) * BITS) {
+        _Atomic uint64_t *word = &scoreboard->askers[number / BITS];
+        const uint64_t bits = atomic_load(word) & (UINT64_MAX << number % BITS);
+        const int first = bits ? number / BITS * BITS + __builtin_ctzll(bits) : scoreboard->worker_count;
+
+        if (first < scoreboard->worker_count) {
+            (void)atomic_fetch_and(word, ~bit_of(first));
+            return first;
+        }
+    }
+    return -1;
+}
+
 struct question *scoreboard_question(const struct scoreboard *scoreboard, int number)
 {
     return scoreboard->questions[number];

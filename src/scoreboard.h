@@ -256,7 +256,10 @@ void scoreboard_give_place(struct scoreboard *scoreboard, int number);
 /* How many workers accept, as far as is known: 0 to worker_count. */
 int scoreboard_idle(const struct scoreboard *scoreboard);
 
-/* Copies and checks the question of a worker that has its bit in askers. */
+/* Takes a bit out of askers: the first worker from this number on that has one; -1: none. So one pass hears each of them once. */
+int scoreboard_next_asker(struct scoreboard *scoreboard, int from);
+
+/* Copies and checks the question of such a worker. */
 enum question_taken scoreboard_take_question(struct scoreboard *scoreboard, int number);
 
 /* The question that was taken; borrowed until it is answered. NULL: there is none. */

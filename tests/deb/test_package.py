@@ -159,7 +159,7 @@ def test_nobody_runs_or_listens_as_more_than_needed(machine):
 
 
 def test_pgpoll_check_finds_nothing_wrong(machine):
-    said = machine.says(line("pgpoll-check").replace("pgpoll-check", "pgpoll-check --seconds 1"))
+    said = machine.says(line("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
     assert "WRONG" not in said and "ok     A poll of 1 s took " in said, said
 
 

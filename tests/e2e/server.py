@@ -251,10 +251,10 @@ class Server:
                                check=True, capture_output=True, text=True)
         return dict(line.split("=", 1) for line in shell.stdout.split("\0") if "=" in line)
 
-    def connect(self):
+    def connect(self, **options):
         words = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
         env = self.env
-        return psycopg2.connect(**{word: env[name] for name, word in words.items() if name in env})
+        return psycopg2.connect(**{word: env[name] for name, word in words.items() if name in env} | options)
 
     def close_db(self):
         if self.db:

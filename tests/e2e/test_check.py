@@ -1,6 +1,7 @@
 """pgpoll.fcgi --check and pgpoll-check: each complaint, with the fault it is about."""
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -46,23 +47,46 @@ def notes(outcome, *words):
 
 
 def test_nothing_wrong(own):
-    code, lines = check(own, "--workers", "8")
+    until_all_workers(own)
+    code, lines = check(own, "--workers", "2")
     assert code == 0 and all(line.startswith("ok") for line in lines[:-1]), "\n".join(lines)
-    assert any("LISTEN delivers" in line for line in lines) and any("role pgpoll_worker" in line for line in lines)
-    assert any("pgpoll.can_poll() answers" in line for line in lines)
+    assert lines[-1] == "No problems found."
+    for words in "LISTEN delivers", "role pgpoll_worker", "pgpoll.can_poll() answers", "A message is published and numbered, and taken back":
+        assert any(words in line for line in lines), "\n".join(lines)
 
 
-def test_it_changes_nothing(own):
-    before = own.sql("SELECT (SELECT count(*) FROM pgpoll.messages), last_value FROM pgpoll.last_position")
-    assert check(own, PGOPTIONS="-c default_transaction_read_only=off")[0] == 0
-    assert own.sql("SELECT (SELECT count(*) FROM pgpoll.messages), last_value FROM pgpoll.last_position") == before
+def until_all_workers(own):
+    until(lambda: own.sql("SELECT count(*) FROM pgpoll.listening WHERE alive AND workers = 3") == [(1,)], "a row of the manager's with all workers")
+
+
+def test_nobody_sees_the_message_that_it_numbers(own):
+    """Not a poll for everything of its topic that waits, nor a session that LISTENs."""
+    kept = "SELECT (SELECT count(*) FROM pgpoll.messages), (SELECT count(*) FROM pgpoll.feed)"
+    before = own.sql(kept)
+    (poll,) = own.wait("pgpoll check", since={"pgpoll check": "0"}, timeout=20)
+    listener = own.connect()
+    listener.autocommit = True
+    listener.cursor().execute("SELECT pgpoll.listen('{pgpoll check}')")
+    for _ in range(3):
+        code, lines = check(own)
+        assert code == 0 and any("published and numbered" in line for line in lines), "\n".join(lines)
+    listener.cursor().execute("SELECT 1")
+    assert not listener.notifies and own.sql(kept) == before and not poll.done()
+    own.publish("pgpoll check", "real")
+    assert poll.result().payloads == ["real"]
+    listener.cursor().execute("SELECT 1")
+    listener.poll()
+    assert listener.notifies   # it would have heard
+    listener.close()
 
 
 def test_arguments_and_settings(own):
     code, lines = check(own, PGPOLL_HEARTBEAT_S="soon")
     assert code == 1 and "PGPOLL_HEARTBEAT_S=soon: must be" in lines[0]
-    code, lines = check(own, "--worker", "3")
-    assert code == 1 and "unknown argument" in lines[0]
+    code, lines = check(own, "--wokers", "3")
+    assert code == 1 and "unrecognized option" in lines[0]
+    code, lines = check(own, PGPOLL_WORKER="3")
+    assert code == 1 and "PGPOLL_WORKER is not a setting; did you mean PGPOLL_WORKERS?" in lines[0]
 
 
 def test_no_database_there(own):
@@ -74,9 +98,9 @@ def test_no_database_there(own):
 
 def test_schema(own):
     own.sql("CREATE DATABASE bare")
-    complains(check(own, PGDATABASE="bare"), "no schema pgpoll", "pgpoll-setup bare")
+    complains(check(own, PGDATABASE="bare"), "no pgpoll schema", "pgpoll-setup --role pgpoll_worker bare")
     version, = own.sql("SELECT pgpoll.schema_version()")[0]
-    for other, advice in ((version + 1, "install the program"), (version - 1, "run the pgpoll-setup")):
+    for other, advice in ((version + 1, "install the pgpoll that upgraded it"), (version - 1, "run pgpoll-setup pgpoll")):
         own.sql(f"CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT {other}'")
         complains(check(own), f"version {other}", advice)
     own.sql(f"CREATE OR REPLACE FUNCTION pgpoll.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT {version}'")
@@ -84,12 +108,12 @@ def test_schema(own):
 
 
 def test_rights(own):
-    complains(check(own, PGUSER="stranger"), "may not use schema pgpoll", 'GRANT pgpoll_poller TO "stranger"')
+    complains(check(own, PGUSER="stranger"), "no pgpoll schema that role stranger can use", "pgpoll-setup --role stranger pgpoll")
     own.sql("GRANT USAGE ON SCHEMA pgpoll TO stranger; GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO stranger")
-    complains(check(own, PGUSER="stranger"), "may not call", "catch_up", 'GRANT pgpoll_poller TO "stranger"')
+    complains(check(own, PGUSER="stranger"), "may not call", "catch_up", "GRANT pgpoll_poller TO stranger;")
     notes(check(own, PGUSER="postgres"), "superuser")
     own.sql("REVOKE pgpoll_publisher FROM app")
-    notes(check(own), "nobody may publish")
+    notes(check(own), "Only the owner of the schema can publish")
     own.sql("GRANT pgpoll_publisher TO app")
 
 
@@ -139,12 +163,12 @@ def test_settings_of_the_server(own):
 def test_a_server_that_does_not_answer(own):
     own.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
             " 'SELECT pg_sleep(20) IS NULL'")
-    complains(check(own, PGPOLL_QUERY_TIMEOUT_S=2), "did not answer within 2 s", "can_poll")
+    complains(check(own, PGPOLL_QUERY_TIMEOUT_S=2), "can_poll", "no answer in time (PGPOLL_QUERY_TIMEOUT_S)")
     own.unrestrict()
     postmaster = int(Postgres(own).data.joinpath("postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGSTOP)
     try:
-        complains(check(own, PGPOLL_QUERY_TIMEOUT_S=2), "cannot connect", "timeout")
+        complains(check(own, PGPOLL_QUERY_TIMEOUT_S=2), "cannot connect", "no connection in time (PGPOLL_QUERY_TIMEOUT_S)")
     finally:
         os.kill(postmaster, signal.SIGCONT)
 
@@ -152,7 +176,7 @@ def test_a_server_that_does_not_answer(own):
 def test_publishing(own):
     (trigger,), *_ = own.sql("SELECT tgname FROM pg_trigger WHERE tgrelid = 'pgpoll.messages'::regclass AND NOT tgisinternal")
     own.sql(f"ALTER TABLE pgpoll.messages DISABLE TRIGGER {trigger}")
-    complains(check(own), f"trigger {trigger}", "disabled")
+    complains(check(own), f"Trigger {trigger}", "disabled")
     own.sql(f"ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER {trigger}")
 
     publisher = own.connect()
@@ -162,7 +186,7 @@ def test_publishing(own):
     publishing.start()
     try:
         until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waited > '1 second'"), "somebody held up")
-        complains(check(own), f"process {holder} of PostgreSQL keeps others waiting", "(1 now)")
+        complains(check(own), f"Process {holder} of PostgreSQL has kept others waiting", "(1 now)")
     finally:
         own.sql("ROLLBACK")
         publishing.join()
@@ -185,8 +209,8 @@ def test_publishing_behind_a_notify(own):
                                   publisher.info.backend_pid), "its COMMIT held up")
         until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waits_for = 'NOTIFY' AND waited > '1 second'"), "somebody held up")
         outcome = check(own, PGOPTIONS="-c synchronous_commit=off")   # which does not wait for the standby
-        complains(outcome, f"process {publishers[0].info.backend_pid} of PostgreSQL keeps others waiting", count=2)
-        complains(outcome, "did not answer within", "pg_notify", count=2)
+        complains(outcome, f"Process {publishers[0].info.backend_pid} of PostgreSQL has kept others waiting")
+        assert any("LISTEN are not tried" in line for line in outcome[1]), outcome
     finally:
         own.sql("ALTER SYSTEM RESET synchronous_standby_names")
         own.sql("SELECT pg_reload_conf()")
@@ -213,18 +237,88 @@ def test_notification_queue(own):
 
 def test_connections(own):
     own.sql("ALTER ROLE pgpoll_worker CONNECTION LIMIT 10")
-    complains(check(own, "--workers", "8"), "CONNECTION LIMIT allows 10", "may need 11")
+    complains(check(own, "--workers", "2"), "CONNECTION LIMIT of role pgpoll_worker allows 10", "needs up to 11")
     own.sql("ALTER ROLE pgpoll_worker CONNECTION LIMIT -1")
-    complains(check(own, "--workers", "8", PGPOLL_CONNECTIONS=500), "max_connections allows", "may need 503")
+    complains(check(own, "--workers", "2", PGPOLL_CONNECTIONS=500), "max_connections allows", "needs up to 503")
 
 
 def test_limits(own):
     files = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    notes(check(own, "--workers", "1000", preload=files), "1000 polls", "2500 file descriptors", "256")
+    notes(check(own, "--workers", "1000", preload=files, PGPOLL_HOST="elsewhere"), "1000 polls", "2500 file descriptors", "256")
     if os.getuid() == 0:
         processes = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1000, 1000))
         complains(check(own, "--workers", "1000", user="nobody", preload=processes), "1051 processes", "may have 1000",
-                  count=2)   # nor may nobody connect
+                  count=2)   # user nobody may not connect either
+
+
+def test_workers_that_could_not_start(own):
+    until_all_workers(own)
+    connected = ("SELECT count(*) FROM pgpoll.listening l JOIN pgpoll.listeners USING (host, pid) JOIN pg_stat_activity a ON a.pid = backend_pid"
+                 " WHERE alive AND a.backend_start %s now() - interval '10 s'")
+    until(lambda: own.sql(connected % "<") == [(1,)], "10 s from the manager's start")
+    complains(check(own, "--workers", "40"), "Only 3 of 42 worker processes run on host", "TasksMax, ulimit -u")
+    notes(check(own, "--workers", "2", PGPOLL_HOST="elsewhere"), "No manager on host elsewhere is connected")
+
+    own.sql("SELECT pg_terminate_backend(backend_pid) FROM pgpoll.listeners")
+    until(lambda: own.sql(connected % ">") == [(1,)], "the manager connected again")
+    code, lines = check(own, "--workers", "40")
+    assert code == 1 or any("3 of 42 worker processes run on host" in line and "has just started" in line for line in lines), lines
+
+
+def test_time_limits_that_are_too_short(own):
+    own.sql("ALTER ROLE pgpoll_worker SET idle_session_timeout = '3s'")
+    try:
+        complains(check(own), "idle_session_timeout is 3000 ms for role pgpoll_worker (source: user), which closes connections that LISTEN",
+                  "ALTER ROLE pgpoll_worker SET idle_session_timeout = 0;")
+    finally:
+        own.sql("ALTER ROLE pgpoll_worker RESET idle_session_timeout")
+
+
+def test_a_clock_that_was_set_back(own):
+    """By 100 s, as far as positions tell."""
+    (before,), = own.sql("SELECT last_value FROM pgpoll.last_position")
+    own.sql("SELECT setval('pgpoll.last_position', (extract(epoch FROM clock_timestamp() + interval '100 s') * 1000)::bigint << 16)")
+    try:
+        code, lines = check(own)
+        (note,) = [line for line in lines if "ahead of this server's clock" in line]
+        assert code == 0 and 50 < float(re.search(r"([0-9.]+) s ahead", note)[1]) <= 100 and "stream_id" in note, note
+    finally:
+        own.sql("SELECT setval('pgpoll.last_position', %s)", max(before, 1))
+
+
+@pytest.fixture(scope="module")
+def plain(own):
+    """Another database, owned by a role that is no superuser."""
+    own.sql("CREATE DATABASE plain")
+    own.sql("CREATE ROLE small_owner CREATEROLE LOGIN; GRANT CREATE ON DATABASE plain TO small_owner")
+    environment = {**os.environ, **own.env, "PGUSER": "small_owner", "PGDATABASE": "plain"}
+    subprocess.run(["psql", "-Xq", "-f", ROOT / "sql/install.sql"], env=environment, check=True, timeout=60)
+    connection = own.connect(dbname="plain")
+    connection.autocommit = True
+    yield connection.cursor()
+    connection.close()
+
+
+SWALLOW = "CREATE TRIGGER mine BEFORE INSERT ON pgpoll.messages FOR EACH ROW EXECUTE FUNCTION mine()"
+
+
+@pytest.mark.parametrize("fault, undo, words", (
+    ("ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+     "ALTER TABLE pgpoll.messages DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY",
+     ("row-level security policy", "ALTER TABLE pgpoll.messages NO FORCE ROW LEVEL SECURITY;")),
+    ("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", "GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC",
+     ("permission denied for function pg_control_system", "GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO small_owner;")),
+    ("CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not today'; END$$;" + SWALLOW, "DROP FUNCTION mine CASCADE",
+     ("not today", "P0001")),
+    ("CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;" + SWALLOW, "DROP FUNCTION mine CASCADE",
+     ("was not found", "triggers of yours"))), ids=("row-level security", "pg_control_system", "a trigger", "a silent trigger"))
+def test_no_message_can_be_numbered(own, plain, fault, undo, words):
+    plain.execute(fault)
+    try:
+        complains(check(own, PGDATABASE="plain"), *words)
+    finally:
+        plain.execute(undo)
+    assert check(own, PGDATABASE="plain")[0] == 0
 
 
 def test_clock(own, tmp_path):
@@ -245,9 +339,11 @@ def test_clock(own, tmp_path):
 
 # --- through the web server
 
-def check_url(server, *arguments, seconds=2, url=None):
+def check_url(server, *arguments, seconds=2, url=None, first=False):
+    """first: the arguments come before the URL."""
     environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_PROGRAM": server.run / "bin/pgpoll.fcgi"}
-    done = subprocess.run([ROOT / "deploy/pgpoll-check", "--workers", "2", "--seconds", str(seconds), url or server.url, *arguments],
+    done = subprocess.run([ROOT / "deploy/pgpoll-check", "--workers", "2", "--seconds", str(seconds),
+                           *([*arguments, url or server.url] if first else [url or server.url, *arguments])],
                           env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     assert done.stderr == "", done
     return done.returncode, done.stdout.splitlines()
@@ -257,17 +353,56 @@ def test_through_the_web_server(own):
     code, lines = check_url(own)
     told = "\n".join(lines)
     assert code == 0 and "WRONG" not in told, told
-    for words in ("LISTEN delivers", "does not wait is answered", "ok     a poll of 2 s took ", "poll/stats answers while", "poll/metrics answers while",
-                  "poll/stats answers anybody"):
+    for words in ("LISTEN delivers", "A poll with timeout 0 is answered", "ok     A poll of 2 s took ", "poll/stats answers while", "poll/metrics answers while",
+                  "poll/stats answers everybody"):
         assert words in told, told
 
 
 def test_no_web_server(own):
-    complains(check_url(own, url=f"http://127.0.0.1:{free_port()}"), "a poll that does not wait", "connect")
+    complains(check_url(own, url=f"http://127.0.0.1:{free_port()}"), "A poll with timeout 0 fails", "connect")
 
 
 def test_another_web_server(own):
-    complains(check_url(own, url=own.url + "/elsewhere"), "404", "does not send /messages/poll")
+    complains(check_url(own, url=own.url + "/elsewhere"), "404", "the web server answered, not pgpoll (HTML, Server: lighttpd",
+              "does not pass /messages/poll")
+
+
+def test_options_of_pgpoll_check(own):
+    for arguments, words in ((["--help"], "URL is what stands before"), (["-h"], "URL is what stands before"), (["--topic"], "requires an argument"),
+                             (["--topics", "x"], "unrecognized option"), (["--seconds=61"], "from 1 to 60"), (["--seconds=x"], "from 1 to 60")):
+        done = subprocess.run([ROOT / "deploy/pgpoll-check", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+        assert words in done.stdout + done.stderr and done.returncode == (0 if "h" in arguments[0][:3] else 1), done
+
+
+def test_a_topic_that_may_be_polled(own):
+    own.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
+            " $$ SELECT starts_with(topic, remote_user || ':') $$")   # README's, but for who is nobody
+    try:
+        complains(check_url(own), "403: pgpoll itself answered (JSON, through Server: lighttpd", "pgpoll.can_poll() denies topic 'pgpoll-check-",
+                  "--topic NAME")
+        code, lines = check_url(own, "--topic", ':a "\\ ü', first=True)
+        assert code == 0, "\n".join(lines)
+    finally:
+        own.unrestrict()
+
+
+def test_a_topic_with_messages(own):
+    waited = own.threads.submit(check_url, own, "--topic=busy", seconds=20, first=True)
+    own.until_waiting("busy")
+    own.publish("busy", 2)
+    code, lines = waited.result()
+    assert code == 0 and any("with a message" in line for line in lines), "\n".join(lines)
+
+
+def test_workers_without_a_database(own):
+    """It is pgpoll that answers, so nothing is wrong with the web server."""
+    postgres = Postgres(own)
+    postgres.stop()
+    try:
+        code, lines = check_url(own, seconds=1)
+        assert code == 1 and any("503: pgpoll itself answered (JSON" in line and "do not reach the database" in line for line in lines), "\n".join(lines)
+    finally:
+        postgres.start()
 
 
 def lighttpd(tmp_path, server, extra):
@@ -295,10 +430,11 @@ def lighttpd(tmp_path, server, extra):
 
 
 @pytest.mark.parametrize("fault, words", (
-    ("cut", ("a poll of 3 s was cut short after",)),
-    ("no metrics", ("GET /messages/poll/metrics: 404", "not the metrics")),
-    ("password", ("401", "-u user:password")),
-    ("no workers", ("503", "does not reach the workers"))))
+    ("cut", ("A poll of 3 s was cut short after",)),
+    ("no metrics", ("GET /messages/poll/metrics: 404", "not the metrics", "the web server answered, not pgpoll")),
+    ("password", ("401: the web server answered", "-u user:password")),
+    ("redirect", ("301: the web server answered", "It redirects to https://www.example.org/messages/poll")),
+    ("no workers", ("503: the web server answered, not pgpoll (HTML, Server: lighttpd", "does not reach the workers"))))
 def test_web_servers_that_are_wrong(own, tmp_path, fault, words):
     ours, backend = f'include "{own.run}/50-pgpoll.conf"', 'fastcgi.server = ( "/messages/poll" => (( "check-local" => "disable", %s )) )'
     (tmp_path / "users").write_text("alice:a\n")
@@ -309,6 +445,7 @@ def test_web_servers_that_are_wrong(own, tmp_path, fault, words):
             auth.backend = "plain"
             auth.backend.plain.userfile = "{tmp_path}/users"
             auth.require = ( "/messages/poll" => ( "method" => "basic", "realm" => "pgpoll", "require" => "valid-user" ) )""",
+        "redirect": 'server.modules += ( "mod_redirect" )\nurl.redirect = ( "^/messages" => "https://www.example.org/messages/poll" )',
         "no workers": backend % '"socket" => "/nowhere"',
     }[fault]
     other, process = lighttpd(tmp_path, own, extra)
@@ -318,7 +455,7 @@ def test_web_servers_that_are_wrong(own, tmp_path, fault, words):
         assert code == 1 and any(all(word in line for word in words) for line in wrong), "\n".join(lines)
         if fault == "password":
             code, lines = check_url(other, "-u", "alice:a", seconds=1)
-            assert code == 0 and not any("answers anybody" in line for line in lines), "\n".join(lines)
+            assert code == 0 and not any("answers everybody" in line for line in lines), "\n".join(lines)
     finally:
         process.terminate()
         process.wait(20)

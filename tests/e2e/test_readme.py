@@ -189,9 +189,10 @@ def test_operating_views(fresh):
         assert re.search(rf"^ pgpoll \| {view} .*\?", output, re.M), f"{view} does not say which question it answers"
 
 
-def test_operating_check(fresh):
+@pytest.mark.parametrize("start", ("pgpoll-check http", "pgpoll-check --topic"))
+def test_operating_check(fresh, start):
     """As the README has it, but for whose database and which URL."""
-    command = line(fresh, "pgpoll-check").replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
-    command = command.replace("http://127.0.0.1", fresh.url)
+    command = line(fresh, start).replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
+    command = command.replace("http://127.0.0.1", fresh.url).replace("https://www.example.org", fresh.url)
     output = run(f". {fresh.run}/env && PGUSER=pgpoll_worker PGPOLL_PROGRAM={fresh.run}/bin/pgpoll.fcgi {command}")
-    assert "WRONG" not in output and "LISTEN delivers" in output and "ok     a poll of 1 s took " in output
+    assert "WRONG" not in output and "LISTEN delivers" in output and "ok     A poll of 1 s took " in output

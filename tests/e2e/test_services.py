@@ -283,7 +283,7 @@ def test_manual_pages(database, installed):
     assert re.findall(r"(?m)^     (PGPOLL_[A-Z_]+)$", text) == re.findall(r"(?m)^  (PGPOLL_[A-Z_]+) ", help_of(database))
     usage = {name: (ROOT / "deploy" / name).read_text() for name in ("pgpoll-setup", "pgpoll-check")}
     for name, script in usage.items():
-        options = set(re.findall(r"(?m)^ +(?:--help \| )?--([a-z]+)(?: \| --([a-z]+))?\)", script))
+        options = set(re.findall(r"(?m)^ +(?:-h \| )?--([a-z]+)(?: \| --([a-z]+))?\)", script))
         page = (installed / "usr/share/man/man8" / f"{name}.8").read_text()
         assert {option for pair in options for option in pair if option} == set(re.findall(r"Fl -([a-z]+)", page))
 

@@ -13,15 +13,17 @@
 
 int main(void)
 {
-    CU_SuiteInfo suites[] = { SUITE(cursor_tests),      SUITE(topic_tests),        SUITE(utf8_tests),
-                              SUITE(json_text_tests),   SUITE(poll_request_tests), SUITE(config_tests),
-                              SUITE(cors_tests),        SUITE(message_tests),      SUITE(page_tests),
-                              SUITE(answer_tests),      SUITE(statement_tests),    SUITE(catch_up_tests),
-                              SUITE(interrupts_tests),  SUITE(poll_waiter_tests),  SUITE(window_tests),
-                              SUITE(topic_table_tests), SUITE(stress_tests),       SUITE(listener_managed_tests),
-                              SUITE(reading_tests),     SUITE(memory_tests),       SUITE(doorbell_tests),
-                              SUITE(tally_tests),       SUITE(exchange_tests),     SUITE(authorizer_tests),
-                              CU_SUITE_INFO_NULL };
+    CU_SuiteInfo suites[] = {
+        SUITE(cursor_tests),      SUITE(topic_tests),        SUITE(utf8_tests),
+        SUITE(json_text_tests),   SUITE(poll_request_tests), SUITE(config_tests),
+        SUITE(cors_tests),        SUITE(message_tests),      SUITE(page_tests),
+        SUITE(answer_tests),      SUITE(statement_tests),    SUITE(catch_up_tests),
+        SUITE(interrupts_tests),  SUITE(poll_waiter_tests),  SUITE(window_tests),
+        SUITE(topic_table_tests), SUITE(stress_tests),       SUITE(listener_managed_tests),
+        SUITE(reading_tests),     SUITE(memory_tests),       SUITE(doorbell_tests),
+        SUITE(tally_tests),       SUITE(exchange_tests),     SUITE(authorizer_tests),
+        SUITE(scoreboard_tests),  CU_SUITE_INFO_NULL,
+    };
     bool passed;
 
     if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS) {

@@ -28,5 +28,6 @@ extern CU_TestInfo memory_tests[];
 extern CU_TestInfo tally_tests[];
 extern CU_TestInfo exchange_tests[];
 extern CU_TestInfo authorizer_tests[];
+extern CU_TestInfo scoreboard_tests[];
 
 #endif

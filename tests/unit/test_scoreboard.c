@@ -1,0 +1,398 @@
+/*
+ * The manager's side of the scoreboard while workers write garbage into everything that they can write. It may be told anything, but uses
+ * nothing outside of its memory, comes to an end, and serves those that work.
+ */
+#include "scoreboard.h"
+#include "topic.h"
+
+#include "authorizer.h"
+#include "config.h"
+#include "expect.h"
+#include "fake_clock.h"
+#include "feeder.h"
+#include "log.h"
+#include "stats_writer.h"
+#include "suites.h"
+#include "topic_table.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { POLLS = 66, MAX_TOPICS = 3, TOPICS = 100, MESSAGES = 64, BYTES = 64 * 256 };
+
+static struct scoreboard *new_scoreboard(void)
+{
+    return scoreboard_new(POLLS, MAX_TOPICS, TOPICS, MESSAGES, BYTES, 2);
+}
+
+/* A question as a worker puts it. */
+static void ask(struct scoreboard *scoreboard, int number, const char *user, const char *name)
+{
+    struct slot *slot = scoreboard_slot(scoreboard, number);
+    const size_t length = strlen(name);
+
+    (void)snprintf(slot->user, sizeof slot->user, "%s", user);
+    memcpy(scoreboard_names(scoreboard, slot), name, length);
+    atomic_store(&slot->topics[0].name_at, 0);
+    atomic_store(&slot->topics[0].name_length, (uint32_t)length);
+    atomic_store(&slot->question_count, 1);
+    atomic_store(&slot->give_up_ms, INT64_MAX);
+    atomic_store(&slot->authorize, number % 2);
+    atomic_store(&slot->asked, atomic_load(&scoreboard_reply(scoreboard, number)->answered) + 1);
+    (void)atomic_fetch_or(&scoreboard->askers[number / 64], UINT64_C(1) << number % 64);
+}
+
+/* ---- questions */
+
+static void a_question_is_copied(void)
+{
+    struct scoreboard *scoreboard = new_scoreboard();
+    const struct question *question;
+
+    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), -1);
+    ask(scoreboard, 65, "eve", "orders");
+    ask(scoreboard, 3, "", "caf\303\251");
+    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), 3);
+    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 4), 65);
+    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 66), -1);
+    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 65), QUESTION_TAKEN);
+    memset(scoreboard_slot(scoreboard, 65), 0x55, scoreboard->slot_stride);
+    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 65), QUESTION_NONE); /* it has one already */
+    question = scoreboard_question(scoreboard, 65);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(question);
+    EXPECT_TEXT(question->user, "eve");
+    CU_ASSERT_EQUAL(question->topic_count, 1);
+    CU_ASSERT_TRUE(question->authorize);
+    EXPECT_TEXT(question->topics[0].name, "orders");
+    scoreboard_answer(scoreboard, 65, ERROR_DENIED);
+    CU_ASSERT_PTR_NULL(scoreboard_question(scoreboard, 65));
+    CU_ASSERT_EQUAL(scoreboard_reply(scoreboard, 65)->error, ERROR_DENIED);
+    CU_ASSERT_EQUAL(atomic_load(&scoreboard_reply(scoreboard, 65)->answered), 1);
+    scoreboard_free(scoreboard);
+}
+
+/* Each spoils a question in a way of its own. */
+static void no_topics(struct slot *slot)
+{
+    atomic_store(&slot->question_count, 0);
+}
+
+static void too_many_topics(struct slot *slot)
+{
+    atomic_store(&slot->question_count, MAX_TOPICS + 1);
+}
+
+static void fewer_than_no_topics(struct slot *slot)
+{
+    atomic_store(&slot->question_count, INT32_MIN);
+}
+
+static void a_name_outside(struct slot *slot)
+{
+    atomic_store(&slot->topics[0].name_at, MAX_TOPICS * TOPIC_MAX_BYTES - 5);
+}
+
+static void a_name_far_outside(struct slot *slot)
+{
+    atomic_store(&slot->topics[0].name_at, UINT32_MAX - 1);
+}
+
+static void a_long_name(struct slot *slot)
+{
+    atomic_store(&slot->topics[0].name_length, 1021);
+}
+
+static void an_endless_name(struct slot *slot)
+{
+    atomic_store(&slot->topics[0].name_length, UINT32_MAX);
+}
+
+static void an_empty_name(struct slot *slot)
+{
+    atomic_store(&slot->topics[0].name_length, 0);
+}
+
+static void a_name_with_a_nul(struct slot *slot)
+{
+    atomic_store(&slot->topics[0].name_length, 7);
+}
+
+static void a_name_that_is_not_utf8(struct slot *slot)
+{
+    *(char *)(slot->topics + MAX_TOPICS) = '\xff';
+}
+
+static void an_endless_user(struct slot *slot)
+{
+    memset(slot->user, 'u', sizeof slot->user);
+}
+
+static void a_question_out_of_turn(struct slot *slot)
+{
+    atomic_store(&slot->asked, 5);
+}
+
+static void what_no_worker_asks_is_not_taken(void)
+{
+    static void (*const spoil[])(struct slot *) = {
+        no_topics,       too_many_topics,       fewer_than_no_topics, a_name_outside,    a_name_far_outside,
+        a_long_name,     an_endless_name,       an_empty_name,        a_name_with_a_nul, a_name_that_is_not_utf8,
+        an_endless_user, a_question_out_of_turn
+    };
+    struct scoreboard *scoreboard = new_scoreboard();
+    enum question_taken taken;
+
+    for (size_t i = 0; i < COUNT(spoil); i++) {
+        ask(scoreboard, 0, "eve", "orders");
+        spoil[i](scoreboard_slot(scoreboard, 0));
+        taken = scoreboard_take_question(scoreboard, 0);
+        EXPECT(taken == QUESTION_BROKEN && !scoreboard_question(scoreboard, 0), "%zu: %d", i, (int)taken);
+        scoreboard_forget_worker(scoreboard, 0);
+        CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), -1);
+        CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 0),
+                        QUESTION_NONE); /* the next worker has asked nothing yet */
+    }
+    ask(scoreboard, 0, "eve", "orders");
+    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 0), QUESTION_TAKEN);
+    scoreboard_free(scoreboard);
+}
+
+/* ---- what may be written by whom */
+
+/* In a process that has joined as the nursery does, and one that it has forked. Exits with what is wrong. */
+static void try_to_write(const int *descriptors)
+{
+    struct scoreboard *joined = scoreboard_join(descriptors);
+    int status = 0;
+    pid_t pid;
+
+    if (!joined || joined->worker_count != POLLS + 3 || !joined->window || joined->manager_pid != (int)getppid())
+        _exit(1);
+    atomic_store(&joined->forked[7], 77);
+    atomic_store(&scoreboard_slot(joined, 7)->since_ms, 777);
+    pid = fork();
+    if (pid == 0) {
+        void *writable = joined->forked; /* of the parent only */
+
+        if (scoreboard_pid(joined, 7) != 77 || mprotect(joined->manager, 4096, PROT_READ | PROT_WRITE) == 0 ||
+            errno != EACCES)
+            _exit(2);
+        if (mprotect(writable, 4096, PROT_READ | PROT_WRITE) == 0 || errno != ENOMEM)
+            _exit(3);
+        if (ftruncate(joined->manager_fd, 0) == 0 || joined->workers_fd >= 0 || joined->pids_fd >= 0)
+            _exit(4);
+        _exit(0);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid)
+        _exit(5);
+    _exit(WEXITSTATUS(status));
+}
+
+static void workers_write_only_what_is_theirs(void)
+{
+    struct scoreboard *scoreboard = new_scoreboard();
+    int descriptors[SCOREBOARD_DESCRIPTORS], status = 0;
+    pid_t pid;
+
+    scoreboard->read_queue = 0;
+    scoreboard_descriptors(scoreboard, descriptors);
+    pid = fork();
+    if (pid == 0)
+        try_to_write(descriptors);
+    CU_ASSERT_FATAL(pid > 0 && waitpid(pid, &status, 0) == pid);
+    EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
+    CU_ASSERT_EQUAL(scoreboard_pid(scoreboard, 7), 77);
+    CU_ASSERT_EQUAL(atomic_load(&scoreboard_slot(scoreboard, 7)->since_ms), 777);
+    scoreboard_free(scoreboard);
+}
+
+/* ---- garbage */
+
+struct garbage {
+    struct scoreboard *scoreboard;
+    unsigned seed;
+    _Atomic bool stop;
+};
+
+static int pick(unsigned *seed, int below)
+{
+    return rand_r(seed) % below;
+}
+
+/* Small numbers, the edges of the types, and anything. */
+static uint64_t pick_value(unsigned *seed)
+{
+    static const uint64_t edges[] = {
+        0,          1,         2,          3,         MAX_TOPICS, TOPICS - 1,       TOPICS,
+        UINT32_MAX, INT32_MAX, UINT64_MAX, INT64_MAX, 1U << 31,   UINT64_C(1) << 63
+    };
+
+    if (pick(seed, 3))
+        return edges[pick(seed, (int)COUNT(edges))];
+    return (uint64_t)rand_r(seed) << 33 ^ (uint64_t)rand_r(seed) << 16 ^ (uint64_t)rand_r(seed);
+}
+
+/* Writes one number somewhere in the workers' memory, mostly where there is more than a name. */
+static void write_garbage(struct garbage *garbage)
+{
+    const struct scoreboard *scoreboard = garbage->scoreboard;
+    char *memory = (char *)scoreboard->workers;
+    size_t size = (size_t)(scoreboard->slots - memory), at;
+    uint64_t value = pick_value(&garbage->seed);
+
+    if (pick(&garbage->seed, 8)) {
+        memory = (char *)scoreboard_slot(scoreboard, pick(&garbage->seed, scoreboard->worker_count));
+        size = sizeof(struct slot) + (MAX_TOPICS + 2) * sizeof(struct slot_topic);
+    }
+    at = (size_t)pick(&garbage->seed, (int)(size / 4)) * 4;
+    memcpy(memory + at, &value, pick(&garbage->seed, 2) && at + 8 <= size ? 8 : 4);
+}
+
+/* Its races are on purpose, and everywhere: not for the thread sanitizer. */
+#ifdef __SANITIZE_THREAD__
+enum { ROUNDS = 0 };
+#else
+enum { ROUNDS = 1500 };
+#endif
+
+static void *write_on(void *argument)
+{
+    struct garbage *garbage = argument;
+
+    while (!atomic_load(&garbage->stop))
+        write_garbage(garbage);
+    return NULL;
+}
+
+struct host {
+    struct scoreboard *scoreboard;
+    struct feeder *feeder;
+    struct authorizer *authorizer;
+    struct stats_writer *stats_writer;
+    int broken, taken; /* questions */
+};
+
+static void forget(struct host *host, int number)
+{
+    authorizer_forget_worker(host->authorizer, number);
+    feeder_forget_worker(host->feeder, number);
+    scoreboard_forget_worker(host->scoreboard, number);
+}
+
+/* As the manager's loop does it (manager.c). */
+static void take_questions(struct host *host)
+{
+    int number = -1;
+
+    while ((number = scoreboard_next_asker(host->scoreboard, number + 1)) >= 0) {
+        enum question_taken taken = scoreboard_take_question(host->scoreboard, number);
+
+        host->taken += taken == QUESTION_TAKEN;
+        host->broken += taken == QUESTION_BROKEN;
+        if (taken == QUESTION_BROKEN)
+            forget(host, number);
+        else if (taken == QUESTION_TAKEN && scoreboard_question(host->scoreboard, number)->authorize)
+            authorizer_ask(host->authorizer, number);
+        else if (taken == QUESTION_TAKEN)
+            feeder_ask(host->feeder, number);
+    }
+}
+
+static void turn(struct host *host, unsigned *seed)
+{
+    struct scoreboard *scoreboard = host->scoreboard;
+    enum error answer;
+    int number;
+
+    fake_clock_advance(1500);
+    take_questions(host);
+    authorizer_step(host->authorizer, false);
+    while ((number = authorizer_take(host->authorizer, &answer)) >= 0)
+        scoreboard_answer(scoreboard, number, answer);
+    feeder_step(host->feeder, false);
+    stats_writer_step(host->stats_writer, false);
+    scoreboard_wake_topic(scoreboard, pick(seed, TOPICS));
+    scoreboard_mend_reads(scoreboard);
+    CU_ASSERT(scoreboard_reads(scoreboard) >= 0 && scoreboard_reads(scoreboard) <= scoreboard->most_reads);
+    CU_ASSERT(scoreboard_idle(scoreboard) >= 0 && scoreboard_idle(scoreboard) <= scoreboard->worker_count);
+    number = pick(seed, scoreboard->worker_count);
+    if (pick(seed, 4) == 0 || !scoreboard_is_sound(scoreboard, number))
+        forget(host, number);
+    scoreboard_wake_stats_writer(scoreboard);
+}
+
+/* What the workers that are left write, each in the place of another, is as if there had been nothing. */
+static void expect_service(struct host *host)
+{
+    struct scoreboard *scoreboard = host->scoreboard;
+
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        forget(host, i);
+    for (int i = 0; i < 3; i++) /* garbage may be twice as far away as a look can mend */
+        scoreboard_mend_reads(scoreboard);
+    CU_ASSERT_EQUAL(scoreboard_reads(scoreboard), 0);
+    for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
+        for (int word = 0; word < scoreboard->words; word++)
+            CU_ASSERT_EQUAL(atomic_load(&scoreboard->waiting[i][word]) & (word ? 0x1f : UINT64_MAX), 0);
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        CU_ASSERT_TRUE(scoreboard_is_sound(scoreboard, i));
+        ask(scoreboard, i, "eve", "orders");
+    }
+    host->taken = host->broken = 0;
+    take_questions(host);
+    CU_ASSERT_EQUAL(host->taken, scoreboard->worker_count);
+    CU_ASSERT_EQUAL(host->broken, 0);
+}
+
+static void no_garbage_leads_the_manager_astray(void)
+{
+    const struct config config = { .query_timeout_s = 5, .reread_s = 60, .host = "test" };
+    struct host host = { .scoreboard = new_scoreboard() };
+    struct garbage garbage = { host.scoreboard, 1, false };
+    unsigned seed = 2;
+    pthread_t thread;
+    const char *names[] = { "a", "b", "orders", "caf\303\251" };
+
+    fake_clock_stop();
+    CU_ASSERT(setenv("PGHOST", "/nowhere", 1) == 0 && log_open("/dev/null", LOG_LEVEL_INFO, "test"));
+    CU_ASSERT(signal(SIGUSR2, SIG_IGN) != SIG_ERR);
+    host.feeder = feeder_new(&config, host.scoreboard);
+    host.authorizer = authorizer_new(&config, host.scoreboard);
+    host.stats_writer = stats_writer_new(&config, host.scoreboard);
+    CU_ASSERT_FATAL(host.feeder && host.authorizer && host.stats_writer);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, write_on, &garbage), 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        for (int k = 0; k < 4; k++)
+            ask(host.scoreboard, pick(&seed, host.scoreboard->worker_count), "eve", names[pick(&seed, COUNT(names))]);
+        atomic_store(&host.scoreboard->pids[pick(&seed, host.scoreboard->worker_count)], (int)getpid());
+        turn(&host, &seed);
+    }
+    atomic_store(&garbage.stop, true);
+    (void)pthread_join(thread, NULL);
+    EXPECT(ROUNDS == 0 || (host.taken > 100 && host.broken > 100), "%d questions were taken, %d were broken",
+           host.taken, host.broken);
+    expect_service(&host);
+    feeder_free(host.feeder);
+    authorizer_free(host.authorizer);
+    stats_writer_free(host.stats_writer);
+    scoreboard_free(host.scoreboard);
+    CU_ASSERT(unsetenv("PGHOST") == 0 && log_open("stderr", LOG_LEVEL_INFO, "test"));
+    (void)signal(SIGUSR2, SIG_DFL);
+    fake_clock_restore();
+}
+
+CU_TestInfo scoreboard_tests[] = {
+    { "a question is copied", a_question_is_copied },
+    { "what no worker asks is not taken", what_no_worker_asks_is_not_taken },
+    { "workers write only what is theirs", workers_write_only_what_is_theirs },
+    { "no garbage leads the manager astray", no_garbage_leads_the_manager_astray },
+    CU_TEST_INFO_NULL,
+};
