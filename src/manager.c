@@ -58,8 +58,8 @@ enum {
  * The protocol of a reload. P is the process that systemd or a pid file knows, S the scoreboard that it shares
  * with its workers.
  *
- *  1. P forks the old manager M. M has a copy of everything that P has: S, the database connections, what is
- *     under way.
+ *  1. P ends the nursery, so that it knows all workers of S, and forks the old manager M. M has a copy of
+ *     everything that P has: S, the database connections, what is under way.
  *  2. P executes the new program and so keeps its process id. The new program finds the process ids of M and of
  *     all other children in a file; the environment (OLD_CHILDREN) has its descriptor and the number of old
  *     managers in it. If P cannot execute the program, it tells M, which exits, and goes on as before.
@@ -387,7 +387,6 @@ static bool leave_children(const struct manager *manager, int fd, pid_t old_mana
         leave_word(fd, scoreboard_pid(manager->scoreboard, i));
     for (int i = 0; i < atomic_load(&manager->scoreboard->manager->readers); i++)
         leave_word(fd, manager->readers.pids[i]);
-    leave_word(fd, manager->nursery.pid);
     (void)snprintf(text, sizeof text, "%d %d", fd, manager->old.manager_count + 1);
     return setenv(OLD_CHILDREN, text, 1) == 0;
 }
@@ -418,6 +417,7 @@ static void reload(struct manager *manager)
     pid_t pid = -1;
 
     manager->reloads = false;
+    nursery_end(&manager->nursery);
     if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0)
         pid = fork();
     if (pid == 0) {

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -69,6 +70,15 @@ bool nursery_was(struct nursery *nursery, pid_t pid)
     nursery->pid = 0;
     nursery->is_lost = nursery->asked_count > 0;
     return true;
+}
+
+void nursery_end(struct nursery *nursery)
+{
+    const pid_t pid = nursery->pid;
+
+    nursery_kill(nursery);
+    if (pid > 0 && waitpid(pid, NULL, 0) == pid)
+        (void)nursery_was(nursery, pid);
 }
 
 static bool start(struct nursery *nursery, const sigset_t *mask)

@@ -39,6 +39,12 @@ void nursery_release(struct nursery *nursery);
 /* No worker is asked for any more: kills it, which nursery_was() still tells. */
 void nursery_kill(struct nursery *nursery);
 
+/*
+ * Before a reload: kills it and waits for its death, so that no worker is forked whose process id is not in its slot
+ * by then.
+ */
+void nursery_end(struct nursery *nursery);
+
 /* Whether another worker may be asked for now. */
 bool nursery_is_ready(const struct nursery *nursery);
 
