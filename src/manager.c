@@ -148,6 +148,7 @@ static void spawn_missing(struct manager *manager)
             return;
         if (!is_missing(manager, i))
             continue;
+        scoreboard_forget_worker(manager->scoreboard, i); /* again: a broken worker may have written there since */
         if (!nursery_ask(&manager->nursery, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
             return;
