@@ -54,6 +54,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql
+\ir functions/assign_backlog.sql
 \ir functions/assign_batch.sql
 \ir functions/assign_positions.sql
 \ir functions/new_messages.sql

@@ -7,8 +7,8 @@
 #include <string.h>
 
 /* The columns, in the functions' order; what makes a message is the same in both. */
-enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
-enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS };
+enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST, NEWEST };
+enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS, MORE };
 
 /* timestamptz counts microseconds from 2000-01-01 UTC (datatype/timestamp.h). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
@@ -61,6 +61,7 @@ struct catch_up_row catch_up_row(const PGresult *result, int row)
 
     if (is_null(result, row, CREATED_AT)) {
         read.topic = get_topic(result, row);
+        read.newest = is_null(result, row, NEWEST) ? read.topic.start : database_int8(result, row, NEWEST);
     } else if (is_null(result, row, PAYLOAD)) {
         read.kind = CATCH_UP_MORE;
     } else {
@@ -78,10 +79,11 @@ bool catch_up_batch_statement(struct statement *statement, int max_messages, int
 
 struct catch_up_batch catch_up_batch(const PGresult *result)
 {
-    struct catch_up_batch batch = { 0 };
+    struct catch_up_batch batch = { .more = true };
 
     if (PQntuples(result) == 0)
-        return batch; /* deleted meanwhile */
+        return batch; /* deleted meanwhile, and nothing is known */
+    batch.more = *PQgetvalue(result, 0, MORE) == 1;
     batch.read_only = database_int4(result, 0, ASSIGNED) < 0;
     if (batch.read_only)
         return batch;
@@ -131,7 +133,7 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
         statements[count++] = may_poll;
     if (first)
         statements[count++] = *first;
-    statement_init(&assign, "SELECT pgpoll.assign_positions()");
+    statement_init(&assign, "SELECT more FROM pgpoll.assign_positions()");
     statements[count++] = assign;
     statements[count++] = catch_up;
 
@@ -142,6 +144,8 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
         *first_is_true = database_is_true(results[count - 3]);
     if (!error)
         error = fill_page(results[count - 1], request, page);
+    if (!error)
+        page->backlog = database_is_true(results[count - 2]);
 out:
     for (int i = 0; i < count; i++)
         PQclear(results[i]);

@@ -29,7 +29,8 @@ struct catch_up_row {
     enum catch_up_kind kind;
     int topic_index;
     struct page_topic topic; /* of CATCH_UP_TOPIC */
-    struct message message;  /* of CATCH_UP_MESSAGE */
+    int64_t newest; /* of CATCH_UP_TOPIC: its last position, if it is read from now; in a backlog now comes later */
+    struct message message; /* of CATCH_UP_MESSAGE */
 };
 
 /* Reads a row of the statement's result. */
@@ -42,6 +43,7 @@ bool catch_up_batch_statement(struct statement *statement, int max_messages, int
 struct catch_up_batch {
     bool read_only;   /* nothing can be given a position now: the database is read-only */
     int assigned;     /* so many new messages there were */
+    bool more;        /* there is a backlog: ask again at once */
     int64_t previous; /* between this position and them there is nothing */
     int message_count; /* 0: they are too many for one result; else a row each, in order: catch_up_message(), topic in column 0 */
 };
@@ -54,7 +56,7 @@ struct message catch_up_message(const PGresult *result, int row);
 /*
  * Reads one page into a cleared page, by deadline_ms, in one network write of up to four transactions: it asks whether remote_user may
  * poll these topics (NULL: does not ask), runs first (NULL: nothing) and sets *first_is_true to whether that returned true, has new
- * messages given their positions, and reads the page.
+ * messages given their positions, or one batch of them (page->backlog), and reads the page.
  * ERROR_DENIED, ERROR_MEMORY and the errors of database_run(); the page is clear then.
  */
 enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,

@@ -50,6 +50,7 @@ struct cycle {
     int questions[QUESTIONS]; /* slots */
     int question_count;
     bool full;   /* the read is of all topics */
+    int64_t now; /* the end of the backlog that is worked off, 0: none */
     int64_t end; /* the last batch announced before it began */
     struct list listen, newest, read, unlisten;
 };
@@ -391,6 +392,7 @@ static bool compose(struct feeder *feeder, int64_t now_ms)
     bool made;
 
     cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->read_at = -1;
+    cycle->now = 0;
     cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
     feeder->cycle_number++;
     if (cycle->full)
@@ -451,22 +453,24 @@ static void take_newest(struct feeder *feeder, const PGresult *result)
 
         if (row.kind != CATCH_UP_TOPIC)
             continue;
-        list->positions[row.topic_index] = row.topic.start;
+        list->positions[row.topic_index] = row.newest;
+        if (row.topic.start > row.newest)
+            feeder->cycle.now = row.topic.start;
         if (!feeder->subscriptions.by_number[number].open)
-            window_open(feeder->scoreboard->window, number, row.topic.start);
-        else if (row.topic.start < subscriptions_newest(&feeder->subscriptions, number))
-            start_anew(feeder, number, row.topic.start);
+            window_open(feeder->scoreboard->window, number, row.newest);
+        else if (row.newest < subscriptions_newest(&feeder->subscriptions, number))
+            start_anew(feeder, number, row.newest);
         feeder->subscriptions.by_number[number].open = true;
     }
 }
 
 /* What a topic's row of a read tells: messages that were pruned before we read them, or a database that was restored. */
-static void take_start(struct feeder *feeder, int number, const struct page_topic *topic)
+static void take_start(struct feeder *feeder, int number, const struct catch_up_row *row)
 {
-    if (topic->gap == GAP_AHEAD) {
-        start_anew(feeder, number, topic->start);
-    } else if (topic->gap == GAP_EXPIRED) {
-        window_skip(feeder->scoreboard->window, number, topic->start);
+    if (row->topic.gap == GAP_AHEAD) {
+        start_anew(feeder, number, row->newest);
+    } else if (row->topic.gap == GAP_EXPIRED) {
+        window_skip(feeder->scoreboard->window, number, row->topic.start);
         scoreboard_wake_topic(feeder->scoreboard, number);
     }
 }
@@ -525,6 +529,8 @@ static void take_batch(struct feeder *feeder, const PGresult *result)
 
     doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
     set_read_only(feeder, batch.read_only);
+    if (batch.more)
+        doorbell_ring(&feeder->doorbell); /* questions are answered in between */
     if (batch.read_only)
         return;
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
@@ -577,7 +583,7 @@ static bool take_news(struct feeder *feeder, const PGresult *result)
         int number = list->numbers[row.topic_index];
 
         if (row.kind == CATCH_UP_TOPIC)
-            take_start(feeder, number, &row.topic);
+            take_start(feeder, number, &row);
         else if (row.kind == CATCH_UP_MESSAGE)
             publish(feeder, number, &row.message);
     }
@@ -611,9 +617,10 @@ static void answer_questions(struct feeder *feeder)
 
             if (number >= 0 && window_find(feeder->scoreboard->window, number, &topic->ref)) {
                 topic->newest = cycle->newest.positions[feeder->subscriptions.by_number[number].newest_at];
+                topic->now = clock_max(topic->newest, cycle->now);
             } else {
                 topic->ref = WINDOW_NO_TOPIC;
-                topic->newest = CATCH_UP_FROM_NOW;
+                topic->newest = topic->now = CATCH_UP_FROM_NOW;
             }
         }
         scoreboard_answer(feeder->scoreboard, cycle->questions[i], ERROR_NONE);

@@ -109,7 +109,7 @@ static enum error ask(struct listener_managed *listener, const struct listener_p
     for (int i = 0; !error && i < poll->request->topic_count; i++) {
         listener->refs[i] = listener->reply->topics[i].ref;
         if (positions[i] == CATCH_UP_FROM_NOW)
-            positions[i] = listener->reply->topics[i].newest;
+            positions[i] = listener->reply->topics[i].now;
     }
     return error;
 }

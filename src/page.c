@@ -42,6 +42,7 @@ void page_clear(struct page *page)
     page->message_count = 0;
     page->first = 0;
     page->has_more = false;
+    page->backlog = false;
 }
 
 /* Has the comma appended that the next message needs. */

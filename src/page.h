@@ -32,6 +32,7 @@ struct page {
     int message_count;
     int64_t first; /* the first message's position, if there is one */
     bool has_more;
+    bool backlog; /* more messages are committed, and wait for their positions */
 };
 
 /* false: out of memory; the page then needs no release. */

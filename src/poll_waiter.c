@@ -19,6 +19,9 @@ enum { LAST_TRIES_MS = 3000 };
  */
 enum { QUIET_MS = 250 };
 
+/* While messages wait for their positions, each read gives some of them theirs; nobody else may be there to do it. */
+enum { BACKLOG_PAUSE_MS = 20 };
+
 /* Pauses between attempts to reach the database: none before the second, then doubled up to the last, each with jitter. */
 enum { FIRST_PAUSE_MS = 50, LAST_PAUSE_MS = 1000 };
 
@@ -183,8 +186,8 @@ static enum error wait_quietly(struct poll_waiter *waiter)
 /* Sleeps until there may be something to read; sends heartbeats meanwhile. */
 static enum error wait_news(struct poll_waiter *waiter)
 {
-    const int64_t reread_ms = clock_monotonic_ms() + waiter->config->reread_s * 1000;
-    const int64_t end_ms = clock_min(waiter->who.deadline_ms, reread_ms);
+    const int64_t pause_ms = waiter->page.backlog ? BACKLOG_PAUSE_MS : waiter->config->reread_s * 1000;
+    const int64_t end_ms = clock_min(waiter->who.deadline_ms, clock_monotonic_ms() + pause_ms);
     enum error error = waiter->began_wait ? ERROR_NONE : wait_quietly(waiter);
 
     if (error || !waiter->began_wait)
@@ -218,7 +221,7 @@ static enum error wait_for_messages(struct poll_waiter *waiter)
     while (!error && !has_answer(waiter) && clock_monotonic_ms() < waiter->who.deadline_ms) {
         error = wait_news(waiter);
         /* Subscribing again makes good a lost connection, and a subscription that was lost unnoticed. */
-        if (error == ERROR_NONE)
+        if (error == ERROR_NONE || (error == ERROR_TIMEOUT && waiter->page.backlog))
             error = read_page(waiter, LISTENER_READ_ONLY);
         else if (error == ERROR_TIMEOUT || error == ERROR_DATABASE_AWAY)
             error = read_page(waiter, LISTENER_SUBSCRIBE);

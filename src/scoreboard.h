@@ -76,6 +76,7 @@ struct slot {
 struct reply_topic {
     struct window_topic_ref ref; /* WINDOW_NO_TOPIC: too many topics are listened to already */
     int64_t newest;              /* the newest position, in a snapshot taken after the question; of no topic: -1 */
+    int64_t now;                 /* where to read from now: newest, or the end of a backlog that is worked off */
 };
 
 struct reply {

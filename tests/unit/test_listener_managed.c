@@ -96,6 +96,7 @@ static void answer_question(struct host *host)
             window_open(scoreboard->window, number, START);
         CU_ASSERT_TRUE(window_find(scoreboard->window, number, &topic->ref));
         CU_ASSERT_TRUE(window_newest(scoreboard->window, topic->ref, &topic->newest));
+        topic->now = topic->newest;
     }
     host->authorized = question->authorize;
     atomic_fetch_add(&host->questions, 1);
