@@ -227,8 +227,6 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
     if (worker->scoreboard && ++worker->served % TRIM_POLLS == 0)
         scoreboard_trim(worker->scoreboard);
     set_state(worker, SLOT_IDLE);
-    if (worker->scoreboard && atomic_load(&worker->scoreboard->manager->left))
-        server_end();
 }
 
 static void rest(struct server *server)

@@ -261,7 +261,7 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     if (error)
         goto out;
     if (once && !known) { /* not worth listening to, unless only the manager has a connection to the database */
-        error = read_table(listener, poll, authorize, positions, page, give_up_ms);
+        error = read_table(listener, poll, ask_may_poll, positions, page, give_up_ms);
         if (error != ERROR_DATABASE_AWAY)
             goto out;
     }

@@ -99,7 +99,6 @@ struct manager_memory {
     struct scoreboard_plan plan;
     int reserve, manager_pid;
     uint64_t client_seed;
-    _Atomic int left;              /* the manager answers nothing any more: who has finished a poll ends */
     _Atomic int64_t open_until_ms; /* can_poll() was seen to allow everything, and that is believed until then */
     _Atomic int readers;           /* processes that read the table for the workers */
 };

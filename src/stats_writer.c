@@ -18,6 +18,7 @@ enum {
     WRITE_MS = 1000,
     BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_waiters) */
     SWEEP_MS = 60 * 1000,
+    LAST_MS = 1000, /* the last statement may take; its caller may have less time */
     NEAR_MS = 24 * 60 * 60 * 1000
 };
 
@@ -323,6 +324,47 @@ static void look(struct stats_writer *writer, int64_t now_ms)
         begin(writer, polls, now_ms);
     else
         end_exchange(writer);
+}
+
+/* Goes on with what is under way; ERROR_PENDING: there was no end of it in time. */
+static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
+{
+    enum error error = ERROR_PENDING;
+
+    while (writer->exchange.running && error == ERROR_PENDING) {
+        struct pollfd fd = database_pollfd(writer->database);
+        int64_t now_ms = clock_monotonic_ms();
+
+        if (now_ms >= deadline_ms)
+            return ERROR_PENDING;
+        error = exchange_step(&writer->exchange, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0, clock_monotonic_ms());
+    }
+    return error;
+}
+
+void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
+{
+    struct statement *end;
+    enum error error = ERROR_NONE;
+
+    if (writer->exchange.running) {
+        error = wait_end(writer, deadline_ms);
+        if (!error)
+            succeed(writer);
+        end_exchange(writer);
+    }
+    if (error || !database_is_connected(writer->database))
+        return;
+    (void)take_counts(writer);
+    (void)read_gauges(writer);
+    if (!add_listener(writer))
+        return;
+    end = exchange_add(&writer->exchange, "SELECT pgpoll.end_listener($1, $2) WHERE " STATEMENT_WRITABLE);
+    statement_add_text(end, writer->config->host);
+    if (statement_add_int4(end, (int32_t)getpid()) &&
+        exchange_begin(&writer->exchange, writer->database, clock_monotonic_ms(), LAST_MS) == ERROR_PENDING)
+        (void)wait_end(writer, deadline_ms);
+    end_exchange(writer);
 }
 
 void stats_writer_step(struct stats_writer *writer, bool ready)

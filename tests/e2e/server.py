@@ -236,7 +236,8 @@ class Server:
         that is in force: at once, but a manager may go by what it knew for 5 s."""
         self.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
                  f" LANGUAGE sql STABLE AS $$ SELECT {condition} $$")
-        body = json.dumps({"topics": [refused], "timeout": 0})
+        # One that may wait: others are asked about each time, whatever the manager knew.
+        body = json.dumps({"topics": [refused], "timeout": 1})
         until(lambda: self.request("POST", POLL, body).status == 403, "can_poll() heeded", 5 + STALL_S if self.mode == "managed" else 0)
 
     def unrestrict(self):

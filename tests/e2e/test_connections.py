@@ -266,7 +266,7 @@ def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
     with Resolver(tmp_path) as resolver, Forwarder(own) as forwarder, \
             between.manager(own, "resolves", tmp_path / "log", under=resolver.under, workers=2 if managed else 0, PGHOST="db.pgpoll.test",
                             PGPORT=forwarder.port, PGPOLL_QUERY_TIMEOUT_S=2) as manager:
-        until(manager.socket.exists, "its socket")
+        until(lambda: between.accepts(manager.socket), "its socket")
         assert poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)[1]["messages"]
         assert resolver.asked
         resolver.delay_s, began = 6, time.monotonic()

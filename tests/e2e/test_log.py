@@ -128,7 +128,7 @@ def test_a_log_that_nobody_reads_stops_nobody(server, topic, tmp_path_factory, k
     with unread(kind, directory) as (log, stderr, read_end), \
             between.manager(server, "unread", log, stderr, user, PGPOLL_LOG_LEVEL="debug") as manager:
         server.publish(topic, 1)
-        until(manager.socket.exists, "its socket")
+        until(lambda: between.accepts(manager.socket), "its socket")
         for _ in range(10):
             status, answer = poll_as(manager.socket, "", topic, since={topic: "0"})
             assert status == 200 and len(answer["messages"]) == 1

@@ -41,7 +41,7 @@ def damage_slot(pid, topic):
             at = memory.read(size).find(topic.encode())
             if at >= 0:
                 memory.seek(address + at // PAGE * PAGE)
-                memory.write(os.urandom(8 * PAGE))
+                memory.write(os.urandom(8 * PAGE))     # a slot has 14 pages, and the next one may be of a worker that is to live
                 return
     raise AssertionError("no slot with that topic")
 
