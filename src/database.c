@@ -483,8 +483,9 @@ static bool make_version_statement(struct database *database)
         " set_config('lock_timeout', $1::text, false), set_config('statement_timeout', $2::text, false),"
         " set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false),"
         " set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '60s', false),"
-        " set_config('idle_session_timeout', '0', false), CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL"
-        " THEN set_config('transaction_timeout', '0', false) END," /* PostgreSQL 17 has it */
+        " set_config('idle_session_timeout', '0', false),"
+        " CASE WHEN current_setting('transaction_timeout', true) <> '0'" /* from PostgreSQL 17 on */
+        " THEN set_config('transaction_timeout', '0', false) END,"
         " CASE WHEN $3 > 0 THEN set_config('synchronous_commit', 'off', false) END"
         " FROM pg_stat_get_activity(pg_backend_pid()) a");
     return statement_add_int8(statement, database->query_timeout_ms * 8 / 10) &&
