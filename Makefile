@@ -44,7 +44,7 @@ endif
 
 # These are asked when first needed, and once: on a fresh machine the packages are there only by then.
 once       = $(eval $(1) := $(2))$($(1))
-LIBRARIES  := json-c libpq
+LIBRARIES  := 'json-c >= 0.15' 'libpq >= 14'
 pkg_config = $(shell pkg-config $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error pkg-config does not find all of $(LIBRARIES): install libjson-c-dev and libpq-dev, or run `make packages`))
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(call pkg_config,--cflags $(LIBRARIES)))
 JSON_LIBS  = $(call once,JSON_LIBS,$(call pkg_config,--libs json-c))

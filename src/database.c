@@ -468,7 +468,8 @@ static enum error check_start(struct database *database, enum state state)
 
 /*
  * The schema's version, the backend's name, and settings, whatever the role's are. (At the start of a session PgBouncer would refuse
- * them.) Positions are given in a snapshot from after a lock. The server notices a dead peer about as soon as we do.
+ * them.) Positions are given in a snapshot from after a lock. The server notices a dead peer about as soon as we do. A session that
+ * LISTENs is idle most of the time, and statement_timeout bounds each of its transactions.
  */
 static bool make_version_statement(struct database *database)
 {
@@ -482,6 +483,9 @@ static bool make_version_statement(struct database *database)
         " set_config('lock_timeout', $1::text, false), set_config('statement_timeout', $2::text, false),"
         " set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false),"
         " set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '60s', false),"
+        " set_config('idle_session_timeout', '0', false),"
+        " CASE WHEN current_setting('transaction_timeout', true) <> '0'" /* from PostgreSQL 17 on */
+        " THEN set_config('transaction_timeout', '0', false) END,"
         " CASE WHEN $3 > 0 THEN set_config('synchronous_commit', 'off', false) END"
         " FROM pg_stat_get_activity(pg_backend_pid()) a");
     return statement_add_int8(statement, database->query_timeout_ms * 8 / 10) &&
@@ -503,6 +507,17 @@ static bool make_terminate_statement(struct database *database)
            statement_add_int8(statement, database->ended[0].backend.started_us);
 }
 
+static enum error refuse_server(struct database *database)
+{
+    const char *version = PQparameterStatus(database->connection, "server_version");
+    char text[sizeof database->error];
+
+    (void)snprintf(text, sizeof text, "pgpoll needs PostgreSQL 14 or later, the server of database %.63s is %.31s",
+                   PQdb(database->connection), version ? version : "unknown");
+    database_close(database, text);
+    return ERROR_SCHEMA;
+}
+
 static enum error connect_step(struct database *database)
 {
     database->polling = PQconnectPoll(database->connection);
@@ -511,6 +526,8 @@ static enum error connect_step(struct database *database)
     if (database->polling != PGRES_POLLING_OK || PQsetnonblocking(database->connection, 1) != 0 ||
         PQenterPipelineMode(database->connection) != 1)
         return lose(database);
+    if (PQserverVersion(database->connection) < 140000)
+        return refuse_server(database);
     if (!make_version_statement(database)) {
         database_close(database, "out of memory");
         return ERROR_MEMORY;

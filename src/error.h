@@ -8,6 +8,7 @@
 #define PGPOLL_ERROR_H
 
 #include "log_level.h"
+#include "platform.h"
 
 enum error {
     ERROR_NONE,
