@@ -74,7 +74,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install uninstall deb test-deb test-debian test-postgres clean help
+        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall deb test-deb test-debian test-postgres clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -181,13 +181,15 @@ test-debian: ## tests what depends on the release on another one, in a root made
 	@tests/debian/run $(or $(SUITE),trixie)
 
 C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
-lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
+lint: lint-format lint-cppcheck lint-shell lint-layers lint-tidy ## clang-format, cppcheck, shellcheck, includes, clang-tidy (their packages: deploy/packages lint)
 lint-format:
 	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h tests/bench/*.h)
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run tests/layers tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+lint-layers:
+	tests/layers
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)

@@ -1,9 +1,6 @@
 #include "tally.h"
 
-#include "clock.h"
-#include "cursor.h"
 #include "json_tree.h"
-#include "poll_waiter.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -26,24 +23,14 @@ static void observe(struct tally *tally, int sum, const int64_t *bounds_ms, int6
     tally_add(tally, sum + 1 + bucket, 1);
 }
 
-void tally_poll(struct tally *tally, const struct poll_waiter *waiter, enum error outcome)
+void tally_add_wait(struct tally *tally, int64_t ms)
 {
-    const struct page *page = &waiter->page;
+    observe(tally, TALLY_WAIT_MS, wait_bounds_ms, ms);
+}
 
-    if (waiter->waits_since_ms)
-        observe(tally, TALLY_WAIT_MS, wait_bounds_ms, clock_monotonic_ms() - waiter->waits_since_ms);
-    if (outcome == ERROR_NONE) {
-        tally_add(tally, TALLY_MESSAGES, (uint64_t)page->message_count);
-        tally_add(tally, TALLY_BYTES, (uint64_t)printbuf_length(page->messages));
-        /* Of a message that was there before its poll, the age tells about the client. The two clocks may differ. */
-        if (waiter->waits_since_ms && page->message_count > 0)
-            observe(tally, TALLY_LATENCY_MS, latency_bounds_ms,
-                    clock_max(clock_wall_ms() - cursor_position_ms(page->first), 0));
-    }
-    for (int i = 0; outcome != ERROR_CLIENT_GONE && i < page->topic_count; i++)
-        if (waiter->states[i].gap != GAP_NONE)
-            tally_add(tally, TALLY_GAPS + (int)waiter->states[i].gap, 1);
-    tally_add(tally, TALLY_POLLS + (int)outcome, 1);
+void tally_add_latency(struct tally *tally, int64_t ms)
+{
+    observe(tally, TALLY_LATENCY_MS, latency_bounds_ms, ms);
 }
 
 /* More than any process counts between two looks. A broken one may have written anything; the database's counters are bigint. */

@@ -20,7 +20,6 @@
 #include <stdint.h>
 
 struct json_object;
-struct poll_waiter;
 
 enum { TALLY_WAIT_BUCKETS = 8, TALLY_LATENCY_BUCKETS = 13 };
 
@@ -51,8 +50,9 @@ static inline void tally_add(struct tally *tally, int number, uint64_t amount)
     atomic_store_explicit(&tally->fresh, 1, memory_order_release);
 }
 
-/* Counts a poll whose answer is out. */
-void tally_poll(struct tally *tally, const struct poll_waiter *waiter, enum error outcome);
+/* Add one duration to the histogram of waits, or of delivery latencies. ms >= 0. */
+void tally_add_wait(struct tally *tally, int64_t ms);
+void tally_add_latency(struct tally *tally, int64_t ms);
 
 /* Adds what one has counted to the other, and empties it. false: there was nothing. */
 bool tally_take(struct tally *into, struct tally *from);
