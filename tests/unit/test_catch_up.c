@@ -1,9 +1,9 @@
 /* Rows as pgpoll.catch_up() gives them, in results made here: no database. */
-#include "catch_up.h"
+#include "postgres/catch_up.h"
 
+#include "api/poll_request.h"
 #include "expect.h"
-#include "poll_request.h"
-#include "statement.h"
+#include "postgres/statement.h"
 #include "suites.h"
 
 #include <endian.h>
