@@ -183,10 +183,10 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     struct json_object *answer = answer_error(error, detail);
     const char *text = NULL;
 
-    memory_insist(true);
+    oom_set_fatal(true);
     if (answer)
         text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE);
-    memory_insist(false);
+    oom_set_fatal(false);
     if (!text) {
         text = out_of_memory;
         status = error_http_status(ERROR_MEMORY);

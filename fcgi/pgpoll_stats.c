@@ -13,7 +13,7 @@
 static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
 
 struct stats_worker {
-    struct server server;
+    struct accept_loop server;
     struct config config;
     struct database *database;
 };
@@ -56,7 +56,7 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
     PQclear(result);
 }
 
-static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+static void serve(struct accept_loop *server, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct stats_worker *worker = (struct stats_worker *)server;
     const struct resource *resource = find_resource(request);
@@ -87,7 +87,7 @@ int main(int argc, char **argv)
 
     if (!program_start(&program, argc, argv, &worker.config, &status))
         return status;
-    if (!server_has_socket())
+    if (!accept_loop_has_socket())
         return EXIT_FAILURE;
     worker.server.peer_timeout_ms = worker.config.peer_timeout_s * 1000;
     worker.database = database_new(worker.config.query_timeout_s * 1000);
@@ -95,7 +95,7 @@ int main(int argc, char **argv)
         log_write(LOG_LEVEL_ERROR, "out of memory");
         return EXIT_FAILURE;
     }
-    status = server_run(&worker.server);
+    status = accept_loop_run(&worker.server);
     database_free(worker.database);
     return status;
 }

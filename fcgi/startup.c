@@ -134,7 +134,7 @@ bool program_continue(const char *name, int argc, char **argv, int count, int *d
     default:
         break;
     }
-    if (child_descriptors(argc, argv, count, descriptors) != 0) {
+    if (subprocess_descriptors(argc, argv, count, descriptors) != 0) {
         (void)fprintf(stderr, "%s: cannot be started by hand; start pgpoll.fcgi, which starts it\n", name);
         return false;
     }

@@ -49,10 +49,10 @@ static struct json_object *fault_location(struct place place)
 {
     struct json_object *location = json_object_new_array();
 
-    if (!json_tree_add_item(location, json_object_new_string("body")) ||
-        (place.field && !json_tree_add_item(location, json_object_new_string(place.field))) ||
-        (place.key && !json_tree_add_item(location, json_object_new_string(place.key))) ||
-        (place.index >= 0 && !json_tree_add_item(location, json_object_new_int64(place.index)))) {
+    if (!json_build_add_item(location, json_object_new_string("body")) ||
+        (place.field && !json_build_add_item(location, json_object_new_string(place.field))) ||
+        (place.key && !json_build_add_item(location, json_object_new_string(place.key))) ||
+        (place.index >= 0 && !json_build_add_item(location, json_object_new_int64(place.index)))) {
         json_object_put(location);
         return NULL;
     }
@@ -65,10 +65,10 @@ static void fault_add(struct faults *faults, struct place place, const char *mes
 
     if (!faults->list)
         faults->list = json_object_new_array();
-    if (!json_tree_add_member(entry, "loc", fault_location(place)) ||
-        !json_tree_add_member(entry, "msg", json_object_new_string(message)) ||
-        !json_tree_add_member(entry, "type", json_object_new_string(type)) ||
-        !json_tree_add_item(faults->list, json_object_get(entry)))
+    if (!json_build_add_member(entry, "loc", fault_location(place)) ||
+        !json_build_add_member(entry, "msg", json_object_new_string(message)) ||
+        !json_build_add_member(entry, "type", json_object_new_string(type)) ||
+        !json_build_add_item(faults->list, json_object_get(entry)))
         faults->out_of_memory = true;
     json_object_put(entry);
 }
@@ -211,7 +211,7 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
 
     if (!given)
         return;
-    if (!json_tree_add_member(kept, topic->name, json_object_get(given)))
+    if (!json_build_add_member(kept, topic->name, json_object_get(given)))
         faults->out_of_memory = true;
     if (!json_object_is_type(given, json_type_string)) {
         fault_add(faults, (struct place){ "since", topic->name, -1 }, "str type expected", "type_error.str");
@@ -234,7 +234,7 @@ static void read_since(struct poll_request *request, struct faults *faults)
         kept = json_object_new_object();
         for (int i = 0; kept && i < request->topic_count; i++)
             read_cursor(since, &request->topics[i], kept, faults);
-        if (!json_tree_add_member(request->body, "since", kept))
+        if (!json_build_add_member(request->body, "since", kept))
             faults->out_of_memory = true;
     } else if (since && !(json_object_is_type(since, json_type_array) && json_object_array_length(since) == 0)) {
         fault_add(faults, place_of("since"), "value is not a valid dict", "type_error.dict");

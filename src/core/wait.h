@@ -22,6 +22,6 @@ struct interrupts {
  * Sleeps until fd (-1: none) is ready for events as of poll(2), or woken is set. ERROR_NONE: so it is; otherwise ERROR_TIMEOUT
  * (deadline_ms of the monotonic clock has come), ERROR_CLIENT_GONE or ERROR_RELEASED. A passed deadline still looks once.
  */
-enum error interrupts_wait(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms);
+enum error wait_for_event(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms);
 
 #endif

@@ -66,7 +66,7 @@ void subscriptions_remove(struct subscriptions *subscriptions, int number)
     subscriptions->used[subscription->place] = last;
     subscriptions->by_number[last].place = subscription->place;
     if (subscription->open)
-        window_close(subscriptions->scoreboard->window, number);
+        ring_close(subscriptions->scoreboard->ring, number);
     scoreboard_wake_topic(subscriptions->scoreboard, number); /* who entered since it was found unused asks anew */
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
     topic_table_remove(subscriptions->scoreboard->topics, number);
@@ -81,11 +81,11 @@ const char *subscriptions_name(const struct subscriptions *subscriptions, int nu
 
 int64_t subscriptions_newest(const struct subscriptions *subscriptions, int number)
 {
-    struct window_topic_ref ref;
+    struct ring_topic_ref ref;
     int64_t newest = 0;
 
-    if (window_find(subscriptions->scoreboard->window, number, &ref))
-        (void)window_newest(subscriptions->scoreboard->window, ref, &newest);
+    if (ring_find(subscriptions->scoreboard->ring, number, &ref))
+        (void)ring_newest(subscriptions->scoreboard->ring, ref, &newest);
     return newest;
 }
 

@@ -769,7 +769,7 @@ enum error database_wait_news(struct database *database, const struct interrupts
     /* Notifications also arrive along with results, so look before sleeping. */
     while (!error && !drop_notifications(database)) {
         /* The socket is asked for each time: a lost connection has none. */
-        error = interrupts_wait(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
+        error = wait_for_event(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
         if (!error)
             error = database_consume(database);
     }

@@ -22,7 +22,7 @@
 enum { BITS = 64, CACHE_LINE = 64, READ_WRITE = PROT_READ | PROT_WRITE };
 
 /* Where the descriptors are that scoreboard_join() takes. */
-enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, DOORBELL, READ_QUEUE };
+enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, NOTIFY_THROTTLE, READ_QUEUE };
 
 /* ---- where everything is */
 
@@ -38,16 +38,16 @@ static size_t whole_pages(size_t size)
 
 /* Where the parts of the manager's memory begin, and its end. */
 struct manager_layout {
-    size_t topics, window, replies, reply_stride, end;
+    size_t topics, ring, replies, reply_stride, end;
 };
 
 static struct manager_layout lay_out_manager(const struct scoreboard_plan *plan)
 {
     struct manager_layout layout = { .topics = whole_pages(sizeof(struct manager_memory)) };
 
-    layout.window = whole_pages(layout.topics + topic_table_memory(plan->topic_count));
+    layout.ring = whole_pages(layout.topics + topic_table_memory(plan->topic_count));
     layout.replies =
-        whole_pages(layout.window + window_memory(plan->topic_count, plan->window_messages, plan->window_bytes));
+        whole_pages(layout.ring + ring_memory(plan->topic_count, plan->window_messages, plan->window_bytes));
     layout.reply_stride =
         round_up(sizeof(struct reply) + (size_t)plan->max_topics * sizeof(struct reply_topic), CACHE_LINE);
     layout.end = layout.replies + (size_t)plan->worker_count * layout.reply_stride;
@@ -95,7 +95,7 @@ static void find_parts(struct scoreboard *scoreboard, const struct scoreboard_pl
     scoreboard->most_reads = plan->most_readers;
     scoreboard->words = (int)words;
     scoreboard->topics = (struct topic_table *)(void *)(manager_memory + manager.topics);
-    scoreboard->window = (struct window *)(void *)(manager_memory + manager.window);
+    scoreboard->ring = (struct message_ring *)(void *)(manager_memory + manager.ring);
     scoreboard->replies = manager_memory + manager.replies;
     scoreboard->reply_stride = manager.reply_stride;
     scoreboard->askers = (_Atomic uint64_t *)(void *)(workers_memory + workers.sets);
@@ -134,7 +134,7 @@ static struct scoreboard *new_view(void)
 
     if (scoreboard) {
         scoreboard->manager_fd = scoreboard->workers_fd = scoreboard->pids_fd = -1;
-        scoreboard->doorbell = scoreboard->read_queue = -1;
+        scoreboard->latch = scoreboard->read_queue = -1;
     }
     return scoreboard;
 }
@@ -185,10 +185,10 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
     manager->reserve = scoreboard->reserve = reserve;
     manager->manager_pid = scoreboard->manager_pid = (int)getpid();
     atomic_store(&scoreboard->workers->reads_left, plan->most_readers);
-    (void)window_init(scoreboard->window, plan->topic_count, plan->window_messages, plan->window_bytes);
-    scoreboard->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    (void)ring_init(scoreboard->ring, plan->topic_count, plan->window_messages, plan->window_bytes);
+    scoreboard->latch = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     scoreboard->questions = calloc((size_t)plan->worker_count, sizeof(struct question *));
-    return scoreboard->questions && scoreboard->doorbell >= 0 &&
+    return scoreboard->questions && scoreboard->latch >= 0 &&
            topic_table_init(scoreboard->topics, plan->topic_count) &&
            getrandom(&manager->client_seed, sizeof manager->client_seed, 0) == sizeof manager->client_seed;
 }
@@ -244,7 +244,7 @@ void scoreboard_free(struct scoreboard *scoreboard)
     close_descriptor(&scoreboard->manager_fd);
     close_descriptor(&scoreboard->workers_fd);
     close_descriptor(&scoreboard->pids_fd);
-    close_descriptor(&scoreboard->doorbell);
+    close_descriptor(&scoreboard->latch);
     free(scoreboard);
 }
 
@@ -253,11 +253,11 @@ void scoreboard_descriptors(const struct scoreboard *scoreboard, int descriptors
     descriptors[MANAGER_MEMORY] = scoreboard->manager_fd;
     descriptors[WORKERS_MEMORY] = scoreboard->workers_fd;
     descriptors[PIDS] = scoreboard->pids_fd;
-    descriptors[DOORBELL] = scoreboard->doorbell;
+    descriptors[NOTIFY_THROTTLE] = scoreboard->latch;
     descriptors[READ_QUEUE] = scoreboard->read_queue;
 }
 
-/* What is for the nursery alone is not there in the workers: neither its mapping nor the descriptors. */
+/* What is for the fork server alone is not there in the workers: neither its mapping nor the descriptors. */
 static bool map_joined(struct scoreboard *scoreboard, const struct scoreboard_plan *plan)
 {
     scoreboard->manager_size = lay_out_manager(plan).end;
@@ -283,7 +283,7 @@ struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCR
     scoreboard->manager_fd = descriptors[MANAGER_MEMORY];
     scoreboard->workers_fd = descriptors[WORKERS_MEMORY];
     scoreboard->pids_fd = descriptors[PIDS];
-    scoreboard->doorbell = descriptors[DOORBELL];
+    scoreboard->latch = descriptors[NOTIFY_THROTTLE];
     scoreboard->read_queue = descriptors[READ_QUEUE];
     if (pread(scoreboard->manager_fd, &head, sizeof head, 0) != sizeof head ||
         strncmp(head.version, PGPOLL_VERSION, sizeof head.version) != 0 || !map_joined(scoreboard, &head.plan)) {
@@ -316,10 +316,10 @@ void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *s
 
 /* ---- bells */
 
-void scoreboard_ring(const struct scoreboard *scoreboard)
+void scoreboard_set_latch(const struct scoreboard *scoreboard)
 {
     /* Fails only when it has been rung 2^64 times and not been heard: it is ringing all the same. */
-    (void)eventfd_write(scoreboard->doorbell, 1);
+    (void)eventfd_write(scoreboard->latch, 1);
 }
 
 void scoreboard_wake_stats_writer(struct scoreboard *scoreboard)
@@ -327,7 +327,7 @@ void scoreboard_wake_stats_writer(struct scoreboard *scoreboard)
     struct workers_memory *workers = scoreboard->workers;
 
     if (atomic_load(&workers->stats_writer_sleeps) && atomic_exchange(&workers->stats_writer_sleeps, 0))
-        scoreboard_ring(scoreboard);
+        scoreboard_set_latch(scoreboard);
 }
 
 /* ---- reads */

@@ -126,18 +126,18 @@ int topic_table_size(const struct topic_table *table)
     return table->count;
 }
 
-bool topic_table_find(const struct topic_table *table, const struct window *window, const char *name, size_t length,
-                      struct window_topic_ref *ref)
+bool topic_table_find(const struct topic_table *table, const struct message_ring *ring, const char *name, size_t length,
+                      struct ring_topic_ref *ref)
 {
     uint64_t hash = hash_name(table, name, length);
-    struct window_topic_ref found;
+    struct ring_topic_ref found;
     int64_t newest;
     int number, probe = 0;
 
     while ((number = next_match(table, hash, &probe)) >= 0)
         /* The name is this topic's only if the number stayed open while it was compared. */
-        if (window_find(window, number, &found) && is_named(table, number, name, length) &&
-            window_newest(window, found, &newest)) {
+        if (ring_find(ring, number, &found) && is_named(table, number, name, length) &&
+            ring_newest(ring, found, &newest)) {
             *ref = found;
             return true;
         }

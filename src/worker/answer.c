@@ -78,7 +78,7 @@ struct json_object *answer_error(enum error error, struct json_object *detail)
 
     if (!detail)
         detail = json_object_new_string(error_detail(error));
-    if (json_tree_add_member(answer, "detail", detail))
+    if (json_build_add_member(answer, "detail", detail))
         return answer;
     json_object_put(answer);
     return NULL;

@@ -21,7 +21,7 @@ struct fake_message {
 struct fake_step {
     enum fake_call call;
     enum error error;       /* what it returns; of BEGIN and HEARTBEAT anything means that the client has left */
-    enum listener_read how; /* of READ: what the poll must ask for */
+    enum source_read how; /* of READ: what the poll must ask for */
     int64_t takes_ms;       /* a WAIT that ends with ERROR_TIMEOUT takes until the deadline it was given */
     struct page_topic topics[FAKE_TOPICS]; /* of READ; next is found from the messages */
     struct fake_message messages[FAKE_MESSAGES];
@@ -30,7 +30,7 @@ struct fake_step {
 };
 
 struct fake_poll {
-    struct listener listener;
+    struct message_source source;
     struct poll_client client;
     struct interrupts interrupts;
     volatile sig_atomic_t release, woken;

@@ -174,7 +174,7 @@ static enum outcome compare_answer(void)
 static enum outcome poll_and_answer(void)
 {
     static const struct fake_step script[] = { { .call = FAKE_READ,
-                                                 .how = LISTENER_AUTHORIZE,
+                                                 .how = SOURCE_AUTHORIZE,
                                                  .topics = { { .start = 3 },
                                                              { .start = 6, .gap = GAP_EXPIRED, .oldest = 7 } },
                                                  .messages = { { 0, 7 }, { 1, 8 }, { 2, 9 } } } };
@@ -184,7 +184,7 @@ static enum outcome poll_and_answer(void)
     poll.script = script;
     poll.steps = 1;
     poll.step = poll.call_count = 0;
-    error = poll_waiter_init(&poll.waiter, &poll.config, &poll.listener, &poll.interrupts, &poll.client, &poll.request,
+    error = poll_waiter_init(&poll.waiter, &poll.config, &poll.source, &poll.interrupts, &poll.client, &poll.request,
                              "", "");
     if (error)
         return error == ERROR_MEMORY ? OUT_OF_MEMORY : WRONG;

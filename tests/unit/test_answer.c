@@ -7,7 +7,7 @@
 #include <json-c/json.h>
 #include <string.h>
 
-#define READS .call = FAKE_READ, .how = LISTENER_AUTHORIZE
+#define READS .call = FAKE_READ, .how = SOURCE_AUTHORIZE
 
 /* The members of a list of topics that the client asked for without waiting. */
 #define BODY(members) "{\"timeout\":0," members "}"

@@ -11,9 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define AUTHORIZES .call = FAKE_READ, .how = LISTENER_AUTHORIZE
-#define SUBSCRIBES .call = FAKE_READ, .how = LISTENER_SUBSCRIBE
-#define READS .call = FAKE_READ, .how = LISTENER_READ_ONLY
+#define AUTHORIZES .call = FAKE_READ, .how = SOURCE_AUTHORIZE
+#define SUBSCRIBES .call = FAKE_READ, .how = SOURCE_SUBSCRIBE
+#define READS .call = FAKE_READ, .how = SOURCE_READ_ONLY
 #define BEGINS .call = FAKE_BEGIN
 #define WAITS .call = FAKE_WAIT
 #define BEATS .call = FAKE_HEARTBEAT
