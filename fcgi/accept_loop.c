@@ -56,7 +56,8 @@ static int make_idle_set(void)
 {
     int flags = fcntl(SOURCE_FD, F_GETFL);
 
-    return flags < 0 || fcntl(SOURCE_FD, F_SETFL, flags | O_NONBLOCK) != 0 ? -1 : epoll_create1(EPOLL_CLOEXEC);
+    return flags < 0 || fcntl(SOURCE_FD, F_SETFL, flags | O_NONBLOCK) != 0 ? -1
+                                                                           : epoll_create1(EPOLL_CLOEXEC);
 }
 
 /*
@@ -78,7 +79,8 @@ static bool accept_request(FCGX_Request *request)
     outcome = FCGX_Accept_r(request);
     oom_set_fatal(false);
     request->keepConnection = 0; /* the next request on it would wait behind a socket that nobody watches */
-    if (outcome == 0 && FCGX_GetError(request->in)) { /* libfcgi takes an error for the end of the parameters */
+    if (outcome == 0 &&
+        FCGX_GetError(request->in)) { /* libfcgi takes an error for the end of the parameters */
         FCGX_Finish_r(request);
         return false;
     }
@@ -90,7 +92,8 @@ static bool accept_request(FCGX_Request *request)
 }
 
 /* Sleeps until there is a request; false: a signal came first. */
-static bool next_request(struct accept_loop *server, FCGX_Request *request, int epoll_fd, const sigset_t *sleep_mask)
+static bool next_request(struct accept_loop *server, FCGX_Request *request, int epoll_fd,
+                         const sigset_t *sleep_mask)
 {
     int timeout_ms = server->rest ? REST_AFTER_MS : -1;
     struct epoll_event event;
@@ -105,7 +108,8 @@ static bool next_request(struct accept_loop *server, FCGX_Request *request, int 
 
         if (ready > 0) {
             accepted = accept_request(request);
-        } else if (server->rest) { /* nothing came for a while, or a signal did: somebody wants what we hold */
+        } else if (server
+                       ->rest) { /* nothing came for a while, or a signal did: somebody wants what we hold */
             server->rest(server);
             timeout_ms = -1;
         }

@@ -12,13 +12,14 @@
 
 enum {
     FCGI_RECORDS_HEAD_SIZE = 8,
-    FCGI_RECORDS_PARAMETER_BYTES = 1024 * 1024 /* of all parameters together; web servers pass on a tenth of it at most */
+    FCGI_RECORDS_PARAMETER_BYTES =
+        1024 * 1024 /* of all parameters together; web servers pass on a tenth of it at most */
 };
 
 /* All zero: nothing has come yet. */
 struct fcgi_records {
     unsigned char head[FCGI_RECORDS_HEAD_SIZE]; /* of the present record */
-    size_t head_size;                      /* so much of it is there */
+    size_t head_size;                           /* so much of it is there */
     size_t content_left, padding_left;
     unsigned request_id; /* 0: not begun */
     /* Within the parameters: lengths of name and value in turn, then their text (3.4). */

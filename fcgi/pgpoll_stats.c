@@ -40,7 +40,8 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
 {
     PGresult *result = NULL;
     int64_t timeout_ms = worker->config.query_timeout_s * 1000;
-    enum error error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
+    enum error error =
+        stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
 
     /* The connection may have been lost while nobody asked. */
     if (error == ERROR_DATABASE_AWAY)
@@ -66,7 +67,8 @@ static void serve(struct accept_loop *server, FCGX_Request *request, const struc
         return;
     if (!resource && !http_path_is(request, "/messages/poll"))
         http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);
-    else if (http_method_is(request, "OPTIONS")) /* for every path: a preflight must not wait for a poll worker */
+    else if (http_method_is(request,
+                            "OPTIONS")) /* for every path: a preflight must not wait for a poll worker */
         http_send_options(request, &worker->config, resource ? METHODS : POLL_METHODS);
     else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
         http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);
@@ -80,7 +82,8 @@ int main(int argc, char **argv)
         .name = "pgpoll-stats.fcgi",
         .purpose = "who is waiting in polls, and metrics",
         .spawned = "-s /run/pgpoll/stats.sock -b 4096 -F 2",
-        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and "
+                "PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };
     int status;

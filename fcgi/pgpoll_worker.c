@@ -50,7 +50,8 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     worker.scoreboard = scoreboard_join(descriptors);
     if (!worker.scoreboard) {
-        log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s", errno ? strerror(errno) : "it is another version's");
+        log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s",
+                  errno ? strerror(errno) : "it is another version's");
         return EXIT_FAILURE;
     }
     fork_server_run(worker.scoreboard, descriptors[SOCKET], live, &worker);

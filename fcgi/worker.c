@@ -90,8 +90,8 @@ static void note_refusal(const struct worker *worker, const FCGX_Request *reques
     poll_log(request, NULL, error, "");
 }
 
-static void log_poll(const struct worker *worker, const FCGX_Request *request, const struct poll_waiter *waiter,
-                     enum error error)
+static void log_poll(const struct worker *worker, const FCGX_Request *request,
+                     const struct poll_waiter *waiter, enum error error)
 {
     const struct message_source *source = worker->source;
 
@@ -134,7 +134,8 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     give_place(worker);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
-    FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
+    FCGX_Finish_r(
+        request); /* the answer is out before the poll's end, which may have to wait for the database */
     poll_counters_add(worker->counters, &waiter, error);
     poll_waiter_release(&waiter);
 }

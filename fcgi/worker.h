@@ -17,12 +17,12 @@ struct slot;
 struct counters;
 
 struct worker {
-    struct accept_loop server;          /* main sets argv or leaves it */
+    struct accept_loop server;     /* main sets argv or leaves it */
     struct config config;          /* main's */
     struct scoreboard *scoreboard; /* main's; NULL: no manager */
     int number;                    /* main's, in the scoreboard */
     struct slot *slot;             /* main's, with the scoreboard */
-    struct counters *counters;           /* main's, or the slot's */
+    struct counters *counters;     /* main's, or the slot's */
     struct message_source *source;
     struct printbuf *answer; /* used for one after the other */
     unsigned served;

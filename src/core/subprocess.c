@@ -18,7 +18,8 @@ int subprocess_find(struct subprocess *subprocess, const char *name)
         return -1;
     own[length] = '\0';
     *strrchr(own, '/') = '\0'; /* it is absolute */
-    if ((size_t)snprintf(subprocess->path, sizeof subprocess->path, "%s/%s", own, name) >= sizeof subprocess->path) {
+    if ((size_t)snprintf(subprocess->path, sizeof subprocess->path, "%s/%s", own, name) >=
+        sizeof subprocess->path) {
         errno = ENAMETOOLONG;
         return -1;
     }
@@ -58,7 +59,8 @@ static void clean_environment(void)
 
 static void become(const struct subprocess *subprocess, const int *descriptors, const sigset_t *mask)
 {
-    char texts[SUBPROCESS_DESCRIPTORS][12], *argv[SUBPROCESS_DESCRIPTORS + 2] = { (char *)(uintptr_t)subprocess->path };
+    char texts[SUBPROCESS_DESCRIPTORS][12],
+        *argv[SUBPROCESS_DESCRIPTORS + 2] = { (char *)(uintptr_t)subprocess->path };
 
     for (int i = 0; i < SUBPROCESS_DESCRIPTORS && descriptors[i] >= 0; i++) {
         (void)snprintf(texts[i], sizeof texts[i], "%d", descriptors[i]);
@@ -70,8 +72,9 @@ static void become(const struct subprocess *subprocess, const int *descriptors, 
         (void)fexecve(subprocess->program, argv, environ);
 }
 
-pid_t subprocess_start(const struct subprocess *subprocess, const int descriptors[static SUBPROCESS_DESCRIPTORS], enum subprocess_kind kind,
-                  const sigset_t *mask)
+pid_t subprocess_start(const struct subprocess *subprocess,
+                       const int descriptors[static SUBPROCESS_DESCRIPTORS], enum subprocess_kind kind,
+                       const sigset_t *mask)
 {
     pid_t pid = fork();
 

@@ -28,8 +28,9 @@ int subprocess_find(struct subprocess *subprocess, const char *name);
  * Starts it in a new process, with these descriptors under the same numbers, which are its arguments too, ended by -1; others are
  * closed if they are to be closed by exec(). mask: its signals. Returns the process id; -1: errno says why.
  */
-pid_t subprocess_start(const struct subprocess *subprocess, const int descriptors[static SUBPROCESS_DESCRIPTORS], enum subprocess_kind kind,
-                  const sigset_t *mask);
+pid_t subprocess_start(const struct subprocess *subprocess,
+                       const int descriptors[static SUBPROCESS_DESCRIPTORS], enum subprocess_kind kind,
+                       const sigset_t *mask);
 
 /* For the program started: its descriptors. -1: the arguments are no such numbers, nobody started it so. */
 int subprocess_descriptors(int argc, char **argv, int count, int *descriptors);

@@ -14,7 +14,7 @@ struct interrupts {
     int client_fd;                        /* the FastCGI connection, its request read to the end; -1: none */
     const volatile sig_atomic_t *release; /* not zero: answer now; set by a signal handler */
     volatile sig_atomic_t
-        *woken;                 /* not zero: our manager has something for us; set by a signal handler, cleared here */
+        *woken; /* not zero: our manager has something for us; set by a signal handler, cleared here */
     const sigset_t *sleep_mask; /* lets in the signals that set them; blocked at all other times */
 };
 

@@ -79,7 +79,8 @@ int64_t authorizer_due_ms(const struct authorizer *authorizer)
 
 void authorizer_ask(struct authorizer *authorizer, int number)
 {
-    authorizer->waiting[authorizer->waiting_count++] = number; /* each worker is asking one question at most */
+    authorizer->waiting[authorizer->waiting_count++] =
+        number; /* each worker is asking one question at most */
 }
 
 static void settle(struct authorizer *authorizer, int number, enum error answer)
@@ -166,7 +167,8 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
     bool made = true;
     int taken = 0;
 
-    for (; made && taken < authorizer->waiting_count && authorizer->batch.count < authorizer->limit; taken++) {
+    for (; made && taken < authorizer->waiting_count && authorizer->batch.count < authorizer->limit;
+         taken++) {
         if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->give_up_ms < now_ms)
             settle(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
         else
@@ -177,7 +179,7 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
             (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
     if (made)
         error = query_batch_begin(&authorizer->batch, authorizer->database, now_ms,
-                               authorizer->config->query_timeout_s * 1000);
+                                  authorizer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING)
         finish(authorizer, error);
 }
@@ -190,7 +192,8 @@ void authorizer_step(struct authorizer *authorizer, bool ready)
     if (error != ERROR_PENDING)
         finish(authorizer, error);
     else if (!authorizer->batch.running && ready)
-        (void)database_consume(authorizer->database); /* an idle connection that was cut is made anew when needed */
+        (void)database_consume(
+            authorizer->database); /* an idle connection that was cut is made anew when needed */
     if (!authorizer->batch.running && now_ms >= authorizer_due_ms(authorizer))
         begin(authorizer, now_ms);
 }

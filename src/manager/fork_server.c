@@ -151,7 +151,8 @@ static struct answer take_lost(const struct fork_server *fork_server)
 
     while (fork_server->asked[answer.number] == NOT_ASKED)
         answer.number++;
-    if (fork_server->asked[answer.number] == ASKED && scoreboard_pid(fork_server->scoreboard, answer.number) == 0)
+    if (fork_server->asked[answer.number] == ASKED &&
+        scoreboard_pid(fork_server->scoreboard, answer.number) == 0)
         answer.error = ECHILD;
     return answer;
 }
@@ -159,8 +160,8 @@ static struct answer take_lost(const struct fork_server *fork_server)
 /* Its death then tells the rest. */
 static void kill_overdue(struct fork_server *fork_server)
 {
-    log_write(LOG_LEVEL_WARNING, "fork server %d has not started a worker within %d ms: killed", (int)fork_server->pid,
-              ANSWER_MS);
+    log_write(LOG_LEVEL_WARNING, "fork server %d has not started a worker within %d ms: killed",
+              (int)fork_server->pid, ANSWER_MS);
     (void)kill(fork_server->pid, SIGKILL);
     fork_server->due_ms = INT64_MAX;
 }
@@ -186,7 +187,8 @@ bool fork_server_take(struct fork_server *fork_server, int *number, int *error)
     fork_server->asked[answer.number] = NOT_ASKED;
     fork_server->asked_count--;
     fork_server->is_lost = fork_server->is_lost && fork_server->asked_count > 0;
-    fork_server->due_ms = fork_server->is_lost || fork_server->asked_count == 0 ? INT64_MAX : clock_monotonic_ms() + ANSWER_MS;
+    fork_server->due_ms =
+        fork_server->is_lost || fork_server->asked_count == 0 ? INT64_MAX : clock_monotonic_ms() + ANSWER_MS;
     *number = answer.number;
     *error = answer.error;
     return true;
@@ -203,7 +205,8 @@ static pid_t fork_for_parent(_Atomic int *pid)
     return (pid_t)syscall(SYS_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, NULL, pid, NULL, 0);
 }
 
-void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number), void *context)
+void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number),
+                     void *context)
 {
     int number;
 

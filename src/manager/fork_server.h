@@ -74,6 +74,7 @@ bool fork_server_was(struct fork_server *fork_server, pid_t pid);
  * The other side, for the program: forks what the manager asks for on this socket, until it ends or closes that. live: a worker's
  * life, in a process of its own, returning its exit status.
  */
-void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number), void *context);
+void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number),
+                     void *context);
 
 #endif

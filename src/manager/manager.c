@@ -126,7 +126,8 @@ static void fail_spawning(struct manager *manager, int error)
 
 static bool is_missing(const struct manager *manager, int number)
 {
-    return scoreboard_pid(manager->scoreboard, number) == 0 && !fork_server_was_asked(&manager->fork_server, number);
+    return scoreboard_pid(manager->scoreboard, number) == 0 &&
+           !fork_server_was_asked(&manager->fork_server, number);
 }
 
 /* How many workers are started or ended in one step of a reload. */
@@ -147,7 +148,8 @@ static void spawn_missing(struct manager *manager)
             return;
         if (!is_missing(manager, i))
             continue;
-        scoreboard_forget_worker(manager->scoreboard, i); /* again: a broken worker may have written there since */
+        scoreboard_forget_worker(manager->scoreboard,
+                                 i); /* again: a broken worker may have written there since */
         if (!fork_server_ask(&manager->fork_server, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
             return;
@@ -217,12 +219,17 @@ static bool remove_pid(pid_t *pids, int *count, pid_t pid)
 /* A child has died and was waited for. Returns whether it was a worker that has lived for a moment only. */
 static bool bury(struct manager *manager, pid_t pid, int status)
 {
-    const bool fork_server = fork_server_was(&manager->fork_server, pid), reader = readers_had(&manager->readers, pid);
+    const bool fork_server = fork_server_was(&manager->fork_server, pid),
+               reader = readers_had(&manager->readers, pid);
     const bool old_manager = remove_pid(manager->old.managers, &manager->old.manager_count, pid);
     const int number = number_of(manager, pid);
 
     if (!fork_server || !manager->stopping)
-        log_death(fork_server ? "nursery" : reader ? "reader" : old_manager ? "old manager" : "worker", pid, status);
+        log_death(fork_server   ? "nursery"
+                  : reader      ? "reader"
+                  : old_manager ? "old manager"
+                                : "worker",
+                  pid, status);
     (void)remove_pid(manager->old.others, &manager->old.other_count, pid);
     if (number < 0)
         return false;
@@ -291,7 +298,8 @@ static void kill_broken(const struct manager *manager, int number)
 
     if (pid <= 0)
         return;
-    log_write(LOG_LEVEL_ERROR, "worker %d has damaged its shared memory and is killed; another one replaces it", pid);
+    log_write(LOG_LEVEL_ERROR,
+              "worker %d has damaged its shared memory and is killed; another one replaces it", pid);
     (void)kill(pid, SIGKILL);
 }
 
@@ -325,7 +333,8 @@ static void keep_reserve(struct manager *manager, int64_t now_ms)
         manager->release_ms = INT64_MAX;
     if (wanted <= 0 || (manager->release_ms != INT64_MAX && now_ms < manager->release_ms))
         return;
-    manager->release_ms = now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
+    manager->release_ms =
+        now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
     while (wanted-- > 0 && (number = longest_waiting(scoreboard, now_ms)) >= 0)
         scoreboard_release(scoreboard, number);
 }
@@ -533,7 +542,8 @@ static int64_t old_due_ms(const struct manager *manager)
 
     if (old->manager_count + old->other_count == 0)
         return INT64_MAX;
-    return old->stage == OLD_SERVE ? clock_min(old->due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS) : old->due_ms;
+    return old->stage == OLD_SERVE ? clock_min(old->due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS)
+                                   : old->due_ms;
 }
 
 /* ---- an old manager */
@@ -589,7 +599,8 @@ static bool has_children(const struct manager *manager)
 
 static bool has_ended(const struct manager *manager)
 {
-    return manager->stopping && (manager->is_old ? has_drained(manager, clock_monotonic_ms()) : !has_children(manager));
+    return manager->stopping &&
+           (manager->is_old ? has_drained(manager, clock_monotonic_ms()) : !has_children(manager));
 }
 
 /* Told to end: lets the readers end after the last worker, and kills what has not ended in time. */
@@ -666,7 +677,8 @@ static int64_t workers_due_ms(const struct manager *manager)
 {
     int64_t due_ms = clock_min(manager->release_ms, count_due_ms(manager));
 
-    if (!manager->is_old && manager->running < manager->scoreboard->worker_count && fork_server_is_ready(&manager->fork_server))
+    if (!manager->is_old && manager->running < manager->scoreboard->worker_count &&
+        fork_server_is_ready(&manager->fork_server))
         due_ms = clock_min(due_ms, manager->spawn_ms);
     return due_ms;
 }
@@ -678,14 +690,16 @@ static int64_t children_due_ms(const struct manager *manager)
     if (manager->is_old)
         return manager->stopping ? clock_min(due_ms, manager->drain_ms) : due_ms;
     due_ms = clock_min(due_ms, clock_min(fork_server_due_ms(&manager->fork_server), old_due_ms(manager)));
-    return manager->stopping && manager->running == 0 ? due_ms : clock_min(due_ms, readers_due_ms(&manager->readers));
+    return manager->stopping && manager->running == 0 ? due_ms
+                                                      : clock_min(due_ms, readers_due_ms(&manager->readers));
 }
 
 static int sleep_ms(const struct manager *manager)
 {
     int64_t due_ms = clock_min(children_due_ms(manager), authorizer_due_ms(manager->authorizer)), left_ms;
 
-    due_ms = clock_min(due_ms, clock_min(relay_due_ms(manager->relay), stats_writer_due_ms(manager->stats_writer)));
+    due_ms = clock_min(due_ms,
+                       clock_min(relay_due_ms(manager->relay), stats_writer_due_ms(manager->stats_writer)));
     left_ms = due_ms - clock_monotonic_ms();
     return left_ms <= 0 ? 0 : (int)clock_min(left_ms, LONGEST_SLEEP_MS);
 }
@@ -761,9 +775,9 @@ static int topic_room(int64_t workers)
 
 static bool set_up(struct manager *manager, const struct config *config)
 {
-    manager->scoreboard = scoreboard_new((int)config->workers, (int)config->max_topics, topic_room(config->workers),
-                                         (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes,
-                                         (int)config->connections);
+    manager->scoreboard = scoreboard_new(
+        (int)config->workers, (int)config->max_topics, topic_room(config->workers),
+        (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes, (int)config->connections);
     if (!manager->scoreboard)
         return false;
     manager->relay = relay_new(config, manager->scoreboard);
@@ -773,7 +787,8 @@ static bool set_up(struct manager *manager, const struct config *config)
     manager->release_ms = manager->end_ms = INT64_MAX;
     return manager->relay && manager->authorizer && manager->stats_writer && manager->spawned_ms &&
            readers_init(&manager->readers, manager->scoreboard) &&
-           fork_server_init(&manager->fork_server, manager->scoreboard) && take_over(manager) && catch_signals(manager);
+           fork_server_init(&manager->fork_server, manager->scoreboard) && take_over(manager) &&
+           catch_signals(manager);
 }
 
 int manager_run(const struct config *config, char **argv)

@@ -34,8 +34,8 @@ enum doorbell_action doorbell_look(struct notify_throttle *doorbell, int64_t now
     return doorbell->muting && now_ms >= doorbell->look_ms ? NOTIFY_THROTTLE_UNMUTE : NOTIFY_THROTTLE_LEAVE;
 }
 
-void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring, int64_t messages,
-                    int64_t now_ms)
+void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring,
+                    int64_t messages, int64_t now_ms)
 {
     doorbell->messages += messages;
     if (doorbell->messages >= BUSY_MESSAGES) {

@@ -9,7 +9,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { NOTIFY_THROTTLE_MUTE_MS = 200 }; /* for so long at a time; after a manager's death publishers keep quiet no longer */
+enum {
+    NOTIFY_THROTTLE_MUTE_MS = 200
+}; /* for so long at a time; after a manager's death publishers keep quiet no longer */
 
 enum doorbell_action {
     NOTIFY_THROTTLE_LEAVE,
@@ -38,7 +40,7 @@ int64_t doorbell_due_ms(const struct notify_throttle *doorbell);
 enum doorbell_action doorbell_look(struct notify_throttle *doorbell, int64_t now_ms);
 
 /* It found so many messages. all_ring: what unmute_doorbell() said, if it was called. */
-void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring, int64_t messages,
-                    int64_t now_ms);
+void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring,
+                    int64_t messages, int64_t now_ms);
 
 #endif

@@ -19,7 +19,8 @@ bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard)
 
     *readers = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
     readers->pids = calloc((size_t)scoreboard->most_reads, sizeof *readers->pids);
-    if (!readers->pids || subprocess_find(&readers->subprocess, "pgpoll-reader") != 0 || !read_channel_new_queue(ends))
+    if (!readers->pids || subprocess_find(&readers->subprocess, "pgpoll-reader") != 0 ||
+        !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
     readers->queue = ends[1];
@@ -61,8 +62,9 @@ void readers_keep(struct reader_pool *readers, const sigset_t *mask)
     int64_t now_ms = clock_monotonic_ms();
 
     for (int left = missing(readers); left > 0 && now_ms >= readers->pause_ms; left--) {
-        pid_t pid = subprocess_start(&readers->subprocess, (const int[SUBPROCESS_DESCRIPTORS]){ readers->queue, -1 },
-                                SUBPROCESS_WITH_DATABASE, mask);
+        pid_t pid =
+            subprocess_start(&readers->subprocess, (const int[SUBPROCESS_DESCRIPTORS]){ readers->queue, -1 },
+                             SUBPROCESS_WITH_DATABASE, mask);
 
         readers->started_ms = now_ms;
         if (pid < 0) {

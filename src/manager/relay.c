@@ -22,14 +22,15 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,          /* answered together */
-    OPEN_MS = 2500,           /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500,     /* and when it is asked again */
-    CONFIRM_MS = 1000,        /* a message that no notification told of is published after so long */
-    DEAF_MS = 7500,           /* so long before the last beat that was sent none was heard: that is two */
-    DELIVERY_MS = 1000,       /* a beat may take */
+    QUESTIONS = 512,      /* answered together */
+    OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
+    OPEN_AGAIN_MS = 1500, /* and when it is asked again */
+    CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
+    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
+    DELIVERY_MS = 1000,   /* a beat may take */
     READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
-    LOOK_MS = 5000, /* without having heard anything: another manager may have died while the latch was muted */
+    LOOK_MS =
+        5000, /* without having heard anything: another manager may have died while the latch was muted */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
     NOBODY = -1 /* for a worker's number: it has died since it asked */
@@ -67,7 +68,8 @@ struct relay {
     int pending_count;
     int64_t *told; /* positions that notifications told of and that were not yet read */
     int told_count, told_capacity;
-    int64_t announced;   /* the last position of the last batch announced; 0: none since the connection was made */
+    int64_t
+        announced; /* the last position of the last batch announced; 0: none since the connection was made */
     int64_t complete_to; /* the message ring has every message up to here; 0: not known */
     struct notify_throttle doorbell;
     struct query_batch batch;
@@ -121,7 +123,8 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
     relay->fed = calloc((size_t)capacity, sizeof *relay->fed);
     relay->pending = calloc((size_t)scoreboard->worker_count, sizeof *relay->pending);
     relay->json = printbuf_new();
-    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host, (int)getpid());
+    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
+                   (int)getpid());
     if (!subscriptions_init(&relay->subscriptions, scoreboard) || !relay->database || !relay->fed ||
         !relay->pending || !relay->json || !list_init(&relay->cycle.listen, capacity + 1) ||
         !list_init(&relay->cycle.newest, capacity) || !list_init(&relay->cycle.read, capacity) ||
@@ -253,8 +256,8 @@ static void list_question(struct relay *relay, struct question *question, int64_
     struct cycle *cycle = &relay->cycle;
 
     for (int i = 0; i < question->topic_count; i++) {
-        int number =
-            subscriptions_add(&relay->subscriptions, question->topics[i].name, question->topics[i].length, now_ms);
+        int number = subscriptions_add(&relay->subscriptions, question->topics[i].name,
+                                       question->topics[i].length, now_ms);
         struct subscription *topic = &relay->subscriptions.by_number[number < 0 ? 0 : number];
 
         question->topics[i].number = number;
@@ -314,7 +317,8 @@ static bool listen_statement(struct relay *relay)
     struct statement *statement;
 
     for (int i = 0; relay->relisten && i < relay->subscriptions.used_count; i++)
-        list_add(&cycle->listen, name_of(relay, relay->subscriptions.used[i]), relay->subscriptions.used[i], 0);
+        list_add(&cycle->listen, name_of(relay, relay->subscriptions.used[i]), relay->subscriptions.used[i],
+                 0);
     if (relay->relisten) {
         list_add(&cycle->listen, relay->scoreboard->self_topic, -1, 0);
         (void)query_batch_add(&relay->batch, "LISTEN pgpoll");
@@ -339,11 +343,13 @@ static bool batch_statements(struct relay *relay, int64_t now_ms)
     relay->look_ms = now_ms + LOOK_MS;
     cycle->action = doorbell_look(&relay->doorbell, now_ms);
     if (cycle->action == NOTIFY_THROTTLE_MUTE) {
-        statement = query_batch_add(&relay->batch, "SELECT pgpoll.mute_doorbell($1) WHERE " STATEMENT_WRITABLE);
+        statement =
+            query_batch_add(&relay->batch, "SELECT pgpoll.mute_doorbell($1) WHERE " STATEMENT_WRITABLE);
         if (!statement_add_int4(statement, NOTIFY_THROTTLE_MUTE_MS))
             return false;
     } else if (cycle->action == NOTIFY_THROTTLE_UNMUTE) {
-        (void)add_statement(relay, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE, &cycle->unmute_at);
+        (void)add_statement(relay, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE,
+                            &cycle->unmute_at);
     }
     return catch_up_batch_statement(add_statement(relay, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
 }
@@ -381,8 +387,9 @@ static bool unlisten_statement(struct relay *relay, int64_t now_ms)
 /* When to ask again whether can_poll() allows everything: not while nobody polls. */
 static int64_t open_due_ms(const struct relay *relay)
 {
-    return atomic_load(&relay->scoreboard->workers->polls) == relay->polls ? INT64_MAX
-                                                                             : relay->open_asked_ms + OPEN_AGAIN_MS;
+    return atomic_load(&relay->scoreboard->workers->polls) == relay->polls
+               ? INT64_MAX
+               : relay->open_asked_ms + OPEN_AGAIN_MS;
 }
 
 /* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
@@ -391,7 +398,8 @@ static bool compose(struct relay *relay, int64_t now_ms)
     struct cycle *cycle = &relay->cycle;
     bool made;
 
-    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->read_at = -1;
+    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at =
+        cycle->read_at = -1;
     cycle->now = 0;
     cycle->full = relay->relisten || now_ms >= relay->full_ms;
     relay->cycle_number++;
@@ -401,7 +409,8 @@ static bool compose(struct relay *relay, int64_t now_ms)
     list_questions(relay, now_ms);
     made = listen_statement(relay) && batch_statements(relay, now_ms) &&
            read_statement(relay, &cycle->newest, 1, &cycle->newest_at) &&
-           read_statement(relay, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(relay, now_ms);
+           read_statement(relay, &cycle->read, READ_MESSAGES, &cycle->read_at) &&
+           unlisten_statement(relay, now_ms);
     if (now_ms >= open_due_ms(relay)) {
         relay->open_asked_ms = now_ms;
         relay->polls = atomic_load(&relay->scoreboard->workers->polls);
@@ -510,8 +519,9 @@ static void set_read_only(struct relay *relay, bool read_only)
     if (read_only)
         relay->look_ms = clock_min(relay->look_ms, clock_monotonic_ms() + READ_ONLY_LOOK_MS);
     if (read_only && !relay->read_only)
-        log_write(LOG_LEVEL_WARNING, "the database is read-only (default_transaction_read_only): new messages are not "
-                                     "delivered and statistics are not updated until it is writable again");
+        log_write(LOG_LEVEL_WARNING,
+                  "the database is read-only (default_transaction_read_only): new messages are not "
+                  "delivered and statistics are not updated until it is writable again");
     else if (relay->read_only && !read_only)
         log_write(LOG_LEVEL_INFO, "the database is writable again");
     relay->read_only = read_only;
@@ -536,7 +546,8 @@ static void take_batch(struct relay *relay, const PGresult *result)
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
     if (PQntuples(result) > 0 && relay->announced > batch.previous)
         relay->announced = relay->complete_to = cycle->end = relay->full_ms = 0;
-    if (batch.message_count == 0 || batch.previous != relay->complete_to || (cycle->read_at >= 0 && !cycle->full))
+    if (batch.message_count == 0 || batch.previous != relay->complete_to ||
+        (cycle->read_at >= 0 && !cycle->full))
         return;
     for (int i = 0; i < batch.message_count; i++) {
         struct message message = catch_up_message(result, i);
@@ -647,9 +658,9 @@ static void succeed(struct relay *relay)
     if (cycle->read_at >= 0 && take_news(relay, relay->batch.results[cycle->read_at]))
         relay->complete_to = clock_max(relay->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(&relay->scoreboard->manager->open_until_ms,
-                     database_is_true(relay->batch.results[cycle->open_at]) ? relay->batch.started_ms + OPEN_MS
-                                                                                : 0);
+        atomic_store(
+            &relay->scoreboard->manager->open_until_ms,
+            database_is_true(relay->batch.results[cycle->open_at]) ? relay->batch.started_ms + OPEN_MS : 0);
     answer_questions(relay);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&relay->subscriptions, cycle->unlisten.numbers[i]);
@@ -736,7 +747,8 @@ static void begin(struct relay *relay, int64_t now_ms)
     if (relay->told_count > 0)
         qsort(relay->told, (size_t)relay->told_count, sizeof *relay->told, compare_positions);
     if (compose(relay, now_ms))
-        error = query_batch_begin(&relay->batch, relay->database, now_ms, relay->config->query_timeout_s * 1000);
+        error =
+            query_batch_begin(&relay->batch, relay->database, now_ms, relay->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING)
         finish(relay, error);
 }
@@ -756,7 +768,8 @@ void relay_step(struct relay *relay, bool ready)
     take_notifications(relay);
     if (database_is_connected(relay->database) && now_ms >= deaf_ms(relay)) {
         if (!relay->is_deaf)
-            log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
+            log_write(LOG_LEVEL_ERROR,
+                      "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
         relay->is_deaf = true;
         reconnect(relay);
     }

@@ -24,8 +24,9 @@ enum {
 
 /* What stands in the table for a worker. */
 struct entry {
-    int pid;              /* 0: nothing */
-    uint32_t wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
+    int pid; /* 0: nothing */
+    uint32_t
+        wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
     int64_t since_ms;
 };
 
@@ -42,7 +43,7 @@ struct stats_writer {
     struct entry *entries; /* by worker */
     struct gauges gauges;
     struct counters counters; /* what was counted and is not yet written down */
-    bool counters_began;   /* everything that is counted has a row */
+    bool counters_began;      /* everything that is counted has a row */
     struct query_batch batch;
     struct json_object *began, *ended, *counts; /* what the statements borrow */
     bool beats;
@@ -144,7 +145,8 @@ static bool add_began(struct stats_writer *writer, int number, int64_t now_ms)
     struct json_object *row = json_object_new_object();
 
     return json_build_add_item(writer->began, row) &&
-           json_build_add_member(row, "pid", json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
+           json_build_add_member(row, "pid",
+                                 json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
            json_build_add_member(row, "topics", topics_of(writer, slot)) &&
            json_build_add_member(row, "client", client_of(slot)) &&
            json_build_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
@@ -177,7 +179,8 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
             *entry = now;
         }
     }
-    return made && (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
+    return made &&
+           (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
 }
 
 /* Whether the gauges are others than those in the table, and takes them for written. */
@@ -262,13 +265,14 @@ static void add_polls(struct stats_writer *writer)
 static bool add_listener(struct stats_writer *writer)
 {
     struct statement *write = query_batch_add(
-        &writer->batch, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
+        &writer->batch,
+        "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
 
     writer->counts = counters_json(&writer->counters, !writer->counters_began);
     statement_add_text(write, writer->config->host);
     if (!writer->counts || !statement_add_int4(write, (int32_t)getpid()) ||
-        !statement_add_int4(write, writer->gauges.workers) || !statement_add_int4(write, writer->gauges.idle) ||
-        !statement_add_int4(write, writer->gauges.hears))
+        !statement_add_int4(write, writer->gauges.workers) ||
+        !statement_add_int4(write, writer->gauges.idle) || !statement_add_int4(write, writer->gauges.hears))
         return false;
     statement_add_text(write, json_object_to_json_string_ext(writer->counts, JSON_C_TO_STRING_PLAIN));
     return true;
@@ -300,7 +304,8 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
     if (writer->beats)
         add_beat(writer, now_ms);
     if (add_listener(writer))
-        error = query_batch_begin(&writer->batch, writer->database, now_ms, writer->config->query_timeout_s * 1000);
+        error = query_batch_begin(&writer->batch, writer->database, now_ms,
+                                  writer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING) {
         fail(writer, error);
         end_exchange(writer);
@@ -337,7 +342,8 @@ static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
 
         if (now_ms >= deadline_ms)
             return ERROR_PENDING;
-        error = query_batch_step(&writer->batch, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0, clock_monotonic_ms());
+        error = query_batch_step(&writer->batch, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0,
+                                 clock_monotonic_ms());
     }
     return error;
 }

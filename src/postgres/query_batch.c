@@ -11,7 +11,8 @@ struct statement *query_batch_add(struct query_batch *batch, const char *sql)
     return statement;
 }
 
-enum error query_batch_begin(struct query_batch *batch, struct database *database, int64_t now_ms, int64_t timeout_ms)
+enum error query_batch_begin(struct query_batch *batch, struct database *database, int64_t now_ms,
+                             int64_t timeout_ms)
 {
     enum error error = ERROR_NONE;
 

@@ -31,7 +31,8 @@ struct query_batch {
 struct statement *query_batch_add(struct query_batch *batch, const char *sql);
 
 /* Sends them. database: borrowed until the end. ERROR_PENDING; ERROR_NONE, as there are none; or the errors of database_begin(). */
-enum error query_batch_begin(struct query_batch *batch, struct database *database, int64_t now_ms, int64_t timeout_ms);
+enum error query_batch_begin(struct query_batch *batch, struct database *database, int64_t now_ms,
+                             int64_t timeout_ms);
 
 /*
  * Takes what has arrived, if the database's socket is ready. ERROR_PENDING: not all yet, or nothing was begun. ERROR_NONE: the results

@@ -9,9 +9,11 @@
  * Upper bounds of the buckets, in milliseconds; of the last one: none. A label is the bound in seconds. Waits mostly last until their
  * timeout and a little more, 30 s or 60 s, so those are no bounds.
  */
-static const int64_t wait_bounds_ms[COUNTER_WAIT_BUCKETS] = { 100, 500, 1000, 5000, 15000, 35000, 65000, INT64_MAX };
-static const int64_t latency_bounds_ms[COUNTER_LATENCY_BUCKETS] = { 1,   2,   5,    10,   25,    50,       100,
-                                                                  250, 500, 1000, 2500, 15000, INT64_MAX };
+static const int64_t wait_bounds_ms[COUNTER_WAIT_BUCKETS] = { 100,   500,   1000,  5000,
+                                                              15000, 35000, 65000, INT64_MAX };
+static const int64_t latency_bounds_ms[COUNTER_LATENCY_BUCKETS] = { 1,    2,     5,        10,  25,
+                                                                    50,   100,   250,      500, 1000,
+                                                                    2500, 15000, INT64_MAX };
 
 static void observe(struct counters *counters, int sum, const int64_t *bounds_ms, int64_t ms)
 {

@@ -129,7 +129,8 @@ static void drop_oldest(struct message_ring *ring)
     if (get(topic->generation) == get(entry->generation)) {
         if (get(topic->complete_from) < get(entry->position))
             set(topic->complete_from, get(entry->position));
-        atomic_store_explicit(&topic->first, get(entry->next), memory_order_release); /* after complete_from */
+        atomic_store_explicit(&topic->first, get(entry->next),
+                              memory_order_release); /* after complete_from */
         if (get(topic->last) == tail)
             set(topic->last, 0);
     }
@@ -155,7 +156,8 @@ static uint64_t make_room(struct message_ring *ring, size_t length)
 static void append(struct message_ring *ring, int number, const struct ring_message *message)
 {
     struct topic *topic = topic_at(ring, number);
-    size_t length = message->length <= ring->size / 4 ? message->length : 0; /* 0: to be read from the table */
+    size_t length =
+        message->length <= ring->size / 4 ? message->length : 0; /* 0: to be read from the table */
     uint64_t data = make_room(ring, length), new = get(ring->head);
     struct entry *entry = entry_at(ring, new);
 
@@ -247,8 +249,8 @@ static bool belongs(const struct entry *entry, struct ring_topic_ref ref)
 }
 
 /* The topic's first entry after position, 0 for none; *oldest_used is lowered to what the result relies on. */
-static uint64_t find_start(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position, uint64_t head,
-                           uint64_t *oldest_used)
+static uint64_t find_start(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position,
+                           uint64_t head, uint64_t *oldest_used)
 {
     const struct topic *topic = topic_at(ring, ref.number);
     uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire), at;
@@ -264,7 +266,8 @@ static uint64_t find_start(const struct message_ring *ring, struct ring_topic_re
         return first;
     at = search(ring, tail, head, position);
     /* Most cursors are the topic's own last message, which knows the next one. */
-    if (at > tail && get(entry_at(ring, at - 1)->position) == position && belongs(entry_at(ring, at - 1), ref)) {
+    if (at > tail && get(entry_at(ring, at - 1)->position) == position &&
+        belongs(entry_at(ring, at - 1), ref)) {
         *oldest_used = at - 1 < *oldest_used ? at - 1 : *oldest_used;
         return get(entry_at(ring, at - 1)->next);
     }
@@ -298,8 +301,8 @@ static bool copy_json(struct page *page, int topic_index, int64_t position, cons
 }
 
 /* Copies messages in order; false: one must be read from the table, or memory ran out. */
-static bool copy_messages(const struct message_ring *ring, uint64_t *at, uint64_t head, int limit, int64_t page_bytes,
-                          struct page *page)
+static bool copy_messages(const struct message_ring *ring, uint64_t *at, uint64_t head, int limit,
+                          int64_t page_bytes, struct page *page)
 {
     int64_t total = 0;
     int i;
@@ -322,8 +325,8 @@ static bool copy_messages(const struct message_ring *ring, uint64_t *at, uint64_
     return true;
 }
 
-static bool is_still_there(const struct message_ring *ring, const struct ring_topic_ref *refs, const int64_t *positions,
-                           int count, uint64_t oldest_used)
+static bool is_still_there(const struct message_ring *ring, const struct ring_topic_ref *refs,
+                           const int64_t *positions, int count, uint64_t oldest_used)
 {
     atomic_thread_fence(memory_order_acquire);
     if (get(ring->tail) > oldest_used)
@@ -336,8 +339,8 @@ static bool is_still_there(const struct message_ring *ring, const struct ring_to
 }
 
 /* Whether a position was ever given, as far as the message ring can tell; a topic's newest lags behind the head for a moment. */
-static bool was_given(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position, uint64_t head,
-                      uint64_t *oldest_used)
+static bool was_given(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position,
+                      uint64_t head, uint64_t *oldest_used)
 {
     if (position <= get(topic_at(ring, ref.number)->newest))
         return true;
@@ -347,8 +350,8 @@ static bool was_given(const struct message_ring *ring, struct ring_topic_ref ref
     return true;
 }
 
-bool ring_read(const struct message_ring *ring, const struct ring_topic_ref *refs, const int64_t *positions, int limit,
-                 int64_t page_bytes, struct page *page)
+bool ring_read(const struct message_ring *ring, const struct ring_topic_ref *refs, const int64_t *positions,
+               int limit, int64_t page_bytes, struct page *page)
 {
     uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire), oldest_used = UINT64_MAX;
     uint64_t *at = calloc((size_t)page->topic_count, sizeof *at);

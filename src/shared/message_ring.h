@@ -81,7 +81,7 @@ bool ring_newest(const struct message_ring *ring, struct ring_topic_ref ref, int
  * first one that alone is larger all the same. refs and positions: one a topic, as many as the cleared page has.
  * false: the message ring does not have it all, or memory ran out; the page is clear and the table is to be read.
  */
-bool ring_read(const struct message_ring *ring, const struct ring_topic_ref *refs, const int64_t *positions, int limit,
-                 int64_t page_bytes, struct page *page);
+bool ring_read(const struct message_ring *ring, const struct ring_topic_ref *refs, const int64_t *positions,
+               int limit, int64_t page_bytes, struct page *page);
 
 #endif

@@ -43,7 +43,8 @@ int read_channel_ask(int queue, const struct read_channel_question *question);
  * Receives the answer into a cleared page of as many topics, by the same time or a little later. ERROR_DATABASE_AWAY also when the
  * reader died, was too slow or talks nonsense; text says so, or what the reader said. After an error the page is clear.
  */
-enum error read_channel_receive(int socket, int64_t give_up_ms, struct page *page, char text[static READ_CHANNEL_TEXT_SIZE]);
+enum error read_channel_receive(int socket, int64_t give_up_ms, struct page *page,
+                                char text[static READ_CHANNEL_TEXT_SIZE]);
 
 /* ---- a reader */
 
@@ -55,6 +56,7 @@ bool read_channel_accept(int socket, struct read_channel *reading);
 void read_channel_release(struct read_channel *reading);
 
 /* Sends the answer: the page, or after an error the text. Who asked may be gone. */
-void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const struct page *page, const char *text);
+void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const struct page *page,
+                         const char *text);
 
 #endif

@@ -75,9 +75,11 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
     struct workers_layout layout = { .sets = whole_pages(sizeof(struct workers_memory)) };
 
     /* Who waits for what, who asks, and whose place each poll has. */
-    layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + BITS) * set_words(plan) * sizeof(uint64_t));
-    layout.slot_stride = whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
-                                     names_size(plan->max_topics));
+    layout.slots =
+        whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + BITS) * set_words(plan) * sizeof(uint64_t));
+    layout.slot_stride =
+        whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
+                    names_size(plan->max_topics));
     layout.end = layout.slots + (size_t)plan->worker_count * layout.slot_stride;
     return layout;
 }
@@ -150,7 +152,8 @@ static void *map(int fd, size_t size, int protection)
 static void *new_memory(const char *name, size_t size, int *fd)
 {
     *fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    return *fd >= 0 && ftruncate(*fd, (off_t)size) == 0 && fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0
+    return *fd >= 0 && ftruncate(*fd, (off_t)size) == 0 &&
+                   fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0
                ? map(*fd, size, READ_WRITE)
                : NULL;
 }
@@ -162,7 +165,8 @@ static bool map_new(struct scoreboard *scoreboard, const struct scoreboard_plan 
     scoreboard->pids_size = (size_t)plan->worker_count * sizeof *scoreboard->pids;
     scoreboard->manager = new_memory("pgpoll-manager", scoreboard->manager_size, &scoreboard->manager_fd);
     scoreboard->workers =
-        scoreboard->manager ? new_memory("pgpoll-workers", scoreboard->workers_size, &scoreboard->workers_fd) : NULL;
+        scoreboard->manager ? new_memory("pgpoll-workers", scoreboard->workers_size, &scoreboard->workers_fd)
+                            : NULL;
     scoreboard->pids =
         scoreboard->workers ? new_memory("pgpoll-pids", scoreboard->pids_size, &scoreboard->pids_fd) : NULL;
     if (!scoreboard->pids)
@@ -193,11 +197,12 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
            getrandom(&manager->client_seed, sizeof manager->client_seed, 0) == sizeof manager->client_seed;
 }
 
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes,
-                                  int readers)
+struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages,
+                                  size_t window_bytes, int readers)
 {
     const int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20;
-    const struct scoreboard_plan plan = { polls + reserve, max_topics, topics, readers, window_messages, window_bytes };
+    const struct scoreboard_plan plan = { polls + reserve, max_topics,      topics,
+                                          readers,         window_messages, window_bytes };
     struct scoreboard *scoreboard = new_view();
     int error;
 
@@ -248,7 +253,8 @@ void scoreboard_free(struct scoreboard *scoreboard)
     free(scoreboard);
 }
 
-void scoreboard_descriptors(const struct scoreboard *scoreboard, int descriptors[static SCOREBOARD_DESCRIPTORS])
+void scoreboard_descriptors(const struct scoreboard *scoreboard,
+                            int descriptors[static SCOREBOARD_DESCRIPTORS])
 {
     descriptors[MANAGER_MEMORY] = scoreboard->manager_fd;
     descriptors[WORKERS_MEMORY] = scoreboard->workers_fd;
@@ -286,7 +292,8 @@ struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCR
     scoreboard->latch = descriptors[NOTIFY_THROTTLE];
     scoreboard->read_queue = descriptors[READ_QUEUE];
     if (pread(scoreboard->manager_fd, &head, sizeof head, 0) != sizeof head ||
-        strncmp(head.version, PGPOLL_VERSION, sizeof head.version) != 0 || !map_joined(scoreboard, &head.plan)) {
+        strncmp(head.version, PGPOLL_VERSION, sizeof head.version) != 0 ||
+        !map_joined(scoreboard, &head.plan)) {
         scoreboard_free(scoreboard);
         return NULL;
     }
@@ -307,7 +314,8 @@ void scoreboard_trim(struct scoreboard *scoreboard)
 void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot)
 {
     char *names = scoreboard_names(scoreboard, slot);
-    const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names, end = names_size(scoreboard->max_topics);
+    const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names,
+                 end = names_size(scoreboard->max_topics);
 
     /* The slot's pages end with its names. */
     if (begin < end)
@@ -392,7 +400,8 @@ void scoreboard_give_read(struct scoreboard *scoreboard, int number)
 void scoreboard_mend_reads(struct scoreboard *scoreboard)
 {
     const int64_t before = scoreboard->astray_reads;
-    int64_t astray = (int64_t)scoreboard->most_reads - atomic_load(&scoreboard->workers->reads_left), mended = 0;
+    int64_t astray = (int64_t)scoreboard->most_reads - atomic_load(&scoreboard->workers->reads_left),
+            mended = 0;
 
     for (int i = 0; i < scoreboard->worker_count; i++)
         astray -= atomic_load(&scoreboard_slot(scoreboard, i)->reading) != 0;
@@ -438,7 +447,8 @@ void scoreboard_enter(struct scoreboard *scoreboard, int number)
     const struct slot *slot = scoreboard_slot(scoreboard, number);
 
     for (int i = 0; i < scoreboard_topic_count(scoreboard, slot); i++)
-        atomic_fetch_or(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS], bit_of(number));
+        atomic_fetch_or(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS],
+                        bit_of(number));
     atomic_thread_fence(memory_order_seq_cst); /* who waits, before what was appended is looked for */
 }
 
@@ -447,7 +457,8 @@ void scoreboard_leave(struct scoreboard *scoreboard, int number)
     const struct slot *slot = scoreboard_slot(scoreboard, number);
 
     for (int i = 0; i < scoreboard_topic_count(scoreboard, slot); i++)
-        atomic_fetch_and(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS], ~bit_of(number));
+        atomic_fetch_and(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS],
+                         ~bit_of(number));
 }
 
 /* FNV-1a, begun with the seed, so that nobody can choose an address that shares another's places; a user is never an address. */
@@ -489,13 +500,15 @@ static struct client_polls find_polls(const struct scoreboard *scoreboard, uint6
     return found;
 }
 
-bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address, int places)
+bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address,
+                           int places)
 {
     const uint64_t client = client_number(scoreboard, user, address);
     struct client_polls polls;
 
     atomic_store(&scoreboard_slot(scoreboard, number)->since_ms, clock_monotonic_ms());
-    atomic_store(&scoreboard->clients[number], client); /* before the others are counted: of two, one sees the other */
+    atomic_store(&scoreboard->clients[number],
+                 client); /* before the others are counted: of two, one sees the other */
     polls = find_polls(scoreboard, client);
     if (polls.count > 2 * places + SCOREBOARD_HANDOVERS) {
         scoreboard_give_place(scoreboard, number);
@@ -554,7 +567,8 @@ void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic)
         for (uint64_t bits = atomic_load(&set[word]); bits; bits &= bits - 1) {
             int number = word * BITS + __builtin_ctzll(bits);
 
-            if (number < scoreboard->worker_count && waits_for(scoreboard, scoreboard_slot(scoreboard, number), topic))
+            if (number < scoreboard->worker_count &&
+                waits_for(scoreboard, scoreboard_slot(scoreboard, number), topic))
                 scoreboard_wake(scoreboard, number);
         }
 }
@@ -633,7 +647,8 @@ static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, s
 static bool are_names_sound(const struct question *question)
 {
     for (int i = 0; i < question->topic_count; i++)
-        if (utf8_valid_length(question->topics[i].name, question->topics[i].length) != question->topics[i].length ||
+        if (utf8_valid_length(question->topics[i].name, question->topics[i].length) !=
+                question->topics[i].length ||
             topic_check(question->topics[i].name, question->topics[i].length) != TOPIC_OK)
             return false;
     return true;

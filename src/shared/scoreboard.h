@@ -31,7 +31,8 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* wait sets, by topic number */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_HANDOVERS = 2, /* polls of a client that may be answered early at a time, beyond its number of places */
+    SCOREBOARD_HANDOVERS =
+        2, /* polls of a client that may be answered early at a time, beyond its number of places */
     SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted so long */
     SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() needs */
 };
@@ -68,15 +69,15 @@ struct slot {
     _Atomic int64_t give_up_ms; /* nobody waits for the answer any more */
     char user[SCOREBOARD_USER_SIZE];
     _Atomic int topic_count;    /* topics waited for */
-    struct counters counters;         /* the manager takes what is counted */
+    struct counters counters;   /* the manager takes what is counted */
     struct slot_topic topics[]; /* as many as a poll may have; behind them, scoreboard_names() */
 };
 
 /* In the manager's memory: the answer to a worker's question. */
 struct reply_topic {
     struct ring_topic_ref ref; /* WINDOW_NO_TOPIC: too many topics are listened to already */
-    int64_t newest;              /* the newest position, in a snapshot taken after the question; of no topic: -1 */
-    int64_t now;                 /* where to read from now: newest, or the end of a backlog that is worked off */
+    int64_t newest; /* the newest position, in a snapshot taken after the question; of no topic: -1 */
+    int64_t now;    /* where to read from now: newest, or the end of a backlog that is worked off */
 };
 
 struct reply {
@@ -100,8 +101,9 @@ struct manager_memory {
     struct scoreboard_plan plan;
     int reserve, manager_pid;
     uint64_t client_seed;
-    _Atomic int64_t open_until_ms; /* can_poll() was seen to allow everything, and that is believed until then */
-    _Atomic int readers;           /* processes that read the table for the workers */
+    _Atomic int64_t
+        open_until_ms;   /* can_poll() was seen to allow everything, and that is believed until then */
+    _Atomic int readers; /* processes that read the table for the workers */
 };
 
 /* The beginning of the workers' memory. */
@@ -140,7 +142,7 @@ struct scoreboard {
     int max_topics; /* of a poll */
     int topic_count;
     int manager_pid;
-    int latch;   /* an eventfd: rung for questions, and when few workers are left to accept */
+    int latch;      /* an eventfd: rung for questions, and when few workers are left to accept */
     int read_queue; /* where workers ask for a page of the table (reading.h); the readers' end is the manager's */
     int words;      /* in each set */
     int reserve;    /* so many idle workers the manager tries to keep */
@@ -156,7 +158,7 @@ struct scoreboard {
     struct workers_memory *workers;
     _Atomic uint64_t *askers;                      /* a bit a worker */
     _Atomic uint64_t *waiting[SCOREBOARD_BUCKETS]; /* a bit a worker */
-    _Atomic uint64_t *clients;                     /* by worker: whose place its poll has, as a number; 0: nobody's */
+    _Atomic uint64_t *clients; /* by worker: whose place its poll has, as a number; 0: nobody's */
     char *slots;
     size_t workers_size, slot_stride;
     int workers_fd;
@@ -180,14 +182,15 @@ struct scoreboard {
  * Everything a scoreboard needs: for so many polls that wait at a time, and a few workers more, which stay free to accept; so
  * many topics altogether; a window of so many messages and bytes; so many readers. NULL: no memory or descriptors.
  */
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes,
-                                  int readers);
+struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages,
+                                  size_t window_bytes, int readers);
 
 /* Frees a view, and the memory when it was the last one. The read queue stays open, it is the caller's. */
 void scoreboard_free(struct scoreboard *scoreboard);
 
 /* The descriptors that scoreboard_join() takes; the scoreboard keeps them. */
-void scoreboard_descriptors(const struct scoreboard *scoreboard, int descriptors[static SCOREBOARD_DESCRIPTORS]);
+void scoreboard_descriptors(const struct scoreboard *scoreboard,
+                            int descriptors[static SCOREBOARD_DESCRIPTORS]);
 
 /*
  * For the fork server: maps the manager's scoreboard. Takes the descriptors; those that would let a worker write where it must not are

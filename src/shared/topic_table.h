@@ -31,7 +31,7 @@ const char *topic_table_name(const struct topic_table *table, int number);
 int topic_table_size(const struct topic_table *table);
 
 /* For workers: the topic as it stands in the message ring, if it is open there. */
-bool topic_table_find(const struct topic_table *table, const struct message_ring *ring, const char *name, size_t length,
-                      struct ring_topic_ref *ref);
+bool topic_table_find(const struct topic_table *table, const struct message_ring *ring, const char *name,
+                      size_t length, struct ring_topic_ref *ref);
 
 #endif

@@ -46,7 +46,8 @@ struct source_operations {
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,
                        const int64_t *positions, struct page *page, int64_t give_up_ms);
     /* Sleeps until there may be news. What interrupts_wait() returns, and ERROR_DATABASE_AWAY (subscriptions are lost). */
-    enum error (*wait)(struct message_source *source, const struct interrupts *interrupts, int64_t deadline_ms);
+    enum error (*wait)(struct message_source *source, const struct interrupts *interrupts,
+                       int64_t deadline_ms);
     /* The poll is over and answered: undoes a subscription. */
     void (*end)(struct message_source *source);
     /* What went wrong last; "" when nothing did. Borrowed until the next call. */

@@ -40,14 +40,16 @@ static int64_t cursor_position(const struct cursor *cursor)
     return 0;
 }
 
-enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config, struct message_source *source,
-                            const struct interrupts *interrupts, struct poll_client *client,
-                            const struct poll_request *request, const char *remote_user, const char *client_address)
+enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config,
+                            struct message_source *source, const struct interrupts *interrupts,
+                            struct poll_client *client, const struct poll_request *request,
+                            const char *remote_user, const char *client_address)
 {
     size_t count = (size_t)request->topic_count;
     struct poll_waiter made = { config, source, interrupts, client, .began_wait = false };
 
-    made.who = (struct source_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
+    made.who =
+        (struct source_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
     made.who.deadline_ms = made.who.started_ms + request->timeout_s * 1000;
     made.heartbeat_ms = config->heartbeat_s ? made.who.started_ms + config->heartbeat_s * 1000 : INT64_MAX;
     made.states = calloc(count, sizeof *made.states);
@@ -138,12 +140,14 @@ static enum error read_page(struct poll_waiter *waiter, enum source_read how)
     enum error error, interrupted;
 
     for (;;) {
-        int64_t attempt_ms = clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
+        int64_t attempt_ms =
+            clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
 
         page_clear(&waiter->page);
         error = waiter->source->operations->read(waiter->source, &waiter->who, how, waiter->positions,
-                                                   &waiter->page, attempt_ms);
-        if (!may_pass(error) || clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
+                                                 &waiter->page, attempt_ms);
+        if (!may_pass(error) ||
+            clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
             break;
         if (*waiter->interrupts->release && !released) {
             give_up_ms = clock_min(give_up_ms, clock_monotonic_ms() + LAST_TRIES_MS);
@@ -194,7 +198,7 @@ static enum error wait_news(struct poll_waiter *waiter)
         return error;
     do {
         error = waiter->source->operations->wait(waiter->source, waiter->interrupts,
-                                                   clock_min(waiter->heartbeat_ms, end_ms));
+                                                 clock_min(waiter->heartbeat_ms, end_ms));
         if (error == ERROR_TIMEOUT && !send_heartbeat(waiter))
             error = ERROR_CLIENT_GONE;
     } while (error == ERROR_TIMEOUT && clock_monotonic_ms() < end_ms);

@@ -46,9 +46,10 @@ struct poll_waiter {
 /*
  * Prepares a poll that starts now. Everything is borrowed until poll_waiter_release(). ERROR_MEMORY: nothing to end.
  */
-enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config, struct message_source *source,
-                            const struct interrupts *interrupts, struct poll_client *client,
-                            const struct poll_request *request, const char *remote_user, const char *client_address);
+enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config,
+                            struct message_source *source, const struct interrupts *interrupts,
+                            struct poll_client *client, const struct poll_request *request,
+                            const char *remote_user, const char *client_address);
 
 /*
  * Runs it. With ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_RELEASED the page and the states are the answer; so they

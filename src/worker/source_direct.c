@@ -18,8 +18,8 @@ struct source_direct {
     const struct config *config;
     struct database *database;
     bool subscribed;
-    struct counters *counting;     /* the worker's */
-    struct counters counted;       /* taken from there, and not yet written down */
+    struct counters *counting;  /* the worker's */
+    struct counters counted;    /* taken from there, and not yet written down */
     struct json_object *counts; /* what a statement borrows */
     bool counts_began;          /* everything that is counted has a row */
     bool lost;                  /* the connection */
@@ -58,8 +58,9 @@ static void forget_counts(struct source_direct *source)
 static void set_read_only(struct source_direct *source, bool read_only)
 {
     if (read_only && !source->read_only)
-        log_write(LOG_LEVEL_WARNING, "the database is read-only (default_transaction_read_only): new messages are not "
-                                     "delivered and statistics are not updated until it is writable again");
+        log_write(LOG_LEVEL_WARNING,
+                  "the database is read-only (default_transaction_read_only): new messages are not "
+                  "delivered and statistics are not updated until it is writable again");
     else if (source->read_only && !read_only)
         log_write(LOG_LEVEL_INFO, "the database is writable again");
     source->read_only = read_only;
@@ -108,7 +109,8 @@ static bool subscribe_statement(struct statement *statement, struct source_direc
     statement_init(statement,
                    "SELECT " STATEMENT_WRITABLE ","
                    " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.begin_wait($2, $3, $1, $4, $5, $6) END,"
-                   " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.write_listener($2, $3, 1, NULL, NULL, $7::json) END"
+                   " CASE WHEN " STATEMENT_WRITABLE
+                   " THEN pgpoll.write_listener($2, $3, 1, NULL, NULL, $7::json) END"
                    " FROM pgpoll.listen($1) LIMIT 1");
     if (!counts || !statement_add_topics(statement, poll->request->topics, poll->request->topic_count))
         return false;
@@ -123,8 +125,9 @@ static bool subscribe_statement(struct statement *statement, struct source_direc
     return true;
 }
 
-static enum error direct_read(struct message_source *base, const struct source_poll *poll, enum source_read how,
-                              const int64_t *positions, struct page *page, int64_t give_up_ms)
+static enum error direct_read(struct message_source *base, const struct source_poll *poll,
+                              enum source_read how, const int64_t *positions, struct page *page,
+                              int64_t give_up_ms)
 {
     struct source_direct *source = (struct source_direct *)base;
     struct statement subscribe = { 0 };
@@ -134,9 +137,10 @@ static enum error direct_read(struct message_source *base, const struct source_p
 
     if (!subscribes || subscribe_statement(&subscribe, source, poll)) {
         source->subscribed = source->subscribed || subscribes; /* even if only half of it gets there */
-        error = catch_up_run(source->database, poll->request, how & SOURCE_AUTHORIZE ? poll->remote_user : NULL,
-                             subscribes ? &subscribe : NULL, &written, positions, source->config->page_bytes, page,
-                             give_up_ms);
+        error =
+            catch_up_run(source->database, poll->request, how & SOURCE_AUTHORIZE ? poll->remote_user : NULL,
+                         subscribes ? &subscribe : NULL, &written, positions, source->config->page_bytes,
+                         page, give_up_ms);
     }
     statement_release(&subscribe);
     if (!error) {
@@ -149,7 +153,8 @@ static enum error direct_read(struct message_source *base, const struct source_p
     return error;
 }
 
-static enum error direct_wait(struct message_source *base, const struct interrupts *interrupts, int64_t deadline_ms)
+static enum error direct_wait(struct message_source *base, const struct interrupts *interrupts,
+                              int64_t deadline_ms)
 {
     struct source_direct *source = (struct source_direct *)base;
     const int64_t look_ms = source->read_only ? clock_monotonic_ms() + READ_ONLY_LOOK_MS : INT64_MAX;
@@ -201,9 +206,10 @@ static void direct_rest(struct message_source *base)
 /* The worker ends: writes the last counts and deletes its rows. Without a connection they do not count. */
 static void finish(struct source_direct *source)
 {
-    static const char end_listener[] = "SELECT " STATEMENT_WRITABLE ", CASE WHEN " STATEMENT_WRITABLE
-                                       " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END,"
-                                       " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.end_listener($1, $2) END";
+    static const char end_listener[] =
+        "SELECT " STATEMENT_WRITABLE ", CASE WHEN " STATEMENT_WRITABLE
+        " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END,"
+        " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.end_listener($1, $2) END";
 
     if (database_is_connected(source->database))
         (void)write_down(source, end_listener, LAST_MS);
@@ -225,7 +231,7 @@ static void direct_free(struct message_source *base)
 struct message_source *source_direct_new(const struct config *config, struct counters *counters)
 {
     static const struct source_operations operations = { direct_read,  direct_wait, direct_end,
-                                                           direct_error, direct_rest, direct_free };
+                                                         direct_error, direct_rest, direct_free };
     struct source_direct *source = calloc(1, sizeof *source);
 
     if (!source)

@@ -27,12 +27,12 @@ struct source_shared {
     int number;
     struct slot *slot;
     const struct reply *reply;
-    uint32_t asked;                /* as in the slot, which somebody else may have written over */
+    uint32_t asked;                     /* as in the slot, which somebody else may have written over */
     char error[READ_CHANNEL_TEXT_SIZE]; /* what went wrong last */
-    bool entered;                  /* in the sets of those who wait */
-    int topic_count;               /* of this poll */
-    struct ring_topic_ref *refs; /* this poll's topics in the message ring */
-    int64_t *seen;                 /* their newest positions when it was read last */
+    bool entered;                       /* in the sets of those who wait */
+    int topic_count;                    /* of this poll */
+    struct ring_topic_ref *refs;        /* this poll's topics in the message ring */
+    int64_t *seen;                      /* their newest positions when it was read last */
 };
 
 /* ---- asking the manager */
@@ -80,7 +80,8 @@ static size_t put_question(struct source_shared *source, const struct source_pol
     }
     atomic_store_explicit(&slot->question_count, poll->request->topic_count, memory_order_relaxed);
     atomic_store(&slot->asked, ++source->asked);
-    (void)atomic_fetch_or(&source->scoreboard->askers[source->number / 64], UINT64_C(1) << source->number % 64);
+    (void)atomic_fetch_or(&source->scoreboard->askers[source->number / 64], UINT64_C(1)
+                                                                                << source->number % 64);
     scoreboard_set_latch(source->scoreboard);
     return at;
 }
@@ -174,7 +175,8 @@ static enum error read_table(struct source_shared *source, const struct source_p
                              const int64_t *positions, struct page *page, int64_t give_up_ms)
 {
     /* A poll with a short timeout queues for a read all the same, and may then use it: busy is not away. */
-    const int64_t patience_ms = clock_max(give_up_ms, poll->started_ms + source->config->query_timeout_s * 1000);
+    const int64_t patience_ms =
+        clock_max(give_up_ms, poll->started_ms + source->config->query_timeout_s * 1000);
     enum error error = ERROR_DATABASE_AWAY;
 
     if (!take_read(source, patience_ms)) {
@@ -183,9 +185,10 @@ static enum error read_table(struct source_shared *source, const struct source_p
     }
     give_up_ms = clock_max(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
     counters_add(&source->slot->counters, COUNTER_TABLE_PAGES, 1);
-    error = read_by_reader(
-        source,
-        &(struct read_channel_question){ poll->request, positions, authorize ? poll->remote_user : NULL, give_up_ms }, page);
+    error = read_by_reader(source,
+                           &(struct read_channel_question){
+                               poll->request, positions, authorize ? poll->remote_user : NULL, give_up_ms },
+                           page);
     scoreboard_give_read(source->scoreboard, source->number);
     return error;
 }
@@ -243,8 +246,9 @@ static bool is_up_to_date(const struct source_shared *source)
     return true;
 }
 
-static enum error managed_read(struct message_source *base, const struct source_poll *poll, enum source_read how,
-                               const int64_t *positions, struct page *page, int64_t give_up_ms)
+static enum error managed_read(struct message_source *base, const struct source_poll *poll,
+                               enum source_read how, const int64_t *positions, struct page *page,
+                               int64_t give_up_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
     const struct poll_request *request = poll->request;
@@ -260,7 +264,8 @@ static enum error managed_read(struct message_source *base, const struct source_
     source->error[0] = '\0';
     if (error)
         goto out;
-    if (once && !known) { /* not worth listening to, unless only the manager has a connection to the database */
+    if (once &&
+        !known) { /* not worth listening to, unless only the manager has a connection to the database */
         error = read_table(source, poll, ask_may_poll, positions, page, give_up_ms);
         if (error != ERROR_DATABASE_AWAY)
             goto out;
@@ -283,7 +288,7 @@ static enum error managed_read(struct message_source *base, const struct source_
         enter(source, poll);
     see_newest(source, request->topic_count);
     if ((!asked || is_up_to_date(source)) && ring_read(source->scoreboard->ring, source->refs, starts,
-                                                           request->limit, source->config->page_bytes, page))
+                                                       request->limit, source->config->page_bytes, page))
         counters_add(&source->slot->counters, COUNTER_WINDOW_PAGES, 1);
     else
         error = read_table(source, poll, false, starts, page, give_up_ms);
@@ -310,11 +315,13 @@ static int64_t look_again_ms(const struct source_shared *source)
  */
 static int64_t release_ms(const struct source_shared *source)
 {
-    return atomic_load(&source->slot->released) ? atomic_load(&source->slot->since_ms) + SCOREBOARD_SHORTEST_WAIT_MS
-                                                  : INT64_MAX;
+    return atomic_load(&source->slot->released)
+               ? atomic_load(&source->slot->since_ms) + SCOREBOARD_SHORTEST_WAIT_MS
+               : INT64_MAX;
 }
 
-static enum error managed_wait(struct message_source *base, const struct interrupts *interrupts, int64_t deadline_ms)
+static enum error managed_wait(struct message_source *base, const struct interrupts *interrupts,
+                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
     const int64_t again_ms = clock_min(deadline_ms, look_again_ms(source));
@@ -369,22 +376,23 @@ static void managed_free(struct message_source *base)
     free(source);
 }
 
-struct message_source *source_shared_new(const struct config *config, struct scoreboard *scoreboard, int number)
+struct message_source *source_shared_new(const struct config *config, struct scoreboard *scoreboard,
+                                         int number)
 {
     static const struct source_operations operations = { managed_read,  managed_wait, managed_end,
-                                                           managed_error, NULL,         managed_free };
+                                                         managed_error, NULL,         managed_free };
     struct source_shared *source = calloc(1, sizeof *source);
 
     if (!source)
         return NULL;
     *source = (struct source_shared){ .base = { &operations },
-                                           .config = config,
-                                           .scoreboard = scoreboard,
-                                           .number = number,
-                                           .slot = scoreboard_slot(scoreboard, number),
-                                           .reply = scoreboard_reply(scoreboard, number),
-                                           .refs = calloc((size_t)scoreboard->max_topics, sizeof *source->refs),
-                                           .seen = calloc((size_t)scoreboard->max_topics, sizeof *source->seen) };
+                                      .config = config,
+                                      .scoreboard = scoreboard,
+                                      .number = number,
+                                      .slot = scoreboard_slot(scoreboard, number),
+                                      .reply = scoreboard_reply(scoreboard, number),
+                                      .refs = calloc((size_t)scoreboard->max_topics, sizeof *source->refs),
+                                      .seen = calloc((size_t)scoreboard->max_topics, sizeof *source->seen) };
     if (!source->refs || !source->seen) {
         managed_free(&source->base);
         return NULL;

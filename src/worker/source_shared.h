@@ -12,6 +12,7 @@ struct config;
 struct scoreboard;
 
 /* For the worker with this number, in its own process. config and scoreboard are borrowed for its life. NULL: out of memory. */
-struct message_source *source_shared_new(const struct config *config, struct scoreboard *scoreboard, int number);
+struct message_source *source_shared_new(const struct config *config, struct scoreboard *scoreboard,
+                                         int number);
 
 #endif

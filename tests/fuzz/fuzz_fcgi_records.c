@@ -20,8 +20,8 @@ static bool are_bearable(const uint8_t *bytes, size_t size)
             }
             if (size - at < 4)
                 return true;
-            text += (uint64_t)(bytes[at] & 0x7f) << 24 | (uint64_t)bytes[at + 1] << 16 | (uint64_t)bytes[at + 2] << 8 |
-                    bytes[at + 3];
+            text += (uint64_t)(bytes[at] & 0x7f) << 24 | (uint64_t)bytes[at + 1] << 16 |
+                    (uint64_t)bytes[at + 2] << 8 | bytes[at + 3];
             at += 4;
             if (part == 0 && at == size)
                 return true; /* the value's length decides, and is not there */
@@ -40,7 +40,8 @@ static bool is_one_request(const uint8_t *data, size_t size)
     static uint8_t parameters[1 << 20];
     size_t length = 0, content;
 
-    for (size_t at = 0; size - at >= FCGI_RECORDS_HEAD_SIZE; at += content + data[at - FCGI_RECORDS_HEAD_SIZE + 6]) {
+    for (size_t at = 0; size - at >= FCGI_RECORDS_HEAD_SIZE;
+         at += content + data[at - FCGI_RECORDS_HEAD_SIZE + 6]) {
         const uint8_t *head = data + at;
 
         if (head[0] != 1 || (head[2] == 0 && head[3] == 0) || (head[1] == 1) != (at == 0) ||

@@ -67,7 +67,7 @@ static void append(struct shared *shared, int topic, int filler)
     memset(text + length, 'x', (size_t)filler);
     length += (size_t)filler;
     ring_append(shared->ring, shared->numbers[topic],
-                  &(struct ring_message){ shared->position, text, length, (int64_t)length });
+                &(struct ring_message){ shared->position, text, length, (int64_t)length });
 }
 
 static void write_something(struct shared *shared, int what, struct input *input)

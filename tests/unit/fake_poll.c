@@ -45,8 +45,9 @@ static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call 
     return step;
 }
 
-static enum error fake_read(struct message_source *source, const struct source_poll *who, enum source_read how,
-                            const int64_t *positions, struct page *page, int64_t give_up_ms)
+static enum error fake_read(struct message_source *source, const struct source_poll *who,
+                            enum source_read how, const int64_t *positions, struct page *page,
+                            int64_t give_up_ms)
 {
     struct fake_poll *poll = of_listener(source);
     const struct fake_step *step = next_step(poll, FAKE_READ, give_up_ms);
@@ -55,7 +56,8 @@ static enum error fake_read(struct message_source *source, const struct source_p
         return step->error;
     EXPECT(how == step->how, "read %d: how is %d instead of %d", poll->call_count, (int)how, (int)step->how);
     EXPECT(page->message_count == 0 && !page->has_more, "read %d: the page is not clear", poll->call_count);
-    memcpy(poll->calls[poll->call_count - 1].positions, positions, (size_t)page->topic_count * sizeof *positions);
+    memcpy(poll->calls[poll->call_count - 1].positions, positions,
+           (size_t)page->topic_count * sizeof *positions);
     for (int i = 0; i < page->topic_count; i++) {
         page->topics[i] = step->topics[i];
         page->topics[i].next = step->topics[i].start;
@@ -63,14 +65,16 @@ static enum error fake_read(struct message_source *source, const struct source_p
     /* Also before an error: a connection may be lost in the middle of a page. */
     for (int i = 0; i < FAKE_MESSAGES && step->messages[i].position; i++) {
         struct message message = { step->messages[i].position, 0, "1", 1, NULL, 0 };
-        if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic], &message))
+        if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic],
+                      &message))
             return ERROR_MEMORY;
     }
     page->has_more = step->has_more;
     return step->error;
 }
 
-static enum error fake_wait(struct message_source *source, const struct interrupts *interrupts, int64_t deadline_ms)
+static enum error fake_wait(struct message_source *source, const struct interrupts *interrupts,
+                            int64_t deadline_ms)
 {
     const struct fake_step *step = next_step(of_listener(source), FAKE_WAIT, deadline_ms);
     int64_t left_ms = deadline_ms - clock_monotonic_ms();
@@ -98,7 +102,9 @@ static bool fake_heartbeat(struct poll_client *client)
 
 void fake_poll_init(struct fake_poll *poll, const char *body)
 {
-    static const struct source_operations operations = { .read = fake_read, .wait = fake_wait, .end = fake_end };
+    static const struct source_operations operations = { .read = fake_read,
+                                                         .wait = fake_wait,
+                                                         .end = fake_end };
     struct json_object *detail = NULL;
 
     fake_clock_stop();
@@ -114,12 +120,13 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     CU_ASSERT_FATAL(!poll->error); /* there is no request to poll with */
 }
 
-void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file, int line)
+void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,
+                   int line)
 {
     poll->script = script;
     poll->steps = steps;
-    poll->error = poll_waiter_init(&poll->waiter, &poll->config, &poll->source, &poll->interrupts, &poll->client,
-                                   &poll->request, "", "192.0.2.1");
+    poll->error = poll_waiter_init(&poll->waiter, &poll->config, &poll->source, &poll->interrupts,
+                                   &poll->client, &poll->request, "", "192.0.2.1");
     if (!poll->error)
         poll->error = poll_waiter_run(&poll->waiter);
     (void)expect(poll->step == steps || (poll->step == steps - 1 && script[poll->step].repeat), file, line,
@@ -135,7 +142,8 @@ int fake_poll_count(const struct fake_poll *poll, enum fake_call call)
     return count;
 }
 
-void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file, int line)
+void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file,
+                      int line)
 {
     struct printbuf *answer = printbuf_new();
     const char *text = answer_messages(answer, &poll->waiter) ? answer->buf : "out of memory";

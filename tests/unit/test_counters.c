@@ -34,7 +34,8 @@ static void names_stand_for_outcomes_and_gaps(void)
     CU_ASSERT_EQUAL(number("gaps", "expired", false), 1);
     CU_ASSERT_EQUAL(number("polls", "timeout", false), -1);
     CU_ASSERT_EQUAL(number("polls", "timeout", true), 0);
-    EXPECT(number("polls", "pending", true) == -1 && number("gaps", "none", true) == -1, "neither is an outcome");
+    EXPECT(number("polls", "pending", true) == -1 && number("gaps", "none", true) == -1,
+           "neither is an outcome");
 }
 
 static void durations_fall_into_buckets(void)
@@ -42,7 +43,8 @@ static void durations_fall_into_buckets(void)
     static const struct {
         int64_t waited_ms;
         const char *bucket;
-    } rows[] = { { 0, "0.1" }, { 100, "0.1" }, { 101, "0.5" }, { 30003, "35" }, { 60002, "65" }, { 70000, "+Inf" } };
+    } rows[] = { { 0, "0.1" },    { 100, "0.1" },  { 101, "0.5" },
+                 { 30003, "35" }, { 60002, "65" }, { 70000, "+Inf" } };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
         counters_clear(&counters);

@@ -46,20 +46,21 @@ static void append_row(struct message_ring *ring, int topic, int64_t first, int6
 /* A window with that many topics open, complete after 0. */
 static struct message_ring *new_window(int open, size_t messages, size_t bytes)
 {
-    struct message_ring *ring = ring_init(calloc(1, ring_memory(TOPICS, messages, bytes)), TOPICS, messages, bytes);
+    struct message_ring *ring =
+        ring_init(calloc(1, ring_memory(TOPICS, messages, bytes)), TOPICS, messages, bytes);
 
     for (int i = 0; i < open; i++)
         ring_open(ring, i, 0);
     return ring;
 }
 
-#define READ(ring, from, limit, budget, expected, more)                                                              \
+#define READ(ring, from, limit, budget, expected, more)                                                      \
     expect_read(ring, from, limit, budget, expected, more, __LINE__)
 #define READ_ALL(ring, from, expected) READ(ring, from, ALL, ALL, expected, false)
 
 /* Reads from such as "0@17 3@0", topic@position; expected: the page's texts, or NULL when it must be the table's. */
-static void expect_read(const struct message_ring *ring, const char *from, int limit, int64_t budget, const char *expected,
-                        bool more, int line)
+static void expect_read(const struct message_ring *ring, const char *from, int limit, int64_t budget,
+                        const char *expected, bool more, int line)
 {
     struct ring_topic_ref refs[TOPICS];
     int64_t positions[TOPICS];
@@ -179,8 +180,8 @@ static void the_oldest_falls_out_entry_by_entry(void)
         append(ring, 0, position);
         (void)snprintf(from[0], sizeof from[0], "0@%" PRId64, position - 4);
         (void)snprintf(from[1], sizeof from[1], "0@%" PRId64, position - 5);
-        (void)snprintf(expected, sizeof expected, "0:%" PRId64 ",0:%" PRId64 ",0:%" PRId64 ",0:%" PRId64, position - 3,
-                       position - 2, position - 1, position);
+        (void)snprintf(expected, sizeof expected, "0:%" PRId64 ",0:%" PRId64 ",0:%" PRId64 ",0:%" PRId64,
+                       position - 3, position - 2, position - 1, position);
         READ_ALL(ring, from[0], expected);
         READ_ALL(ring, from[1], NULL);
     }
@@ -402,7 +403,8 @@ static void model_append(struct model *model, int topic)
     size_t length = pick(10) ? (size_t)(12 + pick(200)) : (size_t)(RING_BYTES / 4 - 1 + pick(4));
 
     model->newest += 1 + pick(3);
-    *message = (struct model_message){ topic, model->newest, length <= RING_BYTES / 4 ? length : 0, 1 + pick(200) };
+    *message =
+        (struct model_message){ topic, model->newest, length <= RING_BYTES / 4 ? length : 0, 1 + pick(200) };
     model->topic_newest[topic] = model->newest;
     append_sized(model->ring, topic, model->newest, length, message->bytes);
 }
@@ -453,8 +455,9 @@ static enum certainty model_read(const struct model *model, const int64_t *posit
     *texts = '\0';
     *more = false;
     for (int i = 0; i < TOPICS; i++)
-        if (model->from[i] >= 0 && (positions[i] < model->from[i] ||
-                                    positions[i] > (last > model->topic_newest[i] ? last : model->topic_newest[i])))
+        if (model->from[i] >= 0 &&
+            (positions[i] < model->from[i] ||
+             positions[i] > (last > model->topic_newest[i] ? last : model->topic_newest[i])))
             certainty = GONE;
     for (int i = 0; i < model->count; i++) {
         const struct model_message *message = &model->messages[i];
@@ -498,11 +501,12 @@ static bool model_compare(const struct model *model, int *reads)
     CU_ASSERT_TRUE_FATAL(page_init(&page, count));
     certainty = model_read(model, positions, texts, &more);
     read = ring_read(model->ring, refs, asked, MODEL_LIMIT, MODEL_BUDGET, &page);
-    agreed = EXPECT(certainty == PERHAPS || read == (certainty == THERE), "read is %d, certainty %d", read, certainty);
+    agreed = EXPECT(certainty == PERHAPS || read == (certainty == THERE), "read is %d, certainty %d", read,
+                    certainty);
     if (read) {
-        agreed =
-            EXPECT(strcmp(page.messages->buf, texts) == 0, "\"%s\" instead of \"%s\"", page.messages->buf, texts) &&
-            EXPECT(page.has_more == more, "has_more is %d", page.has_more) && agreed;
+        agreed = EXPECT(strcmp(page.messages->buf, texts) == 0, "\"%s\" instead of \"%s\"",
+                        page.messages->buf, texts) &&
+                 EXPECT(page.has_more == more, "has_more is %d", page.has_more) && agreed;
         *reads += page.message_count > 0;
     }
     page_release(&page);
@@ -518,7 +522,8 @@ static void agrees_with_a_model(void)
     for (int round = 0; agreed && round < MODEL_ROUNDS; round++) {
         static struct model model;
 
-        model = (struct model){ .ring = new_window(0, RING_MESSAGES, RING_BYTES), .from = { -1, -1, -1, -1 } };
+        model =
+            (struct model){ .ring = new_window(0, RING_MESSAGES, RING_BYTES), .from = { -1, -1, -1, -1 } };
         while (agreed && model.count < MODEL_MESSAGES) {
             model_change(&model);
             agreed = model_compare(&model, &reads);

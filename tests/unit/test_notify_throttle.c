@@ -6,7 +6,8 @@
 #include <stdlib.h>
 
 /* What the relay does: looks when it is due, and tells what it found. all_ring: what the database would say. */
-static enum doorbell_action look(struct notify_throttle *doorbell, int64_t now_ms, int64_t messages, bool all_ring)
+static enum doorbell_action look(struct notify_throttle *doorbell, int64_t now_ms, int64_t messages,
+                                 bool all_ring)
 {
     enum doorbell_action action = doorbell_look(doorbell, now_ms);
 

@@ -73,7 +73,8 @@ static void latency_is_counted_for_messages_that_ended_a_wait(void)
 {
     counters_clear(&counters);
     count_poll(-1, 400, ERROR_NONE, GAP_NONE);
-    EXPECT(observed(COUNTER_LATENCY_MS, COUNTER_LATENCY_BUCKETS) == 0, "the message was there before the poll");
+    EXPECT(observed(COUNTER_LATENCY_MS, COUNTER_LATENCY_BUCKETS) == 0,
+           "the message was there before the poll");
     count_poll(10, 400, ERROR_NONE, GAP_NONE);
     CU_ASSERT_EQUAL(observed(COUNTER_LATENCY_MS, COUNTER_LATENCY_BUCKETS), 1);
     CU_ASSERT_EQUAL(counted(COUNTER_LATENCY_MS), 400);
@@ -99,7 +100,8 @@ static void a_gap_without_a_message_has_no_latency(void)
 CU_TestInfo poll_counters_tests[] = {
     { "a poll is counted by its outcome", a_poll_is_counted_by_its_outcome },
     { "the wait is counted if there was one", the_wait_is_counted_if_there_was_one },
-    { "latency is counted for messages that ended a wait", latency_is_counted_for_messages_that_ended_a_wait },
+    { "latency is counted for messages that ended a wait",
+      latency_is_counted_for_messages_that_ended_a_wait },
     { "a gap without a message has no latency", a_gap_without_a_message_has_no_latency },
     CU_TEST_INFO_NULL,
 };

@@ -14,7 +14,8 @@ static const char *run_out_of_time(struct query_batch *batch, struct database *d
 
     CU_ASSERT(statement_add_int4(query_batch_add(batch, "SELECT $1"), 1));
     CU_ASSERT_EQUAL(query_batch_begin(batch, database, now_ms, 400), ERROR_PENDING);
-    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 1), ERROR_PENDING); /* it is connected, and sends */
+    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 1),
+                    ERROR_PENDING); /* it is connected, and sends */
     CU_ASSERT_EQUAL(query_batch_step(batch, false, now_ms + 399), ERROR_PENDING);
     CU_ASSERT(batch->running && query_batch_due_ms(batch) <= now_ms + 400);
     CU_ASSERT_EQUAL(query_batch_step(batch, false, now_ms + 400), ERROR_DATABASE_AWAY);
@@ -58,5 +59,5 @@ static void asks_nothing_without_statements(void)
 }
 
 CU_TestInfo query_batch_tests[] = { { "gives up when time is up", gives_up_when_time_is_up },
-                                 { "asks nothing without statements", asks_nothing_without_statements },
-                                 CU_TEST_INFO_NULL };
+                                    { "asks nothing without statements", asks_nothing_without_statements },
+                                    CU_TEST_INFO_NULL };

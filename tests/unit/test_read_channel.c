@@ -33,9 +33,11 @@ static void open_desk(struct desk *desk, int64_t for_ms)
 
     *desk = (struct desk){ .positions = { -1, 0, INT64_MAX } };
     CU_ASSERT_TRUE_FATAL(read_channel_new_queue(desk->queue));
-    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk->request, body, strlen(body), TOPICS, &detail), ERROR_NONE);
+    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk->request, body, strlen(body), TOPICS, &detail),
+                          ERROR_NONE);
     CU_ASSERT_TRUE_FATAL(page_init(&desk->page, TOPICS));
-    desk->question = (struct read_channel_question){ &desk->request, desk->positions, "eve", clock_monotonic_ms() + for_ms };
+    desk->question = (struct read_channel_question){ &desk->request, desk->positions, "eve",
+                                                     clock_monotonic_ms() + for_ms };
 }
 
 static void close_desk(struct desk *desk)
@@ -89,7 +91,8 @@ static void expect_same(const struct page *got, const struct page *sent)
     CU_ASSERT_EQUAL(got->has_more, sent->has_more);
     CU_ASSERT_EQUAL(got->first, sent->first);
     CU_ASSERT_EQUAL_FATAL(printbuf_length(got->messages), printbuf_length(sent->messages));
-    CU_ASSERT_EQUAL(memcmp(got->messages->buf, sent->messages->buf, (size_t)printbuf_length(sent->messages)), 0);
+    CU_ASSERT_EQUAL(memcmp(got->messages->buf, sent->messages->buf, (size_t)printbuf_length(sent->messages)),
+                    0);
     for (int i = 0; i < TOPICS; i++) {
         CU_ASSERT_EQUAL(got->topics[i].start, sent->topics[i].start);
         CU_ASSERT_EQUAL(got->topics[i].next, sent->topics[i].next);
@@ -206,7 +209,8 @@ static void *compare_one(void *argument)
         for (int i = 0; same && i < reading.request.topic_count; i++)
             same = strcmp(reading.request.topics[i].name, desk->request.topics[i].name) == 0 &&
                    strcmp(reading.request.topics[i].quoted, desk->request.topics[i].quoted) == 0;
-        read_channel_answer(socket, reading.question.give_up_ms, ERROR_SCHEMA, NULL, same ? "the same" : "others");
+        read_channel_answer(socket, reading.question.give_up_ms, ERROR_SCHEMA, NULL,
+                            same ? "the same" : "others");
         read_channel_release(&reading);
     }
     (void)close(socket);
@@ -333,7 +337,8 @@ static void a_worker_that_is_gone(void)
 /* ---- damage: whatever comes, it is refused or it is whole */
 
 /* Everything that the call to send puts into a socket. */
-static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket), struct desk *desk)
+static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
+                     struct desk *desk)
 {
     int pair[2];
     ssize_t length;
@@ -357,7 +362,8 @@ static void send_answer(struct desk *desk, int socket)
 
 static void send_error(struct desk *desk, int socket)
 {
-    read_channel_answer(socket, desk->question.give_up_ms, ERROR_DATABASE_QUERY, NULL, "what PostgreSQL said");
+    read_channel_answer(socket, desk->question.give_up_ms, ERROR_DATABASE_QUERY, NULL,
+                        "what PostgreSQL said");
 }
 
 /* A recording with a few bytes changed and, sometimes, its end cut off, in a socket whose other side is closed. */

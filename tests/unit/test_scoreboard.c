@@ -143,11 +143,18 @@ static void a_question_out_of_turn(struct slot *slot)
 
 static void what_no_worker_asks_is_not_taken(void)
 {
-    static void (*const spoil[])(struct slot *) = {
-        no_topics,       too_many_topics,       fewer_than_no_topics, a_name_outside,    a_name_far_outside,
-        a_long_name,     an_endless_name,       an_empty_name,        a_name_with_a_nul, a_name_that_is_not_utf8,
-        an_endless_user, a_question_out_of_turn
-    };
+    static void (*const spoil[])(struct slot *) = { no_topics,
+                                                    too_many_topics,
+                                                    fewer_than_no_topics,
+                                                    a_name_outside,
+                                                    a_name_far_outside,
+                                                    a_long_name,
+                                                    an_endless_name,
+                                                    an_empty_name,
+                                                    a_name_with_a_nul,
+                                                    a_name_that_is_not_utf8,
+                                                    an_endless_user,
+                                                    a_question_out_of_turn };
     struct scoreboard *scoreboard = new_scoreboard();
     enum question_taken taken;
 
@@ -175,7 +182,8 @@ static void try_to_write(const int *descriptors)
     int status = 0;
     pid_t pid;
 
-    if (!joined || joined->worker_count != POLLS + 3 || !joined->ring || joined->manager_pid != (int)getppid())
+    if (!joined || joined->worker_count != POLLS + 3 || !joined->ring ||
+        joined->manager_pid != (int)getppid())
         _exit(1);
     atomic_store(&joined->forked[7], 77);
     atomic_store(&scoreboard_slot(joined, 7)->since_ms, 777);
@@ -376,7 +384,8 @@ static void no_garbage_leads_the_manager_astray(void)
 
             ask(host.scoreboard, number, "eve", names[pick(&seed, COUNT(names))]);
             if (k == 0) /* however seldom the other thread runs */
-                atomic_store(&scoreboard_slot(host.scoreboard, number)->question_count, (int)pick_value(&seed));
+                atomic_store(&scoreboard_slot(host.scoreboard, number)->question_count,
+                             (int)pick_value(&seed));
         }
         atomic_store(&host.scoreboard->pids[pick(&seed, host.scoreboard->worker_count)], (int)getpid());
         turn(&host, &seed);

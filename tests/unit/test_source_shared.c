@@ -28,7 +28,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { WORKERS = 70, NUMBER = 65, TOPICS = 600, SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000, START = 100 };
+enum {
+    WORKERS = 70,
+    NUMBER = 65,
+    TOPICS = 600,
+    SHORT_MS = 30,
+    LONG_MS = 30000,
+    PROMPT_MS = 10000,
+    START = 100
+};
 
 static volatile sig_atomic_t release_flag, woken_flag;
 
@@ -75,7 +83,7 @@ static int number_of(const struct host *host, const char *name)
 static void append(struct host *host, const char *name, int64_t position, const char *json)
 {
     ring_append(host->scoreboard->ring, number_of(host, name),
-                  &(struct ring_message){ position, json, json ? strlen(json) : 0, 1 });
+                &(struct ring_message){ position, json, json ? strlen(json) : 0, 1 });
 }
 
 /* Every topic that is asked about stands at START, or where the message ring has it. */
@@ -145,7 +153,8 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     char body[128];
     int pair[2], length = snprintf(body, sizeof body, "{\"topics\":[%s]}", topics);
 
-    *host = (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 }, .positions = { -1, -1, -1 } };
+    *host =
+        (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 }, .positions = { -1, -1, -1 } };
     fake_clock_restore();
     CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     host->ours = pair[0];
@@ -161,12 +170,12 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     atomic_store(&host->scoreboard->pids[NUMBER], (int)getpid());
     atomic_store(&host->slot->state, SLOT_SERVING);
     host->source = source_shared_new(&host->config, host->scoreboard, NUMBER);
-    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }),
-                          0);
+    CU_ASSERT_EQUAL_FATAL(
+        poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }), 0);
     CU_ASSERT_FATAL(host->source && page_init(&host->page, host->request.topic_count));
     host->poll = (struct source_poll){ &host->request,       "eve",
-                                         "192.0.2.1",          &host->interrupts,
-                                         clock_monotonic_ms(), clock_monotonic_ms() + for_ms };
+                                       "192.0.2.1",          &host->interrupts,
+                                       clock_monotonic_ms(), clock_monotonic_ms() + for_ms };
 }
 
 static void start_manager(struct host *host)
@@ -193,13 +202,15 @@ static void *read_one(void *argument)
     struct page page;
     int socket = poll(&queue, 1, LONG_MS) == 1 ? read_channel_take(host->reader_queue) : -1;
 
-    if (socket < 0 || !read_channel_accept(socket, &reading) || !page_init(&page, reading.request.topic_count))
+    if (socket < 0 || !read_channel_accept(socket, &reading) ||
+        !page_init(&page, reading.request.topic_count))
         return NULL;
     (void)snprintf(host->asked_user, sizeof host->asked_user, "%s",
                    reading.question.remote_user ? reading.question.remote_user : "nobody");
     host->asked_position = reading.question.positions[0];
     (void)page_add(&page, 0, &reading.request.topics[0], &message);
-    read_channel_answer(socket, reading.question.give_up_ms, host->table_answer, &page, "the table's own words");
+    read_channel_answer(socket, reading.question.give_up_ms, host->table_answer, &page,
+                        "the table's own words");
     page_release(&page);
     read_channel_release(&reading);
     (void)close(socket);
@@ -246,14 +257,15 @@ static enum error read_within(struct host *host, enum source_read how, int64_t f
 {
     page_clear(&host->page);
     return host->source->operations->read(host->source, &host->poll, how, host->positions, &host->page,
-                                            clock_monotonic_ms() + for_ms);
+                                          clock_monotonic_ms() + for_ms);
 }
 
 #define READ(host, how, expected) expect_read(host, how, ERROR_NONE, expected, __LINE__)
 #define FAIL_TO_READ(host, how, wanted) expect_read(host, how, wanted, "", __LINE__)
 
 /* Reads, and goes on from there, as a poll does that found nothing. */
-static void expect_read(struct host *host, enum source_read how, enum error wanted, const char *expected, int line)
+static void expect_read(struct host *host, enum source_read how, enum error wanted, const char *expected,
+                        int line)
 {
     enum error error = read_within(host, how, PROMPT_MS);
 
@@ -268,7 +280,8 @@ static void expect_read(struct host *host, enum source_read how, enum error want
 static void expect_wait(struct host *host, enum error wanted, int line)
 {
     int64_t start_ms = clock_monotonic_ms(), took_ms;
-    enum error error = host->source->operations->wait(host->source, &host->interrupts, host->poll.deadline_ms);
+    enum error error =
+        host->source->operations->wait(host->source, &host->interrupts, host->poll.deadline_ms);
 
     took_ms = clock_monotonic_ms() - start_ms;
     (void)expect(error == wanted, __FILE__, line, "%s instead of %s", error_name(error), error_name(wanted));
@@ -351,7 +364,8 @@ static void a_silent_manager_is_given_up(void)
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
     /* The next poll asks about something else; what it finds unanswered it leaves alone. */
     poll_request_release(&host.request);
-    CU_ASSERT_FALSE(poll_request_parse(&host.request, "{\"topics\":[\"bb\"]}", 17, 3, &(struct json_object *){ NULL }));
+    CU_ASSERT_FALSE(
+        poll_request_parse(&host.request, "{\"topics\":[\"bb\"]}", 17, 3, &(struct json_object *){ NULL }));
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
     CU_ASSERT_EQUAL(host.slot->topics[0].name_length, 1);
@@ -418,7 +432,8 @@ static void what_the_window_lacks_is_the_tables(void)
     CU_ASSERT_EQUAL(host.asked_position, START);
     CU_ASSERT_EQUAL(host.positions[0], START + 1);
     EXPECT_TEXT(host.source->operations->error(host.source), "");
-    CU_ASSERT_EQUAL(eventfd_read(host.scoreboard->latch, &rung), 0); /* the manager has not started a reader */
+    CU_ASSERT_EQUAL(eventfd_read(host.scoreboard->latch, &rung),
+                    0); /* the manager has not started a reader */
     atomic_store(&host.scoreboard->manager->readers, 1);
     append(&host, "a", START + 2, NULL);
     start_reader(&host, ERROR_DATABASE_QUERY);
@@ -577,7 +592,8 @@ static void by_a_newer_poll_but_not_too_soon(void)
     READ(&host, SOURCE_READ_ONLY, "one");
     start_ms = host.poll.started_ms;
     WAIT(&host, ERROR_RELEASED);
-    EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS, "two clients of one place would spin");
+    EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS,
+           "two clients of one place would spin");
     start_ms = clock_monotonic_ms();
     WAIT(&host, ERROR_RELEASED); /* at once, now */
     EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");
@@ -712,7 +728,8 @@ static void a_read_that_a_dead_worker_took_is_given_back(void)
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1); /* and before it could write that down: */
+    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left,
+                           1); /* and before it could write that down: */
     scoreboard_mend_reads(host.scoreboard);
     CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* as yet it may be alive */
     scoreboard_mend_reads(host.scoreboard);
@@ -797,8 +814,8 @@ static void no_wake_is_lost(void)
     source = host.source;
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, play, &rally), 0);
     /* Longer where the machine is so busy that there was hardly a wait. */
-    for (end_ms = clock_monotonic_ms() + RALLY_MS; !error && clock_monotonic_ms() < end_ms + (waits > 10 ? 0 : LONG_MS);
-         reads++) {
+    for (end_ms = clock_monotonic_ms() + RALLY_MS;
+         !error && clock_monotonic_ms() < end_ms + (waits > 10 ? 0 : LONG_MS); reads++) {
         source->operations->end(source);
         atomic_store(&rally.wanted, host.positions[0] + 1);
         error = read_within(&host, SOURCE_SUBSCRIBE, LONG_MS);

@@ -77,15 +77,16 @@ static void name_of(char name[2], int topic)
 static void write_message(struct writer *writer, int topic)
 {
     char text[TEXT];
-    int length =
-        snprintf(text, sizeof text, "%d %" PRId64 " %" PRId64 " ", topic, writer->position, writer->before[topic]);
+    int length = snprintf(text, sizeof text, "%d %" PRId64 " %" PRId64 " ", topic, writer->position,
+                          writer->before[topic]);
     int filler = pick(&writer->seed, 50) ? pick(&writer->seed, 200) : 600; /* 600: too big */
 
     memset(text + length, 'a' + topic, (size_t)filler);
     length += filler;
-    length += snprintf(text + length, sizeof text - (size_t)length, " %08" PRIx32, checksum(text, (size_t)length));
+    length +=
+        snprintf(text + length, sizeof text - (size_t)length, " %08" PRIx32, checksum(text, (size_t)length));
     ring_append(writer->stress->ring, writer->numbers[topic],
-                  &(struct ring_message){ writer->position, text, (size_t)length, length });
+                &(struct ring_message){ writer->position, text, (size_t)length, length });
     writer->before[topic] = writer->position;
 }
 
@@ -165,7 +166,8 @@ static const char *check_message(struct reader *reader, const struct question *q
     if (index == question->count)
         report(reader, "topic %d was not asked for", topic);
     else if (at <= *position || at <= last[index] || before > last[index])
-        report(reader, "topic %d from %" PRId64 ": %" PRId64 " (before it %" PRId64 ") follows %" PRId64 ", %" PRId64,
+        report(reader,
+               "topic %d from %" PRId64 ": %" PRId64 " (before it %" PRId64 ") follows %" PRId64 ", %" PRId64,
                topic, question->positions[index], at, before, last[index], *position);
     else
         last[index] = *position = at;
@@ -185,8 +187,10 @@ static void check_page(struct reader *reader, const struct question *question, c
         report(reader, "%d messages, said to be %d", messages, page->message_count);
     for (int i = 0; i < question->count; i++)
         if (page->topics[i].next != last[i] || (!page->has_more && last[i] < question->newest[i]))
-            report(reader, "topic %d from %" PRId64 " to %" PRId64 ", next %" PRId64 ", but the newest was %" PRId64,
-                   question->topics[i], question->positions[i], last[i], page->topics[i].next, question->newest[i]);
+            report(reader,
+                   "topic %d from %" PRId64 " to %" PRId64 ", next %" PRId64 ", but the newest was %" PRId64,
+                   question->topics[i], question->positions[i], last[i], page->topics[i].next,
+                   question->newest[i]);
     reader->pages++;
     reader->messages += (uint64_t)messages;
 }
@@ -227,7 +231,8 @@ static void *read_on(void *argument)
         /* Follows for a while, as a client that hands its cursors back. */
         for (int i = pick(&reader->seed, 20); i >= 0; i--) {
             page_clear(&page);
-            if (!ring_read(reader->stress->ring, question.refs, question.positions, LIMIT, BYTES / 4, &page)) {
+            if (!ring_read(reader->stress->ring, question.refs, question.positions, LIMIT, BYTES / 4,
+                           &page)) {
                 reader->table++;
                 break;
             }
@@ -272,8 +277,8 @@ static void readers_are_never_deceived(void)
         EXPECT(!*readers[i].problem, "%s", readers[i].problem);
         /* Both must happen often, or nothing was tried. */
         EXPECT(readers[i].messages > 100 && readers[i].table > 100,
-               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window", readers[i].messages,
-               readers[i].pages, readers[i].table);
+               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window",
+               readers[i].messages, readers[i].pages, readers[i].table);
     }
     free(stress.ring);
     free(stress.table);

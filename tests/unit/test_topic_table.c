@@ -146,7 +146,8 @@ static void a_full_table_takes_no_more(void)
     bool used[FEW] = { false };
 
     for (int i = 0; i < FEW; i++) {
-        int length = snprintf(name, sizeof name, "topic %d", i), number = open_topic(&fixture, name, (size_t)length);
+        int length = snprintf(name, sizeof name, "topic %d", i),
+            number = open_topic(&fixture, name, (size_t)length);
 
         if (EXPECT(number >= 0 && !used[number], "%s got number %d", name, number))
             used[number] = true;

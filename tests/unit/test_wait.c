@@ -86,13 +86,15 @@ static void close_line(struct line *line)
 #define EXPECT_WAIT(line, for_ms, wanted, least_ms) expect_wait(line, for_ms, wanted, least_ms, __LINE__)
 
 /* Waits for news; it must end so, not before least_ms, and soon after. */
-static void expect_wait(const struct line *line, int64_t for_ms, enum error wanted, int64_t least_ms, int source_line)
+static void expect_wait(const struct line *line, int64_t for_ms, enum error wanted, int64_t least_ms,
+                        int source_line)
 {
     int64_t start_ms = clock_monotonic_ms();
     enum error error = wait_for_event(&line->interrupts, line->news[0], POLLIN, start_ms + for_ms);
     int64_t took_ms = clock_monotonic_ms() - start_ms;
 
-    (void)expect(error == wanted, __FILE__, source_line, "%s instead of %s", error_name(error), error_name(wanted));
+    (void)expect(error == wanted, __FILE__, source_line, "%s instead of %s", error_name(error),
+                 error_name(wanted));
     (void)expect(took_ms >= least_ms && took_ms < least_ms + PROMPT_MS, __FILE__, source_line, "after %d ms",
                  (int)took_ms);
 }
