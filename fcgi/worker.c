@@ -1,15 +1,15 @@
 #include "worker.h"
 
-#include "answer.h"
+#include "api/poll_request.h"
+#include "core/log.h"
 #include "http.h"
-#include "log.h"
-#include "memory.h"
-#include "poll_counters.h"
+#include "oom.h"
 #include "poll_log.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
-#include "scoreboard.h"
-#include "tally.h"
+#include "shared/counters.h"
+#include "shared/scoreboard.h"
+#include "worker/answer.h"
+#include "worker/poll_counters.h"
+#include "worker/poll_waiter.h"
 
 #include <json-c/json.h>
 #include <malloc.h>

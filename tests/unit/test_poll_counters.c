@@ -1,11 +1,11 @@
-#include "poll_counters.h"
+#include "worker/poll_counters.h"
 
-#include "clock.h"
+#include "core/clock.h"
 #include "expect.h"
 #include "fake_clock.h"
-#include "poll_waiter.h"
+#include "shared/counters.h"
 #include "suites.h"
-#include "tally.h"
+#include "worker/poll_waiter.h"
 
 static struct tally tally;
 
