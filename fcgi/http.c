@@ -1,9 +1,9 @@
 #include "http.h"
 
-#include "answer.h"
-#include "config.h"
-#include "cors.h"
-#include "memory.h"
+#include "core/config.h"
+#include "core/cors.h"
+#include "oom.h"
+#include "worker/answer.h"
 
 #include <json-c/json.h>
 #include <stdio.h>

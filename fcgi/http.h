@@ -5,7 +5,7 @@
 #ifndef PGPOLL_HTTP_H
 #define PGPOLL_HTTP_H
 
-#include "error.h"
+#include "core/error.h"
 
 #include <fcgiapp.h>
 #include <stdbool.h>

@@ -1,11 +1,11 @@
 /* pgpoll.fcgi: POST /messages/poll; one worker that stands alone, or the manager of many. */
-#include "check.h"
-#include "listener_direct.h"
-#include "log.h"
-#include "manager.h"
-#include "program.h"
-#include "tally.h"
+#include "core/log.h"
+#include "manager/check.h"
+#include "manager/manager.h"
+#include "shared/counters.h"
+#include "startup.h"
 #include "worker.h"
+#include "worker/source_direct.h"
 
 #include <stdlib.h>
 

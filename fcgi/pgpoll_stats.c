@@ -1,12 +1,12 @@
 /* pgpoll-stats.fcgi: GET /messages/poll/stats and metrics, in a pool of its own, so that it answers while every poll worker waits. */
-#include "clock.h"
-#include "config.h"
-#include "database.h"
+#include "accept_loop.h"
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/log.h"
 #include "http.h"
-#include "log.h"
-#include "program.h"
-#include "server.h"
-#include "stats.h"
+#include "postgres/database.h"
+#include "postgres/stats_query.h"
+#include "startup.h"
 
 #include <stdlib.h>
 

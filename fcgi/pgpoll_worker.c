@@ -1,11 +1,11 @@
 /* pgpoll-worker: started by pgpoll.fcgi. The workers that have a manager, and the nursery that forks them. */
-#include "child.h"
-#include "listener_managed.h"
-#include "log.h"
-#include "nursery.h"
-#include "program.h"
-#include "scoreboard.h"
+#include "core/log.h"
+#include "core/subprocess.h"
+#include "manager/fork_server.h"
+#include "shared/scoreboard.h"
+#include "startup.h"
 #include "worker.h"
+#include "worker/source_shared.h"
 
 #include <errno.h>
 #include <netdb.h>

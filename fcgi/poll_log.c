@@ -1,10 +1,10 @@
 #include "poll_log.h"
 
-#include "clock.h"
+#include "api/poll_request.h"
+#include "core/clock.h"
+#include "core/log.h"
 #include "http.h"
-#include "log.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
+#include "worker/poll_waiter.h"
 
 #include <inttypes.h>
 #include <stdio.h>

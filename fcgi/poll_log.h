@@ -5,7 +5,7 @@
 #ifndef PGPOLL_POLL_LOG_H
 #define PGPOLL_POLL_LOG_H
 
-#include "error.h"
+#include "core/error.h"
 
 #include <fcgiapp.h>
 

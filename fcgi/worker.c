@@ -1,14 +1,15 @@
 #include "worker.h"
 
-#include "answer.h"
+#include "api/poll_request.h"
+#include "core/log.h"
 #include "http.h"
-#include "log.h"
-#include "memory.h"
+#include "oom.h"
 #include "poll_log.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
-#include "scoreboard.h"
-#include "tally.h"
+#include "shared/counters.h"
+#include "shared/scoreboard.h"
+#include "worker/answer.h"
+#include "worker/poll_counters.h"
+#include "worker/poll_waiter.h"
 
 #include <json-c/json.h>
 #include <malloc.h>
@@ -134,7 +135,7 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
     FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
-    tally_poll(worker->tally, &waiter, error);
+    poll_counters_add(worker->tally, &waiter, error);
     poll_waiter_release(&waiter);
 }
 

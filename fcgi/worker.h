@@ -5,8 +5,8 @@
 #ifndef PGPOLL_WORKER_H
 #define PGPOLL_WORKER_H
 
-#include "config.h"
-#include "server.h"
+#include "accept_loop.h"
+#include "core/config.h"
 
 #include <stdbool.h>
 

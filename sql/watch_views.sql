@@ -47,8 +47,14 @@ SELECT m.oldest, now() - m.oldest AS age, m.newest,
        pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
        (SELECT count(*) FROM pgpoll.retention) AS pruned_topics,
        (SELECT count(*) FROM (VALUES (1)) one
-        LEFT JOIN (SELECT next_xid, unfinished FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b ON true -- none before the first look
-        JOIN pgpoll.messages m ON m.xid >= coalesce(b.next_xid, '0') OR m.xid = ANY (b.unfinished)) AS without_position
+        -- None before the first look.
+        LEFT JOIN (SELECT * FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b ON true
+        JOIN pgpoll.messages m ON m.xid >= CASE WHEN b.adopting THEN '0' ELSE coalesce(b.next_xid, '0') END
+                                  OR m.xid = ANY (b.unfinished)
+        -- In a backlog, and after a restore, transaction numbers do not tell.
+        WHERE m.id > greatest(b.foreign_id, b.walk_end)
+           OR (SELECT f.message_id FROM pgpoll.feed f
+               WHERE f.message_id = m.id LIMIT 1) IS NULL) AS without_position
 FROM (SELECT (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
              (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
 CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;

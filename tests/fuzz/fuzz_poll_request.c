@@ -1,9 +1,9 @@
 /* The body of a poll: what is accepted says what another JSON library reads in it, and what is refused is told in JSON. */
+#include "api/poll_request.h"
+#include "api/topic.h"
+#include "core/utf8.h"
 #include "fuzz.h"
-#include "poll_request.h"
 #include "second_opinion.h"
-#include "topic.h"
-#include "utf8.h"
 
 #include <json-c/json.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* UTF-8 and the names of topics, against what iconv(3) makes of the same bytes. */
+#include "api/topic.h"
+#include "core/utf8.h"
 #include "fuzz.h"
-#include "topic.h"
-#include "utf8.h"
 
 #include <errno.h>
 #include <iconv.h>

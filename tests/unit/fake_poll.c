@@ -1,9 +1,9 @@
 #include "fake_poll.h"
 
-#include "answer.h"
-#include "clock.h"
+#include "core/clock.h"
 #include "expect.h"
 #include "fake_clock.h"
+#include "worker/answer.h"
 
 #include <CUnit/CUnit.h>
 #include <json-c/json.h>

@@ -5,9 +5,9 @@
 #ifndef PGPOLL_FAKE_POLL_H
 #define PGPOLL_FAKE_POLL_H
 
-#include "config.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
+#include "api/poll_request.h"
+#include "core/config.h"
+#include "worker/poll_waiter.h"
 
 enum { FAKE_TOPICS = 3, FAKE_MESSAGES = 3, FAKE_CALLS = 64 };
 

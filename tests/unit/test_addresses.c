@@ -1,8 +1,8 @@
 /* Resolves localhost, which every machine knows by itself. */
-#include "addresses.h"
+#include "postgres/addresses.h"
 
-#include "background.h"
-#include "clock.h"
+#include "core/background.h"
+#include "core/clock.h"
 #include "suites.h"
 
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-#include "answer.h"
+#include "worker/answer.h"
 
 #include "expect.h"
 #include "fake_poll.h"

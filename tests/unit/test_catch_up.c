@@ -1,16 +1,16 @@
 /* Rows as pgpoll.catch_up() gives them, in results made here: no database. */
-#include "catch_up.h"
+#include "postgres/catch_up.h"
 
+#include "api/poll_request.h"
 #include "expect.h"
-#include "poll_request.h"
-#include "statement.h"
+#include "postgres/statement.h"
 #include "suites.h"
 
 #include <endian.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS = 7, ABSENT = -1 };
+enum { COLUMNS = 8, ABSENT = -1 };
 
 /* 2000-01-01 00:00:01 UTC as PostgreSQL sends it. */
 static const int64_t ONE_SECOND_US = 1000000;
@@ -64,6 +64,18 @@ static PGresult *make_result(const struct row *row)
     set_text(result, 5, row->gap);
     set_number(result, 6, row->oldest, sizeof(int64_t));
     return result;
+}
+
+static void in_a_backlog_now_is_not_the_newest(void)
+{
+    PGresult *result = make_result(&(struct row){ 1, 9, ABSENT, NULL, NULL, NULL, ABSENT });
+
+    set_number(result, 7, ABSENT, sizeof(int64_t));
+    CU_ASSERT_EQUAL(catch_up_row(result, 0).newest, 9);
+    set_number(result, 7, 4, sizeof(int64_t));
+    CU_ASSERT_EQUAL(catch_up_row(result, 0).newest, 4);
+    CU_ASSERT_EQUAL(catch_up_row(result, 0).topic.start, 9);
+    PQclear(result);
 }
 
 static void a_topic_says_where_its_reading_starts(void)
@@ -141,7 +153,7 @@ static void the_statement_asks_for_this_page(void)
 }
 
 /* A row as pgpoll.new_messages() gives it; no topic: the one that stands for all. */
-static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous)
+static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous, bool more)
 {
     PGresult *result = make_empty_result();
 
@@ -152,37 +164,39 @@ static PGresult *make_batch(const char *topic, int64_t position, int assigned, i
     set_text(result, 4, NULL);
     set_number(result, 5, assigned, sizeof(int32_t));
     set_number(result, 6, previous, sizeof(int64_t));
+    set_number(result, 7, more, sizeof(char));
     return result;
 }
 
 static void a_batch_comes_with_its_messages_or_without(void)
 {
-    PGresult *result = make_batch("a", 7, 1, 5);
+    PGresult *result = make_batch("a", 7, 1, 5, false);
     struct catch_up_batch batch = catch_up_batch(result);
 
-    EXPECT(batch.assigned == 1 && batch.message_count == 1 && batch.previous == 5, "with");
+    EXPECT(batch.assigned == 1 && batch.message_count == 1 && batch.previous == 5 && !batch.more, "with");
     CU_ASSERT_EQUAL(catch_up_message(result, 0).position, 7);
     expect_bytes(catch_up_message(result, 0).payload, catch_up_message(result, 0).payload_length, "[1]");
     PQclear(result);
 
-    result = make_batch(NULL, ABSENT, 100000, 5);
+    result = make_batch(NULL, ABSENT, 100000, 5, true);
     batch = catch_up_batch(result);
-    EXPECT(batch.assigned == 100000 && batch.message_count == 0, "too many");
+    EXPECT(batch.assigned == 100000 && batch.message_count == 0 && batch.more, "too large, in a backlog");
     PQclear(result);
 
-    result = make_batch(NULL, ABSENT, 0, ABSENT);
+    result = make_batch(NULL, ABSENT, 0, ABSENT, false);
     batch = catch_up_batch(result);
     EXPECT(batch.assigned == 0 && batch.message_count == 0, "none");
     PQclear(result);
 
     result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
     batch = catch_up_batch(result);
-    EXPECT(batch.assigned == 0 && batch.message_count == 0, "deleted meanwhile");
+    EXPECT(batch.assigned == 0 && batch.message_count == 0 && batch.more, "deleted meanwhile");
     PQclear(result);
 }
 
 CU_TestInfo catch_up_tests[] = {
     { "a topic says where its reading starts", a_topic_says_where_its_reading_starts },
+    { "in a backlog now is not the newest", in_a_backlog_now_is_not_the_newest },
     { "a message keeps its texts and its time", a_message_keeps_its_texts_and_its_time },
     { "a message without its payload tells of more", a_message_without_its_payload_tells_of_more },
     { "a batch comes with its messages or without", a_batch_comes_with_its_messages_or_without },

@@ -1,4 +1,4 @@
-#include "cors.h"
+#include "core/cors.h"
 
 #include "expect.h"
 #include "suites.h"

@@ -1,4 +1,4 @@
-#include "cursor.h"
+#include "api/cursor.h"
 
 #include "expect.h"
 #include "suites.h"

@@ -1,4 +1,4 @@
-#include "json_text.h"
+#include "api/json_text.h"
 
 #include "expect.h"
 #include "suites.h"

@@ -1,4 +1,4 @@
-#include "message.h"
+#include "api/message.h"
 
 #include "expect.h"
 #include "suites.h"

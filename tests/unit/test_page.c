@@ -1,7 +1,7 @@
-#include "page.h"
+#include "api/page.h"
 
+#include "api/poll_request.h"
 #include "expect.h"
-#include "poll_request.h"
 #include "suites.h"
 
 #include <json-c/json.h>

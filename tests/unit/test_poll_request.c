@@ -1,8 +1,8 @@
-#include "poll_request.h"
+#include "api/poll_request.h"
 
+#include "core/utf8.h"
 #include "expect.h"
 #include "suites.h"
-#include "utf8.h"
 
 #include <inttypes.h>
 #include <json-c/json.h>

@@ -1,10 +1,10 @@
 /* Scripts of what a poll does and what it meets (fake_poll.h). Time is moved, not slept through. */
-#include "poll_waiter.h"
+#include "worker/poll_waiter.h"
 
-#include "catch_up.h"
-#include "clock.h"
+#include "core/clock.h"
 #include "expect.h"
 #include "fake_poll.h"
+#include "postgres/catch_up.h"
 #include "suites.h"
 
 #include <inttypes.h>

@@ -2,19 +2,19 @@
  * The manager's side of the scoreboard while workers write garbage into everything that they can write. It may be told anything, but uses
  * nothing outside of its memory, comes to an end, and serves those that work.
  */
-#include "scoreboard.h"
-#include "topic.h"
+#include "api/topic.h"
+#include "shared/scoreboard.h"
 
-#include "authorizer.h"
-#include "config.h"
+#include "api/topic.h"
+#include "core/config.h"
+#include "core/log.h"
 #include "expect.h"
 #include "fake_clock.h"
-#include "feeder.h"
-#include "log.h"
-#include "stats_writer.h"
+#include "manager/authorizer.h"
+#include "manager/relay.h"
+#include "manager/stats_writer.h"
+#include "shared/topic_table.h"
 #include "suites.h"
-#include "topic.h"
-#include "topic_table.h"
 
 #include <errno.h>
 #include <poll.h>

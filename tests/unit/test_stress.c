@@ -3,11 +3,11 @@
  * stand in for processes: the memory is shared in the same way. Every message names its topic, its position and the position
  * before it of its topic, so that a reader sees for itself whether a page is whole.
  */
-#include "clock.h"
+#include "core/clock.h"
 #include "expect.h"
+#include "shared/message_ring.h"
+#include "shared/topic_table.h"
 #include "suites.h"
-#include "topic_table.h"
-#include "window.h"
 
 #include <inttypes.h>
 #include <json-c/printbuf.h>

@@ -1,8 +1,8 @@
-#include "topic_table.h"
+#include "shared/topic_table.h"
 
+#include "api/topic.h"
 #include "expect.h"
 #include "suites.h"
-#include "topic.h"
 
 #include <stdio.h>
 #include <stdlib.h>
