@@ -103,7 +103,7 @@ def test_lintian_has_nothing_to_say():
 
 
 def test_installing_starts_nothing(machine):
-    machine.run(command("apt-get install ").replace("./build/deb/pgpoll_*.deb", f"-qq -y {machine.put(DEB)}"))
+    machine.run(command("apt-get install ./build").replace("./build/deb/pgpoll_*.deb", f"-qq -y {machine.put(DEB)}"))
     assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
     assert re.match(r"uid=\d+\(pgpoll\) gid=\d+\(pgpoll\) groups=\d+\(pgpoll\)$", machine.says("id pgpoll"))
     assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout

@@ -17,7 +17,7 @@ from server import ROOT, Server, until
 
 # Typed by a test, but not as it stands there.
 TYPED_ELSEWHERE = {
-    "sudo apt-get install make",                    # .ci/run, on a fresh machine
+    "apt-get install make",                         # .ci/run, on a fresh machine, by deploy/packages
     "deploy/packages build deb && make deb",        # make test-deb
     '"gaps": ',                                     # no command: an answer
 }
