@@ -10,7 +10,7 @@
 -- alters any of these tables, not only adds to them, therefore begins with LOCK TABLE pgpoll.messages IN
 -- ACCESS EXCLUSIVE MODE.
 
--- What a topic may be: the same rule as topic_check() in src/topic.c. Domains, because the CHECK constraints of a table are parsed anew
+-- What a topic may be: the same rule as topic_check() in src/api/topic.c. Domains, because the CHECK constraints of a table are parsed anew
 -- for every INSERT. Separate from CREATE DOMAIN, and NOT VALID, for upgrades/2.sql: what is there passed the same rules.
 SELECT to_regtype('pgpoll.topic_name') IS NULL AS missing \gset
 \if :missing

@@ -1,9 +1,9 @@
 /* With a server that says nothing and goes: what answers is for the tests with a database. */
-#include "authorizer.h"
+#include "manager/authorizer.h"
 
-#include "config.h"
-#include "log.h"
-#include "scoreboard.h"
+#include "core/config.h"
+#include "core/log.h"
+#include "shared/scoreboard.h"
 #include "silence.h"
 #include "suites.h"
 
