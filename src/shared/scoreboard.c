@@ -22,7 +22,7 @@
 enum { BITS = 64, CACHE_LINE = 64, READ_WRITE = PROT_READ | PROT_WRITE };
 
 /* Where the descriptors are that scoreboard_join() takes. */
-enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, DOORBELL, READ_QUEUE };
+enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, NOTIFY_THROTTLE, READ_QUEUE };
 
 /* ---- where everything is */
 
@@ -38,16 +38,16 @@ static size_t whole_pages(size_t size)
 
 /* Where the parts of the manager's memory begin, and its end. */
 struct manager_layout {
-    size_t topics, window, replies, reply_stride, end;
+    size_t topics, ring, replies, reply_stride, end;
 };
 
 static struct manager_layout lay_out_manager(const struct scoreboard_plan *plan)
 {
     struct manager_layout layout = { .topics = whole_pages(sizeof(struct manager_memory)) };
 
-    layout.window = whole_pages(layout.topics + topic_table_memory(plan->topic_count));
+    layout.ring = whole_pages(layout.topics + topic_table_memory(plan->topic_count));
     layout.replies =
-        whole_pages(layout.window + window_memory(plan->topic_count, plan->window_messages, plan->window_bytes));
+        whole_pages(layout.ring + ring_memory(plan->topic_count, plan->window_messages, plan->window_bytes));
     layout.reply_stride =
         round_up(sizeof(struct reply) + (size_t)plan->max_topics * sizeof(struct reply_topic), CACHE_LINE);
     layout.end = layout.replies + (size_t)plan->worker_count * layout.reply_stride;
@@ -75,9 +75,11 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
     struct workers_layout layout = { .sets = whole_pages(sizeof(struct workers_memory)) };
 
     /* Who waits for what, who asks, and whose place each poll has. */
-    layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + BITS) * set_words(plan) * sizeof(uint64_t));
-    layout.slot_stride = whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
-                                     names_size(plan->max_topics));
+    layout.slots =
+        whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + BITS) * set_words(plan) * sizeof(uint64_t));
+    layout.slot_stride =
+        whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
+                    names_size(plan->max_topics));
     layout.end = layout.slots + (size_t)plan->worker_count * layout.slot_stride;
     return layout;
 }
@@ -95,7 +97,7 @@ static void find_parts(struct scoreboard *scoreboard, const struct scoreboard_pl
     scoreboard->most_reads = plan->most_readers;
     scoreboard->words = (int)words;
     scoreboard->topics = (struct topic_table *)(void *)(manager_memory + manager.topics);
-    scoreboard->window = (struct window *)(void *)(manager_memory + manager.window);
+    scoreboard->ring = (struct message_ring *)(void *)(manager_memory + manager.ring);
     scoreboard->replies = manager_memory + manager.replies;
     scoreboard->reply_stride = manager.reply_stride;
     scoreboard->askers = (_Atomic uint64_t *)(void *)(workers_memory + workers.sets);
@@ -134,7 +136,7 @@ static struct scoreboard *new_view(void)
 
     if (scoreboard) {
         scoreboard->manager_fd = scoreboard->workers_fd = scoreboard->pids_fd = -1;
-        scoreboard->doorbell = scoreboard->read_queue = -1;
+        scoreboard->latch = scoreboard->read_queue = -1;
     }
     return scoreboard;
 }
@@ -150,7 +152,8 @@ static void *map(int fd, size_t size, int protection)
 static void *new_memory(const char *name, size_t size, int *fd)
 {
     *fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    return *fd >= 0 && ftruncate(*fd, (off_t)size) == 0 && fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0
+    return *fd >= 0 && ftruncate(*fd, (off_t)size) == 0 &&
+                   fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0
                ? map(*fd, size, READ_WRITE)
                : NULL;
 }
@@ -162,7 +165,8 @@ static bool map_new(struct scoreboard *scoreboard, const struct scoreboard_plan 
     scoreboard->pids_size = (size_t)plan->worker_count * sizeof *scoreboard->pids;
     scoreboard->manager = new_memory("pgpoll-manager", scoreboard->manager_size, &scoreboard->manager_fd);
     scoreboard->workers =
-        scoreboard->manager ? new_memory("pgpoll-workers", scoreboard->workers_size, &scoreboard->workers_fd) : NULL;
+        scoreboard->manager ? new_memory("pgpoll-workers", scoreboard->workers_size, &scoreboard->workers_fd)
+                            : NULL;
     scoreboard->pids =
         scoreboard->workers ? new_memory("pgpoll-pids", scoreboard->pids_size, &scoreboard->pids_fd) : NULL;
     if (!scoreboard->pids)
@@ -185,19 +189,20 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
     manager->reserve = scoreboard->reserve = reserve;
     manager->manager_pid = scoreboard->manager_pid = (int)getpid();
     atomic_store(&scoreboard->workers->reads_left, plan->most_readers);
-    (void)window_init(scoreboard->window, plan->topic_count, plan->window_messages, plan->window_bytes);
-    scoreboard->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    (void)ring_init(scoreboard->ring, plan->topic_count, plan->window_messages, plan->window_bytes);
+    scoreboard->latch = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     scoreboard->questions = calloc((size_t)plan->worker_count, sizeof(struct question *));
-    return scoreboard->questions && scoreboard->doorbell >= 0 &&
+    return scoreboard->questions && scoreboard->latch >= 0 &&
            topic_table_init(scoreboard->topics, plan->topic_count) &&
            getrandom(&manager->client_seed, sizeof manager->client_seed, 0) == sizeof manager->client_seed;
 }
 
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes,
-                                  int readers)
+struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages,
+                                  size_t window_bytes, int readers)
 {
     const int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20;
-    const struct scoreboard_plan plan = { polls + reserve, max_topics, topics, readers, window_messages, window_bytes };
+    const struct scoreboard_plan plan = { polls + reserve, max_topics,      topics,
+                                          readers,         window_messages, window_bytes };
     struct scoreboard *scoreboard = new_view();
     int error;
 
@@ -244,20 +249,21 @@ void scoreboard_free(struct scoreboard *scoreboard)
     close_descriptor(&scoreboard->manager_fd);
     close_descriptor(&scoreboard->workers_fd);
     close_descriptor(&scoreboard->pids_fd);
-    close_descriptor(&scoreboard->doorbell);
+    close_descriptor(&scoreboard->latch);
     free(scoreboard);
 }
 
-void scoreboard_descriptors(const struct scoreboard *scoreboard, int descriptors[static SCOREBOARD_DESCRIPTORS])
+void scoreboard_descriptors(const struct scoreboard *scoreboard,
+                            int descriptors[static SCOREBOARD_DESCRIPTORS])
 {
     descriptors[MANAGER_MEMORY] = scoreboard->manager_fd;
     descriptors[WORKERS_MEMORY] = scoreboard->workers_fd;
     descriptors[PIDS] = scoreboard->pids_fd;
-    descriptors[DOORBELL] = scoreboard->doorbell;
+    descriptors[NOTIFY_THROTTLE] = scoreboard->latch;
     descriptors[READ_QUEUE] = scoreboard->read_queue;
 }
 
-/* What is for the nursery alone is not there in the workers: neither its mapping nor the descriptors. */
+/* What is for the fork server alone is not there in the workers: neither its mapping nor the descriptors. */
 static bool map_joined(struct scoreboard *scoreboard, const struct scoreboard_plan *plan)
 {
     scoreboard->manager_size = lay_out_manager(plan).end;
@@ -283,10 +289,11 @@ struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCR
     scoreboard->manager_fd = descriptors[MANAGER_MEMORY];
     scoreboard->workers_fd = descriptors[WORKERS_MEMORY];
     scoreboard->pids_fd = descriptors[PIDS];
-    scoreboard->doorbell = descriptors[DOORBELL];
+    scoreboard->latch = descriptors[NOTIFY_THROTTLE];
     scoreboard->read_queue = descriptors[READ_QUEUE];
     if (pread(scoreboard->manager_fd, &head, sizeof head, 0) != sizeof head ||
-        strncmp(head.version, PGPOLL_VERSION, sizeof head.version) != 0 || !map_joined(scoreboard, &head.plan)) {
+        strncmp(head.version, PGPOLL_VERSION, sizeof head.version) != 0 ||
+        !map_joined(scoreboard, &head.plan)) {
         scoreboard_free(scoreboard);
         return NULL;
     }
@@ -307,7 +314,8 @@ void scoreboard_trim(struct scoreboard *scoreboard)
 void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot)
 {
     char *names = scoreboard_names(scoreboard, slot);
-    const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names, end = names_size(scoreboard->max_topics);
+    const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names,
+                 end = names_size(scoreboard->max_topics);
 
     /* The slot's pages end with its names. */
     if (begin < end)
@@ -316,10 +324,10 @@ void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *s
 
 /* ---- bells */
 
-void scoreboard_ring(const struct scoreboard *scoreboard)
+void scoreboard_set_latch(const struct scoreboard *scoreboard)
 {
     /* Fails only when it has been rung 2^64 times and not been heard: it is ringing all the same. */
-    (void)eventfd_write(scoreboard->doorbell, 1);
+    (void)eventfd_write(scoreboard->latch, 1);
 }
 
 void scoreboard_wake_stats_writer(struct scoreboard *scoreboard)
@@ -327,7 +335,7 @@ void scoreboard_wake_stats_writer(struct scoreboard *scoreboard)
     struct workers_memory *workers = scoreboard->workers;
 
     if (atomic_load(&workers->stats_writer_sleeps) && atomic_exchange(&workers->stats_writer_sleeps, 0))
-        scoreboard_ring(scoreboard);
+        scoreboard_set_latch(scoreboard);
 }
 
 /* ---- reads */
@@ -392,7 +400,8 @@ void scoreboard_give_read(struct scoreboard *scoreboard, int number)
 void scoreboard_mend_reads(struct scoreboard *scoreboard)
 {
     const int64_t before = scoreboard->astray_reads;
-    int64_t astray = (int64_t)scoreboard->most_reads - atomic_load(&scoreboard->workers->reads_left), mended = 0;
+    int64_t astray = (int64_t)scoreboard->most_reads - atomic_load(&scoreboard->workers->reads_left),
+            mended = 0;
 
     for (int i = 0; i < scoreboard->worker_count; i++)
         astray -= atomic_load(&scoreboard_slot(scoreboard, i)->reading) != 0;
@@ -438,7 +447,8 @@ void scoreboard_enter(struct scoreboard *scoreboard, int number)
     const struct slot *slot = scoreboard_slot(scoreboard, number);
 
     for (int i = 0; i < scoreboard_topic_count(scoreboard, slot); i++)
-        atomic_fetch_or(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS], bit_of(number));
+        atomic_fetch_or(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS],
+                        bit_of(number));
     atomic_thread_fence(memory_order_seq_cst); /* who waits, before what was appended is looked for */
 }
 
@@ -447,7 +457,8 @@ void scoreboard_leave(struct scoreboard *scoreboard, int number)
     const struct slot *slot = scoreboard_slot(scoreboard, number);
 
     for (int i = 0; i < scoreboard_topic_count(scoreboard, slot); i++)
-        atomic_fetch_and(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS], ~bit_of(number));
+        atomic_fetch_and(&wait_set(scoreboard, scoreboard_topic(scoreboard, slot, i))[number / BITS],
+                         ~bit_of(number));
 }
 
 /* FNV-1a, begun with the seed, so that nobody can choose an address that shares another's places; a user is never an address. */
@@ -489,13 +500,15 @@ static struct client_polls find_polls(const struct scoreboard *scoreboard, uint6
     return found;
 }
 
-bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address, int places)
+bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address,
+                           int places)
 {
     const uint64_t client = client_number(scoreboard, user, address);
     struct client_polls polls;
 
     atomic_store(&scoreboard_slot(scoreboard, number)->since_ms, clock_monotonic_ms());
-    atomic_store(&scoreboard->clients[number], client); /* before the others are counted: of two, one sees the other */
+    atomic_store(&scoreboard->clients[number],
+                 client); /* before the others are counted: of two, one sees the other */
     polls = find_polls(scoreboard, client);
     if (polls.count > 2 * places + SCOREBOARD_HANDOVERS) {
         scoreboard_give_place(scoreboard, number);
@@ -554,7 +567,8 @@ void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic)
         for (uint64_t bits = atomic_load(&set[word]); bits; bits &= bits - 1) {
             int number = word * BITS + __builtin_ctzll(bits);
 
-            if (number < scoreboard->worker_count && waits_for(scoreboard, scoreboard_slot(scoreboard, number), topic))
+            if (number < scoreboard->worker_count &&
+                waits_for(scoreboard, scoreboard_slot(scoreboard, number), topic))
                 scoreboard_wake(scoreboard, number);
         }
 }
@@ -633,7 +647,8 @@ static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, s
 static bool are_names_sound(const struct question *question)
 {
     for (int i = 0; i < question->topic_count; i++)
-        if (utf8_valid_length(question->topics[i].name, question->topics[i].length) != question->topics[i].length ||
+        if (utf8_valid_length(question->topics[i].name, question->topics[i].length) !=
+                question->topics[i].length ||
             topic_check(question->topics[i].name, question->topics[i].length) != TOPIC_OK)
             return false;
     return true;

@@ -1,19 +1,19 @@
 /*
- * What a manager and its workers share: the window with its topics, a slot for each worker, wait sets, a doorbell, a few numbers.
- * The manager makes it; the nursery, which forks the workers, joins it.
+ * What a manager and its workers share: the message ring with its topics, a slot for each worker, wait sets, a latch, a few numbers.
+ * The manager makes it; the fork server, which forks the workers, joins it.
  *
  * There are three shared memories, each a file in memory that a process maps where it likes; they hold no pointers. struct scoreboard
  * is a process's own view of them, with all sizes and addresses.
- *   1. The manager's memory: the window, the topic table, replies. Workers map it read-only, so they may trust it.
+ *   1. The manager's memory: the message ring, the topic table, replies. Workers map it read-only, so they may trust it.
  *   2. The workers' memory: slots, wait sets, counts. The manager reads and writes it as well, but a broken worker may have written
  *      anything there at any moment. Therefore the manager copies what it uses and checks the copy, uses no number from there as an
  *      index without a check, and keeps nothing there that it relies on.
- *   3. The workers' process ids, written by the manager and by the nursery when it forks. Workers may read it.
+ *   3. The workers' process ids, written by the manager and by the fork server when it forks. Workers may read it.
  *
  * How a worker asks: it fills the question in its slot, increments asked, sets its bit in askers and rings. The manager copies the
  * question, writes the reply, and sets the reply's answered to asked. Until then the worker leaves the question as it is.
- * How a worker waits: it enters its topics and itself into the wait sets, and then looks at the window once more; the manager appends
- * to the window and then looks at the wait sets: one of the two sees the other.
+ * How a worker waits: it enters its topics and itself into the wait sets, and then looks at the message ring once more; the manager appends
+ * to the message ring and then looks at the wait sets: one of the two sees the other.
  */
 #ifndef PGPOLL_SCOREBOARD_H
 #define PGPOLL_SCOREBOARD_H
@@ -31,7 +31,8 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* wait sets, by topic number */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_HANDOVERS = 2, /* polls of a client that may be answered early at a time, beyond its number of places */
+    SCOREBOARD_HANDOVERS =
+        2, /* polls of a client that may be answered early at a time, beyond its number of places */
     SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted so long */
     SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() needs */
 };
@@ -68,15 +69,15 @@ struct slot {
     _Atomic int64_t give_up_ms; /* nobody waits for the answer any more */
     char user[SCOREBOARD_USER_SIZE];
     _Atomic int topic_count;    /* topics waited for */
-    struct tally tally;         /* the manager takes what is counted */
+    struct counters counters;   /* the manager takes what is counted */
     struct slot_topic topics[]; /* as many as a poll may have; behind them, scoreboard_names() */
 };
 
 /* In the manager's memory: the answer to a worker's question. */
 struct reply_topic {
-    struct window_topic_ref ref; /* WINDOW_NO_TOPIC: too many topics are listened to already */
-    int64_t newest;              /* the newest position, in a snapshot taken after the question; of no topic: -1 */
-    int64_t now;                 /* where to read from now: newest, or the end of a backlog that is worked off */
+    struct ring_topic_ref ref; /* WINDOW_NO_TOPIC: too many topics are listened to already */
+    int64_t newest; /* the newest position, in a snapshot taken after the question; of no topic: -1 */
+    int64_t now;    /* where to read from now: newest, or the end of a backlog that is worked off */
 };
 
 struct reply {
@@ -100,8 +101,9 @@ struct manager_memory {
     struct scoreboard_plan plan;
     int reserve, manager_pid;
     uint64_t client_seed;
-    _Atomic int64_t open_until_ms; /* can_poll() was seen to allow everything, and that is believed until then */
-    _Atomic int readers;           /* processes that read the table for the workers */
+    _Atomic int64_t
+        open_until_ms;   /* can_poll() was seen to allow everything, and that is believed until then */
+    _Atomic int readers; /* processes that read the table for the workers */
 };
 
 /* The beginning of the workers' memory. */
@@ -140,14 +142,14 @@ struct scoreboard {
     int max_topics; /* of a poll */
     int topic_count;
     int manager_pid;
-    int doorbell;   /* an eventfd: rung for questions, and when few workers are left to accept */
+    int latch;      /* an eventfd: rung for questions, and when few workers are left to accept */
     int read_queue; /* where workers ask for a page of the table (reading.h); the readers' end is the manager's */
     int words;      /* in each set */
     int reserve;    /* so many idle workers the manager tries to keep */
     int most_reads; /* at a time: as many as there may be readers */
     /* The manager's memory. */
     struct manager_memory *manager;
-    struct window *window;
+    struct message_ring *ring;
     struct topic_table *topics;
     char *replies;
     size_t manager_size, reply_stride;
@@ -156,19 +158,19 @@ struct scoreboard {
     struct workers_memory *workers;
     _Atomic uint64_t *askers;                      /* a bit a worker */
     _Atomic uint64_t *waiting[SCOREBOARD_BUCKETS]; /* a bit a worker */
-    _Atomic uint64_t *clients;                     /* by worker: whose place its poll has, as a number; 0: nobody's */
+    _Atomic uint64_t *clients; /* by worker: whose place its poll has, as a number; 0: nobody's */
     char *slots;
     size_t workers_size, slot_stride;
     int workers_fd;
     /* The process ids. */
     _Atomic int *pids;   /* by worker; read-only in workers */
-    _Atomic int *forked; /* the same memory, for the nursery to write; workers do not have it */
+    _Atomic int *forked; /* the same memory, for the fork server to write; workers do not have it */
     size_t pids_size;
     int pids_fd;
     /* Only the manager uses what follows. */
     struct question **questions; /* by worker: taken and not yet answered */
     int64_t astray_reads;        /* taken and held by nobody, when it last looked */
-    struct tally tally;
+    struct counters counters;
     /* Whether LISTEN delivers: what one of the manager's connections sends to the other is heard, or not. */
     char self_topic[128];    /* one that cannot be published to */
     _Atomic int beat_wanted; /* a beat is to be sent at the next occasion */
@@ -180,17 +182,18 @@ struct scoreboard {
  * Everything a scoreboard needs: for so many polls that wait at a time, and a few workers more, which stay free to accept; so
  * many topics altogether; a window of so many messages and bytes; so many readers. NULL: no memory or descriptors.
  */
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages, size_t window_bytes,
-                                  int readers);
+struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages,
+                                  size_t window_bytes, int readers);
 
 /* Frees a view, and the memory when it was the last one. The read queue stays open, it is the caller's. */
 void scoreboard_free(struct scoreboard *scoreboard);
 
 /* The descriptors that scoreboard_join() takes; the scoreboard keeps them. */
-void scoreboard_descriptors(const struct scoreboard *scoreboard, int descriptors[static SCOREBOARD_DESCRIPTORS]);
+void scoreboard_descriptors(const struct scoreboard *scoreboard,
+                            int descriptors[static SCOREBOARD_DESCRIPTORS]);
 
 /*
- * For the nursery: maps the manager's scoreboard. Takes the descriptors; those that would let a worker write where it must not are
+ * For the fork server: maps the manager's scoreboard. Takes the descriptors; those that would let a worker write where it must not are
  * closed. Processes that it forks have the same view, but can write only the workers' memory. NULL: it is none, or another version's.
  */
 struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCRIPTORS]);
@@ -201,20 +204,20 @@ struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int number);
 /* A slot's memory for the names of its question: room for as many of the longest as a poll may have. */
 char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot);
 
-/* A worker's process id, 0: there is none. The nursery writes it before the worker runs, and so before it can have died. */
+/* A worker's process id, 0: there is none. The fork server writes it before the worker runs, and so before it can have died. */
 int scoreboard_pid(const struct scoreboard *scoreboard, int number);
 
 /*
  * For a worker, now and then: has the kernel forget which parts of the manager's memory it has looked at. Each 2 MiB of them cost it 4
- * KiB of page table, which in time makes 120 KiB a worker with the window's usual size.
+ * KiB of page table, which in time makes 120 KiB a worker with the message ring's usual size.
  */
 void scoreboard_trim(struct scoreboard *scoreboard);
 
 /* For a worker, once its question is answered: gives back the memory of the names in it. */
 void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot);
 
-/* Rings the manager's doorbell. */
-void scoreboard_ring(const struct scoreboard *scoreboard);
+/* Rings the manager's latch. */
+void scoreboard_set_latch(const struct scoreboard *scoreboard);
 
 /* After anything in the statistics changed: they are to be written. */
 void scoreboard_wake_stats_writer(struct scoreboard *scoreboard);

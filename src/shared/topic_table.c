@@ -17,8 +17,8 @@ struct name {
 
 struct topic_table {
     int count;
-    uint64_t seed;             /* so that nobody can choose topics that crowd one place */
-    size_t names_at;           /* offset from the table's first byte: there are no pointers in shared memory */
+    uint64_t seed;   /* so that nobody can choose topics that crowd one place */
+    size_t names_at; /* offset from the table's first byte: there are no pointers in shared memory */
     _Atomic uint64_t hashes[]; /* 0: free */
 };
 
@@ -96,7 +96,8 @@ int topic_table_add(struct topic_table *table, const char *name, size_t length)
         if (is_named(table, number, name, length))
             return number;
     probe = 0;
-    while (probe < PROBES && atomic_load_explicit(&table->hashes[place(table, hash, probe)], memory_order_relaxed) != 0)
+    while (probe < PROBES &&
+           atomic_load_explicit(&table->hashes[place(table, hash, probe)], memory_order_relaxed) != 0)
         probe++;
     if (probe == PROBES)
         return -1;
@@ -118,7 +119,8 @@ void topic_table_remove(struct topic_table *table, int number)
 
 const char *topic_table_name(const struct topic_table *table, int number)
 {
-    return atomic_load_explicit(&table->hashes[number], memory_order_relaxed) ? name_at(table, number)->text : NULL;
+    return atomic_load_explicit(&table->hashes[number], memory_order_relaxed) ? name_at(table, number)->text
+                                                                              : NULL;
 }
 
 int topic_table_size(const struct topic_table *table)
@@ -126,18 +128,18 @@ int topic_table_size(const struct topic_table *table)
     return table->count;
 }
 
-bool topic_table_find(const struct topic_table *table, const struct window *window, const char *name, size_t length,
-                      struct window_topic_ref *ref)
+bool topic_table_find(const struct topic_table *table, const struct message_ring *ring, const char *name,
+                      size_t length, struct ring_topic_ref *ref)
 {
     uint64_t hash = hash_name(table, name, length);
-    struct window_topic_ref found;
+    struct ring_topic_ref found;
     int64_t newest;
     int number, probe = 0;
 
     while ((number = next_match(table, hash, &probe)) >= 0)
         /* The name is this topic's only if the number stayed open while it was compared. */
-        if (window_find(window, number, &found) && is_named(table, number, name, length) &&
-            window_newest(window, found, &newest)) {
+        if (ring_find(ring, number, &found) && is_named(table, number, name, length) &&
+            ring_newest(ring, found, &newest)) {
             *ref = found;
             return true;
         }

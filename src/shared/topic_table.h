@@ -1,6 +1,6 @@
 /*
  * The numbers of the topics that this host listens to, in shared memory: one writer (the manager) gives and takes them, workers
- * look them up. Whether a number still means the topic is the window's to say: it is closed before a name is taken out and
+ * look them up. Whether a number still means the topic is the message ring's to say: it is closed before a name is taken out and
  * opened after one is put in.
  */
 #ifndef PGPOLL_TOPIC_TABLE_H
@@ -30,8 +30,8 @@ const char *topic_table_name(const struct topic_table *table, int number);
 
 int topic_table_size(const struct topic_table *table);
 
-/* For workers: the topic as it stands in the window, if it is open there. */
-bool topic_table_find(const struct topic_table *table, const struct window *window, const char *name, size_t length,
-                      struct window_topic_ref *ref);
+/* For workers: the topic as it stands in the message ring, if it is open there. */
+bool topic_table_find(const struct topic_table *table, const struct message_ring *ring, const char *name,
+                      size_t length, struct ring_topic_ref *ref);
 
 #endif

@@ -142,7 +142,7 @@ def test_a_poll_through_lighttpd(machine):
 def test_nobody_runs_or_listens_as_more_than_needed(machine):
     processes = [line.split() for line in machine.says("ps -eo user=,comm=").splitlines()]
     ours = {name for user, name in processes if user == "pgpoll"}
-    assert ours == {"pgpoll.fcgi", "pgpoll-nursery", "pgpoll-worker", "pgpoll-reader", "pgpoll-stats.fc"}
+    assert ours == {"pgpoll.fcgi", "pgpoll-forker", "pgpoll-worker", "pgpoll-reader", "pgpoll-stats.fc"}
     assert not [user for user, name in processes if name in ours and user != "pgpoll"]
     assert machine.says("stat -c '%U %G %a' /run/pgpoll/poll.sock /run/pgpoll/stats.sock") == "www-data www-data 600\nwww-data www-data 600"
     status = machine.says(f"cat /proc/{manager(machine)}/status")

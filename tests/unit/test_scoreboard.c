@@ -143,11 +143,18 @@ static void a_question_out_of_turn(struct slot *slot)
 
 static void what_no_worker_asks_is_not_taken(void)
 {
-    static void (*const spoil[])(struct slot *) = {
-        no_topics,       too_many_topics,       fewer_than_no_topics, a_name_outside,    a_name_far_outside,
-        a_long_name,     an_endless_name,       an_empty_name,        a_name_with_a_nul, a_name_that_is_not_utf8,
-        an_endless_user, a_question_out_of_turn
-    };
+    static void (*const spoil[])(struct slot *) = { no_topics,
+                                                    too_many_topics,
+                                                    fewer_than_no_topics,
+                                                    a_name_outside,
+                                                    a_name_far_outside,
+                                                    a_long_name,
+                                                    an_endless_name,
+                                                    an_empty_name,
+                                                    a_name_with_a_nul,
+                                                    a_name_that_is_not_utf8,
+                                                    an_endless_user,
+                                                    a_question_out_of_turn };
     struct scoreboard *scoreboard = new_scoreboard();
     enum question_taken taken;
 
@@ -168,14 +175,15 @@ static void what_no_worker_asks_is_not_taken(void)
 
 /* ---- what may be written by whom */
 
-/* In a process that has joined as the nursery does, and one that it has forked. Exits with what is wrong. */
+/* In a process that has joined as the fork server does, and one that it has forked. Exits with what is wrong. */
 static void try_to_write(const int *descriptors)
 {
     struct scoreboard *joined = scoreboard_join(descriptors);
     int status = 0;
     pid_t pid;
 
-    if (!joined || joined->worker_count != POLLS + 3 || !joined->window || joined->manager_pid != (int)getppid())
+    if (!joined || joined->worker_count != POLLS + 3 || !joined->ring ||
+        joined->manager_pid != (int)getppid())
         _exit(1);
     atomic_store(&joined->forked[7], 77);
     atomic_store(&scoreboard_slot(joined, 7)->since_ms, 777);
@@ -275,7 +283,7 @@ static void *write_on(void *argument)
 
 struct host {
     struct scoreboard *scoreboard;
-    struct feeder *feeder;
+    struct relay *relay;
     struct authorizer *authorizer;
     struct stats_writer *stats_writer;
     int broken, taken; /* questions */
@@ -284,7 +292,7 @@ struct host {
 static void forget(struct host *host, int number)
 {
     authorizer_forget_worker(host->authorizer, number);
-    feeder_forget_worker(host->feeder, number);
+    relay_forget_worker(host->relay, number);
     scoreboard_forget_worker(host->scoreboard, number);
 }
 
@@ -303,7 +311,7 @@ static void take_questions(struct host *host)
         else if (taken == QUESTION_TAKEN && scoreboard_question(host->scoreboard, number)->authorize)
             authorizer_ask(host->authorizer, number);
         else if (taken == QUESTION_TAKEN)
-            feeder_ask(host->feeder, number);
+            relay_ask(host->relay, number);
     }
 }
 
@@ -318,7 +326,7 @@ static void turn(struct host *host, unsigned *seed)
     authorizer_step(host->authorizer, false);
     while ((number = authorizer_take(host->authorizer, &answer)) >= 0)
         scoreboard_answer(scoreboard, number, answer);
-    feeder_step(host->feeder, false);
+    relay_step(host->relay, false);
     stats_writer_step(host->stats_writer, false);
     scoreboard_wake_topic(scoreboard, pick(seed, TOPICS));
     scoreboard_mend_reads(scoreboard);
@@ -365,10 +373,10 @@ static void no_garbage_leads_the_manager_astray(void)
     fake_clock_stop();
     CU_ASSERT(setenv("PGHOST", "/nowhere", 1) == 0 && log_open("/dev/null", LOG_LEVEL_INFO, "test"));
     CU_ASSERT(signal(SIGUSR2, SIG_IGN) != SIG_ERR);
-    host.feeder = feeder_new(&config, host.scoreboard);
+    host.relay = relay_new(&config, host.scoreboard);
     host.authorizer = authorizer_new(&config, host.scoreboard);
     host.stats_writer = stats_writer_new(&config, host.scoreboard);
-    CU_ASSERT_FATAL(host.feeder && host.authorizer && host.stats_writer);
+    CU_ASSERT_FATAL(host.relay && host.authorizer && host.stats_writer);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, write_on, &garbage), 0);
     for (int i = 0; i < ROUNDS; i++) {
         for (int k = 0; k < 4; k++) {
@@ -376,7 +384,8 @@ static void no_garbage_leads_the_manager_astray(void)
 
             ask(host.scoreboard, number, "eve", names[pick(&seed, COUNT(names))]);
             if (k == 0) /* however seldom the other thread runs */
-                atomic_store(&scoreboard_slot(host.scoreboard, number)->question_count, (int)pick_value(&seed));
+                atomic_store(&scoreboard_slot(host.scoreboard, number)->question_count,
+                             (int)pick_value(&seed));
         }
         atomic_store(&host.scoreboard->pids[pick(&seed, host.scoreboard->worker_count)], (int)getpid());
         turn(&host, &seed);
@@ -386,7 +395,7 @@ static void no_garbage_leads_the_manager_astray(void)
     EXPECT(ROUNDS == 0 || (host.taken > 100 && host.broken > 100), "%d questions were taken, %d were broken",
            host.taken, host.broken);
     expect_service(&host);
-    feeder_free(host.feeder);
+    relay_free(host.relay);
     authorizer_free(host.authorizer);
     stats_writer_free(host.stats_writer);
     scoreboard_free(host.scoreboard);
