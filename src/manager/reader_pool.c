@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -46,7 +47,7 @@ void readers_release(struct reader_pool *readers)
 /* One is always there: should the manager be killed, the workers' last reads have somebody to go to. */
 static int missing(const struct reader_pool *readers)
 {
-    int wanted = scoreboard_reads(readers->scoreboard);
+    int wanted = read_permits_taken(readers->scoreboard);
 
     return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->scoreboard->manager->readers);
 }

@@ -28,6 +28,7 @@
 #include <stdint.h>
 
 enum {
+    SCOREBOARD_WORD_BITS = 64,    /* workers in each word of a set */
     SCOREBOARD_BUCKETS = 256,     /* wait sets, by topic number */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
@@ -130,12 +131,6 @@ struct question {
     struct question_topic topics[];
 };
 
-enum question_taken {
-    QUESTION_NONE,  /* nothing to do */
-    QUESTION_TAKEN, /* scoreboard_question() has it until it is answered */
-    QUESTION_BROKEN /* no worker that works writes that */
-};
-
 struct scoreboard {
     /* The same in all processes. */
     int worker_count;
@@ -198,8 +193,17 @@ void scoreboard_descriptors(const struct scoreboard *scoreboard,
  */
 struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCRIPTORS]);
 
+/* A worker's bit in its word of a set. */
+static inline uint64_t scoreboard_bit(int number)
+{
+    return UINT64_C(1) << number % SCOREBOARD_WORD_BITS;
+}
+
 struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int number);
 struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int number);
+
+/* The bytes of a slot's names. */
+size_t scoreboard_names_size(int max_topics);
 
 /* A slot's memory for the names of its question: room for as many of the longest as a poll may have. */
 char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot);
@@ -216,79 +220,20 @@ void scoreboard_trim(struct scoreboard *scoreboard);
 /* For a worker, once its question is answered: gives back the memory of the names in it. */
 void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot);
 
-/* Rings the manager's latch. */
-void scoreboard_set_latch(const struct scoreboard *scoreboard);
-
-/* After anything in the statistics changed: they are to be written. */
-void scoreboard_wake_stats_writer(struct scoreboard *scoreboard);
-
-/* ---- reads: pages of the table that workers ask for at a time */
-
-/* How many are being asked for. */
-int scoreboard_reads(const struct scoreboard *scoreboard);
-
-/* For a worker: takes one by give_up_ms, asleep until one is free; false: none was. */
-bool scoreboard_take_read(struct scoreboard *scoreboard, int number, int64_t give_up_ms);
-
-/* Gives back the one that the worker has, if it has one. For a worker, and for the manager of a dead one. */
-void scoreboard_give_read(struct scoreboard *scoreboard, int number);
-
-/*
- * For the manager, now and then: gives back reads that a worker had just taken, or was just giving back, when it was killed. They are
- * held by nobody at two looks running; so, once in a while, are those of living workers, and then there is one more until the next two.
- */
-void scoreboard_mend_reads(struct scoreboard *scoreboard);
-
-/* ---- waiting */
-
-/* For a worker: enters or leaves the sets of those who wait for the slot's topics. */
-void scoreboard_enter(struct scoreboard *scoreboard, int number);
-void scoreboard_leave(struct scoreboard *scoreboard, int number);
-
 /* How many topics a worker waits for, and the number of one of them, -1: it is none. */
 int scoreboard_topic_count(const struct scoreboard *scoreboard, const struct slot *slot);
 int scoreboard_topic(const struct scoreboard *scoreboard, const struct slot *slot, int index);
 
-/*
- * For a worker: claims a place for this client's poll. The client is the user or, if that is "", the address. When it has
- * more polls than places, its oldest is answered early, and the new one goes on. A poll that is being answered early still
- * counts until it gives its place back: false when there are more than places + SCOREBOARD_HANDOVERS of those, beside the
- * places. The manager gives back what a dead worker had.
- */
-bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address,
-                           int places);
-void scoreboard_give_place(struct scoreboard *scoreboard, int number);
-
-/* ---- the manager */
-
 /* How many workers accept, as far as is known: 0 to worker_count. */
 int scoreboard_idle(const struct scoreboard *scoreboard);
-
-/* Takes a bit out of askers: the first worker from this number on that has one; -1: none. So one pass hears each of them once. */
-int scoreboard_next_asker(struct scoreboard *scoreboard, int from);
-
-/* Copies and checks the question of such a worker. */
-enum question_taken scoreboard_take_question(struct scoreboard *scoreboard, int number);
 
 /* The question that was taken; borrowed until it is answered. NULL: there is none. */
 struct question *scoreboard_question(const struct scoreboard *scoreboard, int number);
 
-/* Answers the question that was taken, if there is one; the topics of the reply are there already. */
-void scoreboard_answer(struct scoreboard *scoreboard, int number, enum error answer);
-
-/* Wakes every worker that waits for this topic. */
-void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic);
-
-/* Wakes one worker, whatever it sleeps for. */
-void scoreboard_wake(struct scoreboard *scoreboard, int number);
-
-/* Has a poll answered early; a worker may call it, too. */
-void scoreboard_release(struct scoreboard *scoreboard, int number);
+/* Frees the question that was taken, if there is one. */
+void scoreboard_drop_question(struct scoreboard *scoreboard, int number);
 
 /* Whether a slot has what a worker may have written there; if not, the worker is broken. */
 bool scoreboard_is_sound(const struct scoreboard *scoreboard, int number);
-
-/* Empties the slot of a dead worker: everything that it held is free. */
-void scoreboard_forget_worker(struct scoreboard *scoreboard, int number);
 
 #endif

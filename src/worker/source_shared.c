@@ -4,9 +4,12 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "postgres/catch_up.h"
+#include "shared/latch.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,7 +85,7 @@ static size_t put_question(struct source_shared *source, const struct source_pol
     atomic_store(&slot->asked, ++source->asked);
     (void)atomic_fetch_or(&source->scoreboard->askers[source->number / 64], UINT64_C(1)
                                                                                 << source->number % 64);
-    scoreboard_set_latch(source->scoreboard);
+    latch_set(source->scoreboard);
     return at;
 }
 
@@ -148,10 +151,10 @@ static bool take_read(struct source_shared *source, int64_t give_up_ms)
 {
     struct scoreboard *scoreboard = source->scoreboard;
 
-    if (!scoreboard_take_read(scoreboard, source->number, give_up_ms))
+    if (!read_permits_take(scoreboard, source->number, give_up_ms))
         return false;
-    if (scoreboard_reads(scoreboard) > atomic_load(&scoreboard->manager->readers))
-        scoreboard_set_latch(scoreboard);
+    if (read_permits_taken(scoreboard) > atomic_load(&scoreboard->manager->readers))
+        latch_set(scoreboard);
     return true;
 }
 
@@ -189,7 +192,7 @@ static enum error read_table(struct source_shared *source, const struct source_p
                            &(struct read_channel_question){
                                poll->request, positions, authorize ? poll->remote_user : NULL, give_up_ms },
                            page);
-    scoreboard_give_read(source->scoreboard, source->number);
+    read_permits_return(source->scoreboard, source->number);
     return error;
 }
 
@@ -201,18 +204,18 @@ static void enter(struct source_shared *source, const struct source_poll *poll)
     struct slot *slot = source->slot;
 
     if (source->entered)
-        scoreboard_leave(source->scoreboard, source->number);
+        wait_sets_leave(source->scoreboard, source->number);
     for (int i = 0; i < poll->request->topic_count; i++)
         atomic_store(&slot->topics[i].number, source->refs[i].number);
     atomic_store(&slot->topic_count, poll->request->topic_count);
-    scoreboard_enter(source->scoreboard, source->number);
+    wait_sets_enter(source->scoreboard, source->number);
     if (!source->entered) {
         (void)snprintf(slot->client, sizeof slot->client, "%s", poll->client);
         atomic_store(&slot->since_ms, poll->started_ms);
         atomic_store(&slot->deadline_ms, poll->deadline_ms);
         (void)atomic_fetch_add(&slot->wait_number, 1);
         atomic_store(&slot->state, SLOT_WAITING);
-        scoreboard_wake_stats_writer(source->scoreboard);
+        latch_wake_stats_writer(source->scoreboard);
     }
     source->entered = true;
 }
@@ -352,9 +355,9 @@ static void managed_end(struct message_source *base)
 
     if (!source->entered)
         return;
-    scoreboard_leave(source->scoreboard, source->number);
+    wait_sets_leave(source->scoreboard, source->number);
     atomic_store(&source->slot->state, SLOT_SERVING);
-    scoreboard_wake_stats_writer(source->scoreboard);
+    latch_wake_stats_writer(source->scoreboard);
     atomic_store(&source->slot->released, 0);
     source->entered = false;
 }
