@@ -198,7 +198,7 @@ static void set_state(const struct worker *worker, enum slot_state state)
     if (!worker->scoreboard)
         return;
     if (state == SLOT_SERVING)
-        atomic_store(&worker->slot->released, 0); /* whatever was wanted of the poll before */
+        atomic_store(&worker->slot->drain, 0); /* whatever was wanted of the poll before */
     atomic_store(&worker->slot->state, state);
     if (state == SLOT_IDLE) {
         (void)atomic_fetch_add(&worker->scoreboard->workers->idle, 1);

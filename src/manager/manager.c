@@ -317,7 +317,7 @@ static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, i);
 
-        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->released) &&
+        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->drain) &&
             atomic_load(&slot->since_ms) <= since_ms) {
             longest = i;
             since_ms = atomic_load(&slot->since_ms);

@@ -19,7 +19,7 @@ bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard)
     int ends[2];
 
     *readers = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
-    readers->pids = calloc((size_t)scoreboard->most_reads, sizeof *readers->pids);
+    readers->pids = calloc((size_t)scoreboard->read_permits, sizeof *readers->pids);
     if (!readers->pids || subprocess_find(&readers->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;

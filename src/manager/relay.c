@@ -174,7 +174,7 @@ static void tell(struct relay *relay, int64_t position)
 
 static void set_hears(struct relay *relay, bool hears)
 {
-    if (atomic_exchange(&relay->scoreboard->hears, hears) != hears)
+    if (atomic_exchange(&relay->scoreboard->listen_works, hears) != hears)
         latch_wake_stats_writer(relay->scoreboard);
 }
 
@@ -206,7 +206,7 @@ static void take_notification(struct relay *relay, const PGnotify *notification)
 /* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
 static int64_t deaf_ms(const struct relay *relay)
 {
-    int64_t sent_ms = atomic_load(&relay->scoreboard->sent_ms);
+    int64_t sent_ms = atomic_load(&relay->scoreboard->heartbeat_ms);
 
     return sent_ms - relay->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
 }
@@ -438,7 +438,7 @@ static void take_channels(struct relay *relay, const PGresult *result)
     }
     if (relay->relisten) {
         relay->heard_ms = clock_monotonic_ms();
-        atomic_store(&relay->scoreboard->beat_wanted, 1);
+        atomic_store(&relay->scoreboard->heartbeat_wanted, 1);
         latch_wake_stats_writer(relay->scoreboard);
     }
     relay->relisten = false;

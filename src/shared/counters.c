@@ -105,7 +105,7 @@ struct json_object *counters_json(const struct counters *counters, bool all)
             put(&writer, COUNTER_POLLS + i, "polls", error_name((enum error)i));
     put(&writer, COUNTER_MESSAGES, "delivered_messages", "");
     put(&writer, COUNTER_BYTES, "delivered_bytes", "");
-    put(&writer, COUNTER_WINDOW_PAGES, "pages", "window");
+    put(&writer, COUNTER_RING_PAGES, "pages", "window");
     put(&writer, COUNTER_TABLE_PAGES, "pages", "table");
     for (int i = GAP_NONE + 1; i < GAP_COUNT; i++)
         put(&writer, COUNTER_GAPS + i, "gaps", gap_name((enum gap)i));

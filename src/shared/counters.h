@@ -27,7 +27,7 @@ enum counters_number {
     COUNTER_POLLS, /* by enum error: what they came to */
     COUNTER_MESSAGES = COUNTER_POLLS + ERROR_COUNT,
     COUNTER_BYTES,
-    COUNTER_WINDOW_PAGES,
+    COUNTER_RING_PAGES,
     COUNTER_TABLE_PAGES,
     COUNTER_GAPS, /* by enum gap */
     COUNTER_RECONNECTS = COUNTER_GAPS + GAP_COUNT,

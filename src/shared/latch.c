@@ -5,7 +5,7 @@
 
 void latch_set(const struct scoreboard *scoreboard)
 {
-    /* Fails only when it has been rung 2^64 times and not been heard: it is ringing all the same. */
+    /* Fails only if the counter is at its maximum, and then the latch is set anyway. */
     (void)eventfd_write(scoreboard->latch, 1);
 }
 
@@ -17,17 +17,20 @@ void latch_wake_stats_writer(struct scoreboard *scoreboard)
         latch_set(scoreboard);
 }
 
-void latch_wake(struct scoreboard *scoreboard, int number)
+void latch_wake(struct scoreboard *scoreboard, int worker)
 {
-    int pid = scoreboard_pid(scoreboard, number);
+    int pid = scoreboard_pid(scoreboard, worker);
 
-    /* One signal is enough until it has been heard. The process is a child that was not waited for: its id is its own. */
-    if (pid > 0 && atomic_exchange(&scoreboard_slot(scoreboard, number)->woken, 1) == 0)
+    /*
+     * One signal is enough until the worker clears woken. The manager has not waited for this child yet, so
+     * the process id cannot belong to another process.
+     */
+    if (pid > 0 && atomic_exchange(&scoreboard_slot(scoreboard, worker)->woken, 1) == 0)
         (void)kill(pid, SIGUSR2);
 }
 
-void latch_drain(struct scoreboard *scoreboard, int number)
+void latch_drain(struct scoreboard *scoreboard, int worker)
 {
-    atomic_store(&scoreboard_slot(scoreboard, number)->released, 1);
-    latch_wake(scoreboard, number);
+    atomic_store(&scoreboard_slot(scoreboard, worker)->drain, 1);
+    latch_wake(scoreboard, worker);
 }

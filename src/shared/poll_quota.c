@@ -3,8 +3,11 @@
 #include "core/clock.h"
 #include "shared/latch.h"
 
-/* FNV-1a, begun with the seed, so that nobody can choose an address that shares another's places; a user is never an address. */
-static uint64_t client_number(const struct scoreboard *scoreboard, const char *user, const char *address)
+/*
+ * The client's hash: FNV-1a that starts with the scoreboard's seed, so that nobody can choose a name that
+ * shares another client's quota. A user and an address of the same text differ. Never 0.
+ */
+static uint64_t client_hash(const struct scoreboard *scoreboard, const char *user, const char *address)
 {
     uint64_t hash = scoreboard->manager->client_seed ^ (*user ? 'u' : 'a');
 
@@ -16,8 +19,8 @@ static uint64_t client_number(const struct scoreboard *scoreboard, const char *u
 /* A client's polls. */
 struct client_polls {
     int count;
-    int kept;   /* those that were not told to answer early */
-    int oldest; /* of these, the worker's number; -1: there is none */
+    int kept;   /* polls that are not being drained */
+    int oldest; /* the worker that has the oldest of these; -1: none */
 };
 
 static struct client_polls find_polls(const struct scoreboard *scoreboard, uint64_t client)
@@ -31,7 +34,7 @@ static struct client_polls find_polls(const struct scoreboard *scoreboard, uint6
         if (atomic_load(&scoreboard->clients[i]) != client)
             continue;
         found.count++;
-        if (atomic_load(&slot->released))
+        if (atomic_load(&slot->drain))
             continue;
         found.kept++;
         if (atomic_load(&slot->since_ms) < oldest_ms) {
@@ -42,26 +45,26 @@ static struct client_polls find_polls(const struct scoreboard *scoreboard, uint6
     return found;
 }
 
-bool poll_quota_claim(struct scoreboard *scoreboard, int number, const char *user, const char *address,
-                      int places)
+bool poll_quota_claim(struct scoreboard *scoreboard, int worker, const char *user, const char *address,
+                      int quota)
 {
-    const uint64_t client = client_number(scoreboard, user, address);
+    const uint64_t client = client_hash(scoreboard, user, address);
     struct client_polls polls;
 
-    atomic_store(&scoreboard_slot(scoreboard, number)->since_ms, clock_monotonic_ms());
-    atomic_store(&scoreboard->clients[number],
-                 client); /* before the others are counted: of two, one sees the other */
+    atomic_store(&scoreboard_slot(scoreboard, worker)->since_ms, clock_monotonic_ms());
+    /* The claim comes before the count: of two polls that start together, at least one sees the other. */
+    atomic_store(&scoreboard->clients[worker], client);
     polls = find_polls(scoreboard, client);
-    if (polls.count > 2 * places + SCOREBOARD_HANDOVERS) {
-        poll_quota_return(scoreboard, number);
+    if (polls.count > 2 * quota + SCOREBOARD_HANDOVERS) {
+        poll_quota_return(scoreboard, worker);
         return false;
     }
-    for (; polls.kept > places && polls.oldest >= 0; polls = find_polls(scoreboard, client))
+    for (; polls.kept > quota && polls.oldest >= 0; polls = find_polls(scoreboard, client))
         latch_drain(scoreboard, polls.oldest);
     return true;
 }
 
-void poll_quota_return(struct scoreboard *scoreboard, int number)
+void poll_quota_return(struct scoreboard *scoreboard, int worker)
 {
-    atomic_store(&scoreboard->clients[number], 0);
+    atomic_store(&scoreboard->clients[worker], 0);
 }

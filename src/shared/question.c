@@ -9,11 +9,11 @@
 
 int question_next_asker(struct scoreboard *scoreboard, int from)
 {
-    for (int number = from; number < scoreboard->worker_count;
-         number = (number / SCOREBOARD_WORD_BITS + 1) * SCOREBOARD_WORD_BITS) {
-        _Atomic uint64_t *word = &scoreboard->askers[number / SCOREBOARD_WORD_BITS];
-        const uint64_t bits = atomic_load(word) & (UINT64_MAX << number % SCOREBOARD_WORD_BITS);
-        const int first = bits ? number / SCOREBOARD_WORD_BITS * SCOREBOARD_WORD_BITS + __builtin_ctzll(bits)
+    for (int worker = from; worker < scoreboard->worker_count;
+         worker = (worker / SCOREBOARD_WORD_BITS + 1) * SCOREBOARD_WORD_BITS) {
+        _Atomic uint64_t *word = &scoreboard->askers[worker / SCOREBOARD_WORD_BITS];
+        const uint64_t bits = atomic_load(word) & (UINT64_MAX << worker % SCOREBOARD_WORD_BITS);
+        const int first = bits ? worker / SCOREBOARD_WORD_BITS * SCOREBOARD_WORD_BITS + __builtin_ctzll(bits)
                                : scoreboard->worker_count;
 
         if (first < scoreboard->worker_count) {
@@ -24,7 +24,10 @@ int question_next_asker(struct scoreboard *scoreboard, int from)
     return -1;
 }
 
-/* Copies what has a fixed size, and of each name where it stands: number and length. NULL: no memory, or it is none. */
+/*
+ * Copies everything but the names; number and length of each topic say where its name is. *sound: whether a
+ * sound worker may have written it. NULL: out of memory, or not sound.
+ */
 static struct question *copy_bounds(const struct scoreboard *scoreboard, const struct slot *slot, bool *sound)
 {
     const int count = atomic_load_explicit(&slot->question_count, memory_order_relaxed);
@@ -37,7 +40,7 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
     if (!question)
         return NULL;
     question->authorize = atomic_load_explicit(&slot->authorize, memory_order_relaxed) != 0;
-    question->give_up_ms = atomic_load_explicit(&slot->give_up_ms, memory_order_relaxed);
+    question->deadline_ms = atomic_load_explicit(&slot->question_deadline_ms, memory_order_relaxed);
     memcpy(question->user, slot->user, sizeof question->user);
     *sound = memchr(question->user, '\0', sizeof question->user) != NULL;
     question->topic_count = count;
@@ -52,7 +55,7 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
     return question;
 }
 
-/* Copies the names; false: no memory. */
+/* Copies the names, and sets each number to -1. false: out of memory. */
 static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
     const char *names = scoreboard_names(scoreboard, slot);
@@ -73,7 +76,7 @@ static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, s
     return text != NULL;
 }
 
-/* One that the database refuses would be an error for all who ask at the same time. */
+/* The database would refuse an invalid name, and fail the whole batch with other workers' questions. */
 static bool are_names_sound(const struct question *question)
 {
     for (int i = 0; i < question->topic_count; i++)
@@ -84,39 +87,39 @@ static bool are_names_sound(const struct question *question)
     return true;
 }
 
-enum question_taken question_take(struct scoreboard *scoreboard, int number)
+enum question_taken question_take(struct scoreboard *scoreboard, int worker)
 {
-    struct slot *slot = scoreboard_slot(scoreboard, number);
-    struct reply *reply = scoreboard_reply(scoreboard, number);
+    struct slot *slot = scoreboard_slot(scoreboard, worker);
+    struct reply *reply = scoreboard_reply(scoreboard, worker);
     const uint32_t asked = atomic_load(&slot->asked);
     struct question *question;
     bool sound, copied;
 
-    if (scoreboard->questions[number] || asked == atomic_load(&reply->answered))
+    if (scoreboard->questions[worker] || asked == atomic_load(&reply->answered))
         return QUESTION_NONE;
     question = copy_bounds(scoreboard, slot, &sound);
-    scoreboard->questions[number] = question;
+    scoreboard->questions[worker] = question;
     copied = question && sound && copy_names(scoreboard, slot, question);
     sound = sound && asked == atomic_load(&reply->answered) + 1 && (!copied || are_names_sound(question));
     if (sound && copied)
         return QUESTION_TAKEN;
-    scoreboard_drop_question(scoreboard, number);
+    scoreboard_drop_question(scoreboard, worker);
     if (!sound)
         return QUESTION_BROKEN;
     reply->error = ERROR_MEMORY;
     atomic_store(&reply->answered, asked);
-    latch_wake(scoreboard, number);
+    latch_wake(scoreboard, worker);
     return QUESTION_NONE;
 }
 
-void question_answer(struct scoreboard *scoreboard, int number, enum error answer)
+void question_answer(struct scoreboard *scoreboard, int worker, enum error answer)
 {
-    struct reply *reply = scoreboard_reply(scoreboard, number);
+    struct reply *reply = scoreboard_reply(scoreboard, worker);
 
-    if (!scoreboard->questions[number])
+    if (!scoreboard->questions[worker])
         return;
-    scoreboard_drop_question(scoreboard, number);
+    scoreboard_drop_question(scoreboard, worker);
     reply->error = answer;
     (void)atomic_fetch_add(&reply->answered, 1);
-    latch_wake(scoreboard, number);
+    latch_wake(scoreboard, worker);
 }

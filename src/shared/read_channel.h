@@ -21,7 +21,7 @@ struct read_channel_question {
     const struct poll_request *request; /* its topics' names, its limit */
     const int64_t *positions;           /* one a topic */
     const char *remote_user;            /* NULL: nobody asks whether that user may poll */
-    int64_t give_up_ms;                 /* nobody waits for the answer any more */
+    int64_t deadline_ms;                /* nobody waits for the answer any more */
 };
 
 /* A question that a reader received. Ended by reading_release(). */
@@ -36,14 +36,14 @@ bool read_channel_new_queue(int ends[2]);
 
 /* ---- a worker */
 
-/* Asks, by the question's give_up_ms. Returns the socket that the answer comes from, -1: nobody is there to be asked. */
+/* Asks, by the question's deadline_ms. Returns the socket that the answer comes from, -1: nobody is there to be asked. */
 int read_channel_ask(int queue, const struct read_channel_question *question);
 
 /*
  * Receives the answer into a cleared page of as many topics, by the same time or a little later. ERROR_DATABASE_AWAY also when the
  * reader died, was too slow or talks nonsense; text says so, or what the reader said. After an error the page is clear.
  */
-enum error read_channel_receive(int socket, int64_t give_up_ms, struct page *page,
+enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *page,
                                 char text[static READ_CHANNEL_TEXT_SIZE]);
 
 /* ---- a reader */
@@ -56,7 +56,7 @@ bool read_channel_accept(int socket, struct read_channel *reading);
 void read_channel_release(struct read_channel *reading);
 
 /* Sends the answer: the page, or after an error the text. Who asked may be gone. */
-void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const struct page *page,
+void read_channel_answer(int socket, int64_t deadline_ms, enum error error, const struct page *page,
                          const char *text);
 
 #endif

@@ -14,10 +14,10 @@
 
 enum { CACHE_LINE = 64, READ_WRITE = PROT_READ | PROT_WRITE };
 
-/* Where the descriptors are that scoreboard_join() takes. */
-enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, NOTIFY_THROTTLE, READ_QUEUE };
+/* The order of the descriptors that scoreboard_join() takes. */
+enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, LATCH, READ_QUEUE };
 
-/* ---- where everything is */
+/* ---- layout */
 
 static size_t round_up(size_t size, size_t unit)
 {
@@ -29,7 +29,7 @@ static size_t whole_pages(size_t size)
     return round_up(size, 4096);
 }
 
-/* Where the parts of the manager's memory begin, and its end. */
+/* Offsets of the parts of the manager's memory, and its size (end). */
 struct manager_layout {
     size_t topics, ring, replies, reply_stride, end;
 };
@@ -40,7 +40,7 @@ static struct manager_layout lay_out_manager(const struct scoreboard_plan *plan)
 
     layout.ring = whole_pages(layout.topics + topic_table_memory(plan->topic_count));
     layout.replies =
-        whole_pages(layout.ring + ring_memory(plan->topic_count, plan->window_messages, plan->window_bytes));
+        whole_pages(layout.ring + ring_memory(plan->topic_count, plan->ring_messages, plan->ring_bytes));
     layout.reply_stride =
         round_up(sizeof(struct reply) + (size_t)plan->max_topics * sizeof(struct reply_topic), CACHE_LINE);
     layout.end = layout.replies + (size_t)plan->worker_count * layout.reply_stride;
@@ -52,13 +52,12 @@ static size_t set_words(const struct scoreboard_plan *plan)
     return ((size_t)plan->worker_count + SCOREBOARD_WORD_BITS - 1) / SCOREBOARD_WORD_BITS;
 }
 
-/* Of a slot's names. */
 size_t scoreboard_names_size(int max_topics)
 {
     return (size_t)max_topics * TOPIC_MAX_BYTES;
 }
 
-/* The same of the workers' memory. A slot has pages of its own. */
+/* The same for the workers' memory. Each slot has whole pages. */
 struct workers_layout {
     size_t sets, slots, slot_stride, end;
 };
@@ -67,7 +66,7 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
 {
     struct workers_layout layout = { .sets = whole_pages(sizeof(struct workers_memory)) };
 
-    /* Who waits for what, who asks, and whose place each poll has. */
+    /* The set of askers, the wait sets, and as many words as workers for the clients' hashes. */
     layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + SCOREBOARD_WORD_BITS) *
                                                  set_words(plan) * sizeof(uint64_t));
     layout.slot_stride =
@@ -87,28 +86,28 @@ static void find_parts(struct scoreboard *scoreboard, const struct scoreboard_pl
     scoreboard->worker_count = plan->worker_count;
     scoreboard->max_topics = plan->max_topics;
     scoreboard->topic_count = plan->topic_count;
-    scoreboard->most_reads = plan->most_readers;
-    scoreboard->words = (int)words;
+    scoreboard->read_permits = plan->max_readers;
+    scoreboard->set_words = (int)words;
     scoreboard->topics = (struct topic_table *)(void *)(manager_memory + manager.topics);
     scoreboard->ring = (struct message_ring *)(void *)(manager_memory + manager.ring);
     scoreboard->replies = manager_memory + manager.replies;
     scoreboard->reply_stride = manager.reply_stride;
     scoreboard->askers = (_Atomic uint64_t *)(void *)(workers_memory + workers.sets);
     for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        scoreboard->waiting[i] = scoreboard->askers + (size_t)(i + 1) * words;
+        scoreboard->wait_sets[i] = scoreboard->askers + (size_t)(i + 1) * words;
     scoreboard->clients = scoreboard->askers + (SCOREBOARD_BUCKETS + 1) * words;
     scoreboard->slots = workers_memory + workers.slots;
     scoreboard->slot_stride = workers.slot_stride;
 }
 
-struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int number)
+struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int worker)
 {
-    return (struct slot *)(void *)(scoreboard->slots + (size_t)number * scoreboard->slot_stride);
+    return (struct slot *)(void *)(scoreboard->slots + (size_t)worker * scoreboard->slot_stride);
 }
 
-struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int number)
+struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int worker)
 {
-    return (struct reply *)(void *)(scoreboard->replies + (size_t)number * scoreboard->reply_stride);
+    return (struct reply *)(void *)(scoreboard->replies + (size_t)worker * scoreboard->reply_stride);
 }
 
 char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot)
@@ -116,12 +115,12 @@ char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot)
     return (char *)(slot->topics + scoreboard->max_topics);
 }
 
-int scoreboard_pid(const struct scoreboard *scoreboard, int number)
+int scoreboard_pid(const struct scoreboard *scoreboard, int worker)
 {
-    return atomic_load(&scoreboard->pids[number]);
+    return atomic_load(&scoreboard->pids[worker]);
 }
 
-/* ---- making and joining */
+/* ---- creating and joining */
 
 static struct scoreboard *new_view(void)
 {
@@ -141,7 +140,7 @@ static void *map(int fd, size_t size, int protection)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-/* A file of that size in memory, which stays of that size whatever a worker does. NULL: errno says why. */
+/* Creates and maps a file in memory, sealed so that no worker can change its size. NULL: errno says why. */
 static void *new_memory(const char *name, size_t size, int *fd)
 {
     *fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -164,7 +163,10 @@ static bool map_new(struct scoreboard *scoreboard, const struct scoreboard_plan 
         scoreboard->workers ? new_memory("pgpoll-pids", scoreboard->pids_size, &scoreboard->pids_fd) : NULL;
     if (!scoreboard->pids)
         return false;
-    /* The mapping that we have stays writable, no other will be. Before Linux 5.1 workers map it read-only all the same. */
+    /*
+     * Our mapping stays writable, later ones cannot be. Linux before 5.1 refuses this seal; then only the
+     * workers' own read-only mappings protect the memory.
+     */
     (void)fcntl(scoreboard->manager_fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE);
     return true;
 }
@@ -181,8 +183,8 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
     manager->plan = *plan;
     manager->reserve = scoreboard->reserve = reserve;
     manager->manager_pid = scoreboard->manager_pid = (int)getpid();
-    atomic_store(&scoreboard->workers->reads_left, plan->most_readers);
-    (void)ring_init(scoreboard->ring, plan->topic_count, plan->window_messages, plan->window_bytes);
+    atomic_store(&scoreboard->workers->read_permits_left, plan->max_readers);
+    (void)ring_init(scoreboard->ring, plan->topic_count, plan->ring_messages, plan->ring_bytes);
     scoreboard->latch = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     scoreboard->questions = calloc((size_t)plan->worker_count, sizeof(struct question *));
     return scoreboard->questions && scoreboard->latch >= 0 &&
@@ -190,12 +192,12 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
            getrandom(&manager->client_seed, sizeof manager->client_seed, 0) == sizeof manager->client_seed;
 }
 
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages,
-                                  size_t window_bytes, int readers)
+struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t ring_messages,
+                                  size_t ring_bytes, int readers)
 {
     const int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20;
-    const struct scoreboard_plan plan = { polls + reserve, max_topics,      topics,
-                                          readers,         window_messages, window_bytes };
+    const struct scoreboard_plan plan = { polls + reserve, max_topics,    topics,
+                                          readers,         ring_messages, ring_bytes };
     struct scoreboard *scoreboard = new_view();
     int error;
 
@@ -208,12 +210,12 @@ struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t 
     return scoreboard;
 }
 
-void scoreboard_drop_question(struct scoreboard *scoreboard, int number)
+void scoreboard_drop_question(struct scoreboard *scoreboard, int worker)
 {
-    if (scoreboard->questions[number])
-        free(scoreboard->questions[number]->text);
-    free(scoreboard->questions[number]);
-    scoreboard->questions[number] = NULL;
+    if (scoreboard->questions[worker])
+        free(scoreboard->questions[worker]->text);
+    free(scoreboard->questions[worker]);
+    scoreboard->questions[worker] = NULL;
 }
 
 static void close_descriptor(int *fd)
@@ -253,11 +255,14 @@ void scoreboard_descriptors(const struct scoreboard *scoreboard,
     descriptors[MANAGER_MEMORY] = scoreboard->manager_fd;
     descriptors[WORKERS_MEMORY] = scoreboard->workers_fd;
     descriptors[PIDS] = scoreboard->pids_fd;
-    descriptors[NOTIFY_THROTTLE] = scoreboard->latch;
+    descriptors[LATCH] = scoreboard->latch;
     descriptors[READ_QUEUE] = scoreboard->read_queue;
 }
 
-/* What is for the fork server alone is not there in the workers: neither its mapping nor the descriptors. */
+/*
+ * Maps everything, and keeps from the workers what only the fork server may use: its writable mapping of the
+ * process ids is not inherited (MADV_DONTFORK), and the descriptors of writable memory are closed.
+ */
 static bool map_joined(struct scoreboard *scoreboard, const struct scoreboard_plan *plan)
 {
     scoreboard->manager_size = lay_out_manager(plan).end;
@@ -283,7 +288,7 @@ struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCR
     scoreboard->manager_fd = descriptors[MANAGER_MEMORY];
     scoreboard->workers_fd = descriptors[WORKERS_MEMORY];
     scoreboard->pids_fd = descriptors[PIDS];
-    scoreboard->latch = descriptors[NOTIFY_THROTTLE];
+    scoreboard->latch = descriptors[LATCH];
     scoreboard->read_queue = descriptors[READ_QUEUE];
     if (pread(scoreboard->manager_fd, &head, sizeof head, 0) != sizeof head ||
         strncmp(head.version, PGPOLL_VERSION, sizeof head.version) != 0 ||
@@ -299,19 +304,19 @@ struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCR
 
 void scoreboard_trim(struct scoreboard *scoreboard)
 {
-    /* The same again in its place. Without it there is no worker. */
+    /* Maps the same memory over itself. A worker cannot go on without it. */
     if (mmap(scoreboard->manager, scoreboard->manager_size, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
              scoreboard->manager_fd, 0) != scoreboard->manager)
         _exit(EXIT_FAILURE);
 }
 
-void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot)
+void scoreboard_free_names(const struct scoreboard *scoreboard, struct slot *slot)
 {
     char *names = scoreboard_names(scoreboard, slot);
     const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names,
                  end = scoreboard_names_size(scoreboard->max_topics);
 
-    /* The slot's pages end with its names. */
+    /* The names are the end of the slot, so the pages that begin within them hold nothing else. */
     if (begin < end)
         (void)madvise(names + begin, whole_pages(end - begin), MADV_REMOVE);
 }
@@ -325,9 +330,9 @@ int scoreboard_topic_count(const struct scoreboard *scoreboard, const struct slo
 
 int scoreboard_topic(const struct scoreboard *scoreboard, const struct slot *slot, int index)
 {
-    int number = atomic_load_explicit(&slot->topics[index].number, memory_order_relaxed);
+    int topic = atomic_load_explicit(&slot->topics[index].topic, memory_order_relaxed);
 
-    return number >= 0 && number < scoreboard->topic_count ? number : -1;
+    return topic >= 0 && topic < scoreboard->topic_count ? topic : -1;
 }
 
 int scoreboard_idle(const struct scoreboard *scoreboard)
@@ -337,14 +342,14 @@ int scoreboard_idle(const struct scoreboard *scoreboard)
     return idle < 0 ? 0 : idle > scoreboard->worker_count ? scoreboard->worker_count : idle;
 }
 
-struct question *scoreboard_question(const struct scoreboard *scoreboard, int number)
+struct question *scoreboard_question(const struct scoreboard *scoreboard, int worker)
 {
-    return scoreboard->questions[number];
+    return scoreboard->questions[worker];
 }
 
-bool scoreboard_is_sound(const struct scoreboard *scoreboard, int number)
+bool scoreboard_is_sound(const struct scoreboard *scoreboard, int worker)
 {
-    const struct slot *slot = scoreboard_slot(scoreboard, number);
+    const struct slot *slot = scoreboard_slot(scoreboard, worker);
     const int state = atomic_load(&slot->state), count = atomic_load(&slot->topic_count);
 
     if (state < SLOT_EMPTY || state >= SLOT_STATES || count < 0 || count > scoreboard->max_topics)

@@ -50,7 +50,7 @@ static void ask(struct scoreboard *scoreboard, int number, const char *user, con
     atomic_store(&slot->topics[0].name_at, 0);
     atomic_store(&slot->topics[0].name_length, (uint32_t)length);
     atomic_store(&slot->question_count, 1);
-    atomic_store(&slot->give_up_ms, INT64_MAX);
+    atomic_store(&slot->question_deadline_ms, INT64_MAX);
     atomic_store(&slot->authorize, number % 2);
     atomic_store(&slot->asked, atomic_load(&scoreboard_reply(scoreboard, number)->answered) + 1);
     (void)atomic_fetch_or(&scoreboard->askers[number / 64], UINT64_C(1) << number % 64);
@@ -336,7 +336,7 @@ static void turn(struct host *host, unsigned *seed)
     wait_sets_wake(scoreboard, pick(seed, TOPICS));
     read_permits_mend(scoreboard);
     CU_ASSERT(read_permits_taken(scoreboard) >= 0 &&
-              read_permits_taken(scoreboard) <= scoreboard->most_reads);
+              read_permits_taken(scoreboard) <= scoreboard->read_permits);
     CU_ASSERT(scoreboard_idle(scoreboard) >= 0 && scoreboard_idle(scoreboard) <= scoreboard->worker_count);
     number = pick(seed, scoreboard->worker_count);
     if (pick(seed, 4) == 0 || !scoreboard_is_sound(scoreboard, number))
@@ -355,8 +355,8 @@ static void expect_service(struct host *host)
         read_permits_mend(scoreboard);
     CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 0);
     for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        for (int word = 0; word < scoreboard->words; word++)
-            CU_ASSERT_EQUAL(atomic_load(&scoreboard->waiting[i][word]) & (word ? 0x1f : UINT64_MAX), 0);
+        for (int word = 0; word < scoreboard->set_words; word++)
+            CU_ASSERT_EQUAL(atomic_load(&scoreboard->wait_sets[i][word]) & (word ? 0x1f : UINT64_MAX), 0);
     for (int i = 0; i < scoreboard->worker_count; i++) {
         CU_ASSERT_TRUE(scoreboard_is_sound(scoreboard, i));
         ask(scoreboard, i, "eve", "orders");
