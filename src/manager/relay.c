@@ -558,7 +558,7 @@ static void take_batch(struct relay *relay, const PGresult *result)
 
         if (topic_table_find(relay->scoreboard->topics, relay->scoreboard->ring, PQgetvalue(result, i, 0),
                              (size_t)PQgetlength(result, i, 0), &ref))
-            publish(relay, ref.number, &message);
+            publish(relay, ref.topic, &message);
         relay->complete_to = message.position;
     }
     wake_fed(relay);

@@ -206,7 +206,7 @@ static void enter(struct source_shared *source, const struct source_poll *poll)
     if (source->entered)
         wait_sets_leave(source->scoreboard, source->number);
     for (int i = 0; i < poll->request->topic_count; i++)
-        atomic_store(&slot->topics[i].topic, source->refs[i].number);
+        atomic_store(&slot->topics[i].topic, source->refs[i].topic);
     atomic_store(&slot->topic_count, poll->request->topic_count);
     wait_sets_enter(source->scoreboard, source->number);
     if (!source->entered) {
