@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LISTENER_FD = 0, REST_AFTER_MS = 1000 };
+enum { SOURCE_FD = 0, REST_AFTER_MS = 1000 };
 
 static volatile sig_atomic_t release;  /* a signal has come: answer what waits */
 static volatile sig_atomic_t run_anew; /* it was SIGHUP */
@@ -54,9 +54,10 @@ static bool catch_signals(bool runs_anew, sigset_t *sleep_mask)
 /* The socket is shared: it must not block those who come too late for a request. */
 static int make_idle_set(void)
 {
-    int flags = fcntl(LISTENER_FD, F_GETFL);
+    int flags = fcntl(SOURCE_FD, F_GETFL);
 
-    return flags < 0 || fcntl(LISTENER_FD, F_SETFL, flags | O_NONBLOCK) != 0 ? -1 : epoll_create1(EPOLL_CLOEXEC);
+    return flags < 0 || fcntl(SOURCE_FD, F_SETFL, flags | O_NONBLOCK) != 0 ? -1
+                                                                           : epoll_create1(EPOLL_CLOEXEC);
 }
 
 /*
@@ -67,18 +68,19 @@ static bool watch_listener(int epoll_fd, int operation)
 {
     struct epoll_event event = { .events = EPOLLIN | EPOLLEXCLUSIVE };
 
-    return epoll_ctl(epoll_fd, operation, LISTENER_FD, &event) == 0;
+    return epoll_ctl(epoll_fd, operation, SOURCE_FD, &event) == 0;
 }
 
 static bool accept_request(FCGX_Request *request)
 {
     int outcome;
 
-    memory_insist(true);
+    oom_set_fatal(true);
     outcome = FCGX_Accept_r(request);
-    memory_insist(false);
+    oom_set_fatal(false);
     request->keepConnection = 0; /* the next request on it would wait behind a socket that nobody watches */
-    if (outcome == 0 && FCGX_GetError(request->in)) { /* libfcgi takes an error for the end of the parameters */
+    if (outcome == 0 &&
+        FCGX_GetError(request->in)) { /* libfcgi takes an error for the end of the parameters */
         FCGX_Finish_r(request);
         return false;
     }
@@ -90,7 +92,8 @@ static bool accept_request(FCGX_Request *request)
 }
 
 /* Sleeps until there is a request; false: a signal came first. */
-static bool next_request(struct server *server, FCGX_Request *request, int epoll_fd, const sigset_t *sleep_mask)
+static bool next_request(struct accept_loop *server, FCGX_Request *request, int epoll_fd,
+                         const sigset_t *sleep_mask)
 {
     int timeout_ms = server->rest ? REST_AFTER_MS : -1;
     struct epoll_event event;
@@ -105,7 +108,8 @@ static bool next_request(struct server *server, FCGX_Request *request, int epoll
 
         if (ready > 0) {
             accepted = accept_request(request);
-        } else if (server->rest) { /* nothing came for a while, or a signal did: somebody wants what we hold */
+        } else if (server
+                       ->rest) { /* nothing came for a while, or a signal did: somebody wants what we hold */
             server->rest(server);
             timeout_ms = -1;
         }
@@ -124,25 +128,25 @@ static void exec_anew(char **argv)
     run_anew = 0;
 }
 
-bool server_has_socket(void)
+bool accept_loop_has_socket(void)
 {
     int value = 0;
     socklen_t size = sizeof value;
-    bool listening = getsockopt(LISTENER_FD, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
+    bool listening = getsockopt(SOURCE_FD, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
 
     if (!listening)
         log_write(LOG_LEVEL_ERROR, "descriptor 0 is no listening socket: start this program with spawn-fcgi");
     return listening;
 }
 
-int server_run(struct server *server)
+int accept_loop_run(struct accept_loop *server)
 {
     FCGX_Request request;
     sigset_t sleep_mask;
     int epoll_fd;
 
-    peer_set_timeout(server->peer_timeout_ms);
-    if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTENER_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
+    fcgi_io_set_timeout(server->peer_timeout_ms);
+    if (FCGX_Init() != 0 || FCGX_InitRequest(&request, SOURCE_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
         !catch_signals(server->argv != NULL, &sleep_mask) || (epoll_fd = make_idle_set()) < 0) {
         log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));
         return EXIT_FAILURE;

@@ -16,20 +16,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct server {
+struct accept_loop {
     /* Serves one request. interrupts: its client's connection and the signals; borrowed for the call. */
-    void (*serve)(struct server *server, FCGX_Request *request, const struct interrupts *interrupts);
+    void (*serve)(struct accept_loop *server, FCGX_Request *request, const struct interrupts *interrupts);
     /* Nothing has come in for a second, or a signal has; NULL: of no interest. */
-    void (*rest)(struct server *server);
+    void (*rest)(struct accept_loop *server);
     int64_t peer_timeout_ms; /* see peer.h */
     /* main's, to run the program anew on SIGHUP; NULL: SIGHUP means nothing, as to a worker that has a manager. */
     char **argv;
 };
 
 /* Whether descriptor 0 is a listening socket, where spawn-fcgi leaves it; if not, that is logged. */
-bool server_has_socket(void);
+bool accept_loop_has_socket(void);
 
 /* Serves what comes in on that socket. Returns the status to exit with; what went wrong is logged. */
-int server_run(struct server *server);
+int accept_loop_run(struct accept_loop *server);
 
 #endif

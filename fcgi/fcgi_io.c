@@ -13,11 +13,11 @@
 
 static int64_t patience_ms;
 static struct {
-    struct records records;
+    struct fcgi_records records;
     int64_t deadline_ms; /* 0: nothing was read yet */
 } request;
 
-void peer_set_timeout(int64_t timeout_ms)
+void fcgi_io_set_timeout(int64_t timeout_ms)
 {
     patience_ms = timeout_ms;
 }
@@ -50,7 +50,7 @@ int OS_Read(int fd, char *buf, size_t len)
             log_write(LOG_LEVEL_WARNING, "a request did not come in whole in time: its connection is closed");
             return -1;
         }
-    if (got > 0 && !records_follow(&request.records, (const unsigned char *)buf, (size_t)got)) {
+    if (got > 0 && !fcgi_records_follow(&request.records, (const unsigned char *)buf, (size_t)got)) {
         log_write(LOG_LEVEL_WARNING, "what came in is no FastCGI request: its connection is closed");
         errno = EPROTO;
         return -1;
@@ -76,6 +76,6 @@ int OS_IpcClose(int ipcFd, int shutdown)
 {
     (void)shutdown;
     request.deadline_ms = 0;
-    request.records = (struct records){ 0 };
+    request.records = (struct fcgi_records){ 0 };
     return ipcFd < 0 ? 0 : close(ipcFd);
 }

@@ -14,6 +14,6 @@
  * How long a request may take to come in whole, from its first byte, and an answer to be taken a bit further. Then, as for what is
  * no FastCGI request at all, libfcgi is told of an error, and that is logged.
  */
-void peer_set_timeout(int64_t timeout_ms);
+void fcgi_io_set_timeout(int64_t timeout_ms);
 
 #endif

@@ -17,7 +17,7 @@ static unsigned two_bytes(const unsigned char *at)
 }
 
 /* A record's head is complete: the first begins the request, the others are of the same one. */
-static bool begin_record(struct records *records)
+static bool begin_record(struct fcgi_records *records)
 {
     const unsigned id = two_bytes(records->head + REQUEST_ID_AT);
     const bool begins = records->head[TYPE_AT] == BEGIN_REQUEST;
@@ -34,7 +34,7 @@ static bool begin_record(struct records *records)
 }
 
 /* One byte of a length, which has four if the first has its high bit set. */
-static void follow_length(struct records *records, unsigned char byte)
+static void follow_length(struct fcgi_records *records, unsigned char byte)
 {
     if (records->length_bytes_left > 0) {
         records->length = records->length << 8 | byte;
@@ -52,7 +52,7 @@ static void follow_length(struct records *records, unsigned char byte)
     records->has_name_length = !records->has_name_length;
 }
 
-static bool follow_parameters(struct records *records, const unsigned char *bytes, size_t size)
+static bool follow_parameters(struct fcgi_records *records, const unsigned char *bytes, size_t size)
 {
     records->parameter_bytes += size;
     for (size_t at = 0; at < size;) {
@@ -62,15 +62,15 @@ static bool follow_parameters(struct records *records, const unsigned char *byte
             follow_length(records, bytes[at++]);
         else if (memchr(bytes + at, '\0', text)) /* the program would see less than the web server meant */
             return false;
-        if (records->text_left > RECORDS_PARAMETER_BYTES)
+        if (records->text_left > FCGI_RECORDS_PARAMETER_BYTES)
             return false;
         records->text_left -= (uint32_t)text;
         at += text;
     }
-    return records->parameter_bytes <= RECORDS_PARAMETER_BYTES;
+    return records->parameter_bytes <= FCGI_RECORDS_PARAMETER_BYTES;
 }
 
-bool records_follow(struct records *records, const unsigned char *bytes, size_t size)
+bool fcgi_records_follow(struct fcgi_records *records, const unsigned char *bytes, size_t size)
 {
     for (size_t at = 0, part; at < size; at += part) {
         if (records->content_left > 0) {

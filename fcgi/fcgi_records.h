@@ -11,14 +11,15 @@
 #include <stdint.h>
 
 enum {
-    RECORDS_HEAD_SIZE = 8,
-    RECORDS_PARAMETER_BYTES = 1024 * 1024 /* of all parameters together; web servers pass on a tenth of it at most */
+    FCGI_RECORDS_HEAD_SIZE = 8,
+    FCGI_RECORDS_PARAMETER_BYTES =
+        1024 * 1024 /* of all parameters together; web servers pass on a tenth of it at most */
 };
 
 /* All zero: nothing has come yet. */
-struct records {
-    unsigned char head[RECORDS_HEAD_SIZE]; /* of the present record */
-    size_t head_size;                      /* so much of it is there */
+struct fcgi_records {
+    unsigned char head[FCGI_RECORDS_HEAD_SIZE]; /* of the present record */
+    size_t head_size;                           /* so much of it is there */
     size_t content_left, padding_left;
     unsigned request_id; /* 0: not begun */
     /* Within the parameters: lengths of name and value in turn, then their text (3.4). */
@@ -33,6 +34,6 @@ struct records {
  * Takes in the next size bytes. false: they are not part of one request on a connection of its own, by version 1 of the protocol,
  * with parameters of bearable size; there is nothing to be made of the rest.
  */
-bool records_follow(struct records *records, const unsigned char *bytes, size_t size);
+bool fcgi_records_follow(struct fcgi_records *records, const unsigned char *bytes, size_t size);
 
 #endif

@@ -8,7 +8,7 @@
 
 static bool insists;
 
-void memory_insist(bool insist)
+void oom_set_fatal(bool insist)
 {
     insists = insist;
 }

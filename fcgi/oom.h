@@ -11,6 +11,6 @@
 #include <stdbool.h>
 
 /* Whether an allocation that fails ends the process; as it begins, none does. */
-void memory_insist(bool insist);
+void oom_set_fatal(bool insist);
 
 #endif

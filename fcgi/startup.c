@@ -36,14 +36,16 @@ static void print_help(const struct program *program)
                  program->check ? " --workers 500" : "");
     free(path);
     if (program->check)
-        (void)printf("Options:\n"
-                     "  --workers N                  as PGPOLL_WORKERS=N, but shows in a process list\n"
-                     "  --check                      finds and explains problems; run it by hand, with the workers'\n"
-                     "                               environment and as their user (pgpoll-check does that)\n"
-                     "  -h, --help and -V, --version\n");
-    (void)printf("libpq's variables say where the database is (PGHOST, PGDATABASE, PGUSER, PGSERVICE, ...).\n\n"
-                 "Environment%s%s:\n",
-                 program->uses ? "; this program uses only " : "", program->uses ? program->uses : "");
+        (void)printf(
+            "Options:\n"
+            "  --workers N                  as PGPOLL_WORKERS=N, but shows in a process list\n"
+            "  --check                      finds and explains problems; run it by hand, with the workers'\n"
+            "                               environment and as their user (pgpoll-check does that)\n"
+            "  -h, --help and -V, --version\n");
+    (void)printf(
+        "libpq's variables say where the database is (PGHOST, PGDATABASE, PGUSER, PGSERVICE, ...).\n\n"
+        "Environment%s%s:\n",
+        program->uses ? "; this program uses only " : "", program->uses ? program->uses : "");
     config_print_help(stdout);
 }
 
@@ -122,7 +124,8 @@ bool program_start(const struct program *program, int argc, char **argv, struct 
     return true;
 }
 
-bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors, struct config *config)
+bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors,
+                      struct config *config)
 {
     switch (argc > 1 && *argv[1] == '-' ? getopt_long(argc, argv, "hV", options + FIRST_OF_ALL, NULL) : 0) {
     case HELP:
@@ -134,7 +137,7 @@ bool program_continue(const char *name, int argc, char **argv, int count, int *d
     default:
         break;
     }
-    if (child_descriptors(argc, argv, count, descriptors) != 0) {
+    if (subprocess_descriptors(argc, argv, count, descriptors) != 0) {
         (void)fprintf(stderr, "%s: cannot be started by hand; start pgpoll.fcgi, which starts it\n", name);
         return false;
     }

@@ -28,6 +28,7 @@ bool program_start(const struct program *program, int argc, char **argv, struct 
  * and opens the log, as the manager has done. Exits by itself after --help and --version.
  * false: the program fails; everything has been said.
  */
-bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors, struct config *config);
+bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors,
+                      struct config *config);
 
 #endif

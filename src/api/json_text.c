@@ -313,8 +313,8 @@ static bool rewrite_value(struct rewriter *rewriter, int depth)
     }
 }
 
-bool json_text_rewrite(const char *text, size_t length, const char *const *members, char *out, size_t *written,
-                       struct json_text_fault *fault)
+bool json_text_rewrite(const char *text, size_t length, const char *const *members, char *out,
+                       size_t *written, struct json_text_fault *fault)
 {
     static const char byte_order_mark[] = "\xef\xbb\xbf";
     struct rewriter rewriter = { .text = text, .length = length, .members = members, .out = out };

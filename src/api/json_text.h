@@ -31,7 +31,7 @@ struct json_text_fault {
  * false: the text is not JSON, nests deeper than JSON_TEXT_MAX_DEPTH, has half a surrogate pair, or has
  * \u0000 in a name, where json-c would end the name. *fault says which and where.
  */
-bool json_text_rewrite(const char *text, size_t length, const char *const *members, char *out, size_t *written,
-                       struct json_text_fault *fault);
+bool json_text_rewrite(const char *text, size_t length, const char *const *members, char *out,
+                       size_t *written, struct json_text_fault *fault);
 
 #endif

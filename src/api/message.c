@@ -22,8 +22,8 @@ static void format_timestamp(int64_t us, char text[static TIMESTAMP_SIZE])
     }
     /* PostgreSQL's years, up to 294276, are far within those of struct tm. */
     (void)gmtime_r(&seconds, &utc);
-    (void)snprintf(text, TIMESTAMP_SIZE, "%04d-%02d-%02dT%02d:%02d:%02d.%06d", utc.tm_year + 1900, utc.tm_mon + 1,
-                   utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, fraction);
+    (void)snprintf(text, TIMESTAMP_SIZE, "%04d-%02d-%02dT%02d:%02d:%02d.%06d", utc.tm_year + 1900,
+                   utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, fraction);
 }
 
 static bool is_json_null(const char *text, size_t length)
@@ -67,6 +67,7 @@ bool message_append(struct printbuf *out, const char *quoted_topic, const struct
            append_text(out, "\",\"payload\":") && append(out, message->payload, message->payload_length) &&
            append_text(out, ",\"timestamp\":\"") && append_text(out, timestamp) &&
            append_text(out, "\",\"metadata\":") &&
-           (no_metadata ? append_text(out, "{}") : append(out, message->metadata, message->metadata_length)) &&
+           (no_metadata ? append_text(out, "{}")
+                        : append(out, message->metadata, message->metadata_length)) &&
            append_text(out, ",\"stream_id\":\"") && append_text(out, stream_id) && append_text(out, "\"}");
 }

@@ -60,7 +60,8 @@ static bool count(struct page *page, int topic_index, int64_t position)
     return true;
 }
 
-bool page_add(struct page *page, int topic_index, const struct poll_topic *topic, const struct message *message)
+bool page_add(struct page *page, int topic_index, const struct poll_topic *topic,
+              const struct message *message)
 {
     return separate(page) && message_append(page->messages, topic->quoted, message) &&
            count(page, topic_index, message->position);

@@ -12,7 +12,7 @@
 
 struct poll_topic;
 
-/* Why a client may have missed messages (DESIGN.md 1, "gaps"). */
+/* Why a client may have missed messages (docs/poll.md, "Gaps"). */
 enum gap { GAP_NONE, GAP_EXPIRED, GAP_UNKNOWN, GAP_AHEAD, GAP_COUNT };
 
 /* As clients and metrics know it; of GAP_NONE: "none". */
@@ -43,7 +43,8 @@ void page_release(struct page *page);
 void page_clear(struct page *page);
 
 /* Appends a message of the topic with this index. Positions must grow. false: out of memory; clear the page. */
-bool page_add(struct page *page, int topic_index, const struct poll_topic *topic, const struct message *message);
+bool page_add(struct page *page, int topic_index, const struct poll_topic *topic,
+              const struct message *message);
 
 /* The same for a message that is JSON already. */
 bool page_add_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length);

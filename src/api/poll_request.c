@@ -15,13 +15,15 @@ enum { TIMEOUT_MAX_S = 60, TIMEOUT_DEFAULT_S = 30, LIMIT_MAX = 1000, LIMIT_DEFAU
 
 enum {
     ESCAPED_CHARACTER_BYTES = 12, /* a surrogate pair */
-    CURSOR_BYTES = 280, /* of a topic: its cursor, every character of it escaped, punctuation and white space */
+    CURSOR_BYTES =
+        280, /* of a topic: its cursor, every character of it escaped, punctuation and white space */
     OTHER_BYTES = 64 * 1024
 };
 
 size_t poll_request_max_bytes(int max_topics)
 {
-    return OTHER_BYTES + (size_t)max_topics * (2 * TOPIC_MAX_CHARACTERS * ESCAPED_CHARACTER_BYTES + CURSOR_BYTES);
+    return OTHER_BYTES +
+           (size_t)max_topics * (2 * TOPIC_MAX_CHARACTERS * ESCAPED_CHARACTER_BYTES + CURSOR_BYTES);
 }
 
 /* ---- the list of what is wrong; FastAPI's shape, which the API document shows */
@@ -49,10 +51,10 @@ static struct json_object *fault_location(struct place place)
 {
     struct json_object *location = json_object_new_array();
 
-    if (!json_tree_add_item(location, json_object_new_string("body")) ||
-        (place.field && !json_tree_add_item(location, json_object_new_string(place.field))) ||
-        (place.key && !json_tree_add_item(location, json_object_new_string(place.key))) ||
-        (place.index >= 0 && !json_tree_add_item(location, json_object_new_int64(place.index)))) {
+    if (!json_build_add_item(location, json_object_new_string("body")) ||
+        (place.field && !json_build_add_item(location, json_object_new_string(place.field))) ||
+        (place.key && !json_build_add_item(location, json_object_new_string(place.key))) ||
+        (place.index >= 0 && !json_build_add_item(location, json_object_new_int64(place.index)))) {
         json_object_put(location);
         return NULL;
     }
@@ -65,10 +67,10 @@ static void fault_add(struct faults *faults, struct place place, const char *mes
 
     if (!faults->list)
         faults->list = json_object_new_array();
-    if (!json_tree_add_member(entry, "loc", fault_location(place)) ||
-        !json_tree_add_member(entry, "msg", json_object_new_string(message)) ||
-        !json_tree_add_member(entry, "type", json_object_new_string(type)) ||
-        !json_tree_add_item(faults->list, json_object_get(entry)))
+    if (!json_build_add_member(entry, "loc", fault_location(place)) ||
+        !json_build_add_member(entry, "msg", json_object_new_string(message)) ||
+        !json_build_add_member(entry, "type", json_object_new_string(type)) ||
+        !json_build_add_item(faults->list, json_object_get(entry)))
         faults->out_of_memory = true;
     json_object_put(entry);
 }
@@ -77,7 +79,8 @@ static void fault_add(struct faults *faults, struct place place, const char *mes
 
 static void fault_add_malformed(struct faults *faults, struct json_text_fault fault)
 {
-    fault_add(faults, (struct place){ NULL, NULL, (int64_t)fault.offset }, fault.message, "value_error.jsondecode");
+    fault_add(faults, (struct place){ NULL, NULL, (int64_t)fault.offset }, fault.message,
+              "value_error.jsondecode");
 }
 
 /* Returns a new object, or NULL when memory is out. json: an object, as json_text_rewrite() leaves it. */
@@ -166,7 +169,8 @@ static void check_topic(struct json_object *item, size_t index, struct faults *f
         fault_add(faults, place, "ensure this value is not blank", "value_error");
         break;
     case TOPIC_TOO_LONG:
-        fault_add(faults, place, "ensure this value has at most 255 characters", "value_error.any_str.max_length");
+        fault_add(faults, place, "ensure this value has at most 255 characters",
+                  "value_error.any_str.max_length");
         break;
     case TOPIC_CONTROL:
         fault_add(faults, place, "control characters are not allowed", "value_error");
@@ -211,7 +215,7 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
 
     if (!given)
         return;
-    if (!json_tree_add_member(kept, topic->name, json_object_get(given)))
+    if (!json_build_add_member(kept, topic->name, json_object_get(given)))
         faults->out_of_memory = true;
     if (!json_object_is_type(given, json_type_string)) {
         fault_add(faults, (struct place){ "since", topic->name, -1 }, "str type expected", "type_error.str");
@@ -234,9 +238,10 @@ static void read_since(struct poll_request *request, struct faults *faults)
         kept = json_object_new_object();
         for (int i = 0; kept && i < request->topic_count; i++)
             read_cursor(since, &request->topics[i], kept, faults);
-        if (!json_tree_add_member(request->body, "since", kept))
+        if (!json_build_add_member(request->body, "since", kept))
             faults->out_of_memory = true;
-    } else if (since && !(json_object_is_type(since, json_type_array) && json_object_array_length(since) == 0)) {
+    } else if (since &&
+               !(json_object_is_type(since, json_type_array) && json_object_array_length(since) == 0)) {
         fault_add(faults, place_of("since"), "value is not a valid dict", "type_error.dict");
     }
 }
@@ -253,7 +258,8 @@ static bool read_topics(struct poll_request *request, struct json_object *names)
         struct json_object *item = json_object_array_get_idx(names, i);
         struct poll_topic topic = { .name = json_object_get_string(item),
                                     .length = (size_t)json_object_get_string_len(item),
-                                    .quoted = json_object_to_json_string_ext(item, JSON_C_TO_STRING_NOSLASHESCAPE),
+                                    .quoted =
+                                        json_object_to_json_string_ext(item, JSON_C_TO_STRING_NOSLASHESCAPE),
                                     .cursor = { CURSOR_NOW, 0 } };
         int known = 0;
 
@@ -282,8 +288,9 @@ enum error poll_request_parse(struct poll_request *request, const char *body, si
     if (made.body) {
         check_topics(made.body, max_topics, &all_blank, &faults);
         names = json_object_object_get(made.body, "topics");
-        if (json_object_is_type(names, json_type_array) && json_object_array_length(names) <= (size_t)max_topics &&
-            json_object_array_length(names) > 0 && !read_topics(&made, names))
+        if (json_object_is_type(names, json_type_array) &&
+            json_object_array_length(names) <= (size_t)max_topics && json_object_array_length(names) > 0 &&
+            !read_topics(&made, names))
             faults.out_of_memory = true;
         read_since(&made, &faults);
         read_integer(made.body, "timeout", 0, TIMEOUT_MAX_S, &made.timeout_s, &faults);

@@ -62,7 +62,8 @@ static int start_thread(struct background *background)
     return failure;
 }
 
-struct background *background_start(void (*call)(void *context), void (*release)(void *context), void *context)
+struct background *background_start(void (*call)(void *context), void (*release)(void *context),
+                                    void *context)
 {
     struct background *background = calloc(1, sizeof *background);
     int failure;

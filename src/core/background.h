@@ -14,7 +14,8 @@ struct background;
  * Starts call(context). release(context) follows when the call has returned and background_leave() was called, whichever is later.
  * NULL: not started, errno says why, and context is still the caller's.
  */
-struct background *background_start(void (*call)(void *context), void (*release)(void *context), void *context);
+struct background *background_start(void (*call)(void *context), void (*release)(void *context),
+                                    void *context);
 
 /* Whether the call has returned; what it wrote may be read then. false for NULL. */
 bool background_is_done(const struct background *background);

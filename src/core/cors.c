@@ -46,7 +46,8 @@ static long read_port(const char *text, const char *end)
  */
 static bool normalize(const char *text, char origin[static ORIGIN_SIZE])
 {
-    const char *colon = strstr(text, "://"), *scheme = colon ? text : "https", *host = colon ? colon + 3 : text;
+    const char *colon = strstr(text, "://"), *scheme = colon ? text : "https",
+               *host = colon ? colon + 3 : text;
     const size_t scheme_length = colon ? (size_t)(colon - text) : strlen(scheme);
     const char *end = host + strcspn(host, "/?#");
     const char *host_end = *host == '[' ? host + strcspn(host, "]") + 1 : host + strcspn(host, ":/?#");
@@ -55,12 +56,14 @@ static bool normalize(const char *text, char origin[static ORIGIN_SIZE])
     int length;
 
     if (strcmp(text, "null") == 0 || host_end > end || !consists_of(scheme, scheme_length, "+-.") ||
-        !isalpha((unsigned char)*scheme) || !consists_of(host, (size_t)(host_end - host), ipv6 ? "[]:." : "-._"))
+        !isalpha((unsigned char)*scheme) ||
+        !consists_of(host, (size_t)(host_end - host), ipv6 ? "[]:." : "-._"))
         return false;
     port = read_port(host_end, end);
     if (port < 0)
         return false;
-    length = snprintf(origin, ORIGIN_SIZE, "%.*s://%.*s", (int)scheme_length, scheme, (int)(host_end - host), host);
+    length = snprintf(origin, ORIGIN_SIZE, "%.*s://%.*s", (int)scheme_length, scheme, (int)(host_end - host),
+                      host);
     if (port == 0 || (port == 443 && strncasecmp(origin, "https:", 6) == 0) ||
         (port == 80 && strncasecmp(origin, "http:", 5) == 0))
         return length < ORIGIN_SIZE;

@@ -10,7 +10,7 @@
 struct json_object;
 
 /* key: copied. */
-bool json_tree_add_member(struct json_object *object, const char *key, struct json_object *value);
-bool json_tree_add_item(struct json_object *array, struct json_object *item);
+bool json_build_add_member(struct json_object *object, const char *key, struct json_object *value);
+bool json_build_add_item(struct json_object *array, struct json_object *item);
 
 #endif

@@ -189,8 +189,8 @@ static bool write_line(enum log_level level, const char *text)
     (void)clock_gettime(CLOCK_REALTIME, &now);
     if (gmtime_r(&now.tv_sec, &utc))
         (void)strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &utc);
-    length = snprintf(line, sizeof line, "%s.%03ldZ %s[%d] %s: %s\n", stamp, now.tv_nsec / 1000000, out.program,
-                      (int)getpid(), level_name(level), text);
+    length = snprintf(line, sizeof line, "%s.%03ldZ %s[%d] %s: %s\n", stamp, now.tv_nsec / 1000000,
+                      out.program, (int)getpid(), level_name(level), text);
     return length > 0 && put(line, (size_t)length);
 }
 
@@ -204,8 +204,8 @@ static bool write_to_syslog(enum log_level level, const char *text)
 
     if (localtime_r(&now, &local))
         (void)strftime(stamp, sizeof stamp, "%h %e %T ", &local);
-    length = snprintf(line, sizeof line, "<%d>%s%s[%d]: %s", LOG_DAEMON | (int)level, stamp, out.program, (int)getpid(),
-                      text);
+    length = snprintf(line, sizeof line, "<%d>%s%s[%d]: %s", LOG_DAEMON | (int)level, stamp, out.program,
+                      (int)getpid(), text);
     return length > 0 && put_to_syslog(line, (size_t)length);
 }
 
@@ -222,8 +222,8 @@ void log_report_lost(void)
 
     if (out.lost == 0)
         return;
-    (void)snprintf(text, sizeof text, "%" PRIu64 " log lines were lost: nobody read the log, or its disk is full",
-                   out.lost);
+    (void)snprintf(text, sizeof text,
+                   "%" PRIu64 " log lines were lost: nobody read the log, or its disk is full", out.lost);
     if (write_text(LOG_LEVEL_WARNING, text))
         out.lost = 0;
 }

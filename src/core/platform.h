@@ -4,7 +4,8 @@
 #ifndef PGPOLL_PLATFORM_H
 #define PGPOLL_PLATFORM_H
 
-_Static_assert(sizeof(void *) == 8, "pgpoll needs a 64-bit system: processes share 64-bit counters without locks");
+_Static_assert(sizeof(void *) == 8,
+               "pgpoll needs a 64-bit system: processes share 64-bit counters without locks");
 
 #include <features.h>
 

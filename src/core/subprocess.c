@@ -9,21 +9,22 @@
 #include <string.h>
 #include <unistd.h>
 
-int child_find(struct child *child, const char *name)
+int subprocess_find(struct subprocess *subprocess, const char *name)
 {
-    char own[sizeof child->path];
+    char own[sizeof subprocess->path];
     ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
 
     if (length < 0)
         return -1;
     own[length] = '\0';
     *strrchr(own, '/') = '\0'; /* it is absolute */
-    if ((size_t)snprintf(child->path, sizeof child->path, "%s/%s", own, name) >= sizeof child->path) {
+    if ((size_t)snprintf(subprocess->path, sizeof subprocess->path, "%s/%s", own, name) >=
+        sizeof subprocess->path) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    child->program = open(child->path, O_PATH | O_CLOEXEC);
-    return child->program < 0 ? -1 : 0;
+    subprocess->program = open(subprocess->path, O_PATH | O_CLOEXEC);
+    return subprocess->program < 0 ? -1 : 0;
 }
 
 /* Whether a process without a database needs it: settings of ours, of libc, libfcgi, sanitizers. "X*": a prefix. */
@@ -56,35 +57,37 @@ static void clean_environment(void)
     environ[kept] = NULL;
 }
 
-static void become(const struct child *child, const int *descriptors, const sigset_t *mask)
+static void become(const struct subprocess *subprocess, const int *descriptors, const sigset_t *mask)
 {
-    char texts[CHILD_DESCRIPTORS][12], *argv[CHILD_DESCRIPTORS + 2] = { (char *)(uintptr_t)child->path };
+    char texts[SUBPROCESS_DESCRIPTORS][12],
+        *argv[SUBPROCESS_DESCRIPTORS + 2] = { (char *)(uintptr_t)subprocess->path };
 
-    for (int i = 0; i < CHILD_DESCRIPTORS && descriptors[i] >= 0; i++) {
+    for (int i = 0; i < SUBPROCESS_DESCRIPTORS && descriptors[i] >= 0; i++) {
         (void)snprintf(texts[i], sizeof texts[i], "%d", descriptors[i]);
         argv[i + 1] = texts[i];
         if (fcntl(descriptors[i], F_SETFD, 0) != 0)
             return;
     }
     if (sigprocmask(SIG_SETMASK, mask, NULL) == 0)
-        (void)fexecve(child->program, argv, environ);
+        (void)fexecve(subprocess->program, argv, environ);
 }
 
-pid_t child_start(const struct child *child, const int descriptors[static CHILD_DESCRIPTORS], enum child_kind kind,
-                  const sigset_t *mask)
+pid_t subprocess_start(const struct subprocess *subprocess,
+                       const int descriptors[static SUBPROCESS_DESCRIPTORS], enum subprocess_kind kind,
+                       const sigset_t *mask)
 {
     pid_t pid = fork();
 
     if (pid == 0) {
-        if (kind == CHILD_WITHOUT_DATABASE)
+        if (kind == SUBPROCESS_WITHOUT_DATABASE)
             clean_environment();
-        become(child, descriptors, mask);
+        become(subprocess, descriptors, mask);
         _exit(EXIT_FAILURE);
     }
     return pid;
 }
 
-int child_descriptors(int argc, char **argv, int count, int *descriptors)
+int subprocess_descriptors(int argc, char **argv, int count, int *descriptors)
 {
     if (argc != count + 1)
         return -1;

@@ -23,7 +23,7 @@ static bool client_is_gone(int fd)
     return size == 0 || (size > TYPE_AT && header[TYPE_AT] == ABORT_REQUEST);
 }
 
-enum error interrupts_wait(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms)
+enum error wait_for_event(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms)
 {
     struct pollfd fds[] = { { .fd = fd, .events = events },
                             { .fd = interrupts->client_fd, .events = POLLIN | POLLRDHUP } };

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = EXCHANGE_MAX_STATEMENTS, NOBODY = -1, RETRY_MS = 200 };
+enum { BATCH = QUERY_BATCH_MAX_STATEMENTS, NOBODY = -1, RETRY_MS = 200 };
 
 struct answered {
     int number;
@@ -28,7 +28,7 @@ struct authorizer {
     int answered_count;
     int limit; /* questions asked together: one after a batch failed, to find out which it was; then twice as many */
     int asked[BATCH]; /* by statement: whose question it is */
-    struct exchange exchange;
+    struct query_batch batch;
     struct poll_topic *topics; /* of one question */
     int64_t retry_ms;
 };
@@ -58,7 +58,7 @@ void authorizer_free(struct authorizer *authorizer)
     if (!authorizer)
         return;
     database_free(authorizer->database);
-    exchange_end(&authorizer->exchange);
+    query_batch_end(&authorizer->batch);
     free(authorizer->waiting);
     free(authorizer->answered);
     free(authorizer->topics);
@@ -72,14 +72,15 @@ struct pollfd authorizer_pollfd(const struct authorizer *authorizer)
 
 int64_t authorizer_due_ms(const struct authorizer *authorizer)
 {
-    if (authorizer->exchange.running)
-        return exchange_due_ms(&authorizer->exchange);
+    if (authorizer->batch.running)
+        return query_batch_due_ms(&authorizer->batch);
     return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
 }
 
 void authorizer_ask(struct authorizer *authorizer, int number)
 {
-    authorizer->waiting[authorizer->waiting_count++] = number; /* each worker is asking one question at most */
+    authorizer->waiting[authorizer->waiting_count++] =
+        number; /* each worker is asking one question at most */
 }
 
 static void settle(struct authorizer *authorizer, int number, enum error answer)
@@ -104,7 +105,7 @@ void authorizer_forget_worker(struct authorizer *authorizer, int number)
         if (authorizer->waiting[i] != number)
             authorizer->waiting[kept++] = authorizer->waiting[i];
     authorizer->waiting_count = kept;
-    for (int i = 0; i < authorizer->exchange.count; i++)
+    for (int i = 0; i < authorizer->batch.count; i++)
         if (authorizer->asked[i] == number)
             authorizer->asked[i] = NOBODY;
 }
@@ -116,15 +117,15 @@ static bool make_statement(struct authorizer *authorizer, int number)
     for (int i = 0; i < question->topic_count; i++)
         authorizer->topics[i] =
             (struct poll_topic){ .name = question->topics[i].name, .length = question->topics[i].length };
-    authorizer->asked[authorizer->exchange.count] = number;
-    return statement_may_poll(exchange_add(&authorizer->exchange, NULL), question->user, authorizer->topics,
+    authorizer->asked[authorizer->batch.count] = number;
+    return statement_may_poll(query_batch_add(&authorizer->batch, NULL), question->user, authorizer->topics,
                               question->topic_count);
 }
 
 /* The whole batch failed. Asked one by one, the good ones will be answered; the bad one is told of its own failure. */
 static void fail(struct authorizer *authorizer, enum error error)
 {
-    const int asked_count = authorizer->exchange.count;
+    const int asked_count = authorizer->batch.count;
     int alive = 0;
 
     log_write(LOG_LEVEL_WARNING, "can_poll() was not answered: %s", database_error(authorizer->database));
@@ -152,12 +153,12 @@ static void finish(struct authorizer *authorizer, enum error error)
     if (error) {
         fail(authorizer, error);
     } else {
-        for (int i = 0; i < authorizer->exchange.count; i++)
+        for (int i = 0; i < authorizer->batch.count; i++)
             settle(authorizer, authorizer->asked[i],
-                   database_is_true(authorizer->exchange.results[i]) ? ERROR_NONE : ERROR_DENIED);
+                   database_is_true(authorizer->batch.results[i]) ? ERROR_NONE : ERROR_DENIED);
         authorizer->limit = (int)clock_min(authorizer->limit * 2, BATCH);
     }
-    exchange_end(&authorizer->exchange);
+    query_batch_end(&authorizer->batch);
 }
 
 static void begin(struct authorizer *authorizer, int64_t now_ms)
@@ -166,8 +167,9 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
     bool made = true;
     int taken = 0;
 
-    for (; made && taken < authorizer->waiting_count && authorizer->exchange.count < authorizer->limit; taken++) {
-        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->give_up_ms < now_ms)
+    for (; made && taken < authorizer->waiting_count && authorizer->batch.count < authorizer->limit;
+         taken++) {
+        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->deadline_ms < now_ms)
             settle(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
         else
             made = make_statement(authorizer, authorizer->waiting[taken]);
@@ -176,8 +178,8 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
     memmove(authorizer->waiting, authorizer->waiting + taken,
             (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
     if (made)
-        error = exchange_begin(&authorizer->exchange, authorizer->database, now_ms,
-                               authorizer->config->query_timeout_s * 1000);
+        error = query_batch_begin(&authorizer->batch, authorizer->database, now_ms,
+                                  authorizer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING)
         finish(authorizer, error);
 }
@@ -185,12 +187,13 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
 void authorizer_step(struct authorizer *authorizer, bool ready)
 {
     int64_t now_ms = clock_monotonic_ms();
-    enum error error = exchange_step(&authorizer->exchange, ready, now_ms);
+    enum error error = query_batch_step(&authorizer->batch, ready, now_ms);
 
     if (error != ERROR_PENDING)
         finish(authorizer, error);
-    else if (!authorizer->exchange.running && ready)
-        (void)database_consume(authorizer->database); /* an idle connection that was cut is made anew when needed */
-    if (!authorizer->exchange.running && now_ms >= authorizer_due_ms(authorizer))
+    else if (!authorizer->batch.running && ready)
+        (void)database_consume(
+            authorizer->database); /* an idle connection that was cut is made anew when needed */
+    if (!authorizer->batch.running && now_ms >= authorizer_due_ms(authorizer))
         begin(authorizer, now_ms);
 }

@@ -28,7 +28,8 @@ struct check {
     int wrong;
 };
 
-static void say(struct check *check, enum kind kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void say(struct check *check, enum kind kind, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 static void say(struct check *check, enum kind kind, const char *format, ...)
 {
     static const char *const words[] = { "ok", "note", "WRONG" };
@@ -46,7 +47,8 @@ static void say(struct check *check, enum kind kind, const char *format, ...)
  * Runs a statement, which is released, as the workers do. Returns its result, which the caller clears.
  * NULL: it failed, and that was said; what is a clause for it, such as "LISTEN fails".
  */
-static PGresult *run(struct check *check, struct database *database, struct statement *statement, const char *what)
+static PGresult *run(struct check *check, struct database *database, struct statement *statement,
+                     const char *what)
 {
     const int64_t deadline_ms = clock_monotonic_ms() + check->config->query_timeout_s * 1000;
     PGresult *result = NULL;
@@ -95,14 +97,17 @@ static bool check_connection(struct check *check)
         return false;
     }
     say(check, OK, "Connected to database %s at %s as role %s; PostgreSQL %s, pgpoll schema version %d.",
-        text(result, 0, 0), text(result, 0, 1), text(result, 0, 2), text(result, 0, 3), PGPOLL_SCHEMA_VERSION);
+        text(result, 0, 0), text(result, 0, 1), text(result, 0, 2), text(result, 0, 3),
+        PGPOLL_SCHEMA_VERSION);
     if (*text(result, 0, 4))
-        say(check, NOTE, "Role %s is a superuser. The workers need no more than: GRANT pgpoll_poller TO your_role;",
+        say(check, NOTE,
+            "Role %s is a superuser. The workers need no more than: GRANT pgpoll_poller TO your_role;",
             text(result, 0, 2));
     ahead_ms = database_int8(result, 0, 5) - (before_ms + clock_wall_ms()) / 2;
     if (llabs(ahead_ms) > CLOCK_MS)
         say(check, NOTE,
-            "The database's clock is %.1f s %s this host's. Messages are delivered as usual, but latencies in the"
+            "The database's clock is %.1f s %s this host's. Messages are delivered as usual, but latencies "
+            "in the"
             " metrics, and cursors that are times, are wrong by as much. Synchronize the clocks.",
             (double)llabs(ahead_ms) / 1000, ahead_ms > 0 ? "ahead of" : "behind");
     PQclear(result);
@@ -125,8 +130,8 @@ static bool check_rights(struct check *check)
     if (may)
         say(check, OK, "Role %s has the rights of a worker.", text(result, 0, 1));
     else if (result)
-        say(check, WRONG, "Role %s may not call %s. GRANT pgpoll_poller TO %s;", text(result, 0, 1), text(result, 0, 0),
-            text(result, 0, 1));
+        say(check, WRONG, "Role %s may not call %s. GRANT pgpoll_poller TO %s;", text(result, 0, 1),
+            text(result, 0, 0), text(result, 0, 1));
     PQclear(result);
     return may;
 }
@@ -148,7 +153,8 @@ static bool check_problems(struct check *check)
         blocking = blocking || *text(result, i, 2);
     }
     if (blocking)
-        say(check, NOTE, "Numbering and LISTEN are not tried, because they would wait or fail for that reason.");
+        say(check, NOTE,
+            "Numbering and LISTEN are not tried, because they would wait or fail for that reason.");
     PQclear(result);
     return result && !blocking;
 }
@@ -216,10 +222,12 @@ static void check_listen(struct check *check)
         notified = run(check, other, &notify, "A second connection cannot NOTIFY");
     }
     if (notified && hears(check->database))
-        say(check, OK, "LISTEN delivers: a notification took %" PRId64 " ms.", clock_monotonic_ms() - began_ms);
+        say(check, OK, "LISTEN delivers: a notification took %" PRId64 " ms.",
+            clock_monotonic_ms() - began_ms);
     else if (notified)
         say(check, WRONG,
-            "LISTEN delivers nothing. PGHOST may be a pooler in transaction mode: connect to PostgreSQL itself, or"
+            "LISTEN delivers nothing. PGHOST may be a pooler in transaction mode: connect to PostgreSQL "
+            "itself, or"
             " through a pooler in session mode.");
     PQclear(listening);
     PQclear(notified);
@@ -236,19 +244,23 @@ static void check_limits(struct check *check)
 
     if (getuid() != 0 && getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur < processes)
         say(check, WRONG,
-            "%" PRId64 " polls need about %ju processes, and this user may have %ju. Raise ulimit -u, or lower"
+            "%" PRId64
+            " polls need about %ju processes, and this user may have %ju. Raise ulimit -u, or lower"
             " PGPOLL_WORKERS.",
             check->config->workers, (uintmax_t)processes, (uintmax_t)limit.rlim_cur);
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max < files)
         say(check, NOTE,
-            "For %" PRId64 " polls the web server needs %ju file descriptors, and a process started here may have %ju"
+            "For %" PRId64
+            " polls the web server needs %ju file descriptors, and a process started here may have %ju"
             " (ulimit -Hn).",
             check->config->workers, (uintmax_t)files, (uintmax_t)limit.rlim_max);
 }
 
 bool check_run(const struct config *config, FILE *out)
 {
-    struct check check = { .config = config, .out = out, .database = database_new(config->query_timeout_s * 1000) };
+    struct check check = { .config = config,
+                           .out = out,
+                           .database = database_new(config->query_timeout_s * 1000) };
 
     if (config->workers > 0)
         check_limits(&check);

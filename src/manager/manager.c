@@ -8,7 +8,11 @@
 #include "manager/reader_pool.h"
 #include "manager/relay.h"
 #include "manager/stats_writer.h"
+#include "shared/latch.h"
+#include "shared/question.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
+#include "shared/slot_reset.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -57,12 +61,12 @@ enum {
  * The protocol of a reload. P is the process that systemd or a pid file knows, S the scoreboard that it shares
  * with its workers.
  *
- *  1. P ends the nursery, so that it knows all workers of S, and forks the old manager M. M has a copy of
+ *  1. P ends the fork server, so that it knows all workers of S, and forks the old manager M. M has a copy of
  *     everything that P has: S, the database connections, what is under way.
  *  2. P executes the new program and so keeps its process id. The new program finds the process ids of M and of
  *     all other children in a file; the environment (OLD_CHILDREN) has its descriptor and the number of old
  *     managers in it. If P cannot execute the program, it tells M, which exits, and goes on as before.
- *  3. M serves the workers of S as P did: it answers questions, fills the window, wakes polls, and asks the polls
+ *  3. M serves the workers of S as P did: it answers questions, fills the message ring, wakes polls, and asks the polls
  *     that wait longest to answer when few workers are free. It starts no process. Its workers still accept.
  *  4. P makes a scoreboard, workers and database connections of its own. It never looks into S, whose layout may
  *     be that of another version.
@@ -87,18 +91,18 @@ struct old {
 struct manager {
     const struct config *config;
     struct scoreboard *scoreboard;
-    struct feeder *feeder;
+    struct relay *relay;
     struct authorizer *authorizer;
     struct stats_writer *stats_writer;
-    struct nursery nursery;
-    struct readers readers;
+    struct fork_server fork_server;
+    struct reader_pool readers;
     char **argv;
     sigset_t usual_mask;
     int signal_fd;
     struct old old;
     bool is_old; /* this is an old manager */
     int drained; /* workers that it has told to end */
-    int running; /* workers, and those that the nursery was asked for */
+    int running; /* workers, and those that the fork server was asked for */
     int64_t *spawned_ms;
     bool stopping, reloads; /* as soon as it can */
     bool recount;           /* idle workers are to be counted, whether or not there was a poll */
@@ -126,7 +130,8 @@ static void fail_spawning(struct manager *manager, int error)
 
 static bool is_missing(const struct manager *manager, int number)
 {
-    return scoreboard_pid(manager->scoreboard, number) == 0 && !nursery_was_asked(&manager->nursery, number);
+    return scoreboard_pid(manager->scoreboard, number) == 0 &&
+           !fork_server_was_asked(&manager->fork_server, number);
 }
 
 /* How many workers are started or ended in one step of a reload. */
@@ -143,12 +148,12 @@ static void spawn_missing(struct manager *manager)
     if (rolls)
         manager->spawn_ms = clock_monotonic_ms() + ROLL_STEP_MS;
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
-        if (manager->running == enough || !nursery_is_ready(&manager->nursery))
+        if (manager->running == enough || !fork_server_is_ready(&manager->fork_server))
             return;
         if (!is_missing(manager, i))
             continue;
-        scoreboard_forget_worker(manager->scoreboard, i); /* again: a broken worker may have written there since */
-        if (!nursery_ask(&manager->nursery, i, &manager->usual_mask)) {
+        slot_reset(manager->scoreboard, i); /* again: a broken worker may have written there since */
+        if (!fork_server_ask(&manager->fork_server, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
             return;
         }
@@ -162,7 +167,7 @@ static void take_spawned(struct manager *manager)
 {
     int number, error, failed = 0;
 
-    while (nursery_take(&manager->nursery, &number, &error)) {
+    while (fork_server_take(&manager->fork_server, &number, &error)) {
         const int pid = scoreboard_pid(manager->scoreboard, number);
 
         if (error) {
@@ -187,11 +192,11 @@ static int number_of(const struct manager *manager, pid_t pid)
 /* Undoes whatever the dead worker had in hand. */
 static void clear_slot(struct manager *manager, int number)
 {
-    nursery_forget_worker(&manager->nursery, number);
+    fork_server_forget_worker(&manager->fork_server, number);
     authorizer_forget_worker(manager->authorizer, number);
-    feeder_forget_worker(manager->feeder, number);
-    scoreboard_forget_worker(manager->scoreboard, number);
-    scoreboard_wake_stats_writer(manager->scoreboard);
+    relay_forget_worker(manager->relay, number);
+    slot_reset(manager->scoreboard, number);
+    latch_wake_stats_writer(manager->scoreboard);
 }
 
 static void log_death(const char *who, pid_t pid, int status)
@@ -217,12 +222,17 @@ static bool remove_pid(pid_t *pids, int *count, pid_t pid)
 /* A child has died and was waited for. Returns whether it was a worker that has lived for a moment only. */
 static bool bury(struct manager *manager, pid_t pid, int status)
 {
-    const bool nursery = nursery_was(&manager->nursery, pid), reader = readers_had(&manager->readers, pid);
+    const bool fork_server = fork_server_was(&manager->fork_server, pid),
+               reader = readers_had(&manager->readers, pid);
     const bool old_manager = remove_pid(manager->old.managers, &manager->old.manager_count, pid);
     const int number = number_of(manager, pid);
 
-    if (!nursery || !manager->stopping)
-        log_death(nursery ? "nursery" : reader ? "reader" : old_manager ? "old manager" : "worker", pid, status);
+    if (!fork_server || !manager->stopping)
+        log_death(fork_server   ? "nursery"
+                  : reader      ? "reader"
+                  : old_manager ? "old manager"
+                                : "worker",
+                  pid, status);
     (void)remove_pid(manager->old.others, &manager->old.other_count, pid);
     if (number < 0)
         return false;
@@ -249,7 +259,7 @@ static bool reap_new(struct manager *manager)
 
     for (int i = manager->old.manager_count - 1; i >= 0; i--)
         (void)reap_one(manager, manager->old.managers[i]);
-    (void)reap_one(manager, manager->nursery.pid);
+    (void)reap_one(manager, manager->fork_server.pid);
     for (int i = atomic_load(&manager->scoreboard->manager->readers) - 1; i >= 0; i--)
         (void)reap_one(manager, manager->readers.pids[i]);
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
@@ -291,7 +301,8 @@ static void kill_broken(const struct manager *manager, int number)
 
     if (pid <= 0)
         return;
-    log_write(LOG_LEVEL_ERROR, "worker %d has damaged its shared memory and is killed; another one replaces it", pid);
+    log_write(LOG_LEVEL_ERROR,
+              "worker %d has damaged its shared memory and is killed; another one replaces it", pid);
     (void)kill(pid, SIGKILL);
 }
 
@@ -306,7 +317,7 @@ static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, i);
 
-        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->released) &&
+        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->drain) &&
             atomic_load(&slot->since_ms) <= since_ms) {
             longest = i;
             since_ms = atomic_load(&slot->since_ms);
@@ -325,9 +336,10 @@ static void keep_reserve(struct manager *manager, int64_t now_ms)
         manager->release_ms = INT64_MAX;
     if (wanted <= 0 || (manager->release_ms != INT64_MAX && now_ms < manager->release_ms))
         return;
-    manager->release_ms = now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
+    manager->release_ms =
+        now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
     while (wanted-- > 0 && (number = longest_waiting(scoreboard, now_ms)) >= 0)
-        scoreboard_release(scoreboard, number);
+        latch_drain(scoreboard, number);
 }
 
 static int64_t count_due_ms(const struct manager *manager)
@@ -360,7 +372,7 @@ static void count_idle(struct manager *manager, int64_t now_ms)
         idle += atomic_load(&scoreboard_slot(manager->scoreboard, i)->state) == SLOT_IDLE;
     }
     atomic_store(&manager->scoreboard->workers->idle, idle);
-    scoreboard_mend_reads(manager->scoreboard);
+    read_permits_mend(manager->scoreboard);
 }
 
 /* ---- a reload */
@@ -402,7 +414,7 @@ static void become_old(struct manager *manager, int executed)
         getppid() != manager->scoreboard->manager_pid)
         _exit(EXIT_SUCCESS); /* not by exit(): the connections are the other process's */
     (void)close(executed);
-    nursery_release(&manager->nursery);
+    fork_server_release(&manager->fork_server);
     readers_release(&manager->readers);
     manager->old.manager_count = manager->old.other_count = 0;
     manager->is_old = true;
@@ -415,7 +427,7 @@ static void reload(struct manager *manager)
     pid_t pid = -1;
 
     manager->reloads = false;
-    nursery_end(&manager->nursery);
+    fork_server_end(&manager->fork_server);
     if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0)
         pid = fork();
     if (pid == 0) {
@@ -533,7 +545,8 @@ static int64_t old_due_ms(const struct manager *manager)
 
     if (old->manager_count + old->other_count == 0)
         return INT64_MAX;
-    return old->stage == OLD_SERVE ? clock_min(old->due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS) : old->due_ms;
+    return old->stage == OLD_SERVE ? clock_min(old->due_ms, clock_monotonic_ms() + RELEASE_AGAIN_MS)
+                                   : old->due_ms;
 }
 
 /* ---- an old manager */
@@ -584,19 +597,20 @@ static void stop(struct manager *manager)
 static bool has_children(const struct manager *manager)
 {
     return manager->running > 0 || manager->old.manager_count + manager->old.other_count > 0 ||
-           atomic_load(&manager->scoreboard->manager->readers) > 0 || manager->nursery.pid > 0;
+           atomic_load(&manager->scoreboard->manager->readers) > 0 || manager->fork_server.pid > 0;
 }
 
 static bool has_ended(const struct manager *manager)
 {
-    return manager->stopping && (manager->is_old ? has_drained(manager, clock_monotonic_ms()) : !has_children(manager));
+    return manager->stopping &&
+           (manager->is_old ? has_drained(manager, clock_monotonic_ms()) : !has_children(manager));
 }
 
 /* Told to end: lets the readers end after the last worker, and kills what has not ended in time. */
 static void end_children(struct manager *manager, int64_t now_ms)
 {
     if (manager->running == 0) {
-        nursery_kill(&manager->nursery);
+        fork_server_kill(&manager->fork_server);
         readers_close(&manager->readers);
     }
     if (now_ms < manager->end_ms)
@@ -625,24 +639,24 @@ static void take_signals(struct manager *manager)
     }
 }
 
-/* A question goes to the authorizer first if it has to, then to the feeder. */
+/* A question goes to the authorizer first if it has to, then to the relay. */
 static void take_question(struct manager *manager, int number)
 {
-    const enum question_taken taken = scoreboard_take_question(manager->scoreboard, number);
+    const enum question_taken taken = question_take(manager->scoreboard, number);
 
     if (taken == QUESTION_BROKEN)
         kill_broken(manager, number);
     else if (taken == QUESTION_TAKEN && scoreboard_question(manager->scoreboard, number)->authorize)
         authorizer_ask(manager->authorizer, number);
     else if (taken == QUESTION_TAKEN)
-        feeder_ask(manager->feeder, number);
+        relay_ask(manager->relay, number);
 }
 
 static void take_questions(struct manager *manager)
 {
     int number = -1;
 
-    while ((number = scoreboard_next_asker(manager->scoreboard, number + 1)) >= 0)
+    while ((number = question_next_asker(manager->scoreboard, number + 1)) >= 0)
         take_question(manager, number);
 }
 
@@ -655,9 +669,9 @@ static void take_permissions(struct manager *manager)
         if (answer == ERROR_DENIED) /* so it does not allow everything any more */
             atomic_store(&manager->scoreboard->manager->open_until_ms, 0);
         if (answer)
-            scoreboard_answer(manager->scoreboard, number, answer);
+            question_answer(manager->scoreboard, number, answer);
         else
-            feeder_ask(manager->feeder, number);
+            relay_ask(manager->relay, number);
     }
 }
 
@@ -666,7 +680,8 @@ static int64_t workers_due_ms(const struct manager *manager)
 {
     int64_t due_ms = clock_min(manager->release_ms, count_due_ms(manager));
 
-    if (!manager->is_old && manager->running < manager->scoreboard->worker_count && nursery_is_ready(&manager->nursery))
+    if (!manager->is_old && manager->running < manager->scoreboard->worker_count &&
+        fork_server_is_ready(&manager->fork_server))
         due_ms = clock_min(due_ms, manager->spawn_ms);
     return due_ms;
 }
@@ -677,15 +692,17 @@ static int64_t children_due_ms(const struct manager *manager)
 
     if (manager->is_old)
         return manager->stopping ? clock_min(due_ms, manager->drain_ms) : due_ms;
-    due_ms = clock_min(due_ms, clock_min(nursery_due_ms(&manager->nursery), old_due_ms(manager)));
-    return manager->stopping && manager->running == 0 ? due_ms : clock_min(due_ms, readers_due_ms(&manager->readers));
+    due_ms = clock_min(due_ms, clock_min(fork_server_due_ms(&manager->fork_server), old_due_ms(manager)));
+    return manager->stopping && manager->running == 0 ? due_ms
+                                                      : clock_min(due_ms, readers_due_ms(&manager->readers));
 }
 
 static int sleep_ms(const struct manager *manager)
 {
     int64_t due_ms = clock_min(children_due_ms(manager), authorizer_due_ms(manager->authorizer)), left_ms;
 
-    due_ms = clock_min(due_ms, clock_min(feeder_due_ms(manager->feeder), stats_writer_due_ms(manager->stats_writer)));
+    due_ms = clock_min(due_ms,
+                       clock_min(relay_due_ms(manager->relay), stats_writer_due_ms(manager->stats_writer)));
     left_ms = due_ms - clock_monotonic_ms();
     return left_ms <= 0 ? 0 : (int)clock_min(left_ms, LONGEST_SLEEP_MS);
 }
@@ -705,11 +722,11 @@ static void keep_children(struct manager *manager, int64_t now_ms)
 static void turn(struct manager *manager)
 {
     struct pollfd fds[] = { { .fd = manager->signal_fd, .events = POLLIN },
-                            { .fd = manager->scoreboard->doorbell, .events = POLLIN },
-                            feeder_pollfd(manager->feeder),
+                            { .fd = manager->scoreboard->latch, .events = POLLIN },
+                            relay_pollfd(manager->relay),
                             stats_writer_pollfd(manager->stats_writer),
                             authorizer_pollfd(manager->authorizer),
-                            nursery_pollfd(&manager->nursery) };
+                            fork_server_pollfd(&manager->fork_server) };
     int ready = poll(fds, sizeof fds / sizeof *fds, sleep_ms(manager));
     int64_t now_ms = clock_monotonic_ms();
     eventfd_t rung;
@@ -719,11 +736,11 @@ static void turn(struct manager *manager)
     if (manager->reloads && !manager->stopping && may_reload(manager))
         reload(manager);
     if (ready > 0 && fds[1].revents)
-        (void)eventfd_read(manager->scoreboard->doorbell, &rung);
+        (void)eventfd_read(manager->scoreboard->latch, &rung);
     take_questions(manager);
     authorizer_step(manager->authorizer, ready > 0 && fds[4].revents);
     take_permissions(manager);
-    feeder_step(manager->feeder, ready > 0 && fds[2].revents);
+    relay_step(manager->relay, ready > 0 && fds[2].revents);
     stats_writer_step(manager->stats_writer, ready > 0 && fds[3].revents);
     if (!manager->is_old)
         keep_children(manager, now_ms);
@@ -761,25 +778,26 @@ static int topic_room(int64_t workers)
 
 static bool set_up(struct manager *manager, const struct config *config)
 {
-    manager->scoreboard = scoreboard_new((int)config->workers, (int)config->max_topics, topic_room(config->workers),
-                                         (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes,
-                                         (int)config->connections);
+    manager->scoreboard = scoreboard_new(
+        (int)config->workers, (int)config->max_topics, topic_room(config->workers),
+        (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes, (int)config->connections);
     if (!manager->scoreboard)
         return false;
-    manager->feeder = feeder_new(config, manager->scoreboard);
+    manager->relay = relay_new(config, manager->scoreboard);
     manager->authorizer = authorizer_new(config, manager->scoreboard);
     manager->stats_writer = stats_writer_new(config, manager->scoreboard);
     manager->spawned_ms = calloc((size_t)manager->scoreboard->worker_count, sizeof *manager->spawned_ms);
     manager->release_ms = manager->end_ms = INT64_MAX;
-    return manager->feeder && manager->authorizer && manager->stats_writer && manager->spawned_ms &&
+    return manager->relay && manager->authorizer && manager->stats_writer && manager->spawned_ms &&
            readers_init(&manager->readers, manager->scoreboard) &&
-           nursery_init(&manager->nursery, manager->scoreboard) && take_over(manager) && catch_signals(manager);
+           fork_server_init(&manager->fork_server, manager->scoreboard) && take_over(manager) &&
+           catch_signals(manager);
 }
 
 int manager_run(const struct config *config, char **argv)
 {
     struct manager manager = {
-        .config = config, .argv = argv, .nursery = { .socket = -1 }, .readers = { .queue = -1 }
+        .config = config, .argv = argv, .fork_server = { .socket = -1 }, .readers = { .queue = -1 }
     };
     int status = EXIT_FAILURE;
 
@@ -793,10 +811,10 @@ int manager_run(const struct config *config, char **argv)
     } else {
         log_write(LOG_LEVEL_ERROR, "cannot set up the manager: %s", strerror(errno));
     }
-    feeder_free(manager.feeder);
+    relay_free(manager.relay);
     authorizer_free(manager.authorizer);
     stats_writer_free(manager.stats_writer);
-    nursery_release(&manager.nursery);
+    fork_server_release(&manager.fork_server);
     readers_release(&manager.readers);
     scoreboard_free(manager.scoreboard);
     free(manager.spawned_ms);

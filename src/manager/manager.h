@@ -1,8 +1,8 @@
 /*
  * The PollManager: one process that keeps the workers of a host going and brings them the news.
  *
- * It has the workers forked (nursery.h), another one for each that dies, more slowly when they die at once; asks the polls that
- * wait longest to answer when few workers are left to accept; feeds the window (feeder.h); has the table read for the workers
+ * It has the workers forked (fork server.h), another one for each that dies, more slowly when they die at once; asks the polls that
+ * wait longest to answer when few workers are left to accept; feeds the message ring (relay.h); has the table read for the workers
  * (readers.h); keeps the statistics (stats_writer.h).
  *
  *   SIGTERM, SIGINT, SIGUSR1   all workers answer what waits and end; it kills those that do not; it exits 0

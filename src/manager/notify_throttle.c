@@ -9,33 +9,33 @@ enum {
     LAST_PAUSE_MS = 100
 };
 
-void doorbell_ring(struct doorbell *doorbell)
+void doorbell_ring(struct notify_throttle *doorbell)
 {
     doorbell->rung = true;
 }
 
-int64_t doorbell_due_ms(const struct doorbell *doorbell)
+int64_t doorbell_due_ms(const struct notify_throttle *doorbell)
 {
     return doorbell->rung ? 0 : doorbell->muting ? doorbell->look_ms : INT64_MAX;
 }
 
-enum doorbell_action doorbell_look(struct doorbell *doorbell, int64_t now_ms)
+enum doorbell_action doorbell_look(struct notify_throttle *doorbell, int64_t now_ms)
 {
     doorbell->rung = false;
     if (doorbell->busy) {
         doorbell->muting = true;
         doorbell->pause_ms = 0;
         doorbell->look_ms = now_ms + LOOK_MS;
-        if (doorbell->muted_until_ms - now_ms > DOORBELL_MUTE_MS / 2)
-            return DOORBELL_LEAVE;
-        doorbell->muted_until_ms = now_ms + DOORBELL_MUTE_MS;
-        return DOORBELL_MUTE;
+        if (doorbell->muted_until_ms - now_ms > NOTIFY_THROTTLE_MUTE_MS / 2)
+            return NOTIFY_THROTTLE_LEAVE;
+        doorbell->muted_until_ms = now_ms + NOTIFY_THROTTLE_MUTE_MS;
+        return NOTIFY_THROTTLE_MUTE;
     }
-    return doorbell->muting && now_ms >= doorbell->look_ms ? DOORBELL_UNMUTE : DOORBELL_LEAVE;
+    return doorbell->muting && now_ms >= doorbell->look_ms ? NOTIFY_THROTTLE_UNMUTE : NOTIFY_THROTTLE_LEAVE;
 }
 
-void doorbell_found(struct doorbell *doorbell, enum doorbell_action action, bool all_ring, int64_t messages,
-                    int64_t now_ms)
+void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring,
+                    int64_t messages, int64_t now_ms)
 {
     doorbell->messages += messages;
     if (doorbell->messages >= BUSY_MESSAGES) {
@@ -47,7 +47,7 @@ void doorbell_found(struct doorbell *doorbell, enum doorbell_action action, bool
         doorbell->since_ms = now_ms;
         doorbell->messages = 0;
     }
-    if (action != DOORBELL_UNMUTE)
+    if (action != NOTIFY_THROTTLE_UNMUTE)
         return;
     doorbell->muted_until_ms = 0;
     doorbell->muting = !all_ring;

@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -13,20 +14,21 @@
 /* One that dies sooner is followed by the next one only after so long. */
 enum { QUICK_DEATH_MS = 1000 };
 
-bool readers_init(struct readers *readers, struct scoreboard *scoreboard)
+bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *readers = (struct readers){ .scoreboard = scoreboard, .queue = -1 };
-    readers->pids = calloc((size_t)scoreboard->most_reads, sizeof *readers->pids);
-    if (!readers->pids || child_find(&readers->child, "pgpoll-reader") != 0 || !reading_new_queue(ends))
+    *readers = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
+    readers->pids = calloc((size_t)scoreboard->read_permits, sizeof *readers->pids);
+    if (!readers->pids || subprocess_find(&readers->subprocess, "pgpoll-reader") != 0 ||
+        !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
     readers->queue = ends[1];
     return true;
 }
 
-void readers_close(struct readers *readers)
+void readers_close(struct reader_pool *readers)
 {
     if (readers->queue < 0)
         return;
@@ -35,7 +37,7 @@ void readers_close(struct readers *readers)
     readers->queue = -1;
 }
 
-void readers_release(struct readers *readers)
+void readers_release(struct reader_pool *readers)
 {
     readers_close(readers);
     free(readers->pids);
@@ -43,26 +45,27 @@ void readers_release(struct readers *readers)
 }
 
 /* One is always there: should the manager be killed, the workers' last reads have somebody to go to. */
-static int missing(const struct readers *readers)
+static int missing(const struct reader_pool *readers)
 {
-    int wanted = scoreboard_reads(readers->scoreboard);
+    int wanted = read_permits_taken(readers->scoreboard);
 
     return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->scoreboard->manager->readers);
 }
 
-int64_t readers_due_ms(const struct readers *readers)
+int64_t readers_due_ms(const struct reader_pool *readers)
 {
     return missing(readers) > 0 ? readers->pause_ms : INT64_MAX;
 }
 
-void readers_keep(struct readers *readers, const sigset_t *mask)
+void readers_keep(struct reader_pool *readers, const sigset_t *mask)
 {
     struct scoreboard *scoreboard = readers->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
     for (int left = missing(readers); left > 0 && now_ms >= readers->pause_ms; left--) {
-        pid_t pid = child_start(&readers->child, (const int[CHILD_DESCRIPTORS]){ readers->queue, -1 },
-                                CHILD_WITH_DATABASE, mask);
+        pid_t pid =
+            subprocess_start(&readers->subprocess, (const int[SUBPROCESS_DESCRIPTORS]){ readers->queue, -1 },
+                             SUBPROCESS_WITH_DATABASE, mask);
 
         readers->started_ms = now_ms;
         if (pid < 0) {
@@ -74,7 +77,7 @@ void readers_keep(struct readers *readers, const sigset_t *mask)
     }
 }
 
-bool readers_had(struct readers *readers, pid_t pid)
+bool readers_had(struct reader_pool *readers, pid_t pid)
 {
     struct scoreboard *scoreboard = readers->scoreboard;
     int64_t now_ms = clock_monotonic_ms();

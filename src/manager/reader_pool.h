@@ -14,8 +14,8 @@
 
 struct scoreboard;
 
-struct readers {
-    struct child child;
+struct reader_pool {
+    struct subprocess subprocess;
     struct scoreboard *scoreboard;
     int queue;   /* their end */
     pid_t *pids; /* as many as scoreboard->readers */
@@ -23,21 +23,21 @@ struct readers {
 };
 
 /* Finds the program and makes the queue, for both sides. scoreboard: borrowed. false: errno says why. */
-bool readers_init(struct readers *readers, struct scoreboard *scoreboard);
+bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard);
 
 /* Lets them end when the workers have ended too. readers_had() still knows them. */
-void readers_close(struct readers *readers);
+void readers_close(struct reader_pool *readers);
 
 /* The same, and forgets them. */
-void readers_release(struct readers *readers);
+void readers_release(struct reader_pool *readers);
 
 /* Starts those that are needed. mask: their signals. */
-void readers_keep(struct readers *readers, const sigset_t *mask);
+void readers_keep(struct reader_pool *readers, const sigset_t *mask);
 
 /* When readers_keep() has something to do again; monotonic ms. */
-int64_t readers_due_ms(const struct readers *readers);
+int64_t readers_due_ms(const struct reader_pool *readers);
 
 /* Whether this was a reader's id; it has died and been waited for. */
-bool readers_had(struct readers *readers, pid_t pid);
+bool readers_had(struct reader_pool *readers, pid_t pid);
 
 #endif

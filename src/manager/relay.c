@@ -10,8 +10,11 @@
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
+#include "shared/latch.h"
+#include "shared/question.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -23,13 +26,14 @@ enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
     QUESTIONS = 512,          /* answered together */
-    OPEN_MS = 2500,           /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
+    OPEN_MS = 2500,           /* how long "can_poll() allows everything" is believed; 5 s are allowed */
     OPEN_AGAIN_MS = 1500,     /* and when it is asked again */
     CONFIRM_MS = 1000,        /* a message that no notification told of is published after so long */
     DEAF_MS = 7500,           /* so long before the last beat that was sent none was heard: that is two */
     DELIVERY_MS = 1000,       /* a beat may take */
     READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
-    LOOK_MS = 5000, /* without having heard anything: another manager may have died while the doorbell was muted */
+    LOOK_MS =
+        5000, /* without having heard anything: another manager may have died while the latch was muted */
     FIRST_PAUSE_MS = 50,
     LAST_PAUSE_MS = 1000,
     NOBODY = -1 /* for a worker's number: it has died since it asked */
@@ -55,7 +59,7 @@ struct cycle {
     struct list listen, newest, read, unlisten;
 };
 
-struct feeder {
+struct relay {
     const struct config *config;
     struct scoreboard *scoreboard;
     struct database *database;
@@ -67,10 +71,11 @@ struct feeder {
     int pending_count;
     int64_t *told; /* positions that notifications told of and that were not yet read */
     int told_count, told_capacity;
-    int64_t announced;   /* the last position of the last batch announced; 0: none since the connection was made */
-    int64_t complete_to; /* the window has every message up to here; 0: not known */
-    struct doorbell doorbell;
-    struct exchange exchange;
+    int64_t
+        announced; /* the last position of the last batch announced; 0: none since the connection was made */
+    int64_t complete_to; /* the message ring has every message up to here; 0: not known */
+    struct notify_throttle doorbell;
+    struct query_batch batch;
     struct cycle cycle;
     uint64_t cycle_number;
     enum error away; /* why, as far as it was logged */
@@ -108,109 +113,110 @@ static void list_add(struct list *list, const char *name, int number, int64_t po
     list->count++;
 }
 
-struct feeder *feeder_new(const struct config *config, struct scoreboard *scoreboard)
+struct relay *relay_new(const struct config *config, struct scoreboard *scoreboard)
 {
-    struct feeder *feeder = calloc(1, sizeof *feeder);
+    struct relay *relay = calloc(1, sizeof *relay);
     int capacity = topic_table_size(scoreboard->topics);
 
-    if (!feeder)
+    if (!relay)
         return NULL;
-    feeder->config = config;
-    feeder->scoreboard = scoreboard;
-    feeder->database = database_new(config->query_timeout_s * 1000);
-    feeder->fed = calloc((size_t)capacity, sizeof *feeder->fed);
-    feeder->pending = calloc((size_t)scoreboard->worker_count, sizeof *feeder->pending);
-    feeder->json = printbuf_new();
-    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host, (int)getpid());
-    if (!subscriptions_init(&feeder->subscriptions, scoreboard) || !feeder->database || !feeder->fed ||
-        !feeder->pending || !feeder->json || !list_init(&feeder->cycle.listen, capacity + 1) ||
-        !list_init(&feeder->cycle.newest, capacity) || !list_init(&feeder->cycle.read, capacity) ||
-        !list_init(&feeder->cycle.unlisten, capacity)) {
-        feeder_free(feeder);
+    relay->config = config;
+    relay->scoreboard = scoreboard;
+    relay->database = database_new(config->query_timeout_s * 1000);
+    relay->fed = calloc((size_t)capacity, sizeof *relay->fed);
+    relay->pending = calloc((size_t)scoreboard->worker_count, sizeof *relay->pending);
+    relay->json = printbuf_new();
+    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
+                   (int)getpid());
+    if (!subscriptions_init(&relay->subscriptions, scoreboard) || !relay->database || !relay->fed ||
+        !relay->pending || !relay->json || !list_init(&relay->cycle.listen, capacity + 1) ||
+        !list_init(&relay->cycle.newest, capacity) || !list_init(&relay->cycle.read, capacity) ||
+        !list_init(&relay->cycle.unlisten, capacity)) {
+        relay_free(relay);
         return NULL;
     }
-    return feeder;
+    return relay;
 }
 
-void feeder_free(struct feeder *feeder)
+void relay_free(struct relay *relay)
 {
-    if (!feeder)
+    if (!relay)
         return;
-    database_free(feeder->database);
-    exchange_end(&feeder->exchange);
-    subscriptions_release(&feeder->subscriptions);
-    free(feeder->fed);
-    free(feeder->pending);
-    free(feeder->told);
-    printbuf_free(feeder->json);
-    list_release(&feeder->cycle.listen);
-    list_release(&feeder->cycle.newest);
-    list_release(&feeder->cycle.read);
-    list_release(&feeder->cycle.unlisten);
-    free(feeder);
+    database_free(relay->database);
+    query_batch_end(&relay->batch);
+    subscriptions_release(&relay->subscriptions);
+    free(relay->fed);
+    free(relay->pending);
+    free(relay->told);
+    printbuf_free(relay->json);
+    list_release(&relay->cycle.listen);
+    list_release(&relay->cycle.newest);
+    list_release(&relay->cycle.read);
+    list_release(&relay->cycle.unlisten);
+    free(relay);
 }
 
 /* ---- notifications */
 
-static void tell(struct feeder *feeder, int64_t position)
+static void tell(struct relay *relay, int64_t position)
 {
-    if (feeder->told_count == feeder->told_capacity) {
-        int capacity = feeder->told_capacity ? feeder->told_capacity * 2 : 256;
-        int64_t *told = realloc(feeder->told, (size_t)capacity * sizeof *told);
+    if (relay->told_count == relay->told_capacity) {
+        int capacity = relay->told_capacity ? relay->told_capacity * 2 : 256;
+        int64_t *told = realloc(relay->told, (size_t)capacity * sizeof *told);
 
         if (!told)
             return; /* the message is then published by the next full read */
-        feeder->told = told;
-        feeder->told_capacity = capacity;
+        relay->told = told;
+        relay->told_capacity = capacity;
     }
-    feeder->told[feeder->told_count++] = position;
+    relay->told[relay->told_count++] = position;
 }
 
-static void set_hears(struct feeder *feeder, bool hears)
+static void set_hears(struct relay *relay, bool hears)
 {
-    if (atomic_exchange(&feeder->scoreboard->hears, hears) != hears)
-        scoreboard_wake_stats_writer(feeder->scoreboard);
+    if (atomic_exchange(&relay->scoreboard->listen_works, hears) != hears)
+        latch_wake_stats_writer(relay->scoreboard);
 }
 
-static void take_notification(struct feeder *feeder, const PGnotify *notification)
+static void take_notification(struct relay *relay, const PGnotify *notification)
 {
     int64_t position = strtoll(notification->extra, NULL, 10);
     int number;
 
-    if (strcmp(notification->relname, feeder->self_channel) == 0) {
-        feeder->heard_ms = clock_monotonic_ms();
-        set_hears(feeder, true);
-        if (feeder->is_deaf)
+    if (strcmp(notification->relname, relay->self_channel) == 0) {
+        relay->heard_ms = clock_monotonic_ms();
+        set_hears(relay, true);
+        if (relay->is_deaf)
             log_write(LOG_LEVEL_INFO, "LISTEN delivers again");
-        feeder->is_deaf = false;
+        relay->is_deaf = false;
     } else if (strcmp(notification->relname, "pgpoll") == 0) {
         if (*notification->extra)
-            feeder->announced = position;
+            relay->announced = position;
         else
-            doorbell_ring(&feeder->doorbell);
-    } else if (position > feeder->complete_to) { /* a publisher's has no position */
-        number = subscriptions_find(&feeder->subscriptions, notification->relname);
+            doorbell_ring(&relay->doorbell);
+    } else if (position > relay->complete_to) { /* a publisher's has no position */
+        number = subscriptions_find(&relay->subscriptions, notification->relname);
         if (number >= 0) {
-            subscriptions_have_news(&feeder->subscriptions, number);
-            tell(feeder, position);
+            subscriptions_have_news(&relay->subscriptions, number);
+            tell(relay, position);
         }
     }
 }
 
 /* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
-static int64_t deaf_ms(const struct feeder *feeder)
+static int64_t deaf_ms(const struct relay *relay)
 {
-    int64_t sent_ms = atomic_load(&feeder->scoreboard->sent_ms);
+    int64_t sent_ms = atomic_load(&relay->scoreboard->heartbeat_ms);
 
-    return sent_ms - feeder->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
+    return sent_ms - relay->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
 }
 
-static void take_notifications(struct feeder *feeder)
+static void take_notifications(struct relay *relay)
 {
     PGnotify *notification;
 
-    while ((notification = database_notification(feeder->database))) {
-        take_notification(feeder, notification);
+    while ((notification = database_notification(relay->database))) {
+        take_notification(relay, notification);
         PQfreemem(notification);
     }
 }
@@ -222,230 +228,236 @@ static int compare_positions(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static bool was_told(const struct feeder *feeder, int64_t position)
+static bool was_told(const struct relay *relay, int64_t position)
 {
-    return feeder->told_count > 0 &&
-           bsearch(&position, feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);
+    return relay->told_count > 0 &&
+           bsearch(&position, relay->told, (size_t)relay->told_count, sizeof *relay->told, compare_positions);
 }
 
 /* ---- a cycle's beginning: what is to be asked of the database */
 
-static const char *name_of(const struct feeder *feeder, int number)
+static const char *name_of(const struct relay *relay, int number)
 {
-    return subscriptions_name(&feeder->subscriptions, number);
+    return subscriptions_name(&relay->subscriptions, number);
 }
 
 /* When to look for topics that nobody polls any more. */
-static int64_t sweep_due_ms(const struct feeder *feeder, int64_t now_ms)
+static int64_t sweep_due_ms(const struct relay *relay, int64_t now_ms)
 {
-    return now_ms + subscriptions_linger_ms(&feeder->subscriptions) / 4;
+    return now_ms + subscriptions_linger_ms(&relay->subscriptions) / 4;
 }
 
-static struct statement *add_statement(struct feeder *feeder, const char *sql, int *at)
+static struct statement *add_statement(struct relay *relay, const char *sql, int *at)
 {
-    *at = feeder->exchange.count;
-    return exchange_add(&feeder->exchange, sql);
+    *at = relay->batch.count;
+    return query_batch_add(&relay->batch, sql);
 }
 
 /* Enters one question's topics into the lists. */
-static void list_question(struct feeder *feeder, struct question *question, int64_t now_ms)
+static void list_question(struct relay *relay, struct question *question, int64_t now_ms)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
 
     for (int i = 0; i < question->topic_count; i++) {
-        int number =
-            subscriptions_add(&feeder->subscriptions, question->topics[i].name, question->topics[i].length, now_ms);
-        struct subscription *topic = &feeder->subscriptions.by_number[number < 0 ? 0 : number];
+        int number = subscriptions_add(&relay->subscriptions, question->topics[i].name,
+                                       question->topics[i].length, now_ms);
+        struct subscription *topic = &relay->subscriptions.by_number[number < 0 ? 0 : number];
 
         question->topics[i].number = number;
-        if (number < 0 || topic->cycle == feeder->cycle_number)
+        if (number < 0 || topic->cycle == relay->cycle_number)
             continue;
-        topic->cycle = feeder->cycle_number;
+        topic->cycle = relay->cycle_number;
         topic->newest_at = cycle->newest.count;
         topic->used_ms = now_ms;
-        list_add(&cycle->newest, name_of(feeder, number), number, CATCH_UP_FROM_NOW);
-        if (!topic->listening && !feeder->relisten)
-            list_add(&cycle->listen, name_of(feeder, number), number, 0);
+        list_add(&cycle->newest, name_of(relay, number), number, CATCH_UP_FROM_NOW);
+        if (!topic->listening && !relay->relisten)
+            list_add(&cycle->listen, name_of(relay, number), number, 0);
     }
 }
 
 /* Takes as many questions as go into one cycle. */
-static void list_questions(struct feeder *feeder, int64_t now_ms)
+static void list_questions(struct relay *relay, int64_t now_ms)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
     int taken = 0;
 
-    while (taken < feeder->pending_count && cycle->question_count < QUESTIONS) {
-        cycle->questions[cycle->question_count++] = feeder->pending[taken];
-        list_question(feeder, scoreboard_question(feeder->scoreboard, feeder->pending[taken++]), now_ms);
+    while (taken < relay->pending_count && cycle->question_count < QUESTIONS) {
+        cycle->questions[cycle->question_count++] = relay->pending[taken];
+        list_question(relay, scoreboard_question(relay->scoreboard, relay->pending[taken++]), now_ms);
     }
-    feeder->pending_count -= taken;
-    memmove(feeder->pending, feeder->pending + taken, (size_t)feeder->pending_count * sizeof *feeder->pending);
+    relay->pending_count -= taken;
+    memmove(relay->pending, relay->pending + taken, (size_t)relay->pending_count * sizeof *relay->pending);
     /* Room may be short now. */
-    feeder->sweep_ms = clock_min(feeder->sweep_ms, sweep_due_ms(feeder, now_ms));
+    relay->sweep_ms = clock_min(relay->sweep_ms, sweep_due_ms(relay, now_ms));
 }
 
-static void list_read(struct feeder *feeder, int number)
+static void list_read(struct relay *relay, int number)
 {
-    if (feeder->subscriptions.by_number[number].open)
-        list_add(&feeder->cycle.read, name_of(feeder, number), number,
-                 subscriptions_newest(&feeder->subscriptions, number));
+    if (relay->subscriptions.by_number[number].open)
+        list_add(&relay->cycle.read, name_of(relay, number), number,
+                 subscriptions_newest(&relay->subscriptions, number));
 }
 
-static void list_reads(struct feeder *feeder)
+static void list_reads(struct relay *relay)
 {
-    const struct subscriptions *all = &feeder->subscriptions;
-    const int *numbers = feeder->cycle.full ? all->used : all->news;
-    int count = feeder->cycle.full ? all->used_count : all->news_count;
+    const struct subscriptions *all = &relay->subscriptions;
+    const int *numbers = relay->cycle.full ? all->used : all->news;
+    int count = relay->cycle.full ? all->used_count : all->news_count;
 
     for (int i = 0; i < count; i++)
-        list_read(feeder, numbers[i]);
-    subscriptions_forget_news(&feeder->subscriptions);
-    feeder->cycle.end = feeder->announced;
-    if (feeder->cycle.read.count == 0) { /* what was announced is of other topics, or there already */
-        feeder->told_count = 0;
-        feeder->complete_to = clock_max(feeder->complete_to, feeder->announced);
+        list_read(relay, numbers[i]);
+    subscriptions_forget_news(&relay->subscriptions);
+    relay->cycle.end = relay->announced;
+    if (relay->cycle.read.count == 0) { /* what was announced is of other topics, or there already */
+        relay->told_count = 0;
+        relay->complete_to = clock_max(relay->complete_to, relay->announced);
     }
 }
 
-static bool listen_statement(struct feeder *feeder)
+static bool listen_statement(struct relay *relay)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
     struct statement *statement;
 
-    for (int i = 0; feeder->relisten && i < feeder->subscriptions.used_count; i++)
-        list_add(&cycle->listen, name_of(feeder, feeder->subscriptions.used[i]), feeder->subscriptions.used[i], 0);
-    if (feeder->relisten) {
-        list_add(&cycle->listen, feeder->scoreboard->self_topic, -1, 0);
-        (void)exchange_add(&feeder->exchange, "LISTEN pgpoll");
+    for (int i = 0; relay->relisten && i < relay->subscriptions.used_count; i++)
+        list_add(&cycle->listen, name_of(relay, relay->subscriptions.used[i]), relay->subscriptions.used[i],
+                 0);
+    if (relay->relisten) {
+        list_add(&cycle->listen, relay->scoreboard->self_topic, -1, 0);
+        (void)query_batch_add(&relay->batch, "LISTEN pgpoll");
     }
     if (cycle->listen.count == 0)
         return true;
-    statement = add_statement(feeder, "SELECT pgpoll.listen($1)", &cycle->listen_at);
+    statement = add_statement(relay, "SELECT pgpoll.listen($1)", &cycle->listen_at);
     return statement_add_topics(statement, cycle->listen.topics, cycle->listen.count);
 }
 
 /* New messages get their positions before anything is read. */
-static bool batch_statements(struct feeder *feeder, int64_t now_ms)
+static bool batch_statements(struct relay *relay, int64_t now_ms)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
     struct statement *statement;
 
-    cycle->action = DOORBELL_LEAVE;
+    cycle->action = NOTIFY_THROTTLE_LEAVE;
     /* First what others gave positions to, so that a batch can follow on it. */
     if (!cycle->full && cycle->question_count == 0 &&
-        (cycle->read.count > 0 || now_ms < clock_min(feeder->look_ms, doorbell_due_ms(&feeder->doorbell))))
+        (cycle->read.count > 0 || now_ms < clock_min(relay->look_ms, doorbell_due_ms(&relay->doorbell))))
         return true;
-    feeder->look_ms = now_ms + LOOK_MS;
-    cycle->action = doorbell_look(&feeder->doorbell, now_ms);
-    if (cycle->action == DOORBELL_MUTE) {
-        statement = exchange_add(&feeder->exchange, "SELECT pgpoll.mute_doorbell($1) WHERE " STATEMENT_WRITABLE);
-        if (!statement_add_int4(statement, DOORBELL_MUTE_MS))
+    relay->look_ms = now_ms + LOOK_MS;
+    cycle->action = doorbell_look(&relay->doorbell, now_ms);
+    if (cycle->action == NOTIFY_THROTTLE_MUTE) {
+        statement =
+            query_batch_add(&relay->batch, "SELECT pgpoll.mute_doorbell($1) WHERE " STATEMENT_WRITABLE);
+        if (!statement_add_int4(statement, NOTIFY_THROTTLE_MUTE_MS))
             return false;
-    } else if (cycle->action == DOORBELL_UNMUTE) {
-        (void)add_statement(feeder, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE, &cycle->unmute_at);
+    } else if (cycle->action == NOTIFY_THROTTLE_UNMUTE) {
+        (void)add_statement(relay, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE,
+                            &cycle->unmute_at);
     }
-    return catch_up_batch_statement(add_statement(feeder, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
+    return catch_up_batch_statement(add_statement(relay, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
 }
 
-static bool read_statement(struct feeder *feeder, struct list *list, int messages, int *at)
+static bool read_statement(struct relay *relay, struct list *list, int messages, int *at)
 {
     struct poll_request request = { .topics = list->topics, .topic_count = list->count, .limit = messages };
 
     return list->count == 0 ||
-           catch_up_statement(add_statement(feeder, NULL, at), &request, list->positions, READ_BYTES);
+           catch_up_statement(add_statement(relay, NULL, at), &request, list->positions, READ_BYTES);
 }
 
-static bool unlisten_statement(struct feeder *feeder, int64_t now_ms)
+static bool unlisten_statement(struct relay *relay, int64_t now_ms)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
     struct statement *statement;
 
-    if (now_ms < feeder->sweep_ms)
+    if (now_ms < relay->sweep_ms)
         return true;
-    feeder->sweep_ms = sweep_due_ms(feeder, now_ms);
-    subscriptions_mark_used(&feeder->subscriptions, now_ms);
-    for (int i = 0; i < feeder->subscriptions.used_count; i++) {
-        int number = feeder->subscriptions.used[i];
+    relay->sweep_ms = sweep_due_ms(relay, now_ms);
+    subscriptions_mark_used(&relay->subscriptions, now_ms);
+    for (int i = 0; i < relay->subscriptions.used_count; i++) {
+        int number = relay->subscriptions.used[i];
 
-        if (subscriptions_is_unused(&feeder->subscriptions, number, now_ms) &&
-            feeder->subscriptions.by_number[number].cycle != feeder->cycle_number)
-            list_add(&cycle->unlisten, name_of(feeder, number), number, 0);
+        if (subscriptions_is_unused(&relay->subscriptions, number, now_ms) &&
+            relay->subscriptions.by_number[number].cycle != relay->cycle_number)
+            list_add(&cycle->unlisten, name_of(relay, number), number, 0);
     }
     if (cycle->unlisten.count == 0)
         return true;
-    statement = exchange_add(&feeder->exchange, "SELECT pgpoll.unlisten($1)");
+    statement = query_batch_add(&relay->batch, "SELECT pgpoll.unlisten($1)");
     return statement_add_topics(statement, cycle->unlisten.topics, cycle->unlisten.count);
 }
 
 /* When to ask again whether can_poll() allows everything: not while nobody polls. */
-static int64_t open_due_ms(const struct feeder *feeder)
+static int64_t open_due_ms(const struct relay *relay)
 {
-    return atomic_load(&feeder->scoreboard->workers->polls) == feeder->polls ? INT64_MAX
-                                                                             : feeder->open_asked_ms + OPEN_AGAIN_MS;
+    return atomic_load(&relay->scoreboard->workers->polls) == relay->polls
+               ? INT64_MAX
+               : relay->open_asked_ms + OPEN_AGAIN_MS;
 }
 
 /* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
-static bool compose(struct feeder *feeder, int64_t now_ms)
+static bool compose(struct relay *relay, int64_t now_ms)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
     bool made;
 
-    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at = cycle->read_at = -1;
+    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at =
+        cycle->read_at = -1;
     cycle->now = 0;
-    cycle->full = feeder->relisten || now_ms >= feeder->full_ms;
-    feeder->cycle_number++;
+    cycle->full = relay->relisten || now_ms >= relay->full_ms;
+    relay->cycle_number++;
     if (cycle->full)
-        feeder->full_ms = now_ms + feeder->config->reread_s * 1000;
-    list_reads(feeder);
-    list_questions(feeder, now_ms);
-    made = listen_statement(feeder) && batch_statements(feeder, now_ms) &&
-           read_statement(feeder, &cycle->newest, 1, &cycle->newest_at) &&
-           read_statement(feeder, &cycle->read, READ_MESSAGES, &cycle->read_at) && unlisten_statement(feeder, now_ms);
-    if (now_ms >= open_due_ms(feeder)) {
-        feeder->open_asked_ms = now_ms;
-        feeder->polls = atomic_load(&feeder->scoreboard->workers->polls);
-        (void)add_statement(feeder, "SELECT pgpoll.is_open_to_all()", &cycle->open_at);
+        relay->full_ms = now_ms + relay->config->reread_s * 1000;
+    list_reads(relay);
+    list_questions(relay, now_ms);
+    made = listen_statement(relay) && batch_statements(relay, now_ms) &&
+           read_statement(relay, &cycle->newest, 1, &cycle->newest_at) &&
+           read_statement(relay, &cycle->read, READ_MESSAGES, &cycle->read_at) &&
+           unlisten_statement(relay, now_ms);
+    if (now_ms >= open_due_ms(relay)) {
+        relay->open_asked_ms = now_ms;
+        relay->polls = atomic_load(&relay->scoreboard->workers->polls);
+        (void)add_statement(relay, "SELECT pgpoll.is_open_to_all()", &cycle->open_at);
     }
     return made;
 }
 
 /* ---- a cycle's end: what the database said */
 
-static void take_channels(struct feeder *feeder, const PGresult *result)
+static void take_channels(struct relay *relay, const PGresult *result)
 {
-    const struct list *list = &feeder->cycle.listen;
+    const struct list *list = &relay->cycle.listen;
 
     for (int i = 0; i < list->count && i < PQntuples(result); i++) {
         const char *channel = PQgetvalue(result, i, 0);
 
         if (list->numbers[i] < 0)
-            (void)snprintf(feeder->self_channel, sizeof feeder->self_channel, "%s", channel);
+            (void)snprintf(relay->self_channel, sizeof relay->self_channel, "%s", channel);
         else
-            subscriptions_set_channel(&feeder->subscriptions, list->numbers[i], channel);
+            subscriptions_set_channel(&relay->subscriptions, list->numbers[i], channel);
     }
-    if (feeder->relisten) {
-        feeder->heard_ms = clock_monotonic_ms();
-        atomic_store(&feeder->scoreboard->beat_wanted, 1);
-        scoreboard_wake_stats_writer(feeder->scoreboard);
+    if (relay->relisten) {
+        relay->heard_ms = clock_monotonic_ms();
+        atomic_store(&relay->scoreboard->heartbeat_wanted, 1);
+        latch_wake_stats_writer(relay->scoreboard);
     }
-    feeder->relisten = false;
+    relay->relisten = false;
 }
 
 /* The database has fewer messages than were read from it before: it was restored. Positions may come again. */
-static void start_anew(struct feeder *feeder, int number, int64_t position)
+static void start_anew(struct relay *relay, int number, int64_t position)
 {
     log_write(LOG_LEVEL_WARNING, "the database is older than what was read from it: the window starts anew");
-    feeder->complete_to = 0;
-    window_reset(feeder->scoreboard->window);
-    window_open(feeder->scoreboard->window, number, position);
-    scoreboard_wake_topic(feeder->scoreboard, number);
+    relay->complete_to = 0;
+    ring_reset(relay->scoreboard->ring);
+    ring_open(relay->scoreboard->ring, number, position);
+    wait_sets_wake(relay->scoreboard, number);
 }
 
 /* Where the topics asked about stand; those that are new are complete from there on. */
-static void take_newest(struct feeder *feeder, const PGresult *result)
+static void take_newest(struct relay *relay, const PGresult *result)
 {
-    struct list *list = &feeder->cycle.newest;
+    struct list *list = &relay->cycle.newest;
 
     for (int i = 0; i < PQntuples(result); i++) {
         struct catch_up_row row = catch_up_row(result, i);
@@ -455,107 +467,109 @@ static void take_newest(struct feeder *feeder, const PGresult *result)
             continue;
         list->positions[row.topic_index] = row.newest;
         if (row.topic.start > row.newest)
-            feeder->cycle.now = row.topic.start;
-        if (!feeder->subscriptions.by_number[number].open)
-            window_open(feeder->scoreboard->window, number, row.newest);
-        else if (row.newest < subscriptions_newest(&feeder->subscriptions, number))
-            start_anew(feeder, number, row.newest);
-        feeder->subscriptions.by_number[number].open = true;
+            relay->cycle.now = row.topic.start;
+        if (!relay->subscriptions.by_number[number].open)
+            ring_open(relay->scoreboard->ring, number, row.newest);
+        else if (row.newest < subscriptions_newest(&relay->subscriptions, number))
+            start_anew(relay, number, row.newest);
+        relay->subscriptions.by_number[number].open = true;
     }
 }
 
 /* What a topic's row of a read tells: messages that were pruned before we read them, or a database that was restored. */
-static void take_start(struct feeder *feeder, int number, const struct catch_up_row *row)
+static void take_start(struct relay *relay, int number, const struct catch_up_row *row)
 {
     if (row->topic.gap == GAP_AHEAD) {
-        start_anew(feeder, number, row->newest);
+        start_anew(relay, number, row->newest);
     } else if (row->topic.gap == GAP_EXPIRED) {
-        window_skip(feeder->scoreboard->window, number, row->topic.start);
-        scoreboard_wake_topic(feeder->scoreboard, number);
+        ring_skip(relay->scoreboard->ring, number, row->topic.start);
+        wait_sets_wake(relay->scoreboard, number);
     }
 }
 
-static void publish(struct feeder *feeder, int number, const struct message *message)
+static void publish(struct relay *relay, int number, const struct message *message)
 {
-    struct subscription *topic = &feeder->subscriptions.by_number[number];
-    struct window_message entry = { .position = message->position };
+    struct subscription *topic = &relay->subscriptions.by_number[number];
+    struct ring_message entry = { .position = message->position };
 
-    if (message->position <= subscriptions_newest(&feeder->subscriptions, number))
+    if (message->position <= subscriptions_newest(&relay->subscriptions, number))
         return;
-    printbuf_reset(feeder->json);
-    /* Out of memory for it: the window then only announces it. */
-    if (message_append(feeder->json, topic->quoted, message)) {
-        entry.json = feeder->json->buf;
-        entry.length = (size_t)printbuf_length(feeder->json);
+    printbuf_reset(relay->json);
+    /* Out of memory for it: the message ring then only announces it. */
+    if (message_append(relay->json, topic->quoted, message)) {
+        entry.json = relay->json->buf;
+        entry.length = (size_t)printbuf_length(relay->json);
     }
     entry.bytes = (int64_t)(message->payload_length + message->metadata_length);
-    window_append(feeder->scoreboard->window, number, &entry);
+    ring_append(relay->scoreboard->ring, number, &entry);
     if (!topic->fed)
-        feeder->fed[feeder->fed_count++] = number;
+        relay->fed[relay->fed_count++] = number;
     topic->fed = true;
 }
 
-static void wake_fed(struct feeder *feeder)
+static void wake_fed(struct relay *relay)
 {
-    for (int i = 0; i < feeder->fed_count; i++) {
-        feeder->subscriptions.by_number[feeder->fed[i]].fed = false;
-        scoreboard_wake_topic(feeder->scoreboard, feeder->fed[i]);
+    for (int i = 0; i < relay->fed_count; i++) {
+        relay->subscriptions.by_number[relay->fed[i]].fed = false;
+        wait_sets_wake(relay->scoreboard, relay->fed[i]);
     }
-    feeder->fed_count = 0;
+    relay->fed_count = 0;
 }
 
 /* A read-only database still serves what has a position. */
-static void set_read_only(struct feeder *feeder, bool read_only)
+static void set_read_only(struct relay *relay, bool read_only)
 {
     if (read_only)
-        feeder->look_ms = clock_min(feeder->look_ms, clock_monotonic_ms() + READ_ONLY_LOOK_MS);
-    if (read_only && !feeder->read_only)
-        log_write(LOG_LEVEL_WARNING, "the database is read-only (default_transaction_read_only): new messages are not "
-                                     "delivered and statistics are not updated until it is writable again");
-    else if (feeder->read_only && !read_only)
+        relay->look_ms = clock_min(relay->look_ms, clock_monotonic_ms() + READ_ONLY_LOOK_MS);
+    if (read_only && !relay->read_only)
+        log_write(LOG_LEVEL_WARNING,
+                  "the database is read-only (default_transaction_read_only): new messages are not "
+                  "delivered and statistics are not updated until it is writable again");
+    else if (relay->read_only && !read_only)
         log_write(LOG_LEVEL_INFO, "the database is writable again");
-    feeder->read_only = read_only;
+    relay->read_only = read_only;
 }
 
 /*
- * A batch that follows on what the window has goes there at once. Others gave positions, too, if it does not: then these are announced
+ * A batch that follows on what the message ring has goes there at once. Others gave positions, too, if it does not: then these are announced
  * like those, and all are read in their order.
  */
-static void take_batch(struct feeder *feeder, const PGresult *result)
+static void take_batch(struct relay *relay, const PGresult *result)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
     struct catch_up_batch batch = catch_up_batch(result);
-    bool all_ring = cycle->unmute_at >= 0 && database_is_true(feeder->exchange.results[cycle->unmute_at]);
+    bool all_ring = cycle->unmute_at >= 0 && database_is_true(relay->batch.results[cycle->unmute_at]);
 
-    doorbell_found(&feeder->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
-    set_read_only(feeder, batch.read_only);
+    doorbell_found(&relay->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
+    set_read_only(relay, batch.read_only);
     if (batch.more)
-        doorbell_ring(&feeder->doorbell); /* questions are answered in between */
+        doorbell_ring(&relay->doorbell); /* questions are answered in between */
     if (batch.read_only)
         return;
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
-    if (PQntuples(result) > 0 && feeder->announced > batch.previous)
-        feeder->announced = feeder->complete_to = cycle->end = feeder->full_ms = 0;
-    if (batch.message_count == 0 || batch.previous != feeder->complete_to || (cycle->read_at >= 0 && !cycle->full))
+    if (PQntuples(result) > 0 && relay->announced > batch.previous)
+        relay->announced = relay->complete_to = cycle->end = relay->full_ms = 0;
+    if (batch.message_count == 0 || batch.previous != relay->complete_to ||
+        (cycle->read_at >= 0 && !cycle->full))
         return;
     for (int i = 0; i < batch.message_count; i++) {
         struct message message = catch_up_message(result, i);
-        struct window_topic_ref ref;
+        struct ring_topic_ref ref;
 
-        if (topic_table_find(feeder->scoreboard->topics, feeder->scoreboard->window, PQgetvalue(result, i, 0),
+        if (topic_table_find(relay->scoreboard->topics, relay->scoreboard->ring, PQgetvalue(result, i, 0),
                              (size_t)PQgetlength(result, i, 0), &ref))
-            publish(feeder, ref.number, &message);
-        feeder->complete_to = message.position;
+            publish(relay, ref.topic, &message);
+        relay->complete_to = message.position;
     }
-    wake_fed(feeder);
+    wake_fed(relay);
 }
 
 /* The rows of a read that may be used: all of a full one, else those of batches announced, and up to the last that was told of. */
-static int usable_rows(const struct feeder *feeder, const PGresult *result)
+static int usable_rows(const struct relay *relay, const PGresult *result)
 {
     int rows = PQntuples(result);
 
-    if (feeder->cycle.full)
+    if (relay->cycle.full)
         return rows;
     while (rows > 0) {
         struct catch_up_row row = catch_up_row(result, rows - 1);
@@ -564,7 +578,7 @@ static int usable_rows(const struct feeder *feeder, const PGresult *result)
             break;
         /* What was told of may be of a later page, or deleted. */
         if (row.kind == CATCH_UP_MESSAGE &&
-            (row.message.position <= feeder->cycle.end || was_told(feeder, row.message.position)))
+            (row.message.position <= relay->cycle.end || was_told(relay, row.message.position)))
             break;
         rows--;
     }
@@ -572,10 +586,10 @@ static int usable_rows(const struct feeder *feeder, const PGresult *result)
 }
 
 /* Returns whether that was all that had been told of. */
-static bool take_news(struct feeder *feeder, const PGresult *result)
+static bool take_news(struct relay *relay, const PGresult *result)
 {
-    const struct list *list = &feeder->cycle.read;
-    int total = PQntuples(result), rows = usable_rows(feeder, result);
+    const struct list *list = &relay->cycle.read;
+    int total = PQntuples(result), rows = usable_rows(relay, result);
     bool more = total > 0 && catch_up_row(result, total - 1).kind == CATCH_UP_MORE;
 
     for (int i = 0; i < rows; i++) {
@@ -583,25 +597,25 @@ static bool take_news(struct feeder *feeder, const PGresult *result)
         int number = list->numbers[row.topic_index];
 
         if (row.kind == CATCH_UP_TOPIC)
-            take_start(feeder, number, &row);
+            take_start(relay, number, &row);
         else if (row.kind == CATCH_UP_MESSAGE)
-            publish(feeder, number, &row.message);
+            publish(relay, number, &row.message);
     }
-    wake_fed(feeder);
+    wake_fed(relay);
     for (int i = 0; more && i < list->count; i++) /* read on, with what was told of the rest */
-        subscriptions_have_news(&feeder->subscriptions, list->numbers[i]);
+        subscriptions_have_news(&relay->subscriptions, list->numbers[i]);
     if (!more)
-        feeder->told_count = 0;
-    else if (feeder->cycle.full)
-        feeder->full_ms = 0;
-    if (!more && rows < total && feeder->full_ms > clock_monotonic_ms() + CONFIRM_MS)
-        feeder->full_ms = clock_monotonic_ms() + CONFIRM_MS;
+        relay->told_count = 0;
+    else if (relay->cycle.full)
+        relay->full_ms = 0;
+    if (!more && rows < total && relay->full_ms > clock_monotonic_ms() + CONFIRM_MS)
+        relay->full_ms = clock_monotonic_ms() + CONFIRM_MS;
     return !more;
 }
 
-static void answer_questions(struct feeder *feeder)
+static void answer_questions(struct relay *relay)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
 
     for (int i = 0; i < cycle->question_count; i++) {
         const struct question *question;
@@ -609,176 +623,178 @@ static void answer_questions(struct feeder *feeder)
 
         if (cycle->questions[i] == NOBODY)
             continue;
-        question = scoreboard_question(feeder->scoreboard, cycle->questions[i]);
-        reply = scoreboard_reply(feeder->scoreboard, cycle->questions[i]);
+        question = scoreboard_question(relay->scoreboard, cycle->questions[i]);
+        reply = scoreboard_reply(relay->scoreboard, cycle->questions[i]);
         for (int k = 0; k < question->topic_count; k++) {
             struct reply_topic *topic = &reply->topics[k];
             int number = question->topics[k].number;
 
-            if (number >= 0 && window_find(feeder->scoreboard->window, number, &topic->ref)) {
-                topic->newest = cycle->newest.positions[feeder->subscriptions.by_number[number].newest_at];
+            if (number >= 0 && ring_find(relay->scoreboard->ring, number, &topic->ref)) {
+                topic->newest = cycle->newest.positions[relay->subscriptions.by_number[number].newest_at];
                 topic->now = clock_max(topic->newest, cycle->now);
             } else {
-                topic->ref = WINDOW_NO_TOPIC;
+                topic->ref = RING_NO_TOPIC;
                 topic->newest = topic->now = CATCH_UP_FROM_NOW;
             }
         }
-        scoreboard_answer(feeder->scoreboard, cycle->questions[i], ERROR_NONE);
+        question_answer(relay->scoreboard, cycle->questions[i], ERROR_NONE);
     }
 }
 
-static void succeed(struct feeder *feeder)
+static void succeed(struct relay *relay)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
 
-    if (feeder->away)
+    if (relay->away)
         log_write(LOG_LEVEL_INFO, "connected to the database again");
-    if (feeder->is_lost)
-        tally_add(&feeder->scoreboard->tally, TALLY_RECONNECTS, 1);
-    feeder->is_lost = false;
-    feeder->away = ERROR_NONE;
-    feeder->pause_ms = 0;
+    if (relay->is_lost)
+        counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
+    relay->is_lost = false;
+    relay->away = ERROR_NONE;
+    relay->pause_ms = 0;
     if (cycle->listen_at >= 0)
-        take_channels(feeder, feeder->exchange.results[cycle->listen_at]);
+        take_channels(relay, relay->batch.results[cycle->listen_at]);
     if (cycle->batch_at >= 0)
-        take_batch(feeder, feeder->exchange.results[cycle->batch_at]);
+        take_batch(relay, relay->batch.results[cycle->batch_at]);
     if (cycle->newest_at >= 0)
-        take_newest(feeder, feeder->exchange.results[cycle->newest_at]);
-    if (cycle->read_at >= 0 && take_news(feeder, feeder->exchange.results[cycle->read_at]))
-        feeder->complete_to = clock_max(feeder->complete_to, cycle->end);
+        take_newest(relay, relay->batch.results[cycle->newest_at]);
+    if (cycle->read_at >= 0 && take_news(relay, relay->batch.results[cycle->read_at]))
+        relay->complete_to = clock_max(relay->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(&feeder->scoreboard->manager->open_until_ms,
-                     database_is_true(feeder->exchange.results[cycle->open_at]) ? feeder->exchange.started_ms + OPEN_MS
-                                                                                : 0);
-    answer_questions(feeder);
+        atomic_store(
+            &relay->scoreboard->manager->open_until_ms,
+            database_is_true(relay->batch.results[cycle->open_at]) ? relay->batch.started_ms + OPEN_MS : 0);
+    answer_questions(relay);
     for (int i = 0; i < cycle->unlisten.count; i++)
-        subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]);
+        subscriptions_remove(&relay->subscriptions, cycle->unlisten.numbers[i]);
 }
 
 /* Closes the connection; the next one is opened after a pause. */
-static void reconnect(struct feeder *feeder)
+static void reconnect(struct relay *relay)
 {
-    feeder->is_lost = true;
-    set_hears(feeder, false);
-    database_close(feeder->database, NULL);
-    feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;
-    if (feeder->pause_ms > LAST_PAUSE_MS)
-        feeder->pause_ms = LAST_PAUSE_MS;
-    feeder->retry_ms = clock_monotonic_ms() + feeder->pause_ms / 2 + random() % (feeder->pause_ms / 2 + 1);
+    relay->is_lost = true;
+    set_hears(relay, false);
+    database_close(relay->database, NULL);
+    relay->pause_ms = relay->pause_ms ? relay->pause_ms * 2 : FIRST_PAUSE_MS;
+    if (relay->pause_ms > LAST_PAUSE_MS)
+        relay->pause_ms = LAST_PAUSE_MS;
+    relay->retry_ms = clock_monotonic_ms() + relay->pause_ms / 2 + random() % (relay->pause_ms / 2 + 1);
 }
 
 /* Nothing of the cycle counts; its questions and its news wait for the next one. */
-static void fail(struct feeder *feeder, enum error error)
+static void fail(struct relay *relay, enum error error)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
 
     for (int i = 0; i < cycle->read.count; i++)
-        subscriptions_have_news(&feeder->subscriptions, cycle->read.numbers[i]);
+        subscriptions_have_news(&relay->subscriptions, cycle->read.numbers[i]);
     for (int i = 0; i < cycle->unlisten.count; i++)
-        subscriptions_remove(&feeder->subscriptions,
+        subscriptions_remove(&relay->subscriptions,
                              cycle->unlisten.numbers[i]); /* UNLISTEN may have taken effect all the same */
     for (int i = cycle->question_count - 1; i >= 0; i--)
         if (cycle->questions[i] == NOBODY)
             cycle->questions[i] = cycle->questions[--cycle->question_count];
-    memmove(feeder->pending + cycle->question_count, feeder->pending,
-            (size_t)feeder->pending_count * sizeof *feeder->pending);
-    memcpy(feeder->pending, cycle->questions, (size_t)cycle->question_count * sizeof *cycle->questions);
-    feeder->pending_count += cycle->question_count;
-    if (feeder->away != error)
-        log_write(error_log_level(error), "no news from the database: %s", database_error(feeder->database));
-    feeder->away = error;
-    reconnect(feeder);
+    memmove(relay->pending + cycle->question_count, relay->pending,
+            (size_t)relay->pending_count * sizeof *relay->pending);
+    memcpy(relay->pending, cycle->questions, (size_t)cycle->question_count * sizeof *cycle->questions);
+    relay->pending_count += cycle->question_count;
+    if (relay->away != error)
+        log_write(error_log_level(error), "no news from the database: %s", database_error(relay->database));
+    relay->away = error;
+    reconnect(relay);
 }
 
-static void finish(struct feeder *feeder, enum error error)
+static void finish(struct relay *relay, enum error error)
 {
-    struct cycle *cycle = &feeder->cycle;
+    struct cycle *cycle = &relay->cycle;
 
     if (error)
-        fail(feeder, error);
+        fail(relay, error);
     else
-        succeed(feeder);
-    exchange_end(&feeder->exchange);
+        succeed(relay);
+    query_batch_end(&relay->batch);
     cycle->question_count = 0;
     cycle->listen.count = cycle->newest.count = cycle->read.count = cycle->unlisten.count = 0;
 }
 
 /* ---- what the manager's loop calls */
 
-struct pollfd feeder_pollfd(const struct feeder *feeder)
+struct pollfd relay_pollfd(const struct relay *relay)
 {
-    return database_pollfd(feeder->database);
+    return database_pollfd(relay->database);
 }
 
-int64_t feeder_due_ms(const struct feeder *feeder)
+int64_t relay_due_ms(const struct relay *relay)
 {
-    if (feeder->exchange.running)
-        return exchange_due_ms(&feeder->exchange);
-    if (!database_is_connected(feeder->database))
-        return feeder->retry_ms;
-    if (feeder->pending_count > 0 || feeder->subscriptions.news_count > 0)
+    if (relay->batch.running)
+        return query_batch_due_ms(&relay->batch);
+    if (!database_is_connected(relay->database))
+        return relay->retry_ms;
+    if (relay->pending_count > 0 || relay->subscriptions.news_count > 0)
         return 0;
-    return clock_min(clock_min(clock_min(feeder->full_ms, feeder->look_ms), doorbell_due_ms(&feeder->doorbell)),
-                     clock_min(clock_min(feeder->sweep_ms, deaf_ms(feeder)), open_due_ms(feeder)));
+    return clock_min(clock_min(clock_min(relay->full_ms, relay->look_ms), doorbell_due_ms(&relay->doorbell)),
+                     clock_min(clock_min(relay->sweep_ms, deaf_ms(relay)), open_due_ms(relay)));
 }
 
-static void begin(struct feeder *feeder, int64_t now_ms)
+static void begin(struct relay *relay, int64_t now_ms)
 {
     enum error error = ERROR_MEMORY;
 
-    if (!database_is_connected(feeder->database)) {
-        feeder->relisten = true;
+    if (!database_is_connected(relay->database)) {
+        relay->relisten = true;
         /* The one before may have muted it: until nobody is under way who kept quiet, look. */
-        feeder->doorbell = (struct doorbell){ .rung = true, .muting = true };
-        feeder->announced = feeder->complete_to = 0;
-        subscriptions_lose(&feeder->subscriptions);
+        relay->doorbell = (struct notify_throttle){ .rung = true, .muting = true };
+        relay->announced = relay->complete_to = 0;
+        subscriptions_lose(&relay->subscriptions);
     }
-    if (feeder->told_count > 0)
-        qsort(feeder->told, (size_t)feeder->told_count, sizeof *feeder->told, compare_positions);
-    if (compose(feeder, now_ms))
-        error = exchange_begin(&feeder->exchange, feeder->database, now_ms, feeder->config->query_timeout_s * 1000);
+    if (relay->told_count > 0)
+        qsort(relay->told, (size_t)relay->told_count, sizeof *relay->told, compare_positions);
+    if (compose(relay, now_ms))
+        error =
+            query_batch_begin(&relay->batch, relay->database, now_ms, relay->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING)
-        finish(feeder, error);
+        finish(relay, error);
 }
 
-void feeder_step(struct feeder *feeder, bool ready)
+void relay_step(struct relay *relay, bool ready)
 {
     int64_t now_ms = clock_monotonic_ms();
-    enum error error = exchange_step(&feeder->exchange, ready, now_ms);
+    enum error error = query_batch_step(&relay->batch, ready, now_ms);
 
     if (error != ERROR_PENDING)
-        finish(feeder, error);
-    if (!feeder->exchange.running && ready && database_is_connected(feeder->database) &&
-        database_consume(feeder->database) != ERROR_NONE)
-        finish(feeder, ERROR_DATABASE_AWAY);
-    if (feeder->exchange.running)
+        finish(relay, error);
+    if (!relay->batch.running && ready && database_is_connected(relay->database) &&
+        database_consume(relay->database) != ERROR_NONE)
+        finish(relay, ERROR_DATABASE_AWAY);
+    if (relay->batch.running)
         return;
-    take_notifications(feeder);
-    if (database_is_connected(feeder->database) && now_ms >= deaf_ms(feeder)) {
-        if (!feeder->is_deaf)
-            log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
-        feeder->is_deaf = true;
-        reconnect(feeder);
+    take_notifications(relay);
+    if (database_is_connected(relay->database) && now_ms >= deaf_ms(relay)) {
+        if (!relay->is_deaf)
+            log_write(LOG_LEVEL_ERROR,
+                      "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
+        relay->is_deaf = true;
+        reconnect(relay);
     }
-    if (feeder_due_ms(feeder) <= now_ms)
-        begin(feeder, now_ms);
+    if (relay_due_ms(relay) <= now_ms)
+        begin(relay, now_ms);
 }
 
-void feeder_ask(struct feeder *feeder, int number)
+void relay_ask(struct relay *relay, int number)
 {
-    feeder->pending[feeder->pending_count++] = number; /* each worker is asking one question at most */
+    relay->pending[relay->pending_count++] = number; /* each worker is asking one question at most */
 }
 
-void feeder_forget_worker(struct feeder *feeder, int number)
+void relay_forget_worker(struct relay *relay, int number)
 {
     int kept = 0;
 
-    for (int i = 0; i < feeder->pending_count; i++)
-        if (feeder->pending[i] != number)
-            feeder->pending[kept++] = feeder->pending[i];
-    feeder->pending_count = kept;
+    for (int i = 0; i < relay->pending_count; i++)
+        if (relay->pending[i] != number)
+            relay->pending[kept++] = relay->pending[i];
+    relay->pending_count = kept;
     /* A question under way is answered to nobody. */
-    for (int i = 0; i < feeder->cycle.question_count; i++)
-        if (feeder->cycle.questions[i] == number)
-            feeder->cycle.questions[i] = NOBODY;
+    for (int i = 0; i < relay->cycle.question_count; i++)
+        if (relay->cycle.questions[i] == number)
+            relay->cycle.questions[i] = NOBODY;
 }

@@ -24,8 +24,9 @@ enum {
 
 /* What stands in the table for a worker. */
 struct entry {
-    int pid;              /* 0: nothing */
-    uint32_t wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
+    int pid; /* 0: nothing */
+    uint32_t
+        wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
     int64_t since_ms;
 };
 
@@ -41,9 +42,9 @@ struct stats_writer {
     struct database *database;
     struct entry *entries; /* by worker */
     struct gauges gauges;
-    struct tally tally; /* what was counted and is not yet written down */
-    bool tally_began;   /* everything that is counted has a row */
-    struct exchange exchange;
+    struct counters counters; /* what was counted and is not yet written down */
+    bool counters_began;      /* everything that is counted has a row */
+    struct query_batch batch;
     struct json_object *began, *ended, *counts; /* what the statements borrow */
     bool beats;
     enum error away; /* why, as far as it was logged */
@@ -71,7 +72,7 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
 
 static void end_exchange(struct stats_writer *writer)
 {
-    exchange_end(&writer->exchange);
+    query_batch_end(&writer->batch);
     json_object_put(writer->began);
     json_object_put(writer->ended);
     json_object_put(writer->counts);
@@ -95,8 +96,8 @@ struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
 
 int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
-    if (writer->exchange.running)
-        return exchange_due_ms(&writer->exchange);
+    if (writer->batch.running)
+        return query_batch_due_ms(&writer->batch);
     return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
@@ -143,12 +144,13 @@ static bool add_began(struct stats_writer *writer, int number, int64_t now_ms)
     const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
     struct json_object *row = json_object_new_object();
 
-    return json_tree_add_item(writer->began, row) &&
-           json_tree_add_member(row, "pid", json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
-           json_tree_add_member(row, "topics", topics_of(writer, slot)) &&
-           json_tree_add_member(row, "client", client_of(slot)) &&
-           json_tree_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
-           json_tree_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
+    return json_build_add_item(writer->began, row) &&
+           json_build_add_member(row, "pid",
+                                 json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
+           json_build_add_member(row, "topics", topics_of(writer, slot)) &&
+           json_build_add_member(row, "client", client_of(slot)) &&
+           json_build_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
+           json_build_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
 }
 
 /* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
@@ -163,12 +165,12 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number),
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_id),
                                    atomic_load(&slot->since_ms) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
-            made = json_tree_add_item(writer->ended, json_object_new_int(entry->pid));
+            made = json_build_add_item(writer->ended, json_object_new_int(entry->pid));
             entry->pid = 0;
         }
         if (made && waits &&
@@ -177,13 +179,14 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
             *entry = now;
         }
     }
-    return made && (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
+    return made &&
+           (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
 }
 
 /* Whether the gauges are others than those in the table, and takes them for written. */
 static bool read_gauges(struct stats_writer *writer)
 {
-    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->hears) };
+    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->listen_works) };
     const struct gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
@@ -198,12 +201,12 @@ static bool take_counts(struct stats_writer *writer)
     bool any;
 
     if (lost > 0)
-        tally_add(&writer->scoreboard->tally, TALLY_LOG_LINES_LOST, lost);
-    any = tally_take(&writer->tally, &writer->scoreboard->tally);
+        counters_add(&writer->scoreboard->counters, COUNTER_LOG_LINES_LOST, lost);
+    any = counters_take(&writer->counters, &writer->scoreboard->counters);
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
-        any = tally_take(&writer->tally, &scoreboard_slot(writer->scoreboard, i)->tally) || any;
-    return any || atomic_load(&writer->tally.fresh);
+        any = counters_take(&writer->counters, &scoreboard_slot(writer->scoreboard, i)->counters) || any;
+    return any || atomic_load(&writer->counters.fresh);
 }
 
 /* ---- writing it down */
@@ -235,24 +238,24 @@ static void fail(struct stats_writer *writer, enum error error)
  */
 static void succeed(struct stats_writer *writer)
 {
-    const PGresult *listener = writer->exchange.results[writer->exchange.count - 1]; /* add_listener() comes last */
+    const PGresult *source = writer->batch.results[writer->batch.count - 1]; /* add_listener() comes last */
 
     writer->away = ERROR_NONE;
     if (writer->beats)
-        atomic_store(&writer->scoreboard->sent_ms, writer->exchange.started_ms);
-    if (PQntuples(listener) == 0) {
+        atomic_store(&writer->scoreboard->heartbeat_ms, writer->batch.started_ms);
+    if (PQntuples(source) == 0) {
         forget_rows(writer);
-        writer->write_ms = writer->exchange.started_ms + BEAT_MS;
+        writer->write_ms = writer->batch.started_ms + BEAT_MS;
         return;
     }
-    writer->tally_began = true;
-    tally_clear(&writer->tally);
+    writer->counters_began = true;
+    counters_clear(&writer->counters);
 }
 
 static void add_polls(struct stats_writer *writer)
 {
-    struct statement *write = exchange_add(
-        &writer->exchange, "SELECT pgpoll.write_waiters($1, $2::json, $3::json) WHERE " STATEMENT_WRITABLE);
+    struct statement *write = query_batch_add(
+        &writer->batch, "SELECT pgpoll.write_waiters($1, $2::json, $3::json) WHERE " STATEMENT_WRITABLE);
 
     statement_add_text(write, writer->config->host);
     statement_add_text(write, json_object_to_json_string_ext(writer->began, JSON_C_TO_STRING_PLAIN));
@@ -261,26 +264,27 @@ static void add_polls(struct stats_writer *writer)
 
 static bool add_listener(struct stats_writer *writer)
 {
-    struct statement *write = exchange_add(
-        &writer->exchange, "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
+    struct statement *write = query_batch_add(
+        &writer->batch,
+        "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
 
-    writer->counts = tally_json(&writer->tally, !writer->tally_began);
+    writer->counts = counters_json(&writer->counters, !writer->counters_began);
     statement_add_text(write, writer->config->host);
     if (!writer->counts || !statement_add_int4(write, (int32_t)getpid()) ||
-        !statement_add_int4(write, writer->gauges.workers) || !statement_add_int4(write, writer->gauges.idle) ||
-        !statement_add_int4(write, writer->gauges.hears))
+        !statement_add_int4(write, writer->gauges.workers) ||
+        !statement_add_int4(write, writer->gauges.idle) || !statement_add_int4(write, writer->gauges.hears))
         return false;
     statement_add_text(write, json_object_to_json_string_ext(writer->counts, JSON_C_TO_STRING_PLAIN));
     return true;
 }
 
 /*
- * The feeder's connection is to hear this. It could not send it to itself: what a transaction-mode pooler takes away from a
+ * The relay's connection is to hear this. It could not send it to itself: what a transaction-mode pooler takes away from a
  * connection that LISTENs, it brings to the one that happens to NOTIFY.
  */
 static void add_beat(struct stats_writer *writer, int64_t now_ms)
 {
-    struct statement *beat = exchange_add(&writer->exchange, "SELECT pg_notify(pgpoll.channel($1), '')");
+    struct statement *beat = query_batch_add(&writer->batch, "SELECT pg_notify(pgpoll.channel($1), '')");
 
     statement_add_text(beat, writer->scoreboard->self_topic);
     writer->beat_ms = now_ms + BEAT_MS;
@@ -292,7 +296,7 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
 
     writer->write_ms = now_ms + WRITE_MS;
     if (now_ms >= writer->sweep_ms) {
-        (void)exchange_add(&writer->exchange, "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
+        (void)query_batch_add(&writer->batch, "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
         writer->sweep_ms = now_ms + SWEEP_MS;
     }
     if (polls)
@@ -300,7 +304,8 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
     if (writer->beats)
         add_beat(writer, now_ms);
     if (add_listener(writer))
-        error = exchange_begin(&writer->exchange, writer->database, now_ms, writer->config->query_timeout_s * 1000);
+        error = query_batch_begin(&writer->batch, writer->database, now_ms,
+                                  writer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING) {
         fail(writer, error);
         end_exchange(writer);
@@ -319,7 +324,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     polls = list_polls(writer, now_ms);
     gauges = read_gauges(writer);
     counts = take_counts(writer);
-    writer->beats = atomic_exchange(&writer->scoreboard->beat_wanted, 0) || now_ms >= writer->beat_ms;
+    writer->beats = atomic_exchange(&writer->scoreboard->heartbeat_wanted, 0) || now_ms >= writer->beat_ms;
     if (polls || gauges || counts || writer->beats)
         begin(writer, polls, now_ms);
     else
@@ -331,13 +336,14 @@ static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
 {
     enum error error = ERROR_PENDING;
 
-    while (writer->exchange.running && error == ERROR_PENDING) {
+    while (writer->batch.running && error == ERROR_PENDING) {
         struct pollfd fd = database_pollfd(writer->database);
         int64_t now_ms = clock_monotonic_ms();
 
         if (now_ms >= deadline_ms)
             return ERROR_PENDING;
-        error = exchange_step(&writer->exchange, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0, clock_monotonic_ms());
+        error = query_batch_step(&writer->batch, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0,
+                                 clock_monotonic_ms());
     }
     return error;
 }
@@ -347,7 +353,7 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
     struct statement *end;
     enum error error = ERROR_NONE;
 
-    if (writer->exchange.running) {
+    if (writer->batch.running) {
         error = wait_end(writer, deadline_ms);
         if (!error)
             succeed(writer);
@@ -359,10 +365,10 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
     (void)read_gauges(writer);
     if (!add_listener(writer))
         return;
-    end = exchange_add(&writer->exchange, "SELECT pgpoll.end_listener($1, $2) WHERE " STATEMENT_WRITABLE);
+    end = query_batch_add(&writer->batch, "SELECT pgpoll.end_listener($1, $2) WHERE " STATEMENT_WRITABLE);
     statement_add_text(end, writer->config->host);
     if (statement_add_int4(end, (int32_t)getpid()) &&
-        exchange_begin(&writer->exchange, writer->database, clock_monotonic_ms(), LAST_MS) == ERROR_PENDING)
+        query_batch_begin(&writer->batch, writer->database, clock_monotonic_ms(), LAST_MS) == ERROR_PENDING)
         (void)wait_end(writer, deadline_ms);
     end_exchange(writer);
 }
@@ -370,7 +376,7 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
 void stats_writer_step(struct stats_writer *writer, bool ready)
 {
     int64_t now_ms = clock_monotonic_ms();
-    enum error error = exchange_step(&writer->exchange, ready, now_ms);
+    enum error error = query_batch_step(&writer->batch, ready, now_ms);
 
     if (error != ERROR_PENDING) {
         if (error)
@@ -378,9 +384,9 @@ void stats_writer_step(struct stats_writer *writer, bool ready)
         else
             succeed(writer);
         end_exchange(writer);
-    } else if (!writer->exchange.running && ready && database_consume(writer->database) != ERROR_NONE) {
+    } else if (!writer->batch.running && ready && database_consume(writer->database) != ERROR_NONE) {
         fail(writer, ERROR_DATABASE_AWAY);
     }
-    if (!writer->exchange.running && now_ms >= stats_writer_due_ms(writer))
+    if (!writer->batch.running && now_ms >= stats_writer_due_ms(writer))
         look(writer, now_ms);
 }

@@ -2,6 +2,7 @@
 
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -66,8 +67,8 @@ void subscriptions_remove(struct subscriptions *subscriptions, int number)
     subscriptions->used[subscription->place] = last;
     subscriptions->by_number[last].place = subscription->place;
     if (subscription->open)
-        window_close(subscriptions->scoreboard->window, number);
-    scoreboard_wake_topic(subscriptions->scoreboard, number); /* who entered since it was found unused asks anew */
+        ring_close(subscriptions->scoreboard->ring, number);
+    wait_sets_wake(subscriptions->scoreboard, number); /* who entered since it was found unused asks anew */
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
     topic_table_remove(subscriptions->scoreboard->topics, number);
     free(subscription->quoted);
@@ -81,11 +82,11 @@ const char *subscriptions_name(const struct subscriptions *subscriptions, int nu
 
 int64_t subscriptions_newest(const struct subscriptions *subscriptions, int number)
 {
-    struct window_topic_ref ref;
+    struct ring_topic_ref ref;
     int64_t newest = 0;
 
-    if (window_find(subscriptions->scoreboard->window, number, &ref))
-        (void)window_newest(subscriptions->scoreboard->window, ref, &newest);
+    if (ring_find(subscriptions->scoreboard->ring, number, &ref))
+        (void)ring_newest(subscriptions->scoreboard->ring, ref, &newest);
     return newest;
 }
 
@@ -129,16 +130,18 @@ void subscriptions_forget_news(struct subscriptions *subscriptions)
 
 int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions)
 {
-    return subscriptions->used_count < topic_table_size(subscriptions->scoreboard->topics) / 4 ? LINGER_MS
-                                                                                               : CROWDED_LINGER_MS;
+    return subscriptions->used_count < topic_table_size(subscriptions->scoreboard->topics) / 4
+               ? LINGER_MS
+               : CROWDED_LINGER_MS;
 }
 
 void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms)
 {
     for (int i = 0; i < subscriptions->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(subscriptions->scoreboard, i);
-        const int count =
-            atomic_load(&slot->state) == SLOT_WAITING ? scoreboard_topic_count(subscriptions->scoreboard, slot) : 0;
+        const int count = atomic_load(&slot->state) == SLOT_WAITING
+                              ? scoreboard_topic_count(subscriptions->scoreboard, slot)
+                              : 0;
 
         for (int k = 0; k < count; k++) {
             int number = scoreboard_topic(subscriptions->scoreboard, slot, k);

@@ -1,5 +1,5 @@
 /*
- * The topics that a manager listens to, from their first poll until some time after their last. Part of the feeder; beside the
+ * The topics that a manager listens to, from their first poll until some time after their last. Part of the relay; beside the
  * names and numbers that it shares with the workers (topic_table.h) it knows their channels and which of them have news. Never
  * speaks to the database itself.
  */
@@ -21,11 +21,11 @@ struct subscription {
     char *quoted;                             /* the name as a JSON string; NULL: the number is not in use */
     int64_t used_ms;                          /* when it was polled last */
     bool listening;                           /* on the present connection */
-    bool open;                                /* in the window */
+    bool open;                                /* in the message ring */
     bool news;                                /* and so in the list of those that have */
     bool fed;                                 /* messages of it were appended: its waiters are to be woken */
     int place;                                /* in the list of numbers in use */
-    uint64_t cycle;                           /* the feeder's last one that asks for its newest position */
+    uint64_t cycle;                           /* the relay's last one that asks for its newest position */
     int newest_at;                            /* where, in that cycle's list */
 };
 
@@ -51,7 +51,7 @@ void subscriptions_remove(struct subscriptions *subscriptions, int number);
 
 const char *subscriptions_name(const struct subscriptions *subscriptions, int number);
 
-/* The topic's newest position in the window; 0: it is not there. */
+/* The topic's newest position in the message ring; 0: it is not there. */
 int64_t subscriptions_newest(const struct subscriptions *subscriptions, int number);
 
 /* The topic is LISTENed to. */

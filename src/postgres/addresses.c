@@ -91,7 +91,8 @@ static bool look_for_names(struct addresses *addresses)
     const int count = count_entries(addresses->host);
     const int ports = count_entries(addresses->port);
 
-    if ((*addresses->hostaddr && count_entries(addresses->hostaddr) != count) || (ports != 1 && ports != count))
+    if ((*addresses->hostaddr && count_entries(addresses->hostaddr) != count) ||
+        (ports != 1 && ports != count))
         return true;
     for (int i = 0; i < count; i++) {
         char *host = entry(addresses->host, i), *hostaddr = entry(addresses->hostaddr, i);
@@ -185,7 +186,8 @@ static void resolve_name(struct addresses *addresses, const char *host, const ch
 
     if (failure)
         (void)snprintf(addresses->error, sizeof addresses->error,
-                       "could not translate host name \"%.100s\" to address: %s", host, gai_strerror(failure));
+                       "could not translate host name \"%.100s\" to address: %s", host,
+                       gai_strerror(failure));
     for (const struct addrinfo *at = found; at; at = at->ai_next)
         if (getnameinfo(at->ai_addr, at->ai_addrlen, hostaddr, sizeof hostaddr, NULL, 0, NI_NUMERICHOST) == 0)
             add(addresses, host, hostaddr, port);
@@ -212,7 +214,8 @@ static bool resolve_entry(struct addresses *addresses, int number)
 
 void addresses_resolve(struct addresses *addresses)
 {
-    bool made = list_open(&addresses->hosts) && list_open(&addresses->hostaddrs) && list_open(&addresses->ports);
+    bool made =
+        list_open(&addresses->hosts) && list_open(&addresses->hostaddrs) && list_open(&addresses->ports);
 
     for (int i = 0; made && i < count_entries(addresses->host); i++)
         made = resolve_entry(addresses, i);

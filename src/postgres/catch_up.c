@@ -13,8 +13,8 @@ enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS, MORE };
 /* timestamptz counts microseconds from 2000-01-01 UTC (datatype/timestamp.h). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
 
-bool catch_up_statement(struct statement *statement, const struct poll_request *request, const int64_t *positions,
-                        int64_t page_bytes)
+bool catch_up_statement(struct statement *statement, const struct poll_request *request,
+                        const int64_t *positions, int64_t page_bytes)
 {
     statement_init(statement, "SELECT * FROM pgpoll.catch_up($1, $2, $3, $4)");
     return statement_add_topics(statement, request->topics, request->topic_count) &&
@@ -29,7 +29,9 @@ static bool is_null(const PGresult *result, int row, int column)
 
 static struct page_topic get_topic(const PGresult *result, int row)
 {
-    struct page_topic topic = { .start = database_int8(result, row, POSITION), .oldest = -1, .gap = GAP_NONE };
+    struct page_topic topic = { .start = database_int8(result, row, POSITION),
+                                .oldest = -1,
+                                .gap = GAP_NONE };
 
     topic.next = topic.start;
     if (!is_null(result, row, OLDEST))
@@ -57,7 +59,8 @@ struct message catch_up_message(const PGresult *result, int row)
 
 struct catch_up_row catch_up_row(const PGresult *result, int row)
 {
-    struct catch_up_row read = { .kind = CATCH_UP_TOPIC, .topic_index = database_int4(result, row, TOPIC_NO) - 1 };
+    struct catch_up_row read = { .kind = CATCH_UP_TOPIC,
+                                 .topic_index = database_int4(result, row, TOPIC_NO) - 1 };
 
     if (is_null(result, row, CREATED_AT)) {
         read.topic = get_topic(result, row);
@@ -116,9 +119,9 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
     return ERROR_NONE;
 }
 
-enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,
-                        const struct statement *first, bool *first_is_true, const int64_t *positions,
-                        int64_t page_bytes, struct page *page, int64_t deadline_ms)
+enum error catch_up_run(struct database *database, const struct poll_request *request,
+                        const char *remote_user, const struct statement *first, bool *first_is_true,
+                        const int64_t *positions, int64_t page_bytes, struct page *page, int64_t deadline_ms)
 {
     enum { MOST = 4 };
     struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MOST];

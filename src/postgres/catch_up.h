@@ -19,8 +19,8 @@ struct statement;
 enum { CATCH_UP_FROM_NOW = -1 };
 
 /* Makes the statement. positions: one a topic. The caller releases it, also on failure. false: out of memory. */
-bool catch_up_statement(struct statement *statement, const struct poll_request *request, const int64_t *positions,
-                        int64_t page_bytes);
+bool catch_up_statement(struct statement *statement, const struct poll_request *request,
+                        const int64_t *positions, int64_t page_bytes);
 
 enum catch_up_kind { CATCH_UP_TOPIC, CATCH_UP_MESSAGE, CATCH_UP_MORE };
 
@@ -29,7 +29,8 @@ struct catch_up_row {
     enum catch_up_kind kind;
     int topic_index;
     struct page_topic topic; /* of CATCH_UP_TOPIC */
-    int64_t newest; /* of CATCH_UP_TOPIC: its last position, if it is read from now; in a backlog now comes later */
+    int64_t
+        newest; /* of CATCH_UP_TOPIC: its last position, if it is read from now; in a backlog now comes later */
     struct message message; /* of CATCH_UP_MESSAGE */
 };
 
@@ -59,8 +60,8 @@ struct message catch_up_message(const PGresult *result, int row);
  * messages given their positions, or one batch of them (page->backlog), and reads the page.
  * ERROR_DENIED, ERROR_MEMORY and the errors of database_run(); the page is clear then.
  */
-enum error catch_up_run(struct database *database, const struct poll_request *request, const char *remote_user,
-                        const struct statement *first, bool *first_is_true, const int64_t *positions,
-                        int64_t page_bytes, struct page *page, int64_t deadline_ms);
+enum error catch_up_run(struct database *database, const struct poll_request *request,
+                        const char *remote_user, const struct statement *first, bool *first_is_true,
+                        const int64_t *positions, int64_t page_bytes, struct page *page, int64_t deadline_ms);
 
 #endif

@@ -68,7 +68,7 @@ struct database {
     PGconn *connection; /* NULL up to CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct addresses *addresses;       /* from RESOLVING on, until they are used; the resolver's while it runs */
+    struct addresses *addresses; /* from RESOLVING on, until they are used; the resolver's while it runs */
     struct background *resolver;
     struct backend backend;
     struct ended ended[ENDED_MAX]; /* oldest first */
@@ -125,7 +125,8 @@ static void watch_peer(int fd)
                     { IPPROTO_TCP, TCP_KEEPCNT, 3 },
                     { IPPROTO_TCP, TCP_USER_TIMEOUT, DEAD_PEER_MS } };
 
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++) /* of a Unix socket there is nothing to set */
+    for (size_t i = 0; i < sizeof options / sizeof *options;
+         i++) /* of a Unix socket there is nothing to set */
         (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof options[i].value);
 }
 
@@ -211,7 +212,8 @@ static void end_session(struct database *database)
         fd = fcntl(socket, F_DUPFD_CLOEXEC, 0);
     if (fd >= 0) {
         watch_peer(fd);
-        database->ended[database->ended_count++] = (struct ended){ fd, database->backend, clock_monotonic_ms() };
+        database->ended[database->ended_count++] =
+            (struct ended){ fd, database->backend, clock_monotonic_ms() };
     }
     PQfinish(database->connection);
     database->connection = NULL;
@@ -358,7 +360,8 @@ static enum error pipeline_step(struct database *database, struct pipeline *pipe
 
         if (readable && PQisBusy(database->connection))
             return ERROR_PENDING;
-        result = PQgetResult(database->connection); /* of a broken connection: what had arrived, then the reason */
+        result =
+            PQgetResult(database->connection); /* of a broken connection: what had arrived, then the reason */
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
             pipeline->received++;
@@ -391,7 +394,8 @@ static enum error connect_start(struct database *database)
     };
     const struct addresses *addresses = database->addresses;
     const char *const values[] = {
-        "pgpoll", "UTF8", addresses_host(addresses), addresses_hostaddr(addresses), addresses_port(addresses), NULL
+        "pgpoll", "UTF8", addresses_host(addresses), addresses_hostaddr(addresses), addresses_port(addresses),
+        NULL
     };
 
     if (*addresses_error(addresses)) {
@@ -462,7 +466,8 @@ static enum error end_step(struct database *database)
 static enum error check_start(struct database *database, enum state state)
 {
     database->state = state;
-    database->check = (struct pipeline){ &database->check_statement, 1, &database->check_result, 0, ERROR_NONE };
+    database->check =
+        (struct pipeline){ &database->check_statement, 1, &database->check_result, 0, ERROR_NONE };
     return pipeline_start(database, &database->check);
 }
 
@@ -512,7 +517,8 @@ static enum error refuse_server(struct database *database)
     const char *version = PQparameterStatus(database->connection, "server_version");
     char text[sizeof database->error];
 
-    (void)snprintf(text, sizeof text, "pgpoll needs PostgreSQL 14 or later, the server of database %.63s is %.31s",
+    (void)snprintf(text, sizeof text,
+                   "pgpoll needs PostgreSQL 14 or later, the server of database %.63s is %.31s",
                    PQdb(database->connection), version ? version : "unknown");
     database_close(database, text);
     return ERROR_SCHEMA;
@@ -542,20 +548,22 @@ static enum error refuse_schema(struct database *database, int version)
     char text[sizeof database->error];
 
     if (version == SCHEMA_UNUSABLE)
-        (void)snprintf(
-            text, sizeof text,
-            "no pgpoll schema that role %.63s can use in database %.63s (%.150s): run pgpoll-setup --role %.63s %.63s",
-            PQuser(database->connection), name, database->error, PQuser(database->connection), name);
+        (void)snprintf(text, sizeof text,
+                       "no pgpoll schema that role %.63s can use in database %.63s (%.150s): run "
+                       "pgpoll-setup --role %.63s %.63s",
+                       PQuser(database->connection), name, database->error, PQuser(database->connection),
+                       name);
     else if (version < PGPOLL_SCHEMA_VERSION)
         (void)snprintf(text, sizeof text,
                        "the pgpoll schema in database %.63s has version %d, this program needs version %d: "
                        "to upgrade it, run pgpoll-setup %.63s",
                        name, version, PGPOLL_SCHEMA_VERSION, name);
     else
-        (void)snprintf(text, sizeof text,
-                       "the pgpoll schema in database %.63s has version %d, this program (pgpoll " PGPOLL_VERSION
-                       ") only knows version %d: install the pgpoll that upgraded it, then reload",
-                       name, version, PGPOLL_SCHEMA_VERSION);
+        (void)snprintf(
+            text, sizeof text,
+            "the pgpoll schema in database %.63s has version %d, this program (pgpoll " PGPOLL_VERSION
+            ") only knows version %d: install the pgpoll that upgraded it, then reload",
+            name, version, PGPOLL_SCHEMA_VERSION);
     database_close(database, text);
     return ERROR_SCHEMA;
 }
@@ -608,8 +616,8 @@ static enum error check_step(struct database *database)
     if (error)
         return error;
     version = database_int4(database->check_result, 0, 0);
-    database->backend =
-        (struct backend){ database_int4(database->check_result, 0, 1), database_int8(database->check_result, 0, 2) };
+    database->backend = (struct backend){ database_int4(database->check_result, 0, 1),
+                                          database_int8(database->check_result, 0, 2) };
     if (database->backend.pid != PQbackendPID(database->connection))
         database->backend.pid = 0; /* a pooler's: it serves others too */
     PQclear(database->check_result);
@@ -621,7 +629,8 @@ static enum error check_step(struct database *database)
 
 /* ---- what callers see */
 
-enum error database_begin(struct database *database, const struct statement *statements, int count, PGresult **results)
+enum error database_begin(struct database *database, const struct statement *statements, int count,
+                          PGresult **results)
 {
     for (int i = 0; i < count; i++)
         results[i] = NULL;
@@ -699,8 +708,8 @@ static bool wait_ready(const struct database *database, int64_t deadline_ms)
     return ready > 0 || (due_ms <= deadline_ms && clock_monotonic_ms() >= due_ms);
 }
 
-enum error database_run(struct database *database, const struct statement *statements, int count, PGresult **results,
-                        int64_t deadline_ms)
+enum error database_run(struct database *database, const struct statement *statements, int count,
+                        PGresult **results, int64_t deadline_ms)
 {
     enum error error = database_begin(database, statements, count, results);
 
@@ -762,14 +771,15 @@ static bool drop_notifications(struct database *database)
     return any;
 }
 
-enum error database_wait_news(struct database *database, const struct interrupts *interrupts, int64_t deadline_ms)
+enum error database_wait_news(struct database *database, const struct interrupts *interrupts,
+                              int64_t deadline_ms)
 {
     enum error error = database->state == CLOSED ? ERROR_DATABASE_AWAY : ERROR_NONE;
 
     /* Notifications also arrive along with results, so look before sleeping. */
     while (!error && !drop_notifications(database)) {
         /* The socket is asked for each time: a lost connection has none. */
-        error = interrupts_wait(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
+        error = wait_for_event(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
         if (!error)
             error = database_consume(database);
     }

@@ -46,11 +46,12 @@ void database_set_bookkeeping(struct database *database);
  * results: count pointers, filled with new results in binary format, which the caller clears.
  * ERROR_DATABASE_AWAY (the connection is closed), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY; no results then.
  */
-enum error database_run(struct database *database, const struct statement *statements, int count, PGresult **results,
-                        int64_t deadline_ms);
+enum error database_run(struct database *database, const struct statement *statements, int count,
+                        PGresult **results, int64_t deadline_ms);
 
 /* The same without waiting: statements and results are borrowed until database_step() is done. Returns ERROR_PENDING or fails. */
-enum error database_begin(struct database *database, const struct statement *statements, int count, PGresult **results);
+enum error database_begin(struct database *database, const struct statement *statements, int count,
+                          PGresult **results);
 enum error database_step(struct database *database);
 
 /* What to wait for before the next step or, when idle, for notifications. The socket may change; -1: none. */
@@ -79,7 +80,8 @@ bool database_is_true(const PGresult *result);
  * Waits for a notification on any channel this connection LISTENs on, and drops all that are there.
  * Also ERROR_DATABASE_AWAY and what interrupts_wait() returns.
  */
-enum error database_wait_news(struct database *database, const struct interrupts *interrupts, int64_t deadline_ms);
+enum error database_wait_news(struct database *database, const struct interrupts *interrupts,
+                              int64_t deadline_ms);
 
 /* Whether there is a connection, as far as is known. */
 bool database_is_connected(const struct database *database);

@@ -3,59 +3,60 @@
 #include "core/clock.h"
 #include "postgres/database.h"
 
-struct statement *exchange_add(struct exchange *exchange, const char *sql)
+struct statement *query_batch_add(struct query_batch *batch, const char *sql)
 {
-    struct statement *statement = &exchange->statements[exchange->count++];
+    struct statement *statement = &batch->statements[batch->count++];
 
     statement_init(statement, sql);
     return statement;
 }
 
-enum error exchange_begin(struct exchange *exchange, struct database *database, int64_t now_ms, int64_t timeout_ms)
+enum error query_batch_begin(struct query_batch *batch, struct database *database, int64_t now_ms,
+                             int64_t timeout_ms)
 {
     enum error error = ERROR_NONE;
 
-    exchange->database = database;
-    exchange->started_ms = now_ms;
-    exchange->timeout_ms = timeout_ms;
-    exchange->due_ms = now_ms + timeout_ms;
-    if (exchange->count > 0)
-        error = database_begin(database, exchange->statements, exchange->count, exchange->results);
-    exchange->running = error == ERROR_PENDING;
+    batch->database = database;
+    batch->started_ms = now_ms;
+    batch->timeout_ms = timeout_ms;
+    batch->due_ms = now_ms + timeout_ms;
+    if (batch->count > 0)
+        error = database_begin(database, batch->statements, batch->count, batch->results);
+    batch->running = error == ERROR_PENDING;
     return error;
 }
 
-enum error exchange_step(struct exchange *exchange, bool ready, int64_t now_ms)
+enum error query_batch_step(struct query_batch *batch, bool ready, int64_t now_ms)
 {
     enum error error = ERROR_PENDING;
 
-    if (!exchange->running)
+    if (!batch->running)
         return ERROR_PENDING;
-    if (database_is_resolving(exchange->database))
-        exchange->due_ms = now_ms + exchange->timeout_ms;
-    if (ready || now_ms >= database_due_ms(exchange->database))
-        error = database_step(exchange->database);
-    if (error == ERROR_PENDING && now_ms >= exchange->due_ms) {
-        database_give_up(exchange->database);
+    if (database_is_resolving(batch->database))
+        batch->due_ms = now_ms + batch->timeout_ms;
+    if (ready || now_ms >= database_due_ms(batch->database))
+        error = database_step(batch->database);
+    if (error == ERROR_PENDING && now_ms >= batch->due_ms) {
+        database_give_up(batch->database);
         error = ERROR_DATABASE_AWAY;
     }
     if (error != ERROR_PENDING)
-        exchange->running = false;
+        batch->running = false;
     return error;
 }
 
-int64_t exchange_due_ms(const struct exchange *exchange)
+int64_t query_batch_due_ms(const struct query_batch *batch)
 {
-    return clock_min(exchange->due_ms, database_due_ms(exchange->database));
+    return clock_min(batch->due_ms, database_due_ms(batch->database));
 }
 
-void exchange_end(struct exchange *exchange)
+void query_batch_end(struct query_batch *batch)
 {
-    for (int i = 0; i < exchange->count; i++) {
-        PQclear(exchange->results[i]);
-        exchange->results[i] = NULL;
-        statement_release(&exchange->statements[i]);
+    for (int i = 0; i < batch->count; i++) {
+        PQclear(batch->results[i]);
+        batch->results[i] = NULL;
+        statement_release(&batch->statements[i]);
     }
-    exchange->count = 0;
-    exchange->running = false;
+    batch->count = 0;
+    batch->running = false;
 }

@@ -5,7 +5,8 @@
 
 enum error stats_read(struct database *database, enum stats_kind kind, PGresult **result, int64_t deadline_ms)
 {
-    static const char *const queries[] = { [STATS_JSON] = "SELECT pg_catalog.row_to_json(s) FROM pgpoll.stats s",
+    static const char *const queries[] = { [STATS_JSON] =
+                                               "SELECT pg_catalog.row_to_json(s) FROM pgpoll.stats s",
                                            [STATS_METRICS] = "SELECT pgpoll.metrics()" };
     enum { SWEEP, READ, COUNT };
     struct statement statements[COUNT];

@@ -15,6 +15,7 @@ enum stats_kind {
 };
 
 /* Reads one as the text at row 0, column 0 of *result, which the caller clears. The errors of database_run(). */
-enum error stats_read(struct database *database, enum stats_kind kind, PGresult **result, int64_t deadline_ms);
+enum error stats_read(struct database *database, enum stats_kind kind, PGresult **result,
+                      int64_t deadline_ms);
 
 #endif

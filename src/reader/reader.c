@@ -23,22 +23,22 @@ enum { IDLE_MS = 1000 };
 
 static void serve(const struct config *config, struct database *database, int socket)
 {
-    struct reading reading;
-    const struct reading_question *question = &reading.question;
+    struct read_channel reading;
+    const struct read_channel_question *question = &reading.question;
     struct page page;
     enum error error;
 
-    if (!reading_accept(socket, &reading))
+    if (!read_channel_accept(socket, &reading))
         return; /* who asked is gone; or we are slow, and it sees that */
     if (page_init(&page, question->request->topic_count)) {
-        error = catch_up_run(database, question->request, question->remote_user, NULL, NULL, question->positions,
-                             config->page_bytes, &page, question->give_up_ms);
-        reading_answer(socket, question->give_up_ms, error, &page, database_error(database));
+        error = catch_up_run(database, question->request, question->remote_user, NULL, NULL,
+                             question->positions, config->page_bytes, &page, question->deadline_ms);
+        read_channel_answer(socket, question->deadline_ms, error, &page, database_error(database));
         page_release(&page);
     } else {
-        reading_answer(socket, question->give_up_ms, ERROR_MEMORY, NULL, "out of memory");
+        read_channel_answer(socket, question->deadline_ms, ERROR_MEMORY, NULL, "out of memory");
     }
-    reading_release(&reading);
+    read_channel_release(&reading);
 }
 
 /* Gives back what others could use. */
@@ -101,7 +101,7 @@ int reader_run(const struct config *config, int queue)
             rest(database);
             timeout_ms = -1;
         }
-        socket = reading_take(queue);
+        socket = read_channel_take(queue);
         if (socket >= 0) {
             serve(config, database, socket);
             (void)close(socket);

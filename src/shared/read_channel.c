@@ -25,7 +25,7 @@ struct question_head {
     int32_t topic_count;
     int32_t limit;
     uint32_t user_size; /* 0: nobody is to be asked about */
-    int64_t give_up_ms;
+    int64_t deadline_ms;
 };
 
 struct question_topic {
@@ -103,7 +103,7 @@ static enum receipt receive_all(int socket, void *data, size_t size, int64_t dea
 
 /* ---- the queue */
 
-bool reading_new_queue(int ends[2])
+bool read_channel_new_queue(int ends[2])
 {
     return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0;
 }
@@ -118,9 +118,10 @@ static bool put(int queue, int socket, int64_t deadline_ms)
 {
     union control control = { .space = { 0 } };
     struct iovec byte = { (char[]){ 0 }, 1 };
-    struct msghdr message = {
-        .msg_iov = &byte, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space
-    };
+    struct msghdr message = { .msg_iov = &byte,
+                              .msg_iovlen = 1,
+                              .msg_control = control.space,
+                              .msg_controllen = sizeof control.space };
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 
     header->cmsg_level = SOL_SOCKET;
@@ -133,13 +134,14 @@ static bool put(int queue, int socket, int64_t deadline_ms)
     return true;
 }
 
-int reading_take(int queue)
+int read_channel_take(int queue)
 {
     union control control;
     struct iovec byte = { (char[]){ 0 }, 1 };
-    struct msghdr message = {
-        .msg_iov = &byte, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space
-    };
+    struct msghdr message = { .msg_iov = &byte,
+                              .msg_iovlen = 1,
+                              .msg_control = control.space,
+                              .msg_controllen = sizeof control.space };
     ssize_t got = recvmsg(queue, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     const struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
     int socket = -1;
@@ -159,7 +161,7 @@ static char *append(char *at, const void *data, size_t size)
     return at + size;
 }
 
-static size_t question_bytes(const struct reading_question *question)
+static size_t question_bytes(const struct read_channel_question *question)
 {
     size_t bytes = question->remote_user ? strlen(question->remote_user) + 1 : 0;
 
@@ -169,11 +171,12 @@ static size_t question_bytes(const struct reading_question *question)
     return bytes;
 }
 
-static bool send_question(int socket, const struct reading_question *question)
+static bool send_question(int socket, const struct read_channel_question *question)
 {
     const struct poll_request *request = question->request;
     const size_t bytes = question_bytes(question);
-    struct question_head head = { (uint32_t)bytes, request->topic_count, request->limit, 0, question->give_up_ms };
+    struct question_head head = { (uint32_t)bytes, request->topic_count, request->limit, 0,
+                                  question->deadline_ms };
     char *memory = bytes <= QUESTION_MAX_BYTES ? malloc(sizeof head + bytes) : NULL, *at = memory;
     bool sent;
 
@@ -195,19 +198,19 @@ static bool send_question(int socket, const struct reading_question *question)
         at = append(at, request->topics[i].name, request->topics[i].length + 1);
         at = append(at, request->topics[i].quoted, strlen(request->topics[i].quoted) + 1);
     }
-    sent = send_all(socket, memory, sizeof head + bytes, question->give_up_ms);
+    sent = send_all(socket, memory, sizeof head + bytes, question->deadline_ms);
     free(memory);
     return sent;
 }
 
-int reading_ask(int queue, const struct reading_question *question)
+int read_channel_ask(int queue, const struct read_channel_question *question)
 {
     int pair[2];
     bool put_in;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return -1;
-    put_in = put(queue, pair[1], question->give_up_ms);
+    put_in = put(queue, pair[1], question->deadline_ms);
     (void)close(pair[1]); /* the queue's now, then the reader's: when that is gone, we see it */
     if (put_in && send_question(pair[0], question))
         return pair[0];
@@ -228,7 +231,7 @@ static const char *take_text(const char **at, size_t *left, size_t size)
 }
 
 /* Makes the question of what was received: entries, then texts. */
-static bool decode(struct reading *reading, const struct question_head *head, const char *data,
+static bool decode(struct read_channel *reading, const struct question_head *head, const char *data,
                    struct poll_topic *topics, int64_t *positions)
 {
     const size_t entries = (size_t)head->topic_count * sizeof(struct question_topic);
@@ -257,7 +260,7 @@ static bool is_sound(const struct question_head *head)
            (size_t)head->topic_count <= head->bytes / sizeof(struct question_topic);
 }
 
-bool reading_accept(int socket, struct reading *reading)
+bool read_channel_accept(int socket, struct read_channel *reading)
 {
     const int64_t deadline_ms = clock_monotonic_ms() + QUESTION_MS;
     struct question_head head;
@@ -268,21 +271,24 @@ bool reading_accept(int socket, struct reading *reading)
     if (receive_all(socket, &head, sizeof head, deadline_ms) != RECEIVED || !is_sound(&head))
         return false;
     count = (size_t)head.topic_count;
-    *reading = (struct reading){ .memory = calloc(1, count * (sizeof *topics + sizeof *positions) + head.bytes) };
+    *reading = (struct read_channel){ .memory = calloc(1, count * (sizeof *topics + sizeof *positions) +
+                                                              head.bytes) };
     if (!reading->memory)
         return false;
     topics = reading->memory;
     positions = (int64_t *)(void *)(topics + count);
-    reading->request = (struct poll_request){ .topics = topics, .topic_count = head.topic_count, .limit = head.limit };
-    reading->question = (struct reading_question){ &reading->request, positions, NULL, head.give_up_ms };
+    reading->request =
+        (struct poll_request){ .topics = topics, .topic_count = head.topic_count, .limit = head.limit };
+    reading->question =
+        (struct read_channel_question){ &reading->request, positions, NULL, head.deadline_ms };
     if (receive_all(socket, positions + count, head.bytes, deadline_ms) == RECEIVED &&
         decode(reading, &head, (const char *)(positions + count), topics, positions))
         return true;
-    reading_release(reading);
+    read_channel_release(reading);
     return false;
 }
 
-void reading_release(struct reading *reading)
+void read_channel_release(struct read_channel *reading)
 {
     free(reading->memory);
     reading->memory = NULL;
@@ -290,13 +296,15 @@ void reading_release(struct reading *reading)
 
 /* ---- the answer */
 
-void reading_answer(int socket, int64_t give_up_ms, enum error error, const struct page *page, const char *text)
+void read_channel_answer(int socket, int64_t deadline_ms, enum error error, const struct page *page,
+                         const char *text)
 {
     struct answer_head head = { .error = (uint32_t)error };
 
     if (error) {
         head.bytes = strlen(text);
-        (void)(send_all(socket, &head, sizeof head, give_up_ms) && send_all(socket, text, head.bytes, give_up_ms));
+        (void)(send_all(socket, &head, sizeof head, deadline_ms) &&
+               send_all(socket, text, head.bytes, deadline_ms));
         return;
     }
     head.topic_count = page->topic_count;
@@ -304,9 +312,9 @@ void reading_answer(int socket, int64_t give_up_ms, enum error error, const stru
     head.has_more = page->has_more;
     head.first = page->first;
     head.bytes = (size_t)printbuf_length(page->messages);
-    (void)(send_all(socket, &head, sizeof head, give_up_ms) &&
-           send_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, give_up_ms) &&
-           send_all(socket, page->messages->buf, head.bytes, give_up_ms));
+    (void)(send_all(socket, &head, sizeof head, deadline_ms) &&
+           send_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, deadline_ms) &&
+           send_all(socket, page->messages->buf, head.bytes, deadline_ms));
 }
 
 /* Memory is taken as the text comes, so that a length alone costs nothing. */
@@ -326,14 +334,16 @@ static enum receipt receive_json(int socket, uint64_t bytes, struct printbuf *ou
     return receipt;
 }
 
-static enum receipt receive_page(int socket, const struct answer_head *head, struct page *page, int64_t deadline_ms)
+static enum receipt receive_page(int socket, const struct answer_head *head, struct page *page,
+                                 int64_t deadline_ms)
 {
     enum receipt receipt;
 
     if (head->topic_count != page->topic_count || head->message_count < 0 || head->bytes >= INT_MAX ||
         (head->message_count == 0) != (head->bytes == 0))
         return NONSENSE;
-    receipt = receive_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, deadline_ms);
+    receipt =
+        receive_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, deadline_ms);
     for (int i = 0; receipt == RECEIVED && i < page->topic_count; i++)
         if ((unsigned)page->topics[i].gap > GAP_AHEAD)
             receipt = NONSENSE;
@@ -349,29 +359,30 @@ static enum receipt receive_text(int socket, const struct answer_head *head, cha
 {
     enum receipt receipt = NONSENSE;
 
-    if (head->error < ERROR_COUNT && head->bytes < READING_TEXT_SIZE)
+    if (head->error < ERROR_COUNT && head->bytes < READ_CHANNEL_TEXT_SIZE)
         receipt = receive_all(socket, text, head->bytes, deadline_ms);
     if (receipt == RECEIVED)
         text[head->bytes] = '\0';
     return receipt;
 }
 
-enum error reading_receive(int socket, int64_t give_up_ms, struct page *page, char text[static READING_TEXT_SIZE])
+enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *page,
+                                char text[static READ_CHANNEL_TEXT_SIZE])
 {
     static const char *const problems[] = { [CLOSED] = "the reader of the table died",
                                             [TOO_SLOW] = "no reader of the table answered in time",
                                             [NONSENSE] = "the reader of the table talks nonsense",
                                             [NO_MEMORY] = "out of memory" };
     struct answer_head head;
-    enum receipt receipt = receive_all(socket, &head, sizeof head, give_up_ms);
+    enum receipt receipt = receive_all(socket, &head, sizeof head, deadline_ms);
 
     text[0] = '\0';
     if (receipt == RECEIVED)
-        receipt =
-            head.error ? receive_text(socket, &head, text, give_up_ms) : receive_page(socket, &head, page, give_up_ms);
+        receipt = head.error ? receive_text(socket, &head, text, deadline_ms)
+                             : receive_page(socket, &head, page, deadline_ms);
     if (receipt == RECEIVED)
         return (enum error)head.error;
     page_clear(page);
-    (void)snprintf(text, READING_TEXT_SIZE, "%s", problems[receipt]);
+    (void)snprintf(text, READ_CHANNEL_TEXT_SIZE, "%s", problems[receipt]);
     return receipt == NO_MEMORY ? ERROR_MEMORY : ERROR_DATABASE_AWAY;
 }

@@ -24,10 +24,10 @@ static bool put_next_since(struct printbuf *out, const struct poll_waiter *waite
     bool made = put(out, ",\"next_since\":{");
 
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
-        cursor_message_id(waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position,
-                          id);
-        made = (i == 0 || put(out, ",")) && put_text(out, waiter->who.request->topics[i].quoted) && put(out, ":\"") &&
-               put_text(out, id) && put(out, "\"");
+        cursor_message_id(
+            waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position, id);
+        made = (i == 0 || put(out, ",")) && put_text(out, waiter->who.request->topics[i].quoted) &&
+               put(out, ":\"") && put_text(out, id) && put(out, "\"");
     }
     return made && put(out, "}");
 }
@@ -35,9 +35,9 @@ static bool put_next_since(struct printbuf *out, const struct poll_waiter *waite
 static bool put_gap(struct printbuf *out, const struct poll_state *state, const struct poll_topic *topic)
 {
     char oldest[CURSOR_MESSAGE_ID_SIZE];
-    bool made = put_text(out, topic->quoted) && put(out, ":{\"reason\":\"") && put_text(out, gap_name(state->gap)) &&
-                put(out, "\",\"requested\":") && put_text(out, topic->since ? topic->since : "null") &&
-                put(out, ",\"oldest\":");
+    bool made = put_text(out, topic->quoted) && put(out, ":{\"reason\":\"") &&
+                put_text(out, gap_name(state->gap)) && put(out, "\",\"requested\":") &&
+                put_text(out, topic->since ? topic->since : "null") && put(out, ",\"oldest\":");
 
     if (state->oldest < 0)
         return made && put(out, "null}");
@@ -78,7 +78,7 @@ struct json_object *answer_error(enum error error, struct json_object *detail)
 
     if (!detail)
         detail = json_object_new_string(error_detail(error));
-    if (json_tree_add_member(answer, "detail", detail))
+    if (json_build_add_member(answer, "detail", detail))
         return answer;
     json_object_put(answer);
     return NULL;

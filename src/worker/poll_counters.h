@@ -1,7 +1,7 @@
 /*
  * Counts a finished poll: its outcome, its messages, how long it waited and how old its first message was.
  * Called by the worker once per poll, after the answer is out. Only adds to the worker's counters; who empties
- * them is described in tally.h.
+ * them is described in counters.h.
  */
 #ifndef PGPOLL_POLL_COUNTERS_H
 #define PGPOLL_POLL_COUNTERS_H
@@ -9,9 +9,9 @@
 #include "core/error.h"
 
 struct poll_waiter;
-struct tally;
+struct counters;
 
 /* Adds one poll whose answer is out. waiter is read only; call it before poll_waiter_release(). */
-void poll_counters_add(struct tally *tally, const struct poll_waiter *waiter, enum error outcome);
+void poll_counters_add(struct counters *counters, const struct poll_waiter *waiter, enum error outcome);
 
 #endif

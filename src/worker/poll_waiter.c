@@ -40,14 +40,16 @@ static int64_t cursor_position(const struct cursor *cursor)
     return 0;
 }
 
-enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config, struct listener *listener,
-                            const struct interrupts *interrupts, struct poll_client *client,
-                            const struct poll_request *request, const char *remote_user, const char *client_address)
+enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config,
+                            struct message_source *source, const struct interrupts *interrupts,
+                            struct poll_client *client, const struct poll_request *request,
+                            const char *remote_user, const char *client_address)
 {
     size_t count = (size_t)request->topic_count;
-    struct poll_waiter made = { config, listener, interrupts, client, .began_wait = false };
+    struct poll_waiter made = { config, source, interrupts, client, .began_wait = false };
 
-    made.who = (struct listener_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
+    made.who =
+        (struct source_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
     made.who.deadline_ms = made.who.started_ms + request->timeout_s * 1000;
     made.heartbeat_ms = config->heartbeat_s ? made.who.started_ms + config->heartbeat_s * 1000 : INT64_MAX;
     made.states = calloc(count, sizeof *made.states);
@@ -114,7 +116,7 @@ static enum error pause_before_retry(const struct poll_waiter *waiter, bool firs
 
     if (first)
         ours.release = &never;
-    error = interrupts_wait(&ours, -1, 0, clock_min(now_ms + jittered_ms, give_up_ms));
+    error = wait_for_event(&ours, -1, 0, clock_min(now_ms + jittered_ms, give_up_ms));
 
     *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
@@ -130,27 +132,29 @@ static bool may_pass(enum error error)
  * One page, however often the database must be asked until the poll's time is up. Every attempt starts from the same
  * positions: a cursor moves only with the answer that carries it.
  */
-static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
+static enum error read_page(struct poll_waiter *waiter, enum source_read how)
 {
     int64_t give_up_ms = clock_max(waiter->who.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
-    bool first = how & LISTENER_AUTHORIZE, released = false;
+    bool first = how & SOURCE_AUTHORIZE, released = false;
     int64_t pause_ms = 0;
     enum error error, interrupted;
 
     for (;;) {
-        int64_t attempt_ms = clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
+        int64_t attempt_ms =
+            clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
 
         page_clear(&waiter->page);
-        error = waiter->listener->operations->read(waiter->listener, &waiter->who, how, waiter->positions,
-                                                   &waiter->page, attempt_ms);
-        if (!may_pass(error) || clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
+        error = waiter->source->operations->read(waiter->source, &waiter->who, how, waiter->positions,
+                                                 &waiter->page, attempt_ms);
+        if (!may_pass(error) ||
+            clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
             break;
         if (*waiter->interrupts->release && !released) {
             give_up_ms = clock_min(give_up_ms, clock_monotonic_ms() + LAST_TRIES_MS);
             released = true;
         }
         if (!first)
-            how |= LISTENER_SUBSCRIBE; /* the lost connection took the subscription with it */
+            how |= SOURCE_SUBSCRIBE; /* the lost connection took the subscription with it */
         interrupted = pause_before_retry(waiter, first, &pause_ms, give_up_ms);
         if (interrupted) {
             error = first ? error : interrupted;
@@ -175,7 +179,7 @@ static bool send_heartbeat(struct poll_waiter *waiter)
 static enum error wait_quietly(struct poll_waiter *waiter)
 {
     const int64_t end_ms = clock_min(waiter->who.deadline_ms, clock_monotonic_ms() + QUIET_MS);
-    enum error error = waiter->listener->operations->wait(waiter->listener, waiter->interrupts, end_ms);
+    enum error error = waiter->source->operations->wait(waiter->source, waiter->interrupts, end_ms);
 
     if (error != ERROR_TIMEOUT || end_ms == waiter->who.deadline_ms)
         return error;
@@ -193,8 +197,8 @@ static enum error wait_news(struct poll_waiter *waiter)
     if (error || !waiter->began_wait)
         return error;
     do {
-        error = waiter->listener->operations->wait(waiter->listener, waiter->interrupts,
-                                                   clock_min(waiter->heartbeat_ms, end_ms));
+        error = waiter->source->operations->wait(waiter->source, waiter->interrupts,
+                                                 clock_min(waiter->heartbeat_ms, end_ms));
         if (error == ERROR_TIMEOUT && !send_heartbeat(waiter))
             error = ERROR_CLIENT_GONE;
     } while (error == ERROR_TIMEOUT && clock_monotonic_ms() < end_ms);
@@ -214,7 +218,7 @@ static bool has_answer(const struct poll_waiter *waiter)
 /* From the subscription on: until there is something to answer with, or a reason to stop. */
 static enum error wait_for_messages(struct poll_waiter *waiter)
 {
-    enum error error = read_page(waiter, LISTENER_SUBSCRIBE);
+    enum error error = read_page(waiter, SOURCE_SUBSCRIBE);
 
     if (!error && !has_answer(waiter))
         waiter->waits_since_ms = clock_monotonic_ms();
@@ -222,16 +226,16 @@ static enum error wait_for_messages(struct poll_waiter *waiter)
         error = wait_news(waiter);
         /* Subscribing again makes good a lost connection, and a subscription that was lost unnoticed. */
         if (error == ERROR_NONE || (error == ERROR_TIMEOUT && waiter->page.backlog))
-            error = read_page(waiter, LISTENER_READ_ONLY);
+            error = read_page(waiter, SOURCE_READ_ONLY);
         else if (error == ERROR_TIMEOUT || error == ERROR_DATABASE_AWAY)
-            error = read_page(waiter, LISTENER_SUBSCRIBE);
+            error = read_page(waiter, SOURCE_SUBSCRIBE);
     }
     return error ? error : has_answer(waiter) ? ERROR_NONE : ERROR_TIMEOUT;
 }
 
 enum error poll_waiter_run(struct poll_waiter *waiter)
 {
-    enum error error = read_page(waiter, LISTENER_AUTHORIZE);
+    enum error error = read_page(waiter, SOURCE_AUTHORIZE);
 
     if (!error && !has_answer(waiter))
         error = waiter->who.request->timeout_s > 0 ? wait_for_messages(waiter) : ERROR_TIMEOUT;
@@ -242,7 +246,7 @@ enum error poll_waiter_run(struct poll_waiter *waiter)
 
 void poll_waiter_release(struct poll_waiter *waiter)
 {
-    waiter->listener->operations->end(waiter->listener);
+    waiter->source->operations->end(waiter->source);
     page_release(&waiter->page);
     free(waiter->states);
     free(waiter->positions);

@@ -31,10 +31,10 @@ struct poll_state {
 
 struct poll_waiter {
     const struct config *config;
-    struct listener *listener;
+    struct message_source *source;
     const struct interrupts *interrupts;
     struct poll_client *client;
-    struct listener_poll who;
+    struct source_poll who;
     struct poll_state *states; /* in the order of the request's topics */
     int64_t *positions;        /* the states' positions, as a read wants them */
     struct page page;
@@ -46,9 +46,10 @@ struct poll_waiter {
 /*
  * Prepares a poll that starts now. Everything is borrowed until poll_waiter_release(). ERROR_MEMORY: nothing to end.
  */
-enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config, struct listener *listener,
-                            const struct interrupts *interrupts, struct poll_client *client,
-                            const struct poll_request *request, const char *remote_user, const char *client_address);
+enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config,
+                            struct message_source *source, const struct interrupts *interrupts,
+                            struct poll_client *client, const struct poll_request *request,
+                            const char *remote_user, const char *client_address);
 
 /*
  * Runs it. With ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_RELEASED the page and the states are the answer; so they

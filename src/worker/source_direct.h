@@ -8,12 +8,12 @@
 #include "worker/message_source.h"
 
 struct config;
-struct tally;
+struct counters;
 
 /*
  * config is borrowed for the listener's life, and so is what the worker counts, which the listener writes to pgpoll.counters: along
  * with a wait's beginning and end, else when there is nothing to do. Nothing is connected yet. NULL: out of memory.
  */
-struct listener *listener_direct_new(const struct config *config, struct tally *tally);
+struct message_source *source_direct_new(const struct config *config, struct counters *counters);
 
 #endif

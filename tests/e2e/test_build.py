@@ -104,5 +104,5 @@ def test_an_old_libpq_is_refused(build, tmp_path):
 
 
 def test_a_32_bit_system_is_refused():
-    done = subprocess.run(["gcc", "-m32", "-fsyntax-only", "-x", "c", ROOT / "src/platform.h"], capture_output=True, text=True, check=False)
+    done = subprocess.run(["gcc", "-m32", "-fsyntax-only", "-x", "c", ROOT / "src/core/platform.h"], capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "pgpoll needs a 64-bit system" in done.stderr

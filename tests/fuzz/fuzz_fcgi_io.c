@@ -30,7 +30,7 @@ static void begin(void)
 
     HOLDS(begun || (FCGX_Init() == 0 && log_open("/dev/null", LOG_LEVEL_ERROR, "fuzz")));
     begun = true;
-    peer_set_timeout(10000);
+    fcgi_io_set_timeout(10000);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,5 +1,5 @@
 /*
- * What workers make of the memory that the manager writes: the topics' numbers and the window. First as it writes them: a page has the
+ * What workers make of the memory that the manager writes: the topics' numbers and the message ring. First as it writes them: a page has the
  * messages asked for, each once and in order. Then with bytes of the input anywhere in them, as when a reader is overtaken: it may be
  * told anything, which it then finds to be gone, but touches nothing else and comes to an end.
  */
@@ -28,7 +28,7 @@ struct input {
 };
 
 struct shared {
-    struct window *window;
+    struct message_ring *ring;
     struct topic_table *table;
     int numbers[TOPICS]; /* -1: closed */
     int64_t position;    /* the last one given */
@@ -50,11 +50,11 @@ static void open_or_close(struct shared *shared, int topic)
     const char name = (char)('a' + topic);
 
     if (shared->numbers[topic] >= 0) {
-        window_close(shared->window, shared->numbers[topic]);
+        ring_close(shared->ring, shared->numbers[topic]);
         topic_table_remove(shared->table, shared->numbers[topic]);
         shared->numbers[topic] = -1;
     } else if ((shared->numbers[topic] = topic_table_add(shared->table, &name, 1)) >= 0) {
-        window_open(shared->window, shared->numbers[topic], shared->position);
+        ring_open(shared->ring, shared->numbers[topic], shared->position);
     }
 }
 
@@ -66,8 +66,8 @@ static void append(struct shared *shared, int topic, int filler)
 
     memset(text + length, 'x', (size_t)filler);
     length += (size_t)filler;
-    window_append(shared->window, shared->numbers[topic],
-                  &(struct window_message){ shared->position, text, length, (int64_t)length });
+    ring_append(shared->ring, shared->numbers[topic],
+                &(struct ring_message){ shared->position, text, length, (int64_t)length });
 }
 
 static void write_something(struct shared *shared, int what, struct input *input)
@@ -77,9 +77,9 @@ static void write_something(struct shared *shared, int what, struct input *input
     if (what % 8 == 0)
         open_or_close(shared, topic);
     else if (what == 1)
-        window_reset(shared->window);
+        ring_reset(shared->ring);
     else if (shared->numbers[topic] >= 0 && what % 8 == 1)
-        window_skip(shared->window, shared->numbers[topic], ++shared->position);
+        ring_skip(shared->ring, shared->numbers[topic], ++shared->position);
     else if (shared->numbers[topic] >= 0)
         append(shared, topic, next(input) >> what % 4);
 }
@@ -89,7 +89,7 @@ static void write_something(struct shared *shared, int what, struct input *input
 struct question {
     int count;
     char names[TOPICS];
-    struct window_topic_ref refs[TOPICS];
+    struct ring_topic_ref refs[TOPICS];
     int64_t positions[TOPICS];
 };
 
@@ -126,14 +126,14 @@ static void read_page(const struct shared *shared, bool is_whole, struct input *
         const char name = (char)('a' + topic);
 
         if (!(which >> topic & 1) ||
-            !topic_table_find(shared->table, shared->window, &name, 1, &question.refs[question.count]))
+            !topic_table_find(shared->table, shared->ring, &name, 1, &question.refs[question.count]))
             continue;
         question.names[question.count] = name;
         question.positions[question.count++] = shared->position - from % SPAN;
     }
     if (question.count == 0 || !page_init(&page, question.count))
         return;
-    if (window_read(shared->window, question.refs, question.positions, 1 + from % LIMIT, PAGE_BYTES, &page)) {
+    if (ring_read(shared->ring, question.refs, question.positions, 1 + from % LIMIT, PAGE_BYTES, &page)) {
         HOLDS(page.message_count <= 1 + from % LIMIT);
         if (is_whole)
             hold_page(&question, &page);
@@ -156,22 +156,22 @@ static void overwrite(char *memory, size_t from, size_t size, struct input *inpu
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const size_t window_size = window_memory(TOPICS, MESSAGES, BYTES), table_size = topic_table_memory(TOPICS);
-    char *window = calloc(1, window_size), *table = calloc(1, table_size);
+    const size_t ring_size = ring_memory(TOPICS, MESSAGES, BYTES), table_size = topic_table_memory(TOPICS);
+    char *ring = calloc(1, ring_size), *table = calloc(1, table_size);
     struct shared shared = { .numbers = { -1, -1, -1, -1 }, .position = SPAN };
     struct input input = { data, size };
     bool is_whole = true;
 
-    HOLDS(window && table);
-    shared.window = window_init(window, TOPICS, MESSAGES, BYTES);
+    HOLDS(ring && table);
+    shared.ring = ring_init(ring, TOPICS, MESSAGES, BYTES);
     shared.table = topic_table_init(table, TOPICS);
-    HOLDS(shared.window && shared.table);
+    HOLDS(shared.ring && shared.table);
     while (input.left > 0) {
         const int what = next(&input);
 
         if (what >= 0xf0) {
             is_whole = false;
-            overwrite(window, window_memory(0, 0, 0), window_size, &input);
+            overwrite(ring, ring_memory(0, 0, 0), ring_size, &input);
             overwrite(table, topic_table_memory(0), table_size, &input);
         }
         if (is_whole && what < 0x80)
@@ -179,7 +179,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         else
             read_page(&shared, is_whole, &input);
     }
-    free(window);
+    free(ring);
     free(table);
     return 0;
 }

@@ -46,10 +46,10 @@ static void hold_same_page(const struct page *a, const struct page *b)
 
 static enum error receive(int socket, struct page *page, char *text)
 {
-    enum error error = reading_receive(socket, clock_monotonic_ms() + PATIENCE_MS, page, text);
+    enum error error = read_channel_receive(socket, clock_monotonic_ms() + PATIENCE_MS, page, text);
 
     (void)close(socket);
-    HOLDS((unsigned)error < ERROR_COUNT && strlen(text) < READING_TEXT_SIZE);
+    HOLDS((unsigned)error < ERROR_COUNT && strlen(text) < READ_CHANNEL_TEXT_SIZE);
     hold_page(page);
     HOLDS(!error || page->message_count == 0);
     return error;
@@ -57,7 +57,7 @@ static enum error receive(int socket, struct page *page, char *text)
 
 static void take_answer(const uint8_t *data, size_t size, int topics)
 {
-    char text[READING_TEXT_SIZE], again_text[READING_TEXT_SIZE];
+    char text[READ_CHANNEL_TEXT_SIZE], again_text[READ_CHANNEL_TEXT_SIZE];
     struct page page, again;
     enum error error;
     int pair[2];
@@ -65,7 +65,7 @@ static void take_answer(const uint8_t *data, size_t size, int topics)
     HOLDS(page_init(&page, topics) && page_init(&again, topics));
     error = receive(said(data, size), &page, text);
     HOLDS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-    reading_answer(pair[1], clock_monotonic_ms() + PATIENCE_MS, error, &page, text);
+    read_channel_answer(pair[1], clock_monotonic_ms() + PATIENCE_MS, error, &page, text);
     (void)close(pair[1]);
     HOLDS(receive(pair[0], &again, again_text) == error);
     HOLDS(!error || strcmp(text, again_text) == 0);
@@ -76,10 +76,10 @@ static void take_answer(const uint8_t *data, size_t size, int topics)
 
 /* ---- questions */
 
-static void hold_same_question(const struct reading_question *a, const struct reading_question *b)
+static void hold_same_question(const struct read_channel_question *a, const struct read_channel_question *b)
 {
     HOLDS(a->request->topic_count == b->request->topic_count && a->request->limit == b->request->limit);
-    HOLDS(a->give_up_ms == b->give_up_ms && !a->remote_user == !b->remote_user);
+    HOLDS(a->deadline_ms == b->deadline_ms && !a->remote_user == !b->remote_user);
     HOLDS(!a->remote_user || strcmp(a->remote_user, b->remote_user) == 0);
     for (int i = 0; i < a->request->topic_count; i++) {
         HOLDS(a->positions[i] == b->positions[i]);
@@ -100,8 +100,8 @@ static bool is_plain(const struct poll_request *request)
 static void take_question(const uint8_t *data, size_t size)
 {
     int socket = said(data, size), queue[2], ours, theirs;
-    struct reading reading, again;
-    const bool taken = reading_accept(socket, &reading);
+    struct read_channel reading, again;
+    const bool taken = read_channel_accept(socket, &reading);
 
     (void)close(socket);
     if (!taken)
@@ -110,19 +110,19 @@ static void take_question(const uint8_t *data, size_t size)
     for (int i = 0; i < reading.request.topic_count; i++)
         HOLDS(reading.request.topics[i].name[reading.request.topics[i].length] == '\0');
     if (is_plain(&reading.request)) {
-        reading.question.give_up_ms = clock_monotonic_ms() + PATIENCE_MS;
-        HOLDS(reading_new_queue(queue));
-        ours = reading_ask(queue[0], &reading.question);
-        theirs = reading_take(queue[1]);
-        HOLDS(ours >= 0 && reading_accept(theirs, &again));
+        reading.question.deadline_ms = clock_monotonic_ms() + PATIENCE_MS;
+        HOLDS(read_channel_new_queue(queue));
+        ours = read_channel_ask(queue[0], &reading.question);
+        theirs = read_channel_take(queue[1]);
+        HOLDS(ours >= 0 && read_channel_accept(theirs, &again));
         hold_same_question(&reading.question, &again.question);
-        reading_release(&again);
+        read_channel_release(&again);
         (void)close(ours);
         (void)close(theirs);
         (void)close(queue[0]);
         (void)close(queue[1]);
     }
-    reading_release(&reading);
+    read_channel_release(&reading);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -60,8 +60,8 @@ static void sweep(const char *name, enum outcome (*scenario)(void))
         outcome = scenario();
         failed = allocation_fail(0) < 0;
         left += allocation_live();
-        EXPECT(outcome == RIGHT || (failed && outcome == OUT_OF_MEMORY), "%s: allocation %ld fails: %s", name, nth,
-               outcomes[outcome]);
+        EXPECT(outcome == RIGHT || (failed && outcome == OUT_OF_MEMORY), "%s: allocation %ld fails: %s", name,
+               nth, outcomes[outcome]);
         EXPECT(left == 0, "%s: allocation %ld fails: %ld leaked", name, nth, left);
     }
     EXPECT(!failed, "%s: no end of allocations", name);
@@ -69,15 +69,17 @@ static void sweep(const char *name, enum outcome (*scenario)(void))
 
 #define SINCE "\"since\":{\"b\":\"msg_0000000000000005\",\"c\":\"what?\"}"
 static const char good_body[] =
-    "{\"topics\":[\"a\",\"b\",\"\\u00e9/\\\"\",\"a\"],\"timeout\":0.0,\"limit\":7," SINCE ",\"x\":[null,true,1e3]}";
+    "{\"topics\":[\"a\",\"b\",\"\\u00e9/\\\"\",\"a\"],\"timeout\":0.0,\"limit\":7," SINCE
+    ",\"x\":[null,true,1e3]}";
 static const char bad_body[] = "{\"topics\":[\"a\",5],\"since\":[0],\"timeout\":-1}";
 static const char broken_body[] = "{\"topics\":[\"a\",}";
 
 static bool is_good_request(const struct poll_request *request)
 {
     return request->topic_count == 3 && strcmp(request->topics[2].name, "é/\"") == 0 &&
-           strcmp(request->topics[2].quoted, "\"é/\\\"\"") == 0 && request->topics[0].cursor.kind == CURSOR_NOW &&
-           request->topics[1].cursor.position == 5 && request->timeout_s == 0 && request->limit == 7;
+           strcmp(request->topics[2].quoted, "\"é/\\\"\"") == 0 &&
+           request->topics[0].cursor.kind == CURSOR_NOW && request->topics[1].cursor.position == 5 &&
+           request->timeout_s == 0 && request->limit == 7;
 }
 
 static enum outcome parse_good(void)
@@ -119,7 +121,8 @@ static enum outcome refuse_bad(void)
 {
     return refuse(
         bad_body,
-        "{\"detail\":[{\"loc\":[\"body\",\"topics\",1],\"msg\":\"str type expected\",\"type\":\"type_error.str\"},"
+        "{\"detail\":[{\"loc\":[\"body\",\"topics\",1],\"msg\":\"str type "
+        "expected\",\"type\":\"type_error.str\"},"
         "{\"loc\":[\"body\",\"since\"],\"msg\":\"value is not a valid dict\",\"type\":\"type_error.dict\"},"
         "{\"loc\":[\"body\",\"timeout\"],\"msg\":\"ensure this value is greater than or equal to 0\","
         "\"type\":\"value_error.number.not_ge\"}]}");
@@ -127,9 +130,8 @@ static enum outcome refuse_bad(void)
 
 static enum outcome refuse_broken(void)
 {
-    return refuse(
-        broken_body,
-        "{\"detail\":[{\"loc\":[\"body\",15],\"msg\":\"unexpected character\",\"type\":\"value_error.jsondecode\"}]}");
+    return refuse(broken_body, "{\"detail\":[{\"loc\":[\"body\",15],\"msg\":\"unexpected "
+                               "character\",\"type\":\"value_error.jsondecode\"}]}");
 }
 
 static enum outcome answer_an_error(void)
@@ -173,19 +175,20 @@ static enum outcome compare_answer(void)
 
 static enum outcome poll_and_answer(void)
 {
-    static const struct fake_step script[] = { { .call = FAKE_READ,
-                                                 .how = LISTENER_AUTHORIZE,
-                                                 .topics = { { .start = 3 },
-                                                             { .start = 6, .gap = GAP_EXPIRED, .oldest = 7 } },
-                                                 .messages = { { 0, 7 }, { 1, 8 }, { 2, 9 } } } };
+    static const struct fake_step script[] = {
+        { .call = FAKE_READ,
+          .how = SOURCE_AUTHORIZE,
+          .topics = { { .start = 3 }, { .start = 6, .gap = GAP_EXPIRED, .oldest = 7 } },
+          .messages = { { 0, 7 }, { 1, 8 }, { 2, 9 } } }
+    };
     enum outcome outcome = OUT_OF_MEMORY;
     enum error error;
 
     poll.script = script;
     poll.steps = 1;
     poll.step = poll.call_count = 0;
-    error = poll_waiter_init(&poll.waiter, &poll.config, &poll.listener, &poll.interrupts, &poll.client, &poll.request,
-                             "", "");
+    error = poll_waiter_init(&poll.waiter, &poll.config, &poll.source, &poll.interrupts, &poll.client,
+                             &poll.request, "", "");
     if (error)
         return error == ERROR_MEMORY ? OUT_OF_MEMORY : WRONG;
     error = poll_waiter_run(&poll.waiter);

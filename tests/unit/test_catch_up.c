@@ -93,8 +93,8 @@ static void a_topic_says_where_its_reading_starts(void)
     for (size_t i = 0; i < COUNT(rows); i++) {
         PGresult *result = make_result(&rows[i].row);
         struct catch_up_row row = catch_up_row(result, 0);
-        EXPECT(row.kind == CATCH_UP_TOPIC && row.topic_index == rows[i].row.topic_no - 1, "row %zu: kind %d, index %d",
-               i, (int)row.kind, row.topic_index);
+        EXPECT(row.kind == CATCH_UP_TOPIC && row.topic_index == rows[i].row.topic_no - 1,
+               "row %zu: kind %d, index %d", i, (int)row.kind, row.topic_index);
         EXPECT(row.topic.start == rows[i].topic.start && row.topic.next == rows[i].topic.next &&
                    row.topic.oldest == rows[i].topic.oldest && row.topic.gap == rows[i].topic.gap,
                "row %zu", i);
@@ -104,8 +104,8 @@ static void a_topic_says_where_its_reading_starts(void)
 
 static void expect_bytes(const char *text, size_t length, const char *wanted)
 {
-    EXPECT(length == strlen(wanted) && memcmp(text, wanted, length) == 0, "%.*s instead of %s", (int)length, text,
-           wanted);
+    EXPECT(length == strlen(wanted) && memcmp(text, wanted, length) == 0, "%.*s instead of %s", (int)length,
+           text, wanted);
 }
 
 static void a_message_keeps_its_texts_and_its_time(void)
@@ -115,8 +115,10 @@ static void a_message_keeps_its_texts_and_its_time(void)
     PGresult *result = make_result(&with);
     struct catch_up_row row = catch_up_row(result, 0);
 
-    EXPECT(row.kind == CATCH_UP_MESSAGE && row.topic_index == 1 && row.message.position == 7, "with metadata");
-    CU_ASSERT_EQUAL(row.message.created_at_us, INT64_C(946684801000000)); /* date -d 2000-01-01T00:00:01Z +%s */
+    EXPECT(row.kind == CATCH_UP_MESSAGE && row.topic_index == 1 && row.message.position == 7,
+           "with metadata");
+    CU_ASSERT_EQUAL(row.message.created_at_us,
+                    INT64_C(946684801000000)); /* date -d 2000-01-01T00:00:01Z +%s */
     expect_bytes(row.message.payload, row.message.payload_length, with.payload);
     expect_bytes(row.message.metadata, row.message.metadata_length, with.metadata);
     PQclear(result);

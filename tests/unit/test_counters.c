@@ -6,12 +6,12 @@
 #include <json-c/json.h>
 #include <string.h>
 
-static struct tally tally;
+static struct counters counters;
 
 /* The number with this name; -1: not there. */
 static int64_t number(const char *metric, const char *label, bool all)
 {
-    struct json_object *rows = tally_json(&tally, all);
+    struct json_object *rows = counters_json(&counters, all);
     int64_t n = -1;
 
     for (size_t i = 0; i < json_object_array_length(rows); i++) {
@@ -27,14 +27,15 @@ static int64_t number(const char *metric, const char *label, bool all)
 
 static void names_stand_for_outcomes_and_gaps(void)
 {
-    tally_clear(&tally);
-    tally_add(&tally, TALLY_POLLS + (int)ERROR_CLIENT_GONE, 2);
-    tally_add(&tally, TALLY_GAPS + (int)GAP_EXPIRED, 1);
+    counters_clear(&counters);
+    counters_add(&counters, COUNTER_POLLS + (int)ERROR_CLIENT_GONE, 2);
+    counters_add(&counters, COUNTER_GAPS + (int)GAP_EXPIRED, 1);
     CU_ASSERT_EQUAL(number("polls", "client_gone", false), 2);
     CU_ASSERT_EQUAL(number("gaps", "expired", false), 1);
     CU_ASSERT_EQUAL(number("polls", "timeout", false), -1);
     CU_ASSERT_EQUAL(number("polls", "timeout", true), 0);
-    EXPECT(number("polls", "pending", true) == -1 && number("gaps", "none", true) == -1, "neither is an outcome");
+    EXPECT(number("polls", "pending", true) == -1 && number("gaps", "none", true) == -1,
+           "neither is an outcome");
 }
 
 static void durations_fall_into_buckets(void)
@@ -42,16 +43,17 @@ static void durations_fall_into_buckets(void)
     static const struct {
         int64_t waited_ms;
         const char *bucket;
-    } rows[] = { { 0, "0.1" }, { 100, "0.1" }, { 101, "0.5" }, { 30003, "35" }, { 60002, "65" }, { 70000, "+Inf" } };
+    } rows[] = { { 0, "0.1" },    { 100, "0.1" },  { 101, "0.5" },
+                 { 30003, "35" }, { 60002, "65" }, { 70000, "+Inf" } };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
-        tally_clear(&tally);
-        tally_add_wait(&tally, rows[i].waited_ms);
+        counters_clear(&counters);
+        counters_add_wait(&counters, rows[i].waited_ms);
         EXPECT(number("wait_seconds", rows[i].bucket, false) == 1, "%d ms", (int)rows[i].waited_ms);
         EXPECT(number("wait_seconds", "sum", true) == rows[i].waited_ms, "%d ms", (int)rows[i].waited_ms);
     }
-    tally_add_latency(&tally, 400);
-    tally_add_latency(&tally, 3600000);
+    counters_add_latency(&counters, 400);
+    counters_add_latency(&counters, 3600000);
     CU_ASSERT_EQUAL(number("delivery_latency_seconds", "0.5", false), 1);
     CU_ASSERT_EQUAL(number("delivery_latency_seconds", "+Inf", false), 1);
     CU_ASSERT_EQUAL(number("delivery_latency_seconds", "sum", false), 3600400);
@@ -59,20 +61,20 @@ static void durations_fall_into_buckets(void)
 
 static void taking_empties(void)
 {
-    static struct tally other;
+    static struct counters other;
 
-    tally_clear(&tally);
-    tally_clear(&other);
-    EXPECT(!tally_take(&other, &tally), "nothing was counted");
-    tally_add(&tally, TALLY_MESSAGES, 3);
-    EXPECT(tally_take(&other, &tally) && !tally_take(&other, &tally), "once");
-    tally_add(&tally, TALLY_MESSAGES, 4);
-    CU_ASSERT_TRUE(tally_take(&other, &tally));
-    CU_ASSERT_EQUAL(atomic_load(&other.numbers[TALLY_MESSAGES]), 7);
-    CU_ASSERT_EQUAL(atomic_load(&tally.numbers[TALLY_MESSAGES]), 0);
+    counters_clear(&counters);
+    counters_clear(&other);
+    EXPECT(!counters_take(&other, &counters), "nothing was counted");
+    counters_add(&counters, COUNTER_MESSAGES, 3);
+    EXPECT(counters_take(&other, &counters) && !counters_take(&other, &counters), "once");
+    counters_add(&counters, COUNTER_MESSAGES, 4);
+    CU_ASSERT_TRUE(counters_take(&other, &counters));
+    CU_ASSERT_EQUAL(atomic_load(&other.numbers[COUNTER_MESSAGES]), 7);
+    CU_ASSERT_EQUAL(atomic_load(&counters.numbers[COUNTER_MESSAGES]), 0);
 }
 
-CU_TestInfo tally_tests[] = {
+CU_TestInfo counters_tests[] = {
     { "names stand for outcomes and gaps", names_stand_for_outcomes_and_gaps },
     { "durations fall into buckets", durations_fall_into_buckets },
     { "taking empties", taking_empties },

@@ -22,9 +22,9 @@ struct desk {
     int queue[2];
     struct poll_request request;
     int64_t positions[TOPICS];
-    struct reading_question question;
+    struct read_channel_question question;
     struct page page; /* the worker's */
-    char text[READING_TEXT_SIZE];
+    char text[READ_CHANNEL_TEXT_SIZE];
 };
 
 static void open_desk(struct desk *desk, int64_t for_ms)
@@ -32,10 +32,12 @@ static void open_desk(struct desk *desk, int64_t for_ms)
     struct json_object *detail = NULL;
 
     *desk = (struct desk){ .positions = { -1, 0, INT64_MAX } };
-    CU_ASSERT_TRUE_FATAL(reading_new_queue(desk->queue));
-    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk->request, body, strlen(body), TOPICS, &detail), ERROR_NONE);
+    CU_ASSERT_TRUE_FATAL(read_channel_new_queue(desk->queue));
+    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk->request, body, strlen(body), TOPICS, &detail),
+                          ERROR_NONE);
     CU_ASSERT_TRUE_FATAL(page_init(&desk->page, TOPICS));
-    desk->question = (struct reading_question){ &desk->request, desk->positions, "eve", clock_monotonic_ms() + for_ms };
+    desk->question = (struct read_channel_question){ &desk->request, desk->positions, "eve",
+                                                     clock_monotonic_ms() + for_ms };
 }
 
 static void close_desk(struct desk *desk)
@@ -47,14 +49,14 @@ static void close_desk(struct desk *desk)
 }
 
 /* Asks, and has the other side accept the question. */
-static int ask(struct desk *desk, int *socket, struct reading *reading)
+static int ask(struct desk *desk, int *socket, struct read_channel *reading)
 {
-    int ours = reading_ask(desk->queue[0], &desk->question);
+    int ours = read_channel_ask(desk->queue[0], &desk->question);
 
     CU_ASSERT_FATAL(ours >= 0);
-    *socket = reading_take(desk->queue[1]);
+    *socket = read_channel_take(desk->queue[1]);
     CU_ASSERT_FATAL(*socket >= 0);
-    CU_ASSERT_TRUE_FATAL(reading_accept(*socket, reading));
+    CU_ASSERT_TRUE_FATAL(read_channel_accept(*socket, reading));
     return ours;
 }
 
@@ -63,7 +65,7 @@ static enum error receive(struct desk *desk, int socket)
     enum error error;
 
     page_clear(&desk->page);
-    error = reading_receive(socket, desk->question.give_up_ms, &desk->page, desk->text);
+    error = read_channel_receive(socket, desk->question.deadline_ms, &desk->page, desk->text);
     if (error) {
         CU_ASSERT_EQUAL(desk->page.message_count, 0);
         CU_ASSERT_EQUAL(printbuf_length(desk->page.messages), 0);
@@ -89,7 +91,8 @@ static void expect_same(const struct page *got, const struct page *sent)
     CU_ASSERT_EQUAL(got->has_more, sent->has_more);
     CU_ASSERT_EQUAL(got->first, sent->first);
     CU_ASSERT_EQUAL_FATAL(printbuf_length(got->messages), printbuf_length(sent->messages));
-    CU_ASSERT_EQUAL(memcmp(got->messages->buf, sent->messages->buf, (size_t)printbuf_length(sent->messages)), 0);
+    CU_ASSERT_EQUAL(memcmp(got->messages->buf, sent->messages->buf, (size_t)printbuf_length(sent->messages)),
+                    0);
     for (int i = 0; i < TOPICS; i++) {
         CU_ASSERT_EQUAL(got->topics[i].start, sent->topics[i].start);
         CU_ASSERT_EQUAL(got->topics[i].next, sent->topics[i].next);
@@ -101,7 +104,7 @@ static void expect_same(const struct page *got, const struct page *sent)
 static void a_question_and_its_answer(void)
 {
     struct desk desk;
-    struct reading reading;
+    struct read_channel reading;
     struct page page;
     int ours, theirs;
 
@@ -109,7 +112,7 @@ static void a_question_and_its_answer(void)
     ours = ask(&desk, &theirs, &reading);
     CU_ASSERT_EQUAL_FATAL(reading.request.topic_count, TOPICS);
     CU_ASSERT_EQUAL(reading.request.limit, 7);
-    CU_ASSERT_EQUAL(reading.question.give_up_ms, desk.question.give_up_ms);
+    CU_ASSERT_EQUAL(reading.question.deadline_ms, desk.question.deadline_ms);
     EXPECT_TEXT(reading.question.remote_user, "eve");
     for (int i = 0; i < TOPICS; i++) {
         EXPECT_TEXT(reading.request.topics[i].name, desk.request.topics[i].name);
@@ -118,12 +121,12 @@ static void a_question_and_its_answer(void)
         CU_ASSERT_EQUAL(reading.question.positions[i], desk.positions[i]);
     }
     fill(&page, &reading.request, "1", 1);
-    reading_answer(theirs, reading.question.give_up_ms, ERROR_NONE, &page, "");
+    read_channel_answer(theirs, reading.question.deadline_ms, ERROR_NONE, &page, "");
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_NONE);
     expect_same(&desk.page, &page);
     EXPECT_TEXT(desk.text, "");
     page_release(&page);
-    reading_release(&reading);
+    read_channel_release(&reading);
     (void)close(ours);
     (void)close(theirs);
 
@@ -131,10 +134,10 @@ static void a_question_and_its_answer(void)
     desk.question.remote_user = NULL;
     ours = ask(&desk, &theirs, &reading);
     CU_ASSERT_PTR_NULL(reading.question.remote_user);
-    reading_answer(theirs, reading.question.give_up_ms, ERROR_SCHEMA, NULL, "no schema");
+    read_channel_answer(theirs, reading.question.deadline_ms, ERROR_SCHEMA, NULL, "no schema");
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_SCHEMA);
     EXPECT_TEXT(desk.text, "no schema");
-    reading_release(&reading);
+    read_channel_release(&reading);
     (void)close(ours);
     (void)close(theirs);
     close_desk(&desk);
@@ -150,14 +153,14 @@ struct answerer {
 static void *answer_one(void *argument)
 {
     struct answerer *answerer = argument;
-    struct reading reading;
+    struct read_channel reading;
     int socket;
 
-    while ((socket = reading_take(answerer->desk->queue[1])) < 0)
+    while ((socket = read_channel_take(answerer->desk->queue[1])) < 0)
         ;
-    if (reading_accept(socket, &reading)) {
-        reading_answer(socket, reading.question.give_up_ms, ERROR_NONE, &answerer->page, "");
-        reading_release(&reading);
+    if (read_channel_accept(socket, &reading)) {
+        read_channel_answer(socket, reading.question.deadline_ms, ERROR_NONE, &answerer->page, "");
+        read_channel_release(&reading);
     }
     (void)close(socket);
     return NULL;
@@ -179,7 +182,7 @@ static void large_ones(void)
     desk.question.remote_user = user;
     fill(&answerer.page, &desk.request, payload, LARGE);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, answer_one, &answerer), 0);
-    socket = reading_ask(desk.queue[0], &desk.question);
+    socket = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_FATAL(socket >= 0);
     CU_ASSERT_EQUAL(receive(&desk, socket), ERROR_NONE);
     (void)pthread_join(thread, NULL);
@@ -195,19 +198,20 @@ static void large_ones(void)
 static void *compare_one(void *argument)
 {
     struct desk *desk = argument;
-    struct reading reading;
+    struct read_channel reading;
     int socket;
     bool same;
 
-    while ((socket = reading_take(desk->queue[1])) < 0)
+    while ((socket = read_channel_take(desk->queue[1])) < 0)
         ;
-    if (reading_accept(socket, &reading)) {
+    if (read_channel_accept(socket, &reading)) {
         same = reading.request.topic_count == desk->request.topic_count;
         for (int i = 0; same && i < reading.request.topic_count; i++)
             same = strcmp(reading.request.topics[i].name, desk->request.topics[i].name) == 0 &&
                    strcmp(reading.request.topics[i].quoted, desk->request.topics[i].quoted) == 0;
-        reading_answer(socket, reading.question.give_up_ms, ERROR_SCHEMA, NULL, same ? "the same" : "others");
-        reading_release(&reading);
+        read_channel_answer(socket, reading.question.deadline_ms, ERROR_SCHEMA, NULL,
+                            same ? "the same" : "others");
+        read_channel_release(&reading);
     }
     (void)close(socket);
     return NULL;
@@ -239,7 +243,7 @@ static void the_most_and_longest_topics(void)
     desk.question.positions = calloc(MOST, sizeof *desk.question.positions);
     CU_ASSERT_PTR_NOT_NULL_FATAL(desk.question.positions);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, compare_one, &desk), 0);
-    socket = reading_ask(desk.queue[0], &desk.question);
+    socket = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_FATAL(socket >= 0);
     CU_ASSERT_EQUAL(receive(&desk, socket), ERROR_SCHEMA);
     EXPECT_TEXT(desk.text, "the same");
@@ -255,7 +259,7 @@ static void the_most_and_longest_topics(void)
 static void a_reader_that_is_gone(void)
 {
     struct desk desk;
-    struct reading reading;
+    struct read_channel reading;
     int ours, theirs;
 
     open_desk(&desk, LONG_MS);
@@ -263,7 +267,7 @@ static void a_reader_that_is_gone(void)
     (void)close(theirs);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(desk.text, "the reader of the table died");
-    reading_release(&reading);
+    read_channel_release(&reading);
     (void)close(ours);
 
     /* In the middle of the answer. */
@@ -271,17 +275,17 @@ static void a_reader_that_is_gone(void)
     CU_ASSERT_EQUAL(send(theirs, (char[9]){ 0 }, 9, 0), 9);
     (void)close(theirs);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    reading_release(&reading);
+    read_channel_release(&reading);
     (void)close(ours);
 
     /* All of them, before one has taken the question. */
-    ours = reading_ask(desk.queue[0], &desk.question);
+    ours = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_FATAL(ours >= 0);
     (void)close(desk.queue[1]);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    CU_ASSERT(clock_monotonic_ms() < desk.question.give_up_ms);
+    CU_ASSERT(clock_monotonic_ms() < desk.question.deadline_ms);
     (void)close(ours);
-    CU_ASSERT_EQUAL(reading_ask(desk.queue[0], &desk.question), -1);
+    CU_ASSERT_EQUAL(read_channel_ask(desk.queue[0], &desk.question), -1);
     desk.queue[1] = -1;
     close_desk(&desk);
 }
@@ -292,9 +296,9 @@ static void a_reader_that_is_late(void)
     int ours;
 
     open_desk(&desk, SHORT_MS);
-    ours = reading_ask(desk.queue[0], &desk.question);
+    ours = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    CU_ASSERT(clock_monotonic_ms() >= desk.question.give_up_ms);
+    CU_ASSERT(clock_monotonic_ms() >= desk.question.deadline_ms);
     EXPECT_TEXT(desk.text, "no reader of the table answered in time");
     (void)close(ours);
     close_desk(&desk);
@@ -303,28 +307,28 @@ static void a_reader_that_is_late(void)
 static void a_worker_that_is_gone(void)
 {
     struct desk desk;
-    struct reading reading;
+    struct read_channel reading;
     int ours, theirs;
 
     open_desk(&desk, LONG_MS);
-    CU_ASSERT_EQUAL(reading_take(desk.queue[1]), -1);
+    CU_ASSERT_EQUAL(read_channel_take(desk.queue[1]), -1);
     CU_ASSERT_EQUAL(errno, EAGAIN);
     ours = ask(&desk, &theirs, &reading);
     (void)close(ours);
-    reading_answer(theirs, desk.question.give_up_ms, ERROR_DATABASE_AWAY, NULL, "nobody hears it");
-    reading_release(&reading);
+    read_channel_answer(theirs, desk.question.deadline_ms, ERROR_DATABASE_AWAY, NULL, "nobody hears it");
+    read_channel_release(&reading);
     (void)close(theirs);
 
-    ours = reading_ask(desk.queue[0], &desk.question);
+    ours = read_channel_ask(desk.queue[0], &desk.question);
     (void)close(ours); /* what it asked is there all the same */
-    theirs = reading_take(desk.queue[1]);
-    CU_ASSERT_TRUE(reading_accept(theirs, &reading));
-    reading_release(&reading);
-    CU_ASSERT_FALSE(reading_accept(theirs, &reading));
+    theirs = read_channel_take(desk.queue[1]);
+    CU_ASSERT_TRUE(read_channel_accept(theirs, &reading));
+    read_channel_release(&reading);
+    CU_ASSERT_FALSE(read_channel_accept(theirs, &reading));
     (void)close(theirs);
 
     (void)close(desk.queue[0]);
-    CU_ASSERT_EQUAL(reading_take(desk.queue[1]), -1);
+    CU_ASSERT_EQUAL(read_channel_take(desk.queue[1]), -1);
     CU_ASSERT_EQUAL(errno, 0);
     desk.queue[0] = -1;
     close_desk(&desk);
@@ -333,7 +337,8 @@ static void a_worker_that_is_gone(void)
 /* ---- damage: whatever comes, it is refused or it is whole */
 
 /* Everything that the call to send puts into a socket. */
-static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket), struct desk *desk)
+static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
+                     struct desk *desk)
 {
     int pair[2];
     ssize_t length;
@@ -351,13 +356,14 @@ static void send_answer(struct desk *desk, int socket)
     struct page page;
 
     fill(&page, &desk->request, "[1,2,3]", 7);
-    reading_answer(socket, desk->question.give_up_ms, ERROR_NONE, &page, "");
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_NONE, &page, "");
     page_release(&page);
 }
 
 static void send_error(struct desk *desk, int socket)
 {
-    reading_answer(socket, desk->question.give_up_ms, ERROR_DATABASE_QUERY, NULL, "what PostgreSQL said");
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_DATABASE_QUERY, NULL,
+                        "what PostgreSQL said");
 }
 
 /* A recording with a few bytes changed and, sometimes, its end cut off, in a socket whose other side is closed. */
@@ -417,22 +423,22 @@ static void damaged_questions(void)
     int ours, theirs;
 
     open_desk(&desk, LONG_MS);
-    ours = reading_ask(desk.queue[0], &desk.question);
-    theirs = reading_take(desk.queue[1]);
+    ours = read_channel_ask(desk.queue[0], &desk.question);
+    theirs = read_channel_take(desk.queue[1]);
     length = recv(theirs, recorded, sizeof recorded, MSG_DONTWAIT);
     CU_ASSERT_FATAL(length > 0);
     (void)close(ours);
     (void)close(theirs);
     for (int i = 0; i < DAMAGES; i++) {
         int socket = damage(recorded, (size_t)length, &seed);
-        struct reading reading;
+        struct read_channel reading;
 
-        if (reading_accept(socket, &reading)) {
+        if (read_channel_accept(socket, &reading)) {
             whole++;
             for (int k = 0; k < reading.request.topic_count; k++)
                 CU_ASSERT(strlen(reading.request.topics[k].quoted) < sizeof recorded &&
                           strlen(reading.request.topics[k].name) <= reading.request.topics[k].length);
-            reading_release(&reading);
+            read_channel_release(&reading);
         } else {
             refused++;
         }
@@ -442,7 +448,7 @@ static void damaged_questions(void)
     close_desk(&desk);
 }
 
-CU_TestInfo reading_tests[] = {
+CU_TestInfo read_channel_tests[] = {
     { "a question and its answer", a_question_and_its_answer },
     { "large ones", large_ones },
     { "the most and longest topics", the_most_and_longest_topics },

@@ -86,13 +86,15 @@ static void close_line(struct line *line)
 #define EXPECT_WAIT(line, for_ms, wanted, least_ms) expect_wait(line, for_ms, wanted, least_ms, __LINE__)
 
 /* Waits for news; it must end so, not before least_ms, and soon after. */
-static void expect_wait(const struct line *line, int64_t for_ms, enum error wanted, int64_t least_ms, int source_line)
+static void expect_wait(const struct line *line, int64_t for_ms, enum error wanted, int64_t least_ms,
+                        int source_line)
 {
     int64_t start_ms = clock_monotonic_ms();
-    enum error error = interrupts_wait(&line->interrupts, line->news[0], POLLIN, start_ms + for_ms);
+    enum error error = wait_for_event(&line->interrupts, line->news[0], POLLIN, start_ms + for_ms);
     int64_t took_ms = clock_monotonic_ms() - start_ms;
 
-    (void)expect(error == wanted, __FILE__, source_line, "%s instead of %s", error_name(error), error_name(wanted));
+    (void)expect(error == wanted, __FILE__, source_line, "%s instead of %s", error_name(error),
+                 error_name(wanted));
     (void)expect(took_ms >= least_ms && took_ms < least_ms + PROMPT_MS, __FILE__, source_line, "after %d ms",
                  (int)took_ms);
 }
@@ -124,7 +126,7 @@ static void the_deadline_ends_the_sleep(void)
     EXPECT_WAIT(&line, -1000, ERROR_TIMEOUT, 0);
     line.interrupts.client_fd = -1;
     EXPECT_WAIT(&line, SHORT_MS, ERROR_TIMEOUT, SHORT_MS);
-    CU_ASSERT_EQUAL(interrupts_wait(&line.interrupts, -1, 0, clock_monotonic_ms() + 1), ERROR_TIMEOUT);
+    CU_ASSERT_EQUAL(wait_for_event(&line.interrupts, -1, 0, clock_monotonic_ms() + 1), ERROR_TIMEOUT);
     close_line(&line);
 }
 
@@ -177,15 +179,15 @@ static bool put_reset_connection(struct line *line)
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     struct linger reset = { 1, 0 };
     socklen_t size = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0), served = -1;
+    int source = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0), served = -1;
 
-    if (bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0 &&
-        getsockname(listener, (struct sockaddr *)&address, &size) == 0 &&
+    if (bind(source, (struct sockaddr *)&address, size) == 0 && listen(source, 1) == 0 &&
+        getsockname(source, (struct sockaddr *)&address, &size) == 0 &&
         connect(client, (struct sockaddr *)&address, size) == 0)
-        served = accept(listener, NULL, NULL);
+        served = accept(source, NULL, NULL);
     (void)setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     (void)close(client);
-    (void)close(listener);
+    (void)close(source);
     if (served < 0)
         return false;
     (void)close(line->ours);
