@@ -6,6 +6,7 @@
 #include "manager/authorizer.h"
 #include "manager/children.h"
 #include "manager/fork_server.h"
+#include "manager/open_to_all.h"
 #include "manager/reader_pool.h"
 #include "manager/reexec.h"
 #include "manager/relay.h"
@@ -341,8 +342,8 @@ static void take_permissions(struct manager *manager)
     int number;
 
     while ((number = authorizer_take(manager->authorizer, &answer)) >= 0) {
-        if (answer == ERROR_DENIED) /* so it does not allow everything any more */
-            atomic_store(&manager->scoreboard->manager->open_until_ms, 0);
+        if (answer == ERROR_DENIED)
+            open_to_all_deny(manager->scoreboard);
         if (answer)
             scoreboard_answer(manager->scoreboard, number, answer);
         else

@@ -5,7 +5,9 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "manager/announcements.h"
 #include "manager/notify_throttle.h"
+#include "manager/open_to_all.h"
 #include "manager/subscriptions.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
@@ -22,12 +24,8 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,      /* answered together */
-    OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500, /* and when it is asked again */
-    CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
-    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
-    DELIVERY_MS = 1000,   /* a beat may take */
+    QUESTIONS = 512,          /* answered together */
+    CONFIRM_MS = 1000,        /* a message that no notification told of is published after so long */
     READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
     LOOK_MS =
         5000, /* without having heard anything: another manager may have died while the latch was muted */
@@ -63,25 +61,20 @@ struct relay {
     struct subscriptions subscriptions;
     int *fed; /* topics whose waiters are to be woken */
     int fed_count;
-    char self_channel[SUBSCRIPTIONS_CHANNEL_SIZE];
     int *pending; /* slots whose questions wait, oldest first */
     int pending_count;
-    int64_t *told; /* positions that notifications told of and that were not yet read */
-    int told_count, told_capacity;
-    int64_t
-        announced; /* the last position of the last batch announced; 0: none since the connection was made */
+    struct announcements announcements;
     int64_t complete_to; /* the message ring has every message up to here; 0: not known */
     struct notify_throttle doorbell;
     struct query_batch batch;
     struct cycle cycle;
     uint64_t cycle_number;
     enum error away; /* why, as far as it was logged */
-    bool is_deaf;    /* LISTEN was seen to deliver nothing, and has not delivered since; this was logged */
     bool is_lost;    /* the connection was lost, or could not be opened, and is not open again yet */
     bool relisten;   /* the connection is a new one */
     bool read_only;  /* the database gave no positions when it was asked last */
-    uint64_t polls;  /* when can_poll() was asked about last */
-    int64_t retry_ms, pause_ms, full_ms, open_asked_ms, heard_ms, sweep_ms, look_ms;
+    struct open_to_all open_to_all;
+    int64_t retry_ms, pause_ms, full_ms, sweep_ms, look_ms;
     struct printbuf *json;
 };
 
@@ -119,6 +112,10 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
         return NULL;
     relay->config = config;
     relay->scoreboard = scoreboard;
+    relay->open_to_all = (struct open_to_all){ .scoreboard = scoreboard };
+    relay->announcements = (struct announcements){ .scoreboard = scoreboard,
+                                                   .subscriptions = &relay->subscriptions,
+                                                   .throttle = &relay->doorbell };
     relay->database = database_new(config->query_timeout_s * 1000);
     relay->fed = calloc((size_t)capacity, sizeof *relay->fed);
     relay->pending = calloc((size_t)scoreboard->worker_count, sizeof *relay->pending);
@@ -144,7 +141,7 @@ void relay_free(struct relay *relay)
     subscriptions_release(&relay->subscriptions);
     free(relay->fed);
     free(relay->pending);
-    free(relay->told);
+    announcements_release(&relay->announcements);
     printbuf_free(relay->json);
     list_release(&relay->cycle.listen);
     list_release(&relay->cycle.newest);
@@ -154,82 +151,6 @@ void relay_free(struct relay *relay)
 }
 
 /* ---- notifications */
-
-static void tell(struct relay *relay, int64_t position)
-{
-    if (relay->told_count == relay->told_capacity) {
-        int capacity = relay->told_capacity ? relay->told_capacity * 2 : 256;
-        int64_t *told = realloc(relay->told, (size_t)capacity * sizeof *told);
-
-        if (!told)
-            return; /* the message is then published by the next full read */
-        relay->told = told;
-        relay->told_capacity = capacity;
-    }
-    relay->told[relay->told_count++] = position;
-}
-
-static void set_hears(struct relay *relay, bool hears)
-{
-    if (atomic_exchange(&relay->scoreboard->hears, hears) != hears)
-        scoreboard_wake_stats_writer(relay->scoreboard);
-}
-
-static void take_notification(struct relay *relay, const PGnotify *notification)
-{
-    int64_t position = strtoll(notification->extra, NULL, 10);
-    int number;
-
-    if (strcmp(notification->relname, relay->self_channel) == 0) {
-        relay->heard_ms = clock_monotonic_ms();
-        set_hears(relay, true);
-        if (relay->is_deaf)
-            log_write(LOG_LEVEL_INFO, "LISTEN delivers again");
-        relay->is_deaf = false;
-    } else if (strcmp(notification->relname, "pgpoll") == 0) {
-        if (*notification->extra)
-            relay->announced = position;
-        else
-            doorbell_ring(&relay->doorbell);
-    } else if (position > relay->complete_to) { /* a publisher's has no position */
-        number = subscriptions_find(&relay->subscriptions, notification->relname);
-        if (number >= 0) {
-            subscriptions_have_news(&relay->subscriptions, number);
-            tell(relay, position);
-        }
-    }
-}
-
-/* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
-static int64_t deaf_ms(const struct relay *relay)
-{
-    int64_t sent_ms = atomic_load(&relay->scoreboard->sent_ms);
-
-    return sent_ms - relay->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
-}
-
-static void take_notifications(struct relay *relay)
-{
-    PGnotify *notification;
-
-    while ((notification = database_notification(relay->database))) {
-        take_notification(relay, notification);
-        PQfreemem(notification);
-    }
-}
-
-static int compare_positions(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
-static bool was_told(const struct relay *relay, int64_t position)
-{
-    return relay->told_count > 0 &&
-           bsearch(&position, relay->told, (size_t)relay->told_count, sizeof *relay->told, compare_positions);
-}
 
 /* ---- a cycle's beginning: what is to be asked of the database */
 
@@ -304,10 +225,10 @@ static void list_reads(struct relay *relay)
     for (int i = 0; i < count; i++)
         list_read(relay, numbers[i]);
     subscriptions_forget_news(&relay->subscriptions);
-    relay->cycle.end = relay->announced;
+    relay->cycle.end = relay->announcements.last;
     if (relay->cycle.read.count == 0) { /* what was announced is of other topics, or there already */
-        relay->told_count = 0;
-        relay->complete_to = clock_max(relay->complete_to, relay->announced);
+        relay->announcements.count = 0;
+        relay->complete_to = clock_max(relay->complete_to, relay->announcements.last);
     }
 }
 
@@ -384,14 +305,6 @@ static bool unlisten_statement(struct relay *relay, int64_t now_ms)
     return statement_add_topics(statement, cycle->unlisten.topics, cycle->unlisten.count);
 }
 
-/* When to ask again whether can_poll() allows everything: not while nobody polls. */
-static int64_t open_due_ms(const struct relay *relay)
-{
-    return atomic_load(&relay->scoreboard->workers->polls) == relay->polls
-               ? INT64_MAX
-               : relay->open_asked_ms + OPEN_AGAIN_MS;
-}
-
 /* Puts together everything that is to be asked now; LISTEN comes before the reads, so that it has taken effect. */
 static bool compose(struct relay *relay, int64_t now_ms)
 {
@@ -411,11 +324,8 @@ static bool compose(struct relay *relay, int64_t now_ms)
            read_statement(relay, &cycle->newest, 1, &cycle->newest_at) &&
            read_statement(relay, &cycle->read, READ_MESSAGES, &cycle->read_at) &&
            unlisten_statement(relay, now_ms);
-    if (now_ms >= open_due_ms(relay)) {
-        relay->open_asked_ms = now_ms;
-        relay->polls = atomic_load(&relay->scoreboard->workers->polls);
-        (void)add_statement(relay, "SELECT pgpoll.is_open_to_all()", &cycle->open_at);
-    }
+    if (now_ms >= open_to_all_due_ms(&relay->open_to_all))
+        (void)add_statement(relay, open_to_all_ask(&relay->open_to_all, now_ms), &cycle->open_at);
     return made;
 }
 
@@ -429,12 +339,13 @@ static void take_channels(struct relay *relay, const PGresult *result)
         const char *channel = PQgetvalue(result, i, 0);
 
         if (list->numbers[i] < 0)
-            (void)snprintf(relay->self_channel, sizeof relay->self_channel, "%s", channel);
+            (void)snprintf(relay->announcements.self_channel, sizeof relay->announcements.self_channel, "%s",
+                           channel);
         else
             subscriptions_set_channel(&relay->subscriptions, list->numbers[i], channel);
     }
     if (relay->relisten) {
-        relay->heard_ms = clock_monotonic_ms();
+        relay->announcements.heard_ms = clock_monotonic_ms();
         atomic_store(&relay->scoreboard->beat_wanted, 1);
         scoreboard_wake_stats_writer(relay->scoreboard);
     }
@@ -544,8 +455,8 @@ static void take_batch(struct relay *relay, const PGresult *result)
     if (batch.read_only)
         return;
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
-    if (PQntuples(result) > 0 && relay->announced > batch.previous)
-        relay->announced = relay->complete_to = cycle->end = relay->full_ms = 0;
+    if (PQntuples(result) > 0 && relay->announcements.last > batch.previous)
+        relay->announcements.last = relay->complete_to = cycle->end = relay->full_ms = 0;
     if (batch.message_count == 0 || batch.previous != relay->complete_to ||
         (cycle->read_at >= 0 && !cycle->full))
         return;
@@ -574,8 +485,8 @@ static int usable_rows(const struct relay *relay, const PGresult *result)
         if (row.kind == CATCH_UP_TOPIC)
             break;
         /* What was told of may be of a later page, or deleted. */
-        if (row.kind == CATCH_UP_MESSAGE &&
-            (row.message.position <= relay->cycle.end || was_told(relay, row.message.position)))
+        if (row.kind == CATCH_UP_MESSAGE && (row.message.position <= relay->cycle.end ||
+                                             announcements_told(&relay->announcements, row.message.position)))
             break;
         rows--;
     }
@@ -602,7 +513,7 @@ static bool take_news(struct relay *relay, const PGresult *result)
     for (int i = 0; more && i < list->count; i++) /* read on, with what was told of the rest */
         subscriptions_have_news(&relay->subscriptions, list->numbers[i]);
     if (!more)
-        relay->told_count = 0;
+        relay->announcements.count = 0;
     else if (relay->cycle.full)
         relay->full_ms = 0;
     if (!more && rows < total && relay->full_ms > clock_monotonic_ms() + CONFIRM_MS)
@@ -658,9 +569,7 @@ static void succeed(struct relay *relay)
     if (cycle->read_at >= 0 && take_news(relay, relay->batch.results[cycle->read_at]))
         relay->complete_to = clock_max(relay->complete_to, cycle->end);
     if (cycle->open_at >= 0)
-        atomic_store(
-            &relay->scoreboard->manager->open_until_ms,
-            database_is_true(relay->batch.results[cycle->open_at]) ? relay->batch.started_ms + OPEN_MS : 0);
+        open_to_all_take(&relay->open_to_all, relay->batch.results[cycle->open_at], relay->batch.started_ms);
     answer_questions(relay);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&relay->subscriptions, cycle->unlisten.numbers[i]);
@@ -670,7 +579,7 @@ static void succeed(struct relay *relay)
 static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
-    set_hears(relay, false);
+    announcements_lose(&relay->announcements);
     database_close(relay->database, NULL);
     relay->pause_ms = relay->pause_ms ? relay->pause_ms * 2 : FIRST_PAUSE_MS;
     if (relay->pause_ms > LAST_PAUSE_MS)
@@ -730,7 +639,8 @@ int64_t relay_due_ms(const struct relay *relay)
     if (relay->pending_count > 0 || relay->subscriptions.news_count > 0)
         return 0;
     return clock_min(clock_min(clock_min(relay->full_ms, relay->look_ms), doorbell_due_ms(&relay->doorbell)),
-                     clock_min(clock_min(relay->sweep_ms, deaf_ms(relay)), open_due_ms(relay)));
+                     clock_min(clock_min(relay->sweep_ms, announcements_deaf_ms(&relay->announcements)),
+                               open_to_all_due_ms(&relay->open_to_all)));
 }
 
 static void begin(struct relay *relay, int64_t now_ms)
@@ -741,11 +651,10 @@ static void begin(struct relay *relay, int64_t now_ms)
         relay->relisten = true;
         /* The one before may have muted it: until nobody is under way who kept quiet, look. */
         relay->doorbell = (struct notify_throttle){ .rung = true, .muting = true };
-        relay->announced = relay->complete_to = 0;
+        relay->announcements.last = relay->complete_to = 0;
         subscriptions_lose(&relay->subscriptions);
     }
-    if (relay->told_count > 0)
-        qsort(relay->told, (size_t)relay->told_count, sizeof *relay->told, compare_positions);
+    announcements_sort(&relay->announcements);
     if (compose(relay, now_ms))
         error =
             query_batch_begin(&relay->batch, relay->database, now_ms, relay->config->query_timeout_s * 1000);
@@ -765,12 +674,9 @@ void relay_step(struct relay *relay, bool ready)
         finish(relay, ERROR_DATABASE_AWAY);
     if (relay->batch.running)
         return;
-    take_notifications(relay);
-    if (database_is_connected(relay->database) && now_ms >= deaf_ms(relay)) {
-        if (!relay->is_deaf)
-            log_write(LOG_LEVEL_ERROR,
-                      "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
-        relay->is_deaf = true;
+    announcements_take(&relay->announcements, relay->database, relay->complete_to);
+    if (database_is_connected(relay->database) && now_ms >= announcements_deaf_ms(&relay->announcements)) {
+        announcements_set_deaf(&relay->announcements);
         reconnect(relay);
     }
     if (relay_due_ms(relay) <= now_ms)
