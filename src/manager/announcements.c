@@ -56,7 +56,7 @@ static void take_notification(struct announcements *announcements, const PGnotif
         if (*notification->extra)
             announcements->last = position;
         else
-            doorbell_ring(announcements->throttle);
+            notify_throttle_hear(announcements->throttle);
     } else if (position > complete_to) { /* a publisher's has no position */
         number = subscriptions_find(announcements->subscriptions, notification->relname);
         if (number >= 0) {

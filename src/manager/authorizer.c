@@ -14,7 +14,7 @@
 enum { BATCH = QUERY_BATCH_MAX_STATEMENTS, NOBODY = -1, RETRY_MS = 200 };
 
 struct answered {
-    int number;
+    int worker;
     enum error answer;
 };
 
@@ -77,16 +77,16 @@ int64_t authorizer_due_ms(const struct authorizer *authorizer)
     return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
 }
 
-void authorizer_ask(struct authorizer *authorizer, int number)
+void authorizer_ask(struct authorizer *authorizer, int worker)
 {
     authorizer->waiting[authorizer->waiting_count++] =
-        number; /* each worker is asking one question at most */
+        worker; /* each worker is asking one question at most */
 }
 
-static void settle(struct authorizer *authorizer, int number, enum error answer)
+static void settle(struct authorizer *authorizer, int worker, enum error answer)
 {
-    if (number != NOBODY)
-        authorizer->answered[authorizer->answered_count++] = (struct answered){ number, answer };
+    if (worker != NOBODY)
+        authorizer->answered[authorizer->answered_count++] = (struct answered){ worker, answer };
 }
 
 int authorizer_take(struct authorizer *authorizer, enum error *answer)
@@ -94,30 +94,30 @@ int authorizer_take(struct authorizer *authorizer, enum error *answer)
     if (authorizer->answered_count == 0)
         return NOBODY;
     *answer = authorizer->answered[--authorizer->answered_count].answer;
-    return authorizer->answered[authorizer->answered_count].number;
+    return authorizer->answered[authorizer->answered_count].worker;
 }
 
-void authorizer_forget_worker(struct authorizer *authorizer, int number)
+void authorizer_forget_worker(struct authorizer *authorizer, int worker)
 {
     int kept = 0;
 
     for (int i = 0; i < authorizer->waiting_count; i++)
-        if (authorizer->waiting[i] != number)
+        if (authorizer->waiting[i] != worker)
             authorizer->waiting[kept++] = authorizer->waiting[i];
     authorizer->waiting_count = kept;
     for (int i = 0; i < authorizer->batch.count; i++)
-        if (authorizer->asked[i] == number)
+        if (authorizer->asked[i] == worker)
             authorizer->asked[i] = NOBODY;
 }
 
-static bool make_statement(struct authorizer *authorizer, int number)
+static bool make_statement(struct authorizer *authorizer, int worker)
 {
-    const struct question *question = scoreboard_question(authorizer->scoreboard, number);
+    const struct question *question = scoreboard_question(authorizer->scoreboard, worker);
 
     for (int i = 0; i < question->topic_count; i++)
         authorizer->topics[i] =
             (struct poll_topic){ .name = question->topics[i].name, .length = question->topics[i].length };
-    authorizer->asked[authorizer->batch.count] = number;
+    authorizer->asked[authorizer->batch.count] = worker;
     return statement_may_poll(query_batch_add(&authorizer->batch, NULL), question->user, authorizer->topics,
                               question->topic_count);
 }

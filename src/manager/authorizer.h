@@ -21,13 +21,13 @@ struct authorizer *authorizer_new(const struct config *config, struct scoreboard
 void authorizer_free(struct authorizer *authorizer);
 
 /* The worker with this number asks, in its slot, whether its user may poll its topics. */
-void authorizer_ask(struct authorizer *authorizer, int number);
+void authorizer_ask(struct authorizer *authorizer, int worker);
 
 /* Takes one whose question was answered: its number, or -1 when there is none. ERROR_NONE: it may; otherwise it is to be told. */
 int authorizer_take(struct authorizer *authorizer, enum error *answer);
 
 /* The worker with this number is dead: what it asked is dropped. */
-void authorizer_forget_worker(struct authorizer *authorizer, int number);
+void authorizer_forget_worker(struct authorizer *authorizer, int worker);
 
 /* What to wait for before the next step: as of poll(2), and until when (monotonic ms). */
 struct pollfd authorizer_pollfd(const struct authorizer *authorizer);

@@ -1,6 +1,6 @@
 /*
- * What the manager does alike with all kinds of child processes: workers, readers, the fork server, old managers and
- * their workers. Holds no state.
+ * What the manager does in the same way for all kinds of child processes: workers, readers, the fork server,
+ * old managers and their workers. Holds no state.
  */
 #ifndef PGPOLL_CHILDREN_H
 #define PGPOLL_CHILDREN_H
@@ -10,15 +10,15 @@
 
 struct config;
 
-/* How many milliseconds a child that was told to end may take before it is killed. */
+/* How long a child that was told to end may take before it is killed, in milliseconds. */
 int64_t children_end_ms(const struct config *config);
 
 /* Sends a signal to each of these processes. SIGKILL is logged. */
-void children_signal(const pid_t *pids, int count, int signal);
+void children_signal(const pid_t *pids, int count, int signal_number);
 
 /*
- * Logs an unexpected death. what: the kind of process, for the log. status: as returned by waitpid(2). Exit status 0
- * and death by SIGTERM are expected.
+ * Logs an unexpected death. what: the kind of process, for the log. status: as returned by waitpid(2). Exit
+ * status 0 and death by SIGTERM are expected.
  */
 void children_log_death(const char *what, pid_t pid, int status);
 

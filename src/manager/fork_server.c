@@ -27,7 +27,7 @@ enum fork_server_asked {
 
 /* What the fork server says of a worker. */
 struct answer {
-    int number;
+    int worker;
     int error; /* 0, or errno of the fork */
 };
 
@@ -62,7 +62,7 @@ void fork_server_kill(struct fork_server *fork_server)
     (void)kill(fork_server->pid, SIGKILL);
 }
 
-bool fork_server_was(struct fork_server *fork_server, pid_t pid)
+bool fork_server_forget_process(struct fork_server *fork_server, pid_t pid)
 {
     if (pid != fork_server->pid)
         return false;
@@ -78,7 +78,7 @@ void fork_server_end(struct fork_server *fork_server)
 
     fork_server_kill(fork_server);
     if (pid > 0 && waitpid(pid, NULL, 0) == pid)
-        (void)fork_server_was(fork_server, pid);
+        (void)fork_server_forget_process(fork_server, pid);
 }
 
 static bool start(struct fork_server *fork_server, const sigset_t *mask)
@@ -108,30 +108,30 @@ bool fork_server_is_ready(const struct fork_server *fork_server)
     return fork_server->asked_count < MOST_ASKED && !fork_server->is_lost && !is_killed;
 }
 
-bool fork_server_ask(struct fork_server *fork_server, int number, const sigset_t *mask)
+bool fork_server_ask(struct fork_server *fork_server, int worker, const sigset_t *mask)
 {
     if (fork_server->socket == NO_SOCKET && !start(fork_server, mask))
         return false;
-    if (send(fork_server->socket, &number, sizeof number, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof number) {
+    if (send(fork_server->socket, &worker, sizeof worker, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof worker) {
         if (errno == EPIPE) /* it is dead, and about to be waited for */
             errno = ECHILD;
         return false;
     }
     if (fork_server->asked_count++ == 0)
         fork_server->due_ms = clock_monotonic_ms() + ANSWER_MS;
-    fork_server->asked[number] = ASKED;
+    fork_server->asked[worker] = ASKED;
     return true;
 }
 
-bool fork_server_was_asked(const struct fork_server *fork_server, int number)
+bool fork_server_was_asked(const struct fork_server *fork_server, int worker)
 {
-    return fork_server->asked[number] != NOT_ASKED;
+    return fork_server->asked[worker] != NOT_ASKED;
 }
 
-void fork_server_forget_worker(struct fork_server *fork_server, int number)
+void fork_server_forget_worker(struct fork_server *fork_server, int worker)
 {
-    if (fork_server->asked[number] == ASKED)
-        fork_server->asked[number] = FORKED_AND_DIED;
+    if (fork_server->asked[worker] == ASKED)
+        fork_server->asked[worker] = FORKED_AND_DIED;
 }
 
 struct pollfd fork_server_pollfd(const struct fork_server *fork_server)
@@ -149,10 +149,10 @@ static struct answer take_lost(const struct fork_server *fork_server)
 {
     struct answer answer = { 0, 0 };
 
-    while (fork_server->asked[answer.number] == NOT_ASKED)
-        answer.number++;
-    if (fork_server->asked[answer.number] == ASKED &&
-        scoreboard_pid(fork_server->scoreboard, answer.number) == 0)
+    while (fork_server->asked[answer.worker] == NOT_ASKED)
+        answer.worker++;
+    if (fork_server->asked[answer.worker] == ASKED &&
+        scoreboard_pid(fork_server->scoreboard, answer.worker) == 0)
         answer.error = ECHILD;
     return answer;
 }
@@ -166,7 +166,7 @@ static void kill_overdue(struct fork_server *fork_server)
     fork_server->due_ms = INT64_MAX;
 }
 
-bool fork_server_take(struct fork_server *fork_server, int *number, int *error)
+bool fork_server_take(struct fork_server *fork_server, int *worker, int *error)
 {
     struct answer answer;
 
@@ -179,17 +179,17 @@ bool fork_server_take(struct fork_server *fork_server, int *number, int *error)
             kill_overdue(fork_server);
         return false;
     }
-    if (answer.number < 0 || answer.number >= fork_server->scoreboard->worker_count ||
-        fork_server->asked[answer.number] == NOT_ASKED) {
+    if (answer.worker < 0 || answer.worker >= fork_server->scoreboard->worker_count ||
+        fork_server->asked[answer.worker] == NOT_ASKED) {
         (void)kill(fork_server->pid, SIGKILL); /* it talks nonsense */
         return false;
     }
-    fork_server->asked[answer.number] = NOT_ASKED;
+    fork_server->asked[answer.worker] = NOT_ASKED;
     fork_server->asked_count--;
     fork_server->is_lost = fork_server->is_lost && fork_server->asked_count > 0;
     fork_server->due_ms =
         fork_server->is_lost || fork_server->asked_count == 0 ? INT64_MAX : clock_monotonic_ms() + ANSWER_MS;
-    *number = answer.number;
+    *worker = answer.worker;
     *error = answer.error;
     return true;
 }
@@ -205,20 +205,20 @@ static pid_t fork_for_parent(_Atomic int *pid)
     return (pid_t)syscall(SYS_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, NULL, pid, NULL, 0);
 }
 
-void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number),
+void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int worker),
                      void *context)
 {
-    int number;
+    int worker;
 
     (void)prctl(PR_SET_NAME, "pgpoll-forker");
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the socket tells, too, but not one that was stopped */
-    while (recv(socket, &number, sizeof number, 0) == sizeof number) {
-        pid_t pid = fork_for_parent(&scoreboard->forked[number]);
-        struct answer answer = { number, pid < 0 ? errno : 0 };
+    while (recv(socket, &worker, sizeof worker, 0) == sizeof worker) {
+        pid_t pid = fork_for_parent(&scoreboard->forked[worker]);
+        struct answer answer = { worker, pid < 0 ? errno : 0 };
 
         if (pid == 0) {
             (void)close(socket);
-            _exit(live(context, number));
+            _exit(live(context, worker));
         }
         (void)send(socket, &answer, sizeof answer, MSG_NOSIGNAL);
     }

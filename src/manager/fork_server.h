@@ -49,10 +49,10 @@ void fork_server_end(struct fork_server *fork_server);
 bool fork_server_is_ready(const struct fork_server *fork_server);
 
 /* Asks for this worker; nursery_take() tells the outcome. mask: its signals. false: errno says why. */
-bool fork_server_ask(struct fork_server *fork_server, int number, const sigset_t *mask);
+bool fork_server_ask(struct fork_server *fork_server, int worker, const sigset_t *mask);
 
 /* Whether the outcome for this worker is not yet known. */
-bool fork_server_was_asked(const struct fork_server *fork_server, int number);
+bool fork_server_was_asked(const struct fork_server *fork_server, int worker);
 
 /* What to wait for, as of poll(2), and until when (monotonic ms), before the next nursery_take(). */
 struct pollfd fork_server_pollfd(const struct fork_server *fork_server);
@@ -62,19 +62,19 @@ int64_t fork_server_due_ms(const struct fork_server *fork_server);
  * The next outcome: of which worker, and 0 or why it could not be forked (as errno). The process id of a forked
  * worker is in its slot until it has died. false: no outcome now. Kills the fork server when an answer is overdue.
  */
-bool fork_server_take(struct fork_server *fork_server, int *number, int *error);
+bool fork_server_take(struct fork_server *fork_server, int *worker, int *error);
 
 /* The worker with this number has died and was waited for. */
-void fork_server_forget_worker(struct fork_server *fork_server, int number);
+void fork_server_forget_worker(struct fork_server *fork_server, int worker);
 
 /* Whether this was the fork server's id; it has died and was waited for. */
-bool fork_server_was(struct fork_server *fork_server, pid_t pid);
+bool fork_server_forget_process(struct fork_server *fork_server, pid_t pid);
 
 /*
  * The other side, for the program: forks what the manager asks for on this socket, until it ends or closes that. live: a worker's
  * life, in a process of its own, returning its exit status.
  */
-void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number),
+void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int worker),
                      void *context);
 
 #endif

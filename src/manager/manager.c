@@ -26,13 +26,13 @@
 #include <unistd.h>
 
 enum {
-    COUNT_MS = 1000,
+    INSPECT_MS = 1000, /* interval between inspections of the workers */
     LONGEST_SLEEP_MS = 60 * 1000,
-    BEGIN_MS = 10 * 1000,  /* a worker takes to begin, at most */
-    QUICK_DEATH_MS = 1000, /* a worker that lived less long may be followed by one that does not, either */
-    FIRST_PAUSE_MS = 100,
-    LAST_PAUSE_MS = 5000,
-    MESSAGE_BYTES = 256 /* of window for an entry, on average */
+    BEGIN_MS = 10 * 1000,  /* a worker that has not begun after this time is broken */
+    QUICK_DEATH_MS = 1000, /* a worker that dies this early makes forking pause: the next may die as well */
+    MIN_PAUSE_MS = 100,
+    MAX_PAUSE_MS = 5000,
+    MESSAGE_BYTES = 256 /* assumed average size of a message in the ring */
 };
 
 struct manager {
@@ -42,27 +42,30 @@ struct manager {
     struct authorizer *authorizer;
     struct stats_writer *stats_writer;
     struct fork_server fork_server;
-    struct reader_pool readers;
+    struct reader_pool reader_pool;
     struct reexec reexec;
     struct spare_workers spare_workers;
-    sigset_t usual_mask;
+    sigset_t usual_mask; /* the signal mask that children get */
     int signal_fd;
-    int running; /* workers, and those that the fork server was asked for */
-    int64_t *spawned_ms;
-    bool stopping, reloads; /* as soon as it can */
-    bool recount;           /* idle workers are to be counted, whether or not there was a poll */
-    uint64_t polls;         /* when they were counted last */
-    int64_t count_ms, spawn_ms, spawn_pause_ms;
-    int64_t end_ms; /* while stopping: children that are left are killed then */
+    int running;              /* live workers, and those that the fork server was asked for */
+    int64_t *spawned_ms;      /* by worker: when the fork server was asked for it */
+    bool stopping;            /* told to end */
+    bool reload_requested;    /* by SIGHUP; waits until reexec_may_begin() */
+    bool inspect_requested;   /* by a worker's death: inspect the workers even if no poll has begun */
+    uint64_t inspected_polls; /* how many polls had begun at the last inspection */
+    int64_t inspect_ms;       /* time of the next inspection, if one is needed */
+    int64_t spawn_ms;         /* no worker is forked before this time */
+    int64_t spawn_pause_ms;   /* the last pause between forks; 0: workers live */
+    int64_t kill_deadline_ms; /* while stopping: children that are left are killed at this time */
 };
 
 /* ---- workers */
 
 static void pause_spawning(struct manager *manager)
 {
-    manager->spawn_pause_ms = manager->spawn_pause_ms ? manager->spawn_pause_ms * 2 : FIRST_PAUSE_MS;
-    if (manager->spawn_pause_ms > LAST_PAUSE_MS)
-        manager->spawn_pause_ms = LAST_PAUSE_MS;
+    manager->spawn_pause_ms = manager->spawn_pause_ms ? manager->spawn_pause_ms * 2 : MIN_PAUSE_MS;
+    if (manager->spawn_pause_ms > MAX_PAUSE_MS)
+        manager->spawn_pause_ms = MAX_PAUSE_MS;
     manager->spawn_ms = clock_monotonic_ms() + manager->spawn_pause_ms;
 }
 
@@ -72,10 +75,10 @@ static void fail_spawning(struct manager *manager, int error)
     pause_spawning(manager);
 }
 
-static bool is_missing(const struct manager *manager, int number)
+static bool is_missing(const struct manager *manager, int worker)
 {
-    return scoreboard_pid(manager->scoreboard, number) == 0 &&
-           !fork_server_was_asked(&manager->fork_server, number);
+    return scoreboard_pid(manager->scoreboard, worker) == 0 &&
+           !fork_server_was_asked(&manager->fork_server, worker);
 }
 
 static void spawn_missing(struct manager *manager)
@@ -91,8 +94,8 @@ static void spawn_missing(struct manager *manager)
             return;
         if (!is_missing(manager, i))
             continue;
-        scoreboard_forget_worker(manager->scoreboard,
-                                 i); /* again: a broken worker may have written there since */
+        /* Again: a broken worker may have written here since the slot was emptied. */
+        scoreboard_forget_worker(manager->scoreboard, i);
         if (!fork_server_ask(&manager->fork_server, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
             return;
@@ -102,13 +105,13 @@ static void spawn_missing(struct manager *manager)
     }
 }
 
-/* Learns which workers were started. Those that started after stop() get their SIGTERM now. */
-static void take_spawned(struct manager *manager)
+/* Reads the fork server's results. A worker that was forked after stop() gets its SIGTERM here. */
+static void read_spawned(struct manager *manager)
 {
-    int number, error, failed = 0;
+    int worker, error, failed = 0;
 
-    while (fork_server_take(&manager->fork_server, &number, &error)) {
-        const int pid = scoreboard_pid(manager->scoreboard, number);
+    while (fork_server_take(&manager->fork_server, &worker, &error)) {
+        const int pid = scoreboard_pid(manager->scoreboard, worker);
 
         if (error) {
             manager->running--;
@@ -121,7 +124,8 @@ static void take_spawned(struct manager *manager)
         fail_spawning(manager, failed);
 }
 
-static int number_of(const struct manager *manager, pid_t pid)
+/* Which worker has this process id; -1: none. */
+static int worker_of(const struct manager *manager, pid_t pid)
 {
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         if (scoreboard_pid(manager->scoreboard, i) == pid)
@@ -129,36 +133,36 @@ static int number_of(const struct manager *manager, pid_t pid)
     return -1;
 }
 
-/* Undoes whatever the dead worker had in hand. */
-static void clear_slot(struct manager *manager, int number)
+/* Drops the dead worker's questions and frees everything that it held. */
+static void clear_slot(struct manager *manager, int worker)
 {
-    fork_server_forget_worker(&manager->fork_server, number);
-    authorizer_forget_worker(manager->authorizer, number);
-    relay_forget_worker(manager->relay, number);
-    scoreboard_forget_worker(manager->scoreboard, number);
+    fork_server_forget_worker(&manager->fork_server, worker);
+    authorizer_forget_worker(manager->authorizer, worker);
+    relay_forget_worker(manager->relay, worker);
+    scoreboard_forget_worker(manager->scoreboard, worker);
     scoreboard_wake_stats_writer(manager->scoreboard);
 }
 
-/* A child has died and was waited for. Returns whether it was a worker that has lived for a moment only. */
-static bool bury(struct manager *manager, pid_t pid, int status)
+/* Removes a child that was waited for. Returns whether it was a worker that died within QUICK_DEATH_MS. */
+static bool forget_child(struct manager *manager, pid_t pid, int status)
 {
-    const bool fork_server = fork_server_was(&manager->fork_server, pid),
-               reader = readers_had(&manager->readers, pid);
-    const bool old_manager = reexec_forget(&manager->reexec, pid);
-    const int number = number_of(manager, pid);
+    const bool fork_server = fork_server_forget_process(&manager->fork_server, pid),
+               reader = reader_pool_forget_process(&manager->reader_pool, pid);
+    const bool old_manager = reexec_forget_process(&manager->reexec, pid);
+    const int worker = worker_of(manager, pid);
 
     if (!fork_server || !manager->stopping)
-        children_log_death(fork_server   ? "nursery"
+        children_log_death(fork_server   ? "fork server"
                            : reader      ? "reader"
                            : old_manager ? "old manager"
                                          : "worker",
                            pid, status);
-    if (number < 0)
+    if (worker < 0)
         return false;
     manager->running--;
-    manager->recount = true;
-    clear_slot(manager, number);
-    if (clock_monotonic_ms() - manager->spawned_ms[number] < QUICK_DEATH_MS)
+    manager->inspect_requested = true;
+    clear_slot(manager, worker);
+    if (clock_monotonic_ms() - manager->spawned_ms[worker] < QUICK_DEATH_MS)
         return true;
     manager->spawn_pause_ms = 0;
     return false;
@@ -168,10 +172,13 @@ static bool reap_one(struct manager *manager, pid_t pid)
 {
     int status;
 
-    return pid > 0 && waitpid(pid, &status, WNOHANG) == pid && bury(manager, pid, status);
+    return pid > 0 && waitpid(pid, &status, WNOHANG) == pid && forget_child(manager, pid, status);
 }
 
-/* Waits for dead children, except old workers: old managers use their ids. Returns whether a worker died young. */
+/*
+ * Waits for dead children, except old workers: an old manager signals those by process id, which must not be
+ * reused. Returns whether a worker died within QUICK_DEATH_MS.
+ */
 static bool reap_new(struct manager *manager)
 {
     bool died_young = false;
@@ -180,7 +187,7 @@ static bool reap_new(struct manager *manager)
         (void)reap_one(manager, manager->reexec.managers[i]);
     (void)reap_one(manager, manager->fork_server.pid);
     for (int i = atomic_load(&manager->scoreboard->manager->readers) - 1; i >= 0; i--)
-        (void)reap_one(manager, manager->readers.pids[i]);
+        (void)reap_one(manager, manager->reader_pool.pids[i]);
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         if (reap_one(manager, scoreboard_pid(manager->scoreboard, i)))
             died_young = true;
@@ -194,61 +201,66 @@ static void reap(struct manager *manager)
     pid_t pid;
 
     while (manager->reexec.manager_count == 0 && (pid = waitpid(-1, &status, WNOHANG)) > 0)
-        if (bury(manager, pid, status))
+        if (forget_child(manager, pid, status))
             died_young = true;
-    if (died_young && !manager->stopping) { /* once for all who died together */
+    if (died_young && !manager->stopping) { /* one pause for all workers that died together */
         pause_spawning(manager);
-        log_write(LOG_LEVEL_ERROR, "a worker died as soon as it was started: the next one in %" PRId64 " ms",
+        log_write(LOG_LEVEL_ERROR,
+                  "a worker died as soon as it was started: starting the next one in %" PRId64 " ms",
                   manager->spawn_pause_ms);
     }
 }
 
-static void signal_workers(const struct manager *manager, int number)
+static void signal_workers(const struct manager *manager, int signal_number)
 {
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
         int pid = scoreboard_pid(manager->scoreboard, i);
 
         if (pid > 0)
-            (void)kill(pid, number);
+            (void)kill(pid, signal_number);
     }
 }
 
-/* What is in its slot no worker writes, so it may write anything anywhere. Another one comes in its place. */
-static void kill_broken(const struct manager *manager, int number)
+/* A sound worker cannot have left its slot like this. A broken one may write anything, so it is replaced. */
+static void kill_broken(const struct manager *manager, int worker)
 {
-    int pid = scoreboard_pid(manager->scoreboard, number);
+    int pid = scoreboard_pid(manager->scoreboard, worker);
 
     if (pid <= 0)
         return;
     log_write(LOG_LEVEL_ERROR,
-              "worker %d has damaged its shared memory and is killed; another one replaces it", pid);
+              "worker %d has damaged its shared memory: killed, starting another worker in its place", pid);
     (void)kill(pid, SIGKILL);
 }
 
-/* ---- broken workers */
+/* ---- inspecting the workers */
 
-static int64_t count_due_ms(const struct manager *manager)
+static int64_t inspect_due_ms(const struct manager *manager)
 {
-    const bool due = manager->recount || atomic_load(&manager->scoreboard->workers->polls) != manager->polls;
+    const bool due = manager->inspect_requested ||
+                     atomic_load(&manager->scoreboard->workers->polls) != manager->inspected_polls;
 
-    return due ? manager->count_ms : INT64_MAX;
+    return due ? manager->inspect_ms : INT64_MAX;
 }
 
-/* Whether a worker says, long after it was started, that it is none. */
-static bool has_not_begun(const struct manager *manager, int number, int64_t now_ms)
+/* Whether a worker's slot still says, long after its fork, that it has not begun. */
+static bool has_not_begun(const struct manager *manager, int worker, int64_t now_ms)
 {
-    return atomic_load(&scoreboard_slot(manager->scoreboard, number)->state) == SLOT_EMPTY &&
-           now_ms - manager->spawned_ms[number] > BEGIN_MS;
+    return atomic_load(&scoreboard_slot(manager->scoreboard, worker)->state) == SLOT_EMPTY &&
+           now_ms - manager->spawned_ms[worker] > BEGIN_MS;
 }
 
-/* Counts idle workers now and then: one that was killed may have been counted twice, or not at all; one may be broken. */
-static void count_idle(struct manager *manager, int64_t now_ms)
+/*
+ * Once a second while polls come or workers die: replaces broken workers and corrects what killed workers may
+ * have left wrong, the count of idle workers and the permits to read the table.
+ */
+static void inspect_workers(struct manager *manager, int64_t now_ms)
 {
-    if (now_ms < count_due_ms(manager))
+    if (now_ms < inspect_due_ms(manager))
         return;
-    manager->count_ms = now_ms + COUNT_MS;
-    manager->recount = false;
-    manager->polls = atomic_load(&manager->scoreboard->workers->polls);
+    manager->inspect_ms = now_ms + INSPECT_MS;
+    manager->inspect_requested = false;
+    manager->inspected_polls = atomic_load(&manager->scoreboard->workers->polls);
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         if (!scoreboard_is_sound(manager->scoreboard, i) || has_not_begun(manager, i, now_ms))
             kill_broken(manager, i);
@@ -266,7 +278,7 @@ static void stop(struct manager *manager)
     if (manager->reexec.is_old)
         return;
     signal_workers(manager, SIGTERM);
-    manager->end_ms = clock_monotonic_ms() + children_end_ms(manager->config);
+    manager->kill_deadline_ms = clock_monotonic_ms() + children_end_ms(manager->config);
 }
 
 static bool has_children(const struct manager *manager)
@@ -282,25 +294,27 @@ static bool has_ended(const struct manager *manager)
                                    : !has_children(manager));
 }
 
-/* Told to end: lets the readers end after the last worker, and kills what has not ended in time. */
+/*
+ * While stopping: lets the readers end after the last worker, and kills children that have not ended in time.
+ */
 static void end_children(struct manager *manager, int64_t now_ms)
 {
     if (manager->running == 0) {
         fork_server_kill(&manager->fork_server);
-        readers_close(&manager->readers);
+        reader_pool_close(&manager->reader_pool);
     }
-    if (now_ms < manager->end_ms)
+    if (now_ms < manager->kill_deadline_ms)
         return;
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
         const pid_t pid = scoreboard_pid(manager->scoreboard, i);
 
         children_signal(&pid, pid > 0, SIGKILL);
     }
-    children_signal(manager->readers.pids, atomic_load(&manager->scoreboard->manager->readers), SIGKILL);
-    manager->end_ms = INT64_MAX;
+    children_signal(manager->reader_pool.pids, atomic_load(&manager->scoreboard->manager->readers), SIGKILL);
+    manager->kill_deadline_ms = INT64_MAX;
 }
 
-static void take_signals(struct manager *manager)
+static void read_signals(struct manager *manager)
 {
     struct signalfd_siginfo signal;
 
@@ -308,53 +322,53 @@ static void take_signals(struct manager *manager)
         if (signal.ssi_signo == SIGCHLD) {
             reap(manager);
         } else if (signal.ssi_signo == SIGHUP) {
-            manager->reloads = !manager->reexec.is_old;
+            manager->reload_requested = !manager->reexec.is_old;
         } else {
             stop(manager);
         }
     }
 }
 
-/* A question goes to the authorizer first if it has to, then to the relay. */
-static void take_question(struct manager *manager, int number)
+/* A question goes to the authorizer first if can_poll() must be called, then to the relay. */
+static void take_question(struct manager *manager, int worker)
 {
-    const enum question_taken taken = scoreboard_take_question(manager->scoreboard, number);
+    const enum question_taken taken = scoreboard_take_question(manager->scoreboard, worker);
 
     if (taken == QUESTION_BROKEN)
-        kill_broken(manager, number);
-    else if (taken == QUESTION_TAKEN && scoreboard_question(manager->scoreboard, number)->authorize)
-        authorizer_ask(manager->authorizer, number);
+        kill_broken(manager, worker);
+    else if (taken == QUESTION_TAKEN && scoreboard_question(manager->scoreboard, worker)->authorize)
+        authorizer_ask(manager->authorizer, worker);
     else if (taken == QUESTION_TAKEN)
-        relay_ask(manager->relay, number);
+        relay_ask(manager->relay, worker);
 }
 
 static void take_questions(struct manager *manager)
 {
-    int number = -1;
+    int worker = -1;
 
-    while ((number = scoreboard_next_asker(manager->scoreboard, number + 1)) >= 0)
-        take_question(manager, number);
+    while ((worker = scoreboard_next_asker(manager->scoreboard, worker + 1)) >= 0)
+        take_question(manager, worker);
 }
 
 static void take_permissions(struct manager *manager)
 {
     enum error answer;
-    int number;
+    int worker;
 
-    while ((number = authorizer_take(manager->authorizer, &answer)) >= 0) {
+    while ((worker = authorizer_take(manager->authorizer, &answer)) >= 0) {
         if (answer == ERROR_DENIED)
             open_to_all_deny(manager->scoreboard);
         if (answer)
-            scoreboard_answer(manager->scoreboard, number, answer);
+            scoreboard_answer(manager->scoreboard, worker, answer);
         else
-            relay_ask(manager->relay, number);
+            relay_ask(manager->relay, worker);
     }
 }
 
-/* When to look after the workers. */
+/* When to fork, drain or inspect workers. */
 static int64_t workers_due_ms(const struct manager *manager)
 {
-    int64_t due_ms = clock_min(spare_workers_due_ms(&manager->spare_workers), count_due_ms(manager));
+    int64_t due_ms = clock_min(spare_workers_due_ms(&manager->spare_workers), inspect_due_ms(manager));
 
     if (!manager->reexec.is_old && manager->running < manager->scoreboard->worker_count &&
         fork_server_is_ready(&manager->fork_server))
@@ -368,11 +382,12 @@ static int64_t children_due_ms(const struct manager *manager)
 
     if (manager->reexec.is_old)
         return manager->stopping ? reexec_drain_due_ms(&manager->reexec) : workers_due_ms(manager);
-    due_ms = manager->stopping ? manager->end_ms : workers_due_ms(manager);
+    due_ms = manager->stopping ? manager->kill_deadline_ms : workers_due_ms(manager);
     due_ms = clock_min(due_ms,
                        clock_min(fork_server_due_ms(&manager->fork_server), reexec_due_ms(&manager->reexec)));
-    return manager->stopping && manager->running == 0 ? due_ms
-                                                      : clock_min(due_ms, readers_due_ms(&manager->readers));
+    return manager->stopping && manager->running == 0
+               ? due_ms
+               : clock_min(due_ms, reader_pool_due_ms(&manager->reader_pool));
 }
 
 static int sleep_ms(const struct manager *manager)
@@ -385,51 +400,56 @@ static int sleep_ms(const struct manager *manager)
     return left_ms <= 0 ? 0 : (int)clock_min(left_ms, LONGEST_SLEEP_MS);
 }
 
-static void keep_children(struct manager *manager, int64_t now_ms)
+static void step_children(struct manager *manager, int64_t now_ms)
 {
-    take_spawned(manager);
+    read_spawned(manager);
     reexec_end_old(&manager->reexec, manager->stopping, now_ms);
     if (manager->stopping)
         end_children(manager, now_ms);
     else if (manager->running < manager->scoreboard->worker_count && now_ms >= manager->spawn_ms)
         spawn_missing(manager);
     if (!manager->stopping || manager->running > 0)
-        readers_keep(&manager->readers, &manager->usual_mask);
+        reader_pool_keep(&manager->reader_pool, &manager->usual_mask);
 }
 
+/* One turn of the loop. Nothing in it blocks except poll(2). */
 static void turn(struct manager *manager)
 {
-    struct pollfd fds[] = { { .fd = manager->signal_fd, .events = POLLIN },
-                            { .fd = manager->scoreboard->latch, .events = POLLIN },
-                            relay_pollfd(manager->relay),
-                            stats_writer_pollfd(manager->stats_writer),
-                            authorizer_pollfd(manager->authorizer),
-                            fork_server_pollfd(&manager->fork_server) };
-    int ready = poll(fds, sizeof fds / sizeof *fds, sleep_ms(manager));
+    enum { SIGNALS, LATCH, RELAY, STATS_WRITER, AUTHORIZER, FORK_SERVER, FDS };
+    struct pollfd fds[FDS] = {
+        [SIGNALS] = { .fd = manager->signal_fd, .events = POLLIN },
+        [LATCH] = { .fd = manager->scoreboard->latch, .events = POLLIN },
+        [RELAY] = relay_pollfd(manager->relay),
+        [STATS_WRITER] = stats_writer_pollfd(manager->stats_writer),
+        [AUTHORIZER] = authorizer_pollfd(manager->authorizer),
+        [FORK_SERVER] = fork_server_pollfd(&manager->fork_server),
+    };
+    int ready = poll(fds, FDS, sleep_ms(manager));
     int64_t now_ms = clock_monotonic_ms();
-    eventfd_t rung;
+    eventfd_t value;
 
-    if (ready > 0 && fds[0].revents)
-        take_signals(manager);
-    if (manager->reloads && !manager->stopping && reexec_may_begin(&manager->reexec)) {
-        manager->reloads = false;
-        reexec_begin(&manager->reexec, &manager->fork_server, &manager->readers);
+    if (ready > 0 && fds[SIGNALS].revents)
+        read_signals(manager);
+    if (manager->reload_requested && !manager->stopping && reexec_may_begin(&manager->reexec)) {
+        manager->reload_requested = false;
+        reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
     }
-    if (ready > 0 && fds[1].revents)
-        (void)eventfd_read(manager->scoreboard->latch, &rung);
+    /* First the latch, then the askers: a worker sets its bit before it sets the latch. */
+    if (ready > 0 && fds[LATCH].revents)
+        (void)eventfd_read(manager->scoreboard->latch, &value);
     take_questions(manager);
-    authorizer_step(manager->authorizer, ready > 0 && fds[4].revents);
+    authorizer_step(manager->authorizer, ready > 0 && fds[AUTHORIZER].revents);
     take_permissions(manager);
-    relay_step(manager->relay, ready > 0 && fds[2].revents);
-    stats_writer_step(manager->stats_writer, ready > 0 && fds[3].revents);
+    relay_step(manager->relay, ready > 0 && fds[RELAY].revents);
+    stats_writer_step(manager->stats_writer, ready > 0 && fds[STATS_WRITER].revents);
     if (!manager->reexec.is_old)
-        keep_children(manager, now_ms);
+        step_children(manager, now_ms);
     else if (manager->stopping)
         reexec_drain(&manager->reexec, now_ms);
     log_report_lost();
     if (manager->stopping)
         return;
-    count_idle(manager, now_ms);
+    inspect_workers(manager, now_ms);
     spare_workers_keep(&manager->spare_workers, now_ms);
 }
 
@@ -438,9 +458,9 @@ static bool catch_signals(struct manager *manager)
     static const int signals[] = { SIGCHLD, SIGTERM, SIGINT, SIGUSR1, SIGHUP };
     sigset_t ours;
 
-    /* If whoever started us ignores it, so do we, and are told of no death (sigaction(2)). */
+    /* An ignored SIGCHLD is inherited through exec, and the kernel then reports no deaths (sigaction(2)). */
     (void)signal(SIGCHLD, SIG_DFL);
-    (void)signal(SIGPIPE, SIG_IGN); /* of a log that nobody reads any more */
+    (void)signal(SIGPIPE, SIG_IGN); /* a write to a log whose reader has gone fails instead */
     (void)sigemptyset(&ours);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         (void)sigaddset(&ours, signals[i]);
@@ -448,18 +468,18 @@ static bool catch_signals(struct manager *manager)
     return manager->signal_fd >= 0 && sigprocmask(SIG_BLOCK, &ours, &manager->usual_mask) == 0;
 }
 
-/* So many topics may be listened to: some for each worker, within reason. */
-static int topic_room(int64_t workers)
+/* How many topics the host can listen to: four for each worker, within bounds. */
+static int topic_capacity(int64_t workers)
 {
-    int64_t room = workers * 4;
+    int64_t capacity = workers * 4;
 
-    return (int)(room < 4096 ? 4096 : room > 65536 ? 65536 : room);
+    return (int)(capacity < 4096 ? 4096 : capacity > 65536 ? 65536 : capacity);
 }
 
 static bool set_up(struct manager *manager, const struct config *config, char **argv)
 {
     manager->scoreboard = scoreboard_new(
-        (int)config->workers, (int)config->max_topics, topic_room(config->workers),
+        (int)config->workers, (int)config->max_topics, topic_capacity(config->workers),
         (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes, (int)config->connections);
     if (!manager->scoreboard)
         return false;
@@ -467,10 +487,10 @@ static bool set_up(struct manager *manager, const struct config *config, char **
     manager->authorizer = authorizer_new(config, manager->scoreboard);
     manager->stats_writer = stats_writer_new(config, manager->scoreboard);
     manager->spawned_ms = calloc((size_t)manager->scoreboard->worker_count, sizeof *manager->spawned_ms);
-    manager->end_ms = INT64_MAX;
+    manager->kill_deadline_ms = INT64_MAX;
     spare_workers_init(&manager->spare_workers, manager->scoreboard);
     return manager->relay && manager->authorizer && manager->stats_writer && manager->spawned_ms &&
-           readers_init(&manager->readers, manager->scoreboard) &&
+           reader_pool_init(&manager->reader_pool, manager->scoreboard) &&
            fork_server_init(&manager->fork_server, manager->scoreboard) &&
            reexec_init(&manager->reexec, config, argv, manager->scoreboard) && catch_signals(manager);
 }
@@ -479,7 +499,7 @@ int manager_run(const struct config *config, char **argv)
 {
     struct manager manager = { .config = config,
                                .fork_server = { .socket = -1 },
-                               .readers = { .queue = -1 } };
+                               .reader_pool = { .queue = -1 } };
     int status = EXIT_FAILURE;
 
     if (set_up(&manager, config, argv)) {
@@ -496,7 +516,7 @@ int manager_run(const struct config *config, char **argv)
     authorizer_free(manager.authorizer);
     stats_writer_free(manager.stats_writer);
     fork_server_release(&manager.fork_server);
-    readers_release(&manager.readers);
+    reader_pool_release(&manager.reader_pool);
     scoreboard_free(manager.scoreboard);
     free(manager.spawned_ms);
     reexec_release(&manager.reexec);

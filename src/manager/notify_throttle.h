@@ -13,15 +13,15 @@ enum {
     NOTIFY_THROTTLE_MUTE_MS = 200
 }; /* for so long at a time; after a manager's death publishers keep quiet no longer */
 
-enum doorbell_action {
+enum notify_throttle_action {
     NOTIFY_THROTTLE_LEAVE,
     NOTIFY_THROTTLE_MUTE,  /* call mute_doorbell(DOORBELL_MUTE_MS) before the look */
     NOTIFY_THROTTLE_UNMUTE /* call unmute_doorbell() before the look */
 };
 
-/* Zeroed: nobody has rung, not muted. */
+/* Zeroed: nobody has heard, not muted. */
 struct notify_throttle {
-    bool rung;
+    bool heard;
     bool muting;            /* or not yet sure that everybody rings again */
     int64_t muted_until_ms; /* monotonic, as all times here */
     int64_t look_ms;        /* while muting: when to look next */
@@ -31,16 +31,16 @@ struct notify_throttle {
     bool busy;
 };
 
-void doorbell_ring(struct notify_throttle *doorbell);
+void notify_throttle_hear(struct notify_throttle *throttle);
 
 /* When to look; INT64_MAX: not before somebody rings. */
-int64_t doorbell_due_ms(const struct notify_throttle *doorbell);
+int64_t notify_throttle_due_ms(const struct notify_throttle *throttle);
 
 /* A look begins. */
-enum doorbell_action doorbell_look(struct notify_throttle *doorbell, int64_t now_ms);
+enum notify_throttle_action notify_throttle_look(struct notify_throttle *throttle, int64_t now_ms);
 
-/* It found so many messages. all_ring: what unmute_doorbell() said, if it was called. */
-void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring,
-                    int64_t messages, int64_t now_ms);
+/* It found so many messages. all_notify: what unmute_doorbell() said, if it was called. */
+void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttle_action action,
+                           bool all_notify, int64_t messages, int64_t now_ms);
 
 #endif

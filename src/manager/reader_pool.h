@@ -23,21 +23,21 @@ struct reader_pool {
 };
 
 /* Finds the program and makes the queue, for both sides. scoreboard: borrowed. false: errno says why. */
-bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard);
+bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard);
 
-/* Lets them end when the workers have ended too. readers_had() still knows them. */
-void readers_close(struct reader_pool *readers);
+/* Lets them end when the workers have ended too. reader_pool_forget_process() still knows them. */
+void reader_pool_close(struct reader_pool *pool);
 
 /* The same, and forgets them. */
-void readers_release(struct reader_pool *readers);
+void reader_pool_release(struct reader_pool *pool);
 
 /* Starts those that are needed. mask: their signals. */
-void readers_keep(struct reader_pool *readers, const sigset_t *mask);
+void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask);
 
-/* When readers_keep() has something to do again; monotonic ms. */
-int64_t readers_due_ms(const struct reader_pool *readers);
+/* When reader_pool_keep() has something to do again; monotonic ms. */
+int64_t reader_pool_due_ms(const struct reader_pool *pool);
 
 /* Whether this was a reader's id; it has died and been waited for. */
-bool readers_had(struct reader_pool *readers, pid_t pid);
+bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid);
 
 #endif

@@ -29,8 +29,8 @@ enum {
     READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
     LOOK_MS =
         5000, /* without having heard anything: another manager may have died while the latch was muted */
-    FIRST_PAUSE_MS = 50,
-    LAST_PAUSE_MS = 1000,
+    MIN_PAUSE_MS = 50,
+    MAX_PAUSE_MS = 1000,
     NOBODY = -1 /* for a worker's number: it has died since it asked */
 };
 
@@ -45,7 +45,7 @@ struct list {
 /* What is under way, and the places of its statements; -1: not among them. */
 struct cycle {
     int listen_at, unmute_at, batch_at, newest_at, open_at, read_at;
-    enum doorbell_action action;
+    enum notify_throttle_action action;
     int questions[QUESTIONS]; /* slots */
     int question_count;
     bool full;   /* the read is of all topics */
@@ -65,7 +65,7 @@ struct relay {
     int pending_count;
     struct announcements announcements;
     int64_t complete_to; /* the message ring has every message up to here; 0: not known */
-    struct notify_throttle doorbell;
+    struct notify_throttle throttle;
     struct query_batch batch;
     struct cycle cycle;
     uint64_t cycle_number;
@@ -115,7 +115,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
     relay->open_to_all = (struct open_to_all){ .scoreboard = scoreboard };
     relay->announcements = (struct announcements){ .scoreboard = scoreboard,
                                                    .subscriptions = &relay->subscriptions,
-                                                   .throttle = &relay->doorbell };
+                                                   .throttle = &relay->throttle };
     relay->database = database_new(config->query_timeout_s * 1000);
     relay->fed = calloc((size_t)capacity, sizeof *relay->fed);
     relay->pending = calloc((size_t)scoreboard->worker_count, sizeof *relay->pending);
@@ -259,10 +259,11 @@ static bool batch_statements(struct relay *relay, int64_t now_ms)
     cycle->action = NOTIFY_THROTTLE_LEAVE;
     /* First what others gave positions to, so that a batch can follow on it. */
     if (!cycle->full && cycle->question_count == 0 &&
-        (cycle->read.count > 0 || now_ms < clock_min(relay->look_ms, doorbell_due_ms(&relay->doorbell))))
+        (cycle->read.count > 0 ||
+         now_ms < clock_min(relay->look_ms, notify_throttle_due_ms(&relay->throttle))))
         return true;
     relay->look_ms = now_ms + LOOK_MS;
-    cycle->action = doorbell_look(&relay->doorbell, now_ms);
+    cycle->action = notify_throttle_look(&relay->throttle, now_ms);
     if (cycle->action == NOTIFY_THROTTLE_MUTE) {
         statement =
             query_batch_add(&relay->batch, "SELECT pgpoll.mute_doorbell($1) WHERE " STATEMENT_WRITABLE);
@@ -446,12 +447,12 @@ static void take_batch(struct relay *relay, const PGresult *result)
 {
     struct cycle *cycle = &relay->cycle;
     struct catch_up_batch batch = catch_up_batch(result);
-    bool all_ring = cycle->unmute_at >= 0 && database_is_true(relay->batch.results[cycle->unmute_at]);
+    bool all_notify = cycle->unmute_at >= 0 && database_is_true(relay->batch.results[cycle->unmute_at]);
 
-    doorbell_found(&relay->doorbell, cycle->action, all_ring, batch.assigned, clock_monotonic_ms());
+    notify_throttle_found(&relay->throttle, cycle->action, all_notify, batch.assigned, clock_monotonic_ms());
     set_read_only(relay, batch.read_only);
     if (batch.more)
-        doorbell_ring(&relay->doorbell); /* questions are answered in between */
+        notify_throttle_hear(&relay->throttle); /* questions are answered in between */
     if (batch.read_only)
         return;
     /* No position beyond that was ever given: the announcement was forged, and nothing is known. */
@@ -581,9 +582,9 @@ static void reconnect(struct relay *relay)
     relay->is_lost = true;
     announcements_lose(&relay->announcements);
     database_close(relay->database, NULL);
-    relay->pause_ms = relay->pause_ms ? relay->pause_ms * 2 : FIRST_PAUSE_MS;
-    if (relay->pause_ms > LAST_PAUSE_MS)
-        relay->pause_ms = LAST_PAUSE_MS;
+    relay->pause_ms = relay->pause_ms ? relay->pause_ms * 2 : MIN_PAUSE_MS;
+    if (relay->pause_ms > MAX_PAUSE_MS)
+        relay->pause_ms = MAX_PAUSE_MS;
     relay->retry_ms = clock_monotonic_ms() + relay->pause_ms / 2 + random() % (relay->pause_ms / 2 + 1);
 }
 
@@ -638,9 +639,10 @@ int64_t relay_due_ms(const struct relay *relay)
         return relay->retry_ms;
     if (relay->pending_count > 0 || relay->subscriptions.news_count > 0)
         return 0;
-    return clock_min(clock_min(clock_min(relay->full_ms, relay->look_ms), doorbell_due_ms(&relay->doorbell)),
-                     clock_min(clock_min(relay->sweep_ms, announcements_deaf_ms(&relay->announcements)),
-                               open_to_all_due_ms(&relay->open_to_all)));
+    return clock_min(
+        clock_min(clock_min(relay->full_ms, relay->look_ms), notify_throttle_due_ms(&relay->throttle)),
+        clock_min(clock_min(relay->sweep_ms, announcements_deaf_ms(&relay->announcements)),
+                  open_to_all_due_ms(&relay->open_to_all)));
 }
 
 static void begin(struct relay *relay, int64_t now_ms)
@@ -650,7 +652,7 @@ static void begin(struct relay *relay, int64_t now_ms)
     if (!database_is_connected(relay->database)) {
         relay->relisten = true;
         /* The one before may have muted it: until nobody is under way who kept quiet, look. */
-        relay->doorbell = (struct notify_throttle){ .rung = true, .muting = true };
+        relay->throttle = (struct notify_throttle){ .heard = true, .muting = true };
         relay->announcements.last = relay->complete_to = 0;
         subscriptions_lose(&relay->subscriptions);
     }

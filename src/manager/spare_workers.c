@@ -4,19 +4,19 @@
 
 #include <stdatomic.h>
 
-enum { RELEASE_AGAIN_MS = 20 };
+enum { DRAIN_AGAIN_MS = 20 }; /* workers whose polls were drained are idle after this time, or soon will be */
 
 void spare_workers_init(struct spare_workers *spare, struct scoreboard *scoreboard)
 {
-    *spare = (struct spare_workers){ .scoreboard = scoreboard, .due_ms = INT64_MAX };
+    *spare = (struct spare_workers){ .scoreboard = scoreboard, .drain_ms = INT64_MAX };
 }
 
 int64_t spare_workers_due_ms(const struct spare_workers *spare)
 {
-    return spare->due_ms;
+    return spare->drain_ms;
 }
 
-/* The number of the longest waiting poll that was not asked yet; -1: none has waited long enough. */
+/* The worker whose poll has waited longest and was not drained yet; -1: none has waited long enough. */
 static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
 {
     int longest = -1;
@@ -34,20 +34,18 @@ static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
     return longest;
 }
 
-/* Full is not an error: who has waited longest answers now, and polls again. */
 void spare_workers_keep(struct spare_workers *spare, int64_t now_ms)
 {
     struct scoreboard *scoreboard = spare->scoreboard;
-    int wanted = scoreboard->reserve - scoreboard_idle(scoreboard), number;
+    int wanted = scoreboard->reserve - scoreboard_idle(scoreboard), worker;
 
     if (wanted <= 0)
-        spare->due_ms = INT64_MAX;
-    if (wanted <= 0 || (spare->due_ms != INT64_MAX && now_ms < spare->due_ms))
+        spare->drain_ms = INT64_MAX;
+    if (wanted <= 0 || (spare->drain_ms != INT64_MAX && now_ms < spare->drain_ms))
         return;
-    spare->due_ms =
-        now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
-    while (wanted-- > 0 && (number = longest_waiting(scoreboard, now_ms)) >= 0)
-        scoreboard_release(scoreboard, number);
+    spare->drain_ms = now_ms + DRAIN_AGAIN_MS;
+    while (wanted-- > 0 && (worker = longest_waiting(scoreboard, now_ms)) >= 0)
+        scoreboard_release(scoreboard, worker);
 }
 
 void spare_workers_count(struct scoreboard *scoreboard)

@@ -70,7 +70,7 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
     return writer;
 }
 
-static void end_exchange(struct stats_writer *writer)
+static void end_batch(struct stats_writer *writer)
 {
     query_batch_end(&writer->batch);
     json_object_put(writer->began);
@@ -84,7 +84,7 @@ void stats_writer_free(struct stats_writer *writer)
     if (!writer)
         return;
     database_free(writer->database);
-    end_exchange(writer);
+    end_batch(writer);
     free(writer->entries);
     free(writer);
 }
@@ -109,8 +109,8 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
     struct json_object *topics = json_object_new_array();
 
     for (int i = 0; i < count && topics; i++) {
-        int number = scoreboard_topic(writer->scoreboard, slot, i);
-        const char *name = number < 0 ? NULL : topic_table_name(writer->scoreboard->topics, number);
+        int topic = scoreboard_topic(writer->scoreboard, slot, i);
+        const char *name = topic < 0 ? NULL : topic_table_name(writer->scoreboard->topics, topic);
 
         if (name)
             (void)json_object_array_add(topics, json_object_new_string(name));
@@ -137,16 +137,16 @@ static int64_t near(int64_t ms, int64_t now_ms)
     return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
 }
 
-static bool add_began(struct stats_writer *writer, int number, int64_t now_ms)
+static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
 {
-    const struct slot *slot = scoreboard_slot(writer->scoreboard, number);
+    const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
     const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
     const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
     struct json_object *row = json_object_new_object();
 
     return json_build_add_item(writer->began, row) &&
            json_build_add_member(row, "pid",
-                                 json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
+                                 json_object_new_int(scoreboard_pid(writer->scoreboard, worker))) &&
            json_build_add_member(row, "topics", topics_of(writer, slot)) &&
            json_build_add_member(row, "client", client_of(slot)) &&
            json_build_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
@@ -308,7 +308,7 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
                                   writer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING) {
         fail(writer, error);
-        end_exchange(writer);
+        end_batch(writer);
     }
 }
 
@@ -328,7 +328,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     if (polls || gauges || counts || writer->beats)
         begin(writer, polls, now_ms);
     else
-        end_exchange(writer);
+        end_batch(writer);
 }
 
 /* Goes on with what is under way; ERROR_PENDING: there was no end of it in time. */
@@ -357,7 +357,7 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
         error = wait_end(writer, deadline_ms);
         if (!error)
             succeed(writer);
-        end_exchange(writer);
+        end_batch(writer);
     }
     if (error || !database_is_connected(writer->database))
         return;
@@ -370,7 +370,7 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
     if (statement_add_int4(end, (int32_t)getpid()) &&
         query_batch_begin(&writer->batch, writer->database, clock_monotonic_ms(), LAST_MS) == ERROR_PENDING)
         (void)wait_end(writer, deadline_ms);
-    end_exchange(writer);
+    end_batch(writer);
 }
 
 void stats_writer_step(struct stats_writer *writer, bool ready)
@@ -383,7 +383,7 @@ void stats_writer_step(struct stats_writer *writer, bool ready)
             fail(writer, error);
         else
             succeed(writer);
-        end_exchange(writer);
+        end_batch(writer);
     } else if (!writer->batch.running && ready && database_consume(writer->database) != ERROR_NONE) {
         fail(writer, ERROR_DATABASE_AWAY);
     }

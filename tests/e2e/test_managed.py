@@ -300,7 +300,7 @@ def test_a_hanging_fork_server_is_replaced(topic):
 
 def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
     # The fork server is among the killed, perhaps in the middle of a fork.
-    with Server(3, errors="a worker died as soon as it was started: the next one in|cannot start a worker: No child processes") as server:
+    with Server(3, errors="a worker died as soon as it was started: starting the next one in|cannot start a worker: No child processes") as server:
         manager, killed, end = server.manager, 0, time.monotonic() + 2
         server.until_workers()
         while time.monotonic() < end:
@@ -310,7 +310,7 @@ def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
                     killed += 1
             time.sleep(0.005)
         assert 4 <= killed <= 40   # one in 5 ms would make 400 and more
-        assert logged(server, "a worker died as soon as it was started: the next one in")
+        assert logged(server, "a worker died as soon as it was started: starting the next one in")
         server.until_workers(seconds=30)
         assert server.manager == manager
         polls = server.wait(topic, polls=3, timeout=20)
