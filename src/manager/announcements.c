@@ -10,8 +10,8 @@
 #include <string.h>
 
 enum {
-    DEAF_MS = 7500,    /* so long before the last beat that was sent none was heard: that is two */
-    DELIVERY_MS = 1000 /* a beat may take */
+    DEAF_MS = 7500, /* if no heartbeat arrives for this long before the last one was sent, two are missing */
+    DELIVERY_MS = 1000 /* how long the delivery of a heartbeat may take */
 };
 
 void announcements_release(struct announcements *announcements)
@@ -20,14 +20,14 @@ void announcements_release(struct announcements *announcements)
     *announcements = (struct announcements){ 0 };
 }
 
-static void tell(struct announcements *announcements, int64_t position)
+static void add_position(struct announcements *announcements, int64_t position)
 {
     if (announcements->count == announcements->capacity) {
         int capacity = announcements->capacity ? announcements->capacity * 2 : 256;
         int64_t *positions = realloc(announcements->positions, (size_t)capacity * sizeof *positions);
 
         if (!positions)
-            return; /* the message is then published by the next full read */
+            return; /* the next full read finds the message */
         announcements->positions = positions;
         announcements->capacity = capacity;
     }
@@ -44,7 +44,7 @@ static void take_notification(struct announcements *announcements, const PGnotif
                               int64_t complete_to)
 {
     int64_t position = strtoll(notification->extra, NULL, 10);
-    int number;
+    int topic;
 
     if (strcmp(notification->relname, announcements->self_channel) == 0) {
         announcements->heard_ms = clock_monotonic_ms();
@@ -57,16 +57,16 @@ static void take_notification(struct announcements *announcements, const PGnotif
             announcements->last = position;
         else
             notify_throttle_hear(announcements->throttle);
-    } else if (position > complete_to) { /* a publisher's has no position */
-        number = subscriptions_find(announcements->subscriptions, notification->relname);
-        if (number >= 0) {
-            subscriptions_have_news(announcements->subscriptions, number);
-            tell(announcements, position);
+    } else if (position >
+               complete_to) { /* a publisher's own NOTIFY carries no position and needs no action here */
+        topic = subscriptions_find(announcements->subscriptions, notification->relname);
+        if (topic >= 0) {
+            subscriptions_have_news(announcements->subscriptions, topic);
+            add_position(announcements, position);
         }
     }
 }
 
-/* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
 int64_t announcements_deaf_ms(const struct announcements *announcements)
 {
     int64_t sent_ms = atomic_load(&announcements->scoreboard->sent_ms);
@@ -98,7 +98,7 @@ void announcements_sort(struct announcements *announcements)
               compare_positions);
 }
 
-bool announcements_told(const struct announcements *announcements, int64_t position)
+bool announcements_has(const struct announcements *announcements, int64_t position)
 {
     return announcements->count > 0 &&
            bsearch(&position, announcements->positions, (size_t)announcements->count,

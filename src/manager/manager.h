@@ -10,7 +10,7 @@
  *   SIGTERM, SIGINT, SIGUSR1   All workers answer their polls and end. The manager kills those that do not,
  *                              and exits with status 0.
  *   SIGHUP                     The manager executes the program again, from its file, under the same process
- *                              id. A copy of it serves the old workers until the new ones have begun (reexec.h).
+ *                              id; a copy serves the old workers until the new ones have begun (reexec.h).
  *
  * When the manager dies, its workers get SIGTERM, answer their polls and end.
  */

@@ -6,11 +6,10 @@
 #include <stdatomic.h>
 
 enum {
-    OPEN_MS = 2500,      /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500 /* and when it is asked again */
+    OPEN_MS = 2500,      /* how long the answer is believed, as README.md says */
+    OPEN_AGAIN_MS = 1500 /* when it is asked again */
 };
 
-/* When to ask again whether can_poll() allows everything: not while nobody polls. */
 int64_t open_to_all_due_ms(const struct open_to_all *open)
 {
     return atomic_load(&open->scoreboard->workers->polls) == open->polls ? INT64_MAX

@@ -23,15 +23,15 @@ struct subscription {
     bool listening;                           /* on the present connection */
     bool open;                                /* in the message ring */
     bool news;                                /* and so in the list of those that have */
-    bool fed;                                 /* messages of it were appended: its waiters are to be woken */
-    int place;                                /* in the list of numbers in use */
+    bool wake;                                /* messages of it were appended: its waiters are to be woken */
+    int used_index;                           /* in the list of numbers in use */
     uint64_t cycle;                           /* the relay's last one that asks for its newest position */
     int newest_at;                            /* where, in that cycle's list */
 };
 
 struct subscriptions {
     struct scoreboard *scoreboard;
-    struct subscription *by_number;
+    struct subscription *by_topic;
     int *used; /* the numbers in use */
     int used_count;
     int *news; /* those with news */
@@ -47,15 +47,15 @@ void subscriptions_release(struct subscriptions *subscriptions);
 int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms);
 
 /* Takes the number back; who waits for it asks anew. */
-void subscriptions_remove(struct subscriptions *subscriptions, int number);
+void subscriptions_remove(struct subscriptions *subscriptions, int topic);
 
-const char *subscriptions_name(const struct subscriptions *subscriptions, int number);
+const char *subscriptions_name(const struct subscriptions *subscriptions, int topic);
 
 /* The topic's newest position in the message ring; 0: it is not there. */
-int64_t subscriptions_newest(const struct subscriptions *subscriptions, int number);
+int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topic);
 
 /* The topic is LISTENed to. */
-void subscriptions_set_channel(struct subscriptions *subscriptions, int number, const char *channel);
+void subscriptions_set_channel(struct subscriptions *subscriptions, int topic, const char *channel);
 
 /* The number of a channel's topic, -1: none. */
 int subscriptions_find(const struct subscriptions *subscriptions, const char *channel);
@@ -63,7 +63,7 @@ int subscriptions_find(const struct subscriptions *subscriptions, const char *ch
 /* None is LISTENed to any more: the connection was lost. */
 void subscriptions_lose(struct subscriptions *subscriptions);
 
-void subscriptions_have_news(struct subscriptions *subscriptions, int number);
+void subscriptions_have_news(struct subscriptions *subscriptions, int topic);
 void subscriptions_forget_news(struct subscriptions *subscriptions);
 
 /* How long a topic is kept after its last poll: less when there are so many that the room may run out. */
@@ -73,6 +73,6 @@ int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions);
 void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms);
 
 /* Whether a topic has had no poll for so long that it need not be kept. */
-bool subscriptions_is_unused(const struct subscriptions *subscriptions, int number, int64_t now_ms);
+bool subscriptions_is_unused(const struct subscriptions *subscriptions, int topic, int64_t now_ms);
 
 #endif

@@ -283,7 +283,7 @@ def test_workers_know_no_password(tmp_path):
                                                                                          ("PGPOLL_WORKERS", "LANG", "TZ", "PATH")}
         for pid in [*workers, *fork_servers, reader, process.pid]:
             assert secret not in pathlib.Path(f"/proc/{pid}/cmdline").read_text()
-        until(lambda: "no news from the database" in log.read_text(), "the log")
+        until(lambda: "LISTEN connection failed" in log.read_text(), "the log")
         assert secret not in log.read_text()
     finally:
         process.terminate()
