@@ -3,10 +3,10 @@
 #include "core/clock.h"
 
 enum {
-    LOOK_MS = 2, /* between looks while muted */
-    INTERVAL_MS = 20,
-    BUSY_MESSAGES = 10, /* in an interval: from 500 a second on */
-    MAX_PAUSE_MS = 100
+    LOOK_MS = 2,        /* between looks while publishers are muted */
+    INTERVAL_MS = 20,   /* in which messages are counted */
+    BUSY_MESSAGES = 10, /* this many messages in an interval mute publishers: 500 a second */
+    MAX_PAUSE_MS = 100  /* between looks while unmuting */
 };
 
 void notify_throttle_hear(struct notify_throttle *throttle)
@@ -51,7 +51,7 @@ void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttl
         return;
     throttle->muted_until_ms = 0;
     throttle->muting = !all_notify;
-    /* In a long commit it takes long: the delay is in proportion. */
+    /* A publisher that was muted is still committing. The pause grows with the time that its commit takes. */
     throttle->pause_ms = throttle->pause_ms ? clock_min(throttle->pause_ms * 2, MAX_PAUSE_MS) : 1;
     throttle->look_ms = now_ms + throttle->pause_ms;
 }

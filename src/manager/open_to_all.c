@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 
 enum {
-    OPEN_MS = 2500,      /* how long the answer is believed, as README.md says */
+    OPEN_MS = 2500,      /* how long the answer is believed */
     OPEN_AGAIN_MS = 1500 /* when it is asked again */
 };
 

@@ -10,7 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* One that dies sooner is followed by the next one only after so long. */
+/*
+ * If a reader dies earlier than this after a start, the next one is started after a pause of the same length.
+ */
 enum { QUICK_DEATH_MS = 1000 };
 
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
@@ -43,7 +45,10 @@ void reader_pool_release(struct reader_pool *pool)
     pool->pids = NULL;
 }
 
-/* One is always there: should the manager be killed, the workers' last reads have somebody to go to. */
+/*
+ * How many readers to start. One always runs: if the manager is killed, its workers still need a reader for
+ * the last polls.
+ */
 static int missing(const struct reader_pool *pool)
 {
     int wanted = scoreboard_reads(pool->scoreboard);

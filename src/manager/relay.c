@@ -44,7 +44,7 @@ struct list {
 /* One batch of statements in progress. */
 struct cycle {
     /* Index of each statement in the batch; -1: not in this batch. */
-    int listen_at, unmute_at, batch_at, newest_at, open_at, read_at;
+    int listen_at, unmute_at, numbering_at, newest_at, open_at, read_at;
     enum notify_throttle_action action;
     int questions[QUESTIONS]; /* the workers that asked */
     int question_count;
@@ -153,8 +153,6 @@ void relay_free(struct relay *relay)
     free(relay);
 }
 
-/* ---- notifications */
-
 /* ---- composing a cycle's batch of statements */
 
 static const char *name_of(const struct relay *relay, int topic)
@@ -229,8 +227,8 @@ static void list_reads(struct relay *relay)
         list_read(relay, numbers[i]);
     subscriptions_forget_news(&relay->subscriptions);
     relay->cycle.announced_to = relay->announcements.last;
-    if (relay->cycle.read.count ==
-        0) { /* the announced messages are of other topics, or in the ring already */
+    /* Nothing to read: the announced messages are of other topics, or in the ring already. */
+    if (relay->cycle.read.count == 0) {
         relay->announcements.count = 0;
         relay->complete_to = clock_max(relay->complete_to, relay->announcements.last);
     }
@@ -255,7 +253,7 @@ static bool listen_statement(struct relay *relay)
 }
 
 /* Numbers new messages, before anything is read in the same batch. */
-static bool batch_statements(struct relay *relay, int64_t now_ms)
+static bool numbering_statements(struct relay *relay, int64_t now_ms)
 {
     struct cycle *cycle = &relay->cycle;
     struct statement *statement;
@@ -277,7 +275,8 @@ static bool batch_statements(struct relay *relay, int64_t now_ms)
         (void)add_statement(relay, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE,
                             &cycle->unmute_at);
     }
-    return catch_up_batch_statement(add_statement(relay, NULL, &cycle->batch_at), READ_MESSAGES, READ_BYTES);
+    return catch_up_batch_statement(add_statement(relay, NULL, &cycle->numbering_at), READ_MESSAGES,
+                                    READ_BYTES);
 }
 
 static bool read_statement(struct relay *relay, struct list *list, int messages, int *at)
@@ -318,7 +317,7 @@ static bool compose(struct relay *relay, int64_t now_ms)
     struct cycle *cycle = &relay->cycle;
     bool made;
 
-    cycle->listen_at = cycle->unmute_at = cycle->batch_at = cycle->newest_at = cycle->open_at =
+    cycle->listen_at = cycle->unmute_at = cycle->numbering_at = cycle->newest_at = cycle->open_at =
         cycle->read_at = -1;
     cycle->backlog_end = 0;
     cycle->full = relay->relisten || now_ms >= relay->full_ms;
@@ -327,7 +326,7 @@ static bool compose(struct relay *relay, int64_t now_ms)
         relay->full_ms = now_ms + relay->config->reread_s * 1000;
     list_reads(relay);
     list_questions(relay, now_ms);
-    made = listen_statement(relay) && batch_statements(relay, now_ms) &&
+    made = listen_statement(relay) && numbering_statements(relay, now_ms) &&
            read_statement(relay, &cycle->newest, 1, &cycle->newest_at) &&
            read_statement(relay, &cycle->read, READ_MESSAGES, &cycle->read_at) &&
            unlisten_statement(relay, now_ms);
@@ -529,8 +528,8 @@ static bool take_news(struct relay *relay, const PGresult *result)
             append_message(relay, topic, &row.message);
     }
     wake_waiters(relay);
-    for (int i = 0; more && i < list->count;
-         i++) /* the next cycle reads on; the positions announced are kept for it */
+    /* The next cycle reads on, for which the announced positions are kept. */
+    for (int i = 0; more && i < list->count; i++)
         subscriptions_have_news(&relay->subscriptions, list->topic_numbers[i]);
     if (!more)
         relay->announcements.count = 0;
@@ -582,8 +581,8 @@ static void succeed(struct relay *relay)
     relay->pause_ms = 0;
     if (cycle->listen_at >= 0)
         take_channels(relay, relay->batch.results[cycle->listen_at]);
-    if (cycle->batch_at >= 0)
-        take_batch(relay, relay->batch.results[cycle->batch_at]);
+    if (cycle->numbering_at >= 0)
+        take_batch(relay, relay->batch.results[cycle->numbering_at]);
     if (cycle->newest_at >= 0)
         take_newest(relay, relay->batch.results[cycle->newest_at]);
     if (cycle->read_at >= 0 && take_news(relay, relay->batch.results[cycle->read_at]))
@@ -709,8 +708,8 @@ void relay_step(struct relay *relay, bool ready)
 
 void relay_ask(struct relay *relay, int worker)
 {
-    relay->pending[relay->pending_count++] =
-        worker; /* there is room: each worker asks one question at a time */
+    /* There is room: each worker asks one question at a time. */
+    relay->pending[relay->pending_count++] = worker;
 }
 
 void relay_forget_worker(struct relay *relay, int worker)

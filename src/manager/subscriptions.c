@@ -44,7 +44,7 @@ int subscriptions_add(struct subscriptions *subscriptions, const char *name, siz
         return topic;
     subscription = &subscriptions->by_topic[topic];
     *subscription = (struct subscription){ .used_ms = now_ms,
-                                           .news = subscription->news, /* it may still be in that list */
+                                           .news = subscription->news, /* may still be in that list */
                                            .used_index = subscriptions->used_count };
     string = json_object_new_string_len(name, (int)length);
     if (string)
@@ -67,8 +67,8 @@ void subscriptions_remove(struct subscriptions *subscriptions, int topic)
     subscriptions->by_topic[last].used_index = subscription->used_index;
     if (subscription->open)
         ring_close(subscriptions->scoreboard->ring, topic);
-    scoreboard_wake_topic(subscriptions->scoreboard,
-                          topic); /* who entered since it was found unused asks anew */
+    /* A worker may have entered the wait set since the topic was found unused: wake it, and it asks again. */
+    scoreboard_wake_topic(subscriptions->scoreboard, topic);
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
     topic_table_remove(subscriptions->scoreboard->topics, topic);
     free(subscription->quoted);

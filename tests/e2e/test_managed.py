@@ -842,14 +842,14 @@ def test_many_for_whom_can_poll_fails_do_not_make_others_wait(topic):
     with Server(24, errors="database_query") as server:
         server.restrict("CASE WHEN topic LIKE 'bad%' THEN 1 / length(remote_user) > 0 ELSE topic <> 'secret' END", "secret")
         bad = [server.poll_later("bad", timeout=5, status=503) for _ in range(20)]
-        until(lambda: logged(server, "can_poll() was not answered: division by zero"), "the first failure")
+        until(lambda: logged(server, "pgpoll.can_poll() failed: division by zero"), "the first failure")
         assert server.poll(topic, timeout=1).seconds < 2
         for refused in bad:
             refused.result()
 
 
 def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
-    with Server(8, errors="can_poll\\(\\) was not answered|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
+    with Server(8, errors="pgpoll.can_poll\\(\\) failed|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
                    " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(30)) ELSE topic <> 'secret' END $$")
         body = json.dumps({"topics": ["secret"], "timeout": 0})
