@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "manager/notify_throttle.h"
 #include "postgres/database.h"
+#include "shared/latch.h"
 #include "shared/scoreboard.h"
 
 #include <stdlib.h>
@@ -36,8 +37,8 @@ static void add_position(struct announcements *announcements, int64_t position)
 
 static void set_hears(struct announcements *announcements, bool hears)
 {
-    if (atomic_exchange(&announcements->scoreboard->hears, hears) != hears)
-        scoreboard_wake_stats_writer(announcements->scoreboard);
+    if (atomic_exchange(&announcements->scoreboard->listen_works, hears) != hears)
+        latch_wake_stats_writer(announcements->scoreboard);
 }
 
 static void take_notification(struct announcements *announcements, const PGnotify *notification,
@@ -69,7 +70,7 @@ static void take_notification(struct announcements *announcements, const PGnotif
 
 int64_t announcements_deaf_ms(const struct announcements *announcements)
 {
-    int64_t sent_ms = atomic_load(&announcements->scoreboard->sent_ms);
+    int64_t sent_ms = atomic_load(&announcements->scoreboard->heartbeat_ms);
 
     return sent_ms - announcements->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
 }

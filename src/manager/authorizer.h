@@ -22,7 +22,7 @@ struct authorizer *authorizer_new(const struct config *config, struct scoreboard
 void authorizer_free(struct authorizer *authorizer);
 
 /*
- * Takes the question of this worker, which scoreboard_take_question() has copied: may its user poll its
+ * Takes the question of this worker, which question_take() has copied: may its user poll its
  * topics? authorizer_take() returns the answer.
  */
 void authorizer_ask(struct authorizer *authorizer, int worker);

@@ -12,7 +12,11 @@
 #include "manager/relay.h"
 #include "manager/spare_workers.h"
 #include "manager/stats_writer.h"
+#include "shared/latch.h"
+#include "shared/question.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
+#include "shared/slot_reset.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -95,7 +99,7 @@ static void spawn_missing(struct manager *manager)
         if (!is_missing(manager, i))
             continue;
         /* Again: a broken worker may have written here since the slot was emptied. */
-        scoreboard_forget_worker(manager->scoreboard, i);
+        slot_reset(manager->scoreboard, i);
         if (!fork_server_ask(&manager->fork_server, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
             return;
@@ -139,8 +143,8 @@ static void clear_slot(struct manager *manager, int worker)
     fork_server_forget_worker(&manager->fork_server, worker);
     authorizer_forget_worker(manager->authorizer, worker);
     relay_forget_worker(manager->relay, worker);
-    scoreboard_forget_worker(manager->scoreboard, worker);
-    scoreboard_wake_stats_writer(manager->scoreboard);
+    slot_reset(manager->scoreboard, worker);
+    latch_wake_stats_writer(manager->scoreboard);
 }
 
 /* Removes a child that was waited for. Returns whether it was a worker that died within QUICK_DEATH_MS. */
@@ -265,7 +269,7 @@ static void inspect_workers(struct manager *manager, int64_t now_ms)
         if (!scoreboard_is_sound(manager->scoreboard, i) || has_not_begun(manager, i, now_ms))
             kill_broken(manager, i);
     spare_workers_count(manager->scoreboard);
-    scoreboard_mend_reads(manager->scoreboard);
+    read_permits_mend(manager->scoreboard);
 }
 
 /* ---- the loop */
@@ -332,7 +336,7 @@ static void read_signals(struct manager *manager)
 /* A question goes to the authorizer first if can_poll() must be called, then to the relay. */
 static void take_question(struct manager *manager, int worker)
 {
-    const enum question_taken taken = scoreboard_take_question(manager->scoreboard, worker);
+    const enum question_taken taken = question_take(manager->scoreboard, worker);
 
     if (taken == QUESTION_BROKEN)
         kill_broken(manager, worker);
@@ -346,7 +350,7 @@ static void take_questions(struct manager *manager)
 {
     int worker = -1;
 
-    while ((worker = scoreboard_next_asker(manager->scoreboard, worker + 1)) >= 0)
+    while ((worker = question_next_asker(manager->scoreboard, worker + 1)) >= 0)
         take_question(manager, worker);
 }
 
@@ -359,7 +363,7 @@ static void take_permissions(struct manager *manager)
         if (answer == ERROR_DENIED)
             open_to_all_deny(manager->scoreboard);
         if (answer)
-            scoreboard_answer(manager->scoreboard, worker, answer);
+            question_answer(manager->scoreboard, worker, answer);
         else
             relay_ask(manager->relay, worker);
     }

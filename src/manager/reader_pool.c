@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -20,7 +21,7 @@ bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
     int ends[2];
 
     *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
-    pool->pids = calloc((size_t)scoreboard->most_reads, sizeof *pool->pids);
+    pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
     if (!pool->pids || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
@@ -51,7 +52,7 @@ void reader_pool_release(struct reader_pool *pool)
  */
 static int missing(const struct reader_pool *pool)
 {
-    int wanted = scoreboard_reads(pool->scoreboard);
+    int wanted = read_permits_taken(pool->scoreboard);
 
     return (wanted < 1 ? 1 : wanted) - atomic_load(&pool->scoreboard->manager->readers);
 }

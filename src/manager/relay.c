@@ -12,8 +12,11 @@
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
+#include "shared/latch.h"
+#include "shared/question.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -352,8 +355,8 @@ static void take_channels(struct relay *relay, const PGresult *result)
     }
     if (relay->relisten) {
         relay->announcements.heard_ms = clock_monotonic_ms();
-        atomic_store(&relay->scoreboard->beat_wanted, 1);
-        scoreboard_wake_stats_writer(relay->scoreboard);
+        atomic_store(&relay->scoreboard->heartbeat_wanted, 1);
+        latch_wake_stats_writer(relay->scoreboard);
     }
     relay->relisten = false;
 }
@@ -365,7 +368,7 @@ static void clear_ring(struct relay *relay, int topic, int64_t position)
     relay->complete_to = 0;
     ring_reset(relay->scoreboard->ring);
     ring_open(relay->scoreboard->ring, topic, position);
-    scoreboard_wake_topic(relay->scoreboard, topic);
+    wait_sets_wake(relay->scoreboard, topic);
 }
 
 /*
@@ -402,7 +405,7 @@ static void take_start(struct relay *relay, int topic, const struct catch_up_row
         clear_ring(relay, topic, row->newest);
     } else if (row->topic.gap == GAP_EXPIRED) {
         ring_skip(relay->scoreboard->ring, topic, row->topic.start);
-        scoreboard_wake_topic(relay->scoreboard, topic);
+        wait_sets_wake(relay->scoreboard, topic);
     }
 }
 
@@ -430,7 +433,7 @@ static void wake_waiters(struct relay *relay)
 {
     for (int i = 0; i < relay->to_wake_count; i++) {
         relay->subscriptions.by_topic[relay->to_wake[i]].wake = false;
-        scoreboard_wake_topic(relay->scoreboard, relay->to_wake[i]);
+        wait_sets_wake(relay->scoreboard, relay->to_wake[i]);
     }
     relay->to_wake_count = 0;
 }
@@ -478,7 +481,7 @@ static void take_batch(struct relay *relay, const PGresult *result)
 
         if (topic_table_find(relay->scoreboard->topics, relay->scoreboard->ring, PQgetvalue(result, i, 0),
                              (size_t)PQgetlength(result, i, 0), &ref))
-            append_message(relay, ref.number, &message);
+            append_message(relay, ref.topic, &message);
         relay->complete_to = message.position;
     }
     wake_waiters(relay);
@@ -564,7 +567,7 @@ static void answer_questions(struct relay *relay)
                 answer->newest = answer->now = CATCH_UP_FROM_NOW;
             }
         }
-        scoreboard_answer(relay->scoreboard, cycle->questions[i], ERROR_NONE);
+        question_answer(relay->scoreboard, cycle->questions[i], ERROR_NONE);
     }
 }
 

@@ -40,8 +40,8 @@ int64_t relay_due_ms(const struct relay *relay);
 void relay_step(struct relay *relay, bool ready);
 
 /*
- * Takes the question of this worker, which scoreboard_take_question() has copied: where do its topics stand?
- * The relay LISTENs to them from then on, and answers with scoreboard_answer() once LISTEN has taken effect.
+ * Takes the question of this worker, which question_take() has copied: where do its topics stand?
+ * The relay LISTENs to them from then on, and answers with question_answer() once LISTEN has taken effect.
  */
 void relay_ask(struct relay *relay, int worker);
 

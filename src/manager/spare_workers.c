@@ -1,5 +1,6 @@
 #include "manager/spare_workers.h"
 
+#include "shared/latch.h"
 #include "shared/scoreboard.h"
 
 #include <stdatomic.h>
@@ -25,7 +26,7 @@ static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, i);
 
-        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->released) &&
+        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->drain) &&
             atomic_load(&slot->since_ms) <= since_ms) {
             longest = i;
             since_ms = atomic_load(&slot->since_ms);
@@ -45,7 +46,7 @@ void spare_workers_keep(struct spare_workers *spare, int64_t now_ms)
         return;
     spare->drain_ms = now_ms + DRAIN_AGAIN_MS;
     while (wanted-- > 0 && (worker = longest_waiting(scoreboard, now_ms)) >= 0)
-        scoreboard_release(scoreboard, worker);
+        latch_drain(scoreboard, worker);
 }
 
 void spare_workers_count(struct scoreboard *scoreboard)

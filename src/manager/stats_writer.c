@@ -26,7 +26,7 @@ enum {
 struct entry {
     int pid; /* 0: no row */
     /* Which wait of the worker it is. Both, because a broken worker may have written over one. */
-    uint32_t wait_number;
+    uint32_t wait_id;
     int64_t since_ms;
 };
 
@@ -172,7 +172,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number),
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_id),
                                    atomic_load(&slot->since_ms) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
@@ -181,7 +181,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
             entry->pid = 0;
         }
         if (made && waits &&
-            (!entry->pid || entry->wait_number != now.wait_number || entry->since_ms != now.since_ms)) {
+            (!entry->pid || entry->wait_id != now.wait_id || entry->since_ms != now.since_ms)) {
             made = add_began(writer, i, now_ms);
             *entry = now;
         }
@@ -193,7 +193,8 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 /* Whether the gauges have changed since the last write; notes them as written. */
 static bool read_gauges(struct stats_writer *writer)
 {
-    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->hears) };
+    struct gauges now = { 0, scoreboard_idle(writer->scoreboard),
+                          atomic_load(&writer->scoreboard->listen_works) };
     const struct gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
@@ -249,7 +250,7 @@ static void succeed(struct stats_writer *writer)
 
     writer->logged_error = ERROR_NONE;
     if (writer->sends_heartbeat)
-        atomic_store(&writer->scoreboard->sent_ms, writer->batch.started_ms);
+        atomic_store(&writer->scoreboard->heartbeat_ms, writer->batch.started_ms);
     if (PQntuples(source) == 0) {
         forget_rows(writer);
         writer->write_ms = writer->batch.started_ms + HEARTBEAT_MS;
@@ -332,7 +333,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     gauges = read_gauges(writer);
     counts = take_counts(writer);
     writer->sends_heartbeat =
-        atomic_exchange(&writer->scoreboard->beat_wanted, 0) || now_ms >= writer->heartbeat_ms;
+        atomic_exchange(&writer->scoreboard->heartbeat_wanted, 0) || now_ms >= writer->heartbeat_ms;
     if (polls || gauges || counts || writer->sends_heartbeat)
         begin(writer, polls, now_ms);
     else

@@ -2,6 +2,7 @@
 
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -68,7 +69,7 @@ void subscriptions_remove(struct subscriptions *subscriptions, int topic)
     if (subscription->open)
         ring_close(subscriptions->scoreboard->ring, topic);
     /* A worker may have entered the wait set since the topic was found unused: wake it, and it asks again. */
-    scoreboard_wake_topic(subscriptions->scoreboard, topic);
+    wait_sets_wake(subscriptions->scoreboard, topic);
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
     topic_table_remove(subscriptions->scoreboard->topics, topic);
     free(subscription->quoted);
