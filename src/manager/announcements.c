@@ -35,9 +35,9 @@ static void add_position(struct announcements *announcements, int64_t position)
     announcements->positions[announcements->count++] = position;
 }
 
-static void set_hears(struct announcements *announcements, bool hears)
+static void set_listen_works(struct announcements *announcements, bool works)
 {
-    if (atomic_exchange(&announcements->scoreboard->listen_works, hears) != hears)
+    if (atomic_exchange(&announcements->scoreboard->listen_works, works) != works)
         latch_wake_stats_writer(announcements->scoreboard);
 }
 
@@ -49,7 +49,7 @@ static void take_notification(struct announcements *announcements, const PGnotif
 
     if (strcmp(notification->relname, announcements->self_channel) == 0) {
         announcements->heard_ms = clock_monotonic_ms();
-        set_hears(announcements, true);
+        set_listen_works(announcements, true);
         if (announcements->is_deaf)
             log_write(LOG_LEVEL_INFO, "LISTEN delivers again");
         announcements->is_deaf = false;
@@ -58,8 +58,7 @@ static void take_notification(struct announcements *announcements, const PGnotif
             announcements->last = position;
         else
             notify_throttle_hear(announcements->throttle);
-    } else if (position >
-               complete_to) { /* a publisher's own NOTIFY carries no position and needs no action here */
+    } else if (position > complete_to) { /* a publisher's own NOTIFY carries no position: 0 */
         topic = subscriptions_find(announcements->subscriptions, notification->relname);
         if (topic >= 0) {
             subscriptions_have_news(announcements->subscriptions, topic);
@@ -108,7 +107,7 @@ bool announcements_has(const struct announcements *announcements, int64_t positi
 
 void announcements_lose(struct announcements *announcements)
 {
-    set_hears(announcements, false);
+    set_listen_works(announcements, false);
 }
 
 void announcements_set_deaf(struct announcements *announcements)

@@ -59,7 +59,7 @@ struct manager {
     uint64_t inspected_polls; /* how many polls had begun at the last inspection */
     int64_t inspect_ms;       /* time of the next inspection, if one is needed */
     int64_t spawn_ms;         /* no worker is forked before this time */
-    int64_t spawn_pause_ms;   /* the last pause between forks; 0: workers live */
+    int64_t spawn_pause_ms;   /* the last pause between forks; 0: workers live long enough */
     int64_t kill_deadline_ms; /* while stopping: children that are left are killed at this time */
 };
 

@@ -51,7 +51,7 @@ void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttl
         return;
     throttle->muted_until_ms = 0;
     throttle->muting = !all_notify;
-    /* A publisher that was muted is still committing. The pause grows with the time that its commit takes. */
+    /* While a muted publisher is still committing, the pauses grow with the time that its commit takes. */
     throttle->pause_ms = throttle->pause_ms ? clock_min(throttle->pause_ms * 2, MAX_PAUSE_MS) : 1;
     throttle->look_ms = now_ms + throttle->pause_ms;
 }

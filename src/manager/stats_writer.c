@@ -19,7 +19,7 @@ enum {
     HEARTBEAT_MS = 5000,  /* pgpoll.live_waiters ignores hosts without a heartbeat for three times as long */
     SWEEP_MS = 60 * 1000, /* between calls of pgpoll.sweep_waiters() */
     LAST_WRITE_MS = 1000, /* timeout of the last write; its caller may allow less */
-    NEAR_MS = 24 * 60 * 60 * 1000 /* times written are at most this far from now */
+    NEAR_MS = 24 * 60 * 60 * 1000 /* times written to the database are at most this far from now */
 };
 
 /* A worker's row in pgpoll.waiters. */
@@ -33,7 +33,7 @@ struct entry {
 /* The manager's row in pgpoll.listeners. */
 struct gauges {
     int workers, idle;
-    bool hears;
+    bool listen_works;
 };
 
 struct stats_writer {
@@ -135,7 +135,7 @@ static struct json_object *client_of(const struct slot *slot)
     return json_object_new_string_len(client, length);
 }
 
-/* Limits a time that a worker wrote, which may be broken, to what the database can represent. */
+/* Limits a time from a slot to a day around now: a broken worker may have written any value. */
 static int64_t near(int64_t ms, int64_t now_ms)
 {
     return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
@@ -200,7 +200,8 @@ static bool read_gauges(struct stats_writer *writer)
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         now.workers += scoreboard_pid(writer->scoreboard, i) != 0;
     writer->gauges = now;
-    return now.workers != before.workers || now.idle != before.idle || now.hears != before.hears;
+    return now.workers != before.workers || now.idle != before.idle ||
+           now.listen_works != before.listen_works;
 }
 
 static bool take_counts(struct stats_writer *writer)
@@ -280,7 +281,8 @@ static bool add_listener(struct stats_writer *writer)
     statement_add_text(write, writer->config->host);
     if (!writer->counts || !statement_add_int4(write, (int32_t)getpid()) ||
         !statement_add_int4(write, writer->gauges.workers) ||
-        !statement_add_int4(write, writer->gauges.idle) || !statement_add_int4(write, writer->gauges.hears))
+        !statement_add_int4(write, writer->gauges.idle) ||
+        !statement_add_int4(write, writer->gauges.listen_works))
         return false;
     statement_add_text(write, json_object_to_json_string_ext(writer->counts, JSON_C_TO_STRING_PLAIN));
     return true;

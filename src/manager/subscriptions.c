@@ -44,8 +44,9 @@ int subscriptions_add(struct subscriptions *subscriptions, const char *name, siz
     if (topic < 0 || subscriptions->by_topic[topic].quoted)
         return topic;
     subscription = &subscriptions->by_topic[topic];
+    /* news stays: a topic that had this number before may still be in the list of topics with news. */
     *subscription = (struct subscription){ .used_ms = now_ms,
-                                           .news = subscription->news, /* may still be in that list */
+                                           .news = subscription->news,
                                            .used_index = subscriptions->used_count };
     string = json_object_new_string_len(name, (int)length);
     if (string)

@@ -5,9 +5,12 @@
 
 #include <stdlib.h>
 
-/* What the relay does: looks when it is due, and tells what it found. all_notify: what the database would say. */
+/*
+ * Looks, as the relay does. messages: how many the look finds. all_notify: the result of
+ * pgpoll.unmute_doorbell().
+ */
 static enum notify_throttle_action look(struct notify_throttle *throttle, int64_t now_ms, int64_t messages,
-                                 bool all_notify)
+                                        bool all_notify)
 {
     enum notify_throttle_action action = notify_throttle_look(throttle, now_ms);
 
@@ -15,12 +18,12 @@ static enum notify_throttle_action look(struct notify_throttle *throttle, int64_
     return action;
 }
 
-static void looks_once_for_each_ring(void)
+static void looks_once_for_each_notify(void)
 {
     struct notify_throttle throttle = { 0 };
 
     CU_ASSERT_EQUAL(notify_throttle_due_ms(&throttle), INT64_MAX);
-    for (int64_t now_ms = 1000; now_ms < 3000; now_ms += 10) { /* 100 a second */
+    for (int64_t now_ms = 1000; now_ms < 3000; now_ms += 10) { /* 100 messages a second */
         notify_throttle_hear(&throttle);
         CU_ASSERT(notify_throttle_due_ms(&throttle) <= now_ms);
         CU_ASSERT_EQUAL(look(&throttle, now_ms, 1, false), NOTIFY_THROTTLE_LEAVE);
@@ -28,7 +31,7 @@ static void looks_once_for_each_ring(void)
     }
 }
 
-/* Brings it to the point where it mutes. Returns when that is. */
+/* Publishes until publishers are muted. Returns the time. */
 static int64_t make_busy(struct notify_throttle *throttle)
 {
     int64_t now_ms = 1000;
@@ -75,7 +78,7 @@ static void unmutes_when_it_is_quiet_again(void)
     CU_ASSERT_EQUAL(notify_throttle_due_ms(&throttle), INT64_MAX);
 }
 
-static void looks_again_for_who_kept_quiet(void)
+static void looks_again_for_muted_publishers(void)
 {
     struct notify_throttle throttle = { 0 };
     int64_t now_ms = make_busy(&throttle), unmuted_ms = 0;
@@ -84,7 +87,7 @@ static void looks_again_for_who_kept_quiet(void)
         int64_t due_ms = notify_throttle_due_ms(&throttle);
 
         CU_ASSERT_FATAL(due_ms < INT64_MAX);
-        if (unmuted_ms) /* no later than it has taken already, and never long */
+        if (unmuted_ms) /* the pause is at most as long as unmuting has taken already, and at most 100 ms */
             CU_ASSERT(due_ms - now_ms <= now_ms - unmuted_ms + 1 && due_ms - now_ms <= 100);
         now_ms = due_ms;
         if (look(&throttle, now_ms, 0, false) == NOTIFY_THROTTLE_UNMUTE && !unmuted_ms)
@@ -97,11 +100,11 @@ static void looks_again_for_who_kept_quiet(void)
     }
 }
 
-/* Whatever happens: while a publisher may keep quiet, a look is due soon. */
-static void never_sleeps_while_publishers_may_be_quiet(void)
+/* At any time while a publisher may be muted, the next look is at most 100 ms away. */
+static void keeps_looking_while_publishers_may_be_muted(void)
 {
     struct notify_throttle throttle = { 0 };
-    bool may_be_quiet = false;
+    bool may_be_muted = false;
     int64_t now_ms = 0;
 
     srandom(7);
@@ -113,21 +116,22 @@ static void never_sleeps_while_publishers_may_be_quiet(void)
         if (random() % 4 == 0)
             notify_throttle_hear(&throttle);
         if (notify_throttle_due_ms(&throttle) > now_ms && random() % 20)
-            continue; /* some looks have other reasons */
+            continue; /* some looks happen before they are due, as for questions */
         action = look(&throttle, now_ms, random() % 5 ? 0 : random() % 12, all_notify);
         if (action == NOTIFY_THROTTLE_MUTE)
-            may_be_quiet = true;
+            may_be_muted = true;
         if (action == NOTIFY_THROTTLE_UNMUTE && all_notify)
-            may_be_quiet = false;
-        if (may_be_quiet)
+            may_be_muted = false;
+        if (may_be_muted)
             CU_ASSERT_FATAL(notify_throttle_due_ms(&throttle) <= now_ms + 100);
     }
 }
 
-CU_TestInfo notify_throttle_tests[] = { { "looks once for each ring", looks_once_for_each_ring },
-                                 { "mutes while much is published", mutes_while_much_is_published },
-                                 { "unmutes when it is quiet again", unmutes_when_it_is_quiet_again },
-                                 { "looks again for who kept quiet", looks_again_for_who_kept_quiet },
-                                 { "never sleeps while publishers may be quiet",
-                                   never_sleeps_while_publishers_may_be_quiet },
-                                 CU_TEST_INFO_NULL };
+CU_TestInfo notify_throttle_tests[] = {
+    { "looks once for each NOTIFY", looks_once_for_each_notify },
+    { "mutes while much is published", mutes_while_much_is_published },
+    { "unmutes when it is quiet again", unmutes_when_it_is_quiet_again },
+    { "looks again for muted publishers", looks_again_for_muted_publishers },
+    { "keeps looking while publishers may be muted", keeps_looking_while_publishers_may_be_muted },
+    CU_TEST_INFO_NULL
+};
