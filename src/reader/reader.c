@@ -23,12 +23,12 @@ enum { IDLE_MS = 1000 };
 
 static void serve(const struct config *config, struct database *database, int socket)
 {
-    struct read_channel reading;
-    const struct read_channel_question *question = &reading.question;
+    struct read_channel_job job;
+    const struct read_channel_question *question = &job.question;
     struct page page;
     enum error error;
 
-    if (!read_channel_accept(socket, &reading))
+    if (!read_channel_accept(socket, &job))
         return; /* who asked is gone; or we are slow, and it sees that */
     if (page_init(&page, question->request->topic_count)) {
         error = catch_up_run(database, question->request, question->remote_user, NULL, NULL,
@@ -38,7 +38,7 @@ static void serve(const struct config *config, struct database *database, int so
     } else {
         read_channel_answer(socket, question->deadline_ms, ERROR_MEMORY, NULL, "out of memory");
     }
-    read_channel_release(&reading);
+    read_channel_release(&job);
 }
 
 /* Gives back what others could use. */

@@ -203,21 +203,19 @@ static void *read_one(void *argument)
     struct host *host = argument;
     struct pollfd queue = { .fd = host->reader_queue, .events = POLLIN };
     const struct message message = { START + 1, 0, "1", 1, NULL, 0 };
-    struct read_channel reading;
+    struct read_channel_job job;
     struct page page;
     int socket = poll(&queue, 1, LONG_MS) == 1 ? read_channel_take(host->reader_queue) : -1;
 
-    if (socket < 0 || !read_channel_accept(socket, &reading) ||
-        !page_init(&page, reading.request.topic_count))
+    if (socket < 0 || !read_channel_accept(socket, &job) || !page_init(&page, job.request.topic_count))
         return NULL;
     (void)snprintf(host->asked_user, sizeof host->asked_user, "%s",
-                   reading.question.remote_user ? reading.question.remote_user : "nobody");
-    host->asked_position = reading.question.positions[0];
-    (void)page_add(&page, 0, &reading.request.topics[0], &message);
-    read_channel_answer(socket, reading.question.deadline_ms, host->table_answer, &page,
-                        "the table's own words");
+                   job.question.remote_user ? job.question.remote_user : "nobody");
+    host->asked_position = job.question.positions[0];
+    (void)page_add(&page, 0, &job.request.topics[0], &message);
+    read_channel_answer(socket, job.question.deadline_ms, host->table_answer, &page, "the table's own words");
     page_release(&page);
-    read_channel_release(&reading);
+    read_channel_release(&job);
     (void)close(socket);
     return NULL;
 }
@@ -474,7 +472,7 @@ static void a_table_that_is_not_read(void)
     open_lacking(&host);
     /* It is asked, and nobody reads. */
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
-    EXPECT_TEXT(host.source->operations->error(host.source), "no reader of the table answered in time");
+    EXPECT_TEXT(host.source->operations->error(host.source), "no reader process answered in time");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
     /* Others are before us, all the time. */
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
