@@ -478,7 +478,7 @@ static void a_table_that_is_not_read(void)
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
-    EXPECT_TEXT(host.source->operations->error(host.source), "too many others read the table");
+    EXPECT_TEXT(host.source->operations->error(host.source), "too many other polls are reading the table");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
     (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
     /* All readers are gone, and their manager. */
