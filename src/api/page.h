@@ -12,7 +12,7 @@
 
 struct poll_topic;
 
-/* Why a client may have missed messages (DESIGN.md 1, "gaps"). */
+/* Why a client may have missed messages (docs/poll.md, "Gaps"). */
 enum gap { GAP_NONE, GAP_EXPIRED, GAP_UNKNOWN, GAP_AHEAD, GAP_COUNT };
 
 /* As clients and metrics know it; of GAP_NONE: "none". */

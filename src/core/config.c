@@ -21,50 +21,41 @@ static const struct variable {
     const char *help;
 } variables[] = {
     { "PGPOLL_WORKERS", TYPE_INTEGER, offsetof(struct config, workers), "0", 0, 20000,
-      "number of polls that can wait at the same time, under one manager; --workers N means the same. The "
-      "manager "
-      "starts "
-      "a few more processes, which stay free to accept. 0: no manager, this process serves one poll and "
-      "LISTENs for "
-      "it" },
+      "number of polls that can wait at the same time on this host; --workers N means the same. The "
+      "manager starts a few more processes, so that one is free to accept. 0: no manager; the process "
+      "serves one poll at a time and LISTENs for it" },
     { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536,
       1073741824, "bytes of recent messages that a manager keeps in memory for its workers" },
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
-      "number of processes that read the table for a manager's workers, to catch up; each has a database "
-      "connection "
+      "number of processes that read the table for clients that catch up; each has a database connection "
       "while it is busy" },
     { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
-      "libpq service (PGSERVICEFILE) to which those processes connect, for example PgBouncer; empty: they "
-      "connect like "
-      "every other process" },
+      "libpq service (PGSERVICEFILE) to which these processes connect, for example PgBouncer; empty: "
+      "they connect like every other process" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
-      "topics in one poll; above 70, also raise the web server's limit on the size of a request: its file "
-      "from deploy "
-      "says how" },
+      "topics in one poll; above 70, also raise the limit on the size of a request in the web server's "
+      "configuration file, which says how" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0,
       20000,
       "polls of one user that may wait at the same time under a manager, or of one address if nobody was "
-      "authenticated; one more has the oldest answered early; 0: no limit" },
+      "authenticated; one more makes pgpoll answer the oldest early. 0: no limit" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent anyway" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
       "seconds after which a waiting poll reads the table again, in case a notification was lost" },
     { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
-      "seconds after which a database connection that does not answer is cancelled and closed; its "
-      "lock_timeout is 0.8 "
-      "of that, its statement_timeout 0.9" },
+      "seconds after which pgpoll cancels and closes a database connection that does not answer; its "
+      "lock_timeout is 0.8 of that, its statement_timeout 0.9" },
     { "PGPOLL_PEER_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, peer_timeout_s), "10", 2, 600,
-      "seconds within which the web server must send the rest of a request, or take more of an answer" },
+      "seconds within which the web server has to send the rest of a request, or take more of an answer" },
     { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,
-      "seconds between newlines sent to a waiting client, to notice behind Apache that it has left; 0: "
-      "none" },
+      "seconds between newlines that are sent to a waiting client, so that pgpoll notices behind Apache "
+      "that it has left. 0: none" },
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
-      "origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * for "
-      "all; "
-      "empty: "
-      "only pages from the web server's own origin" },
+      "origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
+      "for all; empty: only pages from the web server's own origin" },
     { "PGPOLL_HOST", TYPE_TEXT, offsetof(struct config, host), NULL, 0, 0,
-      "name of this machine in pgpoll.waiters; default: the host name" },
+      "name of this machine in statistics and metrics; default: the host name" },
     { "PGPOLL_LOG", TYPE_LOG, offsetof(struct config, log), "stderr", 0, 0,
       "stderr, syslog or the absolute path of a file (spawn-fcgi gives its children /dev/null for stderr)" },
     { "PGPOLL_LOG_LEVEL", TYPE_LOG_LEVEL, offsetof(struct config, log_level), "info", 0, 0,

@@ -25,12 +25,12 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,      /* answered together */
-    OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500, /* and when it is asked again */
-    CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
-    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
-    DELIVERY_MS = 1000,   /* a beat may take */
+    QUESTIONS = 512,          /* answered together */
+    OPEN_MS = 2500,           /* how long "can_poll() allows everything" is believed; 5 s are allowed */
+    OPEN_AGAIN_MS = 1500,     /* and when it is asked again */
+    CONFIRM_MS = 1000,        /* a message that no notification told of is published after so long */
+    DEAF_MS = 7500,           /* so long before the last beat that was sent none was heard: that is two */
+    DELIVERY_MS = 1000,       /* a beat may take */
     READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
     LOOK_MS =
         5000, /* without having heard anything: another manager may have died while the latch was muted */
