@@ -1,4 +1,4 @@
-/* Questions and answers over real sockets: whole, of any size, cut short, late, and damaged. */
+/* Questions and answers over real sockets: complete, of any size, truncated, late, and damaged. */
 #include "shared/read_channel.h"
 
 #include "core/clock.h"
@@ -23,7 +23,7 @@ struct desk {
     struct poll_request request;
     int64_t positions[TOPICS];
     struct read_channel_question question;
-    struct page page; /* the worker's */
+    struct page page; /* that the worker receives */
     char text[READ_CHANNEL_TEXT_SIZE];
 };
 
@@ -48,7 +48,7 @@ static void close_desk(struct desk *desk)
     poll_request_release(&desk->request);
 }
 
-/* Asks, and has the other side accept the question. */
+/* Asks, and accepts the question on the reader's side. Returns the worker's socket. */
 static int ask(struct desk *desk, int *socket, struct read_channel_job *job)
 {
     int ours = read_channel_ask(desk->queue[0], &desk->question);
@@ -130,7 +130,7 @@ static void a_question_and_its_answer(void)
     (void)close(ours);
     (void)close(theirs);
 
-    /* Nobody is to be asked about, and the answer is an error. */
+    /* A question without a user, answered with an error. */
     desk.question.remote_user = NULL;
     ours = ask(&desk, &theirs, &job);
     CU_ASSERT_PTR_NULL(job.question.remote_user);
@@ -194,7 +194,7 @@ static void large_ones(void)
     free(payload);
 }
 
-/* Answers whether the names that it receives are those that were sent. */
+/* A reader whose answer says whether it received the names that were sent. */
 static void *compare_one(void *argument)
 {
     struct desk *desk = argument;
@@ -270,7 +270,7 @@ static void a_reader_that_is_gone(void)
     read_channel_release(&job);
     (void)close(ours);
 
-    /* In the middle of the answer. */
+    /* The reader ends in the middle of the answer. */
     ours = ask(&desk, &theirs, &job);
     CU_ASSERT_EQUAL(send(theirs, (char[9]){ 0 }, 9, 0), 9);
     (void)close(theirs);
@@ -278,7 +278,7 @@ static void a_reader_that_is_gone(void)
     read_channel_release(&job);
     (void)close(ours);
 
-    /* All of them, before one has taken the question. */
+    /* All readers end before one has taken the question. */
     ours = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_FATAL(ours >= 0);
     (void)close(desk.queue[1]);
@@ -320,7 +320,7 @@ static void a_worker_that_is_gone(void)
     (void)close(theirs);
 
     ours = read_channel_ask(desk.queue[0], &desk.question);
-    (void)close(ours); /* what it asked is there all the same */
+    (void)close(ours); /* its question stays in the queue */
     theirs = read_channel_take(desk.queue[1]);
     CU_ASSERT_TRUE(read_channel_accept(theirs, &job));
     read_channel_release(&job);
@@ -334,9 +334,9 @@ static void a_worker_that_is_gone(void)
     close_desk(&desk);
 }
 
-/* ---- damage: whatever comes, it is refused or it is whole */
+/* ---- damage: whatever arrives is refused, or it is complete */
 
-/* Everything that the call to send puts into a socket. */
+/* Records everything that send() writes into a socket. */
 static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
                      struct desk *desk)
 {
@@ -366,7 +366,10 @@ static void send_error(struct desk *desk, int socket)
                         "what PostgreSQL said");
 }
 
-/* A recording with a few bytes changed and, sometimes, its end cut off, in a socket whose other side is closed. */
+/*
+ * A socket that holds a recording with a few bytes changed and, sometimes, its end cut off. Its other side is
+ * closed.
+ */
 static int damage(const char *whole, size_t length, unsigned *seed)
 {
     static const char favourites[] = { 0, 1, 2, 0x7f, (char)0x80, (char)0xff };
