@@ -24,12 +24,12 @@ enum { IDLE_MS = 1000 };
 
 static void serve(const struct config *config, struct database *database, int socket)
 {
-    struct read_channel channel;
-    const struct read_channel_question *question = &channel.question;
+    struct read_channel_job job;
+    const struct read_channel_question *question = &job.question;
     struct page page;
     enum error error;
 
-    if (!read_channel_accept(socket, &channel))
+    if (!read_channel_accept(socket, &job))
         return; /* the worker is gone, or it will notice that its deadline has passed */
     if (page_init(&page, question->request->topic_count)) {
         error = catch_up_run(database, question->request, question->remote_user, NULL, NULL,
@@ -39,7 +39,7 @@ static void serve(const struct config *config, struct database *database, int so
     } else {
         read_channel_answer(socket, question->deadline_ms, ERROR_MEMORY, NULL, "out of memory");
     }
-    read_channel_release(&channel);
+    read_channel_release(&job);
 }
 
 /* Returns the connection and memory while there is nothing to read. */
