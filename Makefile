@@ -10,7 +10,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct
+SUITES  ?= lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database
 FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
@@ -74,7 +74,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install uninstall deb test-deb test-container clean help
+        lint lint-format lint-cppcheck lint-shell lint-tidy install uninstall deb test-deb test-debian test-postgres test-container clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -152,7 +152,7 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner bench-programs ## all tests, or SUITES="lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct"
+test: packages-test all unit-runner bench-programs ## all tests, or SUITES="lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database"
 	@$(if $(filter sanitized,$(SUITES)),$(MAKE) SANITIZE=$(SANITIZERS) unit-runner)
 	@$(if $(filter threads,$(SUITES)),$(MAKE) SANITIZE=thread unit-runner)
 	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)
@@ -172,10 +172,16 @@ bench: packages-bench all bench-programs ## measures it here, beside Nchan and p
 	@/usr/bin/python3 -B tests/bench/run
 
 test-deb: deb ## tests the package on a machine of its own, in a container (root; packages: deploy/packages build deb test-deb)
-	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/deb
+	@tests/run package
+
+test-postgres: ## runs the SQL tests and a history of faults on PostgreSQL 14 to 18, or VERSIONS="14 16" (root, npm)
+	@tests/postgres $(VERSIONS)
+
+test-debian: ## tests what depends on the release on another one, in a root made by debootstrap: SUITE=trixie, or sid (root)
+	@tests/debian/run $(or $(SUITE),trixie)
 
 test-container: ## builds the container image and tests it (root; packages: deploy/packages test-container)
-	@/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/container
+	@tests/run container
 
 C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
@@ -184,7 +190,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint deploy/debian/build deploy/runit/*/run tests/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint deploy/debian/build deploy/runit/*/run tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)

@@ -90,7 +90,7 @@ int main(int argc, char **argv)
     if (!server_has_socket())
         return EXIT_FAILURE;
     worker.server.peer_timeout_ms = worker.config.peer_timeout_s * 1000;
-    worker.database = database_new();
+    worker.database = database_new(worker.config.query_timeout_s * 1000);
     if (!worker.database) {
         log_write(LOG_LEVEL_ERROR, "out of memory");
         return EXIT_FAILURE;

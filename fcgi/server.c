@@ -124,11 +124,6 @@ static void exec_anew(char **argv)
     run_anew = 0;
 }
 
-void server_end(void)
-{
-    release = 1;
-}
-
 bool server_has_socket(void)
 {
     int value = 0;

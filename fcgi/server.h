@@ -29,9 +29,6 @@ struct server {
 /* Whether descriptor 0 is a listening socket, where spawn-fcgi leaves it; if not, that is logged. */
 bool server_has_socket(void);
 
-/* For serve(): this request was the last. */
-void server_end(void);
-
 /* Serves what comes in on that socket. Returns the status to exit with; what went wrong is logged. */
 int server_run(struct server *server);
 

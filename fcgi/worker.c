@@ -193,6 +193,8 @@ static void set_state(const struct worker *worker, enum slot_state state)
 
     if (!worker->scoreboard)
         return;
+    if (state == SLOT_SERVING)
+        atomic_store(&worker->slot->released, 0); /* whatever was wanted of the poll before */
     atomic_store(&worker->slot->state, state);
     if (state == SLOT_IDLE) {
         (void)atomic_fetch_add(&worker->scoreboard->workers->idle, 1);
@@ -206,18 +208,25 @@ static void set_state(const struct worker *worker, enum slot_state state)
     }
 }
 
+static void count_lost_lines(const struct worker *worker)
+{
+    const uint64_t lost = log_take_lost();
+
+    if (lost > 0)
+        tally_add(worker->tally, TALLY_LOG_LINES_LOST, lost);
+}
+
 static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct worker *worker = (struct worker *)server;
 
     set_state(worker, SLOT_SERVING);
     serve_request(worker, request, interrupts);
+    count_lost_lines(worker);
     trim(worker);
     if (worker->scoreboard && ++worker->served % TRIM_POLLS == 0)
         scoreboard_trim(worker->scoreboard);
     set_state(worker, SLOT_IDLE);
-    if (worker->scoreboard && atomic_load(&worker->scoreboard->manager->left))
-        server_end();
 }
 
 static void rest(struct server *server)

@@ -34,6 +34,7 @@ GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.
 
 -- Watching it.
 GRANT EXECUTE ON FUNCTION pgpoll.write_listener(text, integer, integer, integer, boolean, json) TO pgpoll_poller;
+GRANT EXECUTE ON FUNCTION pgpoll.end_listener(text, integer) TO pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer) TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;
 GRANT SELECT ON pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics, pgpoll.retained, pgpoll.held_up,

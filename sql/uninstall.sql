@@ -5,6 +5,10 @@
 SET client_min_messages = warning;
 SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
 BEGIN;
+SELECT to_regclass('pgpoll.messages') IS NOT NULL AS there \gset
+\if :there
+    LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE; -- the lock order: see tables.sql
+\endif
 DROP SCHEMA IF EXISTS pgpoll CASCADE;
 DO $$
 DECLARE

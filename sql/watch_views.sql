@@ -16,7 +16,7 @@ CROSS JOIN LATERAL
     (SELECT count(*) AS polls FROM pgpoll.live_waiters w WHERE w.host = l.host AND w.pid = l.pid) w
 ORDER BY l.host, l.pid;
 COMMENT ON VIEW pgpoll.listening IS
-    'Is anybody listening? Each manager, and each worker without one, that has been here lately. alive: its connection is there and, of a manager, it was heard of within 15 s. hears: its LISTEN was found to deliver (empty: a worker does not look). last_seen: how long ago it wrote; a manager does every 5 s.';
+    'Is anybody listening? Each manager, and each worker without one, that has been here lately and has not ended in order. alive: its connection is there and, of a manager, it was heard of within 15 s. hears: its LISTEN was found to deliver (empty: a worker does not look). last_seen: how long ago it wrote; a manager does every 5 s.';
 
 CREATE OR REPLACE VIEW pgpoll.waiting AS
 SELECT w.host, w.pid, w.client, w.topics,

@@ -42,7 +42,7 @@ struct authorizer *authorizer_new(const struct config *config, struct scoreboard
     authorizer->config = config;
     authorizer->scoreboard = scoreboard;
     authorizer->limit = BATCH;
-    authorizer->database = database_new();
+    authorizer->database = database_new(config->query_timeout_s * 1000);
     authorizer->waiting = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->waiting);
     authorizer->answered = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->answered);
     authorizer->topics = calloc((size_t)scoreboard->max_topics, sizeof *authorizer->topics);
@@ -73,7 +73,7 @@ struct pollfd authorizer_pollfd(const struct authorizer *authorizer)
 int64_t authorizer_due_ms(const struct authorizer *authorizer)
 {
     if (authorizer->exchange.running)
-        return authorizer->exchange.due_ms;
+        return exchange_due_ms(&authorizer->exchange);
     return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
 }
 

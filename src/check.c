@@ -200,7 +200,7 @@ static bool hears(struct database *database)
  */
 static void check_listen(struct check *check)
 {
-    struct database *other = database_new();
+    struct database *other = database_new(check->config->query_timeout_s * 1000);
     struct statement notify;
     char listen[64];
     PGresult *listening = NULL, *notified = NULL;
@@ -248,7 +248,7 @@ static void check_limits(struct check *check)
 
 bool check_run(const struct config *config, FILE *out)
 {
-    struct check check = { .config = config, .out = out, .database = database_new() };
+    struct check check = { .config = config, .out = out, .database = database_new(config->query_timeout_s * 1000) };
 
     if (config->workers > 0)
         check_limits(&check);

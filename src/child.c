@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,36 @@ int child_find(struct child *child, const char *name)
     return child->program < 0 ? -1 : 0;
 }
 
+/* Whether a process without a database needs it: settings of ours, of libc, libfcgi, sanitizers. "X*": a prefix. */
+static bool is_harmless(const char *entry)
+{
+    static const char *const names[] = {
+        "PGPOLL_*", "LANG",   "LANGUAGE",       "LC_*",     "TZ",        "TZDIR",
+        "PATH",     "LD_*",   "GLIBC_TUNABLES", "MALLOC_*", "LIBFCGI_*", "FCGI_WEB_SERVER_ADDRS",
+        "ASAN_*",   "LSAN_*", "TSAN_*",         "UBSAN_*"
+    };
+    const size_t length = strcspn(entry, "=");
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const size_t size = strcspn(names[i], "*");
+
+        if (strncmp(entry, names[i], size) == 0 && (names[i][size] || length == size))
+            return true;
+    }
+    return false;
+}
+
+/* In the new process: removes from the environment what it does not need. */
+static void clean_environment(void)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; environ[i]; i++)
+        if (is_harmless(environ[i]))
+            environ[kept++] = environ[i];
+    environ[kept] = NULL;
+}
+
 static void become(const struct child *child, const int *descriptors, const sigset_t *mask)
 {
     char texts[CHILD_DESCRIPTORS][12], *argv[CHILD_DESCRIPTORS + 2] = { (char *)(uintptr_t)child->path };
@@ -39,11 +70,14 @@ static void become(const struct child *child, const int *descriptors, const sigs
         (void)fexecve(child->program, argv, environ);
 }
 
-pid_t child_start(const struct child *child, const int descriptors[static CHILD_DESCRIPTORS], const sigset_t *mask)
+pid_t child_start(const struct child *child, const int descriptors[static CHILD_DESCRIPTORS], enum child_kind kind,
+                  const sigset_t *mask)
 {
     pid_t pid = fork();
 
     if (pid == 0) {
+        if (kind == CHILD_WITHOUT_DATABASE)
+            clean_environment();
         become(child, descriptors, mask);
         _exit(EXIT_FAILURE);
     }

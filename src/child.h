@@ -10,6 +10,12 @@
 
 enum { CHILD_DESCRIPTORS = 6 };
 
+/* Whether the program connects to the database. */
+enum child_kind {
+    CHILD_WITH_DATABASE,   /* gets our whole environment */
+    CHILD_WITHOUT_DATABASE /* gets only the variables that it needs, so no password: clients talk to it */
+};
+
 struct child {
     int program;     /* a descriptor */
     char path[4096]; /* its name in process lists */
@@ -22,7 +28,8 @@ int child_find(struct child *child, const char *name);
  * Starts it in a new process, with these descriptors under the same numbers, which are its arguments too, ended by -1; others are
  * closed if they are to be closed by exec(). mask: its signals. Returns the process id; -1: errno says why.
  */
-pid_t child_start(const struct child *child, const int descriptors[static CHILD_DESCRIPTORS], const sigset_t *mask);
+pid_t child_start(const struct child *child, const int descriptors[static CHILD_DESCRIPTORS], enum child_kind kind,
+                  const sigset_t *mask);
 
 /* For the program started: its descriptors. -1: the arguments are no such numbers, nobody started it so. */
 int child_descriptors(int argc, char **argv, int count, int *descriptors);

@@ -38,13 +38,14 @@ static const struct variable {
       "says how" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0, 20000,
       "polls of one user that may wait at the same time under a manager, or of one address if nobody was "
-      "authenticated; further polls are answered with 429; 0: no limit" },
+      "authenticated; one more has the oldest answered early; 0: no limit" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "bytes of payload and metadata in one answer; a first message that alone is larger is sent anyway" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
       "seconds after which a waiting poll reads the table again, in case a notification was lost" },
     { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
-      "seconds after which a database connection that does not answer is closed" },
+      "seconds after which a database connection that does not answer is cancelled and closed; its lock_timeout is 0.8 "
+      "of that, its statement_timeout 0.9" },
     { "PGPOLL_PEER_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, peer_timeout_s), "10", 2, 600,
       "seconds within which the web server must send the rest of a request, or take more of an answer" },
     { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,

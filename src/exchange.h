@@ -24,7 +24,7 @@ struct exchange {
     PGresult *results[EXCHANGE_MAX_STATEMENTS]; /* of each statement, once all have succeeded */
     int count;
     bool running;
-    int64_t started_ms, due_ms; /* monotonic; while it runs, time is up then */
+    int64_t started_ms, timeout_ms, due_ms; /* monotonic; while it runs, time is up at due_ms */
 };
 
 /* Starts the next statement, as statement_init() does. NULL: something else does that. What it borrows is borrowed until the end. */
@@ -35,9 +35,13 @@ enum error exchange_begin(struct exchange *exchange, struct database *database, 
 
 /*
  * Takes what has arrived, if the database's socket is ready. ERROR_PENDING: not all yet, or nothing was begun. ERROR_NONE: the results
- * are there. Otherwise the errors of database_step(); ERROR_DATABASE_AWAY, with the connection closed, also when time is up.
+ * are there. Otherwise the errors of database_step(); ERROR_DATABASE_AWAY, with the connection closed, also when time is up,
+ * which does not pass while a host name is resolved.
  */
 enum error exchange_step(struct exchange *exchange, bool ready, int64_t now_ms);
+
+/* While it runs: when exchange_step() has something to do even if the socket is not ready. */
+int64_t exchange_due_ms(const struct exchange *exchange);
 
 /* Clears the statements and the results. */
 void exchange_end(struct exchange *exchange);

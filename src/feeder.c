@@ -73,6 +73,8 @@ struct feeder {
     struct cycle cycle;
     uint64_t cycle_number;
     enum error away; /* why, as far as it was logged */
+    bool is_deaf;    /* LISTEN was seen to deliver nothing, and has not delivered since; this was logged */
+    bool is_lost;    /* the connection was lost, or could not be opened, and is not open again yet */
     bool relisten;   /* the connection is a new one */
     bool read_only;  /* the database gave no positions when it was asked last */
     uint64_t polls;  /* when can_poll() was asked about last */
@@ -114,7 +116,7 @@ struct feeder *feeder_new(const struct config *config, struct scoreboard *scoreb
         return NULL;
     feeder->config = config;
     feeder->scoreboard = scoreboard;
-    feeder->database = database_new();
+    feeder->database = database_new(config->query_timeout_s * 1000);
     feeder->fed = calloc((size_t)capacity, sizeof *feeder->fed);
     feeder->pending = calloc((size_t)scoreboard->worker_count, sizeof *feeder->pending);
     feeder->json = printbuf_new();
@@ -177,6 +179,9 @@ static void take_notification(struct feeder *feeder, const PGnotify *notificatio
     if (strcmp(notification->relname, feeder->self_channel) == 0) {
         feeder->heard_ms = clock_monotonic_ms();
         set_hears(feeder, true);
+        if (feeder->is_deaf)
+            log_write(LOG_LEVEL_INFO, "LISTEN delivers again");
+        feeder->is_deaf = false;
     } else if (strcmp(notification->relname, "pgpoll") == 0) {
         if (*notification->extra)
             feeder->announced = position;
@@ -619,10 +624,11 @@ static void succeed(struct feeder *feeder)
 {
     struct cycle *cycle = &feeder->cycle;
 
-    if (feeder->away) {
-        log_write(LOG_LEVEL_INFO, "the database is back");
+    if (feeder->away)
+        log_write(LOG_LEVEL_INFO, "connected to the database again");
+    if (feeder->is_lost)
         tally_add(&feeder->scoreboard->tally, TALLY_RECONNECTS, 1);
-    }
+    feeder->is_lost = false;
     feeder->away = ERROR_NONE;
     feeder->pause_ms = 0;
     if (cycle->listen_at >= 0)
@@ -640,6 +646,18 @@ static void succeed(struct feeder *feeder)
     answer_questions(feeder);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&feeder->subscriptions, cycle->unlisten.numbers[i]);
+}
+
+/* Closes the connection; the next one is opened after a pause. */
+static void reconnect(struct feeder *feeder)
+{
+    feeder->is_lost = true;
+    set_hears(feeder, false);
+    database_close(feeder->database, NULL);
+    feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;
+    if (feeder->pause_ms > LAST_PAUSE_MS)
+        feeder->pause_ms = LAST_PAUSE_MS;
+    feeder->retry_ms = clock_monotonic_ms() + feeder->pause_ms / 2 + random() % (feeder->pause_ms / 2 + 1);
 }
 
 /* Nothing of the cycle counts; its questions and its news wait for the next one. */
@@ -662,12 +680,7 @@ static void fail(struct feeder *feeder, enum error error)
     if (feeder->away != error)
         log_write(error_log_level(error), "no news from the database: %s", database_error(feeder->database));
     feeder->away = error;
-    set_hears(feeder, false);
-    database_close(feeder->database, NULL);
-    feeder->pause_ms = feeder->pause_ms ? feeder->pause_ms * 2 : FIRST_PAUSE_MS;
-    if (feeder->pause_ms > LAST_PAUSE_MS)
-        feeder->pause_ms = LAST_PAUSE_MS;
-    feeder->retry_ms = clock_monotonic_ms() + feeder->pause_ms / 2 + random() % (feeder->pause_ms / 2 + 1);
+    reconnect(feeder);
 }
 
 static void finish(struct feeder *feeder, enum error error)
@@ -693,7 +706,7 @@ struct pollfd feeder_pollfd(const struct feeder *feeder)
 int64_t feeder_due_ms(const struct feeder *feeder)
 {
     if (feeder->exchange.running)
-        return feeder->exchange.due_ms;
+        return exchange_due_ms(&feeder->exchange);
     if (!database_is_connected(feeder->database))
         return feeder->retry_ms;
     if (feeder->pending_count > 0 || feeder->subscriptions.news_count > 0)
@@ -735,9 +748,10 @@ void feeder_step(struct feeder *feeder, bool ready)
         return;
     take_notifications(feeder);
     if (database_is_connected(feeder->database) && now_ms >= deaf_ms(feeder)) {
-        log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
-        database_close(feeder->database, "LISTEN delivers nothing");
-        finish(feeder, ERROR_DATABASE_AWAY);
+        if (!feeder->is_deaf)
+            log_write(LOG_LEVEL_ERROR, "LISTEN delivers nothing: is there a pooler in transaction mode in between?");
+        feeder->is_deaf = true;
+        reconnect(feeder);
     }
     if (feeder_due_ms(feeder) <= now_ms)
         begin(feeder, now_ms);

@@ -27,8 +27,10 @@ struct listener_direct {
     int64_t written_ms;
 };
 
-/* A poll that does not wait has its counts written with a later one's, but not much later. */
-enum { WRITE_MS = 1000 };
+enum {
+    WRITE_MS = 1000, /* counts of polls that do not wait are written so much later, with others */
+    LAST_MS = 1000   /* so long a worker that ends waits for its last statement */
+};
 
 /* While the database is read-only, a waiting poll looks this often whether new messages can be given positions again. */
 enum { READ_ONLY_LOOK_MS = 1000 };
@@ -75,7 +77,7 @@ static void take_outcome(struct listener_direct *listener, bool written)
  * Runs a statement about this worker: its host, its process and its counts are $1, $2 and $3. It returns whether the counts are written
  * down.
  */
-static enum error write_down(struct listener_direct *listener, const char *sql)
+static enum error write_down(struct listener_direct *listener, const char *sql, int64_t timeout_ms)
 {
     struct statement statement;
     PGresult *result = NULL;
@@ -86,8 +88,7 @@ static enum error write_down(struct listener_direct *listener, const char *sql)
     statement_add_text(&statement, listener->config->host);
     if (counts && statement_add_int4(&statement, (int32_t)getpid())) {
         statement_add_text(&statement, counts);
-        error = database_run(listener->database, &statement, 1, &result,
-                             clock_monotonic_ms() + listener->config->query_timeout_s * 1000);
+        error = database_run(listener->database, &statement, 1, &result, clock_monotonic_ms() + timeout_ms);
     }
     if (!error)
         take_outcome(listener, database_is_true(result));
@@ -169,6 +170,7 @@ static void direct_end(struct listener *base)
         "SELECT " STATEMENT_WRITABLE ", pgpoll.end_wait($1, $2),"
         " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END";
     struct listener_direct *listener = (struct listener_direct *)base;
+    const int64_t timeout_ms = listener->config->query_timeout_s * 1000;
     const bool subscribed = listener->subscribed;
 
     listener->subscribed = false;
@@ -176,10 +178,10 @@ static void direct_end(struct listener *base)
     if (!database_is_connected(listener->database))
         return;
     /* A connection that LISTENs and is not read holds up the notification queue of the whole cluster. */
-    if (subscribed && write_down(listener, end_wait) != ERROR_NONE)
+    if (subscribed && write_down(listener, end_wait, timeout_ms) != ERROR_NONE)
         database_close(listener->database, NULL);
     if (!subscribed && clock_monotonic_ms() - listener->written_ms >= WRITE_MS)
-        (void)write_down(listener, write_listener);
+        (void)write_down(listener, write_listener, timeout_ms);
 }
 
 static const char *direct_error(const struct listener *base)
@@ -193,7 +195,18 @@ static void direct_rest(struct listener *base)
 
     /* The connection is as good as the process: both are there for the next poll, and counted as free. */
     if (!listener->counts_began || atomic_load(&listener->counting->fresh) || atomic_load(&listener->counted.fresh))
-        (void)write_down(listener, write_listener);
+        (void)write_down(listener, write_listener, listener->config->query_timeout_s * 1000);
+}
+
+/* The worker ends: writes the last counts and deletes its rows. Without a connection they do not count. */
+static void finish(struct listener_direct *listener)
+{
+    static const char end_listener[] = "SELECT " STATEMENT_WRITABLE ", CASE WHEN " STATEMENT_WRITABLE
+                                       " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END,"
+                                       " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.end_listener($1, $2) END";
+
+    if (database_is_connected(listener->database))
+        (void)write_down(listener, end_listener, LAST_MS);
 }
 
 static void direct_free(struct listener *base)
@@ -202,6 +215,8 @@ static void direct_free(struct listener *base)
 
     if (!listener)
         return;
+    if (listener->database)
+        finish(listener);
     database_free(listener->database);
     json_object_put(listener->counts);
     free(listener);
@@ -217,7 +232,7 @@ struct listener *listener_direct_new(const struct config *config, struct tally *
         return NULL;
     listener->base.operations = &operations;
     listener->config = config;
-    listener->database = database_new();
+    listener->database = database_new(config->query_timeout_s * 1000);
     listener->counting = tally;
     if (!listener->database) {
         direct_free(&listener->base);

@@ -207,7 +207,6 @@ static void enter(struct listener_managed *listener, const struct listener_poll 
         (void)snprintf(slot->client, sizeof slot->client, "%s", poll->client);
         atomic_store(&slot->since_ms, poll->started_ms);
         atomic_store(&slot->deadline_ms, poll->deadline_ms);
-        atomic_store(&slot->released, 0);
         (void)atomic_fetch_add(&slot->wait_number, 1);
         atomic_store(&slot->state, SLOT_WAITING);
         scoreboard_wake_stats_writer(listener->scoreboard);
@@ -250,23 +249,25 @@ static enum error managed_read(struct listener *base, const struct listener_poll
     struct listener_managed *listener = (struct listener_managed *)base;
     const struct poll_request *request = poll->request;
     const bool authorize = how & LISTENER_AUTHORIZE;
+    /* If can_poll() allows everything it need not be asked, which takes a database connection of its own. */
+    const bool ask_may_poll = authorize && !is_open_to_all(listener->scoreboard);
     const bool known = find_topics(listener, request), once = request->timeout_s == 0;
     /* A poll that does not wait wants what is committed now, which the window may learn a moment later. */
-    const bool asked = (authorize && !is_open_to_all(listener->scoreboard)) || once || !known ||
-                       is_any_from_now(positions, request->topic_count);
+    const bool asked = ask_may_poll || once || !known || is_any_from_now(positions, request->topic_count);
     int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
 
     listener->error[0] = '\0';
     if (error)
         goto out;
-    if (once && !known) { /* not worth listening to */
-        error = read_table(listener, poll, authorize, positions, page, give_up_ms);
-        goto out;
+    if (once && !known) { /* not worth listening to, unless only the manager has a connection to the database */
+        error = read_table(listener, poll, ask_may_poll, positions, page, give_up_ms);
+        if (error != ERROR_DATABASE_AWAY)
+            goto out;
     }
     memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
     if (asked)
-        error = ask(listener, poll, authorize, starts, give_up_ms);
+        error = ask(listener, poll, ask_may_poll, starts, give_up_ms);
     if (error == ERROR_TIMEOUT)
         error = ERROR_DATABASE_AWAY;
     if (error == ERROR_RELEASED) { /* the manager may be gone; the table alone can answer once more */
@@ -288,6 +289,9 @@ static enum error managed_read(struct listener *base, const struct listener_poll
         error = read_table(listener, poll, false, starts, page, give_up_ms);
 out:
     free(starts);
+    /* A newer poll wants its place, so it does not hold out until the database is back. It may have no cursor to answer with. */
+    if (error == ERROR_DATABASE_AWAY && atomic_load(&listener->slot->released))
+        error = authorize ? ERROR_TOO_MANY : ERROR_RELEASED;
     return error;
 }
 
@@ -300,20 +304,34 @@ static int64_t look_again_ms(const struct listener_managed *listener)
     return INT64_MAX;
 }
 
+/*
+ * When the poll is to be answered early; INT64_MAX: it is not. Not before it has lasted a while: two pages that share one place, and
+ * each come back as soon as they are answered, would go round without a pause.
+ */
+static int64_t release_ms(const struct listener_managed *listener)
+{
+    return atomic_load(&listener->slot->released) ? atomic_load(&listener->slot->since_ms) + SCOREBOARD_SHORTEST_WAIT_MS
+                                                  : INT64_MAX;
+}
+
 static enum error managed_wait(struct listener *base, const struct interrupts *interrupts, int64_t deadline_ms)
 {
     struct listener_managed *listener = (struct listener_managed *)base;
-    const int64_t again_ms = look_again_ms(listener);
+    const int64_t again_ms = clock_min(deadline_ms, look_again_ms(listener));
 
     for (;;) {
+        int64_t early_ms;
         enum error error;
 
         (void)atomic_exchange(&listener->slot->woken, 0); /* as above */
-        if (atomic_load(&listener->slot->released))
+        early_ms = release_ms(listener);
+        if (clock_monotonic_ms() >= early_ms)
             return ERROR_RELEASED;
         if (has_news(listener))
             return ERROR_NONE;
-        error = interrupts_wait(interrupts, -1, 0, clock_min(deadline_ms, again_ms));
+        error = interrupts_wait(interrupts, -1, 0, clock_min(again_ms, early_ms));
+        if (error == ERROR_TIMEOUT && early_ms <= again_ms)
+            continue;
         if (error == ERROR_TIMEOUT && again_ms < deadline_ms)
             return ERROR_NONE;
         if (error)

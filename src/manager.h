@@ -5,8 +5,9 @@
  * wait longest to answer when few workers are left to accept; feeds the window (feeder.h); has the table read for the workers
  * (readers.h); keeps the statistics (stats_writer.h).
  *
- *   SIGTERM, SIGINT, SIGUSR1   workers answer what waits and end, old ones too; then it exits 0
- *   SIGHUP                     runs the program anew in its place, from its file: new workers first, then the old ones end
+ *   SIGTERM, SIGINT, SIGUSR1   all workers answer what waits and end; it kills those that do not; it exits 0
+ *   SIGHUP                     executes the program again, from its file, with the same process id; a copy of the
+ *                              manager serves the old workers until the new ones have begun (see manager.c)
  *
  * When it dies its workers get SIGTERM, answer what waits and end.
  */

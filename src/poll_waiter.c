@@ -10,6 +10,9 @@
 /* How long a read may outlast the poll's deadline, and a poll with a very short timeout may look for the database. */
 enum { GRACE_MS = 900 };
 
+/* How long a poll without a cursor to answer with still tries to reach the database after a release. */
+enum { LAST_TRIES_MS = 3000 };
+
 /*
  * A wait shorter than this is not shown to the web server: its answer then goes out whole, which costs the server less. The price
  * is that a client that leaves so soon is noticed only then.
@@ -126,8 +129,8 @@ static bool may_pass(enum error error)
  */
 static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
 {
-    const int64_t give_up_ms = clock_max(waiter->who.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
-    bool first = how & LISTENER_AUTHORIZE;
+    int64_t give_up_ms = clock_max(waiter->who.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
+    bool first = how & LISTENER_AUTHORIZE, released = false;
     int64_t pause_ms = 0;
     enum error error, interrupted;
 
@@ -139,6 +142,10 @@ static enum error read_page(struct poll_waiter *waiter, enum listener_read how)
                                                    &waiter->page, attempt_ms);
         if (!may_pass(error) || clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
             break;
+        if (*waiter->interrupts->release && !released) {
+            give_up_ms = clock_min(give_up_ms, clock_monotonic_ms() + LAST_TRIES_MS);
+            released = true;
+        }
         if (!first)
             how |= LISTENER_SUBSCRIBE; /* the lost connection took the subscription with it */
         interrupted = pause_before_retry(waiter, first, &pause_ms, give_up_ms);

@@ -76,19 +76,24 @@ static bool let_go_of_socket(void)
     return done;
 }
 
+/* Libpq's own variable, so that everything libpq is asked about goes by it. "": none. */
+static bool use_service(const char *service)
+{
+    return *service == '\0' || setenv("PGSERVICE", service, 1) == 0;
+}
+
 int reader_run(const struct config *config, int queue)
 {
-    struct database *database = database_new();
+    struct database *database = database_new(config->query_timeout_s * 1000);
     int epoll_fd = watch(queue), socket = -1, timeout_ms = -1;
 
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
-    if (!database || epoll_fd < 0 || !let_go_of_socket()) {
+    if (!database || epoll_fd < 0 || !let_go_of_socket() || !use_service(config->catch_up_service)) {
         log_write(LOG_LEVEL_ERROR, "a reader cannot be set up: %s", strerror(errno));
         database_free(database);
         return EXIT_FAILURE;
     }
-    database_set_service(database, config->catch_up_service);
     do {
         struct epoll_event event;
 

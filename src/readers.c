@@ -26,12 +26,18 @@ bool readers_init(struct readers *readers, struct scoreboard *scoreboard)
     return true;
 }
 
+void readers_close(struct readers *readers)
+{
+    if (readers->queue < 0)
+        return;
+    (void)close(readers->queue);
+    (void)close(readers->scoreboard->read_queue);
+    readers->queue = -1;
+}
+
 void readers_release(struct readers *readers)
 {
-    if (readers->queue >= 0) {
-        (void)close(readers->queue);
-        (void)close(readers->scoreboard->read_queue);
-    }
+    readers_close(readers);
     free(readers->pids);
     readers->pids = NULL;
 }
@@ -55,7 +61,8 @@ void readers_keep(struct readers *readers, const sigset_t *mask)
     int64_t now_ms = clock_monotonic_ms();
 
     for (int left = missing(readers); left > 0 && now_ms >= readers->pause_ms; left--) {
-        pid_t pid = child_start(&readers->child, (const int[CHILD_DESCRIPTORS]){ readers->queue, -1 }, mask);
+        pid_t pid = child_start(&readers->child, (const int[CHILD_DESCRIPTORS]){ readers->queue, -1 },
+                                CHILD_WITH_DATABASE, mask);
 
         readers->started_ms = now_ms;
         if (pid < 0) {
@@ -72,7 +79,7 @@ bool readers_had(struct readers *readers, pid_t pid)
     struct scoreboard *scoreboard = readers->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int i = 0; i < atomic_load(&scoreboard->manager->readers); i++)
+    for (int i = 0; readers->pids && i < atomic_load(&scoreboard->manager->readers); i++)
         if (readers->pids[i] == pid) {
             readers->pids[i] = readers->pids[atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1];
             if (now_ms - readers->started_ms < QUICK_DEATH_MS)

@@ -25,7 +25,10 @@ struct readers {
 /* Finds the program and makes the queue, for both sides. scoreboard: borrowed. false: errno says why. */
 bool readers_init(struct readers *readers, struct scoreboard *scoreboard);
 
-/* Lets them end when their work is done. */
+/* Lets them end when the workers have ended too. readers_had() still knows them. */
+void readers_close(struct readers *readers);
+
+/* The same, and forgets them. */
 void readers_release(struct readers *readers);
 
 /* Starts those that are needed. mask: their signals. */

@@ -1,5 +1,6 @@
 #include "scoreboard.h"
 
+#include "clock.h"
 #include "topic.h"
 #include "topic_table.h"
 #include "utf8.h"
@@ -459,17 +460,50 @@ static uint64_t client_number(const struct scoreboard *scoreboard, const char *u
     return hash ? hash : 1;
 }
 
+/* A client's polls. */
+struct client_polls {
+    int count;
+    int kept;   /* those that were not told to answer early */
+    int oldest; /* of these, the worker's number; -1: there is none */
+};
+
+static struct client_polls find_polls(const struct scoreboard *scoreboard, uint64_t client)
+{
+    struct client_polls found = { .oldest = -1 };
+    int64_t oldest_ms = INT64_MAX;
+
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        const struct slot *slot = scoreboard_slot(scoreboard, i);
+
+        if (atomic_load(&scoreboard->clients[i]) != client)
+            continue;
+        found.count++;
+        if (atomic_load(&slot->released))
+            continue;
+        found.kept++;
+        if (atomic_load(&slot->since_ms) < oldest_ms) {
+            oldest_ms = atomic_load(&slot->since_ms);
+            found.oldest = i;
+        }
+    }
+    return found;
+}
+
 bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address, int places)
 {
     const uint64_t client = client_number(scoreboard, user, address);
-    int taken = 0;
+    struct client_polls polls;
 
+    atomic_store(&scoreboard_slot(scoreboard, number)->since_ms, clock_monotonic_ms());
     atomic_store(&scoreboard->clients[number], client); /* before the others are counted: of two, one sees the other */
-    for (int i = 0; i < scoreboard->worker_count; i++)
-        taken += atomic_load(&scoreboard->clients[i]) == client;
-    if (taken > places)
+    polls = find_polls(scoreboard, client);
+    if (polls.count > 2 * places + SCOREBOARD_HANDOVERS) {
         scoreboard_give_place(scoreboard, number);
-    return taken <= places;
+        return false;
+    }
+    for (; polls.kept > places && polls.oldest >= 0; polls = find_polls(scoreboard, client))
+        scoreboard_release(scoreboard, polls.oldest);
+    return true;
 }
 
 void scoreboard_give_place(struct scoreboard *scoreboard, int number)
@@ -493,6 +527,12 @@ void scoreboard_wake(struct scoreboard *scoreboard, int number)
     /* One signal is enough until it has been heard. The process is a child that was not waited for: its id is its own. */
     if (pid > 0 && atomic_exchange(&scoreboard_slot(scoreboard, number)->woken, 1) == 0)
         (void)kill(pid, SIGUSR2);
+}
+
+void scoreboard_release(struct scoreboard *scoreboard, int number)
+{
+    atomic_store(&scoreboard_slot(scoreboard, number)->released, 1);
+    scoreboard_wake(scoreboard, number);
 }
 
 static bool waits_for(const struct scoreboard *scoreboard, const struct slot *slot, int topic)

@@ -31,7 +31,9 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* wait sets, by topic number */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_DESCRIPTORS = 5 /* that scoreboard_join() needs */
+    SCOREBOARD_HANDOVERS = 2, /* polls of a client that may be answered early at a time, beyond its number of places */
+    SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted so long */
+    SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() needs */
 };
 
 enum slot_state {
@@ -53,9 +55,9 @@ struct slot_topic {
 struct slot {
     _Atomic int state;    /* enum slot_state */
     _Atomic int woken;    /* set by who sends the signal, cleared by the worker before it looks */
-    _Atomic int released; /* set by the manager: answer now, somebody else wants to poll */
+    _Atomic int released; /* answer early: set by the manager or a newer poll of the same client */
     _Atomic int reading;  /* holds one of the scoreboard's reads */
-    /* The poll, for the manager to choose whom to release and for the statistics. */
+    /* The poll, to choose whom to release and for the statistics. since_ms: also before it waits, if it has a place. */
     _Atomic uint32_t wait_number; /* another one for each wait */
     _Atomic int64_t since_ms, deadline_ms;
     char client[SCOREBOARD_ADDRESS_SIZE];
@@ -97,7 +99,6 @@ struct manager_memory {
     struct scoreboard_plan plan;
     int reserve, manager_pid;
     uint64_t client_seed;
-    _Atomic int left;              /* the manager answers nothing any more: who has finished a poll ends */
     _Atomic int64_t open_until_ms; /* can_poll() was seen to allow everything, and that is believed until then */
     _Atomic int readers;           /* processes that read the table for the workers */
 };
@@ -245,8 +246,10 @@ int scoreboard_topic_count(const struct scoreboard *scoreboard, const struct slo
 int scoreboard_topic(const struct scoreboard *scoreboard, const struct slot *slot, int index);
 
 /*
- * For a worker: takes one of the places that a client has, the user or, if that is "", the address. false: all are taken, or several
- * polls came for the last one at the same moment. What a dead worker had the manager gives back.
+ * For a worker: claims a place for this client's poll. The client is the user or, if that is "", the address. When it has
+ * more polls than places, its oldest is answered early, and the new one goes on. A poll that is being answered early still
+ * counts until it gives its place back: false when there are more than places + SCOREBOARD_HANDOVERS of those, beside the
+ * places. The manager gives back what a dead worker had.
  */
 bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address,
                            int places);
@@ -274,6 +277,9 @@ void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic);
 
 /* Wakes one worker, whatever it sleeps for. */
 void scoreboard_wake(struct scoreboard *scoreboard, int number);
+
+/* Has a poll answered early; a worker may call it, too. */
+void scoreboard_release(struct scoreboard *scoreboard, int number);
 
 /* Whether a slot has what a worker may have written there; if not, the worker is broken. */
 bool scoreboard_is_sound(const struct scoreboard *scoreboard, int number);

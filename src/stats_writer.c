@@ -18,13 +18,15 @@ enum {
     WRITE_MS = 1000,
     BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_waiters) */
     SWEEP_MS = 60 * 1000,
+    LAST_MS = 1000, /* the last statement may take; its caller may have less time */
     NEAR_MS = 24 * 60 * 60 * 1000
 };
 
 /* What stands in the table for a worker. */
 struct entry {
     int pid;              /* 0: nothing */
-    uint32_t wait_number; /* of the poll */
+    uint32_t wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
+    int64_t since_ms;
 };
 
 /* What stands in pgpoll.listeners. */
@@ -56,12 +58,14 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         return NULL;
     writer->config = config;
     writer->scoreboard = scoreboard;
-    writer->database = database_new();
+    writer->database = database_new(config->query_timeout_s * 1000);
     writer->entries = calloc((size_t)scoreboard->worker_count, sizeof *writer->entries);
     if (!writer->database || !writer->entries) {
         stats_writer_free(writer);
         return NULL;
     }
+    /* Its tables are not logged, and a beat that a crash takes along is followed by another. */
+    database_set_bookkeeping(writer->database);
     return writer;
 }
 
@@ -92,7 +96,7 @@ struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
 int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
     if (writer->exchange.running)
-        return writer->exchange.due_ms;
+        return exchange_due_ms(&writer->exchange);
     return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
 }
 
@@ -159,14 +163,16 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number) };
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number),
+                                   atomic_load(&slot->since_ms) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
             made = json_tree_add_item(writer->ended, json_object_new_int(entry->pid));
             entry->pid = 0;
         }
-        if (made && waits && (!entry->pid || entry->wait_number != now.wait_number)) {
+        if (made && waits &&
+            (!entry->pid || entry->wait_number != now.wait_number || entry->since_ms != now.since_ms)) {
             made = add_began(writer, i, now_ms);
             *entry = now;
         }
@@ -188,7 +194,12 @@ static bool read_gauges(struct stats_writer *writer)
 
 static bool take_counts(struct stats_writer *writer)
 {
-    bool any = tally_take(&writer->tally, &writer->scoreboard->tally);
+    const uint64_t lost = log_take_lost();
+    bool any;
+
+    if (lost > 0)
+        tally_add(&writer->scoreboard->tally, TALLY_LOG_LINES_LOST, lost);
+    any = tally_take(&writer->tally, &writer->scoreboard->tally);
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         any = tally_take(&writer->tally, &scoreboard_slot(writer->scoreboard, i)->tally) || any;
@@ -313,6 +324,47 @@ static void look(struct stats_writer *writer, int64_t now_ms)
         begin(writer, polls, now_ms);
     else
         end_exchange(writer);
+}
+
+/* Goes on with what is under way; ERROR_PENDING: there was no end of it in time. */
+static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
+{
+    enum error error = ERROR_PENDING;
+
+    while (writer->exchange.running && error == ERROR_PENDING) {
+        struct pollfd fd = database_pollfd(writer->database);
+        int64_t now_ms = clock_monotonic_ms();
+
+        if (now_ms >= deadline_ms)
+            return ERROR_PENDING;
+        error = exchange_step(&writer->exchange, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0, clock_monotonic_ms());
+    }
+    return error;
+}
+
+void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
+{
+    struct statement *end;
+    enum error error = ERROR_NONE;
+
+    if (writer->exchange.running) {
+        error = wait_end(writer, deadline_ms);
+        if (!error)
+            succeed(writer);
+        end_exchange(writer);
+    }
+    if (error || !database_is_connected(writer->database))
+        return;
+    (void)take_counts(writer);
+    (void)read_gauges(writer);
+    if (!add_listener(writer))
+        return;
+    end = exchange_add(&writer->exchange, "SELECT pgpoll.end_listener($1, $2) WHERE " STATEMENT_WRITABLE);
+    statement_add_text(end, writer->config->host);
+    if (statement_add_int4(end, (int32_t)getpid()) &&
+        exchange_begin(&writer->exchange, writer->database, clock_monotonic_ms(), LAST_MS) == ERROR_PENDING)
+        (void)wait_end(writer, deadline_ms);
+    end_exchange(writer);
 }
 
 void stats_writer_step(struct stats_writer *writer, bool ready)

@@ -25,4 +25,10 @@ int64_t stats_writer_due_ms(const struct stats_writer *writer);
 /* Does what there is to do. ready: the socket is. */
 void stats_writer_step(struct stats_writer *writer, bool ready);
 
+/*
+ * For a manager that ends: writes the last counts and deletes the manager's rows, so that it does not look like one
+ * that is missing. Waits for the database, until deadline_ms at the latest. Does nothing without a connection.
+ */
+void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms);
+
 #endif

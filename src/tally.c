@@ -121,6 +121,7 @@ struct json_object *tally_json(const struct tally *tally, bool all)
     for (int i = GAP_NONE + 1; i < GAP_COUNT; i++)
         put(&writer, TALLY_GAPS + i, "gaps", gap_name((enum gap)i));
     put(&writer, TALLY_RECONNECTS, "listener_reconnects", "");
+    put(&writer, TALLY_LOG_LINES_LOST, "log_lines_lost", "");
     put_histogram(&writer, TALLY_WAIT_MS, wait_bounds_ms, "wait_seconds");
     put_histogram(&writer, TALLY_LATENCY_MS, latency_bounds_ms, "delivery_latency_seconds");
     if (!writer.made) {

@@ -32,6 +32,7 @@ enum tally_number {
     TALLY_TABLE_PAGES,
     TALLY_GAPS, /* by enum gap */
     TALLY_RECONNECTS = TALLY_GAPS + GAP_COUNT,
+    TALLY_LOG_LINES_LOST,
     TALLY_WAIT_MS, /* sums, and after each how many fell into which bucket */
     TALLY_WAITS,
     TALLY_LATENCY_MS = TALLY_WAITS + TALLY_WAIT_BUCKETS,

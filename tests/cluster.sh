@@ -5,6 +5,7 @@
 #   cluster_stop DIR                        stops it at once; removing DIR is the caller's
 #
 # DIR exists, is the caller's own and has a short path: a socket's is at most 107 bytes. The server logs to DIR/log.
+# POSTGRES_BIN: the directory of other server programs than those installed; client programs are then those in PATH, if it has none.
 # PostgreSQL refuses to run as root, so for root the server, and DIR with it, belong to postgres.
 
 cluster_as_owner() (
@@ -15,7 +16,7 @@ cluster_as_owner() (
 
 cluster_bindir() {
     local dir
-    for dir in "$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin; do
+    for dir in ${POSTGRES_BIN:+"$POSTGRES_BIN"} "$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin; do
         if [ -x "$dir/initdb" ]; then
             echo "$dir"
             return 0   # a bare return, called from an EXIT trap, would return the status before the trap

@@ -9,7 +9,6 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
-SET lock_timeout = '4s' -- who asked gives up after PGPOLL_QUERY_TIMEOUT_S, and would leave a backend behind that waits
 AS $$
 DECLARE
     last pgpoll.batches;

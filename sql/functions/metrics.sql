@@ -21,7 +21,8 @@ WITH family (no, name, type, label_name, help) AS (VALUES
     (11, 'workers', 'gauge', NULL, 'Worker processes. One without a manager counts from its first second without work.'),
     (12, 'workers_free', 'gauge', NULL, 'Worker processes that can take a poll.'),
     (13, 'listener_up', 'gauge', NULL, 'Whether LISTEN delivers to the host''s manager, as it tries every 5 s (1), or not, or the manager is gone (0). No value without a manager.'),
-    (14, 'notification_queue_used_ratio', 'gauge', NULL, 'How full the cluster''s NOTIFY queue is.')
+    (14, 'notification_queue_used_ratio', 'gauge', NULL, 'How full the cluster''s NOTIFY queue is.'),
+    (15, 'log_lines_lost_total', 'counter', NULL, 'Log lines that a manager or worker dropped because nobody read the log, or its disk was full.')
 ), counter (host, name, label, value) AS (
     SELECT c.host, c.metric, c.label, c.value FROM pgpoll.counters c WHERE c.label ~ '^[A-Za-z0-9_.+]*$'
 ), host (host) AS (

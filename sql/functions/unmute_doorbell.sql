@@ -5,6 +5,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true); -- as in mute_doorbell()
     PERFORM setval('pgpoll.doorbell', 0);
     RETURN pg_try_advisory_xact_lock(1885827180, 1);
 END $$;

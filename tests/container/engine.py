@@ -28,9 +28,7 @@ def make_base():
         return
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pgpoll-root.") as directory:
         root, archive = f"{directory}/root", f"{directory}/root.tar"
-        subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root], check=True, stdout=subprocess.DEVNULL)
-        proxy = subprocess.run("apt-config dump | grep '^Acquire::http'", shell=True, capture_output=True, text=True).stdout
-        pathlib.Path(root, "etc/apt/apt.conf.d/90host").write_text(proxy)
+        subprocess.run([ROOT / "tests/debian/bootstrap", "bookworm", root], check=True)
         with tarfile.open(archive, "w") as tar:
             tar.add(root, ".")
         podman("import", archive, BASE)

@@ -21,6 +21,7 @@ from server import until   # noqa: E402
 README = (ROOT / "README.md").read_text()
 ADMIN, WORKERS = "the administrator's", "the workers'"   # passwords
 QUICK = "-e", "PGPOLL_WORKERS=40"
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 
 
 def line(start):

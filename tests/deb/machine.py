@@ -1,4 +1,6 @@
-"""A Debian of a test's own: PostgreSQL, lighttpd and systemd as process 1, in a container without a network. Needs root."""
+"""A Debian of a test's own: PostgreSQL, lighttpd and systemd as process 1, in a container without a network. Needs root.
+SUITE says which Debian, if not this machine's. `python3 machine.py` only makes the root file system that machines start from."""
+import os
 import pathlib
 import re
 import subprocess
@@ -8,27 +10,31 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 from server import until   # noqa: E402
 
+# The release of the machine and, if it is not this machine's own, where the package was built: in a copy of the tree, in another root.
+SUITE = os.environ.get("SUITE")
+TREE = ROOT / "build/debian" / SUITE if SUITE else ROOT
+BUILT_IN = ["tests/debian/root", SUITE] if SUITE else []
+SUITE = SUITE or re.search(r"^VERSION_CODENAME=(.*)$", pathlib.Path("/etc/os-release").read_text(), re.M)[1]
+
 # Made once, kept, and written to by no machine.
-BASE = pathlib.Path("/var/tmp/pgpoll-debian-base")
-PACKAGES = "systemd,systemd-sysv,dbus,procps,man-db,curl,postgresql,lighttpd,libfcgi0ldbl,libjson-c5"
+BASE = pathlib.Path(f"/var/tmp/pgpoll-machine-{SUITE}")
+PACKAGES = ("systemd,systemd-sysv,dbus,procps,man-db,curl,postgresql,lighttpd,libjson-c5,"
+            + ("libfcgi0ldbl" if SUITE == "bookworm" else "libfcgi0t64"))
 BOOT_S = 180   # on a machine that is busy with other things
 
 
 def make_base():
-    if not BASE.exists():
-        making = BASE.with_suffix(".new")
-        subprocess.run(["rm", "-rf", making], check=True)
-        subprocess.run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", making], check=True,
-                       stdout=subprocess.DEVNULL)
-        making.rename(BASE)
+    subprocess.run([ROOT / "tests/debian/bootstrap", SUITE, BASE, f"--include={PACKAGES}"], check=True)
 
 
 def remove_cgroups():
     """Those that an earlier nspawn left behind: where systemd is not process 1, the next one takes them for its own and fails."""
-    (mounted,) = subprocess.run(["findmnt", "-n", "-t", "cgroup2", "-o", "TARGET"], check=True, capture_output=True, text=True).stdout.split()
+    mounted = subprocess.run(["findmnt", "-n", "-t", "cgroup2", "-o", "TARGET"], check=False, capture_output=True, text=True).stdout.split()
+    if not mounted:     # in a chroot
+        return
     (ours,) = re.findall(r"^0::/(.*)$", pathlib.Path("/proc/self/cgroup").read_text(), re.M)
     for name in "payload", "supervisor":
-        subprocess.run(["find", pathlib.Path(mounted, ours, name), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"],
+        subprocess.run(["find", pathlib.Path(mounted[0], ours, name), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"],
                        check=False, stderr=subprocess.DEVNULL)
 
 
@@ -102,3 +108,7 @@ class Machine:
 
 def quoted(text):
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+if __name__ == "__main__":
+    make_base()

@@ -1,13 +1,14 @@
 """The Debian package on a clean system, from its installation to its removal; the tests run in order, on one machine."""
 import json
 import re
+import shutil
 import subprocess
 
 import pytest
 
-from machine import ROOT, Machine, until
+from machine import BUILT_IN, ROOT, TREE, Machine, until
 
-(DEB,) = (ROOT / "build/deb").glob("pgpoll_*.deb")
+(DEB,) = (TREE / "build/deb").glob("pgpoll_*.deb")
 POLL = "curl -s -w '\\n%{http_code}' http://127.0.0.1/messages/poll -d "
 SERVICES = "pgpoll.service pgpoll-stats@1.service pgpoll-stats@2.service"
 
@@ -104,8 +105,8 @@ print(json.dumps([errors, results]))
 # --- before
 
 def test_lintian_has_nothing_to_say():
-    done = subprocess.run(["lintian", "--allow-root", "--fail-on", "error,warning", *(ROOT / "build/deb").glob("*.changes")],
-                          capture_output=True, text=True)
+    changes = [file.relative_to(TREE) for file in (TREE / "build/deb").glob("*.changes")]
+    done = subprocess.run([*BUILT_IN, "lintian", "--allow-root", "--fail-on", "error,warning", *changes], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done
 
 
@@ -263,11 +264,12 @@ def repacked(tmp_path, version, schema=None):
     control = tree / "DEBIAN/control"
     control.write_text(re.sub(r"^Version: .*", f"Version: {version}", control.read_text(), flags=re.M))
     if schema:
-        sources = tmp_path / "sources"
-        subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "examples", "fcgi", "sql", "src")),
+        sources = TREE / "build/next"
+        shutil.rmtree(sources, ignore_errors=True)
+        subprocess.run(["cp", "-a", *(TREE / name for name in ("Makefile", "deploy", "examples", "fcgi", "sql", "src")),
                         sources.mkdir() or sources], check=True)
         (sources / "sql/version.sql").write_text(f"\\set schema_version {schema}\n")
-        subprocess.run(["make", "-s", "-C", sources], check=True)
+        subprocess.run([*BUILT_IN, "make", "-s", "-j2", "-C", sources.relative_to(TREE)], cwd=ROOT, check=True)
         for name in "pgpoll.fcgi", "pgpoll-worker", "pgpoll-reader", "pgpoll-stats.fcgi":
             subprocess.run(["install", sources / "build" / name, tree / "usr/lib/pgpoll" / name], check=True)
         (tree / "usr/share/pgpoll/sql/version.sql").write_text(f"\\set schema_version {schema}\n")

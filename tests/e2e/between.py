@@ -105,13 +105,17 @@ def wire(server):
 
 
 @contextlib.contextmanager
-def manager(server, host, log, **settings):
-    """One more manager for a server's database, that nobody polls at."""
+def manager(server, host, log, stderr=subprocess.DEVNULL, user=None, under=(), workers=2, **settings):
+    """One more manager for a server's database (workers=0: a worker alone); yields its process, with the socket's path as .socket.
+    under: the words of a command to start it with."""
     environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_HOST": host, "PGPOLL_LOG": str(log),
                    **{name: str(value) for name, value in settings.items()}}
     with directory() as home:
-        process = subprocess.Popen(["spawn-fcgi", "-n", "-s", home / "socket", "--", server.run / "bin/pgpoll.fcgi", "--workers", "2"],
-                                   env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        as_user = ["-u", user] if user else []
+        process = subprocess.Popen([*under, "spawn-fcgi", "-n", "-s", home / "socket", *as_user, "--", server.run / "bin/pgpoll.fcgi",
+                                    *(["--workers", str(workers)] if workers else [])],
+                                   env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
+        process.socket = home / "socket"
         try:
             yield process
         finally:

@@ -24,6 +24,7 @@ from stalls import again_after_a_stall
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
+METRICS = "/messages/poll/metrics"
 SCHEMA_VERSION = re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1]
 MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
 WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: what the tests' requests go through
@@ -235,7 +236,8 @@ class Server:
         that is in force: at once, but a manager may go by what it knew for 5 s."""
         self.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
                  f" LANGUAGE sql STABLE AS $$ SELECT {condition} $$")
-        body = json.dumps({"topics": [refused], "timeout": 0})
+        # One that may wait: others are asked about each time, whatever the manager knew.
+        body = json.dumps({"topics": [refused], "timeout": 1})
         until(lambda: self.request("POST", POLL, body).status == 403, "can_poll() heeded", 5 + STALL_S if self.mode == "managed" else 0)
 
     def unrestrict(self):

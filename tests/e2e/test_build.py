@@ -55,7 +55,7 @@ def dynamic_libraries(program: pathlib.Path):
 def runs(program):
     """Whether it gets as far as our own code."""
     done = subprocess.run([program], capture_output=True, text=True, timeout=20)
-    return done.returncode == 1 and "pgpoll.fcgi starts it" in done.stderr
+    return done.returncode == 1 and done.stderr.startswith("pgpoll-worker: ")
 
 
 def test_a_worker_is_static_and_its_link_warns_of_nothing(build):

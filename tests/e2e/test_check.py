@@ -163,7 +163,7 @@ def test_settings_of_the_server(own):
 def test_a_server_that_does_not_answer(own):
     own.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
             " 'SELECT pg_sleep(20) IS NULL'")
-    complains(check(own, PGPOLL_QUERY_TIMEOUT_S=2), "can_poll", "no answer in time (PGPOLL_QUERY_TIMEOUT_S)")
+    complains(check(own, PGPOLL_QUERY_TIMEOUT_S=2), "can_poll", "statement timeout")
     own.unrestrict()
     postmaster = int(Postgres(own).data.joinpath("postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGSTOP)

@@ -130,14 +130,6 @@ def test_idle_workers_after_a_restart(server, topic):
     until(lambda: all(server.stats()["active_waiters"] == 0 for _ in range(4)), "nobody left in the stats", seconds=2 + STALL_S)
 
 
-def test_a_gap_outlives_a_restart(server, topic):
-    (poll,) = server.wait(topic, since={topic: "rubbish"}, timeout=20)
-    Postgres(server).restart()
-    server.publish(topic, 1)
-    answer = poll.result()
-    assert answer.payloads == [1] and answer.gaps[topic]["reason"] == "unknown"
-
-
 def test_settings_that_an_operator_may_have_made(server, topic):
     """Sessions are cut after a while, and speak another dialect by default."""
     settings = {"idle_session_timeout": "400ms", "timezone": "Asia/Tokyo", "datestyle": "German", "client_encoding": "LATIN1",

@@ -1,11 +1,16 @@
 """A line for every poll at level debug, and what is never in one."""
+import contextlib
+import fcntl
 import json
 import os
 import re
+import socket
 
 import pytest
 
-from server import POLL, STALL_S, Server, until
+import between
+from fastcgi import poll_as
+from server import METRICS, POLL, STALL_S, Server, until
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +80,66 @@ def test_without_debug_no_topic_is_named(server, topic):
     line = line_of(server, "denied-quietly")
     server.unrestrict()
     assert line.endswith(" 1 topics") and topic not in "\n".join(server.log()), line
+
+
+@contextlib.contextmanager
+def unread(kind, directory):
+    """A log that is full and that nobody reads: PGPOLL_LOG, stderr, and the end to read from."""
+    if kind == "socket":
+        reader, writer = socket.socketpair()
+        with reader, writer:
+            writer.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    writer.send(b"\n")
+            writer.setblocking(True)
+            yield "stderr", writer.fileno(), reader.fileno()
+        return
+    path = directory / "fifo"
+    if kind == "named pipe":
+        os.mkfifo(path)
+        path.chmod(0o666)
+        read_end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        write_end = os.open(path, os.O_WRONLY)
+    else:
+        read_end, write_end = os.pipe()
+    os.write(write_end, b"\n" * fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ))
+    yield (str(path), None, read_end) if kind == "named pipe" else ("stderr", write_end, read_end)
+    os.close(read_end)
+    os.close(write_end)
+
+
+def read_now(descriptor):
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        return os.read(descriptor, 1 << 20).decode()
+    return ""
+
+
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
+@pytest.mark.parametrize("kind", ["pipe", "another user's pipe", "named pipe", "socket"])
+def test_a_log_that_nobody_reads_stops_nobody(server, topic, tmp_path_factory, kind):
+    """Lines are lost, counted, and told of when somebody reads again."""
+    user = "www-data" if kind == "another user's pipe" else None
+    if user and os.getuid():
+        pytest.skip("only root may be another user")
+    directory = tmp_path_factory.mktemp("log")
+    directory.chmod(0o755)
+    with unread(kind, directory) as (log, stderr, read_end), \
+            between.manager(server, "unread", log, stderr, user, PGPOLL_LOG_LEVEL="debug") as manager:
+        server.publish(topic, 1)
+        until(lambda: between.accepts(manager.socket), "its socket")
+        for _ in range(10):
+            status, answer = poll_as(manager.socket, "", topic, since={topic: "0"})
+            assert status == 200 and len(answer["messages"]) == 1
+        lost = re.compile(r'^pgpoll_log_lines_lost_total\{host="unread"\} ([1-9]\d*)$', re.M)
+        until(lambda: (found := lost.search(server.request("GET", METRICS).text)) and int(found[1]) >= 10, "lost lines in the metrics")
+        said = []
+
+        def told():
+            poll_as(manager.socket, "", topic)
+            said.append(read_now(read_end))
+            return re.search(r" warning: \d+ log lines were lost: nobody read the log", "".join(said))
+
+        until(told, "word of the lost lines")
+        until(lambda: poll_as(manager.socket, "", topic) and re.search(r" debug: poll ", read_now(read_end)), "lines again")

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 
+import psycopg2
 import pytest
 
 from fastcgi import PARAMS, begin, connect, record
@@ -653,6 +654,44 @@ def test_a_database_that_is_away_for_seconds(eight, topic):
     eight.publish(topic, "new")
     eight.publish(unknown, "known")
     assert [poll.result().payloads for poll in polls] == [["new"]] * 4 and late.result().payloads == ["known"]
+
+
+def take_all_connections(server):
+    """As other programs may; those that pgpoll has stay."""
+    taken = []
+    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
+        while True:
+            taken.append(server.connect())
+    return taken
+
+
+def test_polls_are_served_while_others_have_all_connections(topic):
+    """From memory, and by the connection that the manager has: also first polls, of topics that nobody has asked for yet."""
+    with Server(4) as server:
+        known, unknown = new_topic("known"), new_topic("unknown")
+        server.sql("SELECT 1")
+        until(lambda: len(server.backends()) == 2, "the manager connected")
+        taken = take_all_connections(server)
+        try:
+            since = server.poll(topic).next_since
+            (poll,) = server.wait(topic, since=since, timeout=30)
+            first = server.poll(topic).next_since
+            server.publish(topic, 1)
+            assert poll.result().payloads == [1]
+            for since in since, first:
+                assert server.poll(topic, since=since, timeout=30).payloads == [1]
+                assert server.poll(topic, since=since).payloads == [1]
+            (poll,) = server.wait(known, timeout=30)
+            since = server.poll(unknown, topic, known).next_since
+            server.publish(unknown, 2)
+            server.publish(known, 3)
+            assert poll.result().payloads == [3]
+            assert server.poll(unknown, since={unknown: since[unknown]}, timeout=30).payloads == [2]
+            assert len(server.backends()) == 2
+        finally:
+            for connection in taken:
+                connection.close()
+        assert server.poll(topic, since={topic: "0"}).payloads == [1]
 
 
 # --- what does not fit

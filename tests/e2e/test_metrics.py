@@ -11,9 +11,8 @@ import time
 import pytest
 
 from between import manager, pgbouncer, wire
-from server import MODE, POLL, STALL_S, Postgres, Server, max_body, new_topic, until
+from server import METRICS, MODE, POLL, STALL_S, Postgres, Server, max_body, new_topic, until
 
-METRICS = "/messages/poll/metrics"
 managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
 
 
@@ -174,6 +173,11 @@ def test_no_topic_is_a_label(server):
 
 # --- the listener
 
+def said(lines):
+    """What the log said of the connection that LISTENs."""
+    return re.findall("no news from the database|connected to the database again|LISTEN delivers (?:nothing|again)", "\n".join(lines))
+
+
 def listener_up(server, host):
     found = re.search(rf'^pgpoll_listener_up{{host="{host}"}} (\d)$', Metrics(server).answer.text, re.M)
     return found and int(found[1])
@@ -188,6 +192,7 @@ def test_listener_state(topic):
         Postgres(own).restart()
         until(lambda: Metrics(own)["listener_reconnects_total", ""] > before["listener_reconnects_total", ""], "the reconnect", seconds=8 + STALL_S)
         until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up again", seconds=8 + STALL_S)
+        assert said(own.log()) == ["no news from the database", "connected to the database again"]
         os.kill(own.manager, signal.SIGKILL)
         until(lambda: Metrics(own)["listener_up", ""] == 0, "a dead manager hears nothing")
 
@@ -199,4 +204,9 @@ def test_deaf_listeners(server, deaf):
         assert found.result() - since < 15 + STALL_S
         (line, *_) = [line for line in log.read_text().splitlines() if "LISTEN delivers nothing" in line]
         assert datetime.datetime.fromisoformat(line.split()[0]).timestamp() - since < 15 + STALL_S, line
+        # Said once, and not that all is well when the next connection has been made.
+        reconnected = rf'^pgpoll_listener_reconnects_total{{host="{name}"}} [1-9]'
+        until(lambda: re.search(reconnected, Metrics(server).answer.text, re.M), "the next connection", 30)
+        assert set(said(log.read_text().splitlines())[::2]) == {"LISTEN delivers nothing"}
+        assert set(said(log.read_text().splitlines())[1::2]) <= {"LISTEN delivers again"}
     assert listener_up(server, "wired") == 0    # the pooled one may hear itself for a while, when it shares a connection

@@ -34,14 +34,14 @@ def damage(pid, garbage):
 
 
 def damage_slot(pid, topic):
-    """Has the worker that waits for this topic write garbage into its own slot, which begins on the page that has its topic's name."""
+    """Has the worker that waits for this topic write garbage into its own slot, which begins on the page that has its topic's name and is longer."""
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
         for address, size in writable(pid):
             memory.seek(address)
             at = memory.read(size).find(topic.encode())
             if at >= 0:
                 memory.seek(address + at // PAGE * PAGE)
-                memory.write(os.urandom(16 * PAGE))
+                memory.write(os.urandom(8 * PAGE))     # a slot has 14 pages, and the next one may be of a worker that is to live
                 return
     raise AssertionError("no slot with that topic")
 

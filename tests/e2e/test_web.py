@@ -18,11 +18,10 @@ import pytest
 
 import h2_client
 import web
-from server import LEAVING_S, POLL, STALL_S, STATS, WEB, Server, new_topic, soon, until
+from server import LEAVING_S, METRICS, POLL, STALL_S, STATS, WEB, Server, new_topic, soon, until
 from stalls import again_after_a_stall
 
 pytestmark = pytest.mark.web
-METRICS = "/messages/poll/metrics"
 LOCAL, ELSEWHERE = "127.0.0.1", "127.0.0.2"   # addresses to come from; only the first is one that the files let in
 
 

@@ -38,9 +38,14 @@ class Cluster:
 
     def server_program(self, name, *arguments):
         """As the cluster's owner, in its directory."""
-        subprocess.run(["bash", "-c", '. "$0" && cluster_as_owner "$1" "$(cluster_bindir)/$2" "${@:3}"',
+        subprocess.run(["bash", "-c", '. "$0" && PATH=$(cluster_bindir):$PATH && cluster_as_owner "$1" env "PATH=$PATH" "${@:2}"',
                         os.path.join(HERE, "../cluster.sh"), self.directory, name, *arguments],
                        check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self.environment)
+
+    def has_program(self, name):
+        """Where there are others than the installed ones, not all may be there."""
+        other = os.environ.get("POSTGRES_BIN")
+        return not other or os.path.exists(os.path.join(other, name))
 
     def copy(self, primary):
         """Makes it a standby of another."""

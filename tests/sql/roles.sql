@@ -119,8 +119,8 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$, ARRAY['schema usag
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage', 'stats select', 'schema_version() execute',
     'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute', 'listen() execute', 'unlisten() execute', 'catch_up() execute',
     'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'begin_wait() execute',
-    'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'sweep_waiters() execute', 'metrics() execute',
-    'problems() execute', 'try_position() execute'], 'what a poller is granted');
+    'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'end_listener() execute', 'sweep_waiters() execute',
+    'metrics() execute', 'problems() execute', 'try_position() execute'], 'what a poller is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select', 'listening select', 'waiting select',
     'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',

@@ -22,7 +22,7 @@ int main(void)
         SUITE(topic_table_tests), SUITE(stress_tests),       SUITE(listener_managed_tests),
         SUITE(reading_tests),     SUITE(memory_tests),       SUITE(doorbell_tests),
         SUITE(tally_tests),       SUITE(exchange_tests),     SUITE(authorizer_tests),
-        SUITE(scoreboard_tests),  CU_SUITE_INFO_NULL,
+        SUITE(scoreboard_tests),  SUITE(addresses_tests),    CU_SUITE_INFO_NULL,
     };
     bool passed;
 

@@ -27,6 +27,7 @@ extern CU_TestInfo reading_tests[];
 extern CU_TestInfo memory_tests[];
 extern CU_TestInfo tally_tests[];
 extern CU_TestInfo exchange_tests[];
+extern CU_TestInfo addresses_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 

@@ -309,7 +309,7 @@ static void asks_only_what_it_must(void)
     host.positions[1] = CATCH_UP_FROM_NOW;
     READ(&host, LISTENER_AUTHORIZE, "");
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
-    CU_ASSERT_TRUE(host.authorized); /* who has to ask asks for both */
+    CU_ASSERT_FALSE(host.authorized); /* it had to ask for the position only */
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_WINDOW_PAGES]), 5);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->tally.numbers[TALLY_TABLE_PAGES]), 0);
@@ -429,6 +429,23 @@ static void what_the_window_lacks_is_the_tables(void)
     close_host(&host);
 }
 
+/* A poll that does not wait reads the table first where nobody listens to its topic. */
+static void a_table_out_of_reach(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.request.timeout_s = 0;
+    start_manager(&host);
+    start_reader(&host, ERROR_DATABASE_AWAY);
+    READ(&host, LISTENER_AUTHORIZE, "");
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.positions[0], START);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    CU_ASSERT_TRUE(host.authorized);
+    close_host(&host);
+}
+
 static void a_table_that_is_not_read(void)
 {
     struct host host;
@@ -529,8 +546,7 @@ static void by_the_client(void)
 
 static void release(struct host *host)
 {
-    atomic_store(&host->slot->released, 1);
-    scoreboard_wake(host->scoreboard, NUMBER);
+    scoreboard_release(host->scoreboard, NUMBER);
 }
 
 static void by_the_managers_wish(void)
@@ -541,11 +557,110 @@ static void by_the_managers_wish(void)
     WAIT(&host, ERROR_RELEASED);
     host.listener->operations->end(host.listener);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->released), 0);
-    /* It came too late for that poll; the next one does not hear of it. */
-    atomic_store(&host.slot->released, 1);
+    close_host(&host);
+}
+
+/* The client's next poll may come before this one waits. This one still lasts a while, and gets what comes meanwhile. */
+static void by_a_newer_poll_but_not_too_soon(void)
+{
+    struct host host;
+    int64_t start_ms;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, LISTENER_AUTHORIZE, "");
+    scoreboard_release(host.scoreboard, NUMBER);
     READ(&host, LISTENER_SUBSCRIBE, "");
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
+    READ(&host, LISTENER_READ_ONLY, "one");
+    start_ms = host.poll.started_ms;
+    WAIT(&host, ERROR_RELEASED);
+    EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS, "two clients of one place would spin");
+    start_ms = clock_monotonic_ms();
+    WAIT(&host, ERROR_RELEASED); /* at once, now */
+    EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");
+    close_host(&host);
+}
+
+/* A place that a newer poll wants is not kept until the database is back. */
+static void an_unwanted_poll_does_not_wait_for_the_database(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.answer = ERROR_DATABASE_AWAY;
+    start_manager(&host);
+    FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_DATABASE_AWAY);
+    scoreboard_release(host.scoreboard, NUMBER);
+    FAIL_TO_READ(&host, LISTENER_AUTHORIZE, ERROR_TOO_MANY);
+    FAIL_TO_READ(&host, LISTENER_SUBSCRIBE, ERROR_RELEASED);
+    host.answer = ERROR_NONE;
+    READ(&host, LISTENER_AUTHORIZE, "");
+    atomic_store(&host.slot->released, 0);
+    close_host(&host);
+}
+
+/* ---- places */
+
+static bool take(struct host *host, int number, const char *user, const char *address)
+{
+    return scoreboard_take_place(host->scoreboard, number, user, address, 2);
+}
+
+/* Which of the first workers' polls are to be answered early, a letter each. */
+static const char *released(const struct host *host, char letters[static WORKERS + 1])
+{
+    int count = 0;
+
+    for (int i = 0; i < WORKERS; i++)
+        if (atomic_load(&scoreboard_slot(host->scoreboard, i)->released))
+            letters[count++] = (char)('a' + i);
+    letters[count] = '\0';
+    return letters;
+}
+
+static void the_newest_polls_have_the_places(void)
+{
+    char letters[WORKERS + 1];
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    for (int i = 0; i < 2; i++) {
+        CU_ASSERT_TRUE(take(&host, i, "eve", "192.0.2.1"));
+        while (clock_monotonic_ms() == atomic_load(&scoreboard_slot(host.scoreboard, i)->since_ms))
+            ; /* so that one is older */
+    }
+    EXPECT_TEXT(released(&host, letters), "");
+    CU_ASSERT_TRUE(take(&host, 2, "eve", "192.0.2.2")); /* a user, from wherever */
+    EXPECT_TEXT(released(&host, letters), "a");
+    CU_ASSERT_TRUE(take(&host, 3, "", "eve"));
+    CU_ASSERT_TRUE(take(&host, 4, "", "eve"));
+    CU_ASSERT_TRUE(take(&host, 5, "Eve", "192.0.2.1"));
+    EXPECT_TEXT(released(&host, letters), "a");
+    scoreboard_give_place(host.scoreboard, 0);
+    CU_ASSERT_TRUE(take(&host, 6, "eve", "192.0.2.1"));
+    EXPECT_TEXT(released(&host, letters), "ab");
+    close_host(&host);
+}
+
+static void a_client_holds_no_more_than_its_places_and_some_handovers(void)
+{
+    enum { MOST = 2 * 2 + SCOREBOARD_HANDOVERS };
+    struct host host;
+    int left = 0;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    for (int i = 0; i < MOST; i++)
+        CU_ASSERT_TRUE(take(&host, i, "eve", ""));
+    for (int i = 0; i < MOST; i++)
+        left += !atomic_load(&scoreboard_slot(host.scoreboard, i)->released);
+    CU_ASSERT_EQUAL(left, 2);
+    CU_ASSERT_FALSE(take(&host, MOST, "eve", ""));
+    CU_ASSERT_FALSE(take(&host, MOST, "eve", "")); /* it has none */
+    CU_ASSERT_TRUE(take(&host, MOST, "adam", ""));
+    scoreboard_give_place(host.scoreboard, 0);
+    CU_ASSERT_TRUE(take(&host, MOST + 1, "eve", ""));
     close_host(&host);
 }
 
@@ -741,12 +856,18 @@ CU_TestInfo listener_managed_tests[] = {
     { "asking is interrupted", asking_is_interrupted },
     { "what the window lacks is the table's", what_the_window_lacks_is_the_tables },
     { "a table that is not read", a_table_that_is_not_read },
+    { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },
     { "a wait is ended by a message before it", by_a_message_before_it },
     { "a wait is ended by the timeout", by_the_timeout },
     { "a wait is not ended by a wake without news", not_by_a_wake_without_news },
     { "a wait is ended by the client", by_the_client },
     { "a wait is ended by the manager's wish", by_the_managers_wish },
+    { "a wait is ended by a newer poll, but not too soon", by_a_newer_poll_but_not_too_soon },
+    { "an unwanted poll does not wait for the database", an_unwanted_poll_does_not_wait_for_the_database },
+    { "the newest polls have the places", the_newest_polls_have_the_places },
+    { "a client holds no more than its places and some handovers",
+      a_client_holds_no_more_than_its_places_and_some_handovers },
     { "a wait is ended by a drain", by_a_drain },
     { "a wait is ended by the topic's end", by_the_topics_end },
     { "a read that a dead worker took is given back", a_read_that_a_dead_worker_took_is_given_back },

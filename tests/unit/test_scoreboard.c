@@ -13,6 +13,7 @@
 #include "log.h"
 #include "stats_writer.h"
 #include "suites.h"
+#include "topic.h"
 #include "topic_table.h"
 
 #include <errno.h>
@@ -370,8 +371,13 @@ static void no_garbage_leads_the_manager_astray(void)
     CU_ASSERT_FATAL(host.feeder && host.authorizer && host.stats_writer);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, write_on, &garbage), 0);
     for (int i = 0; i < ROUNDS; i++) {
-        for (int k = 0; k < 4; k++)
-            ask(host.scoreboard, pick(&seed, host.scoreboard->worker_count), "eve", names[pick(&seed, COUNT(names))]);
+        for (int k = 0; k < 4; k++) {
+            const int number = pick(&seed, host.scoreboard->worker_count);
+
+            ask(host.scoreboard, number, "eve", names[pick(&seed, COUNT(names))]);
+            if (k == 0) /* however seldom the other thread runs */
+                atomic_store(&scoreboard_slot(host.scoreboard, number)->question_count, (int)pick_value(&seed));
+        }
         atomic_store(&host.scoreboard->pids[pick(&seed, host.scoreboard->worker_count)], (int)getpid());
         turn(&host, &seed);
     }

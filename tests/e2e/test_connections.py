@@ -1,0 +1,292 @@
+"""Connections to PostgreSQL: they do not run out however it hangs, and a slow resolver stops nobody."""
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+
+import psycopg2
+import pytest
+
+import between
+from fastcgi import ask_as, poll_as
+from server import POLL, STALL_S, Server, until
+
+SECONDS = float(os.environ.get("HANG_S", "5"))     # that PostgreSQL hangs
+TIMEOUT_S = os.environ.get("HANG_TIMEOUT_S", "1")
+READERS = 2
+# A manager's three, its readers, the statistics processes (README).
+SESSIONS = 3 + READERS + 2
+
+
+@pytest.fixture(scope="module")
+def own():
+    with Server(6, PGPOLL_QUERY_TIMEOUT_S=TIMEOUT_S, PGPOLL_CONNECTIONS=str(READERS)) as server:
+        yield server
+
+
+class Watch:
+    """Counts the sessions of pgpoll, all the time."""
+
+    def __init__(self, server):
+        self.most, self.stopping = 0, False
+        self.connection = server.connect()
+        self.connection.autocommit = True
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        with self.connection.cursor() as cursor:
+            while not self.stopping:
+                cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+                self.most = max(self.most, cursor.fetchone()[0])
+                time.sleep(0.02)
+
+    def stop(self):
+        self.stopping = True
+        self.thread.join()
+        self.connection.close()
+        return self.most
+
+
+def reload_configuration(server, **settings):
+    for name, value in settings.items():
+        server.sql(f"ALTER SYSTEM SET {name} = %s", value)
+    server.sql("SELECT pg_reload_conf()")
+    until(lambda: all(server.sql("SELECT current_setting(%s)", name) == [(value,)] for name, value in settings.items()), "the setting")
+
+
+@contextlib.contextmanager
+def hanging(server, sql):
+    """Another session in which this hangs at its COMMIT, as long as there is no standby."""
+    server.sql("SET synchronous_commit = local")
+    reload_configuration(server, synchronous_standby_names="nobody")
+    session = server.connect()
+    session.autocommit = True
+
+    def run():
+        with contextlib.suppress(psycopg2.Error), session.cursor() as cursor:
+            cursor.execute(sql)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    pid = session.get_backend_pid()
+    until(lambda: server.sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", pid), "the COMMIT hangs")
+    yield
+    reload_configuration(server, synchronous_standby_names="")
+    thread.join(20)
+    session.close()
+
+
+@contextlib.contextmanager
+def locked(server, table):
+    session = server.connect()
+    with session.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+    session.rollback()
+    session.close()
+
+
+@contextlib.contextmanager
+def stopped(server):
+    """The backends that there are react to nothing, not even to being terminated."""
+    pids = [pid for pid, in server.backends()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+# Without anything to write, there would be nothing to wait for.
+NOTIFY = "SELECT pg_notify('another', ''), pg_logical_emit_message(true, 'another', '')"
+HANGS = {
+    "no standby": lambda server: hanging(server, "INSERT INTO pgpoll.messages (topic, payload) VALUES ('hangs', '1')"),
+    "another program's NOTIFY": lambda server: hanging(server, NOTIFY),
+    "backends stopped": stopped,
+    "feed locked": lambda server: locked(server, "pgpoll.feed"),
+    "messages locked": lambda server: locked(server, "pgpoll.messages"),
+    "statistics locked": lambda server: locked(server, "pgpoll.listeners, pgpoll.waiters"),
+}
+
+
+@pytest.mark.parametrize("hang", HANGS if os.environ.get("SOAK") else [*HANGS][:4])
+def test_the_connections_do_not_run_out(own, topic, hang):
+    own.publish(topic, 1)
+    assert own.poll(topic, since={topic: "0"}, timeout=10).payloads == [1]
+    watch, stop = Watch(own), threading.Event()
+
+    def keep_polling(number):
+        while not stop.is_set():
+            own.ask("POST", POLL, json.dumps({"topics": [topic], "timeout": 1, "since": {topic: "0"} if number else {}}))
+
+    clients = [own.threads.submit(keep_polling, number) for number in range(4)]
+    with HANGS[hang](own):
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:      # that nothing happens
+            time.sleep(0.5)
+    own.publish(topic, 2)
+    until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "messages flow again", 10 + STALL_S)
+    stop.set()
+    for client in clients:
+        client.result(30)
+    limit = SESSIONS if own.mode == "managed" else own.workers + 2
+    assert watch.stop() <= (2 * limit if hang == "backends stopped" else limit)
+
+
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
+def test_bookkeeping_waits_for_no_standby(own):
+    """As a role whose commits do wait."""
+    own.sql("CREATE TABLE IF NOT EXISTS kept (n integer)")
+    with contextlib.closing(own.connect()) as session, session.cursor() as cursor, hanging(own, "INSERT INTO kept VALUES (1)"):
+        def run():
+            for statement in "mute_doorbell(200)", "unmute_doorbell()", "sweep_waiters()", "write_waiters('x', '[]', '[]')":
+                cursor.execute(f"SELECT pgpoll.{statement}")
+                session.commit()
+            return True
+
+        assert own.threads.submit(run).result(20)
+
+
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="a manager gets the messages with their positions")
+def test_a_commit_that_fails_gives_no_positions(own, topic):
+    """What announces them waits for another program's NOTIFY, and then fails, after the messages were handed over."""
+    (poll,) = own.wait(topic, timeout=30)
+    with hanging(own, NOTIFY):
+        own.publish_unheard(topic)
+        until(lambda: any("lock timeout" in line and "statistics" not in line for line in own.log()), "a COMMIT that failed")
+    assert [message["message_id"] for message in poll.result().messages] == [message["message_id"] for message in own.read(topic)]
+
+
+def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
+    """Publishers who do not wait for it are delivered: what numbers their messages is cancelled, which commits it here."""
+    (poll,) = own.wait(topic, timeout=30)
+    own.sql("SET synchronous_commit = local")
+    reload_configuration(own, synchronous_standby_names="nobody")
+    try:
+        own.publish(topic, 1)
+        assert poll.result().payloads == [1]
+    finally:
+        reload_configuration(own, synchronous_standby_names="")
+    own.publish(topic, 2)
+    until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "everything as before", 10 + STALL_S)
+
+
+# --- host names
+
+
+class Resolver:
+    """A DNS server that knows one name, and takes its time. under: the words of a command that has the system ask it."""
+
+    ADDRESS = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+
+    def __init__(self, directory):
+        self.delay_s, self.asked = 0, 0
+        (directory / "resolv.conf").write_text(f"nameserver {self.ADDRESS}\noptions timeout:30 attempts:1\n")
+        (directory / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+        mounts = " && ".join(f"mount --bind {directory}/{name} /etc/{name}" for name in ("resolv.conf", "nsswitch.conf"))
+        self.under = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+
+    def __enter__(self):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((self.ADDRESS, 53))
+        threading.Thread(target=self.serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self.answer, args=self.socket.recvfrom(512), daemon=True).start()
+
+    def answer(self, question, client):
+        self.asked += 1
+        time.sleep(self.delay_s)
+        end = question.index(b"\0", 12) + 5
+        is_a = question[end - 4:end - 2] == b"\0\1"
+        found = b"\xc0\x0c" + struct.pack(">HHIH4B", 1, 1, 0, 4, 127, 0, 0, 1) if is_a else b""
+        with contextlib.suppress(OSError):
+            self.socket.sendto(question[:2] + struct.pack(">HHHHH", 0x8180, 1, is_a, 0, 0) + question[12:end] + found, client)
+
+
+class Forwarder:
+    """A TCP port in front of a server's PostgreSQL."""
+
+    def __init__(self, server):
+        self.target, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", []
+
+    def __enter__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        self.cut()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.socket.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self.target)
+                self.ends += [near, far]
+                for a, b in (near, far), (far, near):
+                    threading.Thread(target=self.pump, args=(a, b), daemon=True).start()
+
+    def pump(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        for end in source, sink:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self.ends = []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a resolv.conf")
+def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
+    """It takes longer than PGPOLL_QUERY_TIMEOUT_S: attempts count from when it has answered; a poll's own time goes on."""
+    tmp_path.chmod(0o755)
+    managed = own.mode == "managed"
+    own.publish(topic, 1)
+    with Resolver(tmp_path) as resolver, Forwarder(own) as forwarder, \
+            between.manager(own, "resolves", tmp_path / "log", under=resolver.under, workers=2 if managed else 0, PGHOST="db.pgpoll.test",
+                            PGPORT=forwarder.port, PGPOLL_QUERY_TIMEOUT_S=2) as manager:
+        until(lambda: between.accepts(manager.socket), "its socket")
+        assert poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)[1]["messages"]
+        assert resolver.asked
+        resolver.delay_s, began = 6, time.monotonic()
+        forwarder.cut()
+        if managed:
+            (worker, *_) = workers = until(lambda: workers_of(manager), "its workers")
+            os.kill(worker, signal.SIGKILL)     # the loop goes on: there is another one at once
+            until(lambda: (now := workers_of(manager)) and worker not in now and len(now) == len(workers), "a worker in its place", 2 + STALL_S)
+        asked = time.monotonic()
+        status, _ = ask_as(manager.socket, "", json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0}).encode())
+        assert (status == 503 or asked > began + resolver.delay_s) and time.monotonic() - asked < 2 + STALL_S
+        status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        assert status == 200 and answer["messages"] and time.monotonic() - began < 2 * resolver.delay_s + 2 + STALL_S
+
+
+def workers_of(manager):
+    """Process ids; spawn-fcgi has become the manager."""
+    found = set()
+    for pid in open(f"/proc/{manager.pid}/task/{manager.pid}/children").read().split():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as name:
+            if name.read() == "pgpoll-worker\n":
+                found.add(int(pid))
+    return found

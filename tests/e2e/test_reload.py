@@ -1,0 +1,290 @@
+"""How a manager reloads and ends: what waits is served until others serve it, and what hangs is not waited for."""
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from server import MODE, ROOT, Server, breaks, new_topic, until
+
+pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
+SLOW_START = "cannot start a worker: No child processes"   # a nursery that takes more than 5 s is replaced
+
+HELD_WORKER = """#include <unistd.h>
+int main(int argc, char **argv) { (void)argc; while (access("%s", F_OK) != 0) usleep(10000); return execv("%s", argv); }"""
+
+
+@contextlib.contextmanager
+def held_back(server):
+    """The workers of the next program begin only after what this yields was called."""
+    worker, go = server.run / "bin" / "pgpoll-worker", server.run / "go"
+    itself = worker.with_name("pgpoll-worker-itself")
+    worker.rename(itself)
+    source = server.home / "held.c"
+    source.write_text(HELD_WORKER % (go, itself))
+    subprocess.run(["cc", "-o", worker, source], check=True)
+    try:
+        yield go.touch
+    finally:
+        go.touch()
+        itself.rename(worker)
+
+
+def state(pid):
+    """As of proc(5): T is stopped; None: it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return None
+
+
+def is_gone(pid):
+    return state(pid) in (None, "Z")
+
+
+def stop(pid):
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: state(pid) == "T", "stopped")
+
+
+def end(server):
+    """Ends the manager and what it has, but not the database."""
+    manager = server.manager
+    os.kill(manager, signal.SIGTERM)
+    until(lambda: is_gone(manager), "the manager gone", 60)
+
+
+def begin_reload(server):
+    """Returns when the next program is the manager."""
+    before = server.named("pgpoll-nursery")
+    os.kill(server.manager, signal.SIGHUP)
+    until(lambda: not server.named("pgpoll-nursery") & before, "the next program")
+
+
+def listening(server):
+    return server.sql("SELECT host, pid FROM pgpoll.listening")
+
+
+# --- a reload
+
+def test_polls_that_wait_through_a_reload_are_served(topic):
+    """However long the new workers take: messages come, new polls of known and of unknown topics are answered, the statistics are true."""
+    other, late = new_topic(), new_topic()
+    with Server(8, errors=SLOW_START) as server, held_back(server) as let_go:
+        polls, others = server.wait(topic, polls=4, timeout=60), server.wait(other, polls=2, timeout=60)
+        before = server.until_workers()
+        server.until_waiting(topic, 4)
+        begin_reload(server)
+        (newcomer,) = server.wait(late, timeout=60)
+        for name in topic, late:
+            server.publish(name, name)
+        assert [poll.result(8).payloads for poll in polls] == [[topic]] * 4 and newcomer.result(8).payloads == [late]
+        assert server.worker_pids() >= before
+        server.until_waiting(topic, 0)
+        assert len(server.waiting(other)) == 2
+        let_go()
+        answers = [poll.result(20) for poll in others]
+        assert [answer.payloads for answer in answers] == [[]] * 2
+        until(lambda: not server.worker_pids() & before and not server.named("pgpoll-old"), "the old processes gone")
+        server.publish(other, 1)
+        assert [server.poll(other, since=answer.next_since, timeout=20).payloads for answer in answers] == [[1]] * 2
+        until(lambda: [pid for _, pid in listening(server)] == [server.manager], "one manager in the statistics")
+
+
+def test_a_program_that_cannot_be_executed_changes_nothing(topic):
+    with Server(3, errors="cannot reload, staying as it is") as server:
+        polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
+        program = server.run / "bin" / "pgpoll.fcgi"
+        program.chmod(0o644)
+        os.kill(server.manager, signal.SIGHUP)
+        until(lambda: any("cannot reload, staying as it is" in line for line in server.log()), "the log")
+        program.chmod(0o755)
+        until(lambda: len(server.named("pgpoll.fcgi")) == 1 and not server.named("pgpoll-old"), "one manager")
+        server.publish(topic, 1)
+        assert [poll.result().payloads for poll in polls] == [[1]] * 3 and server.worker_pids() == before
+
+
+def test_many_reloads_at_once(topic):
+    """They wait for each other, so that there are never more than two old managers, with their connections."""
+    with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
+        polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
+        begin_reload(server)
+        for _ in range(20):
+            os.kill(server.manager, signal.SIGHUP)
+            server.poll(topic)  # so that it has had a turn
+            assert len(server.named("pgpoll-old")) <= 2
+        server.publish(topic, 1)
+        let_go()
+        for poll in polls:
+            answer = poll.result(40)
+            assert answer.payloads == [1] or server.poll(topic, since=answer.next_since, timeout=20).payloads == [1]
+        until(lambda: not server.worker_pids() & before and not server.named("pgpoll-old"), "the old processes gone", 60)
+        server.until_workers()
+        (poll,) = server.wait(topic, timeout=20)
+        server.publish(topic, 2)
+        assert poll.result().payloads == [2]
+
+
+def test_an_old_manager_that_hangs(topic):
+    """It is killed, and its workers end all the same."""
+    with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
+        polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
+        begin_reload(server)
+        (old,) = until(lambda: server.named("pgpoll-old"), "the old manager")
+        stop(old)
+        let_go()
+        assert [poll.result(40).messages for poll in polls] == [[]] * 3
+        until(lambda: not server.worker_pids() & before and is_gone(old), "the old processes gone")
+        assert any(f"process {old} did not end in time: killed" in line for line in server.log())
+        server.until_workers()
+
+
+def test_a_killed_old_manager_costs_no_message(topic):
+    with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
+        polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
+        begin_reload(server)
+        (old,) = until(lambda: server.named("pgpoll-old"), "the old manager")
+        os.kill(old, signal.SIGKILL)
+        server.publish(topic, 1)
+        let_go()
+        for poll in polls:
+            answer = poll.result(40)
+            assert answer.payloads == [1] or server.poll(topic, since=answer.next_since, timeout=20).payloads == [1]
+        until(lambda: not server.worker_pids() & before, "the old workers gone")
+
+
+# --- what was stopped (SIGSTOP) does not end when told to
+
+@pytest.fixture
+def impatient():
+    """Whose workers have 6 s to end."""
+    with Server(4, PGPOLL_QUERY_TIMEOUT_S="1", errors="cannot start a worker|a worker died as soon as it was started") as server:
+        server.until_workers()
+        yield server
+
+
+def killed(server, pid):
+    return any(f"process {pid} did not end in time: killed" in line for line in server.log())
+
+
+@pytest.mark.parametrize("name", ["pgpoll-worker", "pgpoll-reader", "pgpoll-nursery"])
+def test_a_stopped_process_does_not_keep_the_manager_from_ending(impatient, topic, name):
+    polls = impatient.wait(topic, polls=2, timeout=60)
+    victim = min(until(lambda: impatient.named(name), name) - set(impatient.until_waiting(topic, 2)))
+    everybody = set(impatient.processes()) - {int((impatient.run / "lighttpd.pid").read_text())}
+    ours = {pid for pid in everybody if pid in impatient.named("pgpoll-worker") | impatient.named("pgpoll-reader") | impatient.named("pgpoll-nursery")}
+    stop(victim)
+    end(impatient)
+    assert [poll.result(20).messages for poll in polls] == [[]] * 2
+    until(lambda: all(is_gone(pid) for pid in ours), "nothing left behind")
+    assert killed(impatient, victim) or name == "pgpoll-nursery"     # which has nothing to end
+
+
+def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
+    """Nor does it hold up the others; its client's poll breaks."""
+    (victim,) = impatient.wait(topic, timeout=60)
+    (pid,) = impatient.until_waiting(topic)
+    others = impatient.wait(topic, polls=2, timeout=60)
+    before = impatient.worker_pids()
+    stop(pid)
+    os.kill(impatient.manager, signal.SIGHUP)
+    assert [poll.result(20).messages for poll in others] == [[]] * 2
+    assert breaks(victim)
+    until(lambda: not impatient.worker_pids() & before, "the old workers gone", 40)
+    assert killed(impatient, pid)
+    end(impatient)
+
+
+def test_a_stopped_nursery_holds_up_no_message(impatient, topic):
+    """While it hangs, a worker is missing, and the manager goes on."""
+    def delivered_meanwhile():
+        (nursery,) = until(lambda: len(pids := impatient.named("pgpoll-nursery")) == 1 and pids, "a nursery")
+        (poll,) = impatient.wait(topic, timeout=60)
+        victim = min(impatient.until_workers() - set(impatient.until_waiting(topic)))
+        stop(nursery)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: any(f"worker {victim} was killed by signal 9" in line for line in impatient.log()), "its death noticed")
+        impatient.publish(topic, 1)
+        assert poll.result(20).payloads == [1]
+        return state(nursery) == "T"    # if not, the machine stood still for seconds
+
+    assert any(delivered_meanwhile() for _ in range(3))
+    impatient.until_workers(40)
+
+
+# --- what it leaves in the statistics
+
+def test_a_manager_that_ends_in_order_leaves_no_rows(topic):
+    with Server(4) as server:
+        polls = server.wait(topic, polls=2, timeout=60)
+        server.until_waiting(topic, 2)
+        until(lambda: [pid for _, pid in listening(server)] == [server.manager], "its row")
+        end(server)
+        assert [poll.result().messages for poll in polls] == [[]] * 2
+        assert listening(server) == [] and server.sql("SELECT * FROM pgpoll.waiters") == []
+        # The polls that it was told to answer are counted, too.
+        assert server.sql("SELECT value >= 2 FROM pgpoll.counters WHERE metric = 'polls' AND label = 'released'") == [(True,)]
+
+
+def test_workers_without_a_manager_that_end_in_order_leave_no_rows(topic):
+    server = Server(3)
+    server.mode = "direct"
+    with server:
+        polls, pids = server.wait(topic, polls=2, timeout=60), server.worker_pids()
+        server.until_waiting(topic, 2)
+        until(lambda: len(listening(server)) >= 2, "their rows")
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        assert [poll.result().messages for poll in polls] == [[]] * 2
+        until(lambda: all(is_gone(pid) for pid in pids), "the workers gone")
+        assert listening(server) == [] and server.sql("SELECT * FROM pgpoll.waiters") == []
+
+
+def test_a_database_that_hangs_does_not_keep_it_from_ending(topic):
+    with Server(4) as server:
+        until(lambda: listening(server), "its row")
+        with contextlib.closing(server.connect()) as other, other.cursor() as cursor:
+            cursor.execute("LOCK TABLE pgpoll.listeners IN ACCESS EXCLUSIVE MODE")
+            end(server)
+
+
+# --- secrets
+
+def test_workers_know_no_password(tmp_path):
+    """They connect to nothing, and anybody who may poll reaches them. Nor does it stand in a command line or in the log."""
+    log, secret = tmp_path / "log", "swordfish-4711"
+    environment = {**os.environ, "PGHOST": "/nowhere", "PGPASSWORD": secret, "PGSSLPASSWORD": secret, "PGPASSFILE": f"/{secret}", "TOKEN": secret,
+                   "PGPOLL_WORKERS": "3", "PGPOLL_LOG": str(log), "LANG": "C.UTF-8", "TZ": "UTC"}
+
+    def children(name):
+        def is_so(pid):
+            with contextlib.suppress(OSError):
+                return pathlib.Path(f"/proc/{pid}/comm").read_text() == name + "\n"
+        return [pid for pid in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() if is_so(pid)]
+
+    def environment_of(pid):
+        return dict(entry.split("=", 1) for entry in pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "poll.sock"))
+        listener.listen()
+        process = subprocess.Popen([ROOT / "build" / "pgpoll.fcgi"], stdin=listener, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        workers = until(lambda: len(pids := children("pgpoll-worker")) == 4 and pids, "the workers")
+        (reader,), nurseries = until(lambda: children("pgpoll-reader"), "a reader"), children("pgpoll-nursery")
+        assert len(nurseries) == 1 and environment_of(reader)["PGPASSWORD"] == secret
+        for pid in workers + nurseries:
+            known = environment_of(pid)
+            assert secret not in str(known) and not [name for name in known if name.startswith("PG") and not name.startswith("PGPOLL_")]
+            assert {name: known[name] for name in ("PGPOLL_WORKERS", "LANG", "TZ", "PATH")} == {name: environment[name] for name in
+                                                                                         ("PGPOLL_WORKERS", "LANG", "TZ", "PATH")}
+        for pid in [*workers, *nurseries, reader, process.pid]:
+            assert secret not in pathlib.Path(f"/proc/{pid}/cmdline").read_text()
+        until(lambda: "no news from the database" in log.read_text(), "the log")
+        assert secret not in log.read_text()
+    finally:
+        process.terminate()
+        process.wait(20)
