@@ -190,7 +190,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint deploy/debian/build deploy/runit/*/run tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint $(wildcard deploy/debian/p*) deploy/debian/build deploy/runit/*/run tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*.c fcgi/*.c)
