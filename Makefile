@@ -44,7 +44,7 @@ endif
 
 # These are asked when first needed, and once: on a fresh machine the packages are there only by then.
 once       = $(eval $(1) := $(2))$($(1))
-LIBRARIES  := json-c libpq
+LIBRARIES  := 'json-c >= 0.15' 'libpq >= 14'
 pkg_config = $(shell pkg-config $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error pkg-config does not find all of $(LIBRARIES): install libjson-c-dev and libpq-dev, or run `make packages`))
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(call pkg_config,--cflags $(LIBRARIES)))
 JSON_LIBS  = $(call once,JSON_LIBS,$(call pkg_config,--libs json-c))
@@ -62,7 +62,7 @@ LINK    = $(CC) $(CFLAGS) $(LDGUARDS) $(LDFLAGS)
 objects  = $(patsubst %.c,$(BUILD)/%.o,$(1))
 MAINS   := fcgi/pgpoll.c fcgi/pgpoll_worker.c fcgi/pgpoll_reader.c fcgi/pgpoll_stats.c
 LIBRARY := $(BUILD)/libpgpoll.a
-SRC     := $(call objects,$(wildcard src/*.c))
+SRC     := $(call objects,$(wildcard src/*/*.c))
 FCGI    := $(call objects,$(filter-out $(MAINS),$(wildcard fcgi/*.c)))
 UNIT    := $(call objects,$(wildcard tests/unit/*.c))
 FUZZ    := $(call objects,$(wildcard tests/fuzz/*.c))
@@ -74,13 +74,13 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
-        lint lint-format lint-cppcheck lint-shell lint-tidy install uninstall deb test-deb test-debian test-postgres test-container clean help
+        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall deb test-deb test-debian test-postgres test-container clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
 $(BUILD)/pgpoll.fcgi: $(BUILD)/fcgi/pgpoll.o $(FCGI) $(LIBRARY)
 $(BUILD)/pgpoll-worker: $(BUILD)/fcgi/pgpoll_worker.o $(FCGI) $(LIBRARY)
-$(BUILD)/pgpoll-reader: $(BUILD)/fcgi/pgpoll_reader.o $(BUILD)/fcgi/program.o $(LIBRARY)
+$(BUILD)/pgpoll-reader: $(BUILD)/fcgi/pgpoll_reader.o $(BUILD)/fcgi/startup.o $(LIBRARY)
 $(BUILD)/pgpoll-stats.fcgi: $(BUILD)/fcgi/pgpoll_stats.o $(filter-out %/worker.o,$(FCGI)) $(LIBRARY)
 $(BUILD)/pgpoll-worker: LIBS = $(WORKER_LDFLAGS) $(FCGI_LIBS) $(JSON_LIBS)
 $(BUILD)/pgpoll-reader: LIBS = $(PKG_LIBS)
@@ -125,7 +125,7 @@ $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	$(call note,CC  )
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
-$(BUILD)/src/check.o $(BUILD)/src/database.o $(BUILD)/fcgi/program.o: sql/version.sql
+$(BUILD)/src/manager/check.o $(BUILD)/src/postgres/database.o $(BUILD)/fcgi/startup.o: sql/version.sql
 
 -include $(OBJECTS:.o=.d)
 
@@ -183,17 +183,19 @@ test-debian: ## tests what depends on the release on another one, in a root made
 test-container: ## builds the container image and tests it (root; packages: deploy/packages test-container)
 	@tests/run container
 
-C_FILES := $(wildcard src/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
-lint: lint-format lint-cppcheck lint-shell lint-tidy ## clang-format, cppcheck, shellcheck, clang-tidy (their packages: deploy/packages lint)
+C_FILES := $(wildcard src/*/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
+lint: lint-format lint-cppcheck lint-shell lint-layers lint-tidy ## clang-format, cppcheck, shellcheck, includes, clang-tidy (their packages: deploy/packages lint)
 lint-format:
-	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h tests/bench/*.h)
+	clang-format --dry-run -Werror $(C_FILES) $(wildcard src/*/*.h fcgi/*.h tests/unit/*.h tests/fuzz/*.h tests/bench/*.h)
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint $(wildcard deploy/debian/p*) deploy/debian/build deploy/runit/*/run tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint $(wildcard deploy/debian/p*) deploy/debian/build deploy/runit/*/run tests/layers tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+lint-layers:
+	tests/layers
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
 # warnings it hides.
-TIDY_FILES := $(wildcard src/*.c fcgi/*.c)
+TIDY_FILES := $(wildcard src/*/*.c fcgi/*.c)
 lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
 $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }

@@ -1,9 +1,9 @@
 #include "http.h"
 
-#include "answer.h"
-#include "config.h"
-#include "cors.h"
-#include "memory.h"
+#include "core/config.h"
+#include "core/cors.h"
+#include "oom.h"
+#include "worker/answer.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -168,25 +168,25 @@ static void put_body(FCGX_Request *request, const char *text, size_t length)
         (void)FCGX_PutStr(text, (int)length, request->out);
 }
 
-void http_send(FCGX_Request *request, const struct config *config, int status, const char *type, const char *text,
-               size_t length)
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *type,
+               const char *text, size_t length)
 {
     put_head(request, config, status, type);
     put_body(request, text, length);
 }
 
-void http_send_error(FCGX_Request *request, const struct config *config, enum error error, struct json_object *detail,
-                     const char *methods)
+void http_send_error(FCGX_Request *request, const struct config *config, enum error error,
+                     struct json_object *detail, const char *methods)
 {
     static const char out_of_memory[] = "{\"detail\":\"Service Unavailable\"}";
     int status = error_http_status(error);
     struct json_object *answer = answer_error(error, detail);
     const char *text = NULL;
 
-    memory_insist(true);
+    oom_set_fatal(true);
     if (answer)
         text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_NOSLASHESCAPE);
-    memory_insist(false);
+    oom_set_fatal(false);
     if (!text) {
         text = out_of_memory;
         status = error_http_status(ERROR_MEMORY);
@@ -194,7 +194,8 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     put_head(request, config, status, HTTP_JSON);
     if (status == 405)
         put_header(request, "Allow", methods);
-    if (status == 503 || status == 429) /* spread out, so that those turned away together do not come back together */
+    if (status == 503 ||
+        status == 429) /* spread out, so that those turned away together do not come back together */
         put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
     put_body(request, text, strlen(text));
     json_object_put(answer);

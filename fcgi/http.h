@@ -5,7 +5,7 @@
 #ifndef PGPOLL_HTTP_H
 #define PGPOLL_HTTP_H
 
-#include "error.h"
+#include "core/error.h"
 
 #include <fcgiapp.h>
 #include <stdbool.h>
@@ -38,15 +38,15 @@ bool http_begin(FCGX_Request *request, const struct config *config);
 #define HTTP_JSON "application/json"
 
 /* Sends a whole answer of this content type; HEAD gets its headers only. text: length bytes. */
-void http_send(FCGX_Request *request, const struct config *config, int status, const char *type, const char *text,
-               size_t length);
+void http_send(FCGX_Request *request, const struct config *config, int status, const char *type,
+               const char *text, size_t length);
 
 /*
  * Sends the JSON answer for an error: detail (taken over) or, with NULL, the error's own text; 429 and 503 come with Retry-After,
  * 405 with Allow, which lists methods.
  */
-void http_send_error(FCGX_Request *request, const struct config *config, enum error error, struct json_object *detail,
-                     const char *methods);
+void http_send_error(FCGX_Request *request, const struct config *config, enum error error,
+                     struct json_object *detail, const char *methods);
 
 /* Answers OPTIONS, also as a CORS preflight. methods: what may be used on this path. */
 void http_send_options(FCGX_Request *request, const struct config *config, const char *methods);

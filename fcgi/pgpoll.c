@@ -1,11 +1,11 @@
 /* pgpoll.fcgi: POST /messages/poll; one worker that stands alone, or the manager of many. */
-#include "check.h"
-#include "listener_direct.h"
-#include "log.h"
-#include "manager.h"
-#include "program.h"
-#include "tally.h"
+#include "core/log.h"
+#include "manager/check.h"
+#include "manager/manager.h"
+#include "shared/counters.h"
+#include "startup.h"
 #include "worker.h"
+#include "worker/source_direct.h"
 
 #include <stdlib.h>
 
@@ -18,12 +18,12 @@ int main(int argc, char **argv)
         .check = check_run,
     };
     static struct worker worker;
-    static struct tally alone;
+    static struct counters alone;
     int status;
 
     if (!program_start(&program, argc, argv, &worker.config, &status))
         return status;
-    if (!server_has_socket())
+    if (!accept_loop_has_socket())
         return EXIT_FAILURE;
     if (worker.config.max_polls_per_client > 0 && worker.config.workers == 0) {
         log_write(LOG_LEVEL_ERROR, "PGPOLL_MAX_POLLS_PER_CLIENT: only a manager can count (--workers)");
@@ -32,6 +32,6 @@ int main(int argc, char **argv)
     if (worker.config.workers > 0)
         return manager_run(&worker.config, argv);
     worker.server.argv = argv;
-    worker.tally = &alone;
-    return worker_run(&worker, listener_direct_new(&worker.config, &alone));
+    worker.counters = &alone;
+    return worker_run(&worker, source_direct_new(&worker.config, &alone));
 }

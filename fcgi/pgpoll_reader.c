@@ -1,7 +1,7 @@
 /* pgpoll-reader: started by pgpoll.fcgi. Reads the table for the workers that have a manager. */
-#include "config.h"
-#include "program.h"
-#include "reader.h"
+#include "core/config.h"
+#include "reader/reader.h"
+#include "startup.h"
 
 #include <stdlib.h>
 

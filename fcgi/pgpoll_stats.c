@@ -1,19 +1,19 @@
 /* pgpoll-stats.fcgi: GET /messages/poll/stats and metrics, in a pool of its own, so that it answers while every poll worker waits. */
-#include "clock.h"
-#include "config.h"
-#include "database.h"
+#include "accept_loop.h"
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/log.h"
 #include "http.h"
-#include "log.h"
-#include "program.h"
-#include "server.h"
-#include "stats.h"
+#include "postgres/database.h"
+#include "postgres/stats_query.h"
+#include "startup.h"
 
 #include <stdlib.h>
 
 static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
 
 struct stats_worker {
-    struct server server;
+    struct accept_loop server;
     struct config config;
     struct database *database;
 };
@@ -40,7 +40,8 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
 {
     PGresult *result = NULL;
     int64_t timeout_ms = worker->config.query_timeout_s * 1000;
-    enum error error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
+    enum error error =
+        stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
 
     /* The connection may have been lost while nobody asked. */
     if (error == ERROR_DATABASE_AWAY)
@@ -56,7 +57,7 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
     PQclear(result);
 }
 
-static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+static void serve(struct accept_loop *server, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct stats_worker *worker = (struct stats_worker *)server;
     const struct resource *resource = find_resource(request);
@@ -66,7 +67,8 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
         return;
     if (!resource && !http_path_is(request, "/messages/poll"))
         http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);
-    else if (http_method_is(request, "OPTIONS")) /* for every path: a preflight must not wait for a poll worker */
+    else if (http_method_is(request,
+                            "OPTIONS")) /* for every path: a preflight must not wait for a poll worker */
         http_send_options(request, &worker->config, resource ? METHODS : POLL_METHODS);
     else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
         http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);
@@ -80,14 +82,15 @@ int main(int argc, char **argv)
         .name = "pgpoll-stats.fcgi",
         .purpose = "who is waiting in polls, and metrics",
         .spawned = "-s /run/pgpoll/stats.sock -b 4096 -F 2",
-        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and "
+                "PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };
     int status;
 
     if (!program_start(&program, argc, argv, &worker.config, &status))
         return status;
-    if (!server_has_socket())
+    if (!accept_loop_has_socket())
         return EXIT_FAILURE;
     worker.server.peer_timeout_ms = worker.config.peer_timeout_s * 1000;
     worker.database = database_new(worker.config.query_timeout_s * 1000);
@@ -95,7 +98,7 @@ int main(int argc, char **argv)
         log_write(LOG_LEVEL_ERROR, "out of memory");
         return EXIT_FAILURE;
     }
-    status = server_run(&worker.server);
+    status = accept_loop_run(&worker.server);
     database_free(worker.database);
     return status;
 }

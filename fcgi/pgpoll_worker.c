@@ -1,11 +1,11 @@
-/* pgpoll-worker: started by pgpoll.fcgi. The workers that have a manager, and the nursery that forks them. */
-#include "child.h"
-#include "listener_managed.h"
-#include "log.h"
-#include "nursery.h"
-#include "program.h"
-#include "scoreboard.h"
+/* pgpoll-worker: started by pgpoll.fcgi. The workers that have a manager, and the fork server that forks them. */
+#include "core/log.h"
+#include "core/subprocess.h"
+#include "manager/fork_server.h"
+#include "shared/scoreboard.h"
+#include "startup.h"
 #include "worker.h"
+#include "worker/source_shared.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -36,8 +36,8 @@ static int live(void *context, int number)
     srandom((unsigned)getpid());
     worker->number = number;
     worker->slot = scoreboard_slot(worker->scoreboard, number);
-    worker->tally = &worker->slot->tally;
-    return worker_run(worker, listener_managed_new(&worker->config, worker->scoreboard, number));
+    worker->counters = &worker->slot->counters;
+    return worker_run(worker, source_shared_new(&worker->config, worker->scoreboard, number));
 }
 
 int main(int argc, char **argv)
@@ -50,9 +50,10 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     worker.scoreboard = scoreboard_join(descriptors);
     if (!worker.scoreboard) {
-        log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s", errno ? strerror(errno) : "it is another version's");
+        log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s",
+                  errno ? strerror(errno) : "it is another version's");
         return EXIT_FAILURE;
     }
-    nursery_run(worker.scoreboard, descriptors[SOCKET], live, &worker);
+    fork_server_run(worker.scoreboard, descriptors[SOCKET], live, &worker);
     return EXIT_SUCCESS;
 }

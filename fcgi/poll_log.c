@@ -1,10 +1,10 @@
 #include "poll_log.h"
 
-#include "clock.h"
+#include "api/poll_request.h"
+#include "core/clock.h"
+#include "core/log.h"
 #include "http.h"
-#include "log.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
+#include "worker/poll_waiter.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -60,7 +60,8 @@ static void list_topics(const struct poll_request *request, char text[static TOP
             return;
 }
 
-void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enum error outcome, const char *why)
+void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enum error outcome,
+              const char *why)
 {
     const enum log_level level = error_log_level(outcome);
     const int64_t now_ms = clock_monotonic_ms();
@@ -70,15 +71,16 @@ void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enu
         return;
     make_id(request, id);
     if (!waiter) {
-        log_write(level, "poll %s from %s: %s%s%s", id, http_parameter(request, "REMOTE_ADDR"), error_name(outcome),
-                  *why ? ": " : "", why);
+        log_write(level, "poll %s from %s: %s%s%s", id, http_parameter(request, "REMOTE_ADDR"),
+                  error_name(outcome), *why ? ": " : "", why);
         return;
     }
     if (log_enabled(LOG_LEVEL_DEBUG))
         list_topics(waiter->who.request, topics);
-    log_write(level, "poll %s from %s: %s, %d messages%s, waited %" PRId64 " of %" PRId64 " ms, %d topics%s%s%s%s", id,
-              http_parameter(request, "REMOTE_ADDR"), error_name(outcome), waiter->page.message_count,
-              waiter->page.has_more ? " and more" : "", waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0,
-              now_ms - waiter->who.started_ms, waiter->page.topic_count, *topics ? ":" : "", topics, *why ? ": " : "",
-              why);
+    log_write(level,
+              "poll %s from %s: %s, %d messages%s, waited %" PRId64 " of %" PRId64 " ms, %d topics%s%s%s%s",
+              id, http_parameter(request, "REMOTE_ADDR"), error_name(outcome), waiter->page.message_count,
+              waiter->page.has_more ? " and more" : "",
+              waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0, now_ms - waiter->who.started_ms,
+              waiter->page.topic_count, *topics ? ":" : "", topics, *why ? ": " : "", why);
 }

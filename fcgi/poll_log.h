@@ -5,7 +5,7 @@
 #ifndef PGPOLL_POLL_LOG_H
 #define PGPOLL_POLL_LOG_H
 
-#include "error.h"
+#include "core/error.h"
 
 #include <fcgiapp.h>
 
@@ -15,6 +15,7 @@ struct poll_waiter;
  * Logs a request, at the level of what it came to. waiter: the poll, or NULL where it did not get so far. why: more about what went
  * wrong, or "".
  */
-void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enum error outcome, const char *why);
+void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enum error outcome,
+              const char *why);
 
 #endif

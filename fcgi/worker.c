@@ -1,14 +1,17 @@
 #include "worker.h"
 
-#include "answer.h"
+#include "api/poll_request.h"
+#include "core/log.h"
 #include "http.h"
-#include "log.h"
-#include "memory.h"
+#include "oom.h"
 #include "poll_log.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
-#include "scoreboard.h"
-#include "tally.h"
+#include "shared/counters.h"
+#include "shared/latch.h"
+#include "shared/poll_quota.h"
+#include "shared/scoreboard.h"
+#include "worker/answer.h"
+#include "worker/poll_counters.h"
+#include "worker/poll_waiter.h"
 
 #include <json-c/json.h>
 #include <malloc.h>
@@ -52,9 +55,9 @@ static enum error send_outcome(struct worker *worker, const struct poll_waiter *
         return error;
     }
     printbuf_reset(worker->answer);
-    memory_insist(waiter->began_wait); /* only a broken connection can still tell of an error then */
+    oom_set_fatal(waiter->began_wait); /* only a broken connection can still tell of an error then */
     made = answer_messages(worker->answer, waiter);
-    memory_insist(false);
+    oom_set_fatal(false);
     if (!made) {
         http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
         return ERROR_MEMORY;
@@ -85,17 +88,17 @@ static void trim(struct worker *worker)
 /* Counts and logs a request that was refused before it was a poll. */
 static void note_refusal(const struct worker *worker, const FCGX_Request *request, enum error error)
 {
-    tally_add(worker->tally, TALLY_POLLS + (int)error, 1);
+    counters_add(worker->counters, COUNTER_POLLS + (int)error, 1);
     poll_log(request, NULL, error, "");
 }
 
-static void log_poll(const struct worker *worker, const FCGX_Request *request, const struct poll_waiter *waiter,
-                     enum error error)
+static void log_poll(const struct worker *worker, const FCGX_Request *request,
+                     const struct poll_waiter *waiter, enum error error)
 {
-    const struct listener *listener = worker->listener;
+    const struct message_source *source = worker->source;
 
     poll_log(request, waiter, error,
-             error_log_level(error) < LOG_LEVEL_DEBUG ? listener->operations->error(listener) : "");
+             error_log_level(error) < LOG_LEVEL_DEBUG ? source->operations->error(source) : "");
 }
 
 /* A poll that waits takes one of its client's places; one that does not is over as soon as a place could be counted. */
@@ -104,15 +107,15 @@ static bool take_place(const struct worker *worker, FCGX_Request *request, const
     const int places = (int)worker->config.max_polls_per_client;
 
     return places == 0 || asked->timeout_s == 0 ||
-           scoreboard_take_place(worker->scoreboard, worker->number, http_parameter(request, "REMOTE_USER"),
-                                 http_parameter(request, "REMOTE_ADDR"), places);
+           poll_quota_claim(worker->scoreboard, worker->number, http_parameter(request, "REMOTE_USER"),
+                            http_parameter(request, "REMOTE_ADDR"), places);
 }
 
 /* Before the answer: its client may poll again at once. */
 static void give_place(const struct worker *worker)
 {
     if (worker->config.max_polls_per_client > 0)
-        scoreboard_give_place(worker->scoreboard, worker->number);
+        poll_quota_return(worker->scoreboard, worker->number);
 }
 
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
@@ -121,7 +124,7 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     struct connection connection = { { begin_wait, heartbeat }, request, &worker->config };
     struct poll_waiter waiter;
     enum error error =
-        poll_waiter_init(&waiter, &worker->config, worker->listener, interrupts, &connection.client, asked,
+        poll_waiter_init(&waiter, &worker->config, worker->source, interrupts, &connection.client, asked,
                          http_parameter(request, "REMOTE_USER"), http_parameter(request, "REMOTE_ADDR"));
 
     if (error) {
@@ -133,8 +136,9 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     give_place(worker);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
-    FCGX_Finish_r(request); /* the answer is out before the poll's end, which may have to wait for the database */
-    tally_poll(worker->tally, &waiter, error);
+    FCGX_Finish_r(
+        request); /* the answer is out before the poll's end, which may have to wait for the database */
+    poll_counters_add(worker->counters, &waiter, error);
     poll_waiter_release(&waiter);
 }
 
@@ -146,10 +150,10 @@ static enum error read_request(struct worker *worker, FCGX_Request *request, str
     size_t length = 0;
     enum error error = http_read_body(request, poll_request_max_bytes(max_topics), &body, &length);
 
-    memory_insist(true);
+    oom_set_fatal(true);
     if (!error)
         error = poll_request_parse(asked, body, length, max_topics, detail);
-    memory_insist(false);
+    oom_set_fatal(false);
     free(body);
     /* 0: it was not kept, and may have been of any size. */
     worker->is_large = length == 0 || length > KEPT_BYTES;
@@ -194,17 +198,17 @@ static void set_state(const struct worker *worker, enum slot_state state)
     if (!worker->scoreboard)
         return;
     if (state == SLOT_SERVING)
-        atomic_store(&worker->slot->released, 0); /* whatever was wanted of the poll before */
+        atomic_store(&worker->slot->drain, 0); /* whatever was wanted of the poll before */
     atomic_store(&worker->slot->state, state);
     if (state == SLOT_IDLE) {
         (void)atomic_fetch_add(&worker->scoreboard->workers->idle, 1);
-        scoreboard_wake_stats_writer(worker->scoreboard);
+        latch_wake_stats_writer(worker->scoreboard);
     } else {
         (void)atomic_fetch_add(&worker->scoreboard->workers->polls, 1);
         idle = atomic_fetch_sub(&worker->scoreboard->workers->idle, 1) - 1;
         /* From here on the manager looks by itself, until there are enough. */
         if (idle == worker->scoreboard->reserve - 1)
-            scoreboard_ring(worker->scoreboard);
+            latch_set(worker->scoreboard);
     }
 }
 
@@ -213,10 +217,10 @@ static void count_lost_lines(const struct worker *worker)
     const uint64_t lost = log_take_lost();
 
     if (lost > 0)
-        tally_add(worker->tally, TALLY_LOG_LINES_LOST, lost);
+        counters_add(worker->counters, COUNTER_LOG_LINES_LOST, lost);
 }
 
-static void serve(struct server *server, FCGX_Request *request, const struct interrupts *interrupts)
+static void serve(struct accept_loop *server, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct worker *worker = (struct worker *)server;
 
@@ -229,30 +233,30 @@ static void serve(struct server *server, FCGX_Request *request, const struct int
     set_state(worker, SLOT_IDLE);
 }
 
-static void rest(struct server *server)
+static void rest(struct accept_loop *server)
 {
     struct worker *worker = (struct worker *)server;
 
-    worker->listener->operations->rest(worker->listener);
+    worker->source->operations->rest(worker->source);
 }
 
-int worker_run(struct worker *worker, struct listener *listener)
+int worker_run(struct worker *worker, struct message_source *source)
 {
     int status = EXIT_FAILURE;
 
     worker->server.serve = serve;
-    worker->server.rest = listener && listener->operations->rest ? rest : NULL;
-    worker->listener = listener;
+    worker->server.rest = source && source->operations->rest ? rest : NULL;
+    worker->source = source;
     worker->server.peer_timeout_ms = worker->config.peer_timeout_s * 1000;
     worker->answer = printbuf_new();
-    if (listener && worker->answer) {
+    if (source && worker->answer) {
         set_state(worker, SLOT_IDLE);
-        status = server_run(&worker->server);
+        status = accept_loop_run(&worker->server);
     } else {
         log_write(LOG_LEVEL_ERROR, "out of memory");
     }
-    if (listener)
-        listener->operations->free(listener);
+    if (source)
+        source->operations->free(source);
     printbuf_free(worker->answer);
     return status;
 }

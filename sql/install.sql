@@ -9,6 +9,11 @@ SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no sa
 -- Rather fail than hold up publishers behind a transaction that stays open.
 SET lock_timeout = '3s';
 \ir version.sql
+SELECT :SERVER_VERSION_NUM < 140000 AS server_too_old \gset
+\if :server_too_old
+    SELECT format('DO %L', format('BEGIN RAISE %L; END',
+        format('pgpoll needs PostgreSQL 14 or later, this is %s', :'SERVER_VERSION_NAME'))) \gexec
+\endif
 BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('pgpoll.install')) \g /dev/null
 
@@ -54,6 +59,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql
+\ir functions/assign_backlog.sql
 \ir functions/assign_batch.sql
 \ir functions/assign_positions.sql
 \ir functions/new_messages.sql

@@ -1,29 +1,34 @@
--- Transaction numbers mean something in one cluster only. When the server was started anew since the latest batch, sees whether it still
--- is that one, and the table the same; else (a restored dump, pg_upgrade, no batch yet) all messages are gone through once for those that
--- have no position. Notes and returns what holds from here on. For assign_batch(), which holds the lock.
+-- Transaction numbers mean something in one cluster only. When the server was restarted since the latest
+-- batch, checks that the cluster and the table are still the same. If they are not (a restored dump,
+-- pg_upgrade, no batch yet), what has no position becomes a backlog, which pgpoll.assign_backlog() finds by
+-- feed_message_id instead of transaction numbers. No message is updated. Returns what holds from here on; for
+-- assign_batch(), which holds the lock and writes it down.
 CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(INOUT latest pgpoll.batches)
 LANGUAGE plpgsql
-SET enable_seqscan = on
 AS $$
 DECLARE
-    before constant pg_snapshot := pg_current_snapshot();
-    -- So much of the end may be missing that clients have seen: a standby that is promoted need not have had all.
-    lost constant bigint := (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
+    -- So much of the end may be missing that clients have seen: a standby that is promoted need not have had
+    -- all.
+    lost constant bigint :=
+        (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
+    before constant bigint := coalesce(latest.position, 0);
+    seen constant pg_snapshot := pg_current_snapshot();
 BEGIN
-    IF latest.cluster IS DISTINCT FROM (pg_control_system()).system_identifier OR latest.messages <> 'pgpoll.messages'::regclass
-       OR latest.next_xid > pg_snapshot_xmax(before) THEN
-        UPDATE pgpoll.messages m
-        SET xid = CASE WHEN f.message_id IS NULL THEN pg_current_xact_id() END
-        FROM pgpoll.messages n LEFT JOIN pgpoll.feed f ON f.message_id = n.id
-        WHERE n.xid IS NOT NULL AND m.id = n.id;
-        -- Who was under way before the UPDATE may have published since; and this transaction has, so to speak.
-        latest.next_xid := pg_snapshot_xmax(before);
-        latest.unfinished := ARRAY(SELECT pg_snapshot_xip(before)) || pg_current_xact_id();
+    IF latest.cluster IS DISTINCT FROM (pg_control_system()).system_identifier
+       OR latest.messages <> 'pgpoll.messages'::regclass
+       OR greatest(latest.next_xid, pg_snapshot_xmax(latest.seen)) > pg_snapshot_xmax(seen) THEN
+        latest.seen := seen;
+        latest.adopting := true;
+        latest.walked_to := NULL;
+        latest.reserved := NULL;
+        latest.drawn_id := NULL;
+        latest.next_xid := pg_snapshot_xmax(seen);
+        latest.unfinished := ARRAY(SELECT pg_snapshot_xip(seen));
     END IF;
-    latest.position := setval('pgpoll.last_position', greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0), latest.position)
-                                                      + CASE WHEN latest.position IS NULL THEN 0 ELSE lost END);
+    latest.position := greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0), latest.position)
+                       + CASE WHEN latest.position IS NULL THEN 0 ELSE lost END;
+    latest.reserved := latest.reserved + (latest.position - before);
     latest.server_start := pg_postmaster_start_time();
     latest.cluster := (pg_control_system()).system_identifier;
     latest.messages := 'pgpoll.messages'::regclass;
-    INSERT INTO pgpoll.batches VALUES (latest.*);
 END $$;

@@ -1,20 +1,28 @@
--- One page of messages after the given positions, all topics merged in the order of delivery, read in one snapshot.
+-- One page of messages after the given positions, all topics merged in the order of delivery, read in one
+-- snapshot.
 --
--- topics and positions belong together by index; a NULL position means from now. max_messages and max_bytes (payload and
--- metadata, as text) bound the page; a first message that alone is larger is sent all the same.
+-- topics and positions belong together by index; a NULL position means from now. max_messages and max_bytes
+-- (payload and metadata, as text) bound the page; a first message that alone is larger is sent all the same.
 --
 -- Rows, told apart by created_at and payload:
---   topic    (no created_at) one per topic, in order: position is where its reading starts, gap is NULL, 'expired'
---            (messages after the requested position were pruned) or 'ahead' (no such position was ever given),
---            oldest the first position still there, looked up only where it may be asked for
+--   topic    (no created_at) one per topic, in order: position is where its reading starts; gap is NULL,
+--            'expired' (messages after the requested position were pruned) or 'ahead' (no such position was
+--            ever given); oldest is the first position still there, looked up only where it may be asked for;
+--            newest is the topic's last position, if it is read from now.
 --   message  in order of position
 --   more     (created_at, no payload) at most one, last: there is at least one more message
-CREATE OR REPLACE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer, max_bytes bigint)
-RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json, gap text, oldest bigint)
+--
+-- While a backlog gets its positions (assign_backlog()), from now means after all of it: its messages were
+-- committed before. Those committed since it began, and before the request, come all the same.
+CREATE OR REPLACE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer,
+                                           max_bytes bigint)
+RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json,
+               gap text, oldest bigint, newest bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
--- The one good plan: feed's primary key, then messages' primary key, whatever the statistics say today.
+-- The one good plan: feed's primary key, then messages' primary key, whatever the statistics say. That is why
+-- topics are compared with <=, which leaves no other index with the order that is asked for.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -27,41 +35,55 @@ BEGIN
     PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first, see tables.sql
     RETURN QUERY
     SELECT t.no::integer,
-           CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN t.newest
+           CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN greatest(t.newest, t.reserved)
                 ELSE greatest(t.requested, t.pruned_to) END,
            NULL::timestamptz, NULL::json, NULL::json,
            CASE WHEN t.requested > t.last_position THEN 'ahead'
                 WHEN t.requested < t.pruned_to THEN 'expired' END,
            CASE WHEN t.requested > t.last_position OR t.requested < t.pruned_to OR t.requested = 0 THEN
-               (SELECT f.position FROM pgpoll.feed f WHERE f.topic = t.topic ORDER BY f.position LIMIT 1) END
+               (SELECT f.position FROM pgpoll.feed f
+                WHERE (f.topic, f.position) > (t.topic, t.pruned_to) AND f.topic <= t.topic
+                ORDER BY f.topic, f.position LIMIT 1) END,
+           CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN t.newest END
     FROM (SELECT r.no, r.topic, r.requested, s.last_value AS last_position,
                  coalesce(p.pruned_to, 0) AS pruned_to,
                  greatest(p.pruned_to,
-                          (SELECT f.position FROM pgpoll.feed f WHERE f.topic = r.topic ORDER BY f.position DESC LIMIT 1),
-                          0) AS newest
+                          (SELECT f.position FROM pgpoll.feed f
+                           WHERE (f.topic, f.position) > (r.topic, coalesce(p.pruned_to, 0))
+                             AND f.topic <= r.topic
+                           ORDER BY f.topic DESC, f.position DESC LIMIT 1),
+                          0) AS newest,
+                 b.reserved
           FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
           CROSS JOIN pgpoll.last_position s
+          LEFT JOIN (SELECT b.reserved FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1) b ON true
           LEFT JOIN pgpoll.retention p ON p.topic = r.topic) t
     ORDER BY t.no;
 
     RETURN QUERY
     SELECT p.no::integer, p.position, m.created_at::timestamptz,
-           CASE WHEN p.fits THEN m.payload END, CASE WHEN p.fits THEN m.metadata END, NULL, NULL::bigint
+           CASE WHEN p.fits THEN m.payload END, CASE WHEN p.fits THEN m.metadata END,
+           NULL, NULL::bigint, NULL::bigint
     FROM (SELECT c.*,
                  c.n <= max_messages AND (c.total <= max_bytes OR c.n = 1) AS fits,
                  c.n - 1 <= max_messages AND (c.total - c.bytes <= max_bytes OR c.n <= 2) AS previous_fits
           FROM (SELECT f.*, row_number() OVER page AS n, sum(f.bytes) OVER page AS total
                 FROM (SELECT r.no, f.position, f.message_id, f.bytes
                       FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
+                      -- To begin after the dead rows that an old snapshot keeps.
+                      LEFT JOIN pgpoll.retention p ON p.topic = r.topic
                       CROSS JOIN LATERAL
                           (SELECT f.position, f.message_id, f.bytes
                            FROM pgpoll.feed f
-                           WHERE f.topic = r.topic AND f.position > r.requested
-                             AND EXISTS (SELECT FROM pgpoll.messages m WHERE m.id = f.message_id)
-                           ORDER BY f.position LIMIT max_messages + 1) f
+                           WHERE (f.topic, f.position) > (r.topic, greatest(r.requested, p.pruned_to))
+                             AND f.topic <= r.topic AND r.requested IS NOT NULL
+                             -- A look-up each, no join.
+                             AND (SELECT m.id FROM pgpoll.messages m
+                                  WHERE m.id = f.message_id LIMIT 1) IS NOT NULL
+                           ORDER BY f.topic, f.position LIMIT max_messages + 1) f
                       ORDER BY f.position LIMIT max_messages + 1) f
                 WINDOW page AS (ORDER BY f.position ROWS UNBOUNDED PRECEDING)) c) p
-    JOIN pgpoll.messages m ON m.id = p.message_id
+    CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.id = p.message_id OFFSET 0) m
     WHERE p.previous_fits
     ORDER BY p.position;
 END $$;

@@ -1,9 +1,11 @@
--- assign_positions() for a manager, which gets the messages at once: a row for each, in order, if they are at most max_messages and
--- max_bytes (of payload and metadata, as text); else, and where there are none, a single row without a position. assigned and
--- previous, the same in all rows: how many there were, and the position before which nothing is new.
--- assigned is -1 when the database is read-only.
+-- assign_positions() for a manager, which gets the messages of the batch at once: a row for each, in order,
+-- if they have at most max_bytes (of payload and metadata, as text); else, and where there are none, a single
+-- row without a position. The batch has at most max_messages. assigned, previous and more are the same in all
+-- rows: how many there are, the position before which nothing is new, and whether there is a backlog, so that
+-- it should be called again at once. assigned is -1 when the database is read-only.
 CREATE OR REPLACE FUNCTION pgpoll.new_messages(max_messages integer, max_bytes bigint)
-RETURNS TABLE (topic text, "position" bigint, created_at timestamptz, payload json, metadata json, assigned integer, previous bigint)
+RETURNS TABLE (topic text, "position" bigint, created_at timestamptz, payload json, metadata json,
+               assigned integer, previous bigint, more boolean)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
@@ -15,17 +17,24 @@ AS $$
 DECLARE
     batch record;
 BEGIN
-    IF current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() THEN -- as in assign_positions()
-        RETURN QUERY SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json, -1, NULL::bigint;
+    -- As in assign_positions().
+    IF current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() THEN
+        RETURN QUERY
+        SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json, -1, NULL::bigint, false;
         RETURN;
     END IF;
-    batch := pgpoll.assign_batch(random() < 0.01);
-    IF batch.assigned BETWEEN 1 AND max_messages AND batch.bytes <= max_bytes THEN
+    batch := pgpoll.assign_batch(random() < 0.01, max_messages);
+    IF batch.assigned > 0 AND batch.bytes <= max_bytes THEN
         RETURN QUERY
-        SELECT m.topic::text, batch.after + i.n, m.created_at::timestamptz, m.payload, m.metadata, batch.assigned, batch.previous
-        FROM unnest(batch.ids) WITH ORDINALITY AS i (id, n) JOIN pgpoll.messages m ON m.id = i.id
+        SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
+               batch.assigned, batch.previous, batch.more
+        FROM unnest(batch.ids) WITH ORDINALITY AS i (id, n)
+        CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
+                            FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m -- a look-up each, no join
         ORDER BY i.n;
     ELSE
-        RETURN QUERY SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json, batch.assigned, batch.previous;
+        RETURN QUERY
+        SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json,
+               batch.assigned, batch.previous, batch.more;
     END IF;
 END $$;

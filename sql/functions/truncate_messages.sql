@@ -35,8 +35,8 @@ BEGIN
     floor := greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0),
                       ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1) + 1;
     -- Nobody may have looked since the server was started: then transaction numbers may be another cluster's
-    -- (adopt_messages()).
-    known := coalesce(last.server_start = pg_postmaster_start_time(), false);
+    -- (adopt_messages()). Nor do they tell which messages of a backlog have their positions (assign_backlog()).
+    known := coalesce(last.server_start = pg_postmaster_start_time() AND last.seen IS NULL AND last.foreign_id IS NULL, false);
     WITH lost (topic) AS (
         SELECT m.topic FROM pgpoll.messages m
         WHERE known AND m.xid >= last.next_xid AND m.xid IS DISTINCT FROM mine

@@ -104,7 +104,8 @@ static void answer_poll(FCGX_Request *request)
     unsigned last = atomic_load(&shared->last);
     (void)FCGX_PutS("Content-Type: application/json\r\n\r\n{\"messages\":[", request->out);
     for (unsigned n = since + 1; n <= last; n++)
-        (void)FCGX_FPrintF(request->out, "%s{\"payload\":%s}", n > since + 1 ? "," : "", shared->messages[n % SLOTS]);
+        (void)FCGX_FPrintF(request->out, "%s{\"payload\":%s}", n > since + 1 ? "," : "",
+                           shared->messages[n % SLOTS]);
     (void)FCGX_FPrintF(request->out, "],\"has_more\":false,\"next_since\":{\"all\":\"%u\"}}", last);
 }
 
@@ -121,7 +122,8 @@ static void serve(void)
         if (strcmp(uri, "/herd/publish") == 0)
             publish(&request);
         else if (strcmp(uri, "/herd/waiting") == 0)
-            (void)FCGX_FPrintF(request.out, "Content-Type: text/plain\r\n\r\n%u\n", atomic_load(&shared->waiting));
+            (void)FCGX_FPrintF(request.out, "Content-Type: text/plain\r\n\r\n%u\n",
+                               atomic_load(&shared->waiting));
         else
             answer_poll(&request);
         FCGX_Finish_r(&request);

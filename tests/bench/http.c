@@ -87,7 +87,8 @@ static enum answer_state answer_parse(struct answer *a)
     const char *length = find_header(a->text, "Content-Length");
     if (!length)
         return ANSWER_BROKEN;
-    return a->length - (size_t)(a->body - a->text) >= strtoul(length, NULL, 10) ? ANSWER_WHOLE : ANSWER_PARTIAL;
+    return a->length - (size_t)(a->body - a->text) >= strtoul(length, NULL, 10) ? ANSWER_WHOLE
+                                                                                : ANSWER_PARTIAL;
 }
 
 enum answer_state answer_read(struct answer *a, int fd)

@@ -29,7 +29,13 @@
 
 /* Clients begin after message 0 (but for drain), and message 1 warms up. */
 enum { FIRST_MEASURED = 2 };
-enum { SECOND_NS = 1000 * 1000 * 1000, MS_NS = 1000 * 1000, POLL_S = 60, PAYLOAD_BYTES = 200, PATIENCE_S = 20 };
+enum {
+    SECOND_NS = 1000 * 1000 * 1000,
+    MS_NS = 1000 * 1000,
+    POLL_S = 60,
+    PAYLOAD_BYTES = 200,
+    PATIENCE_S = 20
+};
 
 __attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *format, ...)
 {
@@ -168,19 +174,19 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     return 0;
 }
 
-static const struct argp argp = {
-    option_list,
-    parse_option,
-    "paced|fanout|hold|drain|ask",
-    "Load generator and delivery checker for long polling.\v"
-    "paced: publishes at a steady rate. fanout: publishes when the message before has reached all. hold: says so when "
-    "all poll, until its "
-    "stdin ends. drain: clients that have read nothing read what was published before. ask: polls that do not wait, of "
-    "clients that have read all.",
-    NULL,
-    NULL,
-    NULL
-};
+static const struct argp argp = { option_list,
+                                  parse_option,
+                                  "paced|fanout|hold|drain|ask",
+                                  "Load generator and delivery checker for long polling.\v"
+                                  "paced: publishes at a steady rate. fanout: publishes when the message "
+                                  "before has reached all. hold: says so when "
+                                  "all poll, until its "
+                                  "stdin ends. drain: clients that have read nothing read what was published "
+                                  "before. ask: polls that do not wait, of "
+                                  "clients that have read all.",
+                                  NULL,
+                                  NULL,
+                                  NULL };
 
 static bool speaks_json(void)
 {
@@ -234,7 +240,8 @@ static void publish_by_http(const char *payload)
 {
     static struct answer answer;
     char request[PAYLOAD_BYTES + 512];
-    int length = snprintf(request, sizeof request, "POST %s%s HTTP/1.1\r\nHost: bench\r\nContent-Length: %zu\r\n\r\n%s",
+    int length = snprintf(request, sizeof request,
+                          "POST %s%s HTTP/1.1\r\nHost: bench\r\nContent-Length: %zu\r\n\r\n%s",
                           opt.target->publish_path, speaks_json() ? "" : opt.topic, strlen(payload), payload);
     enum answer_state state = ANSWER_PARTIAL;
     answer.length = 0;
@@ -335,7 +342,8 @@ static void client_poll(struct client *c)
     if (speaks_json()) {
         int body_length = snprintf(body, sizeof body, "{\"topics\":[\"%s\"],%s\"timeout\":%d,\"limit\":1000}",
                                    opt.topic, c->cursor, asking ? 0 : POLL_S);
-        length = snprintf(request, sizeof request, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s",
+        length = snprintf(request, sizeof request,
+                          "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s",
                           opt.target->poll_path, body_length, body);
     } else {
         length = snprintf(request, sizeof request, "GET %s%s HTTP/1.1\r\nHost: bench\r\n%s\r\n",
@@ -367,7 +375,8 @@ static void client_keep_cursor(struct client *c)
     answer_header(&c->answer, "Last-Modified", modified, sizeof modified);
     answer_header(&c->answer, "Etag", tag, sizeof tag);
     if (*modified)
-        (void)snprintf(c->cursor, sizeof c->cursor, "If-Modified-Since: %s\r\nIf-None-Match: %s\r\n", modified, tag);
+        (void)snprintf(c->cursor, sizeof c->cursor, "If-Modified-Since: %s\r\nIf-None-Match: %s\r\n",
+                       modified, tag);
 }
 
 static void client_receive(struct client *c, uint32_t n, int64_t received_ns)
@@ -448,7 +457,8 @@ static void run_until(bool (*done)(void))
                 client_answered(c);
                 break;
             case ANSWER_BROKEN:
-                die("a poll's connection ended, or is not HTTP: %.300s", c->answer.text ? c->answer.text : "");
+                die("a poll's connection ended, or is not HTTP: %.300s",
+                    c->answer.text ? c->answer.text : "");
             }
         }
     }
@@ -493,7 +503,7 @@ static void ask_for_now(void)
 }
 
 /*
- * As README tells clients: first they ask, without waiting, where "now" is. Here one does for all, when there is a first message; by a
+ * As docs/poll.md tells clients: first they ask, without waiting, where "now" is. Here one does for all, when there is a first message; by a
  * bare NOTIFY that comes a moment after its COMMIT has returned.
  */
 static void clients_learn_now(void)
@@ -583,9 +593,9 @@ static void report(double seconds)
             lost += message_count() - c->next;
     for (uint32_t n = 0; n < message_count(); n++)
         deliveries += messages[n].deliveries;
-    (void)printf(
-        "{\"seconds\": %.6f, \"answers\": %lu, \"refusals\": %u, \"deliveries\": %lu, \"lost\": %lu, \"repeated\": %lu",
-        seconds, answers, refusals, deliveries, lost, repeated);
+    (void)printf("{\"seconds\": %.6f, \"answers\": %lu, \"refusals\": %u, \"deliveries\": %lu, \"lost\": "
+                 "%lu, \"repeated\": %lu",
+                 seconds, answers, refusals, deliveries, lost, repeated);
     if (opt.mode == PACED || opt.mode == FANOUT)
         print_times();
     (void)puts("}");

@@ -35,7 +35,7 @@ def make_base():
 
 
 def build(command):
-    """As README has it, on the base image of Debian's packages."""
+    """As docs/install.md has it, on the base image of Debian's packages."""
     assert command[:2] == ["docker", "build"]
     make_base()
     podman("build", "--format", "docker", "--network", "host", *LIMITS, "--build-arg", f"BASE={BASE}", *command[2:], cwd=ROOT)

@@ -1,4 +1,4 @@
-"""The container image, built and run as README says, beside a PostgreSQL whose Unix socket it sees as /pg. Needs root."""
+"""The container image, built and run as docs/install.md says, beside a PostgreSQL whose Unix socket it sees as /pg. Needs root."""
 import contextlib
 import json
 import os
@@ -16,18 +16,17 @@ import yaml
 from engine import LIMITS, ROOT, Container, build, podman
 
 sys.path.insert(0, str(ROOT / "tests/e2e"))
+from documents import command   # noqa: E402
 from server import until   # noqa: E402
 
-README = (ROOT / "README.md").read_text()
 ADMIN, WORKERS = "the administrator's", "the workers'"   # passwords
 QUICK = "-e", "PGPOLL_WORKERS=40"
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 
 
 def line(start):
-    """The one command of README that starts so, in words."""
-    (found,) = re.findall(rf"^    ({re.escape(start)}.*?)(?: +#.*)?$", README, re.M)
-    return shlex.split(found)
+    """The one command of the documents that starts so, in words."""
+    return shlex.split(command(start))
 
 
 class Database:
@@ -82,7 +81,7 @@ def image():
 
 
 def here(words, database):
-    """README's `docker run`, for the database of this test."""
+    """The documents' `docker run`, for the database of this test."""
     assert words[:2] == ["docker", "run"]
     words = [word.replace("db.example", "/pg") for word in words[2:] if word not in ("-d", "-p", "8080:8080", "--name=pgpoll")]
     return ["-v", f"{database.directory}:/pg", *words]

@@ -12,7 +12,7 @@ from server import until   # noqa: E402
 
 # The release of the machine and, if it is not this machine's own, where the package was built: in a copy of the tree, in another root.
 SUITE = os.environ.get("SUITE")
-TREE = ROOT / "build/debian" / SUITE if SUITE else ROOT
+TREE = pathlib.Path(f"/var/tmp/pgpoll-debian-{SUITE}/trees", str(ROOT).replace("/", "_")) if SUITE else ROOT
 BUILT_IN = ["tests/debian/root", SUITE] if SUITE else []
 SUITE = SUITE or re.search(r"^VERSION_CODENAME=(.*)$", pathlib.Path("/etc/os-release").read_text(), re.M)[1]
 

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from machine import ROOT, SUITE, Machine, until
-from test_package import DEB, Clients, line, manager, poll, program_of, publish, repacked, settle
+from documents import command   # beside machine's server.py
+from test_package import DEB, Clients, manager, poll, program_of, publish, repacked, settle
 
 RELEASED = "addf9c3"   # version 0.1.0
 SETTINGS = "/etc/default/pgpoll"
@@ -46,7 +47,7 @@ def too_many_topics(machine):
 def test_the_old_version_is_set_up(machine, released):
     machine.run(f"apt-get install -qq -y {machine.put(released)}; runuser -u postgres -- createdb mydb; pgpoll-setup mydb")
     machine.run(f"sed -i 's/^#PGPOLL_WORKERS=500/PGPOLL_WORKERS=20/; s/^#PGPOLL_MAX_TOPICS=.*/PGPOLL_MAX_TOPICS=3/' {SETTINGS}")
-    machine.run(f"systemctl restart pgpoll; {line('cp ')}; {line('lighty-enable-mod ')}")
+    machine.run(f"systemctl restart pgpoll; {command('cp ')}; {command('lighty-enable-mod ')}")
     until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
     settle(machine, 20)
     assert poll(machine, "t")[0] == 200 and too_many_topics(machine)
@@ -86,4 +87,4 @@ def test_purging_what_was_unpacked_only(machine, tmp_path):
     assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
     assert machine.run("ls /etc/default/pgpoll* /usr/lib/pgpoll /usr/share/pgpoll /run/pgpoll/*.sock 2>/dev/null", check=False).stdout == ""
     assert machine.run("find /etc/systemd -name '*pgpoll*'").stdout == ""
-    assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
+    assert machine.says("systemctl list-units --no-legend 'pgpoll*'") == ""

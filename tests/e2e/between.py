@@ -57,10 +57,12 @@ def pgbouncer(server):
 
 
 class Wire:
-    """A socket, in a directory of its own, that leads to a server's PostgreSQL. While deaf is set, notifications get lost on it."""
+    """A socket, in a directory of its own, that leads to a server's PostgreSQL. While deaf is set, notifications get lost on it; with
+    version set, the server seems to be of that one."""
 
     def __init__(self, server, home):
         self.deaf = False
+        self.version = None
         self.target = str(pathlib.Path(server.env["PGHOST"]) / ".s.PGSQL.5432")
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(str(home / ".s.PGSQL.5432"))
@@ -88,6 +90,9 @@ class Wire:
         with contextlib.suppress(OSError), source.makefile("rb") as messages:
             while head := messages.read(5):
                 message = head + messages.read(int.from_bytes(head[1:], "big") - 4)
+                if self.version and message[5:].startswith(b"server_version\0"):
+                    text = b"server_version\0" + self.version.encode() + b"\0"
+                    message = b"S" + (len(text) + 4).to_bytes(4, "big") + text
                 if not (self.deaf and head[:1] == b"A"):
                     target.sendall(message)
             target.shutdown(socket.SHUT_RDWR)

@@ -92,3 +92,17 @@ def test_a_function_that_is_missing_fails_the_link(build, program):
     code, output = build(program)
     assert code != 0 and "undefined reference" in output and "http_send" in output, output
     assert not (build.path / program).exists()
+
+
+def test_an_old_libpq_is_refused(build, tmp_path):
+    """That of Debian 11."""
+    (tmp_path / "json-c.pc").write_text("Name: json-c\nDescription: x\nVersion: 0.15\nLibs: -ljson-c\n")
+    (tmp_path / "libpq.pc").write_text("Name: libpq\nDescription: x\nVersion: 13.23\nLibs: -lpq\n")
+    (build.path / "src/cursor.o").unlink()
+    code, output = build("pgpoll.fcgi", PKG_CONFIG_LIBDIR=str(tmp_path))
+    assert code != 0 and "libpq >= 14" in output and "13.23" in output, output
+
+
+def test_a_32_bit_system_is_refused():
+    done = subprocess.run(["gcc", "-m32", "-fsyntax-only", "-x", "c", ROOT / "src/core/platform.h"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "pgpoll needs a 64-bit system" in done.stderr

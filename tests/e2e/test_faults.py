@@ -141,13 +141,29 @@ def test_settings_that_an_operator_may_have_made(server, topic):
         server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
         odd = topic + " 'Ünï😀\\"
         polls = server.wait(odd, polls=4, timeout=20)
+        sessions = set(server.backends())
         time.sleep(1)   # twice the time after which an idle session is cut
+        assert sessions & set(server.backends())    # of ours it is not: no LISTEN is interrupted
         server.sql("INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES (%s, '\"é😀\"', '2025-01-15 10:30:00+00')", odd)
         for poll in polls:
             (message,) = poll.result().messages
             assert (message["topic"], message["payload"], message["timestamp"]) == (odd, "é😀", "2025-01-15T10:30:00.000000")
         assert server.poll(odd, since={odd: "0"}).payloads == ["é😀"]
     finally:
+        server.sql("ALTER ROLE pgpoll_worker RESET ALL")
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+
+
+def test_a_transaction_timeout_that_an_operator_has_set(server, topic):
+    if server.sql("SHOW server_version_num") < [("170000",)]:
+        pytest.skip("PostgreSQL 17 has it")
+    server.sql("ALTER ROLE pgpoll_worker SET transaction_timeout = '400ms'")
+    server.restrict(f"pg_sleep(1) IS NOT NULL AND topic <> '{topic}'", topic)
+    try:
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+        assert server.poll(new_topic()).messages == []
+    finally:
+        server.unrestrict()
         server.sql("ALTER ROLE pgpoll_worker RESET ALL")
         server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
 

@@ -272,34 +272,34 @@ def test_a_worker_knows_nothing_of_postgresql(crowd, topic):
     assert poll.result().payloads == [1]
 
 
-def test_a_killed_nursery_is_replaced(crowd, topic):
+def test_a_killed_fork_server_is_replaced(crowd, topic):
     polls = crowd.wait(topic, polls=10, timeout=30)
     before, manager = crowd.until_workers(), crowd.manager
-    (nursery,) = crowd.named("pgpoll-nursery")
-    os.kill(nursery, signal.SIGKILL)
-    until(lambda: logged(crowd, f"nursery {nursery} was killed by signal 9"), "its death noticed")
+    (fork_server,) = crowd.named("pgpoll-forker")
+    os.kill(fork_server, signal.SIGKILL)
+    until(lambda: logged(crowd, f"fork server {fork_server} was killed by signal 9"), "its death noticed")
     for pid in sorted(before - set(crowd.until_waiting(topic, 10)))[:5]:
         os.kill(pid, signal.SIGKILL)
     until(lambda: len(crowd.worker_pids() & before) == len(before) - 5, "five workers gone")
     crowd.until_workers()
-    assert crowd.manager == manager and crowd.named("pgpoll-nursery") - {nursery}
+    assert crowd.manager == manager and crowd.named("pgpoll-forker") - {fork_server}
     crowd.publish(topic, 1)
     assert [poll.result().payloads for poll in polls] == [[1]] * 10
 
 
-def test_a_hanging_nursery_is_replaced(topic):
+def test_a_hanging_fork_server_is_replaced(topic):
     with Server(4, errors="cannot start a worker|a worker died as soon as it was started") as server:
         before = server.until_workers()
-        (nursery,) = server.named("pgpoll-nursery")
-        os.kill(nursery, signal.SIGSTOP)
+        (fork_server,) = server.named("pgpoll-forker")
+        os.kill(fork_server, signal.SIGSTOP)
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
         after = until(lambda: len(pids := server.worker_pids() - {victim}) == server.worker_count and pids, "another worker", seconds=30)
-        assert len(after & before) == len(before) - 1 and nursery not in server.processes()
+        assert len(after & before) == len(before) - 1 and fork_server not in server.processes()
 
 
 def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
-    # The nursery is among the killed, perhaps in the middle of a fork.
+    # The fork server is among the killed, perhaps in the middle of a fork.
     with Server(3, errors="a worker died as soon as it was started: the next one in|cannot start a worker: No child processes") as server:
         manager, killed, end = server.manager, 0, time.monotonic() + 2
         server.until_workers()
@@ -334,10 +334,10 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
             assert done.returncode == 0, done.stdout + done.stderr
             until(lambda: not eight.worker_pids() & before, "the old workers gone", seconds=5 + STALL_S)
             assert eight.manager == manager
-            for pid in {manager, *eight.until_workers(), *eight.named("pgpoll-nursery")}:
+            for pid in {manager, *eight.until_workers(), *eight.named("pgpoll-forker")}:
                 with open(f"/proc/{pid}/exe", "rb") as program:
                     assert program.read().endswith(version)
-            until(lambda: len(eight.named("pgpoll-nursery")) == 1, "the old nursery gone")
+            until(lambda: len(eight.named("pgpoll-forker")) == 1, "the old fork server gone")
             count = len(sent)
             until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=2 + STALL_S)
     finish(eight, clients, topic, sent)
@@ -389,7 +389,7 @@ def test_reloaded_again_before_the_new_workers_are_there(topic):
         polls = server.wait(topic, polls=4, timeout=30)
         before = server.until_workers()
         os.kill(server.manager, signal.SIGHUP)
-        until(lambda: not server.named("pgpoll-nursery"), "the next program")
+        until(lambda: not server.named("pgpoll-forker"), "the next program")
         os.kill(server.manager, signal.SIGHUP)
         until(lambda: not server.worker_pids() & before, "the oldest workers gone")
         server.publish(topic, "after")
@@ -404,7 +404,7 @@ def test_told_to_end_in_the_middle_of_a_reload(topic):
         held = connect(server)
         held.sendall(begin() + record(PARAMS))   # a request that does not come to its end
         os.kill(manager, signal.SIGHUP)
-        until(lambda: not server.named("pgpoll-nursery"), "the next program")
+        until(lambda: not server.named("pgpoll-forker"), "the next program")
         os.kill(manager, signal.SIGTERM)
         assert [poll.result(20).messages for poll in polls] == [[]] * 4
         until(lambda: len(server.worker_pids() & before) == 1, "the others gone")
@@ -561,7 +561,7 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     os.kill(no_rereading.manager, signal.SIGSTOP)
     try:
         no_rereading.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '1'), (%s, '2')", topic, topic)
-        assert no_rereading.sql("SELECT pgpoll.assign_positions()") == [(2,)]
+        assert no_rereading.sql("SELECT assigned FROM pgpoll.assign_positions()") == [(2,)]
         no_rereading.sql("DELETE FROM pgpoll.messages WHERE topic = %s AND payload::text = '2'", topic)
         (now,), = no_rereading.sql("SELECT clock_timestamp()")
     finally:

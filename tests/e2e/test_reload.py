@@ -11,7 +11,7 @@ import pytest
 from server import MODE, ROOT, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
-SLOW_START = "cannot start a worker: No child processes"   # a nursery that takes more than 5 s is replaced
+SLOW_START = "cannot start a worker: No child processes"   # a fork server that takes more than 5 s is replaced
 
 HELD_WORKER = """#include <unistd.h>
 int main(int argc, char **argv) { (void)argc; while (access("%s", F_OK) != 0) usleep(10000); return execv("%s", argv); }"""
@@ -59,9 +59,9 @@ def end(server):
 
 def begin_reload(server):
     """Returns when the next program is the manager."""
-    before = server.named("pgpoll-nursery")
+    before = server.named("pgpoll-forker")
     os.kill(server.manager, signal.SIGHUP)
-    until(lambda: not server.named("pgpoll-nursery") & before, "the next program")
+    until(lambda: not server.named("pgpoll-forker") & before, "the next program")
 
 
 def listening(server):
@@ -170,17 +170,17 @@ def killed(server, pid):
     return any(f"process {pid} did not end in time: killed" in line for line in server.log())
 
 
-@pytest.mark.parametrize("name", ["pgpoll-worker", "pgpoll-reader", "pgpoll-nursery"])
+@pytest.mark.parametrize("name", ["pgpoll-worker", "pgpoll-reader", "pgpoll-forker"])
 def test_a_stopped_process_does_not_keep_the_manager_from_ending(impatient, topic, name):
     polls = impatient.wait(topic, polls=2, timeout=60)
     victim = min(until(lambda: impatient.named(name), name) - set(impatient.until_waiting(topic, 2)))
     everybody = set(impatient.processes()) - {int((impatient.run / "lighttpd.pid").read_text())}
-    ours = {pid for pid in everybody if pid in impatient.named("pgpoll-worker") | impatient.named("pgpoll-reader") | impatient.named("pgpoll-nursery")}
+    ours = {pid for pid in everybody if pid in impatient.named("pgpoll-worker") | impatient.named("pgpoll-reader") | impatient.named("pgpoll-forker")}
     stop(victim)
     end(impatient)
     assert [poll.result(20).messages for poll in polls] == [[]] * 2
     until(lambda: all(is_gone(pid) for pid in ours), "nothing left behind")
-    assert killed(impatient, victim) or name == "pgpoll-nursery"     # which has nothing to end
+    assert killed(impatient, victim) or name == "pgpoll-forker"     # which has nothing to end
 
 
 def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
@@ -198,18 +198,18 @@ def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
     end(impatient)
 
 
-def test_a_stopped_nursery_holds_up_no_message(impatient, topic):
+def test_a_stopped_fork_server_holds_up_no_message(impatient, topic):
     """While it hangs, a worker is missing, and the manager goes on."""
     def delivered_meanwhile():
-        (nursery,) = until(lambda: len(pids := impatient.named("pgpoll-nursery")) == 1 and pids, "a nursery")
+        (fork_server,) = until(lambda: len(pids := impatient.named("pgpoll-forker")) == 1 and pids, "a fork server")
         (poll,) = impatient.wait(topic, timeout=60)
         victim = min(impatient.until_workers() - set(impatient.until_waiting(topic)))
-        stop(nursery)
+        stop(fork_server)
         os.kill(victim, signal.SIGKILL)
         until(lambda: any(f"worker {victim} was killed by signal 9" in line for line in impatient.log()), "its death noticed")
         impatient.publish(topic, 1)
         assert poll.result(20).payloads == [1]
-        return state(nursery) == "T"    # if not, the machine stood still for seconds
+        return state(fork_server) == "T"    # if not, the machine stood still for seconds
 
     assert any(delivered_meanwhile() for _ in range(3))
     impatient.until_workers(40)
@@ -274,14 +274,14 @@ def test_workers_know_no_password(tmp_path):
         process = subprocess.Popen([ROOT / "build" / "pgpoll.fcgi"], stdin=listener, stderr=subprocess.DEVNULL, env=environment)
     try:
         workers = until(lambda: len(pids := children("pgpoll-worker")) == 4 and pids, "the workers")
-        (reader,), nurseries = until(lambda: children("pgpoll-reader"), "a reader"), children("pgpoll-nursery")
-        assert len(nurseries) == 1 and environment_of(reader)["PGPASSWORD"] == secret
-        for pid in workers + nurseries:
+        (reader,), fork_servers = until(lambda: children("pgpoll-reader"), "a reader"), children("pgpoll-forker")
+        assert len(fork_servers) == 1 and environment_of(reader)["PGPASSWORD"] == secret
+        for pid in workers + fork_servers:
             known = environment_of(pid)
             assert secret not in str(known) and not [name for name in known if name.startswith("PG") and not name.startswith("PGPOLL_")]
             assert {name: known[name] for name in ("PGPOLL_WORKERS", "LANG", "TZ", "PATH")} == {name: environment[name] for name in
                                                                                          ("PGPOLL_WORKERS", "LANG", "TZ", "PATH")}
-        for pid in [*workers, *nurseries, reader, process.pid]:
+        for pid in [*workers, *fork_servers, reader, process.pid]:
             assert secret not in pathlib.Path(f"/proc/{pid}/cmdline").read_text()
         until(lambda: "no news from the database" in log.read_text(), "the log")
         assert secret not in log.read_text()

@@ -7,6 +7,8 @@ import threading
 
 import pytest
 
+import fastcgi
+from between import accepts, manager, wire
 from server import ROOT, SCHEMA_VERSION, Server, new_topic, until
 
 NEXT = int(SCHEMA_VERSION) + 1
@@ -118,3 +120,16 @@ def test_programs_first_then_schema(next_tree, topic):
         assert not poll.done()
         pgpoll_setup(own, next_tree)
         assert poll.result().payloads == [1]
+
+
+@pytest.mark.parametrize("workers", [2, 0], ids=["managed", "alone"])
+def test_a_server_that_is_too_old(server, tmp_path, workers):
+    log = tmp_path / "log"
+    with wire(server) as (line, home):
+        line.version = "13.23 (Debian)"
+        with manager(server, "old", log, workers=workers, PGHOST=home) as process:
+            until(lambda: accepts(process.socket), "its socket")
+            with fastcgi.connect(process.socket) as client:
+                client.sendall(fastcgi.request(b'{"topics": ["a"], "timeout": 0}'))
+                assert fastcgi.reply(fastcgi.read_all(client))[0] == 503
+            until(lambda: "pgpoll needs PostgreSQL 14 or later, the server of database pgpoll is 13.23 " in log.read_text(), "its reason")

@@ -1,5 +1,5 @@
 /*
- * Preloaded into pgpoll.fcgi: makes one allocation of a worker fail. The program's malloc() hands on to these (fcgi/memory.c).
+ * Preloaded into pgpoll.fcgi: makes one allocation of a worker fail. The program's malloc() hands on to these (fcgi/oom.c).
  * Governed from outside through the file that TEST_ALLOCATION names, as struct control.
  */
 #include <dlfcn.h>

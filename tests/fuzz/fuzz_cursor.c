@@ -1,5 +1,5 @@
 /* Cursors: whatever is read as one of ours is written as it was, and positions are ordered as their texts are. */
-#include "cursor.h"
+#include "api/cursor.h"
 #include "fuzz.h"
 
 #include <string.h>

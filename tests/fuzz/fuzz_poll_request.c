@@ -1,9 +1,9 @@
 /* The body of a poll: what is accepted says what another JSON library reads in it, and what is refused is told in JSON. */
+#include "api/poll_request.h"
+#include "api/topic.h"
+#include "core/utf8.h"
 #include "fuzz.h"
-#include "poll_request.h"
 #include "second_opinion.h"
-#include "topic.h"
-#include "utf8.h"
 
 #include <json-c/json.h>
 #include <string.h>
@@ -59,15 +59,18 @@ static void check_number(const struct opinion *opinion, const char *name, int nu
     HOLDS(wanted == number);
 }
 
-static void check_request(const struct poll_request *request, const struct opinion *opinion, enum verdict verdict)
+static void check_request(const struct poll_request *request, const struct opinion *opinion,
+                          enum verdict verdict)
 {
     HOLDS(verdict != VERDICT_NOT_JSON);
     HOLDS(request->topic_count >= 1 && request->topic_count <= MAX_TOPICS);
-    HOLDS(request->timeout_s >= 0 && request->timeout_s <= 60 && request->limit >= 1 && request->limit <= 1000);
+    HOLDS(request->timeout_s >= 0 && request->timeout_s <= 60 && request->limit >= 1 &&
+          request->limit <= 1000);
     for (int i = 0; i < request->topic_count; i++) {
         const struct poll_topic *topic = &request->topics[i];
 
-        HOLDS(strlen(topic->name) == topic->length && utf8_valid_length(topic->name, topic->length) == topic->length);
+        HOLDS(strlen(topic->name) == topic->length &&
+              utf8_valid_length(topic->name, topic->length) == topic->length);
         HOLDS(topic_check(topic->name, topic->length) == TOPIC_OK);
         check_quoted(topic);
         if (verdict == VERDICT_JSON)
@@ -98,12 +101,14 @@ static void check_refusal(struct json_object *detail, enum verdict verdict)
     opinion_free(opinion_new(text, strlen(text), &told));
     HOLDS(told == VERDICT_JSON);
     for (size_t i = 0; i < json_object_array_length(detail); i++) {
-        struct json_object *entry = json_object_array_get_idx(detail, i), *place = json_object_object_get(entry, "loc");
+        struct json_object *entry = json_object_array_get_idx(detail, i),
+                           *place = json_object_object_get(entry, "loc");
         bool malformed = strcmp(member_text(entry, "type"), "value_error.jsondecode") == 0;
 
         HOLDS(json_object_array_length(place) >= 1);
         HOLDS(strcmp(json_object_get_string(json_object_array_get_idx(place, 0)), "body") == 0);
-        HOLDS(!malformed || verdict != VERDICT_JSON || strcmp(member_text(entry, "msg"), "nesting too deep") == 0);
+        HOLDS(!malformed || verdict != VERDICT_JSON ||
+              strcmp(member_text(entry, "msg"), "nesting too deep") == 0);
         HOLDS(malformed || verdict != VERDICT_NOT_JSON);
     }
 }
@@ -135,7 +140,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         for (int topic = 0; topic < MAX_TOPICS && pair < PAIRS; topic++) {
             length += sprintf(body + length, topic == 0 ? "\"" : ",\"");
             for (int i = 0; i < PER_TOPIC && pair < PAIRS; i++, pair++)
-                length += sprintf(body + length, "\\u%04x\\u%04x", 0xd800 + pair / 1024, 0xdc00 + pair % 1024);
+                length +=
+                    sprintf(body + length, "\\u%04x\\u%04x", 0xd800 + pair / 1024, 0xdc00 + pair % 1024);
             length += sprintf(body + length, "\"");
         }
         length += sprintf(body + length, "]}");

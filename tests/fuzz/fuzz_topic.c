@@ -1,7 +1,7 @@
 /* UTF-8 and the names of topics, against what iconv(3) makes of the same bytes. */
+#include "api/topic.h"
+#include "core/utf8.h"
 #include "fuzz.h"
-#include "topic.h"
-#include "utf8.h"
 
 #include <errno.h>
 #include <iconv.h>
@@ -18,7 +18,8 @@ static size_t convert(const uint8_t *data, size_t size, uint32_t characters[MOST
     if (!converter)
         converter = iconv_open("UTF-32LE", "UTF-8");
     (void)iconv(converter, NULL, NULL, NULL, NULL);
-    HOLDS(iconv(converter, &in, &in_left, &out, &out_left) != (size_t)-1 || errno == EILSEQ || errno == EINVAL);
+    HOLDS(iconv(converter, &in, &in_left, &out, &out_left) != (size_t)-1 || errno == EILSEQ ||
+          errno == EINVAL);
     *valid = size - in_left;
     return MOST - out_left / sizeof *characters;
 }

@@ -20,8 +20,8 @@ struct opinion *opinion_new(const char *text, size_t length, enum verdict *verdi
         text += 3;
         length -= 3;
     }
-    opinion->value =
-        json_loadb(length ? text : "", length, JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
+    opinion->value = json_loadb(length ? text : "", length,
+                                JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
     *verdict = VERDICT_JSON;
     if (length > 0 && memchr(text, '\0', length)) /* which jansson may overlook between tokens */
         *verdict = VERDICT_NOT_JSON;

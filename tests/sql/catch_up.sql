@@ -6,7 +6,7 @@ SELECT pg_temp.publish('a', '1');
 SELECT pg_temp.publish('b', '2');
 INSERT INTO pgpoll.messages (topic, payload, metadata, created_at) VALUES ('a', '3', '{"m":1}', '2020-01-02 03:04:05.678901+00');
 SELECT pg_temp.publish('a', '4');
-SELECT is(pgpoll.assign_positions(), 4, 'positions are given');
+SELECT is((pgpoll.assign_positions()).assigned, 4, 'positions are given');
 SELECT results_eq(
     $$SELECT topic_no, position, created_at = now(), payload::text, metadata::text, gap, oldest
       FROM pgpoll.catch_up('{b,a,quiet}', '{0,0,NULL}', 3, 1000)$$,

@@ -63,8 +63,15 @@ def waits_for_lock(admin, session):
 
 
 def assign(session):
-    """What comes before each read. Returns how many messages were given a position."""
-    return run(session, "SELECT pgpoll.assign_positions()")[0][0]
+    """What comes before each read, until no backlog is left. Returns how many messages were given a position."""
+    total = 0
+    while True:
+        assigned, more = run(session, "SELECT * FROM pgpoll.assign_positions()")[0]
+        total += assigned or 0
+        if not more:
+            return total
+        if assigned is None:    # somebody else is working on it
+            time.sleep(0.002)
 
 
 class Background(threading.Thread):

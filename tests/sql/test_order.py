@@ -405,6 +405,7 @@ def test_nobody_waits_for_long_to_give_positions(admin):
     publish(admin, "t", 1)
     assert assign(holder) == 1
     publish(admin, "t", 2)
+    run(admin, "SET lock_timeout = '100ms'")     # as the programs' sessions do
     with pytest.raises(psycopg2.errors.LockNotAvailable):
         assign(admin)
     holder.commit()

@@ -104,7 +104,7 @@ def test_upgrade_from(server, version):
     wait_until(lambda: run(admin, "SELECT pgpoll.prune('0')") == [(1,)])
     publish(admin, "t", 1, {"two": 2.50}, "3")
     if run(admin, "SELECT to_regprocedure('pgpoll.assign_positions()') IS NOT NULL") == [(True,)]:
-        assign(admin)
+        run(admin, "SELECT pgpoll.assign_positions()")
     client = Reader(admin, ["t"], {"t": run(admin, "SELECT min(position) FROM pgpoll.feed WHERE topic = 't'")[0][0]})
     stored = run(admin, "SELECT id, topic, payload::text, metadata, created_at FROM pgpoll.messages ORDER BY id")
     retained = run(admin, "SELECT * FROM pgpoll.retention")

@@ -30,8 +30,8 @@ void expect_json(struct json_object *actual, const char *expected, const char *f
     const char *text = json_object_to_json_string_ext(actual, JSON_C_TO_STRING_NOSLASHESCAPE);
     struct json_object *sent = text ? json_tokener_parse(text) : NULL, *wanted = json_tokener_parse(expected);
 
-    (void)expect(text && json_object_equal(sent, wanted), file, line, "%s instead of %s", text ? text : "(nothing)",
-                 expected);
+    (void)expect(text && json_object_equal(sent, wanted), file, line, "%s instead of %s",
+                 text ? text : "(nothing)", expected);
     json_object_put(sent);
     json_object_put(wanted);
     json_object_put(actual);

@@ -15,7 +15,8 @@ struct json_object;
 #define EXPECT_TEXT(actual, expected) expect_text(actual, expected, __FILE__, __LINE__)
 #define EXPECT_JSON(actual, expected) expect_json(actual, expected, __FILE__, __LINE__)
 
-bool expect(bool condition, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
+bool expect(bool condition, const char *file, int line, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 void expect_text(const char *actual, const char *expected, const char *file, int line);
 
 /* Both as JSON values: the order of members and white space do not matter. actual is taken over. */

@@ -1,7 +1,7 @@
-/* Stands in for src/clock.c: the linker takes an archive's member only for what the tests do not define themselves. */
+/* Stands in for src/core/clock.c: the linker takes an archive's member only for what the tests do not define themselves. */
 #include "fake_clock.h"
 
-#include "clock.h"
+#include "core/clock.h"
 
 #include <time.h>
 

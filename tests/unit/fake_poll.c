@@ -1,9 +1,9 @@
 #include "fake_poll.h"
 
-#include "answer.h"
-#include "clock.h"
+#include "core/clock.h"
 #include "expect.h"
 #include "fake_clock.h"
+#include "worker/answer.h"
 
 #include <CUnit/CUnit.h>
 #include <json-c/json.h>
@@ -12,9 +12,9 @@
 
 static const char *const call_names[] = { "read", "wait", "begin_wait", "heartbeat" };
 
-static struct fake_poll *of_listener(struct listener *listener)
+static struct fake_poll *of_listener(struct message_source *source)
 {
-    return (struct fake_poll *)(void *)((char *)listener - offsetof(struct fake_poll, listener));
+    return (struct fake_poll *)(void *)((char *)source - offsetof(struct fake_poll, source));
 }
 
 static struct fake_poll *of_client(struct poll_client *client)
@@ -45,17 +45,19 @@ static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call 
     return step;
 }
 
-static enum error fake_read(struct listener *listener, const struct listener_poll *who, enum listener_read how,
-                            const int64_t *positions, struct page *page, int64_t give_up_ms)
+static enum error fake_read(struct message_source *source, const struct source_poll *who,
+                            enum source_read how, const int64_t *positions, struct page *page,
+                            int64_t deadline_ms)
 {
-    struct fake_poll *poll = of_listener(listener);
-    const struct fake_step *step = next_step(poll, FAKE_READ, give_up_ms);
+    struct fake_poll *poll = of_listener(source);
+    const struct fake_step *step = next_step(poll, FAKE_READ, deadline_ms);
 
     if (step->error == ERROR_MEMORY)
         return step->error;
     EXPECT(how == step->how, "read %d: how is %d instead of %d", poll->call_count, (int)how, (int)step->how);
     EXPECT(page->message_count == 0 && !page->has_more, "read %d: the page is not clear", poll->call_count);
-    memcpy(poll->calls[poll->call_count - 1].positions, positions, (size_t)page->topic_count * sizeof *positions);
+    memcpy(poll->calls[poll->call_count - 1].positions, positions,
+           (size_t)page->topic_count * sizeof *positions);
     for (int i = 0; i < page->topic_count; i++) {
         page->topics[i] = step->topics[i];
         page->topics[i].next = step->topics[i].start;
@@ -63,16 +65,18 @@ static enum error fake_read(struct listener *listener, const struct listener_pol
     /* Also before an error: a connection may be lost in the middle of a page. */
     for (int i = 0; i < FAKE_MESSAGES && step->messages[i].position; i++) {
         struct message message = { step->messages[i].position, 0, "1", 1, NULL, 0 };
-        if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic], &message))
+        if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic],
+                      &message))
             return ERROR_MEMORY;
     }
     page->has_more = step->has_more;
     return step->error;
 }
 
-static enum error fake_wait(struct listener *listener, const struct interrupts *interrupts, int64_t deadline_ms)
+static enum error fake_wait(struct message_source *source, const struct interrupts *interrupts,
+                            int64_t deadline_ms)
 {
-    const struct fake_step *step = next_step(of_listener(listener), FAKE_WAIT, deadline_ms);
+    const struct fake_step *step = next_step(of_listener(source), FAKE_WAIT, deadline_ms);
     int64_t left_ms = deadline_ms - clock_monotonic_ms();
 
     (void)interrupts;
@@ -81,9 +85,9 @@ static enum error fake_wait(struct listener *listener, const struct interrupts *
     return step->error;
 }
 
-static void fake_end(struct listener *listener)
+static void fake_end(struct message_source *source)
 {
-    of_listener(listener)->ends++;
+    of_listener(source)->ends++;
 }
 
 static bool fake_begin(struct poll_client *client)
@@ -98,12 +102,14 @@ static bool fake_heartbeat(struct poll_client *client)
 
 void fake_poll_init(struct fake_poll *poll, const char *body)
 {
-    static const struct listener_operations operations = { .read = fake_read, .wait = fake_wait, .end = fake_end };
+    static const struct source_operations operations = { .read = fake_read,
+                                                         .wait = fake_wait,
+                                                         .end = fake_end };
     struct json_object *detail = NULL;
 
     fake_clock_stop();
     memset(poll, 0, sizeof *poll);
-    poll->listener.operations = &operations;
+    poll->source.operations = &operations;
     poll->client = (struct poll_client){ fake_begin, fake_heartbeat };
     (void)sigemptyset(&poll->sleep_mask);
     poll->interrupts = (struct interrupts){ -1, &poll->release, &poll->woken, &poll->sleep_mask };
@@ -114,12 +120,13 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     CU_ASSERT_FATAL(!poll->error); /* there is no request to poll with */
 }
 
-void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file, int line)
+void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,
+                   int line)
 {
     poll->script = script;
     poll->steps = steps;
-    poll->error = poll_waiter_init(&poll->waiter, &poll->config, &poll->listener, &poll->interrupts, &poll->client,
-                                   &poll->request, "", "192.0.2.1");
+    poll->error = poll_waiter_init(&poll->waiter, &poll->config, &poll->source, &poll->interrupts,
+                                   &poll->client, &poll->request, "", "192.0.2.1");
     if (!poll->error)
         poll->error = poll_waiter_run(&poll->waiter);
     (void)expect(poll->step == steps || (poll->step == steps - 1 && script[poll->step].repeat), file, line,
@@ -135,7 +142,8 @@ int fake_poll_count(const struct fake_poll *poll, enum fake_call call)
     return count;
 }
 
-void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file, int line)
+void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file,
+                      int line)
 {
     struct printbuf *answer = printbuf_new();
     const char *text = answer_messages(answer, &poll->waiter) ? answer->buf : "out of memory";
@@ -150,7 +158,7 @@ void fake_poll_expect(const struct fake_poll *poll, const char *member, const ch
 
 void fake_poll_release(struct fake_poll *poll)
 {
-    if (poll->waiter.listener)
+    if (poll->waiter.source)
         poll_waiter_release(&poll->waiter);
     EXPECT(poll->ends == 1, "end was called %d times", poll->ends);
     poll_request_release(&poll->request);

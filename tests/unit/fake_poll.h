@@ -5,9 +5,9 @@
 #ifndef PGPOLL_FAKE_POLL_H
 #define PGPOLL_FAKE_POLL_H
 
-#include "config.h"
-#include "poll_request.h"
-#include "poll_waiter.h"
+#include "api/poll_request.h"
+#include "core/config.h"
+#include "worker/poll_waiter.h"
 
 enum { FAKE_TOPICS = 3, FAKE_MESSAGES = 3, FAKE_CALLS = 64 };
 
@@ -20,9 +20,9 @@ struct fake_message {
 
 struct fake_step {
     enum fake_call call;
-    enum error error;       /* what it returns; of BEGIN and HEARTBEAT anything means that the client has left */
-    enum listener_read how; /* of READ: what the poll must ask for */
-    int64_t takes_ms;       /* a WAIT that ends with ERROR_TIMEOUT takes until the deadline it was given */
+    enum error error; /* what it returns; of BEGIN and HEARTBEAT anything means that the client has left */
+    enum source_read how; /* of READ: what the poll must ask for */
+    int64_t takes_ms;     /* a WAIT that ends with ERROR_TIMEOUT takes until the deadline it was given */
     struct page_topic topics[FAKE_TOPICS]; /* of READ; next is found from the messages */
     struct fake_message messages[FAKE_MESSAGES];
     bool has_more;
@@ -30,7 +30,7 @@ struct fake_step {
 };
 
 struct fake_poll {
-    struct listener listener;
+    struct message_source source;
     struct poll_client client;
     struct interrupts interrupts;
     volatile sig_atomic_t release, woken;
@@ -53,16 +53,18 @@ struct fake_poll {
 void fake_poll_init(struct fake_poll *poll, const char *body);
 
 /* Runs it by the script, which must be played to its end. */
-#define FAKE_POLL_RUN(poll, script)                                                                                    \
+#define FAKE_POLL_RUN(poll, script)                                                                          \
     fake_poll_run(poll, script, (int)(sizeof(script) / sizeof *(script)), __FILE__, __LINE__)
-void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file, int line);
+void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,
+                   int line);
 
 /* How often the poll made this call. */
 int fake_poll_count(const struct fake_poll *poll, enum fake_call call);
 
 /* Checks one member of the answer that the client gets; "null" also stands for one that is not there. */
 #define EXPECT_ANSWER(poll, member, json) fake_poll_expect(poll, member, json, __FILE__, __LINE__)
-void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file, int line);
+void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file,
+                      int line);
 
 void fake_poll_release(struct fake_poll *poll);
 

@@ -1,8 +1,8 @@
 /* Resolves localhost, which every machine knows by itself. */
-#include "addresses.h"
+#include "postgres/addresses.h"
 
-#include "background.h"
-#include "clock.h"
+#include "core/background.h"
+#include "core/clock.h"
 #include "suites.h"
 
 #include <stdlib.h>
@@ -92,7 +92,8 @@ static void each_address_has_its_host_and_port(void)
     CU_ASSERT(strncmp(hosts, "/tmp,localhost", strlen("/tmp,localhost")) == 0 && !strstr(hosts, IMPOSSIBLE));
     CU_ASSERT(*hostaddrs == ',' && (strstr(hostaddrs, "127.0.0.1") || strstr(hostaddrs, "::1")));
     CU_ASSERT(strncmp(ports, "5433,5434", strlen("5433,5434")) == 0 && !strstr(ports, "5435"));
-    CU_ASSERT(entries(hosts) >= 2 && entries(hosts) == entries(hostaddrs) && entries(hosts) == entries(ports));
+    CU_ASSERT(entries(hosts) >= 2 && entries(hosts) == entries(hostaddrs) &&
+              entries(hosts) == entries(ports));
     background_leave(background);
 }
 
@@ -101,13 +102,14 @@ static void says_why_there_is_none(void)
     struct addresses *addresses = with(IMPOSSIBLE, "", "");
 
     addresses_resolve(addresses);
-    CU_ASSERT(strstr(addresses_error(addresses), "could not translate host name \"" IMPOSSIBLE "\" to address: ") !=
-              NULL);
+    CU_ASSERT(strstr(addresses_error(addresses),
+                     "could not translate host name \"" IMPOSSIBLE "\" to address: ") != NULL);
     CU_ASSERT_PTR_NULL(addresses_host(addresses));
     addresses_free(addresses);
 }
 
 CU_TestInfo addresses_tests[] = { { "only names need the resolver", only_names_need_the_resolver },
-                                  { "each address has its host and port", each_address_has_its_host_and_port },
+                                  { "each address has its host and port",
+                                    each_address_has_its_host_and_port },
                                   { "says why there is none", says_why_there_is_none },
                                   CU_TEST_INFO_NULL };

@@ -1,4 +1,4 @@
-#include "answer.h"
+#include "worker/answer.h"
 
 #include "expect.h"
 #include "fake_poll.h"
@@ -7,7 +7,7 @@
 #include <json-c/json.h>
 #include <string.h>
 
-#define READS .call = FAKE_READ, .how = LISTENER_AUTHORIZE
+#define READS .call = FAKE_READ, .how = SOURCE_AUTHORIZE
 
 /* The members of a list of topics that the client asked for without waiting. */
 #define BODY(members) "{\"timeout\":0," members "}"
@@ -46,14 +46,16 @@ static void shows_messages_as_the_api_does(void)
 
 static void an_empty_answer_has_a_cursor_for_every_topic(void)
 {
-    static const struct fake_step script[] = { { READS,
-                                                 .topics = { { .start = 7 }, { .start = 0 }, { .start = 9 } } } };
+    static const struct fake_step script[] = {
+        { READS, .topics = { { .start = 7 }, { .start = 0 }, { .start = 9 } } }
+    };
     struct fake_poll poll;
 
-    fake_poll_init(&poll, BODY("\"topics\":[\"a\",\"b\",\"c\"],\"since\":{\"c\":" ID(9) ",\"other\":" ID(5) "}"));
+    fake_poll_init(&poll,
+                   BODY("\"topics\":[\"a\",\"b\",\"c\"],\"since\":{\"c\":" ID(9) ",\"other\":" ID(5) "}"));
     FAKE_POLL_RUN(&poll, script);
-    EXPECT_JSON(answer_of(&poll), "{\"messages\":[],\"has_more\":false,\"next_since\":{\"a\":" ID(7) ",\"b\":" ID(
-                                      0) ",\"c\":" ID(9) "}}");
+    EXPECT_JSON(answer_of(&poll), "{\"messages\":[],\"has_more\":false,\"next_since\":{\"a\":" ID(
+                                      7) ",\"b\":" ID(0) ",\"c\":" ID(9) "}}");
     fake_poll_release(&poll);
 }
 
@@ -72,9 +74,10 @@ static void a_topic_without_messages_keeps_its_place(void)
 
 static void gaps_are_told_with_reason_and_cursor(void)
 {
-    static const struct fake_step script[] = { { READS, .topics = { { .start = 4, .gap = GAP_EXPIRED, .oldest = 5 },
-                                                                    { .start = 6, .gap = GAP_AHEAD, .oldest = -1 },
-                                                                    { .start = 0, .oldest = 3 } } } };
+    static const struct fake_step script[] = { { READS,
+                                                 .topics = { { .start = 4, .gap = GAP_EXPIRED, .oldest = 5 },
+                                                             { .start = 6, .gap = GAP_AHEAD, .oldest = -1 },
+                                                             { .start = 0, .oldest = 3 } } } };
     struct fake_poll poll;
 
     fake_poll_init(&poll, BODY("\"topics\":[\"a\",\"b\",\"c\"],\"since\":{\"a\":\"0-1\",\"b\":" ID(
@@ -86,7 +89,8 @@ static void gaps_are_told_with_reason_and_cursor(void)
             5) "},"
                "\"b\":{\"reason\":\"ahead\",\"requested\":" ID(
                    9) ",\"oldest\":null},"
-                      "\"c\":{\"reason\":\"unknown\",\"requested\":\"msg_abc\\u0000\",\"oldest\":" ID(3) "}}");
+                      "\"c\":{\"reason\":\"unknown\",\"requested\":\"msg_abc\\u0000\",\"oldest\":" ID(
+                          3) "}}");
     EXPECT_ANSWER(&poll, "next_since", "{\"a\":" ID(4) ",\"b\":" ID(6) ",\"c\":" ID(0) "}");
     fake_poll_release(&poll);
 }
@@ -126,7 +130,8 @@ static void a_wait_that_ended_is_no_error(void)
 
 static void a_validation_error_carries_its_list(void)
 {
-    struct json_object *detail = json_tokener_parse("[{\"loc\":[\"body\"],\"msg\":\"no\",\"type\":\"value_error\"}]");
+    struct json_object *detail =
+        json_tokener_parse("[{\"loc\":[\"body\"],\"msg\":\"no\",\"type\":\"value_error\"}]");
 
     CU_ASSERT_EQUAL(error_http_status(ERROR_INVALID), 422);
     EXPECT_JSON(answer_error(ERROR_INVALID, detail),

@@ -1,16 +1,16 @@
 /* Rows as pgpoll.catch_up() gives them, in results made here: no database. */
-#include "catch_up.h"
+#include "postgres/catch_up.h"
 
+#include "api/poll_request.h"
 #include "expect.h"
-#include "poll_request.h"
-#include "statement.h"
+#include "postgres/statement.h"
 #include "suites.h"
 
 #include <endian.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS = 7, ABSENT = -1 };
+enum { COLUMNS = 8, ABSENT = -1 };
 
 /* 2000-01-01 00:00:01 UTC as PostgreSQL sends it. */
 static const int64_t ONE_SECOND_US = 1000000;
@@ -66,6 +66,18 @@ static PGresult *make_result(const struct row *row)
     return result;
 }
 
+static void in_a_backlog_now_is_not_the_newest(void)
+{
+    PGresult *result = make_result(&(struct row){ 1, 9, ABSENT, NULL, NULL, NULL, ABSENT });
+
+    set_number(result, 7, ABSENT, sizeof(int64_t));
+    CU_ASSERT_EQUAL(catch_up_row(result, 0).newest, 9);
+    set_number(result, 7, 4, sizeof(int64_t));
+    CU_ASSERT_EQUAL(catch_up_row(result, 0).newest, 4);
+    CU_ASSERT_EQUAL(catch_up_row(result, 0).topic.start, 9);
+    PQclear(result);
+}
+
 static void a_topic_says_where_its_reading_starts(void)
 {
     static const struct {
@@ -81,8 +93,8 @@ static void a_topic_says_where_its_reading_starts(void)
     for (size_t i = 0; i < COUNT(rows); i++) {
         PGresult *result = make_result(&rows[i].row);
         struct catch_up_row row = catch_up_row(result, 0);
-        EXPECT(row.kind == CATCH_UP_TOPIC && row.topic_index == rows[i].row.topic_no - 1, "row %zu: kind %d, index %d",
-               i, (int)row.kind, row.topic_index);
+        EXPECT(row.kind == CATCH_UP_TOPIC && row.topic_index == rows[i].row.topic_no - 1,
+               "row %zu: kind %d, index %d", i, (int)row.kind, row.topic_index);
         EXPECT(row.topic.start == rows[i].topic.start && row.topic.next == rows[i].topic.next &&
                    row.topic.oldest == rows[i].topic.oldest && row.topic.gap == rows[i].topic.gap,
                "row %zu", i);
@@ -92,8 +104,8 @@ static void a_topic_says_where_its_reading_starts(void)
 
 static void expect_bytes(const char *text, size_t length, const char *wanted)
 {
-    EXPECT(length == strlen(wanted) && memcmp(text, wanted, length) == 0, "%.*s instead of %s", (int)length, text,
-           wanted);
+    EXPECT(length == strlen(wanted) && memcmp(text, wanted, length) == 0, "%.*s instead of %s", (int)length,
+           text, wanted);
 }
 
 static void a_message_keeps_its_texts_and_its_time(void)
@@ -103,8 +115,10 @@ static void a_message_keeps_its_texts_and_its_time(void)
     PGresult *result = make_result(&with);
     struct catch_up_row row = catch_up_row(result, 0);
 
-    EXPECT(row.kind == CATCH_UP_MESSAGE && row.topic_index == 1 && row.message.position == 7, "with metadata");
-    CU_ASSERT_EQUAL(row.message.created_at_us, INT64_C(946684801000000)); /* date -d 2000-01-01T00:00:01Z +%s */
+    EXPECT(row.kind == CATCH_UP_MESSAGE && row.topic_index == 1 && row.message.position == 7,
+           "with metadata");
+    CU_ASSERT_EQUAL(row.message.created_at_us,
+                    INT64_C(946684801000000)); /* date -d 2000-01-01T00:00:01Z +%s */
     expect_bytes(row.message.payload, row.message.payload_length, with.payload);
     expect_bytes(row.message.metadata, row.message.metadata_length, with.metadata);
     PQclear(result);
@@ -141,7 +155,7 @@ static void the_statement_asks_for_this_page(void)
 }
 
 /* A row as pgpoll.new_messages() gives it; no topic: the one that stands for all. */
-static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous)
+static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous, bool more)
 {
     PGresult *result = make_empty_result();
 
@@ -152,37 +166,39 @@ static PGresult *make_batch(const char *topic, int64_t position, int assigned, i
     set_text(result, 4, NULL);
     set_number(result, 5, assigned, sizeof(int32_t));
     set_number(result, 6, previous, sizeof(int64_t));
+    set_number(result, 7, more, sizeof(char));
     return result;
 }
 
 static void a_batch_comes_with_its_messages_or_without(void)
 {
-    PGresult *result = make_batch("a", 7, 1, 5);
+    PGresult *result = make_batch("a", 7, 1, 5, false);
     struct catch_up_batch batch = catch_up_batch(result);
 
-    EXPECT(batch.assigned == 1 && batch.message_count == 1 && batch.previous == 5, "with");
+    EXPECT(batch.assigned == 1 && batch.message_count == 1 && batch.previous == 5 && !batch.more, "with");
     CU_ASSERT_EQUAL(catch_up_message(result, 0).position, 7);
     expect_bytes(catch_up_message(result, 0).payload, catch_up_message(result, 0).payload_length, "[1]");
     PQclear(result);
 
-    result = make_batch(NULL, ABSENT, 100000, 5);
+    result = make_batch(NULL, ABSENT, 100000, 5, true);
     batch = catch_up_batch(result);
-    EXPECT(batch.assigned == 100000 && batch.message_count == 0, "too many");
+    EXPECT(batch.assigned == 100000 && batch.message_count == 0 && batch.more, "too large, in a backlog");
     PQclear(result);
 
-    result = make_batch(NULL, ABSENT, 0, ABSENT);
+    result = make_batch(NULL, ABSENT, 0, ABSENT, false);
     batch = catch_up_batch(result);
     EXPECT(batch.assigned == 0 && batch.message_count == 0, "none");
     PQclear(result);
 
     result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
     batch = catch_up_batch(result);
-    EXPECT(batch.assigned == 0 && batch.message_count == 0, "deleted meanwhile");
+    EXPECT(batch.assigned == 0 && batch.message_count == 0 && batch.more, "deleted meanwhile");
     PQclear(result);
 }
 
 CU_TestInfo catch_up_tests[] = {
     { "a topic says where its reading starts", a_topic_says_where_its_reading_starts },
+    { "in a backlog now is not the newest", in_a_backlog_now_is_not_the_newest },
     { "a message keeps its texts and its time", a_message_keeps_its_texts_and_its_time },
     { "a message without its payload tells of more", a_message_without_its_payload_tells_of_more },
     { "a batch comes with its messages or without", a_batch_comes_with_its_messages_or_without },

@@ -1,4 +1,4 @@
-#include "config.h"
+#include "core/config.h"
 
 #include "expect.h"
 #include "suites.h"
@@ -45,7 +45,8 @@ static void defaults_are_the_documented_ones(void)
     EXPECT(config.page_bytes == 1024 * 1024, "page_bytes");
     EXPECT(config.max_polls_per_client == 0, "no limit");
     EXPECT(config.heartbeat_s == 0, "no heartbeat");
-    EXPECT(config.reread_s > 0 && config.query_timeout_s > 0, "lost notifications and connections are noticed");
+    EXPECT(config.reread_s > 0 && config.query_timeout_s > 0,
+           "lost notifications and connections are noticed");
     EXPECT_TEXT(config.cors_origin, "");
     EXPECT_TEXT(config.host, host);
     EXPECT_TEXT(config.log, "stderr");
@@ -118,9 +119,10 @@ static void a_bad_value_stops_the_start_and_is_named(void)
 
         memset(&before, 0x5a, sizeof before);
         memcpy(&config, &before, sizeof config);
-        EXPECT(!load(rows[i].name, rows[i].value, &config, error, sizeof error), "%s=%s", rows[i].name, rows[i].value);
-        EXPECT(strstr(error, rows[i].name) && strstr(error, rows[i].value) && strstr(error, "must be"), "message: %s",
-               error);
+        EXPECT(!load(rows[i].name, rows[i].value, &config, error, sizeof error), "%s=%s", rows[i].name,
+               rows[i].value);
+        EXPECT(strstr(error, rows[i].name) && strstr(error, rows[i].value) && strstr(error, "must be"),
+               "message: %s", error);
         EXPECT(memcmp(&config, &before, sizeof config) == 0, "%s: *config was touched", rows[i].name);
     }
 }
@@ -144,7 +146,8 @@ static void an_unknown_name_is_refused_with_the_nearest_one(void)
         { "PGPOLL_LOGLEVEL", "PGPOLL_LOGLEVEL is not a setting; did you mean PGPOLL_LOG_LEVEL?" },
         { "PGPOLL_MAX_TOPIC", "PGPOLL_MAX_TOPIC is not a setting; did you mean PGPOLL_MAX_TOPICS?" },
         { "PGPOLL_CORS_ORIGINS", "PGPOLL_CORS_ORIGINS is not a setting; did you mean PGPOLL_CORS_ORIGIN?" },
-        { "PGPOLL_QUERY_TIMEOUT", "PGPOLL_QUERY_TIMEOUT is not a setting; did you mean PGPOLL_QUERY_TIMEOUT_S?" },
+        { "PGPOLL_QUERY_TIMEOUT",
+          "PGPOLL_QUERY_TIMEOUT is not a setting; did you mean PGPOLL_QUERY_TIMEOUT_S?" },
         { "PGPOLL_log", "PGPOLL_log is not a setting; did you mean PGPOLL_LOG?" },
         { "PGPOLL_UNHEARD_OF_BY_ALL", "PGPOLL_UNHEARD_OF_BY_ALL is not a setting; see pgpoll.fcgi --help" },
         { "PGPOLL_", "PGPOLL_ is not a setting; see pgpoll.fcgi --help" },
@@ -219,7 +222,8 @@ CU_TestInfo config_tests[] = {
     { "a bad value stops the start and is named", a_bad_value_stops_the_start_and_is_named },
     { "the range is named", the_range_is_named },
     { "an unknown name is refused with the nearest one", an_unknown_name_is_refused_with_the_nearest_one },
-    { "a long unknown name does not overflow the message", a_long_unknown_name_does_not_overflow_the_message },
+    { "a long unknown name does not overflow the message",
+      a_long_unknown_name_does_not_overflow_the_message },
     { "names that are not settings may be there", names_that_are_not_settings_may_be_there },
     { "a long value does not overflow the message", a_long_value_does_not_overflow_the_message },
     { "help lists every variable", help_lists_every_variable },

@@ -1,4 +1,4 @@
-#include "cors.h"
+#include "core/cors.h"
 
 #include "expect.h"
 #include "suites.h"
@@ -62,7 +62,8 @@ static void a_wrong_origin_is_named_with_what_to_write(void)
         char reason[300] = "";
 
         EXPECT(!cors_check(rows[i].list, reason, sizeof reason), "%s", rows[i].list);
-        EXPECT(strstr(reason, rows[i].named) && strstr(reason, rows[i].advice), "%s: %s", rows[i].list, reason);
+        EXPECT(strstr(reason, rows[i].named) && strstr(reason, rows[i].advice), "%s: %s", rows[i].list,
+               reason);
     }
 }
 
@@ -99,7 +100,8 @@ static void an_origin_is_found_in_the_list(void)
     };
 
     for (size_t i = 0; i < COUNT(rows); i++)
-        EXPECT(cors_allows(rows[i].list, rows[i].origin) == rows[i].allowed, "%s in %s", rows[i].origin, rows[i].list);
+        EXPECT(cors_allows(rows[i].list, rows[i].origin) == rows[i].allowed, "%s in %s", rows[i].origin,
+               rows[i].list);
     EXPECT(cors_allows_all("*") && cors_allows_all(" *"), "*");
     EXPECT(!cors_allows_all("") && !cors_allows_all("https://a"), "not *");
 }

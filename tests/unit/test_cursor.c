@@ -1,4 +1,4 @@
-#include "cursor.h"
+#include "api/cursor.h"
 
 #include "expect.h"
 #include "suites.h"
@@ -27,8 +27,8 @@ static void reads_every_kind(void)
 
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct cursor cursor = cursor_parse(rows[i].text, strlen(rows[i].text));
-        EXPECT(cursor.kind == rows[i].kind && cursor.position == rows[i].position, "%s: kind %d, position %" PRId64,
-               rows[i].text, (int)cursor.kind, cursor.position);
+        EXPECT(cursor.kind == rows[i].kind && cursor.position == rows[i].position,
+               "%s: kind %d, position %" PRId64, rows[i].text, (int)cursor.kind, cursor.position);
     }
 }
 
@@ -78,7 +78,9 @@ static void whatever_is_not_ours_is_unknown(void)
 
 static void ids_read_back_as_the_position(void)
 {
-    static const int64_t positions[] = { 0, 1, 65535, 65536, INT64_C(115605504000065535), INT64_MAX - 1, INT64_MAX };
+    static const int64_t positions[] = {
+        0, 1, 65535, 65536, INT64_C(115605504000065535), INT64_MAX - 1, INT64_MAX
+    };
     char message_id[CURSOR_MESSAGE_ID_SIZE], stream_id[CURSOR_STREAM_ID_SIZE];
 
     for (size_t i = 0; i < COUNT(positions); i++) {

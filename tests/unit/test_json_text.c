@@ -1,4 +1,4 @@
-#include "json_text.h"
+#include "api/json_text.h"
 
 #include "expect.h"
 #include "suites.h"
@@ -162,8 +162,8 @@ static void says_what_is_wrong_and_where(void)
 
     for (size_t i = 0; i < COUNT(rows); i++)
         if (EXPECT(!rewrite(rows[i].text, strlen(rows[i].text), out, &fault), "%s", rows[i].text))
-            EXPECT(fault.offset == rows[i].offset && strcmp(fault.message, rows[i].message) == 0, "%s: %s at %zu",
-                   rows[i].text, fault.message, fault.offset);
+            EXPECT(fault.offset == rows[i].offset && strcmp(fault.message, rows[i].message) == 0,
+                   "%s: %s at %zu", rows[i].text, fault.message, fault.offset);
     CU_ASSERT_FALSE(rewrite("[]\0", 3, out, &fault));
     CU_ASSERT_EQUAL(fault.offset, 2);
     CU_ASSERT_FALSE(rewrite("\"\0\"", 3, out, &fault));

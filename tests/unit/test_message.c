@@ -1,4 +1,4 @@
-#include "message.h"
+#include "api/message.h"
 
 #include "expect.h"
 #include "suites.h"
@@ -11,8 +11,10 @@
 static struct printbuf *written(int64_t created_at_us, const char *payload, const char *metadata)
 {
     struct printbuf *out = printbuf_new();
-    struct message message = { (INT64_C(1764000000000) << 16) + 1, created_at_us, payload, strlen(payload), metadata,
-                               metadata ? strlen(metadata) : 0 };
+    struct message message = {
+        (INT64_C(1764000000000) << 16) + 1, created_at_us, payload, strlen(payload), metadata,
+        metadata ? strlen(metadata) : 0
+    };
 
     EXPECT(message_append(out, "\"orders\"", &message), "message_append");
     return out;
@@ -22,10 +24,11 @@ static void is_an_object_as_the_api_shows_it(void)
 {
     struct printbuf *out = written(1736937000000000, "{\"order_id\":\"12345\"}", "{\"source\":\"api\"}");
 
-    EXPECT_JSON(json_tokener_parse(out->buf),
-                "{\"topic\":\"orders\",\"message_id\":\"msg_019ab697e8000001\",\"payload\":{\"order_id\":\"12345\"},"
-                "\"timestamp\":\"2025-01-15T10:30:00.000000\",\"metadata\":{\"source\":\"api\"},"
-                "\"stream_id\":\"1764000000000-1\"}");
+    EXPECT_JSON(
+        json_tokener_parse(out->buf),
+        "{\"topic\":\"orders\",\"message_id\":\"msg_019ab697e8000001\",\"payload\":{\"order_id\":\"12345\"},"
+        "\"timestamp\":\"2025-01-15T10:30:00.000000\",\"metadata\":{\"source\":\"api\"},"
+        "\"stream_id\":\"1764000000000-1\"}");
     printbuf_free(out);
 }
 
@@ -104,9 +107,10 @@ static void texts_need_no_nul(void)
     struct message message = { 1, 0, "12345", 2, "{}{}", 2 };
 
     EXPECT(message_append(out, "\"a\"", &message), "message_append");
-    EXPECT_JSON(json_tokener_parse(out->buf), "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000001\",\"payload\":12,"
-                                              "\"timestamp\":\"1970-01-01T00:00:00.000000\",\"metadata\":{},"
-                                              "\"stream_id\":\"0-1\"}");
+    EXPECT_JSON(json_tokener_parse(out->buf),
+                "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000001\",\"payload\":12,"
+                "\"timestamp\":\"1970-01-01T00:00:00.000000\",\"metadata\":{},"
+                "\"stream_id\":\"0-1\"}");
     printbuf_free(out);
 }
 

@@ -1,7 +1,7 @@
-#include "page.h"
+#include "api/page.h"
 
+#include "api/poll_request.h"
 #include "expect.h"
-#include "poll_request.h"
 #include "suites.h"
 
 #include <json-c/json.h>
@@ -64,7 +64,8 @@ static void messages_are_a_list_in_the_order_they_came(void)
     (void)sprintbuf(list, "[%s]", page.messages->buf);
     struct json_object *messages = json_tokener_parse(list->buf);
     CU_ASSERT_EQUAL_FATAL(json_object_array_length(messages), 3);
-    EXPECT_TEXT(json_object_get_string(json_object_object_get(json_object_array_get_idx(messages, 2), "topic")), "a");
+    EXPECT_TEXT(
+        json_object_get_string(json_object_object_get(json_object_array_get_idx(messages, 2), "topic")), "a");
     json_object_put(messages);
     printbuf_free(list);
     page_release(&page);

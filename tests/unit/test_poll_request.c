@@ -1,8 +1,8 @@
-#include "poll_request.h"
+#include "api/poll_request.h"
 
+#include "core/utf8.h"
 #include "expect.h"
 #include "suites.h"
-#include "utf8.h"
 
 #include <inttypes.h>
 #include <json-c/json.h>
@@ -24,7 +24,8 @@ static struct poll_request good(const char *body)
     struct json_object *detail;
     enum error error = parse(&request, body, &detail);
 
-    EXPECT(error == ERROR_NONE && !detail, "%s: %s, %s", body, error_name(error), json_object_to_json_string(detail));
+    EXPECT(error == ERROR_NONE && !detail, "%s: %s, %s", body, error_name(error),
+           json_object_to_json_string(detail));
     json_object_put(detail);
     return request;
 }
@@ -103,8 +104,9 @@ static void expect_pair(unsigned high, unsigned low)
     uint32_t decoded = 0;
     char body[200];
 
-    (void)snprintf(body, sizeof body, "{\"topics\":[\"\\u%04x\\u%04x\"],\"since\":{\"\\u%04X\\u%04X\":\"0\"}}", high,
-                   low, high, low);
+    (void)snprintf(body, sizeof body,
+                   "{\"topics\":[\"\\u%04x\\u%04x\"],\"since\":{\"\\u%04X\\u%04X\":\"0\"}}", high, low, high,
+                   low);
     struct poll_request request = good(body);
     if (!request.topics)
         return;
@@ -156,16 +158,19 @@ static void a_byte_order_mark_is_skipped(void)
 
 static void a_cursor_for_each_topic(void)
 {
-    static const char *const none[] = { "{\"topics\":[\"a\"],\"since\":null}", "{\"topics\":[\"a\"],\"since\":{}}",
+    static const char *const none[] = { "{\"topics\":[\"a\"],\"since\":null}",
+                                        "{\"topics\":[\"a\"],\"since\":{}}",
                                         "{\"topics\":[\"a\"],\"since\":[ ]}" };
-    struct poll_request request = good("{\"topics\":[\"a\",\"b\",\"c\"],\"since\":{\"b\":\"msg_000000000000002a\","
-                                       "\"other\":5,\"c\":null,\"a\":\"what\\u0000?\"}}");
+    struct poll_request request =
+        good("{\"topics\":[\"a\",\"b\",\"c\"],\"since\":{\"b\":\"msg_000000000000002a\","
+             "\"other\":5,\"c\":null,\"a\":\"what\\u0000?\"}}");
 
     CU_ASSERT_EQUAL_FATAL(request.topic_count, 3);
     CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_UNKNOWN);
     EXPECT_TEXT(request.topics[0].since, "\"what\\u0000?\"");
-    EXPECT_JSON(json_object_get(json_object_object_get(request.body, "since")), /* no more than is needed is kept */
-                "{\"b\":\"msg_000000000000002a\",\"a\":\"what\\u0000?\"}");
+    EXPECT_JSON(
+        json_object_get(json_object_object_get(request.body, "since")), /* no more than is needed is kept */
+        "{\"b\":\"msg_000000000000002a\",\"a\":\"what\\u0000?\"}");
     CU_ASSERT_EQUAL(request.topics[1].cursor.kind, CURSOR_MESSAGE);
     CU_ASSERT_EQUAL(request.topics[1].cursor.position, 42);
     CU_ASSERT_EQUAL(request.topics[2].cursor.kind, CURSOR_NOW);
@@ -188,21 +193,25 @@ static void every_fault_is_told_with_its_place(void)
     } rows[] = {
         { "{\"topics\":[]}", "[{\"loc\":[\"body\",\"topics\"],\"msg\":\"ensure this value has at least 1 "
                              "items\",\"type\":\"value_error\"}]" },
-        { "{}", "[{\"loc\":[\"body\",\"topics\"],\"msg\":\"field required\",\"type\":\"value_error.missing\"}]" },
+        { "{}",
+          "[{\"loc\":[\"body\",\"topics\"],\"msg\":\"field required\",\"type\":\"value_error.missing\"}]" },
         { "{\"topics\":null}", "[{\"loc\":[\"body\",\"topics\"],\"msg\":\"none is not an allowed "
                                "value\",\"type\":\"type_error.none.not_allowed\"}]" },
         { "{\"topics\":[\"a\",5]}",
           "[{\"loc\":[\"body\",\"topics\",1],\"msg\":\"str type expected\",\"type\":\"type_error.str\"}]" },
         { "{\"topics\":[\"orders\"],\"since\":{\"orders\":5}}",
-          "[{\"loc\":[\"body\",\"since\",\"orders\"],\"msg\":\"str type expected\",\"type\":\"type_error.str\"}]" },
+          "[{\"loc\":[\"body\",\"since\",\"orders\"],\"msg\":\"str type "
+          "expected\",\"type\":\"type_error.str\"}]" },
         { "[]", "[{\"loc\":[\"body\"],\"msg\":\"value is not a valid dict\",\"type\":\"type_error.dict\"}]" },
         { "{\"topics\":[null,\"\"],\"since\":[{}],\"timeout\":61,\"limit\":\"5\"}",
           "[{\"loc\":[\"body\",\"topics\",0],\"msg\":\"str type expected\",\"type\":\"type_error.str\"},"
-          "{\"loc\":[\"body\",\"topics\",1],\"msg\":\"ensure this value is not blank\",\"type\":\"value_error\"},"
+          "{\"loc\":[\"body\",\"topics\",1],\"msg\":\"ensure this value is not "
+          "blank\",\"type\":\"value_error\"},"
           "{\"loc\":[\"body\",\"since\"],\"msg\":\"value is not a valid dict\",\"type\":\"type_error.dict\"},"
           "{\"loc\":[\"body\",\"timeout\"],\"msg\":\"ensure this value is less than or equal to 60\","
           "\"type\":\"value_error.number.not_le\"},"
-          "{\"loc\":[\"body\",\"limit\"],\"msg\":\"value is not a valid integer\",\"type\":\"type_error.integer\"}]" },
+          "{\"loc\":[\"body\",\"limit\"],\"msg\":\"value is not a valid "
+          "integer\",\"type\":\"type_error.integer\"}]" },
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
@@ -224,7 +233,8 @@ static void expect_refused(const char *body, size_t length, const char *loc)
     memset(&before, 0x5a, sizeof before);
     memcpy(&request, &before, sizeof request);
     enum error error = poll_request_parse(&request, body, length, MAX_TOPICS, &detail);
-    if (EXPECT(error == ERROR_INVALID && json_object_array_length(detail) == 1, "%s: %s", body, error_name(error))) {
+    if (EXPECT(error == ERROR_INVALID && json_object_array_length(detail) == 1, "%s: %s", body,
+               error_name(error))) {
         (void)snprintf(wanted, sizeof wanted, "[\"body\"%s%s]", *loc ? "," : "", loc);
         (void)json_object_object_get_ex(json_object_array_get_idx(detail, 0), "loc", &entry_loc);
         EXPECT_JSON(json_object_get(entry_loc), wanted);
@@ -357,8 +367,8 @@ static void refuses_what_is_not_json(void)
         struct poll_request request;
         struct json_object *detail, *entry, *type = NULL, *loc = NULL;
         enum error error = parse(&request, not_json[i].body, &detail);
-        if (!EXPECT(error == ERROR_INVALID && json_object_array_length(detail) == 1, "%s: %s", not_json[i].body,
-                    error_name(error))) {
+        if (!EXPECT(error == ERROR_INVALID && json_object_array_length(detail) == 1, "%s: %s",
+                    not_json[i].body, error_name(error))) {
             if (!error)
                 poll_request_release(&request);
             continue;
@@ -366,20 +376,21 @@ static void refuses_what_is_not_json(void)
         entry = json_object_array_get_idx(detail, 0);
         (void)json_object_object_get_ex(entry, "type", &type);
         (void)json_object_object_get_ex(entry, "loc", &loc);
-        EXPECT(strcmp(json_object_get_string(type), "value_error.jsondecode") == 0, "%s: %s", not_json[i].body,
-               json_object_get_string(type));
-        EXPECT(not_json[i].offset < 0 || json_object_get_int(json_object_array_get_idx(loc, 1)) == not_json[i].offset,
+        EXPECT(strcmp(json_object_get_string(type), "value_error.jsondecode") == 0, "%s: %s",
+               not_json[i].body, json_object_get_string(type));
+        EXPECT(not_json[i].offset < 0 ||
+                   json_object_get_int(json_object_array_get_idx(loc, 1)) == not_json[i].offset,
                "%s: %s", not_json[i].body, json_object_to_json_string(loc));
-        EXPECT(json_object_array_length(loc) == 2, "%s: %s", not_json[i].body, json_object_to_json_string(loc));
+        EXPECT(json_object_array_length(loc) == 2, "%s: %s", not_json[i].body,
+               json_object_to_json_string(loc));
         json_object_put(detail);
     }
 }
 
 static void other_values_are_no_request(void)
 {
-    static const char *const bodies[] = {
-        "null", "true", "false ", "1", "-1.5e3", "\"topics\"", "[\"topics\"]", " [] "
-    };
+    static const char *const bodies[] = { "null",   "true",       "false ",       "1",
+                                          "-1.5e3", "\"topics\"", "[\"topics\"]", " [] " };
     static const char with_nul[] = "{\"topics\":[\"a\"]}\0";
 
     for (size_t i = 0; i < COUNT(bodies); i++)

@@ -1,27 +1,27 @@
 /* Scripts of what a poll does and what it meets (fake_poll.h). Time is moved, not slept through. */
-#include "poll_waiter.h"
+#include "worker/poll_waiter.h"
 
-#include "catch_up.h"
-#include "clock.h"
+#include "core/clock.h"
 #include "expect.h"
 #include "fake_poll.h"
+#include "postgres/catch_up.h"
 #include "suites.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#define AUTHORIZES .call = FAKE_READ, .how = LISTENER_AUTHORIZE
-#define SUBSCRIBES .call = FAKE_READ, .how = LISTENER_SUBSCRIBE
-#define READS .call = FAKE_READ, .how = LISTENER_READ_ONLY
+#define AUTHORIZES .call = FAKE_READ, .how = SOURCE_AUTHORIZE
+#define SUBSCRIBES .call = FAKE_READ, .how = SOURCE_SUBSCRIBE
+#define READS .call = FAKE_READ, .how = SOURCE_READ_ONLY
 #define BEGINS .call = FAKE_BEGIN
 #define WAITS .call = FAKE_WAIT
 #define BEATS .call = FAKE_HEARTBEAT
 
 /* The first moments of a wait, before the web server is shown that there is one. */
-#define QUIET                                                                                                          \
-    {                                                                                                                  \
-        WAITS, .error = ERROR_TIMEOUT                                                                                  \
+#define QUIET                                                                                                \
+    {                                                                                                        \
+        WAITS, .error = ERROR_TIMEOUT                                                                        \
     }
 
 /* What a read gives: nothing after 5 yet, or the message 6. */
@@ -45,13 +45,13 @@ static void expect_end(struct fake_poll *poll, enum error error, int messages, c
 }
 
 /* The whole of a test that needs no more than a script and its end. */
-#define PLAY(body, script, error, messages, next)                                                                      \
-    do {                                                                                                               \
-        struct fake_poll played;                                                                                       \
-        fake_poll_init(&played, body);                                                                                 \
-        FAKE_POLL_RUN(&played, script);                                                                                \
-        expect_end(&played, error, messages, next);                                                                    \
-        fake_poll_release(&played);                                                                                    \
+#define PLAY(body, script, error, messages, next)                                                            \
+    do {                                                                                                     \
+        struct fake_poll played;                                                                             \
+        fake_poll_init(&played, body);                                                                       \
+        FAKE_POLL_RUN(&played, script);                                                                      \
+        expect_end(&played, error, messages, next);                                                          \
+        fake_poll_release(&played);                                                                          \
     } while (0)
 
 /* ---- without a wait */
@@ -190,7 +190,11 @@ static void a_client_that_left_ends_the_poll(void)
         { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS, .error = ERROR_CLIENT_GONE }
     };
     static const struct fake_step waiting[] = {
-        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS }, { WAITS, .error = ERROR_CLIENT_GONE },
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        QUIET,
+        { BEGINS },
+        { WAITS, .error = ERROR_CLIENT_GONE },
     };
 
     PLAY(BODY, at_begin, ERROR_CLIENT_GONE, 0, NULL);
@@ -200,7 +204,11 @@ static void a_client_that_left_ends_the_poll(void)
 static void a_release_answers_at_once_with_the_cursors(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS }, { WAITS, .error = ERROR_RELEASED },
+        { AUTHORIZES, NOTHING },
+        { SUBSCRIBES, NOTHING },
+        QUIET,
+        { BEGINS },
+        { WAITS, .error = ERROR_RELEASED },
     };
 
     PLAY(BODY, script, ERROR_RELEASED, 0, ID(5));
@@ -250,7 +258,9 @@ static void heartbeats_go_out_between_waits(void)
 
 static void lost_at_first_and_found(void)
 {
-    static const struct fake_step script[] = { { AUTHORIZES, AWAY }, { AUTHORIZES, AWAY }, { AUTHORIZES, MESSAGE } };
+    static const struct fake_step script[] = { { AUTHORIZES, AWAY },
+                                               { AUTHORIZES, AWAY },
+                                               { AUTHORIZES, MESSAGE } };
     struct fake_poll poll;
 
     fake_poll_init(&poll, SINCE_5);
@@ -301,7 +311,8 @@ static void a_retry_starts_from_the_same_positions(void)
         QUIET,
         { BEGINS },
         { WAITS },
-        { READS, AWAY, .topics = { { .start = 8, .gap = GAP_EXPIRED } }, .messages = { { 0, 9 } }, .has_more = true },
+        { READS, AWAY, .topics = { { .start = 8, .gap = GAP_EXPIRED } }, .messages = { { 0, 9 } },
+          .has_more = true },
         { SUBSCRIBES, MESSAGE },
     };
     struct fake_poll poll;
@@ -340,7 +351,8 @@ static void away_until_the_deadline_is_an_empty_answer_after_it(void)
         { BEGINS },
         { WAITS },
         { READS, AWAY, .takes_ms = 4000, .topics = { { .start = 8 } }, .messages = { { 0, 9 } } },
-        { SUBSCRIBES, AWAY, .takes_ms = 4000, .topics = { { .start = 8 } }, .messages = { { 0, 9 } }, .repeat = true },
+        { SUBSCRIBES, AWAY, .takes_ms = 4000, .topics = { { .start = 8 } }, .messages = { { 0, 9 } },
+          .repeat = true },
     };
     struct fake_poll poll;
     int64_t start_ms = clock_monotonic_ms();
@@ -369,7 +381,8 @@ static void no_attempt_outlasts_the_poll_by_much(void)
 
     fake_poll_init(&poll, BODY);
     FAKE_POLL_RUN(&poll, script);
-    EXPECT(poll.calls[5].left_ms <= 5000, "longer than query_timeout_s: %" PRId64 " ms", poll.calls[5].left_ms);
+    EXPECT(poll.calls[5].left_ms <= 5000, "longer than query_timeout_s: %" PRId64 " ms",
+           poll.calls[5].left_ms);
     EXPECT(poll.calls[7].left_ms <= 3000, "%" PRId64 " ms, and the poll has but 1 s", poll.calls[7].left_ms);
     fake_poll_release(&poll);
 }
@@ -428,7 +441,8 @@ static void a_gap_is_answered_at_once(void)
     FAKE_POLL_RUN(&poll, first);
     expect_end(&poll, ERROR_NONE, 0, ID(5));
     CU_ASSERT_FALSE(poll.waiter.began_wait);
-    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"expired\",\"requested\":" ID(1) ",\"oldest\":" ID(6) "}}");
+    EXPECT_ANSWER(&poll, "gaps",
+                  "{\"a\":{\"reason\":\"expired\",\"requested\":" ID(1) ",\"oldest\":" ID(6) "}}");
     fake_poll_release(&poll);
 
     fake_poll_init(&poll, SINCE_5);
@@ -468,7 +482,8 @@ static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
     fake_poll_init(&poll, SINCE_5);
     FAKE_POLL_RUN(&poll, restored);
     expect_end(&poll, ERROR_NONE, 0, ID(2));
-    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"ahead\",\"requested\":" ID(5) ",\"oldest\":" ID(1) "}}");
+    EXPECT_ANSWER(&poll, "gaps",
+                  "{\"a\":{\"reason\":\"ahead\",\"requested\":" ID(5) ",\"oldest\":" ID(1) "}}");
     fake_poll_release(&poll);
 
     fake_poll_init(&poll, BODY); /* it sent no cursor */
@@ -494,7 +509,8 @@ struct gap_row {
 
 static void expect_gap(const struct gap_row *row)
 {
-    const struct fake_step script[] = { { AUTHORIZES, .topics = { { .start = 8, .gap = row->found, .oldest = 9 } } } };
+    const struct fake_step script[] = { { AUTHORIZES,
+                                          .topics = { { .start = 8, .gap = row->found, .oldest = 9 } } } };
     struct fake_poll poll;
     char body[160], gaps[200] = "null";
 
@@ -552,12 +568,15 @@ CU_TestInfo poll_waiter_tests[] = {
     { "lost while waiting and found", lost_while_waiting_and_found },
     { "lost and found goes on waiting", lost_and_found_goes_on_waiting },
     { "a retry starts from the same positions", a_retry_starts_from_the_same_positions },
-    { "away until the deadline is an error before the wait", away_until_the_deadline_is_an_error_before_the_wait },
-    { "away until the deadline is an empty answer after it", away_until_the_deadline_is_an_empty_answer_after_it },
+    { "away until the deadline is an error before the wait",
+      away_until_the_deadline_is_an_error_before_the_wait },
+    { "away until the deadline is an empty answer after it",
+      away_until_the_deadline_is_an_empty_answer_after_it },
     { "no attempt outlasts the poll by much", no_attempt_outlasts_the_poll_by_much },
     { "a release ends the retries of who has a cursor", a_release_ends_the_retries_of_who_has_a_cursor },
     { "a gap is answered at once", a_gap_is_answered_at_once },
-    { "a gap that opens while waiting is answered at once", a_gap_that_opens_while_waiting_is_answered_at_once },
+    { "a gap that opens while waiting is answered at once",
+      a_gap_that_opens_while_waiting_is_answered_at_once },
     { "each kind of cursor has its gaps", each_kind_of_cursor_has_its_gaps },
     CU_TEST_INFO_NULL,
 };

@@ -1,7 +1,7 @@
-#include "statement.h"
+#include "postgres/statement.h"
 
+#include "api/poll_request.h"
 #include "expect.h"
-#include "poll_request.h"
 #include "suites.h"
 
 #include <stdio.h>

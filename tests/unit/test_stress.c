@@ -3,11 +3,11 @@
  * stand in for processes: the memory is shared in the same way. Every message names its topic, its position and the position
  * before it of its topic, so that a reader sees for itself whether a page is whole.
  */
-#include "clock.h"
+#include "core/clock.h"
 #include "expect.h"
+#include "shared/message_ring.h"
+#include "shared/topic_table.h"
 #include "suites.h"
-#include "topic_table.h"
-#include "window.h"
 
 #include <inttypes.h>
 #include <json-c/printbuf.h>
@@ -31,7 +31,7 @@ enum {
 };
 
 struct stress {
-    struct window *window;
+    struct message_ring *ring;
     struct topic_table *table;
     _Atomic int64_t newest; /* of all topics */
     _Atomic bool stop;
@@ -40,7 +40,7 @@ struct stress {
 struct reader {
     struct stress *stress;
     unsigned seed;
-    uint64_t pages, messages, table; /* read from the window; not to be read from it */
+    uint64_t pages, messages, table; /* read from the message ring; not to be read from it */
     char problem[512];               /* the first one */
 };
 
@@ -77,15 +77,16 @@ static void name_of(char name[2], int topic)
 static void write_message(struct writer *writer, int topic)
 {
     char text[TEXT];
-    int length =
-        snprintf(text, sizeof text, "%d %" PRId64 " %" PRId64 " ", topic, writer->position, writer->before[topic]);
+    int length = snprintf(text, sizeof text, "%d %" PRId64 " %" PRId64 " ", topic, writer->position,
+                          writer->before[topic]);
     int filler = pick(&writer->seed, 50) ? pick(&writer->seed, 200) : 600; /* 600: too big */
 
     memset(text + length, 'a' + topic, (size_t)filler);
     length += filler;
-    length += snprintf(text + length, sizeof text - (size_t)length, " %08" PRIx32, checksum(text, (size_t)length));
-    window_append(writer->stress->window, writer->numbers[topic],
-                  &(struct window_message){ writer->position, text, (size_t)length, length });
+    length +=
+        snprintf(text + length, sizeof text - (size_t)length, " %08" PRIx32, checksum(text, (size_t)length));
+    ring_append(writer->stress->ring, writer->numbers[topic],
+                &(struct ring_message){ writer->position, text, (size_t)length, length });
     writer->before[topic] = writer->position;
 }
 
@@ -96,12 +97,12 @@ static void open_or_close(struct writer *writer, int topic)
 
     name_of(name, topic);
     if (writer->numbers[topic] >= 0) {
-        window_close(stress->window, writer->numbers[topic]);
+        ring_close(stress->ring, writer->numbers[topic]);
         topic_table_remove(stress->table, writer->numbers[topic]);
         writer->numbers[topic] = -1;
     } else if ((writer->numbers[topic] = topic_table_add(stress->table, name, 1)) >= 0) {
         writer->before[topic] = writer->position;
-        window_open(stress->window, writer->numbers[topic], writer->position);
+        ring_open(stress->ring, writer->numbers[topic], writer->position);
     }
 }
 
@@ -116,7 +117,7 @@ static void *write_on(void *argument)
         if (what == 0) {
             open_or_close(writer, topic);
         } else if (writer->numbers[topic] >= 0 && what == 1) {
-            window_skip(writer->stress->window, writer->numbers[topic], writer->position);
+            ring_skip(writer->stress->ring, writer->numbers[topic], writer->position);
             writer->before[topic] = writer->position;
         } else if (writer->numbers[topic] >= 0) {
             write_message(writer, topic);
@@ -143,7 +144,7 @@ __attribute__((format(printf, 2, 3))) static void report(struct reader *reader, 
 struct question {
     int count;
     int topics[NAMES];
-    struct window_topic_ref refs[NAMES];
+    struct ring_topic_ref refs[NAMES];
     int64_t positions[NAMES], newest[NAMES]; /* newest: as seen before reading */
 };
 
@@ -165,7 +166,8 @@ static const char *check_message(struct reader *reader, const struct question *q
     if (index == question->count)
         report(reader, "topic %d was not asked for", topic);
     else if (at <= *position || at <= last[index] || before > last[index])
-        report(reader, "topic %d from %" PRId64 ": %" PRId64 " (before it %" PRId64 ") follows %" PRId64 ", %" PRId64,
+        report(reader,
+               "topic %d from %" PRId64 ": %" PRId64 " (before it %" PRId64 ") follows %" PRId64 ", %" PRId64,
                topic, question->positions[index], at, before, last[index], *position);
     else
         last[index] = *position = at;
@@ -185,13 +187,15 @@ static void check_page(struct reader *reader, const struct question *question, c
         report(reader, "%d messages, said to be %d", messages, page->message_count);
     for (int i = 0; i < question->count; i++)
         if (page->topics[i].next != last[i] || (!page->has_more && last[i] < question->newest[i]))
-            report(reader, "topic %d from %" PRId64 " to %" PRId64 ", next %" PRId64 ", but the newest was %" PRId64,
-                   question->topics[i], question->positions[i], last[i], page->topics[i].next, question->newest[i]);
+            report(reader,
+                   "topic %d from %" PRId64 " to %" PRId64 ", next %" PRId64 ", but the newest was %" PRId64,
+                   question->topics[i], question->positions[i], last[i], page->topics[i].next,
+                   question->newest[i]);
     reader->pages++;
     reader->messages += (uint64_t)messages;
 }
 
-/* Some open topics, each with a cursor near where the window ends. */
+/* Some open topics, each with a cursor near where the message ring ends. */
 static struct question make_question(struct reader *reader)
 {
     const struct stress *stress = reader->stress;
@@ -203,8 +207,8 @@ static struct question make_question(struct reader *reader)
         int64_t position = newest - pick(&reader->seed, SPAN);
 
         name_of(name, topic);
-        if (!topic_table_find(stress->table, stress->window, name, 1, &question.refs[question.count]) ||
-            !window_newest(stress->window, question.refs[question.count], &question.newest[question.count]))
+        if (!topic_table_find(stress->table, stress->ring, name, 1, &question.refs[question.count]) ||
+            !ring_newest(stress->ring, question.refs[question.count], &question.newest[question.count]))
             continue;
         if (position > question.newest[question.count] || pick(&reader->seed, 4) == 0)
             position = question.newest[question.count];
@@ -227,14 +231,15 @@ static void *read_on(void *argument)
         /* Follows for a while, as a client that hands its cursors back. */
         for (int i = pick(&reader->seed, 20); i >= 0; i--) {
             page_clear(&page);
-            if (!window_read(reader->stress->window, question.refs, question.positions, LIMIT, BYTES / 4, &page)) {
+            if (!ring_read(reader->stress->ring, question.refs, question.positions, LIMIT, BYTES / 4,
+                           &page)) {
                 reader->table++;
                 break;
             }
             check_page(reader, &question, &page);
             for (int k = 0; k < question.count; k++) {
                 question.positions[k] = page.topics[k].next;
-                if (!window_newest(reader->stress->window, question.refs[k], &question.newest[k]))
+                if (!ring_newest(reader->stress->ring, question.refs[k], &question.newest[k]))
                     i = 0;
             }
         }
@@ -251,9 +256,9 @@ static void readers_are_never_deceived(void)
     pthread_t threads[READERS + 1];
     int64_t end_ms = clock_monotonic_ms() + RUN_MS;
 
-    stress.window = window_init(calloc(1, window_memory(NUMBERS, MESSAGES, BYTES)), NUMBERS, MESSAGES, BYTES);
+    stress.ring = ring_init(calloc(1, ring_memory(NUMBERS, MESSAGES, BYTES)), NUMBERS, MESSAGES, BYTES);
     stress.table = topic_table_init(calloc(1, topic_table_memory(NUMBERS)), NUMBERS);
-    CU_ASSERT_FATAL(stress.window && stress.table);
+    CU_ASSERT_FATAL(stress.ring && stress.table);
     for (int i = 0; i < NAMES; i++) {
         writer.numbers[i] = -1;
         open_or_close(&writer, i);
@@ -272,10 +277,10 @@ static void readers_are_never_deceived(void)
         EXPECT(!*readers[i].problem, "%s", readers[i].problem);
         /* Both must happen often, or nothing was tried. */
         EXPECT(readers[i].messages > 100 && readers[i].table > 100,
-               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window", readers[i].messages,
-               readers[i].pages, readers[i].table);
+               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window",
+               readers[i].messages, readers[i].pages, readers[i].table);
     }
-    free(stress.window);
+    free(stress.ring);
     free(stress.table);
 }
 

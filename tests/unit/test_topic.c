@@ -1,4 +1,4 @@
-#include "topic.h"
+#include "api/topic.h"
 
 #include "expect.h"
 #include "suites.h"

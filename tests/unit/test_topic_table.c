@@ -1,8 +1,8 @@
-#include "topic_table.h"
+#include "shared/topic_table.h"
 
+#include "api/topic.h"
 #include "expect.h"
 #include "suites.h"
-#include "topic.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,13 +12,13 @@ enum { SIZE = 64, NAME_BYTES = TOPIC_MAX_CHARACTERS * 4 };
 
 struct fixture {
     struct topic_table *table;
-    struct window *window;
+    struct message_ring *ring;
 };
 
 static struct fixture new_fixture(int size)
 {
     struct fixture fixture = { topic_table_init(calloc(1, topic_table_memory(size)), size),
-                               window_init(calloc(1, window_memory(size, 1, 1)), size, 1, 1) };
+                               ring_init(calloc(1, ring_memory(size, 1, 1)), size, 1, 1) };
 
     CU_ASSERT_PTR_NOT_NULL_FATAL(fixture.table);
     CU_ASSERT_EQUAL(topic_table_size(fixture.table), size);
@@ -28,7 +28,7 @@ static struct fixture new_fixture(int size)
 static void free_fixture(struct fixture *fixture)
 {
     free(fixture->table);
-    free(fixture->window);
+    free(fixture->ring);
 }
 
 /* Gives the topic a number, as the manager does. */
@@ -37,22 +37,22 @@ static int open_topic(struct fixture *fixture, const char *name, size_t length)
     int number = topic_table_add(fixture->table, name, length);
 
     if (number >= 0)
-        window_open(fixture->window, number, 0);
+        ring_open(fixture->ring, number, 0);
     return number;
 }
 
 static void close_topic(struct fixture *fixture, int number)
 {
-    window_close(fixture->window, number);
+    ring_close(fixture->ring, number);
     topic_table_remove(fixture->table, number);
 }
 
 /* The number a worker finds; -1: none. */
 static int find(const struct fixture *fixture, const char *name, size_t length)
 {
-    struct window_topic_ref ref = { -1, 0 };
+    struct ring_topic_ref ref = { -1, 0 };
 
-    return topic_table_find(fixture->table, fixture->window, name, length, &ref) ? ref.number : -1;
+    return topic_table_find(fixture->table, fixture->ring, name, length, &ref) ? ref.topic : -1;
 }
 
 static void a_name_has_one_number(void)
@@ -81,9 +81,9 @@ static void a_topic_that_is_not_open_is_not_found(void)
 
     CU_ASSERT_FATAL(number >= 0);
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
-    window_open(fixture.window, number, 0);
+    ring_open(fixture.ring, number, 0);
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), number);
-    window_close(fixture.window, number);
+    ring_close(fixture.ring, number);
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
     free_fixture(&fixture);
 }
@@ -146,7 +146,8 @@ static void a_full_table_takes_no_more(void)
     bool used[FEW] = { false };
 
     for (int i = 0; i < FEW; i++) {
-        int length = snprintf(name, sizeof name, "topic %d", i), number = open_topic(&fixture, name, (size_t)length);
+        int length = snprintf(name, sizeof name, "topic %d", i),
+            number = open_topic(&fixture, name, (size_t)length);
 
         if (EXPECT(number >= 0 && !used[number], "%s got number %d", name, number))
             used[number] = true;

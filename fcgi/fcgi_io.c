@@ -1,0 +1,81 @@
+#include "fcgi_io.h"
+
+#include "core/clock.h"
+#include "core/log.h"
+#include "fcgi_records.h"
+
+#include <errno.h>
+#include <fcgios.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int64_t patience_ms;
+static struct {
+    struct fcgi_records records;
+    int64_t deadline_ms; /* 0: nothing was read yet */
+} request;
+
+void fcgi_io_set_timeout(int64_t timeout_ms)
+{
+    patience_ms = timeout_ms;
+}
+
+/* Our signals are blocked here: a request that has begun is read to its end. */
+static bool wait_until(int fd, short events, int64_t deadline_ms)
+{
+    struct pollfd ready = { .fd = fd, .events = events };
+    int64_t left_ms = deadline_ms - clock_monotonic_ms();
+
+    if (left_ms > 0 && poll(&ready, 1, (int)left_ms) != 0)
+        return true;
+    errno = ETIMEDOUT;
+    return false;
+}
+
+static bool would_block(ssize_t size)
+{
+    return size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+}
+
+int OS_Read(int fd, char *buf, size_t len)
+{
+    ssize_t got;
+
+    if (request.deadline_ms == 0)
+        request.deadline_ms = clock_monotonic_ms() + patience_ms;
+    while (would_block(got = recv(fd, buf, len, MSG_DONTWAIT)) || clock_monotonic_ms() >= request.deadline_ms)
+        if (!wait_until(fd, POLLIN, request.deadline_ms)) {
+            log_write(LOG_LEVEL_WARNING, "a request did not come in whole in time: its connection is closed");
+            return -1;
+        }
+    if (got > 0 && !fcgi_records_follow(&request.records, (const unsigned char *)buf, (size_t)got)) {
+        log_write(LOG_LEVEL_WARNING, "what came in is no FastCGI request: its connection is closed");
+        errno = EPROTO;
+        return -1;
+    }
+    return (int)got;
+}
+
+int OS_Write(int fd, char *buf, size_t len)
+{
+    const int64_t deadline_ms = clock_monotonic_ms() + patience_ms;
+    ssize_t put;
+
+    while (would_block(put = send(fd, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL)))
+        if (!wait_until(fd, POLLOUT, deadline_ms)) {
+            log_write(LOG_LEVEL_WARNING, "an answer was not taken in time: its connection is closed");
+            return -1;
+        }
+    return (int)put;
+}
+
+/* The request was read to its end or is not worth reading, so there is nothing to wait for as libfcgi's own does. */
+int OS_IpcClose(int ipcFd, int shutdown)
+{
+    (void)shutdown;
+    request.deadline_ms = 0;
+    request.records = (struct fcgi_records){ 0 };
+    return ipcFd < 0 ? 0 : close(ipcFd);
+}

@@ -1,0 +1,93 @@
+#include "fcgi_records.h"
+
+#include <string.h>
+
+/* FastCGI specification, 8. */
+enum { VERSION_1 = 1, BEGIN_REQUEST = 1, PARAMS = 4 };
+enum { VERSION_AT = 0, TYPE_AT = 1, REQUEST_ID_AT = 2, CONTENT_LENGTH_AT = 4, PADDING_LENGTH_AT = 6 };
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static unsigned two_bytes(const unsigned char *at)
+{
+    return (unsigned)at[0] << 8 | at[1];
+}
+
+/* A record's head is complete: the first begins the request, the others are of the same one. */
+static bool begin_record(struct fcgi_records *records)
+{
+    const unsigned id = two_bytes(records->head + REQUEST_ID_AT);
+    const bool begins = records->head[TYPE_AT] == BEGIN_REQUEST;
+
+    /* Id 0 is a management record's (4.1). */
+    if (records->head[VERSION_AT] != VERSION_1 || id == 0 || begins != (records->request_id == 0) ||
+        (!begins && id != records->request_id))
+        return false;
+    records->request_id = id;
+    records->content_left = two_bytes(records->head + CONTENT_LENGTH_AT);
+    records->padding_left = records->head[PADDING_LENGTH_AT];
+    /* libfcgi forgets such padding, and would read it as records. */
+    return records->padding_left == 0 || (!begins && records->content_left > 0);
+}
+
+/* One byte of a length, which has four if the first has its high bit set. */
+static void follow_length(struct fcgi_records *records, unsigned char byte)
+{
+    if (records->length_bytes_left > 0) {
+        records->length = records->length << 8 | byte;
+        records->length_bytes_left--;
+    } else {
+        records->length = byte & 0x7f;
+        records->length_bytes_left = byte & 0x80 ? 3 : 0;
+    }
+    if (records->length_bytes_left > 0)
+        return;
+    if (records->has_name_length)
+        records->text_left = records->name_length + records->length; /* both are below 2^31 */
+    else
+        records->name_length = records->length;
+    records->has_name_length = !records->has_name_length;
+}
+
+static bool follow_parameters(struct fcgi_records *records, const unsigned char *bytes, size_t size)
+{
+    records->parameter_bytes += size;
+    for (size_t at = 0; at < size;) {
+        size_t text = least(records->text_left, size - at);
+
+        if (text == 0)
+            follow_length(records, bytes[at++]);
+        else if (memchr(bytes + at, '\0', text)) /* the program would see less than the web server meant */
+            return false;
+        if (records->text_left > FCGI_RECORDS_PARAMETER_BYTES)
+            return false;
+        records->text_left -= (uint32_t)text;
+        at += text;
+    }
+    return records->parameter_bytes <= FCGI_RECORDS_PARAMETER_BYTES;
+}
+
+bool fcgi_records_follow(struct fcgi_records *records, const unsigned char *bytes, size_t size)
+{
+    for (size_t at = 0, part; at < size; at += part) {
+        if (records->content_left > 0) {
+            part = least(records->content_left, size - at);
+            records->content_left -= part;
+            if (records->head[TYPE_AT] == PARAMS && !follow_parameters(records, bytes + at, part))
+                return false;
+        } else if (records->padding_left > 0) {
+            part = least(records->padding_left, size - at);
+            records->padding_left -= part;
+        } else {
+            part = least(sizeof records->head - records->head_size, size - at);
+            memcpy(records->head + records->head_size, bytes + at, part);
+            records->head_size = (records->head_size + part) % sizeof records->head;
+            if (records->head_size == 0 && !begin_record(records))
+                return false;
+        }
+    }
+    return true;
+}

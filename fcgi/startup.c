@@ -1,0 +1,145 @@
+#include "startup.h"
+
+#include "core/config.h"
+#include "core/log.h"
+#include "core/subprocess.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HELP = 'h', VERSION = 'V', WORKERS = 256, CHECK };
+
+/* The first ones are only some programs'; see options_of(). */
+static const struct option options[] = {
+    { "check", no_argument, NULL, CHECK },
+    { "workers", required_argument, NULL, WORKERS },
+    { "help", no_argument, NULL, HELP },
+    { "version", no_argument, NULL, VERSION },
+    { NULL, 0, NULL, 0 },
+};
+
+enum { FIRST_OF_ALL = 2 };
+
+static void print_help(const struct program *program)
+{
+    char *path = realpath("/proc/self/exe", NULL);
+
+    (void)printf("%s: %s\n\n"
+                 "A FastCGI program. Start it with spawn-fcgi, for example\n"
+                 "  PGPOLL_LOG=syslog spawn-fcgi %s -- %s%s\n",
+                 program->name, program->purpose, program->spawned, path ? path : program->name,
+                 program->check ? " --workers 500" : "");
+    free(path);
+    if (program->check)
+        (void)printf(
+            "Options:\n"
+            "  --workers N                  as PGPOLL_WORKERS=N, but shows in a process list\n"
+            "  --check                      finds and explains problems; run it by hand, with the workers'\n"
+            "                               environment and as their user (pgpoll-check does that)\n"
+            "  -h, --help and -V, --version\n");
+    (void)printf(
+        "libpq's variables say where the database is (PGHOST, PGDATABASE, PGUSER, PGSERVICE, ...).\n\n"
+        "Environment%s%s:\n",
+        program->uses ? "; this program uses only " : "", program->uses ? program->uses : "");
+    config_print_help(stdout);
+}
+
+static void print_version(const char *name)
+{
+    (void)printf("%s %s, for schema %d\n", name, PGPOLL_VERSION, PGPOLL_SCHEMA_VERSION);
+}
+
+/* log_name: as in the log. */
+static bool set_up(const char *name, const char *log_name, struct config *config)
+{
+    char error[1024];
+
+    if (!config_load(config, error, sizeof error)) {
+        (void)fprintf(stderr, "%s: %s\n", name, error);
+        return false;
+    }
+    if (!log_open(config->log, config->log_level, log_name)) {
+        (void)fprintf(stderr, "%s: cannot open PGPOLL_LOG=%s: %s\n", name, config->log, strerror(errno));
+        return false;
+    }
+    /* For jitter only; what matters is that workers started together differ. */
+    srandom((unsigned)time(NULL) ^ (unsigned)getpid() << 12);
+    return true;
+}
+
+/* Reads the command line. Returns the option that decides what to do, 0 to serve, or -1: it is wrong, and that was said. */
+static int read_options(const struct program *program, int argc, char **argv)
+{
+    int option, todo = 0;
+
+    while (todo == 0 || todo == CHECK) {
+        option = getopt_long(argc, argv, "hV", program->check ? options : options + FIRST_OF_ALL, NULL);
+        if (option < 0)
+            break;
+        if (option == WORKERS && *optarg && setenv("PGPOLL_WORKERS", optarg, 1) == 0)
+            continue;
+        if (option == WORKERS)
+            (void)fprintf(stderr, "%s: option '--workers' requires a number\n", program->name);
+        todo = option == WORKERS || option == '?' ? -1 : option;
+    }
+    if (optind < argc && (todo == 0 || todo == CHECK)) {
+        (void)fprintf(stderr, "%s: unexpected argument '%s'\n", program->name, argv[optind]);
+        todo = -1;
+    }
+    if (todo == -1)
+        (void)fprintf(stderr, "usage: %s %s[--help | --version]\n", program->name,
+                      program->check ? "[--workers N] [--check] " : "");
+    return todo;
+}
+
+bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status)
+{
+    const int todo = read_options(program, argc, argv);
+
+    *status = todo == -1 ? EXIT_FAILURE : EXIT_SUCCESS;
+    switch (todo) {
+    case -1:
+        return false;
+    case HELP:
+        print_help(program);
+        return false;
+    case VERSION:
+        print_version(program->name);
+        return false;
+    default:
+        break;
+    }
+    *status = EXIT_FAILURE;
+    if (!set_up(program->name, program->name, config))
+        return false;
+    if (todo == CHECK) {
+        *status = program->check(config, stdout) ? EXIT_SUCCESS : EXIT_FAILURE;
+        return false;
+    }
+    return true;
+}
+
+bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors,
+                      struct config *config)
+{
+    switch (argc > 1 && *argv[1] == '-' ? getopt_long(argc, argv, "hV", options + FIRST_OF_ALL, NULL) : 0) {
+    case HELP:
+        (void)printf("%s is started by pgpoll.fcgi; see pgpoll.fcgi --help\n", name);
+        exit(EXIT_SUCCESS);
+    case VERSION:
+        print_version(name);
+        exit(EXIT_SUCCESS);
+    default:
+        break;
+    }
+    if (subprocess_descriptors(argc, argv, count, descriptors) != 0) {
+        (void)fprintf(stderr, "%s: cannot be started by hand; start pgpoll.fcgi, which starts it\n", name);
+        return false;
+    }
+    return set_up(name, "pgpoll.fcgi", config); /* to its operator it is one program */
+}

@@ -1,0 +1,258 @@
+#include "core/config.h"
+
+#include "core/cors.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum type { TYPE_INTEGER, TYPE_TEXT, TYPE_ORIGINS, TYPE_LOG, TYPE_LOG_LEVEL };
+
+static const struct variable {
+    const char *name;
+    enum type type;
+    size_t offset; /* of its member in struct config */
+    const char *fallback;
+    int64_t least, most; /* of TYPE_INTEGER */
+    const char *help;
+} variables[] = {
+    { "PGPOLL_WORKERS", TYPE_INTEGER, offsetof(struct config, workers), "0", 0, 20000,
+      "number of polls that can wait at the same time on this host; --workers N means the same. The "
+      "manager starts a few more processes, so that one is free to accept. 0: no manager; the process "
+      "serves one poll at a time and LISTENs for it" },
+    { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536,
+      1073741824, "bytes of recent messages that a manager keeps in memory for its workers" },
+    { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
+      "number of processes that read the table for clients that catch up; each has a database connection "
+      "while it is busy" },
+    { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
+      "libpq service (PGSERVICEFILE) to which these processes connect, for example PgBouncer; empty: "
+      "they connect like every other process" },
+    { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
+      "topics in one poll; above 70, also raise the limit on the size of a request in the web server's "
+      "configuration file, which says how" },
+    { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0,
+      20000,
+      "polls of one user that may wait at the same time under a manager, or of one address if nobody was "
+      "authenticated; one more makes pgpoll answer the oldest early. 0: no limit" },
+    { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
+      "bytes of payload and metadata in one answer; a first message that alone is larger is sent anyway" },
+    { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
+      "seconds after which a waiting poll reads the table again, in case a notification was lost" },
+    { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
+      "seconds after which pgpoll cancels and closes a database connection that does not answer; its "
+      "lock_timeout is 0.8 of that, its statement_timeout 0.9" },
+    { "PGPOLL_PEER_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, peer_timeout_s), "10", 2, 600,
+      "seconds within which the web server has to send the rest of a request, or take more of an answer" },
+    { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,
+      "seconds between newlines that are sent to a waiting client, so that pgpoll notices behind Apache "
+      "that it has left. 0: none" },
+    { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
+      "origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
+      "for all; empty: only pages from the web server's own origin" },
+    { "PGPOLL_HOST", TYPE_TEXT, offsetof(struct config, host), NULL, 0, 0,
+      "name of this machine in statistics and metrics; default: the host name" },
+    { "PGPOLL_LOG", TYPE_LOG, offsetof(struct config, log), "stderr", 0, 0,
+      "stderr, syslog or the absolute path of a file (spawn-fcgi gives its children /dev/null for stderr)" },
+    { "PGPOLL_LOG_LEVEL", TYPE_LOG_LEVEL, offsetof(struct config, log_level), "info", 0, 0,
+      "error, warning, info or debug" },
+};
+
+static const char PREFIX[] = "PGPOLL_";
+
+static const char *const others[] = { CONFIG_OLD_WORKERS, CONFIG_PROGRAM, CONFIG_URL };
+
+enum { VARIABLE_COUNT = sizeof variables / sizeof *variables, NAME_SIZE = 64 };
+
+static const struct {
+    const char *name;
+    enum log_level level;
+} levels[] = {
+    { "error", LOG_LEVEL_ERROR },
+    { "warning", LOG_LEVEL_WARNING },
+    { "info", LOG_LEVEL_INFO },
+    { "debug", LOG_LEVEL_DEBUG },
+};
+
+static const char *host_name(void)
+{
+    static char name[HOST_NAME_MAX + 1];
+
+    return gethostname(name, sizeof name) == 0 && *name ? name : "localhost";
+}
+
+static bool read_integer(const struct variable *variable, const char *text, int64_t *value, char *reason,
+                         size_t size)
+{
+    char *end;
+    long long number;
+
+    errno = 0;
+    number = strtoll(text, &end, 10);
+    if (errno || end == text || *end || number < variable->least || number > variable->most) {
+        (void)snprintf(reason, size, "must be a whole number from %" PRId64 " to %" PRId64, variable->least,
+                       variable->most);
+        return false;
+    }
+    *value = number;
+    return true;
+}
+
+static bool read_level(const struct variable *variable, const char *text, enum log_level *level, char *reason,
+                       size_t size)
+{
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
+        if (strcmp(text, levels[i].name) == 0) {
+            *level = levels[i].level;
+            return true;
+        }
+    (void)snprintf(reason, size, "must be %s", variable->help);
+    return false;
+}
+
+/* Stores text as the variable's value. false: it is not valid; reason (size bytes) says what it must be. */
+static bool read_value(const struct variable *variable, const char *text, struct config *config, char *reason,
+                       size_t size)
+{
+    char *member = (char *)config + variable->offset;
+
+    switch (variable->type) {
+    case TYPE_INTEGER:
+        return read_integer(variable, text, (int64_t *)(void *)member, reason, size);
+    case TYPE_LOG_LEVEL:
+        return read_level(variable, text, (enum log_level *)(void *)member, reason, size);
+    case TYPE_ORIGINS:
+        if (!cors_check(text, reason, size))
+            return false;
+        break;
+    case TYPE_LOG:
+        if (*text != '/' && strcmp(text, "stderr") != 0 && strcmp(text, "syslog") != 0) {
+            (void)snprintf(reason, size, "must be %s", variable->help);
+            return false;
+        }
+        break;
+    case TYPE_TEXT:
+        if (strpbrk(text, "\r\n")) {
+            (void)snprintf(reason, size, "must be one line");
+            return false;
+        }
+        break;
+    }
+    *(const char **)(void *)member = text;
+    return true;
+}
+
+/* ---- names that are not settings */
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Levenshtein distance: how many letters of name to insert, delete or replace to get other, which is in the table. */
+static size_t distance(const char *name, size_t length, const char *other)
+{
+    size_t row[NAME_SIZE], columns = strlen(other);
+
+    for (size_t j = 0; j <= columns; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= length; i++) {
+        size_t diagonal = row[0];
+
+        row[0] = i;
+        for (size_t j = 1; j <= columns; j++) {
+            const size_t replaced = diagonal + (toupper((unsigned char)name[i - 1]) != other[j - 1]);
+
+            diagonal = row[j];
+            row[j] = smaller(replaced, smaller(row[j], row[j - 1]) + 1);
+        }
+    }
+    return row[columns];
+}
+
+/* The setting with the nearest name, or NULL if none is near. */
+static const char *nearest(const char *name, size_t length)
+{
+    size_t least = (length - strlen(PREFIX)) / 2 + 1; /* half of the letters may be wrong */
+    const char *best = NULL;
+
+    for (size_t i = 0; i < VARIABLE_COUNT; i++) {
+        const size_t letters = distance(name, length, variables[i].name);
+
+        if (letters < least) {
+            least = letters;
+            best = variables[i].name;
+        }
+    }
+    return best;
+}
+
+static bool is_known(const char *name, size_t length)
+{
+    for (size_t i = 0; i < VARIABLE_COUNT; i++)
+        if (strlen(variables[i].name) == length && memcmp(variables[i].name, name, length) == 0)
+            return true;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strlen(others[i]) == length && memcmp(others[i], name, length) == 0)
+            return true;
+    return false;
+}
+
+/* Looks for a PGPOLL_ name that is unknown and not empty, which means the same as unset. false: error says which. */
+static bool check_names(char *error, size_t size)
+{
+    for (char **entry = environ; *entry; entry++) {
+        const size_t length = strcspn(*entry, "=");
+        const char *meant;
+
+        if (strncmp(*entry, PREFIX, strlen(PREFIX)) != 0 || !(*entry)[length] || !(*entry)[length + 1] ||
+            is_known(*entry, length))
+            continue;
+        meant = nearest(*entry, length);
+        (void)snprintf(error, size, "%.*s is not a setting; %s%s%s", (int)smaller(length, 100), *entry,
+                       meant ? "did you mean " : "see pgpoll.fcgi --help", meant ? meant : "",
+                       meant ? "?" : "");
+        return false;
+    }
+    return true;
+}
+
+bool config_load(struct config *config, char *error, size_t size)
+{
+    struct config loaded = { 0 };
+    char reason[512];
+
+    if (!check_names(error, size))
+        return false;
+    for (size_t i = 0; i < VARIABLE_COUNT; i++) {
+        const struct variable *variable = &variables[i];
+        const char *text = getenv(variable->name);
+
+        if (!text || !*text)
+            text = variable->fallback ? variable->fallback : host_name();
+        if (!read_value(variable, text, &loaded, reason, sizeof reason)) {
+            (void)snprintf(error, size, "%s=%s: %s", variable->name, text, reason);
+            return false;
+        }
+    }
+    *config = loaded;
+    return true;
+}
+
+void config_print_help(FILE *stream)
+{
+    for (size_t i = 0; i < VARIABLE_COUNT; i++) {
+        const struct variable *variable = &variables[i];
+
+        (void)fprintf(stream, "  %-28s %s\n", variable->name, variable->help);
+        if (variable->type == TYPE_INTEGER)
+            (void)fprintf(stream, "  %-28s (default %s, from %" PRId64 " to %" PRId64 ")\n", "",
+                          variable->fallback, variable->least, variable->most);
+        else if (variable->fallback && *variable->fallback)
+            (void)fprintf(stream, "  %-28s (default %s)\n", "", variable->fallback);
+    }
+}

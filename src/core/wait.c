@@ -1,0 +1,52 @@
+#include "core/wait.h"
+
+#include "core/clock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <time.h>
+
+/*
+ * The web server has sent the whole request, so what it sends now is the end of the connection or FCGI_ABORT_REQUEST
+ * (FastCGI specification 5.4), which libfcgi never looks for. Anything else is dropped, or poll() would not sleep again.
+ */
+static bool client_is_gone(int fd)
+{
+    enum { HEADER_SIZE = 8, TYPE_AT = 1, ABORT_REQUEST = 2 };
+    unsigned char header[HEADER_SIZE];
+    ssize_t size = recv(fd, header, sizeof header, MSG_DONTWAIT);
+
+    if (size < 0)
+        return errno != EAGAIN && errno != EINTR;
+    return size == 0 || (size > TYPE_AT && header[TYPE_AT] == ABORT_REQUEST);
+}
+
+enum error wait_for_event(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms)
+{
+    struct pollfd fds[] = { { .fd = fd, .events = events },
+                            { .fd = interrupts->client_fd, .events = POLLIN | POLLRDHUP } };
+
+    for (;;) {
+        int64_t left_ms = deadline_ms - clock_monotonic_ms();
+        struct timespec timeout = { 0, 0 };
+        int ready;
+
+        if (*interrupts->release)
+            return ERROR_RELEASED;
+        if (*interrupts->woken) {
+            *interrupts->woken = 0;
+            return ERROR_NONE;
+        }
+        if (left_ms > 0)
+            timeout = (struct timespec){ left_ms / 1000, left_ms % 1000 * 1000000 };
+        ready = ppoll(fds, 2, &timeout, interrupts->sleep_mask);
+        if (ready == 0)
+            return ERROR_TIMEOUT;
+        if (ready > 0 && fds[0].revents)
+            return ERROR_NONE;
+        if (ready > 0 && fds[1].revents && client_is_gone(interrupts->client_fd))
+            return ERROR_CLIENT_GONE;
+    }
+}

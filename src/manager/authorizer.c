@@ -1,0 +1,199 @@
+#include "manager/authorizer.h"
+
+#include "api/poll_request.h"
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/log.h"
+#include "postgres/database.h"
+#include "postgres/query_batch.h"
+#include "shared/scoreboard.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH = QUERY_BATCH_MAX_STATEMENTS, NOBODY = -1, RETRY_MS = 200 };
+
+struct answered {
+    int number;
+    enum error answer;
+};
+
+struct authorizer {
+    const struct config *config;
+    struct scoreboard *scoreboard;
+    struct database *database;
+    int *waiting; /* numbers, oldest first */
+    int waiting_count;
+    struct answered *answered;
+    int answered_count;
+    int limit; /* questions asked together: one after a batch failed, to find out which it was; then twice as many */
+    int asked[BATCH]; /* by statement: whose question it is */
+    struct query_batch batch;
+    struct poll_topic *topics; /* of one question */
+    int64_t retry_ms;
+};
+
+struct authorizer *authorizer_new(const struct config *config, struct scoreboard *scoreboard)
+{
+    struct authorizer *authorizer = calloc(1, sizeof *authorizer);
+
+    if (!authorizer)
+        return NULL;
+    authorizer->config = config;
+    authorizer->scoreboard = scoreboard;
+    authorizer->limit = BATCH;
+    authorizer->database = database_new(config->query_timeout_s * 1000);
+    authorizer->waiting = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->waiting);
+    authorizer->answered = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->answered);
+    authorizer->topics = calloc((size_t)scoreboard->max_topics, sizeof *authorizer->topics);
+    if (!authorizer->database || !authorizer->waiting || !authorizer->answered || !authorizer->topics) {
+        authorizer_free(authorizer);
+        return NULL;
+    }
+    return authorizer;
+}
+
+void authorizer_free(struct authorizer *authorizer)
+{
+    if (!authorizer)
+        return;
+    database_free(authorizer->database);
+    query_batch_end(&authorizer->batch);
+    free(authorizer->waiting);
+    free(authorizer->answered);
+    free(authorizer->topics);
+    free(authorizer);
+}
+
+struct pollfd authorizer_pollfd(const struct authorizer *authorizer)
+{
+    return database_pollfd(authorizer->database);
+}
+
+int64_t authorizer_due_ms(const struct authorizer *authorizer)
+{
+    if (authorizer->batch.running)
+        return query_batch_due_ms(&authorizer->batch);
+    return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
+}
+
+void authorizer_ask(struct authorizer *authorizer, int number)
+{
+    authorizer->waiting[authorizer->waiting_count++] =
+        number; /* each worker is asking one question at most */
+}
+
+static void settle(struct authorizer *authorizer, int number, enum error answer)
+{
+    if (number != NOBODY)
+        authorizer->answered[authorizer->answered_count++] = (struct answered){ number, answer };
+}
+
+int authorizer_take(struct authorizer *authorizer, enum error *answer)
+{
+    if (authorizer->answered_count == 0)
+        return NOBODY;
+    *answer = authorizer->answered[--authorizer->answered_count].answer;
+    return authorizer->answered[authorizer->answered_count].number;
+}
+
+void authorizer_forget_worker(struct authorizer *authorizer, int number)
+{
+    int kept = 0;
+
+    for (int i = 0; i < authorizer->waiting_count; i++)
+        if (authorizer->waiting[i] != number)
+            authorizer->waiting[kept++] = authorizer->waiting[i];
+    authorizer->waiting_count = kept;
+    for (int i = 0; i < authorizer->batch.count; i++)
+        if (authorizer->asked[i] == number)
+            authorizer->asked[i] = NOBODY;
+}
+
+static bool make_statement(struct authorizer *authorizer, int number)
+{
+    const struct question *question = scoreboard_question(authorizer->scoreboard, number);
+
+    for (int i = 0; i < question->topic_count; i++)
+        authorizer->topics[i] =
+            (struct poll_topic){ .name = question->topics[i].name, .length = question->topics[i].length };
+    authorizer->asked[authorizer->batch.count] = number;
+    return statement_may_poll(query_batch_add(&authorizer->batch, NULL), question->user, authorizer->topics,
+                              question->topic_count);
+}
+
+/* The whole batch failed. Asked one by one, the good ones will be answered; the bad one is told of its own failure. */
+static void fail(struct authorizer *authorizer, enum error error)
+{
+    const int asked_count = authorizer->batch.count;
+    int alive = 0;
+
+    log_write(LOG_LEVEL_WARNING, "can_poll() was not answered: %s", database_error(authorizer->database));
+    authorizer->limit = 1;
+    if (error != ERROR_DATABASE_QUERY) { /* else the connection is as good as before, and others wait */
+        database_close(authorizer->database, NULL);
+        authorizer->retry_ms = clock_monotonic_ms() + RETRY_MS;
+    }
+    if (asked_count == 1) {
+        settle(authorizer, authorizer->asked[0], error);
+        return;
+    }
+    /* Whoever died meanwhile may have a successor among those that wait: together they would be more than there is room for. */
+    for (int i = 0; i < asked_count; i++)
+        if (authorizer->asked[i] != NOBODY)
+            authorizer->asked[alive++] = authorizer->asked[i];
+    memmove(authorizer->waiting + alive, authorizer->waiting,
+            (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
+    memcpy(authorizer->waiting, authorizer->asked, (size_t)alive * sizeof *authorizer->asked);
+    authorizer->waiting_count += alive;
+}
+
+static void finish(struct authorizer *authorizer, enum error error)
+{
+    if (error) {
+        fail(authorizer, error);
+    } else {
+        for (int i = 0; i < authorizer->batch.count; i++)
+            settle(authorizer, authorizer->asked[i],
+                   database_is_true(authorizer->batch.results[i]) ? ERROR_NONE : ERROR_DENIED);
+        authorizer->limit = (int)clock_min(authorizer->limit * 2, BATCH);
+    }
+    query_batch_end(&authorizer->batch);
+}
+
+static void begin(struct authorizer *authorizer, int64_t now_ms)
+{
+    enum error error = ERROR_MEMORY;
+    bool made = true;
+    int taken = 0;
+
+    for (; made && taken < authorizer->waiting_count && authorizer->batch.count < authorizer->limit;
+         taken++) {
+        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->deadline_ms < now_ms)
+            settle(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
+        else
+            made = make_statement(authorizer, authorizer->waiting[taken]);
+    }
+    authorizer->waiting_count -= taken;
+    memmove(authorizer->waiting, authorizer->waiting + taken,
+            (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
+    if (made)
+        error = query_batch_begin(&authorizer->batch, authorizer->database, now_ms,
+                                  authorizer->config->query_timeout_s * 1000);
+    if (error != ERROR_PENDING)
+        finish(authorizer, error);
+}
+
+void authorizer_step(struct authorizer *authorizer, bool ready)
+{
+    int64_t now_ms = clock_monotonic_ms();
+    enum error error = query_batch_step(&authorizer->batch, ready, now_ms);
+
+    if (error != ERROR_PENDING)
+        finish(authorizer, error);
+    else if (!authorizer->batch.running && ready)
+        (void)database_consume(
+            authorizer->database); /* an idle connection that was cut is made anew when needed */
+    if (!authorizer->batch.running && now_ms >= authorizer_due_ms(authorizer))
+        begin(authorizer, now_ms);
+}

@@ -1,0 +1,392 @@
+#include "manager/stats_writer.h"
+
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/json_build.h"
+#include "core/log.h"
+#include "postgres/database.h"
+#include "postgres/query_batch.h"
+#include "shared/scoreboard.h"
+#include "shared/topic_table.h"
+
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LOOK_MS = 250,
+    WRITE_MS = 1000,
+    BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_waiters) */
+    SWEEP_MS = 60 * 1000,
+    LAST_MS = 1000, /* the last statement may take; its caller may have less time */
+    NEAR_MS = 24 * 60 * 60 * 1000
+};
+
+/* What stands in the table for a worker. */
+struct entry {
+    int pid; /* 0: nothing */
+    uint32_t
+        wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
+    int64_t since_ms;
+};
+
+/* What stands in pgpoll.listeners. */
+struct gauges {
+    int workers, idle;
+    bool hears;
+};
+
+struct stats_writer {
+    const struct config *config;
+    struct scoreboard *scoreboard;
+    struct database *database;
+    struct entry *entries; /* by worker */
+    struct gauges gauges;
+    struct counters counters; /* what was counted and is not yet written down */
+    bool counters_began;      /* everything that is counted has a row */
+    struct query_batch batch;
+    struct json_object *began, *ended, *counts; /* what the statements borrow */
+    bool beats;
+    enum error away; /* why, as far as it was logged */
+    int64_t look_ms, write_ms, beat_ms, sweep_ms;
+};
+
+struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard)
+{
+    struct stats_writer *writer = calloc(1, sizeof *writer);
+
+    if (!writer)
+        return NULL;
+    writer->config = config;
+    writer->scoreboard = scoreboard;
+    writer->database = database_new(config->query_timeout_s * 1000);
+    writer->entries = calloc((size_t)scoreboard->worker_count, sizeof *writer->entries);
+    if (!writer->database || !writer->entries) {
+        stats_writer_free(writer);
+        return NULL;
+    }
+    /* Its tables are not logged, and a beat that a crash takes along is followed by another. */
+    database_set_bookkeeping(writer->database);
+    return writer;
+}
+
+static void end_exchange(struct stats_writer *writer)
+{
+    query_batch_end(&writer->batch);
+    json_object_put(writer->began);
+    json_object_put(writer->ended);
+    json_object_put(writer->counts);
+    writer->began = writer->ended = writer->counts = NULL;
+}
+
+void stats_writer_free(struct stats_writer *writer)
+{
+    if (!writer)
+        return;
+    database_free(writer->database);
+    end_exchange(writer);
+    free(writer->entries);
+    free(writer);
+}
+
+struct pollfd stats_writer_pollfd(const struct stats_writer *writer)
+{
+    return database_pollfd(writer->database);
+}
+
+int64_t stats_writer_due_ms(const struct stats_writer *writer)
+{
+    if (writer->batch.running)
+        return query_batch_due_ms(&writer->batch);
+    return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
+}
+
+/* ---- what changed */
+
+static struct json_object *topics_of(const struct stats_writer *writer, const struct slot *slot)
+{
+    const int count = scoreboard_topic_count(writer->scoreboard, slot);
+    struct json_object *topics = json_object_new_array();
+
+    for (int i = 0; i < count && topics; i++) {
+        int number = scoreboard_topic(writer->scoreboard, slot, i);
+        const char *name = number < 0 ? NULL : topic_table_name(writer->scoreboard->topics, number);
+
+        if (name)
+            (void)json_object_array_add(topics, json_object_new_string(name));
+    }
+    return topics;
+}
+
+/* What a worker wrote of its client's address: in an address there are no other characters. */
+static struct json_object *client_of(const struct slot *slot)
+{
+    char client[sizeof slot->client];
+    int length = 0;
+
+    memcpy(client, slot->client, sizeof client);
+    for (; length < (int)sizeof client && client[length]; length++)
+        if (client[length] < ' ' || client[length] > '~')
+            client[length] = '?';
+    return json_object_new_string_len(client, length);
+}
+
+/* As far as the database is concerned, a worker's times are near the present. */
+static int64_t near(int64_t ms, int64_t now_ms)
+{
+    return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
+}
+
+static bool add_began(struct stats_writer *writer, int number, int64_t now_ms)
+{
+    const struct slot *slot = scoreboard_slot(writer->scoreboard, number);
+    const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
+    const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
+    struct json_object *row = json_object_new_object();
+
+    return json_build_add_item(writer->began, row) &&
+           json_build_add_member(row, "pid",
+                                 json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
+           json_build_add_member(row, "topics", topics_of(writer, slot)) &&
+           json_build_add_member(row, "client", client_of(slot)) &&
+           json_build_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
+           json_build_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
+}
+
+/* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
+static bool list_polls(struct stats_writer *writer, int64_t now_ms)
+{
+    bool made = true;
+
+    writer->began = json_object_new_array();
+    writer->ended = json_object_new_array();
+    if (!writer->began || !writer->ended)
+        return false;
+    for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
+        const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
+        struct entry *entry = &writer->entries[i];
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_id),
+                                   atomic_load(&slot->since_ms) };
+        const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
+
+        if (entry->pid && (!waits || entry->pid != now.pid)) {
+            made = json_build_add_item(writer->ended, json_object_new_int(entry->pid));
+            entry->pid = 0;
+        }
+        if (made && waits &&
+            (!entry->pid || entry->wait_number != now.wait_number || entry->since_ms != now.since_ms)) {
+            made = add_began(writer, i, now_ms);
+            *entry = now;
+        }
+    }
+    return made &&
+           (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
+}
+
+/* Whether the gauges are others than those in the table, and takes them for written. */
+static bool read_gauges(struct stats_writer *writer)
+{
+    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->listen_works) };
+    const struct gauges before = writer->gauges;
+
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        now.workers += scoreboard_pid(writer->scoreboard, i) != 0;
+    writer->gauges = now;
+    return now.workers != before.workers || now.idle != before.idle || now.hears != before.hears;
+}
+
+static bool take_counts(struct stats_writer *writer)
+{
+    const uint64_t lost = log_take_lost();
+    bool any;
+
+    if (lost > 0)
+        counters_add(&writer->scoreboard->counters, COUNTER_LOG_LINES_LOST, lost);
+    any = counters_take(&writer->counters, &writer->scoreboard->counters);
+
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        any = counters_take(&writer->counters, &scoreboard_slot(writer->scoreboard, i)->counters) || any;
+    return any || atomic_load(&writer->counters.fresh);
+}
+
+/* ---- writing it down */
+
+/* The table has none of our rows, or old ones: all are to be written. */
+static void forget_rows(struct stats_writer *writer)
+{
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        writer->entries[i].pid = 0;
+    writer->gauges = (struct gauges){ 0 };
+}
+
+static void fail(struct stats_writer *writer, enum error error)
+{
+    if (writer->away != error)
+        log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error),
+                  database_error(writer->database));
+    writer->away = error;
+    /* Rows count by their connection, so a new one writes them all anew. */
+    database_close(writer->database, NULL);
+    forget_rows(writer);
+    writer->beat_ms = 0;
+    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 0);
+}
+
+/*
+ * What was counted is written by now, unless the database is read-only: then it is kept. If the answer is lost, it may be counted twice,
+ * rather than not at all.
+ */
+static void succeed(struct stats_writer *writer)
+{
+    const PGresult *source = writer->batch.results[writer->batch.count - 1]; /* add_listener() comes last */
+
+    writer->away = ERROR_NONE;
+    if (writer->beats)
+        atomic_store(&writer->scoreboard->heartbeat_ms, writer->batch.started_ms);
+    if (PQntuples(source) == 0) {
+        forget_rows(writer);
+        writer->write_ms = writer->batch.started_ms + BEAT_MS;
+        return;
+    }
+    writer->counters_began = true;
+    counters_clear(&writer->counters);
+}
+
+static void add_polls(struct stats_writer *writer)
+{
+    struct statement *write = query_batch_add(
+        &writer->batch, "SELECT pgpoll.write_waiters($1, $2::json, $3::json) WHERE " STATEMENT_WRITABLE);
+
+    statement_add_text(write, writer->config->host);
+    statement_add_text(write, json_object_to_json_string_ext(writer->began, JSON_C_TO_STRING_PLAIN));
+    statement_add_text(write, json_object_to_json_string_ext(writer->ended, JSON_C_TO_STRING_PLAIN));
+}
+
+static bool add_listener(struct stats_writer *writer)
+{
+    struct statement *write = query_batch_add(
+        &writer->batch,
+        "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
+
+    writer->counts = counters_json(&writer->counters, !writer->counters_began);
+    statement_add_text(write, writer->config->host);
+    if (!writer->counts || !statement_add_int4(write, (int32_t)getpid()) ||
+        !statement_add_int4(write, writer->gauges.workers) ||
+        !statement_add_int4(write, writer->gauges.idle) || !statement_add_int4(write, writer->gauges.hears))
+        return false;
+    statement_add_text(write, json_object_to_json_string_ext(writer->counts, JSON_C_TO_STRING_PLAIN));
+    return true;
+}
+
+/*
+ * The relay's connection is to hear this. It could not send it to itself: what a transaction-mode pooler takes away from a
+ * connection that LISTENs, it brings to the one that happens to NOTIFY.
+ */
+static void add_beat(struct stats_writer *writer, int64_t now_ms)
+{
+    struct statement *beat = query_batch_add(&writer->batch, "SELECT pg_notify(pgpoll.channel($1), '')");
+
+    statement_add_text(beat, writer->scoreboard->self_topic);
+    writer->beat_ms = now_ms + BEAT_MS;
+}
+
+static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
+{
+    enum error error = ERROR_MEMORY;
+
+    writer->write_ms = now_ms + WRITE_MS;
+    if (now_ms >= writer->sweep_ms) {
+        (void)query_batch_add(&writer->batch, "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
+        writer->sweep_ms = now_ms + SWEEP_MS;
+    }
+    if (polls)
+        add_polls(writer);
+    if (writer->beats)
+        add_beat(writer, now_ms);
+    if (add_listener(writer))
+        error = query_batch_begin(&writer->batch, writer->database, now_ms,
+                                  writer->config->query_timeout_s * 1000);
+    if (error != ERROR_PENDING) {
+        fail(writer, error);
+        end_exchange(writer);
+    }
+}
+
+static void look(struct stats_writer *writer, int64_t now_ms)
+{
+    bool polls, gauges, counts;
+
+    writer->look_ms = now_ms + LOOK_MS;
+    if (now_ms < writer->write_ms)
+        return;
+    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps,
+                 1); /* before the look: a change that it misses rings */
+    polls = list_polls(writer, now_ms);
+    gauges = read_gauges(writer);
+    counts = take_counts(writer);
+    writer->beats = atomic_exchange(&writer->scoreboard->heartbeat_wanted, 0) || now_ms >= writer->beat_ms;
+    if (polls || gauges || counts || writer->beats)
+        begin(writer, polls, now_ms);
+    else
+        end_exchange(writer);
+}
+
+/* Goes on with what is under way; ERROR_PENDING: there was no end of it in time. */
+static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
+{
+    enum error error = ERROR_PENDING;
+
+    while (writer->batch.running && error == ERROR_PENDING) {
+        struct pollfd fd = database_pollfd(writer->database);
+        int64_t now_ms = clock_monotonic_ms();
+
+        if (now_ms >= deadline_ms)
+            return ERROR_PENDING;
+        error = query_batch_step(&writer->batch, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0,
+                                 clock_monotonic_ms());
+    }
+    return error;
+}
+
+void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
+{
+    struct statement *end;
+    enum error error = ERROR_NONE;
+
+    if (writer->batch.running) {
+        error = wait_end(writer, deadline_ms);
+        if (!error)
+            succeed(writer);
+        end_exchange(writer);
+    }
+    if (error || !database_is_connected(writer->database))
+        return;
+    (void)take_counts(writer);
+    (void)read_gauges(writer);
+    if (!add_listener(writer))
+        return;
+    end = query_batch_add(&writer->batch, "SELECT pgpoll.end_listener($1, $2) WHERE " STATEMENT_WRITABLE);
+    statement_add_text(end, writer->config->host);
+    if (statement_add_int4(end, (int32_t)getpid()) &&
+        query_batch_begin(&writer->batch, writer->database, clock_monotonic_ms(), LAST_MS) == ERROR_PENDING)
+        (void)wait_end(writer, deadline_ms);
+    end_exchange(writer);
+}
+
+void stats_writer_step(struct stats_writer *writer, bool ready)
+{
+    int64_t now_ms = clock_monotonic_ms();
+    enum error error = query_batch_step(&writer->batch, ready, now_ms);
+
+    if (error != ERROR_PENDING) {
+        if (error)
+            fail(writer, error);
+        else
+            succeed(writer);
+        end_exchange(writer);
+    } else if (!writer->batch.running && ready && database_consume(writer->database) != ERROR_NONE) {
+        fail(writer, ERROR_DATABASE_AWAY);
+    }
+    if (!writer->batch.running && now_ms >= stats_writer_due_ms(writer))
+        look(writer, now_ms);
+}

@@ -1,0 +1,158 @@
+#include "postgres/catch_up.h"
+
+#include "api/poll_request.h"
+#include "postgres/database.h"
+#include "postgres/statement.h"
+
+#include <string.h>
+
+/* The columns, in the functions' order; what makes a message is the same in both. */
+enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST, NEWEST };
+enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS, MORE };
+
+/* timestamptz counts microseconds from 2000-01-01 UTC (datatype/timestamp.h). */
+static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
+
+bool catch_up_statement(struct statement *statement, const struct poll_request *request,
+                        const int64_t *positions, int64_t page_bytes)
+{
+    statement_init(statement, "SELECT * FROM pgpoll.catch_up($1, $2, $3, $4)");
+    return statement_add_topics(statement, request->topics, request->topic_count) &&
+           statement_add_positions(statement, positions, request->topic_count) &&
+           statement_add_int4(statement, request->limit) && statement_add_int8(statement, page_bytes);
+}
+
+static bool is_null(const PGresult *result, int row, int column)
+{
+    return PQgetisnull(result, row, column);
+}
+
+static struct page_topic get_topic(const PGresult *result, int row)
+{
+    struct page_topic topic = { .start = database_int8(result, row, POSITION),
+                                .oldest = -1,
+                                .gap = GAP_NONE };
+
+    topic.next = topic.start;
+    if (!is_null(result, row, OLDEST))
+        topic.oldest = database_int8(result, row, OLDEST);
+    if (!is_null(result, row, GAP))
+        topic.gap = strcmp(PQgetvalue(result, row, GAP), "ahead") == 0 ? GAP_AHEAD : GAP_EXPIRED;
+    return topic;
+}
+
+struct message catch_up_message(const PGresult *result, int row)
+{
+    struct message message = {
+        .position = database_int8(result, row, POSITION),
+        .created_at_us = database_int8(result, row, CREATED_AT) + POSTGRES_EPOCH_US,
+        .payload = PQgetvalue(result, row, PAYLOAD),
+        .payload_length = (size_t)PQgetlength(result, row, PAYLOAD),
+    };
+
+    if (!is_null(result, row, METADATA)) {
+        message.metadata = PQgetvalue(result, row, METADATA);
+        message.metadata_length = (size_t)PQgetlength(result, row, METADATA);
+    }
+    return message;
+}
+
+struct catch_up_row catch_up_row(const PGresult *result, int row)
+{
+    struct catch_up_row read = { .kind = CATCH_UP_TOPIC,
+                                 .topic_index = database_int4(result, row, TOPIC_NO) - 1 };
+
+    if (is_null(result, row, CREATED_AT)) {
+        read.topic = get_topic(result, row);
+        read.newest = is_null(result, row, NEWEST) ? read.topic.start : database_int8(result, row, NEWEST);
+    } else if (is_null(result, row, PAYLOAD)) {
+        read.kind = CATCH_UP_MORE;
+    } else {
+        read.kind = CATCH_UP_MESSAGE;
+        read.message = catch_up_message(result, row);
+    }
+    return read;
+}
+
+bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes)
+{
+    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2)");
+    return statement_add_int4(statement, max_messages) && statement_add_int8(statement, max_bytes);
+}
+
+struct catch_up_batch catch_up_batch(const PGresult *result)
+{
+    struct catch_up_batch batch = { .more = true };
+
+    if (PQntuples(result) == 0)
+        return batch; /* deleted meanwhile, and nothing is known */
+    batch.more = *PQgetvalue(result, 0, MORE) == 1;
+    batch.read_only = database_int4(result, 0, ASSIGNED) < 0;
+    if (batch.read_only)
+        return batch;
+    batch.assigned = database_int4(result, 0, ASSIGNED);
+    batch.previous = database_int8(result, 0, PREVIOUS);
+    if (!is_null(result, 0, POSITION))
+        batch.message_count = PQntuples(result);
+    return batch;
+}
+
+/* Fills a cleared page from the statement's result. */
+static enum error fill_page(const PGresult *result, const struct poll_request *request, struct page *page)
+{
+    for (int i = 0; i < PQntuples(result); i++) {
+        struct catch_up_row row = catch_up_row(result, i);
+
+        if (row.topic_index < 0 || row.topic_index >= page->topic_count) {
+            page_clear(page);
+            return ERROR_DATABASE_QUERY; /* not the function that this program came with */
+        }
+        if (row.kind == CATCH_UP_TOPIC) {
+            page->topics[row.topic_index] = row.topic;
+        } else if (row.kind == CATCH_UP_MORE) {
+            page->has_more = true;
+        } else if (!page_add(page, row.topic_index, &request->topics[row.topic_index], &row.message)) {
+            page_clear(page);
+            return ERROR_MEMORY;
+        }
+    }
+    return ERROR_NONE;
+}
+
+enum error catch_up_run(struct database *database, const struct poll_request *request,
+                        const char *remote_user, const struct statement *first, bool *first_is_true,
+                        const int64_t *positions, int64_t page_bytes, struct page *page, int64_t deadline_ms)
+{
+    enum { MOST = 4 };
+    struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MOST];
+    PGresult *results[MOST] = { NULL };
+    enum error error = ERROR_MEMORY;
+    int count = 0;
+
+    if ((remote_user && !statement_may_poll(&may_poll, remote_user, request->topics, request->topic_count)) ||
+        !catch_up_statement(&catch_up, request, positions, page_bytes))
+        goto out;
+    if (remote_user)
+        statements[count++] = may_poll;
+    if (first)
+        statements[count++] = *first;
+    statement_init(&assign, "SELECT more FROM pgpoll.assign_positions()");
+    statements[count++] = assign;
+    statements[count++] = catch_up;
+
+    error = database_run(database, statements, count, results, deadline_ms);
+    if (!error && remote_user && !database_is_true(results[0]))
+        error = ERROR_DENIED;
+    if (!error && first)
+        *first_is_true = database_is_true(results[count - 3]);
+    if (!error)
+        error = fill_page(results[count - 1], request, page);
+    if (!error)
+        page->backlog = database_is_true(results[count - 2]);
+out:
+    for (int i = 0; i < count; i++)
+        PQclear(results[i]);
+    statement_release(&may_poll);
+    statement_release(&catch_up);
+    return error;
+}

@@ -1,0 +1,85 @@
+#include "worker/answer.h"
+
+#include "api/cursor.h"
+#include "api/poll_request.h"
+#include "core/json_build.h"
+#include "worker/poll_waiter.h"
+
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* Appends text whose length is known to the compiler. */
+#define put(out, text) (printbuf_strappend((out), text) >= 0)
+
+static bool put_text(struct printbuf *out, const char *text)
+{
+    return printbuf_memappend(out, text, (int)strlen(text)) >= 0;
+}
+
+/* For every topic, also in an empty answer: whoever polls again with it misses nothing. */
+static bool put_next_since(struct printbuf *out, const struct poll_waiter *waiter)
+{
+    char id[CURSOR_MESSAGE_ID_SIZE];
+    bool made = put(out, ",\"next_since\":{");
+
+    for (int i = 0; made && i < waiter->page.topic_count; i++) {
+        cursor_message_id(
+            waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position, id);
+        made = (i == 0 || put(out, ",")) && put_text(out, waiter->who.request->topics[i].quoted) &&
+               put(out, ":\"") && put_text(out, id) && put(out, "\"");
+    }
+    return made && put(out, "}");
+}
+
+static bool put_gap(struct printbuf *out, const struct poll_state *state, const struct poll_topic *topic)
+{
+    char oldest[CURSOR_MESSAGE_ID_SIZE];
+    bool made = put_text(out, topic->quoted) && put(out, ":{\"reason\":\"") &&
+                put_text(out, gap_name(state->gap)) && put(out, "\",\"requested\":") &&
+                put_text(out, topic->since ? topic->since : "null") && put(out, ",\"oldest\":");
+
+    if (state->oldest < 0)
+        return made && put(out, "null}");
+    cursor_message_id(state->oldest, oldest);
+    return made && put(out, "\"") && put_text(out, oldest) && put(out, "\"}");
+}
+
+/* Only if there are any. */
+static bool put_gaps(struct printbuf *out, const struct poll_waiter *waiter)
+{
+    bool made = true, any = false;
+
+    for (int i = 0; made && i < waiter->page.topic_count; i++) {
+        if (waiter->states[i].gap == GAP_NONE)
+            continue;
+        made = (any ? put(out, ",") : put(out, ",\"gaps\":{")) &&
+               put_gap(out, &waiter->states[i], &waiter->who.request->topics[i]);
+        any = true;
+    }
+    return made && (!any || put(out, "}"));
+}
+
+bool answer_messages(struct printbuf *out, const struct poll_waiter *waiter)
+{
+    const struct page *page = &waiter->page;
+
+    /* A thousand of these go out when one message does: put together from JSON that is there already, as a message is. */
+    return put(out, "{\"messages\":[") &&
+           (page->message_count == 0 ||
+            printbuf_memappend(out, page->messages->buf, printbuf_length(page->messages)) >= 0) &&
+           put(out, "],\"has_more\":") && (page->has_more ? put(out, "true") : put(out, "false")) &&
+           put_next_since(out, waiter) && put_gaps(out, waiter) && put(out, "}");
+}
+
+struct json_object *answer_error(enum error error, struct json_object *detail)
+{
+    struct json_object *answer = json_object_new_object();
+
+    if (!detail)
+        detail = json_object_new_string(error_detail(error));
+    if (json_build_add_member(answer, "detail", detail))
+        return answer;
+    json_object_put(answer);
+    return NULL;
+}

@@ -1,0 +1,28 @@
+#include "worker/poll_counters.h"
+
+#include "api/cursor.h"
+#include "core/clock.h"
+#include "shared/counters.h"
+#include "worker/poll_waiter.h"
+
+#include <json-c/printbuf.h>
+
+void poll_counters_add(struct counters *counters, const struct poll_waiter *waiter, enum error outcome)
+{
+    const struct page *page = &waiter->page;
+    const bool waited = waiter->waits_since_ms != 0;
+
+    if (waited)
+        counters_add_wait(counters, clock_monotonic_ms() - waiter->waits_since_ms);
+    if (outcome == ERROR_NONE) {
+        counters_add(counters, COUNTER_MESSAGES, (uint64_t)page->message_count);
+        counters_add(counters, COUNTER_BYTES, (uint64_t)printbuf_length(page->messages));
+        /* Skip messages older than the poll: their age is not delivery latency. The database's clock may differ from ours. */
+        if (waited && page->message_count > 0)
+            counters_add_latency(counters, clock_max(clock_wall_ms() - cursor_position_ms(page->first), 0));
+    }
+    for (int i = 0; outcome != ERROR_CLIENT_GONE && i < page->topic_count; i++)
+        if (waiter->states[i].gap != GAP_NONE)
+            counters_add(counters, COUNTER_GAPS + (int)waiter->states[i].gap, 1);
+    counters_add(counters, COUNTER_POLLS + (int)outcome, 1);
+}

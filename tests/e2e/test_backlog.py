@@ -1,0 +1,47 @@
+"""Many messages that nobody has given a position yet: polls are answered meanwhile, and each client gets what is its own, in order."""
+import contextlib
+import os
+import signal
+
+from server import new_topic
+
+MESSAGES = 30000
+
+
+@contextlib.contextmanager
+def nobody_looks(server):
+    """Workers without a manager look when they are polled only."""
+    manager = server.manager
+    if manager:
+        os.kill(manager, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if manager:
+            os.kill(manager, signal.SIGCONT)
+
+
+def publish_backlog(server, topic, last):
+    """One message of the topic `last` after all the others."""
+    server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT CASE WHEN n < %s THEN %s ELSE %s END, to_json(n)"
+               " FROM generate_series(0, %s) AS n", MESSAGES, topic, last, MESSAGES)
+
+
+def test_a_backlog(server):
+    topic, last = new_topic("many"), new_topic("last")
+    known = server.poll(topic, last, timeout=0).next_since
+    with nobody_looks(server):
+        publish_backlog(server, topic, last)
+    from_now = server.poll_later(topic, last, timeout=60)
+    waiting = server.poll_later(last, since=known, timeout=60)
+    got, since = [], known
+    while len(got) < MESSAGES:
+        answer = server.poll(topic, since=since, limit=1000, timeout=60)
+        assert answer.messages and not answer.gaps
+        got += answer.payloads
+        since = answer.next_since
+    assert got == list(range(MESSAGES))
+    assert waiting.result().payloads == [MESSAGES]
+    server.publish(topic, "later")
+    assert from_now.result().payloads == ["later"]
+    assert server.poll(topic, since=since, timeout=0).payloads == ["later"]

@@ -1,0 +1,137 @@
+/*
+ * What a worker takes for a reader's answer, and a reader for a worker's question. What is taken is sound, and taken again for the same
+ * when it is said over. The first byte says which it is, and of how many topics the page is that an answer goes into.
+ */
+#include "core/clock.h"
+#include "fuzz.h"
+#include "shared/read_channel.h"
+
+#include <json-c/printbuf.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { TOPICS = 3, PATIENCE_MS = 5000 };
+
+/* A socket from which the bytes come, and then the end. */
+static int said(const uint8_t *data, size_t size)
+{
+    int pair[2];
+
+    HOLDS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    HOLDS(size == 0 || send(pair[1], data, size, 0) == (ssize_t)size);
+    (void)close(pair[1]);
+    return pair[0];
+}
+
+/* ---- answers */
+
+static void hold_page(const struct page *page)
+{
+    HOLDS(page->message_count >= 0 && (page->message_count == 0) == (printbuf_length(page->messages) == 0));
+    HOLDS(page->messages->buf[printbuf_length(page->messages)] == '\0');
+    for (int i = 0; i < page->topic_count; i++)
+        HOLDS(gap_name(page->topics[i].gap));
+}
+
+static void hold_same_page(const struct page *a, const struct page *b)
+{
+    HOLDS(a->message_count == b->message_count && a->has_more == b->has_more && a->first == b->first);
+    for (int i = 0; i < a->topic_count; i++)
+        HOLDS(a->topics[i].start == b->topics[i].start && a->topics[i].next == b->topics[i].next &&
+              a->topics[i].oldest == b->topics[i].oldest && a->topics[i].gap == b->topics[i].gap);
+    HOLDS(printbuf_length(a->messages) == printbuf_length(b->messages) &&
+          memcmp(a->messages->buf, b->messages->buf, (size_t)printbuf_length(a->messages)) == 0);
+}
+
+static enum error receive(int socket, struct page *page, char *text)
+{
+    enum error error = read_channel_receive(socket, clock_monotonic_ms() + PATIENCE_MS, page, text);
+
+    (void)close(socket);
+    HOLDS((unsigned)error < ERROR_COUNT && strlen(text) < READ_CHANNEL_TEXT_SIZE);
+    hold_page(page);
+    HOLDS(!error || page->message_count == 0);
+    return error;
+}
+
+static void take_answer(const uint8_t *data, size_t size, int topics)
+{
+    char text[READ_CHANNEL_TEXT_SIZE], again_text[READ_CHANNEL_TEXT_SIZE];
+    struct page page, again;
+    enum error error;
+    int pair[2];
+
+    HOLDS(page_init(&page, topics) && page_init(&again, topics));
+    error = receive(said(data, size), &page, text);
+    HOLDS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    read_channel_answer(pair[1], clock_monotonic_ms() + PATIENCE_MS, error, &page, text);
+    (void)close(pair[1]);
+    HOLDS(receive(pair[0], &again, again_text) == error);
+    HOLDS(!error || strcmp(text, again_text) == 0);
+    hold_same_page(&page, &again);
+    page_release(&page);
+    page_release(&again);
+}
+
+/* ---- questions */
+
+static void hold_same_question(const struct read_channel_question *a, const struct read_channel_question *b)
+{
+    HOLDS(a->request->topic_count == b->request->topic_count && a->request->limit == b->request->limit);
+    HOLDS(a->deadline_ms == b->deadline_ms && !a->remote_user == !b->remote_user);
+    HOLDS(!a->remote_user || strcmp(a->remote_user, b->remote_user) == 0);
+    for (int i = 0; i < a->request->topic_count; i++) {
+        HOLDS(a->positions[i] == b->positions[i]);
+        HOLDS(strcmp(a->request->topics[i].name, b->request->topics[i].name) == 0);
+        HOLDS(strcmp(a->request->topics[i].quoted, b->request->topics[i].quoted) == 0);
+    }
+}
+
+/* Whether the texts end where they are said to: what a worker says has no NUL in it. */
+static bool is_plain(const struct poll_request *request)
+{
+    for (int i = 0; i < request->topic_count; i++)
+        if (strlen(request->topics[i].name) != request->topics[i].length)
+            return false;
+    return true;
+}
+
+static void take_question(const uint8_t *data, size_t size)
+{
+    int socket = said(data, size), queue[2], ours, theirs;
+    struct read_channel reading, again;
+    const bool taken = read_channel_accept(socket, &reading);
+
+    (void)close(socket);
+    if (!taken)
+        return;
+    HOLDS(reading.request.topic_count > 0 && reading.request.limit > 0);
+    for (int i = 0; i < reading.request.topic_count; i++)
+        HOLDS(reading.request.topics[i].name[reading.request.topics[i].length] == '\0');
+    if (is_plain(&reading.request)) {
+        reading.question.deadline_ms = clock_monotonic_ms() + PATIENCE_MS;
+        HOLDS(read_channel_new_queue(queue));
+        ours = read_channel_ask(queue[0], &reading.question);
+        theirs = read_channel_take(queue[1]);
+        HOLDS(ours >= 0 && read_channel_accept(theirs, &again));
+        hold_same_question(&reading.question, &again.question);
+        read_channel_release(&again);
+        (void)close(ours);
+        (void)close(theirs);
+        (void)close(queue[0]);
+        (void)close(queue[1]);
+    }
+    read_channel_release(&reading);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size == 0)
+        return 0;
+    if (data[0] % (TOPICS + 1) == 0)
+        take_question(data + 1, size - 1);
+    else
+        take_answer(data + 1, size - 1, data[0] % (TOPICS + 1));
+    return 0;
+}

@@ -1,0 +1,461 @@
+/* Questions and answers over real sockets: whole, of any size, cut short, late, and damaged. */
+#include "shared/read_channel.h"
+
+#include "core/clock.h"
+#include "expect.h"
+#include "suites.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <json-c/printbuf.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { TOPICS = 3, SHORT_MS = 30, LONG_MS = 30000, LARGE = 20 * 1000 * 1000, DAMAGES = 3000 };
+
+static const char body[] = "{\"topics\":[\"a\",\"\\u00e9/\\\"\",\"c\"],\"limit\":7}";
+
+struct desk {
+    int queue[2];
+    struct poll_request request;
+    int64_t positions[TOPICS];
+    struct read_channel_question question;
+    struct page page; /* the worker's */
+    char text[READ_CHANNEL_TEXT_SIZE];
+};
+
+static void open_desk(struct desk *desk, int64_t for_ms)
+{
+    struct json_object *detail = NULL;
+
+    *desk = (struct desk){ .positions = { -1, 0, INT64_MAX } };
+    CU_ASSERT_TRUE_FATAL(read_channel_new_queue(desk->queue));
+    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk->request, body, strlen(body), TOPICS, &detail),
+                          ERROR_NONE);
+    CU_ASSERT_TRUE_FATAL(page_init(&desk->page, TOPICS));
+    desk->question = (struct read_channel_question){ &desk->request, desk->positions, "eve",
+                                                     clock_monotonic_ms() + for_ms };
+}
+
+static void close_desk(struct desk *desk)
+{
+    (void)close(desk->queue[0]);
+    (void)close(desk->queue[1]);
+    page_release(&desk->page);
+    poll_request_release(&desk->request);
+}
+
+/* Asks, and has the other side accept the question. */
+static int ask(struct desk *desk, int *socket, struct read_channel *reading)
+{
+    int ours = read_channel_ask(desk->queue[0], &desk->question);
+
+    CU_ASSERT_FATAL(ours >= 0);
+    *socket = read_channel_take(desk->queue[1]);
+    CU_ASSERT_FATAL(*socket >= 0);
+    CU_ASSERT_TRUE_FATAL(read_channel_accept(*socket, reading));
+    return ours;
+}
+
+static enum error receive(struct desk *desk, int socket)
+{
+    enum error error;
+
+    page_clear(&desk->page);
+    error = read_channel_receive(socket, desk->question.deadline_ms, &desk->page, desk->text);
+    if (error) {
+        CU_ASSERT_EQUAL(desk->page.message_count, 0);
+        CU_ASSERT_EQUAL(printbuf_length(desk->page.messages), 0);
+        CU_ASSERT_EQUAL(desk->page.topics[TOPICS - 1].gap, GAP_NONE);
+    }
+    return error;
+}
+
+static void fill(struct page *page, const struct poll_request *request, const char *payload, size_t length)
+{
+    const struct message message = { 9, 0, payload, length, NULL, 0 };
+
+    CU_ASSERT_TRUE_FATAL(page_init(page, TOPICS));
+    page->topics[0] = (struct page_topic){ 5, 5, 4, GAP_EXPIRED };
+    page->topics[2] = (struct page_topic){ 7, 7, -1, GAP_AHEAD };
+    page->has_more = true;
+    CU_ASSERT_TRUE(page_add(page, 1, &request->topics[1], &message));
+}
+
+static void expect_same(const struct page *got, const struct page *sent)
+{
+    CU_ASSERT_EQUAL(got->message_count, sent->message_count);
+    CU_ASSERT_EQUAL(got->has_more, sent->has_more);
+    CU_ASSERT_EQUAL(got->first, sent->first);
+    CU_ASSERT_EQUAL_FATAL(printbuf_length(got->messages), printbuf_length(sent->messages));
+    CU_ASSERT_EQUAL(memcmp(got->messages->buf, sent->messages->buf, (size_t)printbuf_length(sent->messages)),
+                    0);
+    for (int i = 0; i < TOPICS; i++) {
+        CU_ASSERT_EQUAL(got->topics[i].start, sent->topics[i].start);
+        CU_ASSERT_EQUAL(got->topics[i].next, sent->topics[i].next);
+        CU_ASSERT_EQUAL(got->topics[i].oldest, sent->topics[i].oldest);
+        CU_ASSERT_EQUAL(got->topics[i].gap, sent->topics[i].gap);
+    }
+}
+
+static void a_question_and_its_answer(void)
+{
+    struct desk desk;
+    struct read_channel reading;
+    struct page page;
+    int ours, theirs;
+
+    open_desk(&desk, LONG_MS);
+    ours = ask(&desk, &theirs, &reading);
+    CU_ASSERT_EQUAL_FATAL(reading.request.topic_count, TOPICS);
+    CU_ASSERT_EQUAL(reading.request.limit, 7);
+    CU_ASSERT_EQUAL(reading.question.deadline_ms, desk.question.deadline_ms);
+    EXPECT_TEXT(reading.question.remote_user, "eve");
+    for (int i = 0; i < TOPICS; i++) {
+        EXPECT_TEXT(reading.request.topics[i].name, desk.request.topics[i].name);
+        EXPECT_TEXT(reading.request.topics[i].quoted, desk.request.topics[i].quoted);
+        CU_ASSERT_EQUAL(reading.request.topics[i].length, desk.request.topics[i].length);
+        CU_ASSERT_EQUAL(reading.question.positions[i], desk.positions[i]);
+    }
+    fill(&page, &reading.request, "1", 1);
+    read_channel_answer(theirs, reading.question.deadline_ms, ERROR_NONE, &page, "");
+    CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_NONE);
+    expect_same(&desk.page, &page);
+    EXPECT_TEXT(desk.text, "");
+    page_release(&page);
+    read_channel_release(&reading);
+    (void)close(ours);
+    (void)close(theirs);
+
+    /* Nobody is to be asked about, and the answer is an error. */
+    desk.question.remote_user = NULL;
+    ours = ask(&desk, &theirs, &reading);
+    CU_ASSERT_PTR_NULL(reading.question.remote_user);
+    read_channel_answer(theirs, reading.question.deadline_ms, ERROR_SCHEMA, NULL, "no schema");
+    CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_SCHEMA);
+    EXPECT_TEXT(desk.text, "no schema");
+    read_channel_release(&reading);
+    (void)close(ours);
+    (void)close(theirs);
+    close_desk(&desk);
+}
+
+/* ---- more than a socket holds */
+
+struct answerer {
+    struct desk *desk;
+    struct page page;
+};
+
+static void *answer_one(void *argument)
+{
+    struct answerer *answerer = argument;
+    struct read_channel reading;
+    int socket;
+
+    while ((socket = read_channel_take(answerer->desk->queue[1])) < 0)
+        ;
+    if (read_channel_accept(socket, &reading)) {
+        read_channel_answer(socket, reading.question.deadline_ms, ERROR_NONE, &answerer->page, "");
+        read_channel_release(&reading);
+    }
+    (void)close(socket);
+    return NULL;
+}
+
+static void large_ones(void)
+{
+    struct desk desk;
+    struct answerer answerer = { .desk = &desk };
+    char *user = malloc(LARGE / 10), *payload = malloc(LARGE);
+    pthread_t thread;
+    int socket;
+
+    CU_ASSERT_FATAL(user && payload);
+    memset(user, 'u', LARGE / 10 - 1);
+    user[LARGE / 10 - 1] = '\0';
+    memset(payload, '7', LARGE);
+    open_desk(&desk, LONG_MS);
+    desk.question.remote_user = user;
+    fill(&answerer.page, &desk.request, payload, LARGE);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, answer_one, &answerer), 0);
+    socket = read_channel_ask(desk.queue[0], &desk.question);
+    CU_ASSERT_FATAL(socket >= 0);
+    CU_ASSERT_EQUAL(receive(&desk, socket), ERROR_NONE);
+    (void)pthread_join(thread, NULL);
+    expect_same(&desk.page, &answerer.page);
+    (void)close(socket);
+    page_release(&answerer.page);
+    close_desk(&desk);
+    free(user);
+    free(payload);
+}
+
+/* Answers whether the names that it receives are those that were sent. */
+static void *compare_one(void *argument)
+{
+    struct desk *desk = argument;
+    struct read_channel reading;
+    int socket;
+    bool same;
+
+    while ((socket = read_channel_take(desk->queue[1])) < 0)
+        ;
+    if (read_channel_accept(socket, &reading)) {
+        same = reading.request.topic_count == desk->request.topic_count;
+        for (int i = 0; same && i < reading.request.topic_count; i++)
+            same = strcmp(reading.request.topics[i].name, desk->request.topics[i].name) == 0 &&
+                   strcmp(reading.request.topics[i].quoted, desk->request.topics[i].quoted) == 0;
+        read_channel_answer(socket, reading.question.deadline_ms, ERROR_SCHEMA, NULL,
+                            same ? "the same" : "others");
+        read_channel_release(&reading);
+    }
+    (void)close(socket);
+    return NULL;
+}
+
+/* As many of the longest names as PGPOLL_MAX_TOPICS can allow. */
+static void the_most_and_longest_topics(void)
+{
+    enum { MOST = 1000, NAME_CHARACTERS = 252 }; /* of 4 bytes; the last one becomes a number of 4 digits */
+    struct json_object *topics = json_object_new_array(), *whole = json_object_new_object(), *detail = NULL;
+    struct desk desk;
+    pthread_t thread;
+    const char *text;
+    int socket;
+
+    for (int i = 0; i < MOST; i++) {
+        char name[4 * NAME_CHARACTERS + 1];
+
+        for (int at = 0; at < NAME_CHARACTERS; at++)
+            memcpy(name + (size_t)at * 4, "😀", 4);
+        (void)snprintf(name + sizeof name - 5, 5, "%4u", (unsigned)i % 10000);
+        CU_ASSERT_EQUAL_FATAL(json_object_array_add(topics, json_object_new_string(name)), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(json_object_object_add(whole, "topics", topics), 0);
+    text = json_object_to_json_string_ext(whole, JSON_C_TO_STRING_PLAIN);
+    open_desk(&desk, LONG_MS);
+    poll_request_release(&desk.request);
+    CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk.request, text, strlen(text), MOST, &detail), ERROR_NONE);
+    desk.question.positions = calloc(MOST, sizeof *desk.question.positions);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(desk.question.positions);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, compare_one, &desk), 0);
+    socket = read_channel_ask(desk.queue[0], &desk.question);
+    CU_ASSERT_FATAL(socket >= 0);
+    CU_ASSERT_EQUAL(receive(&desk, socket), ERROR_SCHEMA);
+    EXPECT_TEXT(desk.text, "the same");
+    (void)pthread_join(thread, NULL);
+    (void)close(socket);
+    free((void *)desk.question.positions);
+    close_desk(&desk);
+    json_object_put(whole);
+}
+
+/* ---- one side dies, or is late */
+
+static void a_reader_that_is_gone(void)
+{
+    struct desk desk;
+    struct read_channel reading;
+    int ours, theirs;
+
+    open_desk(&desk, LONG_MS);
+    ours = ask(&desk, &theirs, &reading);
+    (void)close(theirs);
+    CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
+    EXPECT_TEXT(desk.text, "the reader of the table died");
+    read_channel_release(&reading);
+    (void)close(ours);
+
+    /* In the middle of the answer. */
+    ours = ask(&desk, &theirs, &reading);
+    CU_ASSERT_EQUAL(send(theirs, (char[9]){ 0 }, 9, 0), 9);
+    (void)close(theirs);
+    CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
+    read_channel_release(&reading);
+    (void)close(ours);
+
+    /* All of them, before one has taken the question. */
+    ours = read_channel_ask(desk.queue[0], &desk.question);
+    CU_ASSERT_FATAL(ours >= 0);
+    (void)close(desk.queue[1]);
+    CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
+    CU_ASSERT(clock_monotonic_ms() < desk.question.deadline_ms);
+    (void)close(ours);
+    CU_ASSERT_EQUAL(read_channel_ask(desk.queue[0], &desk.question), -1);
+    desk.queue[1] = -1;
+    close_desk(&desk);
+}
+
+static void a_reader_that_is_late(void)
+{
+    struct desk desk;
+    int ours;
+
+    open_desk(&desk, SHORT_MS);
+    ours = read_channel_ask(desk.queue[0], &desk.question);
+    CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
+    CU_ASSERT(clock_monotonic_ms() >= desk.question.deadline_ms);
+    EXPECT_TEXT(desk.text, "no reader of the table answered in time");
+    (void)close(ours);
+    close_desk(&desk);
+}
+
+static void a_worker_that_is_gone(void)
+{
+    struct desk desk;
+    struct read_channel reading;
+    int ours, theirs;
+
+    open_desk(&desk, LONG_MS);
+    CU_ASSERT_EQUAL(read_channel_take(desk.queue[1]), -1);
+    CU_ASSERT_EQUAL(errno, EAGAIN);
+    ours = ask(&desk, &theirs, &reading);
+    (void)close(ours);
+    read_channel_answer(theirs, desk.question.deadline_ms, ERROR_DATABASE_AWAY, NULL, "nobody hears it");
+    read_channel_release(&reading);
+    (void)close(theirs);
+
+    ours = read_channel_ask(desk.queue[0], &desk.question);
+    (void)close(ours); /* what it asked is there all the same */
+    theirs = read_channel_take(desk.queue[1]);
+    CU_ASSERT_TRUE(read_channel_accept(theirs, &reading));
+    read_channel_release(&reading);
+    CU_ASSERT_FALSE(read_channel_accept(theirs, &reading));
+    (void)close(theirs);
+
+    (void)close(desk.queue[0]);
+    CU_ASSERT_EQUAL(read_channel_take(desk.queue[1]), -1);
+    CU_ASSERT_EQUAL(errno, 0);
+    desk.queue[0] = -1;
+    close_desk(&desk);
+}
+
+/* ---- damage: whatever comes, it is refused or it is whole */
+
+/* Everything that the call to send puts into a socket. */
+static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
+                     struct desk *desk)
+{
+    int pair[2];
+    ssize_t length;
+
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    send_it(desk, pair[0]);
+    length = recv(pair[1], out, size, MSG_DONTWAIT);
+    (void)close(pair[0]);
+    (void)close(pair[1]);
+    return length < 0 ? 0 : (size_t)length;
+}
+
+static void send_answer(struct desk *desk, int socket)
+{
+    struct page page;
+
+    fill(&page, &desk->request, "[1,2,3]", 7);
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_NONE, &page, "");
+    page_release(&page);
+}
+
+static void send_error(struct desk *desk, int socket)
+{
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_DATABASE_QUERY, NULL,
+                        "what PostgreSQL said");
+}
+
+/* A recording with a few bytes changed and, sometimes, its end cut off, in a socket whose other side is closed. */
+static int damage(const char *whole, size_t length, unsigned *seed)
+{
+    static const char favourites[] = { 0, 1, 2, 0x7f, (char)0x80, (char)0xff };
+    char copy[4096];
+    int pair[2];
+
+    memcpy(copy, whole, length);
+    for (int i = rand_r(seed) % 4; i > 0; i--)
+        copy[(size_t)rand_r(seed) % length] =
+            rand_r(seed) % 2 ? (char)rand_r(seed) : favourites[(size_t)rand_r(seed) % sizeof favourites];
+    if (rand_r(seed) % 4 == 0)
+        length = (size_t)rand_r(seed) % length;
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    CU_ASSERT_EQUAL(send(pair[1], copy, length, 0), (ssize_t)length);
+    (void)close(pair[1]);
+    return pair[0];
+}
+
+static void damaged_answers(void)
+{
+    void (*const senders[])(struct desk *, int) = { send_answer, send_error };
+    struct desk desk;
+    unsigned seed = 1, whole = 0, refused = 0;
+
+    open_desk(&desk, LONG_MS);
+    for (size_t kind = 0; kind < COUNT(senders); kind++) {
+        char recorded[4096];
+        size_t length = record(recorded, sizeof recorded, senders[kind], &desk);
+
+        CU_ASSERT_FATAL(length > 0);
+        for (int i = 0; i < DAMAGES; i++) {
+            int socket = damage(recorded, length, &seed);
+
+            if (receive(&desk, socket) == ERROR_NONE) {
+                whole++;
+                for (int k = 0; k < TOPICS; k++)
+                    CU_ASSERT((unsigned)desk.page.topics[k].gap <= GAP_AHEAD);
+            } else {
+                refused++;
+            }
+            (void)close(socket);
+        }
+    }
+    EXPECT(whole > 100 && refused > 100, "%u whole, %u refused", whole, refused);
+    close_desk(&desk);
+}
+
+static void damaged_questions(void)
+{
+    struct desk desk;
+    unsigned seed = 1, whole = 0, refused = 0;
+    char recorded[4096];
+    ssize_t length;
+    int ours, theirs;
+
+    open_desk(&desk, LONG_MS);
+    ours = read_channel_ask(desk.queue[0], &desk.question);
+    theirs = read_channel_take(desk.queue[1]);
+    length = recv(theirs, recorded, sizeof recorded, MSG_DONTWAIT);
+    CU_ASSERT_FATAL(length > 0);
+    (void)close(ours);
+    (void)close(theirs);
+    for (int i = 0; i < DAMAGES; i++) {
+        int socket = damage(recorded, (size_t)length, &seed);
+        struct read_channel reading;
+
+        if (read_channel_accept(socket, &reading)) {
+            whole++;
+            for (int k = 0; k < reading.request.topic_count; k++)
+                CU_ASSERT(strlen(reading.request.topics[k].quoted) < sizeof recorded &&
+                          strlen(reading.request.topics[k].name) <= reading.request.topics[k].length);
+            read_channel_release(&reading);
+        } else {
+            refused++;
+        }
+        (void)close(socket);
+    }
+    EXPECT(whole > 100 && refused > 100, "%u whole, %u refused", whole, refused);
+    close_desk(&desk);
+}
+
+CU_TestInfo read_channel_tests[] = {
+    { "a question and its answer", a_question_and_its_answer },
+    { "large ones", large_ones },
+    { "the most and longest topics", the_most_and_longest_topics },
+    { "a reader that is gone", a_reader_that_is_gone },
+    { "a reader that is late", a_reader_that_is_late },
+    { "a worker that is gone", a_worker_that_is_gone },
+    { "damaged answers", damaged_answers },
+    { "damaged questions", damaged_questions },
+    CU_TEST_INFO_NULL,
+};

@@ -1,0 +1,900 @@
+/*
+ * A worker's listener with a real scoreboard and real signals. A thread plays the manager: it answers questions, and does one thing
+ * more once the poll waits. No database is there; another thread plays the reader.
+ */
+#include "worker/source_shared.h"
+
+#include "api/poll_request.h"
+#include "api/topic.h"
+#include "core/clock.h"
+#include "core/config.h"
+#include "expect.h"
+#include "fake_clock.h"
+#include "postgres/catch_up.h"
+#include "shared/latch.h"
+#include "shared/poll_quota.h"
+#include "shared/question.h"
+#include "shared/read_channel.h"
+#include "shared/read_permits.h"
+#include "shared/scoreboard.h"
+#include "shared/topic_table.h"
+#include "shared/wait_sets.h"
+#include "suites.h"
+
+#include <json-c/json.h>
+#include <json-c/printbuf.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    WORKERS = 70,
+    NUMBER = 65,
+    TOPICS = 600,
+    SHORT_MS = 30,
+    LONG_MS = 30000,
+    PROMPT_MS = 10000,
+    START = 100
+};
+
+static volatile sig_atomic_t release_flag, woken_flag;
+
+static void on_signal(int number)
+{
+    *(number == SIGUSR2 ? &woken_flag : &release_flag) = 1;
+}
+
+struct host {
+    struct config config;
+    struct scoreboard *scoreboard;
+    struct slot *slot;
+    struct message_source *source;
+    struct poll_request request;
+    struct interrupts interrupts;
+    struct source_poll poll;
+    struct page page;
+    int64_t positions[3];
+    int ours, theirs; /* the client's connection */
+    sigset_t before, sleep_mask;
+    /* The manager. */
+    pthread_t thread;
+    _Atomic bool stop, silent;
+    bool runs;
+    enum error answer;
+    void (*once_waiting)(struct host *host);
+    _Atomic int questions; /* answered */
+    bool authorized;       /* the last one asked whether the user may poll */
+    /* The reader. */
+    int reader_queue;
+    pthread_t reader;
+    enum error table_answer;
+    char asked_user[32];
+    int64_t asked_position;
+};
+
+/* ---- the manager */
+
+static int number_of(const struct host *host, const char *name)
+{
+    return topic_table_add(host->scoreboard->topics, name, strlen(name));
+}
+
+static void append(struct host *host, const char *name, int64_t position, const char *json)
+{
+    ring_append(host->scoreboard->ring, number_of(host, name),
+                &(struct ring_message){ position, json, json ? strlen(json) : 0, 1 });
+}
+
+/* Every topic that is asked about stands at START, or where the message ring has it. */
+static void answer_question(struct host *host)
+{
+    struct scoreboard *scoreboard = host->scoreboard;
+    struct reply *reply = scoreboard_reply(scoreboard, NUMBER);
+    const struct question *question;
+
+    if (question_take(scoreboard, NUMBER) != QUESTION_TAKEN)
+        return;
+    question = scoreboard_question(scoreboard, NUMBER);
+    for (int i = 0; i < question->topic_count; i++) {
+        struct reply_topic *topic = &reply->topics[i];
+        int number = number_of(host, question->topics[i].name);
+
+        if (!ring_find(scoreboard->ring, number, &topic->ref))
+            ring_open(scoreboard->ring, number, START);
+        CU_ASSERT_TRUE(ring_find(scoreboard->ring, number, &topic->ref));
+        CU_ASSERT_TRUE(ring_newest(scoreboard->ring, topic->ref, &topic->newest));
+        topic->now = topic->newest;
+    }
+    host->authorized = question->authorize;
+    atomic_fetch_add(&host->questions, 1);
+    question_answer(scoreboard, NUMBER, host->answer);
+}
+
+static void *manage(void *argument)
+{
+    struct host *host = argument;
+    struct pollfd bell = { .fd = host->scoreboard->latch, .events = POLLIN };
+    eventfd_t rung;
+
+    while (!atomic_load(&host->stop)) {
+        if (poll(&bell, 1, 1) > 0)
+            (void)eventfd_read(host->scoreboard->latch, &rung);
+        if (!atomic_load(&host->silent) && atomic_exchange(&host->scoreboard->askers[NUMBER / 64], 0))
+            answer_question(host);
+        if (host->once_waiting && atomic_load(&host->slot->state) == SLOT_WAITING) {
+            host->once_waiting(host);
+            host->once_waiting = NULL;
+        }
+    }
+    return NULL;
+}
+
+/* ---- the worker */
+
+static void take_signals(struct host *host)
+{
+    struct sigaction action = { .sa_handler = on_signal };
+    sigset_t ours;
+
+    (void)sigemptyset(&ours);
+    (void)sigaddset(&ours, SIGUSR2);
+    (void)sigaddset(&ours, SIGTERM);
+    (void)pthread_sigmask(SIG_BLOCK, &ours, &host->before);
+    host->sleep_mask = host->before;
+    (void)sigaction(SIGUSR2, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    release_flag = woken_flag = 0;
+}
+
+/* A poll of these topics ("a", or "a","b"), from now, that may last for_ms. The manager is not there yet. */
+static void open_host(struct host *host, const char *topics, int64_t for_ms)
+{
+    char body[128];
+    int pair[2], length = snprintf(body, sizeof body, "{\"topics\":[%s]}", topics);
+
+    *host =
+        (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 }, .positions = { -1, -1, -1 } };
+    fake_clock_restore();
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    host->ours = pair[0];
+    host->theirs = pair[1];
+    take_signals(host);
+    host->interrupts = (struct interrupts){ host->ours, &release_flag, &woken_flag, &host->sleep_mask };
+    host->scoreboard = scoreboard_new(WORKERS, 3, TOPICS, 64, 64 * 256, 1);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(host->scoreboard);
+    CU_ASSERT_TRUE_FATAL(read_channel_new_queue(pair));
+    host->scoreboard->read_queue = pair[0];
+    host->reader_queue = pair[1];
+    host->slot = scoreboard_slot(host->scoreboard, NUMBER);
+    atomic_store(&host->scoreboard->pids[NUMBER], (int)getpid());
+    atomic_store(&host->slot->state, SLOT_SERVING);
+    host->source = source_shared_new(&host->config, host->scoreboard, NUMBER);
+    CU_ASSERT_EQUAL_FATAL(
+        poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }), 0);
+    CU_ASSERT_FATAL(host->source && page_init(&host->page, host->request.topic_count));
+    host->poll = (struct source_poll){ &host->request,       "eve",
+                                       "192.0.2.1",          &host->interrupts,
+                                       clock_monotonic_ms(), clock_monotonic_ms() + for_ms };
+}
+
+static void start_manager(struct host *host)
+{
+    host->runs = pthread_create(&host->thread, NULL, manage, host) == 0;
+    CU_ASSERT_TRUE_FATAL(host->runs);
+}
+
+static void stop_manager(struct host *host)
+{
+    atomic_store(&host->stop, true);
+    if (host->runs)
+        (void)pthread_join(host->thread, NULL);
+    host->runs = false;
+}
+
+/* Answers one question for the table: with an error, or with a page of one message. */
+static void *read_one(void *argument)
+{
+    struct host *host = argument;
+    struct pollfd queue = { .fd = host->reader_queue, .events = POLLIN };
+    const struct message message = { START + 1, 0, "1", 1, NULL, 0 };
+    struct read_channel reading;
+    struct page page;
+    int socket = poll(&queue, 1, LONG_MS) == 1 ? read_channel_take(host->reader_queue) : -1;
+
+    if (socket < 0 || !read_channel_accept(socket, &reading) ||
+        !page_init(&page, reading.request.topic_count))
+        return NULL;
+    (void)snprintf(host->asked_user, sizeof host->asked_user, "%s",
+                   reading.question.remote_user ? reading.question.remote_user : "nobody");
+    host->asked_position = reading.question.positions[0];
+    (void)page_add(&page, 0, &reading.request.topics[0], &message);
+    read_channel_answer(socket, reading.question.deadline_ms, host->table_answer, &page,
+                        "the table's own words");
+    page_release(&page);
+    read_channel_release(&reading);
+    (void)close(socket);
+    return NULL;
+}
+
+static void start_reader(struct host *host, enum error table_answer)
+{
+    host->table_answer = table_answer;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&host->reader, NULL, read_one, host), 0);
+}
+
+static void join_reader(struct host *host)
+{
+    (void)pthread_join(host->reader, NULL);
+}
+
+/* However a poll went, nothing of it is left in the scoreboard. */
+static void close_host(struct host *host)
+{
+    stop_manager(host);
+    host->source->operations->end(host->source);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_SERVING);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->drain), 0);
+    for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
+        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->wait_sets[i][NUMBER / 64]), 0);
+    host->source->operations->free(host->source);
+    CU_ASSERT_EQUAL(read_permits_taken(host->scoreboard), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->has_read_permit), 0);
+    (void)close(host->scoreboard->read_queue);
+    (void)close(host->reader_queue);
+    page_release(&host->page);
+    poll_request_release(&host->request);
+    scoreboard_free(host->scoreboard);
+    (void)close(host->ours);
+    if (host->theirs >= 0)
+        (void)close(host->theirs);
+    (void)pthread_sigmask(SIG_SETMASK, &host->before, NULL);
+    (void)signal(SIGUSR2, SIG_DFL);
+    (void)signal(SIGTERM, SIG_DFL);
+}
+
+static enum error read_within(struct host *host, enum source_read how, int64_t for_ms)
+{
+    page_clear(&host->page);
+    return host->source->operations->read(host->source, &host->poll, how, host->positions, &host->page,
+                                          clock_monotonic_ms() + for_ms);
+}
+
+#define READ(host, how, expected) expect_read(host, how, ERROR_NONE, expected, __LINE__)
+#define FAIL_TO_READ(host, how, wanted) expect_read(host, how, wanted, "", __LINE__)
+
+/* Reads, and goes on from there, as a poll does that found nothing. */
+static void expect_read(struct host *host, enum source_read how, enum error wanted, const char *expected,
+                        int line)
+{
+    enum error error = read_within(host, how, PROMPT_MS);
+
+    (void)expect(error == wanted, __FILE__, line, "%s instead of %s", error_name(error), error_name(wanted));
+    expect_text(host->page.messages->buf, expected, __FILE__, line);
+    for (int i = 0; !error && i < host->request.topic_count; i++)
+        host->positions[i] = host->page.topics[i].next;
+}
+
+#define WAIT(host, wanted) expect_wait(host, wanted, __LINE__)
+
+static void expect_wait(struct host *host, enum error wanted, int line)
+{
+    int64_t start_ms = clock_monotonic_ms(), took_ms;
+    enum error error =
+        host->source->operations->wait(host->source, &host->interrupts, host->poll.deadline_ms);
+
+    took_ms = clock_monotonic_ms() - start_ms;
+    (void)expect(error == wanted, __FILE__, line, "%s instead of %s", error_name(error), error_name(wanted));
+    (void)expect(took_ms < PROMPT_MS, __FILE__, line, "after %d ms", (int)took_ms);
+}
+
+/* A poll of topic a that found nothing and is subscribed, so that a wait comes next. */
+static void open_waiting(struct host *host, int64_t for_ms, void (*once_waiting)(struct host *host))
+{
+    open_host(host, "\"a\"", for_ms);
+    host->once_waiting = once_waiting;
+    start_manager(host);
+    READ(host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(host->positions[0], START);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_SERVING);
+    READ(host, SOURCE_SUBSCRIBE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_WAITING);
+    EXPECT_TEXT(host->slot->client, "192.0.2.1");
+}
+
+/* ---- asking */
+
+static void asks_only_what_it_must(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\",\"b\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, ""); /* from now */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    CU_ASSERT_TRUE(host.authorized);
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the message ring knows where, but not whether */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    READ(&host, SOURCE_READ_ONLY, "");
+    atomic_store(&host.scoreboard->manager->open_until_ms, clock_monotonic_ms() + LONG_MS);
+    append(&host, "b", START + 1, "one");
+    READ(&host, SOURCE_AUTHORIZE, "one"); /* everything is open to all */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    host.positions[1] = CATCH_UP_FROM_NOW;
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
+    CU_ASSERT_FALSE(host.authorized); /* it had to ask for the position only */
+    CU_ASSERT_EQUAL(host.positions[1], START + 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_RING_PAGES]), 5);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 0);
+    close_host(&host);
+}
+
+static void an_answer_may_be_no(void)
+{
+    static const enum error answers[] = { ERROR_DENIED, ERROR_DATABASE_QUERY, ERROR_MEMORY };
+    char name[SCOREBOARD_USER_SIZE + 1] = "";
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    for (size_t i = 0; i < COUNT(answers); i++) {
+        atomic_store(&host.stop, false);
+        host.answer = answers[i];
+        start_manager(&host);
+        FAIL_TO_READ(&host, SOURCE_AUTHORIZE, answers[i]);
+        stop_manager(&host);
+    }
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), COUNT(answers));
+    /* A name that cannot be asked about is nobody's. */
+    memset(name, 'x', SCOREBOARD_USER_SIZE);
+    host.poll.remote_user = name;
+    FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DENIED);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), COUNT(answers));
+    close_host(&host);
+}
+
+static void a_silent_manager_is_given_up(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    atomic_store(&host.silent, true);
+    start_manager(&host);
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
+    /* The next poll asks about something else; what it finds unanswered it leaves alone. */
+    poll_request_release(&host.request);
+    CU_ASSERT_FALSE(
+        poll_request_parse(&host.request, "{\"topics\":[\"bb\"]}", 17, 3, &(struct json_object *){ NULL }));
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
+    CU_ASSERT_EQUAL(host.slot->topics[0].name_length, 1);
+    /* Both are answered, in turn. */
+    atomic_store(&host.silent, false);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    append(&host, "a", START + 1, "not ours");
+    append(&host, "bb", START + 2, "ours");
+    READ(&host, SOURCE_READ_ONLY, "ours");
+    close_host(&host);
+}
+
+static const char TABLE_MESSAGE[] = "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000065\",\"payload\":1,"
+                                    "\"timestamp\":\"1970-01-01T00:00:00.000000\","
+                                    "\"metadata\":{},\"stream_id\":\"0-101\"}";
+
+static void asking_is_interrupted(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    release_flag = 1; /* there may be no manager any more: the table is asked */
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    EXPECT_TEXT(host.asked_user, "eve");
+    CU_ASSERT_EQUAL(host.asked_position, CATCH_UP_FROM_NOW);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
+    release_flag = 0;
+    (void)close(host.theirs);
+    host.theirs = -1;
+    host.positions[0] = CATCH_UP_FROM_NOW;
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE,
+         ""); /* who has only closed its sending side can still be answered, and with a cursor */
+    CU_ASSERT_EQUAL(host.positions[0], START);
+    close_host(&host);
+}
+
+/* ---- the table */
+
+/* A poll whose topic has more than the message ring. */
+static void open_lacking(struct host *host)
+{
+    open_host(host, "\"a\"", LONG_MS);
+    start_manager(host);
+    READ(host, SOURCE_AUTHORIZE, "");
+    stop_manager(host);
+    append(host, "a", START + 1, NULL);
+}
+
+static void what_the_window_lacks_is_the_tables(void)
+{
+    struct host host;
+    eventfd_t rung = 0;
+
+    open_lacking(&host);
+    (void)eventfd_read(host.scoreboard->latch, &rung);
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_READ_ONLY, TABLE_MESSAGE);
+    join_reader(&host);
+    EXPECT_TEXT(host.asked_user, "nobody"); /* the manager has been asked */
+    CU_ASSERT_EQUAL(host.asked_position, START);
+    CU_ASSERT_EQUAL(host.positions[0], START + 1);
+    EXPECT_TEXT(host.source->operations->error(host.source), "");
+    CU_ASSERT_EQUAL(eventfd_read(host.scoreboard->latch, &rung),
+                    0); /* the manager has not started a reader */
+    atomic_store(&host.scoreboard->manager->readers, 1);
+    append(&host, "a", START + 2, NULL);
+    start_reader(&host, ERROR_DATABASE_QUERY);
+    FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_DATABASE_QUERY);
+    join_reader(&host);
+    EXPECT_TEXT(host.source->operations->error(host.source), "the table's own words");
+    CU_ASSERT_NOT_EQUAL(eventfd_read(host.scoreboard->latch, &rung), 0); /* there are enough */
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 2);
+    close_host(&host);
+}
+
+/* A poll that does not wait reads the table first where nobody listens to its topic. */
+static void a_table_out_of_reach(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.request.timeout_s = 0;
+    start_manager(&host);
+    start_reader(&host, ERROR_DATABASE_AWAY);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.positions[0], START);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    CU_ASSERT_TRUE(host.authorized);
+    close_host(&host);
+}
+
+static void a_table_that_is_not_read(void)
+{
+    struct host host;
+
+    open_lacking(&host);
+    /* It is asked, and nobody reads. */
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
+    EXPECT_TEXT(host.source->operations->error(host.source), "no reader of the table answered in time");
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
+    /* Others are before us, all the time. */
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
+    host.poll.started_ms -= host.config.query_timeout_s * 1000;
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
+    EXPECT_TEXT(host.source->operations->error(host.source), "too many others read the table");
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
+    /* All readers are gone, and their manager. */
+    (void)close(host.reader_queue);
+    host.reader_queue = -1;
+    FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_DATABASE_AWAY);
+    close_host(&host);
+}
+
+/* ---- how a wait ends */
+
+static void deliver(struct host *host)
+{
+    append(host, "a", START + 7, "message");
+    wait_sets_wake(host->scoreboard, number_of(host, "a"));
+}
+
+static void by_a_message(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, deliver);
+    WAIT(&host, ERROR_NONE);
+    READ(&host, SOURCE_SUBSCRIBE, "message");
+    CU_ASSERT_EQUAL(host.positions[0], START + 7);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 0);
+    close_host(&host);
+}
+
+static void by_a_message_before_it(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, NULL);
+    append(&host, "a", START + 1, "one"); /* and nobody says so */
+    WAIT(&host, ERROR_NONE);
+    READ(&host, SOURCE_SUBSCRIBE, "one");
+    ring_skip(host.scoreboard->ring, number_of(&host, "a"), START + 2);
+    WAIT(&host, ERROR_NONE);
+    close_host(&host);
+}
+
+static void by_the_timeout(void)
+{
+    struct host host;
+
+    open_waiting(&host, SHORT_MS, NULL);
+    WAIT(&host, ERROR_TIMEOUT);
+    CU_ASSERT(clock_monotonic_ms() >= host.poll.deadline_ms);
+    close_host(&host);
+}
+
+static void wake_for_nothing(struct host *host)
+{
+    for (int i = 0; i < 20; i++) {
+        latch_wake(host->scoreboard, NUMBER);
+        (void)poll(NULL, 0, 1);
+    }
+}
+
+static void not_by_a_wake_without_news(void)
+{
+    struct host host;
+
+    open_waiting(&host, SHORT_MS, wake_for_nothing);
+    WAIT(&host, ERROR_TIMEOUT);
+    close_host(&host);
+}
+
+static void leave(struct host *host)
+{
+    (void)close(host->theirs);
+    host->theirs = -1;
+}
+
+static void by_the_client(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, leave);
+    WAIT(&host, ERROR_CLIENT_GONE);
+    close_host(&host);
+}
+
+static void release(struct host *host)
+{
+    latch_drain(host->scoreboard, NUMBER);
+}
+
+static void by_the_managers_wish(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, release);
+    WAIT(&host, ERROR_RELEASED);
+    host.source->operations->end(host.source);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->drain), 0);
+    close_host(&host);
+}
+
+/* The client's next poll may come before this one waits. This one still lasts a while, and gets what comes meanwhile. */
+static void by_a_newer_poll_but_not_too_soon(void)
+{
+    struct host host;
+    int64_t start_ms;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    latch_drain(host.scoreboard, NUMBER);
+    READ(&host, SOURCE_SUBSCRIBE, "");
+    append(&host, "a", START + 1, "one");
+    WAIT(&host, ERROR_NONE);
+    READ(&host, SOURCE_READ_ONLY, "one");
+    start_ms = host.poll.started_ms;
+    WAIT(&host, ERROR_RELEASED);
+    EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS,
+           "two clients of one place would spin");
+    start_ms = clock_monotonic_ms();
+    WAIT(&host, ERROR_RELEASED); /* at once, now */
+    EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");
+    close_host(&host);
+}
+
+/* A place that a newer poll wants is not kept until the database is back. */
+static void an_unwanted_poll_does_not_wait_for_the_database(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.answer = ERROR_DATABASE_AWAY;
+    start_manager(&host);
+    FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
+    latch_drain(host.scoreboard, NUMBER);
+    FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_TOO_MANY);
+    FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_RELEASED);
+    host.answer = ERROR_NONE;
+    READ(&host, SOURCE_AUTHORIZE, "");
+    atomic_store(&host.slot->drain, 0);
+    close_host(&host);
+}
+
+/* ---- places */
+
+static bool take(struct host *host, int number, const char *user, const char *address)
+{
+    return poll_quota_claim(host->scoreboard, number, user, address, 2);
+}
+
+/* Which of the first workers' polls are to be answered early, a letter each. */
+static const char *released(const struct host *host, char letters[static WORKERS + 1])
+{
+    int count = 0;
+
+    for (int i = 0; i < WORKERS; i++)
+        if (atomic_load(&scoreboard_slot(host->scoreboard, i)->drain))
+            letters[count++] = (char)('a' + i);
+    letters[count] = '\0';
+    return letters;
+}
+
+static void the_newest_polls_have_the_places(void)
+{
+    char letters[WORKERS + 1];
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    for (int i = 0; i < 2; i++) {
+        CU_ASSERT_TRUE(take(&host, i, "eve", "192.0.2.1"));
+        while (clock_monotonic_ms() == atomic_load(&scoreboard_slot(host.scoreboard, i)->since_ms))
+            ; /* so that one is older */
+    }
+    EXPECT_TEXT(released(&host, letters), "");
+    CU_ASSERT_TRUE(take(&host, 2, "eve", "192.0.2.2")); /* a user, from wherever */
+    EXPECT_TEXT(released(&host, letters), "a");
+    CU_ASSERT_TRUE(take(&host, 3, "", "eve"));
+    CU_ASSERT_TRUE(take(&host, 4, "", "eve"));
+    CU_ASSERT_TRUE(take(&host, 5, "Eve", "192.0.2.1"));
+    EXPECT_TEXT(released(&host, letters), "a");
+    poll_quota_return(host.scoreboard, 0);
+    CU_ASSERT_TRUE(take(&host, 6, "eve", "192.0.2.1"));
+    EXPECT_TEXT(released(&host, letters), "ab");
+    close_host(&host);
+}
+
+static void a_client_holds_no_more_than_its_places_and_some_handovers(void)
+{
+    enum { MOST = 2 * 2 + SCOREBOARD_HANDOVERS };
+    struct host host;
+    int left = 0;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    for (int i = 0; i < MOST; i++)
+        CU_ASSERT_TRUE(take(&host, i, "eve", ""));
+    for (int i = 0; i < MOST; i++)
+        left += !atomic_load(&scoreboard_slot(host.scoreboard, i)->drain);
+    CU_ASSERT_EQUAL(left, 2);
+    CU_ASSERT_FALSE(take(&host, MOST, "eve", ""));
+    CU_ASSERT_FALSE(take(&host, MOST, "eve", "")); /* it has none */
+    CU_ASSERT_TRUE(take(&host, MOST, "adam", ""));
+    poll_quota_return(host.scoreboard, 0);
+    CU_ASSERT_TRUE(take(&host, MOST + 1, "eve", ""));
+    close_host(&host);
+}
+
+static void drain(struct host *host)
+{
+    (void)host;
+    (void)kill(getpid(), SIGTERM);
+}
+
+static void by_a_drain(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, drain);
+    WAIT(&host, ERROR_RELEASED);
+    READ(&host, SOURCE_READ_ONLY, ""); /* what it has */
+    close_host(&host);
+}
+
+static void close_topic(struct host *host)
+{
+    int number = number_of(host, "a");
+
+    ring_close(host->scoreboard->ring, number);
+    topic_table_remove(host->scoreboard->topics, number);
+    CU_ASSERT_EQUAL(number_of(host, "a"), number);
+    wait_sets_wake(host->scoreboard, number);
+}
+
+static void by_the_topics_end(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, close_topic);
+    WAIT(&host, ERROR_NONE);
+    READ(&host, SOURCE_SUBSCRIBE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    append(&host, "a", START + 1, "one");
+    WAIT(&host, ERROR_NONE);
+    READ(&host, SOURCE_SUBSCRIBE, "one");
+    close_host(&host);
+}
+
+/* ---- a worker is killed */
+
+static void a_read_that_a_dead_worker_took_is_given_back(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left,
+                           1); /* and before it could write that down: */
+    read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* as yet it may be alive */
+    read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 0);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
+    atomic_store(&host.slot->has_read_permit, 1);
+    for (int i = 0; i < 3; i++)
+        read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* a living one's */
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left,
+                           1); /* given back twice, which comes of one mended too soon */
+    for (int i = 0; i < 2; i++)
+        read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1);
+    atomic_store(&host.slot->has_read_permit, 0);
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
+    close_host(&host);
+}
+
+/* ---- who is woken */
+
+static void only_who_waits_for_the_topic_is_woken(void)
+{
+    struct host host;
+    int number;
+
+    open_waiting(&host, LONG_MS, NULL);
+    stop_manager(&host);
+    number = number_of(&host, "a");
+    wait_sets_wake(host.scoreboard,
+                   (number + SCOREBOARD_BUCKETS) % TOPICS); /* of the same set, where it exists */
+    wait_sets_wake(host.scoreboard, (number + 1) % TOPICS);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
+    wait_sets_wake(host.scoreboard, number);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
+    host.source->operations->end(host.source);
+    atomic_store(&host.slot->woken, 0);
+    wait_sets_wake(host.scoreboard, number);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
+    close_host(&host);
+}
+
+/* ---- message after message, each at another moment of a poll's beginning */
+
+enum { RALLY_MS = 700 };
+
+struct rally {
+    struct host *host;
+    _Atomic int64_t wanted; /* the position to append next */
+    _Atomic bool stop;
+};
+
+static void *play(void *argument)
+{
+    struct rally *rally = argument;
+    int number = number_of(rally->host, "a");
+    unsigned seed = 1;
+
+    for (int64_t position = START + 1; !atomic_load(&rally->stop);) {
+        if (atomic_load(&rally->wanted) < position)
+            continue;
+        for (volatile int spin = rand_r(&seed) % 3000; spin > 0; spin--)
+            ;
+        append(rally->host, "a", position++, "x");
+        wait_sets_wake(rally->host->scoreboard, number);
+    }
+    return NULL;
+}
+
+static void no_wake_is_lost(void)
+{
+    struct host host;
+    struct rally rally = { .host = &host };
+    struct message_source *source;
+    int64_t end_ms;
+    pthread_t thread;
+    int reads = 0, waits = 0;
+    enum error error = ERROR_NONE;
+
+    open_waiting(&host, 60 * 1000, NULL);
+    stop_manager(&host);
+    source = host.source;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, play, &rally), 0);
+    /* Longer where the machine is so busy that there was hardly a wait. */
+    for (end_ms = clock_monotonic_ms() + RALLY_MS;
+         !error && clock_monotonic_ms() < end_ms + (waits > 10 ? 0 : LONG_MS); reads++) {
+        source->operations->end(source);
+        atomic_store(&rally.wanted, host.positions[0] + 1);
+        error = read_within(&host, SOURCE_SUBSCRIBE, LONG_MS);
+        while (!error && host.page.message_count == 0) {
+            waits++;
+            error = source->operations->wait(source, &host.interrupts, clock_monotonic_ms() + PROMPT_MS);
+            if (!error)
+                error = read_within(&host, SOURCE_SUBSCRIBE, LONG_MS);
+        }
+        host.positions[0] = host.page.topics[0].next;
+    }
+    atomic_store(&rally.stop, true);
+    (void)pthread_join(thread, NULL);
+    EXPECT(!error, "%s after %d messages", error_name(error), reads);
+    EXPECT(waits > 10 && reads > waits / 4, "%d messages, %d waits", reads, waits);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 0);
+    close_host(&host);
+}
+
+static int64_t memory_of(const struct scoreboard *scoreboard)
+{
+    struct stat status;
+
+    CU_ASSERT_EQUAL_FATAL(fstat(scoreboard->workers_fd, &status), 0);
+    return (int64_t)status.st_blocks * 512;
+}
+
+/* Of a thousand of the longest names, 1 MB, no more stays than a page; what is before and behind them does. */
+static void the_memory_of_names_is_given_back(void)
+{
+    enum { MANY = 1000, PAGE = 4096 };
+    struct scoreboard *scoreboard = scoreboard_new(2, MANY, 16, 16, 65536, 1);
+    struct slot *slot, *next;
+    int64_t before;
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(scoreboard);
+    slot = scoreboard_slot(scoreboard, 0);
+    next = scoreboard_slot(scoreboard, 1);
+    atomic_store(&slot->topics[MANY - 1].name_length, 77);
+    atomic_store(&next->wait_id, 88);
+    before = memory_of(scoreboard);
+    memset(scoreboard_names(scoreboard, slot), 'x', (size_t)MANY * TOPIC_MAX_BYTES);
+    CU_ASSERT(memory_of(scoreboard) >= before + MANY * TOPIC_MAX_BYTES - PAGE);
+    scoreboard_free_names(scoreboard, slot);
+    EXPECT(memory_of(scoreboard) <= before + PAGE, "%lld more", (long long)(memory_of(scoreboard) - before));
+    CU_ASSERT_EQUAL(atomic_load(&slot->topics[MANY - 1].name_length), 77);
+    CU_ASSERT_EQUAL(atomic_load(&next->wait_id), 88);
+    scoreboard_free(scoreboard);
+}
+
+CU_TestInfo source_shared_tests[] = {
+    { "the memory of names is given back", the_memory_of_names_is_given_back },
+    { "asks only what it must", asks_only_what_it_must },
+    { "an answer may be no", an_answer_may_be_no },
+    { "a silent manager is given up", a_silent_manager_is_given_up },
+    { "asking is interrupted", asking_is_interrupted },
+    { "what the window lacks is the table's", what_the_window_lacks_is_the_tables },
+    { "a table that is not read", a_table_that_is_not_read },
+    { "a table out of reach: the manager is asked", a_table_out_of_reach },
+    { "a wait is ended by a message", by_a_message },
+    { "a wait is ended by a message before it", by_a_message_before_it },
+    { "a wait is ended by the timeout", by_the_timeout },
+    { "a wait is not ended by a wake without news", not_by_a_wake_without_news },
+    { "a wait is ended by the client", by_the_client },
+    { "a wait is ended by the manager's wish", by_the_managers_wish },
+    { "a wait is ended by a newer poll, but not too soon", by_a_newer_poll_but_not_too_soon },
+    { "an unwanted poll does not wait for the database", an_unwanted_poll_does_not_wait_for_the_database },
+    { "the newest polls have the places", the_newest_polls_have_the_places },
+    { "a client holds no more than its places and some handovers",
+      a_client_holds_no_more_than_its_places_and_some_handovers },
+    { "a wait is ended by a drain", by_a_drain },
+    { "a wait is ended by the topic's end", by_the_topics_end },
+    { "a read that a dead worker took is given back", a_read_that_a_dead_worker_took_is_given_back },
+    { "only who waits for the topic is woken", only_who_waits_for_the_topic_is_woken },
+    { "no wake is lost", no_wake_is_lost },
+    CU_TEST_INFO_NULL,
+};

@@ -1,0 +1,271 @@
+/* Real sockets, real signals; every wait is over in a few ms, or there is a bug. */
+#include "core/wait.h"
+
+#include "core/clock.h"
+#include "expect.h"
+#include "suites.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+enum { SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000 }; /* on a machine that may be busy */
+
+static volatile sig_atomic_t release_flag, woken_flag;
+
+static void set_release(int number)
+{
+    (void)number;
+    release_flag = 1;
+}
+
+static void set_woken(int number)
+{
+    (void)number;
+    woken_flag = 1;
+}
+
+static void do_nothing(int number)
+{
+    (void)number;
+}
+
+struct line {
+    int ours, theirs; /* the client's connection */
+    int news[2];      /* what is waited for: readable at 0, written at 1 */
+    sigset_t before, sleep_mask;
+    struct interrupts interrupts;
+};
+
+/*
+ * A worker's state: its signals are blocked but while it sleeps. SIGALRM releases, SIGUSR1 wakes, SIGUSR2 does
+ * nothing.
+ */
+static void open_line(struct line *line)
+{
+    struct sigaction action = { .sa_handler = set_release };
+    sigset_t ours;
+    int pair[2];
+
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    CU_ASSERT_EQUAL_FATAL(pipe(line->news), 0);
+    line->ours = pair[0];
+    line->theirs = pair[1];
+    (void)sigemptyset(&ours);
+    (void)sigaddset(&ours, SIGALRM);
+    (void)sigaddset(&ours, SIGUSR1);
+    (void)sigaddset(&ours, SIGUSR2);
+    (void)sigprocmask(SIG_BLOCK, &ours, &line->before);
+    line->sleep_mask = line->before;
+    (void)sigaction(SIGALRM, &action, NULL);
+    action.sa_handler = set_woken;
+    (void)sigaction(SIGUSR1, &action, NULL);
+    action.sa_handler = do_nothing;
+    (void)sigaction(SIGUSR2, &action, NULL);
+    release_flag = woken_flag = 0;
+    line->interrupts = (struct interrupts){ line->ours, &release_flag, &woken_flag, &line->sleep_mask };
+}
+
+static void close_line(struct line *line)
+{
+    (void)close(line->ours);
+    if (line->theirs >= 0)
+        (void)close(line->theirs);
+    (void)close(line->news[0]);
+    (void)close(line->news[1]);
+    (void)sigprocmask(SIG_SETMASK, &line->before, NULL);
+    (void)signal(SIGALRM, SIG_DFL);
+    (void)signal(SIGUSR1, SIG_DFL);
+    (void)signal(SIGUSR2, SIG_DFL);
+}
+
+#define EXPECT_WAIT(line, for_ms, wanted, least_ms) expect_wait(line, for_ms, wanted, least_ms, __LINE__)
+
+/* Waits for news; it must end so, not before least_ms, and soon after. */
+static void expect_wait(const struct line *line, int64_t for_ms, enum error wanted, int64_t least_ms,
+                        int source_line)
+{
+    int64_t start_ms = clock_monotonic_ms();
+    enum error error = wait_for_event(&line->interrupts, line->news[0], POLLIN, start_ms + for_ms);
+    int64_t took_ms = clock_monotonic_ms() - start_ms;
+
+    (void)expect(error == wanted, __FILE__, source_line, "%s instead of %s", error_name(error),
+                 error_name(wanted));
+    (void)expect(took_ms >= least_ms && took_ms < least_ms + PROMPT_MS, __FILE__, source_line, "after %d ms",
+                 (int)took_ms);
+}
+
+static void send_bytes(int fd, const char *bytes, size_t size)
+{
+    CU_ASSERT_EQUAL(send(fd, bytes, size, MSG_NOSIGNAL), (ssize_t)size);
+}
+
+static void news_ends_the_sleep(void)
+{
+    struct line line;
+
+    open_line(&line);
+    CU_ASSERT_EQUAL(write(line.news[1], "x", 1), 1);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_NONE, 0);
+    EXPECT_WAIT(&line, 0, ERROR_NONE, 0);
+    EXPECT_WAIT(&line, -1000, ERROR_NONE, 0);
+    close_line(&line);
+}
+
+static void the_deadline_ends_the_sleep(void)
+{
+    struct line line;
+
+    open_line(&line);
+    EXPECT_WAIT(&line, SHORT_MS, ERROR_TIMEOUT, SHORT_MS);
+    EXPECT_WAIT(&line, 0, ERROR_TIMEOUT, 0);
+    EXPECT_WAIT(&line, -1000, ERROR_TIMEOUT, 0);
+    line.interrupts.client_fd = -1;
+    EXPECT_WAIT(&line, SHORT_MS, ERROR_TIMEOUT, SHORT_MS);
+    CU_ASSERT_EQUAL(wait_for_event(&line.interrupts, -1, 0, clock_monotonic_ms() + 1), ERROR_TIMEOUT);
+    close_line(&line);
+}
+
+static void a_closed_connection_is_noticed(void)
+{
+    struct line line;
+
+    open_line(&line);
+    (void)close(line.theirs);
+    line.theirs = -1;
+    EXPECT_WAIT(&line, LONG_MS, ERROR_CLIENT_GONE, 0);
+    close_line(&line);
+
+    open_line(&line);
+    (void)shutdown(line.theirs, SHUT_WR);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_CLIENT_GONE, 0);
+    close_line(&line);
+}
+
+static void an_abort_record_is_noticed(void)
+{
+    struct line line;
+
+    open_line(&line);
+    send_bytes(line.theirs, "\1\2\0\1\0\0\0\0", 8);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_CLIENT_GONE, 0);
+    close_line(&line);
+}
+
+static void other_bytes_are_dropped(void)
+{
+    struct line line;
+    char many[1000];
+
+    memset(many, 'x', sizeof many);
+    open_line(&line);
+    send_bytes(line.theirs, "\1\5\0\1\0\0\0\0", 8); /* an empty FCGI_STDIN */
+    send_bytes(line.theirs, many, sizeof many);
+    EXPECT_WAIT(&line, SHORT_MS, ERROR_TIMEOUT, SHORT_MS);
+    send_bytes(line.theirs, many, sizeof many);
+    (void)close(line.theirs);
+    line.theirs = -1;
+    EXPECT_WAIT(&line, LONG_MS, ERROR_CLIENT_GONE, 0);
+    close_line(&line);
+}
+
+/* Puts a TCP connection in the place of the client's; it has been reset. */
+static bool put_reset_connection(struct line *line)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct linger reset = { 1, 0 };
+    socklen_t size = sizeof address;
+    int source = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0), served = -1;
+
+    if (bind(source, (struct sockaddr *)&address, size) == 0 && listen(source, 1) == 0 &&
+        getsockname(source, (struct sockaddr *)&address, &size) == 0 &&
+        connect(client, (struct sockaddr *)&address, size) == 0)
+        served = accept(source, NULL, NULL);
+    (void)setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    (void)close(client);
+    (void)close(source);
+    if (served < 0)
+        return false;
+    (void)close(line->ours);
+    line->ours = line->interrupts.client_fd = served;
+    return true;
+}
+
+static void a_reset_connection_is_noticed(void)
+{
+    struct line line;
+
+    open_line(&line);
+    if (EXPECT(put_reset_connection(&line), "no TCP connection to ourselves"))
+        EXPECT_WAIT(&line, LONG_MS, ERROR_CLIENT_GONE, 0);
+    close_line(&line);
+}
+
+static void a_signal_during_the_sleep_releases(void)
+{
+    struct itimerval soon = { .it_value = { 0, SHORT_MS * 1000 } };
+    struct line line;
+
+    open_line(&line);
+    (void)setitimer(ITIMER_REAL, &soon, NULL);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
+    close_line(&line);
+}
+
+/* The race: the signal comes after the flag was looked at, or at any other time while we are awake. */
+static void a_signal_before_the_sleep_releases(void)
+{
+    struct line line;
+
+    open_line(&line);
+    CU_ASSERT_EQUAL(kill(getpid(), SIGALRM), 0);
+    CU_ASSERT_EQUAL(release_flag, 0); /* pending: it is blocked while the worker is awake */
+    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0); /* and stays so */
+    close_line(&line);
+}
+
+/* Also when it comes before the sleep; once for each signal. */
+static void a_wake_up_is_news(void)
+{
+    struct line line;
+
+    open_line(&line);
+    CU_ASSERT_EQUAL(kill(getpid(), SIGUSR1), 0);
+    CU_ASSERT_EQUAL(woken_flag, 0);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_NONE, 0);
+    EXPECT_WAIT(&line, SHORT_MS, ERROR_TIMEOUT, SHORT_MS);
+    woken_flag = 1;
+    EXPECT_WAIT(&line, 0, ERROR_NONE, 0);
+    woken_flag = release_flag = 1;
+    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
+    close_line(&line);
+}
+
+static void a_signal_that_releases_nothing_is_slept_through(void)
+{
+    struct line line;
+
+    open_line(&line);
+    CU_ASSERT_EQUAL(kill(getpid(), SIGUSR2), 0);
+    EXPECT_WAIT(&line, SHORT_MS, ERROR_TIMEOUT, SHORT_MS);
+    close_line(&line);
+}
+
+CU_TestInfo interrupts_tests[] = {
+    { "news ends the sleep", news_ends_the_sleep },
+    { "the deadline ends the sleep", the_deadline_ends_the_sleep },
+    { "a closed connection is noticed", a_closed_connection_is_noticed },
+    { "an abort record is noticed", an_abort_record_is_noticed },
+    { "other bytes are dropped", other_bytes_are_dropped },
+    { "a reset connection is noticed", a_reset_connection_is_noticed },
+    { "a signal during the sleep releases", a_signal_during_the_sleep_releases },
+    { "a signal before the sleep releases", a_signal_before_the_sleep_releases },
+    { "a wake-up is news", a_wake_up_is_news },
+    { "a signal that releases nothing is slept through", a_signal_that_releases_nothing_is_slept_through },
+    CU_TEST_INFO_NULL,
+};
