@@ -137,13 +137,13 @@ def test_a_poll_through_lighttpd(machine):
     machine.run(command("cp "))
     machine.run(command("lighty-enable-mod "))
     until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
-    waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 20}'""")
+    waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 60}'""")
     until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 60)
     stats = json.loads(machine.says("curl -s http://127.0.0.1/messages/poll/stats"))
     assert stats["topic_subscriber_counts"] == {"first": 1}
     machine.psql("CREATE ROLE app LOGIN; GRANT pgpoll_publisher TO app")
     machine.psql("SET ROLE app; INSERT INTO pgpoll.messages (topic, payload) VALUES ('first', '1')")
-    answer, status = waiting.communicate(timeout=20)[0].rsplit("\n", 1)
+    answer, status = waiting.communicate(timeout=90)[0].rsplit("\n", 1)
     assert status == "200" and [message["payload"] for message in json.loads(answer)["messages"]] == [1]
 
 
