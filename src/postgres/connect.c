@@ -15,7 +15,7 @@ enum { FRESH_MS = 10000 }; /* how long resolved names are good for */
 void connect_drop_addresses(struct database *database)
 {
     if (database->resolver)
-        background_leave(database->resolver); /* they are its own */
+        background_free(database->resolver); /* they are its own */
     else
         addresses_free(database->addresses);
     database->resolver = NULL;

@@ -33,7 +33,7 @@ void database_free(struct database *database)
     database_close(database, NULL);
     if (database->canceller)
         background_wait(database->canceller, clock_monotonic_ms() + CANCEL_MS);
-    background_leave(database->canceller);
+    background_free(database->canceller);
     while (database->ended_count > 0)
         session_forget(database, 0);
     connect_drop_addresses(database);

@@ -59,7 +59,7 @@ static void cancel_statement(struct database *database)
 
     if (database->canceller && !background_is_done(database->canceller))
         return;
-    background_leave(database->canceller);
+    background_free(database->canceller);
     cancel = PQgetCancel(database->connection);
     database->canceller = cancel ? background_start(send_cancel, free_cancel, cancel) : NULL;
     if (!database->canceller)

@@ -40,7 +40,7 @@ struct source_operations {
     /*
      * Reads one page after positions (CATCH_UP_FROM_NOW: from now) into a cleared page, until give_up_ms at the latest.
      * ERROR_DENIED, ERROR_DATABASE_AWAY (subscriptions are lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY,
-     * ERROR_RELEASED. Whether the client is still there does not matter: it may have closed its sending side only, and before
+     * ERROR_DRAINED. Whether the client is still there does not matter: it may have closed its sending side only, and before
      * the first read there is no cursor to answer it with.
      */
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,

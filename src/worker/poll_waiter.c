@@ -115,7 +115,7 @@ static enum error pause_before_retry(const struct poll_waiter *waiter, bool firs
     enum error error;
 
     if (first)
-        ours.release = &never;
+        ours.drain = &never;
     error = wait_for_event(&ours, -1, 0, clock_min(now_ms + jittered_ms, give_up_ms));
 
     *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
@@ -149,7 +149,7 @@ static enum error read_page(struct poll_waiter *waiter, enum source_read how)
         if (!may_pass(error) ||
             clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
             break;
-        if (*waiter->interrupts->release && !released) {
+        if (*waiter->interrupts->drain && !released) {
             give_up_ms = clock_min(give_up_ms, clock_monotonic_ms() + LAST_TRIES_MS);
             released = true;
         }

@@ -52,7 +52,7 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
                             const char *remote_user, const char *client_address);
 
 /*
- * Runs it. With ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_RELEASED the page and the states are the answer; so they
+ * Runs it. With ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_DRAINED the page and the states are the answer; so they
  * are (empty) after any error once began_wait is set. Otherwise the error is the answer.
  */
 enum error poll_waiter_run(struct poll_waiter *waiter);

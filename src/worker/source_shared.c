@@ -275,7 +275,7 @@ static enum error managed_read(struct message_source *base, const struct source_
         error = ask(source, poll, ask_may_poll, starts, give_up_ms);
     if (error == ERROR_TIMEOUT)
         error = ERROR_DATABASE_AWAY;
-    if (error == ERROR_RELEASED) { /* the manager may be gone; the table alone can answer once more */
+    if (error == ERROR_DRAINED) { /* the manager may be gone; the table alone can answer once more */
         source->topic_count = 0;
         error = read_table(source, poll, authorize, positions, page, give_up_ms);
         goto out;
@@ -296,7 +296,7 @@ out:
     free(starts);
     /* A newer poll wants its place, so it does not hold out until the database is back. It may have no cursor to answer with. */
     if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->released))
-        error = authorize ? ERROR_TOO_MANY : ERROR_RELEASED;
+        error = authorize ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }
 
@@ -333,7 +333,7 @@ static enum error managed_wait(struct message_source *base, const struct interru
         (void)atomic_exchange(&source->slot->woken, 0); /* as above */
         early_ms = release_ms(source);
         if (clock_monotonic_ms() >= early_ms)
-            return ERROR_RELEASED;
+            return ERROR_DRAINED;
         if (has_news(source))
             return ERROR_NONE;
         error = wait_for_event(interrupts, -1, 0, clock_min(again_ms, early_ms));
