@@ -8,21 +8,25 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SCHEMA_UNUSABLE = -1 }; /* in place of a version */
-
-enum { FRESH_MS = 10000 }; /* how long resolved names are good for */
+enum {
+    SCHEMA_UNUSABLE = -1, /* in place of a version */
+    FRESH_MS = 10000      /* how long resolved host names are valid */
+};
 
 void connect_drop_addresses(struct database *database)
 {
     if (database->resolver)
-        background_free(database->resolver); /* they are its own */
+        background_free(database->resolver); /* it owns them */
     else
         addresses_free(database->addresses);
     database->resolver = NULL;
     database->addresses = NULL;
 }
 
-/* A server that goes down says so in a notice while we are idle; that it is gone we see for ourselves. */
+/*
+ * Ignores notices, such as a server's shutdown while the connection is idle. The loss of the connection is
+ * detected anyway.
+ */
 static void ignore_notice(void *context, const PGresult *result)
 {
     (void)context;
@@ -74,7 +78,7 @@ enum error connect_step_resolving(struct database *database)
     return connect_start(database);
 }
 
-/* A resolver that an earlier attempt did not wait for goes on; what it found long ago is of no use. */
+/* Uses a resolver that an earlier attempt has left running, unless its results are too old. */
 static enum error resolve_start(struct database *database)
 {
     if (background_is_done(database->resolver) &&
@@ -114,9 +118,14 @@ static enum error check_start(struct database *database, enum state state)
 }
 
 /*
- * The schema's version, the backend's name, and settings, whatever the role's are. (At the start of a session PgBouncer would refuse
- * them.) Positions are given in a snapshot from after a lock. The server notices a dead peer about as soon as we do. A session that
- * LISTENs is idle most of the time, and statement_timeout bounds each of its transactions.
+ * Makes a statement that reads the schema's version and the backend's identity, and sets the session's
+ * settings, whatever those of the role are. (As startup parameters, PgBouncer would reject them.) The
+ * settings:
+ *  - read committed: assigning positions needs a snapshot taken after its lock.
+ *  - lock_timeout, statement_timeout: a little below the client's own timeout.
+ *  - tcp_*: the server detects a dead client about as soon as the client detects a dead server.
+ *  - idle_session_timeout, transaction_timeout: off, because a LISTENing session is idle most of the time,
+ *    and statement_timeout already limits each transaction.
  */
 static bool make_version_statement(struct database *database)
 {
@@ -131,7 +140,7 @@ static bool make_version_statement(struct database *database)
         " set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false),"
         " set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '60s', false),"
         " set_config('idle_session_timeout', '0', false),"
-        " CASE WHEN current_setting('transaction_timeout', true) <> '0'" /* from PostgreSQL 17 on */
+        " CASE WHEN current_setting('transaction_timeout', true) <> '0'" /* exists since PostgreSQL 17 */
         " THEN set_config('transaction_timeout', '0', false) END,"
         " CASE WHEN $3 > 0 THEN set_config('synchronous_commit', 'off', false) END"
         " FROM pg_stat_get_activity(pg_backend_pid()) a");
@@ -140,7 +149,10 @@ static bool make_version_statement(struct database *database)
            statement_add_int8(statement, database->bookkeeping);
 }
 
-/* Terminates the session that was given up, if it is still there, and counts it then, a little later. */
+/*
+ * Makes a statement that terminates the backend of the oldest given-up session. It returns 1 if the backend
+ * was there, else 0.
+ */
 static bool make_terminate_statement(struct database *database)
 {
     struct statement *statement = &database->check_statement;
@@ -159,9 +171,11 @@ static enum error refuse_server(struct database *database)
     const char *version = PQparameterStatus(database->connection, "server_version");
     char text[sizeof database->error];
 
-    (void)snprintf(text, sizeof text,
-                   "pgpoll needs PostgreSQL 14 or later, the server of database %.63s is %.31s",
-                   PQdb(database->connection), version ? version : "unknown");
+    (void)snprintf(
+        text, sizeof text,
+        "pgpoll needs PostgreSQL 14 or later, but the server of database %.63s has version %.31s: upgrade "
+        "the server",
+        PQdb(database->connection), version ? version : "unknown");
     database_close(database, text);
     return ERROR_SCHEMA;
 }
@@ -183,7 +197,10 @@ enum error connect_step_connecting(struct database *database)
     return check_start(database, CHECKING);
 }
 
-/* Says what to do about a schema of this version, or about one that could not be asked (missing, or closed to this role). */
+/*
+ * Closes the connection with a message that says what to do about a schema of this version. SCHEMA_UNUSABLE:
+ * the schema is missing or the role may not use it.
+ */
 static enum error refuse_schema(struct database *database, int version)
 {
     const char *name = PQdb(database->connection);
@@ -210,7 +227,10 @@ static enum error refuse_schema(struct database *database, int version)
     return ERROR_SCHEMA;
 }
 
-/* Only a session that gave its name can be terminated, and only by its own server: a failover left it behind elsewhere. */
+/*
+ * Starts to terminate the given-up session, if there is one and its backend is known. After a failover the
+ * backend is on another server and the statement finds nothing.
+ */
 static enum error replace_start(struct database *database)
 {
     if (database->ended_count == 0 || database->ended[0].backend.pid == 0)
@@ -222,13 +242,13 @@ static enum error replace_start(struct database *database)
     return check_start(database, REPLACING);
 }
 
-/* Until it has gone. */
+/* Repeats the statement until the backend has exited. */
 enum error connect_step_replacing(struct database *database)
 {
     enum error error = pipeline_step(database, &database->check);
     int32_t left;
 
-    if (error == ERROR_DATABASE_QUERY) /* it may not terminate anybody, so both stay */
+    if (error == ERROR_DATABASE_QUERY) /* the role may not terminate it, so both sessions stay */
         return pipeline_start_asked(database);
     if (error)
         return error;
@@ -241,7 +261,7 @@ enum error connect_step_replacing(struct database *database)
     return pipeline_start_asked(database);
 }
 
-/* Once a connection: is there a schema of ours, and of our version? */
+/* Checks the schema's version, once per connection. */
 enum error connect_step_checking(struct database *database)
 {
     enum error error = pipeline_step(database, &database->check);
@@ -255,7 +275,7 @@ enum error connect_step_checking(struct database *database)
     database->backend = (struct backend){ database_int4(database->check_result, 0, 1),
                                           database_int8(database->check_result, 0, 2) };
     if (database->backend.pid != PQbackendPID(database->connection))
-        database->backend.pid = 0; /* a pooler's: it serves others too */
+        database->backend.pid = 0; /* a pooler's backend: it serves other clients too */
     PQclear(database->check_result);
     database->check_result = NULL;
     if (version != PGPOLL_SCHEMA_VERSION)

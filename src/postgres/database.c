@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CANCEL_MS = 500 }; /* a process that ends waits so long for its cancel request to be sent */
+enum { CANCEL_MS = 500 }; /* how long database_free() waits for a cancel request to be sent */
 
 struct database *database_new(int64_t query_timeout_ms)
 {
@@ -88,8 +88,8 @@ struct pollfd database_pollfd(const struct database *database)
         fd.fd = background_fd(database->resolver);
     else if (database->state == CONNECTING)
         fd.events = database->polling == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
-    /* Pipelined statements may be more than the socket takes at once; what was not sent goes out with the next step. */
-    else if (database->state != IDLE && PQflush(database->connection) == 1)
+    else if (database->state != IDLE &&
+             PQflush(database->connection) == 1) /* the rest is sent by the next step */
         fd.events = POLLIN | POLLOUT;
     return fd;
 }
@@ -106,7 +106,7 @@ bool database_is_resolving(const struct database *database)
     return database->state == RESOLVING;
 }
 
-/* Until a step is due; false: not by the deadline. */
+/* Waits until a step is due. Returns false if the deadline came first. */
 static bool wait_ready(const struct database *database, int64_t deadline_ms)
 {
     struct pollfd fd = database_pollfd(database);
@@ -188,9 +188,9 @@ enum error database_wait_news(struct database *database, const struct interrupts
 {
     enum error error = database->state == CLOSED ? ERROR_DATABASE_AWAY : ERROR_NONE;
 
-    /* Notifications also arrive along with results, so look before sleeping. */
+    /* Notifications also arrive together with results, so check before sleeping. */
     while (!error && !drop_notifications(database)) {
-        /* The socket is asked for each time: a lost connection has none. */
+        /* Reads the socket's number each time, because a lost connection has none. */
         error = wait_for_event(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
         if (!error)
             error = database_consume(database);

@@ -1,6 +1,7 @@
 /*
- * The parts of struct database, for the four modules that work on it: database.c (what callers see), connect.c (up to a usable
- * session), pipeline.c (statements and their results) and session_end.c (giving a session up). Nobody else includes this.
+ * The inside of struct database, shared by the four modules that implement database.h: database.c (the public
+ * functions), connect.c (everything up to a usable session), pipeline.c (statements and their results) and
+ * session_end.c (sessions that are given up). No other module includes this.
  */
 #ifndef PGPOLL_DATABASE_STATE_H
 #define PGPOLL_DATABASE_STATE_H
@@ -17,38 +18,38 @@ struct background;
 
 enum state {
     CLOSED,
-    ENDING,    /* an earlier session's backend may still live */
-    RESOLVING, /* host names */
+    ENDING,    /* waiting for the backend of an earlier session to exit */
+    RESOLVING, /* waiting for host names to be resolved */
     CONNECTING,
-    CHECKING,  /* connected, asking for the schema's version */
-    REPLACING, /* terminating an earlier session's backend */
+    CHECKING,  /* connected, asking for the version of the schema */
+    REPLACING, /* terminating the backend of an earlier session */
     IDLE,
-    RUNNING
+    RUNNING /* the caller's statements */
 };
 
 enum {
-    ENDED_MAX = 2, /* sessions that were given up and may still have a backend */
-    EXIT_MS = 500  /* after which a backend does not exit by itself */
+    ENDED_MAX = 2, /* maximum number of given-up sessions that may still have a backend */
+    EXIT_MS = 500  /* a backend that has not exited after this time is terminated */
 };
 
-/* Statements under way and what came of them. */
+/* Statements that were sent, and their results. */
 struct pipeline {
     const struct statement *statements;
     int count;
     PGresult **results;
-    int received;
+    int received;       /* how many statements are complete */
     enum error outcome; /* the first error */
 };
 
-/* By which a session is known to others: process ids are used again. */
+/* Identifies a backend. The start time is needed because process ids are reused. */
 struct backend {
-    int32_t pid; /* 0: not known, or a pooler's */
+    int32_t pid; /* 0: unknown, or it belongs to a connection pooler */
     int64_t started_us;
 };
 
-/* A session that was given up. */
+/* A session that was given up and whose backend may still live. */
 struct ended {
-    int fd; /* its socket */
+    int fd; /* its socket, which the server closes when the backend exits */
     struct backend backend;
     int64_t since_ms;
 };
@@ -56,41 +57,64 @@ struct ended {
 struct database {
     int64_t query_timeout_ms;
     bool bookkeeping;
-    PGconn *connection; /* NULL up to CONNECTING; non-blocking and in pipeline mode from CHECKING on */
+    PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct addresses *addresses; /* from RESOLVING on, until they are used; the resolver's while it runs */
+    struct addresses *addresses; /* set from RESOLVING to CONNECTING; owned by the resolver while it runs */
     struct background *resolver;
     struct backend backend;
     struct ended ended[ENDED_MAX]; /* oldest first */
     int ended_count;
-    int64_t look_ms; /* at them, while ENDING */
+    int64_t look_ms; /* while ENDING: when to check again whether they have ended (monotonic) */
     struct background *canceller;
-    struct pipeline asked; /* by the caller */
-    struct pipeline check; /* by us */
+    struct pipeline asked; /* the caller's statements */
+    struct pipeline check; /* the connection's own statement, while CHECKING or REPLACING */
     struct statement check_statement;
     PGresult *check_result;
     char error[512];
 };
 
-/* session_end.c: notes an error's first line for database_error() and returns the error; closes a connection that is of no use. */
+/* ---- session_end.c */
+
+/* Stores the first line of text for database_error(). Returns error. */
 enum error database_fail(struct database *database, enum error error, const char *text);
+
+/* Closes a broken connection; libpq's message becomes database_error(). Returns ERROR_DATABASE_AWAY. */
 enum error database_lose(struct database *database);
-void session_forget(struct database *database, int number);
+
+/* Closes the socket of a given-up session and removes it from the list. */
+void session_forget(struct database *database, int index);
+
+/*
+ * Whether a connection may be opened: all given-up sessions have ended, or only one is left and has not ended
+ * in time, so that the new connection must terminate its backend.
+ */
 bool session_may_connect(struct database *database);
 
-/* pipeline.c */
+/* ---- pipeline.c */
+
+/*
+ * Sends the statements; pipeline_start_asked() sends the caller's and makes the state RUNNING. Return
+ * ERROR_PENDING or an error.
+ */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline);
 enum error pipeline_start_asked(struct database *database);
+
+/* Collects the results that have arrived. Returns ERROR_PENDING while some are missing. */
 enum error pipeline_step(struct database *database, struct pipeline *pipeline);
+
+/* Drops all results. */
 void pipeline_clear(struct pipeline *pipeline);
 
-/* connect.c: a step in each state. */
+/* ---- connect.c: one step in each state; they return like database_step() */
+
 enum error connect_step_ending(struct database *database);
 enum error connect_step_resolving(struct database *database);
 enum error connect_step_connecting(struct database *database);
 enum error connect_step_checking(struct database *database);
 enum error connect_step_replacing(struct database *database);
+
+/* Frees the addresses, or leaves them to a resolver that still runs. */
 void connect_drop_addresses(struct database *database);
 
 #endif

@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- a pipeline: send everything, then collect a result and the end of a transaction for each statement */
-
 void pipeline_clear(struct pipeline *pipeline)
 {
     for (int i = 0; i < pipeline->count; i++) {
@@ -15,6 +13,7 @@ void pipeline_clear(struct pipeline *pipeline)
     pipeline->count = 0;
 }
 
+/* Sends each statement with a Sync of its own, which ends its transaction. */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline)
 {
     static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
@@ -36,8 +35,11 @@ enum error pipeline_start_asked(struct database *database)
     return pipeline_start(database, &database->asked);
 }
 
-/* Whether another try may succeed: shut down, out of resources, conflict, cancelled, read-only as on a standby (manual, appendix A). */
-static bool is_passing(const char *sqlstate)
+/*
+ * Whether a retry may succeed: shutdown, out of resources, conflict, cancelled, or read-only as on a standby
+ * (PostgreSQL manual, appendix A, "PostgreSQL Error Codes").
+ */
+static bool is_transient(const char *sqlstate)
 {
     static const char *const classes[] = { "08", "25", "40", "53", "55", "57", "58" };
 
@@ -47,7 +49,9 @@ static bool is_passing(const char *sqlstate)
     return false;
 }
 
-/* Notes the first error of all, with what the server says: the message and, if the caller asked, the hint. */
+/*
+ * Stores the first error of the pipeline, with the server's message and, for a caller's statement, its hint.
+ */
 static void pipeline_fail(struct database *database, struct pipeline *pipeline, const PGresult *result)
 {
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
@@ -60,12 +64,12 @@ static void pipeline_fail(struct database *database, struct pipeline *pipeline, 
     (void)snprintf(text, sizeof text, "%s%s%s", message ? message : PQerrorMessage(database->connection),
                    hint ? ": " : "", hint ? hint : "");
     pipeline->outcome = database_fail(
-        database, !sqlstate || is_passing(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY, text);
+        database, !sqlstate || is_transient(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY, text);
 }
 
 /*
- * Takes over a result of the statement whose turn it is. Its rows may be followed by an error: that of its COMMIT, which undoes all
- * it did.
+ * Stores a result of the current statement. An error may follow the rows: then the COMMIT failed and undid
+ * what the statement did.
  */
 static void pipeline_take(struct database *database, struct pipeline *pipeline, PGresult *result)
 {
@@ -81,7 +85,6 @@ static void pipeline_take(struct database *database, struct pipeline *pipeline, 
         PQclear(result);
 }
 
-/* Collects what has arrived; ERROR_PENDING: not all yet. */
 enum error pipeline_step(struct database *database, struct pipeline *pipeline)
 {
     bool readable = PQconsumeInput(database->connection) == 1;
@@ -93,8 +96,8 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
 
         if (readable && PQisBusy(database->connection))
             return ERROR_PENDING;
-        result =
-            PQgetResult(database->connection); /* of a broken connection: what had arrived, then the reason */
+        /* If the connection is broken: what had arrived before, then the reason. */
+        result = PQgetResult(database->connection);
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
             pipeline->received++;
@@ -104,12 +107,12 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
         if (PQstatus(database->connection) == CONNECTION_BAD) {
             if (!pipeline->outcome)
                 return database_lose(database);
-            database_close(database, NULL); /* the server said why */
+            database_close(database, NULL); /* pipeline_fail() has stored the server's reason */
             return pipeline->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : pipeline->outcome;
         }
     }
     if (!pipeline->outcome) {
-        pipeline->count = 0; /* the results are the caller's now */
+        pipeline->count = 0; /* the caller owns the results now */
     } else {
         pipeline_clear(pipeline);
         if (pipeline->outcome == ERROR_DATABASE_AWAY)

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS = 100,       /* between looks at several such sessions */
-    DEAD_PEER_MS = 25000 /* a peer that acknowledges nothing for so long has no backend for us either */
+    LOOK_MS = 100,       /* between two checks whether given-up sessions have ended */
+    DEAD_PEER_MS = 25000 /* TCP drops a connection whose peer acknowledges nothing for this long */
 };
 
 enum error database_fail(struct database *database, enum error error, const char *text)
@@ -24,7 +24,7 @@ enum error database_fail(struct database *database, enum error error, const char
     return error;
 }
 
-/* Without a sign of life from the peer, TCP itself gives the socket up. */
+/* Makes TCP drop the connection if the peer is dead: then no backend is left that could use the session. */
 static void watch_peer(int fd)
 {
     static const struct {
@@ -35,8 +35,8 @@ static void watch_peer(int fd)
                     { IPPROTO_TCP, TCP_KEEPCNT, 3 },
                     { IPPROTO_TCP, TCP_USER_TIMEOUT, DEAD_PEER_MS } };
 
-    for (size_t i = 0; i < sizeof options / sizeof *options;
-         i++) /* of a Unix socket there is nothing to set */
+    /* Fails for Unix sockets, which do not need it. */
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof options[i].value);
 }
 
@@ -52,7 +52,10 @@ static void free_cancel(void *cancel)
     PQfreeCancel(cancel);
 }
 
-/* PQcancel() makes a connection of its own, and blocks. One at a time: where it takes long, another one does, too. */
+/*
+ * Sends a cancel request in a thread, because PQcancel() opens a connection and blocks. Sends none while an
+ * earlier one is still under way.
+ */
 static void cancel_statement(struct database *database)
 {
     PGcancel *cancel;
@@ -66,7 +69,7 @@ static void cancel_statement(struct database *database)
         PQfreeCancel(cancel);
 }
 
-/* Whether the server has closed it. What it still sent is dropped. */
+/* Whether the server has closed the connection. Drops data that still arrive. */
 static bool is_over(int fd)
 {
     char dropped[4096];
@@ -78,15 +81,14 @@ static bool is_over(int fd)
     return got == 0 || errno != EAGAIN;
 }
 
-void session_forget(struct database *database, int number)
+void session_forget(struct database *database, int index)
 {
-    (void)close(database->ended[number].fd);
+    (void)close(database->ended[index].fd);
     database->ended_count--;
-    memmove(&database->ended[number], &database->ended[number + 1],
-            (size_t)(database->ended_count - number) * sizeof *database->ended);
+    memmove(&database->ended[index], &database->ended[index + 1],
+            (size_t)(database->ended_count - index) * sizeof *database->ended);
 }
 
-/* Whether a connection may be opened: nothing is left of those before, or it is to see to the one that does not end by itself. */
 bool session_may_connect(struct database *database)
 {
     for (int i = database->ended_count - 1; i >= 0; i--)
@@ -97,6 +99,7 @@ bool session_may_connect(struct database *database)
            (database->ended_count == 1 && clock_monotonic_ms() >= database->ended[0].since_ms + EXIT_MS);
 }
 
+/* Whether the server is still working on statements. */
 static bool is_busy(const struct database *database)
 {
     const struct pipeline *pipeline = database->state == RUNNING ? &database->asked : &database->check;
@@ -105,8 +108,9 @@ static bool is_busy(const struct database *database)
 }
 
 /*
- * Ends the session. Its socket stays open beside libpq's, which PQfinish() closes. A session with something under way is to read nothing
- * more after it; then PQfinish() cannot write to it either, which would block where the peer does not read.
+ * Ends the session, but keeps a duplicate of its socket open, which shows when the backend has exited. Shuts
+ * down the sending side if statements are running: the backend then exits after the current one, and
+ * PQfinish() cannot block by writing to a peer that does not read.
  */
 static void end_session(struct database *database)
 {
@@ -118,7 +122,7 @@ static void end_session(struct database *database)
         cancel_statement(database);
     if (is_busy(database) || status != CONNECTION_OK)
         (void)shutdown(socket, SHUT_WR);
-    if (socket >= 0 && status != CONNECTION_STARTED) /* while connect(2) is under way there is no backend */
+    if (socket >= 0 && status != CONNECTION_STARTED) /* there is no backend while connect(2) is pending */
         fd = fcntl(socket, F_DUPFD_CLOEXEC, 0);
     if (fd >= 0) {
         watch_peer(fd);
@@ -144,11 +148,11 @@ void database_close(struct database *database, const char *text)
 void database_give_up(struct database *database)
 {
     static const char *const texts[] = {
-        [ENDING] = "an earlier session has not ended",
-        [RESOLVING] = "no host name was resolved in time",
+        [ENDING] = "the backend of an earlier session has not exited",
+        [RESOLVING] = "host names were not resolved in time",
         [CONNECTING] = "no connection in time",
         [CHECKING] = "no answer in time",
-        [REPLACING] = "an earlier session could not be terminated",
+        [REPLACING] = "the backend of an earlier session could not be terminated",
         [RUNNING] = "no answer in time",
         [IDLE] = "no answer in time",
         [CLOSED] = "no connection",
@@ -157,7 +161,6 @@ void database_give_up(struct database *database)
     database_close(database, texts[database->state]);
 }
 
-/* The connection is of no use any more. */
 enum error database_lose(struct database *database)
 {
     database_close(database, PQerrorMessage(database->connection));
