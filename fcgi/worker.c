@@ -6,6 +6,8 @@
 #include "oom.h"
 #include "poll_log.h"
 #include "shared/counters.h"
+#include "shared/latch.h"
+#include "shared/poll_quota.h"
 #include "shared/scoreboard.h"
 #include "worker/answer.h"
 #include "worker/poll_counters.h"
@@ -105,15 +107,15 @@ static bool take_place(const struct worker *worker, FCGX_Request *request, const
     const int places = (int)worker->config.max_polls_per_client;
 
     return places == 0 || asked->timeout_s == 0 ||
-           scoreboard_take_place(worker->scoreboard, worker->number, http_parameter(request, "REMOTE_USER"),
-                                 http_parameter(request, "REMOTE_ADDR"), places);
+           poll_quota_claim(worker->scoreboard, worker->number, http_parameter(request, "REMOTE_USER"),
+                            http_parameter(request, "REMOTE_ADDR"), places);
 }
 
 /* Before the answer: its client may poll again at once. */
 static void give_place(const struct worker *worker)
 {
     if (worker->config.max_polls_per_client > 0)
-        scoreboard_give_place(worker->scoreboard, worker->number);
+        poll_quota_return(worker->scoreboard, worker->number);
 }
 
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
@@ -196,17 +198,17 @@ static void set_state(const struct worker *worker, enum slot_state state)
     if (!worker->scoreboard)
         return;
     if (state == SLOT_SERVING)
-        atomic_store(&worker->slot->released, 0); /* whatever was wanted of the poll before */
+        atomic_store(&worker->slot->drain, 0); /* whatever was wanted of the poll before */
     atomic_store(&worker->slot->state, state);
     if (state == SLOT_IDLE) {
         (void)atomic_fetch_add(&worker->scoreboard->workers->idle, 1);
-        scoreboard_wake_stats_writer(worker->scoreboard);
+        latch_wake_stats_writer(worker->scoreboard);
     } else {
         (void)atomic_fetch_add(&worker->scoreboard->workers->polls, 1);
         idle = atomic_fetch_sub(&worker->scoreboard->workers->idle, 1) - 1;
         /* From here on the manager looks by itself, until there are enough. */
         if (idle == worker->scoreboard->reserve - 1)
-            scoreboard_set_latch(worker->scoreboard);
+            latch_set(worker->scoreboard);
     }
 }
 

@@ -8,21 +8,36 @@ SET standard_conforming_strings = on -- a body in SQL is parsed at the call
 SET jit = off -- it would take seconds
 AS $$
 WITH family (no, name, type, label_name, help) AS (VALUES
-    (1, 'polls_total', 'counter', 'outcome', 'Polls, by how they ended. ok: with messages or a gap; timeout: without; released: early, without, to make room for others or for a restart; client_gone: nobody was there to answer; the rest are errors.'),
+    (1, 'polls_total', 'counter', 'outcome',
+     'Polls, by how they ended. ok: with messages or a gap; timeout: without; released: early, without '
+     'messages, to make room for others or for a restart; client_gone: the client had left; the others '
+     'are errors.'),
     (2, 'delivered_messages_total', 'counter', NULL, 'Messages in answers.'),
     (3, 'delivered_bytes_total', 'counter', NULL, 'Bytes of the messages in answers, as JSON.'),
-    (4, 'gaps_total', 'counter', 'reason', 'Topics in answers that told of a gap. expired: messages had been pruned; ahead: the cursor was newer than the database; unknown: it was none of ours.'),
-    (5, 'pages_total', 'counter', 'source', 'Reads of messages, from the window that a manager keeps in memory or from the table.'),
-    (6, 'listener_reconnects_total', 'counter', NULL, 'Times that a lost connection with LISTEN was made good.'),
-    (7, 'wait_seconds', 'histogram', 'le', 'How long polls waited that had nothing to answer with at first.'),
-    (8, 'delivery_latency_seconds', 'histogram', 'le', 'From the commit of a message to the answer of a poll that waited for it, by the clocks of the database and of the worker''s host; the first message of each answer.'),
+    (4, 'gaps_total', 'counter', 'reason',
+     'Topics in answers that reported a gap. expired: messages had been pruned; ahead: the cursor was '
+     'newer than the database; unknown: it was not a cursor of pgpoll.'),
+    (5, 'pages_total', 'counter', 'source',
+     'Reads of messages, from the memory of a manager or from the table.'),
+    (6, 'listener_reconnects_total', 'counter', NULL,
+     'How often a lost connection with LISTEN was restored.'),
+    (7, 'wait_seconds', 'histogram', 'le',
+     'How long polls waited, if there was no message for them at first.'),
+    (8, 'delivery_latency_seconds', 'histogram', 'le',
+     'From the commit of a message to the answer of a poll that waited for it, by the clocks of the '
+     'database and of the worker''s host. Only the first message of each answer counts.'),
     (9, 'polls_waiting', 'gauge', NULL, 'Polls that wait now.'),
-    (10, 'topics_waited_for', 'gauge', NULL, 'Topics that polls on any host wait for now.'),
-    (11, 'workers', 'gauge', NULL, 'Worker processes. One without a manager counts from its first second without work.'),
+    (10, 'topics_waited_for', 'gauge', NULL, 'Topics that polls on all hosts wait for now.'),
+    (11, 'workers', 'gauge', NULL,
+     'Worker processes. A worker without a manager counts once it has been idle for 1 s.'),
     (12, 'workers_free', 'gauge', NULL, 'Worker processes that can take a poll.'),
-    (13, 'listener_up', 'gauge', NULL, 'Whether LISTEN delivers to the host''s manager, as it tries every 5 s (1), or not, or the manager is gone (0). No value without a manager.'),
-    (14, 'notification_queue_used_ratio', 'gauge', NULL, 'How full the cluster''s NOTIFY queue is.'),
-    (15, 'log_lines_lost_total', 'counter', NULL, 'Log lines that a manager or worker dropped because nobody read the log, or its disk was full.')
+    (13, 'listener_up', 'gauge', NULL,
+     '1: LISTEN delivers to the manager of the host, which tests it every 5 s. 0: it does not, or the '
+     'manager is gone. No value without a manager.'),
+    (14, 'notification_queue_used_ratio', 'gauge', NULL,
+     'How full the NOTIFY queue of the cluster is, from 0 to 1.'),
+    (15, 'log_lines_lost_total', 'counter', NULL,
+     'Log lines that a manager or worker dropped because nobody read the log, or its disk was full.')
 ), counter (host, name, label, value) AS (
     SELECT c.host, c.metric, c.label, c.value FROM pgpoll.counters c WHERE c.label ~ '^[A-Za-z0-9_.+]*$'
 ), host (host) AS (

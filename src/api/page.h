@@ -14,7 +14,7 @@
 struct poll_topic;
 
 /*
- * Why a client may have missed messages of a topic; the "gaps" of an answer. GAP_EXPIRED: messages after the
+ * Why a client may have missed messages of a topic (docs/poll.md, "Gaps"). GAP_EXPIRED: messages after the
  * cursor were deleted. GAP_UNKNOWN: the cursor is not one of pgpoll. GAP_AHEAD: the cursor is beyond the
  * newest message, so the database was restored to an earlier state.
  */

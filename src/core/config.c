@@ -21,9 +21,9 @@ static const struct variable {
     const char *help;
 } variables[] = {
     { "PGPOLL_WORKERS", TYPE_INTEGER, offsetof(struct config, workers), "0", 0, 20000,
-      "number of polls that can wait at the same time under one manager; the same as --workers N. The "
-      "manager starts a few more processes, so that some are always free to accept a poll. 0: there is no "
-      "manager, and this process serves one poll at a time over its own connection" },
+      "number of polls that can wait at the same time on this host, under one manager; --workers N means the "
+      "same. The manager starts a few more processes, so that one is free to accept the next poll. 0: there "
+      "is no manager, and the process serves one poll at a time over its own connection" },
     { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536,
       1073741824, "bytes of shared memory in which a manager keeps recent messages for its workers" },
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
@@ -56,7 +56,7 @@ static const struct variable {
       "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
       "for all; empty: only pages from the web server's own origin" },
     { "PGPOLL_HOST", TYPE_TEXT, offsetof(struct config, host), NULL, 0, 0,
-      "name of this machine in pgpoll.waiters; default: its host name" },
+      "name of this machine in statistics and metrics; default: its host name" },
     { "PGPOLL_LOG", TYPE_LOG, offsetof(struct config, log), "stderr", 0, 0,
       "stderr, syslog or the absolute path of a file (spawn-fcgi redirects stderr to /dev/null)" },
     { "PGPOLL_LOG_LEVEL", TYPE_LOG_LEVEL, offsetof(struct config, log_level), "info", 0, 0,

@@ -169,7 +169,7 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
 
     for (; made && taken < authorizer->waiting_count && authorizer->batch.count < authorizer->limit;
          taken++) {
-        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->give_up_ms < now_ms)
+        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->deadline_ms < now_ms)
             settle(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
         else
             made = make_statement(authorizer, authorizer->waiting[taken]);

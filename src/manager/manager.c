@@ -8,7 +8,11 @@
 #include "manager/reader_pool.h"
 #include "manager/relay.h"
 #include "manager/stats_writer.h"
+#include "shared/latch.h"
+#include "shared/question.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
+#include "shared/slot_reset.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -148,8 +152,7 @@ static void spawn_missing(struct manager *manager)
             return;
         if (!is_missing(manager, i))
             continue;
-        scoreboard_forget_worker(manager->scoreboard,
-                                 i); /* again: a broken worker may have written there since */
+        slot_reset(manager->scoreboard, i); /* again: a broken worker may have written there since */
         if (!fork_server_ask(&manager->fork_server, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
             return;
@@ -192,8 +195,8 @@ static void clear_slot(struct manager *manager, int number)
     fork_server_forget_worker(&manager->fork_server, number);
     authorizer_forget_worker(manager->authorizer, number);
     relay_forget_worker(manager->relay, number);
-    scoreboard_forget_worker(manager->scoreboard, number);
-    scoreboard_wake_stats_writer(manager->scoreboard);
+    slot_reset(manager->scoreboard, number);
+    latch_wake_stats_writer(manager->scoreboard);
 }
 
 static void log_death(const char *who, pid_t pid, int status)
@@ -314,7 +317,7 @@ static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, i);
 
-        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->released) &&
+        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->drain) &&
             atomic_load(&slot->since_ms) <= since_ms) {
             longest = i;
             since_ms = atomic_load(&slot->since_ms);
@@ -336,7 +339,7 @@ static void keep_reserve(struct manager *manager, int64_t now_ms)
     manager->release_ms =
         now_ms + RELEASE_AGAIN_MS; /* those released meanwhile have become free, or are about to */
     while (wanted-- > 0 && (number = longest_waiting(scoreboard, now_ms)) >= 0)
-        scoreboard_release(scoreboard, number);
+        latch_drain(scoreboard, number);
 }
 
 static int64_t count_due_ms(const struct manager *manager)
@@ -369,7 +372,7 @@ static void count_idle(struct manager *manager, int64_t now_ms)
         idle += atomic_load(&scoreboard_slot(manager->scoreboard, i)->state) == SLOT_IDLE;
     }
     atomic_store(&manager->scoreboard->workers->idle, idle);
-    scoreboard_mend_reads(manager->scoreboard);
+    read_permits_mend(manager->scoreboard);
 }
 
 /* ---- a reload */
@@ -639,7 +642,7 @@ static void take_signals(struct manager *manager)
 /* A question goes to the authorizer first if it has to, then to the relay. */
 static void take_question(struct manager *manager, int number)
 {
-    const enum question_taken taken = scoreboard_take_question(manager->scoreboard, number);
+    const enum question_taken taken = question_take(manager->scoreboard, number);
 
     if (taken == QUESTION_BROKEN)
         kill_broken(manager, number);
@@ -653,7 +656,7 @@ static void take_questions(struct manager *manager)
 {
     int number = -1;
 
-    while ((number = scoreboard_next_asker(manager->scoreboard, number + 1)) >= 0)
+    while ((number = question_next_asker(manager->scoreboard, number + 1)) >= 0)
         take_question(manager, number);
 }
 
@@ -666,7 +669,7 @@ static void take_permissions(struct manager *manager)
         if (answer == ERROR_DENIED) /* so it does not allow everything any more */
             atomic_store(&manager->scoreboard->manager->open_until_ms, 0);
         if (answer)
-            scoreboard_answer(manager->scoreboard, number, answer);
+            question_answer(manager->scoreboard, number, answer);
         else
             relay_ask(manager->relay, number);
     }

@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -18,7 +19,7 @@ bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard)
     int ends[2];
 
     *readers = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
-    readers->pids = calloc((size_t)scoreboard->most_reads, sizeof *readers->pids);
+    readers->pids = calloc((size_t)scoreboard->read_permits, sizeof *readers->pids);
     if (!readers->pids || subprocess_find(&readers->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
@@ -46,7 +47,7 @@ void readers_release(struct reader_pool *readers)
 /* One is always there: should the manager be killed, the workers' last reads have somebody to go to. */
 static int missing(const struct reader_pool *readers)
 {
-    int wanted = scoreboard_reads(readers->scoreboard);
+    int wanted = read_permits_taken(readers->scoreboard);
 
     return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->scoreboard->manager->readers);
 }

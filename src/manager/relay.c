@@ -10,8 +10,11 @@
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
+#include "shared/latch.h"
+#include "shared/question.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -22,12 +25,12 @@
 enum {
     READ_MESSAGES = 1000, /* in one read */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,      /* answered together */
-    OPEN_MS = 2500,       /* how long "can_poll() allows everything" is believed; DESIGN.md 2 allows 5 s */
-    OPEN_AGAIN_MS = 1500, /* and when it is asked again */
-    CONFIRM_MS = 1000,    /* a message that no notification told of is published after so long */
-    DEAF_MS = 7500,       /* so long before the last beat that was sent none was heard: that is two */
-    DELIVERY_MS = 1000,   /* a beat may take */
+    QUESTIONS = 512,          /* answered together */
+    OPEN_MS = 2500,           /* how long "can_poll() allows everything" is believed; 5 s are allowed */
+    OPEN_AGAIN_MS = 1500,     /* and when it is asked again */
+    CONFIRM_MS = 1000,        /* a message that no notification told of is published after so long */
+    DEAF_MS = 7500,           /* so long before the last beat that was sent none was heard: that is two */
+    DELIVERY_MS = 1000,       /* a beat may take */
     READ_ONLY_LOOK_MS = 1000, /* whether a read-only database has become writable */
     LOOK_MS =
         5000, /* without having heard anything: another manager may have died while the latch was muted */
@@ -171,8 +174,8 @@ static void tell(struct relay *relay, int64_t position)
 
 static void set_hears(struct relay *relay, bool hears)
 {
-    if (atomic_exchange(&relay->scoreboard->hears, hears) != hears)
-        scoreboard_wake_stats_writer(relay->scoreboard);
+    if (atomic_exchange(&relay->scoreboard->listen_works, hears) != hears)
+        latch_wake_stats_writer(relay->scoreboard);
 }
 
 static void take_notification(struct relay *relay, const PGnotify *notification)
@@ -203,7 +206,7 @@ static void take_notification(struct relay *relay, const PGnotify *notification)
 /* When to find that notifications do not arrive; INT64_MAX: as far as is known they do. */
 static int64_t deaf_ms(const struct relay *relay)
 {
-    int64_t sent_ms = atomic_load(&relay->scoreboard->sent_ms);
+    int64_t sent_ms = atomic_load(&relay->scoreboard->heartbeat_ms);
 
     return sent_ms - relay->heard_ms < DEAF_MS ? INT64_MAX : sent_ms + DELIVERY_MS;
 }
@@ -435,8 +438,8 @@ static void take_channels(struct relay *relay, const PGresult *result)
     }
     if (relay->relisten) {
         relay->heard_ms = clock_monotonic_ms();
-        atomic_store(&relay->scoreboard->beat_wanted, 1);
-        scoreboard_wake_stats_writer(relay->scoreboard);
+        atomic_store(&relay->scoreboard->heartbeat_wanted, 1);
+        latch_wake_stats_writer(relay->scoreboard);
     }
     relay->relisten = false;
 }
@@ -448,7 +451,7 @@ static void start_anew(struct relay *relay, int number, int64_t position)
     relay->complete_to = 0;
     ring_reset(relay->scoreboard->ring);
     ring_open(relay->scoreboard->ring, number, position);
-    scoreboard_wake_topic(relay->scoreboard, number);
+    wait_sets_wake(relay->scoreboard, number);
 }
 
 /* Where the topics asked about stand; those that are new are complete from there on. */
@@ -480,7 +483,7 @@ static void take_start(struct relay *relay, int number, const struct catch_up_ro
         start_anew(relay, number, row->newest);
     } else if (row->topic.gap == GAP_EXPIRED) {
         ring_skip(relay->scoreboard->ring, number, row->topic.start);
-        scoreboard_wake_topic(relay->scoreboard, number);
+        wait_sets_wake(relay->scoreboard, number);
     }
 }
 
@@ -508,7 +511,7 @@ static void wake_fed(struct relay *relay)
 {
     for (int i = 0; i < relay->fed_count; i++) {
         relay->subscriptions.by_number[relay->fed[i]].fed = false;
-        scoreboard_wake_topic(relay->scoreboard, relay->fed[i]);
+        wait_sets_wake(relay->scoreboard, relay->fed[i]);
     }
     relay->fed_count = 0;
 }
@@ -555,7 +558,7 @@ static void take_batch(struct relay *relay, const PGresult *result)
 
         if (topic_table_find(relay->scoreboard->topics, relay->scoreboard->ring, PQgetvalue(result, i, 0),
                              (size_t)PQgetlength(result, i, 0), &ref))
-            publish(relay, ref.number, &message);
+            publish(relay, ref.topic, &message);
         relay->complete_to = message.position;
     }
     wake_fed(relay);
@@ -634,7 +637,7 @@ static void answer_questions(struct relay *relay)
                 topic->newest = topic->now = CATCH_UP_FROM_NOW;
             }
         }
-        scoreboard_answer(relay->scoreboard, cycle->questions[i], ERROR_NONE);
+        question_answer(relay->scoreboard, cycle->questions[i], ERROR_NONE);
     }
 }
 

@@ -165,7 +165,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number),
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_id),
                                    atomic_load(&slot->since_ms) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
@@ -186,7 +186,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 /* Whether the gauges are others than those in the table, and takes them for written. */
 static bool read_gauges(struct stats_writer *writer)
 {
-    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->hears) };
+    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->listen_works) };
     const struct gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
@@ -242,7 +242,7 @@ static void succeed(struct stats_writer *writer)
 
     writer->away = ERROR_NONE;
     if (writer->beats)
-        atomic_store(&writer->scoreboard->sent_ms, writer->batch.started_ms);
+        atomic_store(&writer->scoreboard->heartbeat_ms, writer->batch.started_ms);
     if (PQntuples(source) == 0) {
         forget_rows(writer);
         writer->write_ms = writer->batch.started_ms + BEAT_MS;
@@ -324,7 +324,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     polls = list_polls(writer, now_ms);
     gauges = read_gauges(writer);
     counts = take_counts(writer);
-    writer->beats = atomic_exchange(&writer->scoreboard->beat_wanted, 0) || now_ms >= writer->beat_ms;
+    writer->beats = atomic_exchange(&writer->scoreboard->heartbeat_wanted, 0) || now_ms >= writer->beat_ms;
     if (polls || gauges || counts || writer->beats)
         begin(writer, polls, now_ms);
     else

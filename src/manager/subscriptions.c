@@ -2,6 +2,7 @@
 
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -67,8 +68,7 @@ void subscriptions_remove(struct subscriptions *subscriptions, int number)
     subscriptions->by_number[last].place = subscription->place;
     if (subscription->open)
         ring_close(subscriptions->scoreboard->ring, number);
-    scoreboard_wake_topic(subscriptions->scoreboard,
-                          number); /* who entered since it was found unused asks anew */
+    wait_sets_wake(subscriptions->scoreboard, number); /* who entered since it was found unused asks anew */
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
     topic_table_remove(subscriptions->scoreboard->topics, number);
     free(subscription->quoted);

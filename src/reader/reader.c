@@ -32,11 +32,11 @@ static void serve(const struct config *config, struct database *database, int so
         return; /* who asked is gone; or we are slow, and it sees that */
     if (page_init(&page, question->request->topic_count)) {
         error = catch_up_run(database, question->request, question->remote_user, NULL, NULL,
-                             question->positions, config->page_bytes, &page, question->give_up_ms);
-        read_channel_answer(socket, question->give_up_ms, error, &page, database_error(database));
+                             question->positions, config->page_bytes, &page, question->deadline_ms);
+        read_channel_answer(socket, question->deadline_ms, error, &page, database_error(database));
         page_release(&page);
     } else {
-        read_channel_answer(socket, question->give_up_ms, ERROR_MEMORY, NULL, "out of memory");
+        read_channel_answer(socket, question->deadline_ms, ERROR_MEMORY, NULL, "out of memory");
     }
     read_channel_release(&reading);
 }

@@ -25,7 +25,7 @@ struct question_head {
     int32_t topic_count;
     int32_t limit;
     uint32_t user_size; /* 0: nobody is to be asked about */
-    int64_t give_up_ms;
+    int64_t deadline_ms;
 };
 
 struct question_topic {
@@ -176,7 +176,7 @@ static bool send_question(int socket, const struct read_channel_question *questi
     const struct poll_request *request = question->request;
     const size_t bytes = question_bytes(question);
     struct question_head head = { (uint32_t)bytes, request->topic_count, request->limit, 0,
-                                  question->give_up_ms };
+                                  question->deadline_ms };
     char *memory = bytes <= QUESTION_MAX_BYTES ? malloc(sizeof head + bytes) : NULL, *at = memory;
     bool sent;
 
@@ -198,7 +198,7 @@ static bool send_question(int socket, const struct read_channel_question *questi
         at = append(at, request->topics[i].name, request->topics[i].length + 1);
         at = append(at, request->topics[i].quoted, strlen(request->topics[i].quoted) + 1);
     }
-    sent = send_all(socket, memory, sizeof head + bytes, question->give_up_ms);
+    sent = send_all(socket, memory, sizeof head + bytes, question->deadline_ms);
     free(memory);
     return sent;
 }
@@ -210,7 +210,7 @@ int read_channel_ask(int queue, const struct read_channel_question *question)
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return -1;
-    put_in = put(queue, pair[1], question->give_up_ms);
+    put_in = put(queue, pair[1], question->deadline_ms);
     (void)close(pair[1]); /* the queue's now, then the reader's: when that is gone, we see it */
     if (put_in && send_question(pair[0], question))
         return pair[0];
@@ -279,7 +279,8 @@ bool read_channel_accept(int socket, struct read_channel *reading)
     positions = (int64_t *)(void *)(topics + count);
     reading->request =
         (struct poll_request){ .topics = topics, .topic_count = head.topic_count, .limit = head.limit };
-    reading->question = (struct read_channel_question){ &reading->request, positions, NULL, head.give_up_ms };
+    reading->question =
+        (struct read_channel_question){ &reading->request, positions, NULL, head.deadline_ms };
     if (receive_all(socket, positions + count, head.bytes, deadline_ms) == RECEIVED &&
         decode(reading, &head, (const char *)(positions + count), topics, positions))
         return true;
@@ -295,15 +296,15 @@ void read_channel_release(struct read_channel *reading)
 
 /* ---- the answer */
 
-void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const struct page *page,
+void read_channel_answer(int socket, int64_t deadline_ms, enum error error, const struct page *page,
                          const char *text)
 {
     struct answer_head head = { .error = (uint32_t)error };
 
     if (error) {
         head.bytes = strlen(text);
-        (void)(send_all(socket, &head, sizeof head, give_up_ms) &&
-               send_all(socket, text, head.bytes, give_up_ms));
+        (void)(send_all(socket, &head, sizeof head, deadline_ms) &&
+               send_all(socket, text, head.bytes, deadline_ms));
         return;
     }
     head.topic_count = page->topic_count;
@@ -311,9 +312,9 @@ void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const
     head.has_more = page->has_more;
     head.first = page->first;
     head.bytes = (size_t)printbuf_length(page->messages);
-    (void)(send_all(socket, &head, sizeof head, give_up_ms) &&
-           send_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, give_up_ms) &&
-           send_all(socket, page->messages->buf, head.bytes, give_up_ms));
+    (void)(send_all(socket, &head, sizeof head, deadline_ms) &&
+           send_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, deadline_ms) &&
+           send_all(socket, page->messages->buf, head.bytes, deadline_ms));
 }
 
 /* Memory is taken as the text comes, so that a length alone costs nothing. */
@@ -365,7 +366,7 @@ static enum receipt receive_text(int socket, const struct answer_head *head, cha
     return receipt;
 }
 
-enum error read_channel_receive(int socket, int64_t give_up_ms, struct page *page,
+enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *page,
                                 char text[static READ_CHANNEL_TEXT_SIZE])
 {
     static const char *const problems[] = { [CLOSED] = "the reader of the table died",
@@ -373,12 +374,12 @@ enum error read_channel_receive(int socket, int64_t give_up_ms, struct page *pag
                                             [NONSENSE] = "the reader of the table talks nonsense",
                                             [NO_MEMORY] = "out of memory" };
     struct answer_head head;
-    enum receipt receipt = receive_all(socket, &head, sizeof head, give_up_ms);
+    enum receipt receipt = receive_all(socket, &head, sizeof head, deadline_ms);
 
     text[0] = '\0';
     if (receipt == RECEIVED)
-        receipt = head.error ? receive_text(socket, &head, text, give_up_ms)
-                             : receive_page(socket, &head, page, give_up_ms);
+        receipt = head.error ? receive_text(socket, &head, text, deadline_ms)
+                             : receive_page(socket, &head, page, deadline_ms);
     if (receipt == RECEIVED)
         return (enum error)head.error;
     page_clear(page);

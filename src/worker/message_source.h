@@ -38,13 +38,13 @@ struct message_source {
 
 struct source_operations {
     /*
-     * Reads one page after positions (CATCH_UP_FROM_NOW: from now) into a cleared page, until give_up_ms at the latest.
+     * Reads one page after positions (CATCH_UP_FROM_NOW: from now) into a cleared page, until deadline_ms at the latest.
      * ERROR_DENIED, ERROR_DATABASE_AWAY (subscriptions are lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY,
      * ERROR_DRAINED. Whether the client is still there does not matter: it may have closed its sending side only, and before
      * the first read there is no cursor to answer it with.
      */
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,
-                       const int64_t *positions, struct page *page, int64_t give_up_ms);
+                       const int64_t *positions, struct page *page, int64_t deadline_ms);
     /* Sleeps until there may be news. What interrupts_wait() returns, and ERROR_DATABASE_AWAY (subscriptions are lost). */
     enum error (*wait)(struct message_source *source, const struct interrupts *interrupts,
                        int64_t deadline_ms);

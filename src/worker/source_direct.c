@@ -127,7 +127,7 @@ static bool subscribe_statement(struct statement *statement, struct source_direc
 
 static enum error direct_read(struct message_source *base, const struct source_poll *poll,
                               enum source_read how, const int64_t *positions, struct page *page,
-                              int64_t give_up_ms)
+                              int64_t deadline_ms)
 {
     struct source_direct *source = (struct source_direct *)base;
     struct statement subscribe = { 0 };
@@ -140,7 +140,7 @@ static enum error direct_read(struct message_source *base, const struct source_p
         error =
             catch_up_run(source->database, poll->request, how & SOURCE_AUTHORIZE ? poll->remote_user : NULL,
                          subscribes ? &subscribe : NULL, &written, positions, source->config->page_bytes,
-                         page, give_up_ms);
+                         page, deadline_ms);
     }
     statement_release(&subscribe);
     if (!error) {

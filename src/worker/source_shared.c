@@ -4,9 +4,12 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "postgres/catch_up.h"
+#include "shared/latch.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +45,7 @@ struct source_shared {
  * answered with before, should it have closed its sending side only.
  */
 static enum error wait_answer(struct source_shared *source, const struct interrupts *interrupts,
-                              int64_t give_up_ms)
+                              int64_t deadline_ms)
 {
     struct interrupts ours = *interrupts;
 
@@ -53,7 +56,7 @@ static enum error wait_answer(struct source_shared *source, const struct interru
         (void)atomic_exchange(&source->slot->woken, 0); /* also takes in what was written before it was set */
         if (atomic_load(&source->reply->answered) == source->asked)
             return ERROR_NONE;
-        error = wait_for_event(&ours, -1, 0, give_up_ms);
+        error = wait_for_event(&ours, -1, 0, deadline_ms);
         if (error)
             return error;
     }
@@ -61,14 +64,14 @@ static enum error wait_answer(struct source_shared *source, const struct interru
 
 /* Returns how many bytes of names the slot holds then. */
 static size_t put_question(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                           int64_t give_up_ms)
+                           int64_t deadline_ms)
 {
     struct slot *slot = source->slot;
     char *names = scoreboard_names(source->scoreboard, slot);
     uint32_t at = 0;
 
     atomic_store_explicit(&slot->authorize, authorize, memory_order_relaxed);
-    atomic_store_explicit(&slot->give_up_ms, give_up_ms, memory_order_relaxed);
+    atomic_store_explicit(&slot->question_deadline_ms, deadline_ms, memory_order_relaxed);
     (void)snprintf(slot->user, sizeof slot->user, "%s", poll->remote_user);
     for (int i = 0; i < poll->request->topic_count; i++) {
         const struct poll_topic *topic = &poll->request->topics[i];
@@ -82,7 +85,7 @@ static size_t put_question(struct source_shared *source, const struct source_pol
     atomic_store(&slot->asked, ++source->asked);
     (void)atomic_fetch_or(&source->scoreboard->askers[source->number / 64], UINT64_C(1)
                                                                                 << source->number % 64);
-    scoreboard_set_latch(source->scoreboard);
+    latch_set(source->scoreboard);
     return at;
 }
 
@@ -91,20 +94,20 @@ static size_t put_question(struct source_shared *source, const struct source_pol
  * positions replace those that are to be read from now.
  */
 static enum error ask(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                      int64_t *positions, int64_t give_up_ms)
+                      int64_t *positions, int64_t deadline_ms)
 {
     /* A question that was not answered in an earlier poll's time is still the manager's. */
-    enum error error = wait_answer(source, poll->interrupts, give_up_ms);
+    enum error error = wait_answer(source, poll->interrupts, deadline_ms);
     size_t names_size = 0;
 
     if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
         return ERROR_DENIED; /* nobody is called so */
     if (!error) {
-        names_size = put_question(source, poll, authorize, give_up_ms);
-        error = wait_answer(source, poll->interrupts, give_up_ms);
+        names_size = put_question(source, poll, authorize, deadline_ms);
+        error = wait_answer(source, poll->interrupts, deadline_ms);
     }
     if (!error && names_size > NAMES_KEPT_BYTES)
-        scoreboard_forget_names(source->scoreboard, source->slot);
+        scoreboard_free_names(source->scoreboard, source->slot);
     if (!error)
         error = source->reply->error;
     for (int i = 0; !error && i < poll->request->topic_count; i++) {
@@ -141,17 +144,17 @@ static bool is_any_from_now(const int64_t *positions, int count)
 /* ---- reading the table */
 
 /*
- * One of the counted reads, by give_up_ms; false: none was free. Who waits for one sleeps, and the end of a read wakes one of them.
+ * One of the counted reads, by deadline_ms; false: none was free. Who waits for one sleeps, and the end of a read wakes one of them.
  * Rings when there are fewer readers than reads.
  */
-static bool take_read(struct source_shared *source, int64_t give_up_ms)
+static bool take_read(struct source_shared *source, int64_t deadline_ms)
 {
     struct scoreboard *scoreboard = source->scoreboard;
 
-    if (!scoreboard_take_read(scoreboard, source->number, give_up_ms))
+    if (!read_permits_take(scoreboard, source->number, deadline_ms))
         return false;
-    if (scoreboard_reads(scoreboard) > atomic_load(&scoreboard->manager->readers))
-        scoreboard_set_latch(scoreboard);
+    if (read_permits_taken(scoreboard) > atomic_load(&scoreboard->manager->readers))
+        latch_set(scoreboard);
     return true;
 }
 
@@ -166,30 +169,30 @@ static enum error read_by_reader(struct source_shared *source, const struct read
         return error;
     }
     /* Its own word on why it took too long comes a moment later. */
-    error = read_channel_receive(socket, question->give_up_ms + LAST_WORD_MS, page, source->error);
+    error = read_channel_receive(socket, question->deadline_ms + LAST_WORD_MS, page, source->error);
     (void)close(socket);
     return error;
 }
 
 static enum error read_table(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                             const int64_t *positions, struct page *page, int64_t give_up_ms)
+                             const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     /* A poll with a short timeout queues for a read all the same, and may then use it: busy is not away. */
     const int64_t patience_ms =
-        clock_max(give_up_ms, poll->started_ms + source->config->query_timeout_s * 1000);
+        clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
     enum error error = ERROR_DATABASE_AWAY;
 
     if (!take_read(source, patience_ms)) {
         (void)snprintf(source->error, sizeof source->error, "too many others read the table");
         return error;
     }
-    give_up_ms = clock_max(give_up_ms, clock_monotonic_ms() + QUICK_READ_MS);
+    deadline_ms = clock_max(deadline_ms, clock_monotonic_ms() + QUICK_READ_MS);
     counters_add(&source->slot->counters, COUNTER_TABLE_PAGES, 1);
     error = read_by_reader(source,
                            &(struct read_channel_question){
-                               poll->request, positions, authorize ? poll->remote_user : NULL, give_up_ms },
+                               poll->request, positions, authorize ? poll->remote_user : NULL, deadline_ms },
                            page);
-    scoreboard_give_read(source->scoreboard, source->number);
+    read_permits_return(source->scoreboard, source->number);
     return error;
 }
 
@@ -201,18 +204,18 @@ static void enter(struct source_shared *source, const struct source_poll *poll)
     struct slot *slot = source->slot;
 
     if (source->entered)
-        scoreboard_leave(source->scoreboard, source->number);
+        wait_sets_leave(source->scoreboard, source->number);
     for (int i = 0; i < poll->request->topic_count; i++)
-        atomic_store(&slot->topics[i].number, source->refs[i].number);
+        atomic_store(&slot->topics[i].topic, source->refs[i].topic);
     atomic_store(&slot->topic_count, poll->request->topic_count);
-    scoreboard_enter(source->scoreboard, source->number);
+    wait_sets_enter(source->scoreboard, source->number);
     if (!source->entered) {
         (void)snprintf(slot->client, sizeof slot->client, "%s", poll->client);
         atomic_store(&slot->since_ms, poll->started_ms);
         atomic_store(&slot->deadline_ms, poll->deadline_ms);
-        (void)atomic_fetch_add(&slot->wait_number, 1);
+        (void)atomic_fetch_add(&slot->wait_id, 1);
         atomic_store(&slot->state, SLOT_WAITING);
-        scoreboard_wake_stats_writer(source->scoreboard);
+        latch_wake_stats_writer(source->scoreboard);
     }
     source->entered = true;
 }
@@ -248,7 +251,7 @@ static bool is_up_to_date(const struct source_shared *source)
 
 static enum error managed_read(struct message_source *base, const struct source_poll *poll,
                                enum source_read how, const int64_t *positions, struct page *page,
-                               int64_t give_up_ms)
+                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
     const struct poll_request *request = poll->request;
@@ -266,18 +269,18 @@ static enum error managed_read(struct message_source *base, const struct source_
         goto out;
     if (once &&
         !known) { /* not worth listening to, unless only the manager has a connection to the database */
-        error = read_table(source, poll, ask_may_poll, positions, page, give_up_ms);
+        error = read_table(source, poll, ask_may_poll, positions, page, deadline_ms);
         if (error != ERROR_DATABASE_AWAY)
             goto out;
     }
     memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
     if (asked)
-        error = ask(source, poll, ask_may_poll, starts, give_up_ms);
+        error = ask(source, poll, ask_may_poll, starts, deadline_ms);
     if (error == ERROR_TIMEOUT)
         error = ERROR_DATABASE_AWAY;
     if (error == ERROR_DRAINED) { /* the manager may be gone; the table alone can answer once more */
         source->topic_count = 0;
-        error = read_table(source, poll, authorize, positions, page, give_up_ms);
+        error = read_table(source, poll, authorize, positions, page, deadline_ms);
         goto out;
     }
     if (error)
@@ -289,13 +292,13 @@ static enum error managed_read(struct message_source *base, const struct source_
     see_newest(source, request->topic_count);
     if ((!asked || is_up_to_date(source)) && ring_read(source->scoreboard->ring, source->refs, starts,
                                                        request->limit, source->config->page_bytes, page))
-        counters_add(&source->slot->counters, COUNTER_WINDOW_PAGES, 1);
+        counters_add(&source->slot->counters, COUNTER_RING_PAGES, 1);
     else
-        error = read_table(source, poll, false, starts, page, give_up_ms);
+        error = read_table(source, poll, false, starts, page, deadline_ms);
 out:
     free(starts);
     /* A newer poll wants its place, so it does not hold out until the database is back. It may have no cursor to answer with. */
-    if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->released))
+    if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->drain))
         error = authorize ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }
@@ -315,7 +318,7 @@ static int64_t look_again_ms(const struct source_shared *source)
  */
 static int64_t release_ms(const struct source_shared *source)
 {
-    return atomic_load(&source->slot->released)
+    return atomic_load(&source->slot->drain)
                ? atomic_load(&source->slot->since_ms) + SCOREBOARD_SHORTEST_WAIT_MS
                : INT64_MAX;
 }
@@ -352,10 +355,10 @@ static void managed_end(struct message_source *base)
 
     if (!source->entered)
         return;
-    scoreboard_leave(source->scoreboard, source->number);
+    wait_sets_leave(source->scoreboard, source->number);
     atomic_store(&source->slot->state, SLOT_SERVING);
-    scoreboard_wake_stats_writer(source->scoreboard);
-    atomic_store(&source->slot->released, 0);
+    latch_wake_stats_writer(source->scoreboard);
+    atomic_store(&source->slot->drain, 0);
     source->entered = false;
 }
 

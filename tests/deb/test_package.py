@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from machine import BUILT_IN, ROOT, TREE, Machine, until
+from documents import command   # beside machine's server.py
 
 (DEB,) = (TREE / "build/deb").glob("pgpoll_*.deb")
 POLL = "curl -s -w '\\n%{http_code}' http://127.0.0.1/messages/poll -d "
@@ -17,15 +18,6 @@ SERVICES = "pgpoll.service pgpoll-stats@1.service pgpoll-stats@2.service"
 def machine(tmp_path_factory):
     with Machine(tmp_path_factory.mktemp("machine") / "log") as machine:
         yield machine
-
-
-README = (ROOT / "README.md").read_text()
-
-
-def line(start):
-    """The one command of README that starts so."""
-    (found,) = re.findall(rf"^    ({re.escape(start)}.*?)(?: +#.*)?$", README, re.M)
-    return found
 
 
 def poll(machine, topic, since=None, timeout=0):
@@ -111,7 +103,7 @@ def test_lintian_has_nothing_to_say():
 
 
 def test_installing_starts_nothing(machine):
-    machine.run(f"apt-get install -qq -y {machine.put(DEB)}")
+    machine.run(command("apt-get install ./build").replace("./build/deb/pgpoll_*.deb", f"-qq -y {machine.put(DEB)}"))
     assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
     assert re.match(r"uid=\d+\(pgpoll\) gid=\d+\(pgpoll\) groups=\d+\(pgpoll\)$", machine.says("id pgpoll"))
     assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout
@@ -122,7 +114,7 @@ def test_installing_starts_nothing(machine):
 
 def test_pgpoll_setup_starts_it(machine):
     machine.run("runuser -u postgres -- createdb mydb")
-    said = machine.says(line("pgpoll-setup "))
+    said = machine.says(command("pgpoll-setup "))
     assert "added PGDATABASE=mydb to /etc/default/pgpoll" in said and "enabled and started pgpoll.service" in said, said
     again = machine.says("pgpoll-setup mydb")
     assert "already" in again and "reloaded" in again and "PGDATABASE" not in again, again
@@ -134,8 +126,8 @@ def test_pgpoll_setup_starts_it(machine):
 
 
 def test_a_poll_through_lighttpd(machine):
-    machine.run(line("cp "))
-    machine.run(line("lighty-enable-mod "))
+    machine.run(command("cp "))
+    machine.run(command("lighty-enable-mod "))
     until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
     waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 20}'""")
     until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 60)
@@ -160,7 +152,7 @@ def test_nobody_runs_or_listens_as_more_than_needed(machine):
 
 
 def test_pgpoll_check_finds_nothing_wrong(machine):
-    said = machine.says(line("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
+    said = machine.says(command("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
     assert "WRONG" not in said and "ok     A poll of 1 s took " in said, said
 
 
@@ -194,10 +186,10 @@ def test_new_settings(machine):
 def test_reload_costs_nothing(machine):
     clients, before = Clients(machine), manager(machine)
     publish(machine, "t", 1)
-    machine.run(line("systemctl reload"))
+    machine.run(command("systemctl reload"))
     publish(machine, "t", 2)
     settle(machine, 20)
-    machine.run(line("systemctl reload"))
+    machine.run(command("systemctl reload"))
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) == before and machine.show("pgpoll-stats@2", "ActiveState") == "active"
@@ -206,10 +198,10 @@ def test_reload_costs_nothing(machine):
 def test_restart_costs_nothing(machine):
     clients, before = Clients(machine), manager(machine)
     publish(machine, "t", 1)
-    machine.run(line("systemctl restart pgpoll"))
+    machine.run(command("systemctl restart pgpoll"))
     publish(machine, "t", 2)
     settle(machine, 20)
-    machine.run(line("systemctl restart pgpoll"))
+    machine.run(command("systemctl restart pgpoll"))
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) != before
@@ -236,7 +228,7 @@ def test_boot_starts_it(machine):
     """As far as that goes without booting: both targets want it."""
     for unit, target in ("pgpoll.service", "multi-user.target"), ("pgpoll.socket", "sockets.target"), ("pgpoll-stats.socket", "sockets.target"):
         assert target in machine.show(unit, "WantedBy").split()
-    machine.run("systemctl stop pgpoll.socket pgpoll-stats.socket pgpoll")
+    machine.run(command("systemctl stop "))
     assert machine.run("pgrep -u pgpoll", check=False).returncode == 1
     machine.run("systemctl start multi-user.target sockets.target")
     assert poll(machine, "a")[0] == 200
@@ -247,7 +239,7 @@ def test_pruning(machine):
     machine.psql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'old', '1' FROM generate_series(1, 12000)")
     machine.run("sleep 0.01; systemctl start pgpoll-prune.service")
     assert machine.psql("SELECT count(*) FROM pgpoll.messages") == "0", machine.says("journalctl -u pgpoll-prune")
-    machine.run(line("systemctl enable --now pgpoll-prune"))
+    machine.run(command("systemctl enable --now pgpoll-prune"))
     assert "pgpoll-prune.timer" in machine.says("systemctl list-timers")
     machine.run("""sed -i 's/^PRUNE_KEEP=.*/PRUNE_KEEP=nonsense/' /etc/default/pgpoll""")
     assert machine.run("systemctl start pgpoll-prune.service", check=False).returncode != 0
@@ -311,8 +303,8 @@ def test_upgrading_to_another_schema(machine, tmp_path):
 # --- after
 
 def test_removing_it(machine):
-    for command in re.search(r"^To remove it all: `(.*)`, then `(.*)`\.$", README, re.M).groups():
-        machine.run(command.replace("apt-get purge", "apt-get purge -qq -y"))
+    machine.run(command("runuser "))
+    machine.run(command("apt-get purge ").replace("purge", "purge -qq -y"))
     assert machine.psql("SELECT to_regnamespace('pgpoll')") == ""
     assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
     for path in "/etc/default/pgpoll", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":

@@ -79,7 +79,7 @@ static void take_answer(const uint8_t *data, size_t size, int topics)
 static void hold_same_question(const struct read_channel_question *a, const struct read_channel_question *b)
 {
     HOLDS(a->request->topic_count == b->request->topic_count && a->request->limit == b->request->limit);
-    HOLDS(a->give_up_ms == b->give_up_ms && !a->remote_user == !b->remote_user);
+    HOLDS(a->deadline_ms == b->deadline_ms && !a->remote_user == !b->remote_user);
     HOLDS(!a->remote_user || strcmp(a->remote_user, b->remote_user) == 0);
     for (int i = 0; i < a->request->topic_count; i++) {
         HOLDS(a->positions[i] == b->positions[i]);
@@ -110,7 +110,7 @@ static void take_question(const uint8_t *data, size_t size)
     for (int i = 0; i < reading.request.topic_count; i++)
         HOLDS(reading.request.topics[i].name[reading.request.topics[i].length] == '\0');
     if (is_plain(&reading.request)) {
-        reading.question.give_up_ms = clock_monotonic_ms() + PATIENCE_MS;
+        reading.question.deadline_ms = clock_monotonic_ms() + PATIENCE_MS;
         HOLDS(read_channel_new_queue(queue));
         ours = read_channel_ask(queue[0], &reading.question);
         theirs = read_channel_take(queue[1]);

@@ -47,10 +47,10 @@ static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call 
 
 static enum error fake_read(struct message_source *source, const struct source_poll *who,
                             enum source_read how, const int64_t *positions, struct page *page,
-                            int64_t give_up_ms)
+                            int64_t deadline_ms)
 {
     struct fake_poll *poll = of_listener(source);
-    const struct fake_step *step = next_step(poll, FAKE_READ, give_up_ms);
+    const struct fake_step *step = next_step(poll, FAKE_READ, deadline_ms);
 
     if (step->error == ERROR_MEMORY)
         return step->error;

@@ -3,6 +3,7 @@
 
 #include "core/config.h"
 #include "core/log.h"
+#include "shared/question.h"
 #include "shared/scoreboard.h"
 #include "silence.h"
 #include "suites.h"
@@ -34,9 +35,9 @@ static void room_for_all_when_a_batch_of_dead_workers_fails(void)
         memcpy(scoreboard_names(scoreboard, slot), "topic", sizeof "topic");
         slot->topics[0].name_length = sizeof "topic" - 1;
         slot->question_count = 1;
-        slot->give_up_ms = INT64_MAX;
+        slot->question_deadline_ms = INT64_MAX;
         slot->asked = 1;
-        CU_ASSERT_EQUAL_FATAL(scoreboard_take_question(scoreboard, i), QUESTION_TAKEN);
+        CU_ASSERT_EQUAL_FATAL(question_take(scoreboard, i), QUESTION_TAKEN);
     }
     ask_for_all(authorizer, scoreboard);
     authorizer_step(authorizer, false);

@@ -65,7 +65,7 @@ static enum error receive(struct desk *desk, int socket)
     enum error error;
 
     page_clear(&desk->page);
-    error = read_channel_receive(socket, desk->question.give_up_ms, &desk->page, desk->text);
+    error = read_channel_receive(socket, desk->question.deadline_ms, &desk->page, desk->text);
     if (error) {
         CU_ASSERT_EQUAL(desk->page.message_count, 0);
         CU_ASSERT_EQUAL(printbuf_length(desk->page.messages), 0);
@@ -112,7 +112,7 @@ static void a_question_and_its_answer(void)
     ours = ask(&desk, &theirs, &reading);
     CU_ASSERT_EQUAL_FATAL(reading.request.topic_count, TOPICS);
     CU_ASSERT_EQUAL(reading.request.limit, 7);
-    CU_ASSERT_EQUAL(reading.question.give_up_ms, desk.question.give_up_ms);
+    CU_ASSERT_EQUAL(reading.question.deadline_ms, desk.question.deadline_ms);
     EXPECT_TEXT(reading.question.remote_user, "eve");
     for (int i = 0; i < TOPICS; i++) {
         EXPECT_TEXT(reading.request.topics[i].name, desk.request.topics[i].name);
@@ -121,7 +121,7 @@ static void a_question_and_its_answer(void)
         CU_ASSERT_EQUAL(reading.question.positions[i], desk.positions[i]);
     }
     fill(&page, &reading.request, "1", 1);
-    read_channel_answer(theirs, reading.question.give_up_ms, ERROR_NONE, &page, "");
+    read_channel_answer(theirs, reading.question.deadline_ms, ERROR_NONE, &page, "");
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_NONE);
     expect_same(&desk.page, &page);
     EXPECT_TEXT(desk.text, "");
@@ -134,7 +134,7 @@ static void a_question_and_its_answer(void)
     desk.question.remote_user = NULL;
     ours = ask(&desk, &theirs, &reading);
     CU_ASSERT_PTR_NULL(reading.question.remote_user);
-    read_channel_answer(theirs, reading.question.give_up_ms, ERROR_SCHEMA, NULL, "no schema");
+    read_channel_answer(theirs, reading.question.deadline_ms, ERROR_SCHEMA, NULL, "no schema");
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_SCHEMA);
     EXPECT_TEXT(desk.text, "no schema");
     read_channel_release(&reading);
@@ -159,7 +159,7 @@ static void *answer_one(void *argument)
     while ((socket = read_channel_take(answerer->desk->queue[1])) < 0)
         ;
     if (read_channel_accept(socket, &reading)) {
-        read_channel_answer(socket, reading.question.give_up_ms, ERROR_NONE, &answerer->page, "");
+        read_channel_answer(socket, reading.question.deadline_ms, ERROR_NONE, &answerer->page, "");
         read_channel_release(&reading);
     }
     (void)close(socket);
@@ -209,7 +209,7 @@ static void *compare_one(void *argument)
         for (int i = 0; same && i < reading.request.topic_count; i++)
             same = strcmp(reading.request.topics[i].name, desk->request.topics[i].name) == 0 &&
                    strcmp(reading.request.topics[i].quoted, desk->request.topics[i].quoted) == 0;
-        read_channel_answer(socket, reading.question.give_up_ms, ERROR_SCHEMA, NULL,
+        read_channel_answer(socket, reading.question.deadline_ms, ERROR_SCHEMA, NULL,
                             same ? "the same" : "others");
         read_channel_release(&reading);
     }
@@ -283,7 +283,7 @@ static void a_reader_that_is_gone(void)
     CU_ASSERT_FATAL(ours >= 0);
     (void)close(desk.queue[1]);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    CU_ASSERT(clock_monotonic_ms() < desk.question.give_up_ms);
+    CU_ASSERT(clock_monotonic_ms() < desk.question.deadline_ms);
     (void)close(ours);
     CU_ASSERT_EQUAL(read_channel_ask(desk.queue[0], &desk.question), -1);
     desk.queue[1] = -1;
@@ -298,7 +298,7 @@ static void a_reader_that_is_late(void)
     open_desk(&desk, SHORT_MS);
     ours = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    CU_ASSERT(clock_monotonic_ms() >= desk.question.give_up_ms);
+    CU_ASSERT(clock_monotonic_ms() >= desk.question.deadline_ms);
     EXPECT_TEXT(desk.text, "no reader of the table answered in time");
     (void)close(ours);
     close_desk(&desk);
@@ -315,7 +315,7 @@ static void a_worker_that_is_gone(void)
     CU_ASSERT_EQUAL(errno, EAGAIN);
     ours = ask(&desk, &theirs, &reading);
     (void)close(ours);
-    read_channel_answer(theirs, desk.question.give_up_ms, ERROR_DATABASE_AWAY, NULL, "nobody hears it");
+    read_channel_answer(theirs, desk.question.deadline_ms, ERROR_DATABASE_AWAY, NULL, "nobody hears it");
     read_channel_release(&reading);
     (void)close(theirs);
 
@@ -356,13 +356,13 @@ static void send_answer(struct desk *desk, int socket)
     struct page page;
 
     fill(&page, &desk->request, "[1,2,3]", 7);
-    read_channel_answer(socket, desk->question.give_up_ms, ERROR_NONE, &page, "");
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_NONE, &page, "");
     page_release(&page);
 }
 
 static void send_error(struct desk *desk, int socket)
 {
-    read_channel_answer(socket, desk->question.give_up_ms, ERROR_DATABASE_QUERY, NULL,
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_DATABASE_QUERY, NULL,
                         "what PostgreSQL said");
 }
 

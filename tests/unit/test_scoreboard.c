@@ -3,6 +3,9 @@
  * nothing outside of its memory, comes to an end, and serves those that work.
  */
 #include "api/topic.h"
+#include "shared/latch.h"
+#include "shared/question.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 
 #include "api/topic.h"
@@ -13,7 +16,9 @@
 #include "manager/authorizer.h"
 #include "manager/relay.h"
 #include "manager/stats_writer.h"
+#include "shared/slot_reset.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 #include "suites.h"
 
 #include <errno.h>
@@ -45,7 +50,7 @@ static void ask(struct scoreboard *scoreboard, int number, const char *user, con
     atomic_store(&slot->topics[0].name_at, 0);
     atomic_store(&slot->topics[0].name_length, (uint32_t)length);
     atomic_store(&slot->question_count, 1);
-    atomic_store(&slot->give_up_ms, INT64_MAX);
+    atomic_store(&slot->question_deadline_ms, INT64_MAX);
     atomic_store(&slot->authorize, number % 2);
     atomic_store(&slot->asked, atomic_load(&scoreboard_reply(scoreboard, number)->answered) + 1);
     (void)atomic_fetch_or(&scoreboard->askers[number / 64], UINT64_C(1) << number % 64);
@@ -58,22 +63,22 @@ static void a_question_is_copied(void)
     struct scoreboard *scoreboard = new_scoreboard();
     const struct question *question;
 
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), -1);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 0), -1);
     ask(scoreboard, 65, "eve", "orders");
     ask(scoreboard, 3, "", "caf\303\251");
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), 3);
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 4), 65);
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 66), -1);
-    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 65), QUESTION_TAKEN);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 0), 3);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 4), 65);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 66), -1);
+    CU_ASSERT_EQUAL(question_take(scoreboard, 65), QUESTION_TAKEN);
     memset(scoreboard_slot(scoreboard, 65), 0x55, scoreboard->slot_stride);
-    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 65), QUESTION_NONE); /* it has one already */
+    CU_ASSERT_EQUAL(question_take(scoreboard, 65), QUESTION_NONE); /* it has one already */
     question = scoreboard_question(scoreboard, 65);
     CU_ASSERT_PTR_NOT_NULL_FATAL(question);
     EXPECT_TEXT(question->user, "eve");
     CU_ASSERT_EQUAL(question->topic_count, 1);
     CU_ASSERT_TRUE(question->authorize);
     EXPECT_TEXT(question->topics[0].name, "orders");
-    scoreboard_answer(scoreboard, 65, ERROR_DENIED);
+    question_answer(scoreboard, 65, ERROR_DENIED);
     CU_ASSERT_PTR_NULL(scoreboard_question(scoreboard, 65));
     CU_ASSERT_EQUAL(scoreboard_reply(scoreboard, 65)->error, ERROR_DENIED);
     CU_ASSERT_EQUAL(atomic_load(&scoreboard_reply(scoreboard, 65)->answered), 1);
@@ -161,15 +166,15 @@ static void what_no_worker_asks_is_not_taken(void)
     for (size_t i = 0; i < COUNT(spoil); i++) {
         ask(scoreboard, 0, "eve", "orders");
         spoil[i](scoreboard_slot(scoreboard, 0));
-        taken = scoreboard_take_question(scoreboard, 0);
+        taken = question_take(scoreboard, 0);
         EXPECT(taken == QUESTION_BROKEN && !scoreboard_question(scoreboard, 0), "%zu: %d", i, (int)taken);
-        scoreboard_forget_worker(scoreboard, 0);
-        CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), -1);
-        CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 0),
+        slot_reset(scoreboard, 0);
+        CU_ASSERT_EQUAL(question_next_asker(scoreboard, 0), -1);
+        CU_ASSERT_EQUAL(question_take(scoreboard, 0),
                         QUESTION_NONE); /* the next worker has asked nothing yet */
     }
     ask(scoreboard, 0, "eve", "orders");
-    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 0), QUESTION_TAKEN);
+    CU_ASSERT_EQUAL(question_take(scoreboard, 0), QUESTION_TAKEN);
     scoreboard_free(scoreboard);
 }
 
@@ -293,7 +298,7 @@ static void forget(struct host *host, int number)
 {
     authorizer_forget_worker(host->authorizer, number);
     relay_forget_worker(host->relay, number);
-    scoreboard_forget_worker(host->scoreboard, number);
+    slot_reset(host->scoreboard, number);
 }
 
 /* As the manager's loop does it (manager.c). */
@@ -301,8 +306,8 @@ static void take_questions(struct host *host)
 {
     int number = -1;
 
-    while ((number = scoreboard_next_asker(host->scoreboard, number + 1)) >= 0) {
-        enum question_taken taken = scoreboard_take_question(host->scoreboard, number);
+    while ((number = question_next_asker(host->scoreboard, number + 1)) >= 0) {
+        enum question_taken taken = question_take(host->scoreboard, number);
 
         host->taken += taken == QUESTION_TAKEN;
         host->broken += taken == QUESTION_BROKEN;
@@ -325,17 +330,18 @@ static void turn(struct host *host, unsigned *seed)
     take_questions(host);
     authorizer_step(host->authorizer, false);
     while ((number = authorizer_take(host->authorizer, &answer)) >= 0)
-        scoreboard_answer(scoreboard, number, answer);
+        question_answer(scoreboard, number, answer);
     relay_step(host->relay, false);
     stats_writer_step(host->stats_writer, false);
-    scoreboard_wake_topic(scoreboard, pick(seed, TOPICS));
-    scoreboard_mend_reads(scoreboard);
-    CU_ASSERT(scoreboard_reads(scoreboard) >= 0 && scoreboard_reads(scoreboard) <= scoreboard->most_reads);
+    wait_sets_wake(scoreboard, pick(seed, TOPICS));
+    read_permits_mend(scoreboard);
+    CU_ASSERT(read_permits_taken(scoreboard) >= 0 &&
+              read_permits_taken(scoreboard) <= scoreboard->read_permits);
     CU_ASSERT(scoreboard_idle(scoreboard) >= 0 && scoreboard_idle(scoreboard) <= scoreboard->worker_count);
     number = pick(seed, scoreboard->worker_count);
     if (pick(seed, 4) == 0 || !scoreboard_is_sound(scoreboard, number))
         forget(host, number);
-    scoreboard_wake_stats_writer(scoreboard);
+    latch_wake_stats_writer(scoreboard);
 }
 
 /* What the workers that are left write, each in the place of another, is as if there had been nothing. */
@@ -346,11 +352,11 @@ static void expect_service(struct host *host)
     for (int i = 0; i < scoreboard->worker_count; i++)
         forget(host, i);
     for (int i = 0; i < 3; i++) /* garbage may be twice as far away as a look can mend */
-        scoreboard_mend_reads(scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(scoreboard), 0);
+        read_permits_mend(scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 0);
     for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        for (int word = 0; word < scoreboard->words; word++)
-            CU_ASSERT_EQUAL(atomic_load(&scoreboard->waiting[i][word]) & (word ? 0x1f : UINT64_MAX), 0);
+        for (int word = 0; word < scoreboard->set_words; word++)
+            CU_ASSERT_EQUAL(atomic_load(&scoreboard->wait_sets[i][word]) & (word ? 0x1f : UINT64_MAX), 0);
     for (int i = 0; i < scoreboard->worker_count; i++) {
         CU_ASSERT_TRUE(scoreboard_is_sound(scoreboard, i));
         ask(scoreboard, i, "eve", "orders");

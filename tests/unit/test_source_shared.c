@@ -11,9 +11,14 @@
 #include "expect.h"
 #include "fake_clock.h"
 #include "postgres/catch_up.h"
+#include "shared/latch.h"
+#include "shared/poll_quota.h"
+#include "shared/question.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 #include "suites.h"
 
 #include <json-c/json.h>
@@ -93,7 +98,7 @@ static void answer_question(struct host *host)
     struct reply *reply = scoreboard_reply(scoreboard, NUMBER);
     const struct question *question;
 
-    if (scoreboard_take_question(scoreboard, NUMBER) != QUESTION_TAKEN)
+    if (question_take(scoreboard, NUMBER) != QUESTION_TAKEN)
         return;
     question = scoreboard_question(scoreboard, NUMBER);
     for (int i = 0; i < question->topic_count; i++) {
@@ -108,7 +113,7 @@ static void answer_question(struct host *host)
     }
     host->authorized = question->authorize;
     atomic_fetch_add(&host->questions, 1);
-    scoreboard_answer(scoreboard, NUMBER, host->answer);
+    question_answer(scoreboard, NUMBER, host->answer);
 }
 
 static void *manage(void *argument)
@@ -209,7 +214,7 @@ static void *read_one(void *argument)
                    reading.question.remote_user ? reading.question.remote_user : "nobody");
     host->asked_position = reading.question.positions[0];
     (void)page_add(&page, 0, &reading.request.topics[0], &message);
-    read_channel_answer(socket, reading.question.give_up_ms, host->table_answer, &page,
+    read_channel_answer(socket, reading.question.deadline_ms, host->table_answer, &page,
                         "the table's own words");
     page_release(&page);
     read_channel_release(&reading);
@@ -234,12 +239,12 @@ static void close_host(struct host *host)
     stop_manager(host);
     host->source->operations->end(host->source);
     CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_SERVING);
-    CU_ASSERT_EQUAL(atomic_load(&host->slot->released), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->drain), 0);
     for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->waiting[i][NUMBER / 64]), 0);
+        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->wait_sets[i][NUMBER / 64]), 0);
     host->source->operations->free(host->source);
-    CU_ASSERT_EQUAL(scoreboard_reads(host->scoreboard), 0);
-    CU_ASSERT_EQUAL(atomic_load(&host->slot->reading), 0);
+    CU_ASSERT_EQUAL(read_permits_taken(host->scoreboard), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->has_read_permit), 0);
     (void)close(host->scoreboard->read_queue);
     (void)close(host->reader_queue);
     page_release(&host->page);
@@ -325,7 +330,7 @@ static void asks_only_what_it_must(void)
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_FALSE(host.authorized); /* it had to ask for the position only */
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
-    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_WINDOW_PAGES]), 5);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_RING_PAGES]), 5);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 0);
     close_host(&host);
 }
@@ -472,12 +477,12 @@ static void a_table_that_is_not_read(void)
     EXPECT_TEXT(host.source->operations->error(host.source), "no reader of the table answered in time");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
     /* Others are before us, all the time. */
-    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(host.source->operations->error(host.source), "too many others read the table");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
-    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left, 1);
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
     /* All readers are gone, and their manager. */
     (void)close(host.reader_queue);
     host.reader_queue = -1;
@@ -490,7 +495,7 @@ static void a_table_that_is_not_read(void)
 static void deliver(struct host *host)
 {
     append(host, "a", START + 7, "message");
-    scoreboard_wake_topic(host->scoreboard, number_of(host, "a"));
+    wait_sets_wake(host->scoreboard, number_of(host, "a"));
 }
 
 static void by_a_message(void)
@@ -531,7 +536,7 @@ static void by_the_timeout(void)
 static void wake_for_nothing(struct host *host)
 {
     for (int i = 0; i < 20; i++) {
-        scoreboard_wake(host->scoreboard, NUMBER);
+        latch_wake(host->scoreboard, NUMBER);
         (void)poll(NULL, 0, 1);
     }
 }
@@ -562,7 +567,7 @@ static void by_the_client(void)
 
 static void release(struct host *host)
 {
-    scoreboard_release(host->scoreboard, NUMBER);
+    latch_drain(host->scoreboard, NUMBER);
 }
 
 static void by_the_managers_wish(void)
@@ -572,7 +577,7 @@ static void by_the_managers_wish(void)
     open_waiting(&host, LONG_MS, release);
     WAIT(&host, ERROR_DRAINED);
     host.source->operations->end(host.source);
-    CU_ASSERT_EQUAL(atomic_load(&host.slot->released), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->drain), 0);
     close_host(&host);
 }
 
@@ -585,7 +590,7 @@ static void by_a_newer_poll_but_not_too_soon(void)
     open_host(&host, "\"a\"", LONG_MS);
     start_manager(&host);
     READ(&host, SOURCE_AUTHORIZE, "");
-    scoreboard_release(host.scoreboard, NUMBER);
+    latch_drain(host.scoreboard, NUMBER);
     READ(&host, SOURCE_SUBSCRIBE, "");
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
@@ -609,12 +614,12 @@ static void an_unwanted_poll_does_not_wait_for_the_database(void)
     host.answer = ERROR_DATABASE_AWAY;
     start_manager(&host);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
-    scoreboard_release(host.scoreboard, NUMBER);
+    latch_drain(host.scoreboard, NUMBER);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_TOO_MANY);
     FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_DRAINED);
     host.answer = ERROR_NONE;
     READ(&host, SOURCE_AUTHORIZE, "");
-    atomic_store(&host.slot->released, 0);
+    atomic_store(&host.slot->drain, 0);
     close_host(&host);
 }
 
@@ -622,7 +627,7 @@ static void an_unwanted_poll_does_not_wait_for_the_database(void)
 
 static bool take(struct host *host, int number, const char *user, const char *address)
 {
-    return scoreboard_take_place(host->scoreboard, number, user, address, 2);
+    return poll_quota_claim(host->scoreboard, number, user, address, 2);
 }
 
 /* Which of the first workers' polls are to be answered early, a letter each. */
@@ -631,7 +636,7 @@ static const char *released(const struct host *host, char letters[static WORKERS
     int count = 0;
 
     for (int i = 0; i < WORKERS; i++)
-        if (atomic_load(&scoreboard_slot(host->scoreboard, i)->released))
+        if (atomic_load(&scoreboard_slot(host->scoreboard, i)->drain))
             letters[count++] = (char)('a' + i);
     letters[count] = '\0';
     return letters;
@@ -655,7 +660,7 @@ static void the_newest_polls_have_the_places(void)
     CU_ASSERT_TRUE(take(&host, 4, "", "eve"));
     CU_ASSERT_TRUE(take(&host, 5, "Eve", "192.0.2.1"));
     EXPECT_TEXT(released(&host, letters), "a");
-    scoreboard_give_place(host.scoreboard, 0);
+    poll_quota_return(host.scoreboard, 0);
     CU_ASSERT_TRUE(take(&host, 6, "eve", "192.0.2.1"));
     EXPECT_TEXT(released(&host, letters), "ab");
     close_host(&host);
@@ -671,12 +676,12 @@ static void a_client_holds_no_more_than_its_places_and_some_handovers(void)
     for (int i = 0; i < MOST; i++)
         CU_ASSERT_TRUE(take(&host, i, "eve", ""));
     for (int i = 0; i < MOST; i++)
-        left += !atomic_load(&scoreboard_slot(host.scoreboard, i)->released);
+        left += !atomic_load(&scoreboard_slot(host.scoreboard, i)->drain);
     CU_ASSERT_EQUAL(left, 2);
     CU_ASSERT_FALSE(take(&host, MOST, "eve", ""));
     CU_ASSERT_FALSE(take(&host, MOST, "eve", "")); /* it has none */
     CU_ASSERT_TRUE(take(&host, MOST, "adam", ""));
-    scoreboard_give_place(host.scoreboard, 0);
+    poll_quota_return(host.scoreboard, 0);
     CU_ASSERT_TRUE(take(&host, MOST + 1, "eve", ""));
     close_host(&host);
 }
@@ -704,7 +709,7 @@ static void close_topic(struct host *host)
     ring_close(host->scoreboard->ring, number);
     topic_table_remove(host->scoreboard->topics, number);
     CU_ASSERT_EQUAL(number_of(host, "a"), number);
-    scoreboard_wake_topic(host->scoreboard, number);
+    wait_sets_wake(host->scoreboard, number);
 }
 
 static void by_the_topics_end(void)
@@ -728,24 +733,24 @@ static void a_read_that_a_dead_worker_took_is_given_back(void)
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left,
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left,
                            1); /* and before it could write that down: */
-    scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* as yet it may be alive */
-    scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 0);
-    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1);
-    atomic_store(&host.slot->reading, 1);
+    read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* as yet it may be alive */
+    read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 0);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
+    atomic_store(&host.slot->has_read_permit, 1);
     for (int i = 0; i < 3; i++)
-        scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* a living one's */
-    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left,
+        read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* a living one's */
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left,
                            1); /* given back twice, which comes of one mended too soon */
     for (int i = 0; i < 2; i++)
-        scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1);
-    atomic_store(&host.slot->reading, 0);
-    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left, 1);
+        read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1);
+    atomic_store(&host.slot->has_read_permit, 0);
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
     close_host(&host);
 }
 
@@ -759,15 +764,15 @@ static void only_who_waits_for_the_topic_is_woken(void)
     open_waiting(&host, LONG_MS, NULL);
     stop_manager(&host);
     number = number_of(&host, "a");
-    scoreboard_wake_topic(host.scoreboard,
-                          (number + SCOREBOARD_BUCKETS) % TOPICS); /* of the same set, where it exists */
-    scoreboard_wake_topic(host.scoreboard, (number + 1) % TOPICS);
+    wait_sets_wake(host.scoreboard,
+                   (number + SCOREBOARD_BUCKETS) % TOPICS); /* of the same set, where it exists */
+    wait_sets_wake(host.scoreboard, (number + 1) % TOPICS);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
-    scoreboard_wake_topic(host.scoreboard, number);
+    wait_sets_wake(host.scoreboard, number);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
     host.source->operations->end(host.source);
     atomic_store(&host.slot->woken, 0);
-    scoreboard_wake_topic(host.scoreboard, number);
+    wait_sets_wake(host.scoreboard, number);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
     close_host(&host);
 }
@@ -794,7 +799,7 @@ static void *play(void *argument)
         for (volatile int spin = rand_r(&seed) % 3000; spin > 0; spin--)
             ;
         append(rally->host, "a", position++, "x");
-        scoreboard_wake_topic(rally->host->scoreboard, number);
+        wait_sets_wake(rally->host->scoreboard, number);
     }
     return NULL;
 }
@@ -855,14 +860,14 @@ static void the_memory_of_names_is_given_back(void)
     slot = scoreboard_slot(scoreboard, 0);
     next = scoreboard_slot(scoreboard, 1);
     atomic_store(&slot->topics[MANY - 1].name_length, 77);
-    atomic_store(&next->wait_number, 88);
+    atomic_store(&next->wait_id, 88);
     before = memory_of(scoreboard);
     memset(scoreboard_names(scoreboard, slot), 'x', (size_t)MANY * TOPIC_MAX_BYTES);
     CU_ASSERT(memory_of(scoreboard) >= before + MANY * TOPIC_MAX_BYTES - PAGE);
-    scoreboard_forget_names(scoreboard, slot);
+    scoreboard_free_names(scoreboard, slot);
     EXPECT(memory_of(scoreboard) <= before + PAGE, "%lld more", (long long)(memory_of(scoreboard) - before));
     CU_ASSERT_EQUAL(atomic_load(&slot->topics[MANY - 1].name_length), 77);
-    CU_ASSERT_EQUAL(atomic_load(&next->wait_number), 88);
+    CU_ASSERT_EQUAL(atomic_load(&next->wait_id), 88);
     scoreboard_free(scoreboard);
 }
 

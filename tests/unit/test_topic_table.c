@@ -52,7 +52,7 @@ static int find(const struct fixture *fixture, const char *name, size_t length)
 {
     struct ring_topic_ref ref = { -1, 0 };
 
-    return topic_table_find(fixture->table, fixture->ring, name, length, &ref) ? ref.number : -1;
+    return topic_table_find(fixture->table, fixture->ring, name, length, &ref) ? ref.topic : -1;
 }
 
 static void a_name_has_one_number(void)
