@@ -204,10 +204,7 @@ static void a_client_that_left_ends_the_poll(void)
 static void a_drain_answers_at_once_with_the_cursors(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },
-        { SUBSCRIBES, NOTHING },
-        QUIET,
-        { BEGINS },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
         { WAITS, .error = ERROR_DRAINED },
     };
 
