@@ -13,10 +13,10 @@
 
 enum { ID_SIZE = 65, TOPICS_SIZE = 400 };
 
-/* The request's own id as far as it is one, else one of ours. */
+/* Uses the request's X-Request-Id, cut and with unusual characters replaced, or else makes an id. */
 static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
 {
-    static const char fit[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-";
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-";
     static unsigned served;
     const char *given = http_parameter(request, "HTTP_X_REQUEST_ID");
 
@@ -26,11 +26,14 @@ static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
     else
         (void)snprintf(id, ID_SIZE, "%d-%u", (int)getpid(), served);
     for (char *at = id; *at; at++)
-        if (!strchr(fit, *at))
+        if (!strchr(allowed, *at))
             *at = '_';
 }
 
-/* Appends a name in quotes, what is not plain ASCII as \xNN; false: there is no room for it. */
+/*
+ * Appends a name in quotes, with \xNN for bytes that are not printable ASCII. Returns false if there is no
+ * room.
+ */
 static bool add_name(char *text, const char *name)
 {
     const size_t before = strlen(text);
@@ -51,7 +54,7 @@ static bool add_name(char *text, const char *name)
     return true;
 }
 
-/* As many names as there is room for. */
+/* Lists as many topics as there is room for. */
 static void list_topics(const struct poll_request *request, char text[static TOPICS_SIZE])
 {
     text[0] = '\0';

@@ -3,6 +3,7 @@
 CREATE OR REPLACE FUNCTION pgpoll.end_listener(host text, pid integer) RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
     DELETE FROM pgpoll.waiters w WHERE w.host = $1 AND w.backend_pid = pg_backend_pid();
 

@@ -52,14 +52,14 @@ struct source_operations {
      * Reads one page of messages after positions (CATCH_UP_FROM_NOW: from now on) into a cleared page, until
      * deadline_ms at the latest. positions: one per topic. Returns ERROR_NONE, ERROR_DENIED,
      * ERROR_DATABASE_AWAY (the subscription is lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY,
-     * ERROR_TOO_MANY or ERROR_RELEASED. Does not notice that the client disconnects: a client may close only
+     * ERROR_TOO_MANY or ERROR_DRAINED. Does not notice that the client disconnects: a client may close only
      * its sending side, and before the first read there is no cursor to answer it with.
      */
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,
                        const int64_t *positions, struct page *page, int64_t deadline_ms);
     /*
      * Sleeps until there may be new messages: ERROR_NONE. Otherwise returns what wait_for_event() returns,
-     * ERROR_RELEASED if the poll is to be answered early, or ERROR_DATABASE_AWAY (the subscription is lost).
+     * ERROR_DRAINED if the poll is to be answered early, or ERROR_DATABASE_AWAY (the subscription is lost).
      */
     enum error (*wait)(struct message_source *source, const struct interrupts *interrupts,
                        int64_t deadline_ms);

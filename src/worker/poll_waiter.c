@@ -127,7 +127,7 @@ static enum error pause_before_retry(const struct poll_waiter *waiter, bool firs
     enum error error;
 
     if (first)
-        interrupts.release = &never;
+        interrupts.drain = &never;
     error = wait_for_event(&interrupts, -1, 0, clock_min(now_ms + jittered_ms, deadline_ms));
 
     *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
@@ -164,7 +164,7 @@ static enum error read_page(struct poll_waiter *waiter, enum source_read how)
         if (!is_worth_retry(error) ||
             clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->poll.deadline_ms : read_deadline_ms))
             break;
-        if (*waiter->interrupts->release && !drained) {
+        if (*waiter->interrupts->drain && !drained) {
             read_deadline_ms = clock_min(read_deadline_ms, clock_monotonic_ms() + LAST_TRIES_MS);
             drained = true;
         }

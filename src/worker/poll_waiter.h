@@ -58,7 +58,7 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
                             const char *remote_user, const char *client_address);
 
 /*
- * Runs the poll. After ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_RELEASED, and after any error
+ * Runs the poll. After ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_DRAINED, and after any error
  * once began_wait is set, page and states are the answer; the page is empty unless the result is ERROR_NONE.
  * After other errors the error is the answer.
  */

@@ -284,7 +284,7 @@ static enum error shared_read(struct message_source *base, const struct source_p
         error = ask(source, poll, ask_may_poll, starts, deadline_ms);
     if (error == ERROR_TIMEOUT)
         error = ERROR_DATABASE_AWAY;
-    if (error == ERROR_RELEASED) { /* the manager may have ended, but a reader can still read the table */
+    if (error == ERROR_DRAINED) { /* the manager may have ended, but a reader can still read the table */
         source->topic_count = 0;
         error = read_table(source, poll, authorize, positions, page, deadline_ms);
         goto out;
@@ -308,7 +308,7 @@ out:
      * cursor to answer with.
      */
     if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->drain))
-        error = authorize ? ERROR_TOO_MANY : ERROR_RELEASED;
+        error = authorize ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }
 
@@ -348,7 +348,7 @@ static enum error shared_wait(struct message_source *base, const struct interrup
         (void)atomic_exchange(&source->slot->woken, 0); /* as in wait_answer() */
         early_ms = drain_ms(source);
         if (clock_monotonic_ms() >= early_ms)
-            return ERROR_RELEASED;
+            return ERROR_DRAINED;
         if (has_news(source))
             return ERROR_NONE;
         error = wait_for_event(interrupts, -1, 0, clock_min(again_ms, early_ms));

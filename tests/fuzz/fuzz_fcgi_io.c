@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     /* As if it had been accepted, and were kept. */
     request.ipcFd = ends[1];
     request.keepConnection = 1;
-    if (FCGX_Accept_r(&request) == 0 && !FCGX_GetError(request.in)) /* as in server.c */
+    if (FCGX_Accept_r(&request) == 0 && !FCGX_GetError(request.in)) /* as in accept_loop.c */
         check_request(&request);
     request.keepConnection = 0;
     FCGX_Finish_r(&request);

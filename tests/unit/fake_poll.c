@@ -115,7 +115,7 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     poll->source.operations = &operations;
     poll->client = (struct poll_client){ fake_begin, fake_heartbeat };
     (void)sigemptyset(&poll->sleep_mask);
-    poll->interrupts = (struct interrupts){ -1, &poll->release, &poll->woken, &poll->sleep_mask };
+    poll->interrupts = (struct interrupts){ -1, &poll->drain, &poll->woken, &poll->sleep_mask };
     poll->config = (struct config){ .reread_s = 60, .query_timeout_s = 5 };
     poll->error = poll_request_parse(&poll->request, body, strlen(body), FAKE_TOPICS, &detail);
     EXPECT(!poll->error, "%s: %s", body, json_object_to_json_string(detail));

@@ -34,7 +34,7 @@ struct fake_poll {
     struct message_source source;
     struct poll_client client;
     struct interrupts interrupts;
-    volatile sig_atomic_t release, woken;
+    volatile sig_atomic_t drain, woken;
     sigset_t sleep_mask;
     struct config config;
     struct poll_request request;

@@ -94,7 +94,7 @@ static void each_address_has_its_host_and_port(void)
     CU_ASSERT(strncmp(ports, "5433,5434", strlen("5433,5434")) == 0 && !strstr(ports, "5435"));
     CU_ASSERT(entries(hosts) >= 2 && entries(hosts) == entries(hostaddrs) &&
               entries(hosts) == entries(ports));
-    background_leave(background);
+    background_free(background);
 }
 
 static void says_why_there_is_none(void)

@@ -122,7 +122,7 @@ static void every_error_has_its_status_and_detail(void)
 
 static void a_wait_that_ended_is_no_error(void)
 {
-    static const enum error ends[] = { ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE, ERROR_RELEASED };
+    static const enum error ends[] = { ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE, ERROR_DRAINED };
 
     for (size_t i = 0; i < COUNT(ends); i++)
         EXPECT(error_http_status(ends[i]) == 200, "%s", error_name(ends[i]));

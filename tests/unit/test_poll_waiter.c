@@ -204,14 +204,11 @@ static void a_client_that_left_ends_the_poll(void)
 static void a_drain_answers_at_once_with_the_cursors(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },
-        { SUBSCRIBES, NOTHING },
-        QUIET,
-        { BEGINS },
-        { WAITS, .error = ERROR_RELEASED },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
+        { WAITS, .error = ERROR_DRAINED },
     };
 
-    PLAY(BODY, script, ERROR_RELEASED, 0, ID(5));
+    PLAY(BODY, script, ERROR_DRAINED, 0, ID(5));
 }
 
 static void heartbeats_go_out_between_waits(void)
@@ -396,21 +393,21 @@ static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
                                              { AUTHORIZES, AWAY, .takes_ms = 1000 },
                                              { AUTHORIZES, NOTHING },
                                              { SUBSCRIBES, NOTHING },
-                                             { WAITS, .error = ERROR_RELEASED } };
+                                             { WAITS, .error = ERROR_DRAINED } };
     static const struct fake_step away[] = { { AUTHORIZES, AWAY, .takes_ms = 1000, .repeat = true } };
     static const struct fake_step waiting[] = { { AUTHORIZES, NOTHING }, { SUBSCRIBES, AWAY } };
     struct fake_poll poll;
     int64_t start_ms;
 
     fake_poll_init(&poll, BODY);
-    poll.release = 1;
+    poll.drain = 1;
     FAKE_POLL_RUN(&poll, back);
-    expect_end(&poll, ERROR_RELEASED, 0, ID(5));
+    expect_end(&poll, ERROR_DRAINED, 0, ID(5));
     fake_poll_release(&poll);
 
     start_ms = clock_monotonic_ms();
     fake_poll_init(&poll, BODY);
-    poll.release = 1;
+    poll.drain = 1;
     FAKE_POLL_RUN(&poll, away);
     expect_end(&poll, ERROR_DATABASE_AWAY, 0, NULL);
     EXPECT(clock_monotonic_ms() - start_ms >= 3000, "gave up before its time");
@@ -418,9 +415,9 @@ static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
     fake_poll_release(&poll);
 
     fake_poll_init(&poll, BODY);
-    poll.release = 1;
+    poll.drain = 1;
     FAKE_POLL_RUN(&poll, waiting);
-    expect_end(&poll, ERROR_RELEASED, 0, ID(5));
+    expect_end(&poll, ERROR_DRAINED, 0, ID(5));
     fake_poll_release(&poll);
 }
 

@@ -25,7 +25,7 @@ static const char *run_out_of_time(struct query_batch *batch, struct database *d
     return database_error(database);
 }
 
-/* A second connection only to replace a session that does not end by itself, and never a third. */
+/* Opens a second connection only to replace a session that does not end by itself, and never a third. */
 static void gives_up_when_time_is_up(void)
 {
     struct query_batch batch = { 0 };
@@ -36,12 +36,14 @@ static void gives_up_when_time_is_up(void)
     fake_clock_stop();
     CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "no connection in time");
     fake_clock_advance(50);
-    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "an earlier session has not ended");
+    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database),
+                           "the backend of an earlier session has not exited");
     fake_clock_advance(500);
     CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "no connection in time");
     fake_clock_advance(60000);
-    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "an earlier session has not ended");
-    silence_end(silent); /* which closes both of them */
+    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database),
+                           "the backend of an earlier session has not exited");
+    silence_end(silent); /* the server closes both connections */
     silent = silence_begin();
     CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "no connection in time");
     database_free(database);

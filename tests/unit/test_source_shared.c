@@ -577,7 +577,7 @@ static void by_the_manager(void)
     struct host host;
 
     open_waiting(&host, LONG_MS, release);
-    WAIT(&host, ERROR_RELEASED);
+    WAIT(&host, ERROR_DRAINED);
     host.source->operations->end(host.source);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->drain), 0);
     close_host(&host);
@@ -601,11 +601,11 @@ static void by_a_newer_poll_but_not_too_soon(void)
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_READ_ONLY, "one");
     start_ms = host.poll.started_ms;
-    WAIT(&host, ERROR_RELEASED);
+    WAIT(&host, ERROR_DRAINED);
     EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS,
            "two clients that share a quota of one would spin");
     start_ms = clock_monotonic_ms();
-    WAIT(&host, ERROR_RELEASED); /* at once, now */
+    WAIT(&host, ERROR_DRAINED); /* at once, now */
     EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");
     close_host(&host);
 }
@@ -621,7 +621,7 @@ static void a_drained_poll_does_not_wait_for_the_database(void)
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
     latch_drain(host.scoreboard, WORKER);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_TOO_MANY);
-    FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_RELEASED);
+    FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_DRAINED);
     host.answer = ERROR_NONE;
     READ(&host, SOURCE_AUTHORIZE, "");
     atomic_store(&host.slot->drain, 0);
@@ -702,7 +702,7 @@ static void by_a_drain(void)
     struct host host;
 
     open_waiting(&host, LONG_MS, drain);
-    WAIT(&host, ERROR_RELEASED);
+    WAIT(&host, ERROR_DRAINED);
     READ(&host, SOURCE_READ_ONLY, ""); /* what it has */
     close_host(&host);
 }

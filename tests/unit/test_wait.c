@@ -212,7 +212,7 @@ static void a_signal_during_the_sleep_releases(void)
 
     open_line(&line);
     (void)setitimer(ITIMER_REAL, &soon, NULL);
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0);
     close_line(&line);
 }
 
@@ -224,8 +224,8 @@ static void a_signal_before_the_sleep_releases(void)
     open_line(&line);
     CU_ASSERT_EQUAL(kill(getpid(), SIGALRM), 0);
     CU_ASSERT_EQUAL(release_flag, 0); /* pending: it is blocked while the worker is awake */
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0); /* and stays so */
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0); /* and stays so */
     close_line(&line);
 }
 
@@ -242,7 +242,7 @@ static void a_wake_up_is_news(void)
     woken_flag = 1;
     EXPECT_WAIT(&line, 0, ERROR_NONE, 0);
     woken_flag = release_flag = 1;
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0);
     close_line(&line);
 }
 
