@@ -79,11 +79,11 @@ void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enu
         return;
     }
     if (log_enabled(LOG_LEVEL_DEBUG))
-        list_topics(waiter->who.request, topics);
+        list_topics(waiter->poll.request, topics);
     log_write(level,
               "poll %s from %s: %s, %d messages%s, waited %" PRId64 " of %" PRId64 " ms, %d topics%s%s%s%s",
               id, http_parameter(request, "REMOTE_ADDR"), error_name(outcome), waiter->page.message_count,
               waiter->page.has_more ? " and more" : "",
-              waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0, now_ms - waiter->who.started_ms,
+              waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0, now_ms - waiter->poll.started_ms,
               waiter->page.topic_count, *topics ? ":" : "", topics, *why ? ": " : "", why);
 }

@@ -12,9 +12,8 @@
  */
 struct entry {
     _Atomic int64_t position;
-    _Atomic uint64_t next; /* number of the topic's next entry */
-    _Atomic uint64_t
-        data; /* offset of the JSON in all bytes ever appended; modulo size: in the ring of bytes */
+    _Atomic uint64_t next;   /* number of the topic's next entry */
+    _Atomic uint64_t data;   /* offset of the JSON, counting all bytes ever appended */
     _Atomic uint32_t length; /* of the JSON; 0: it is not here, read the table */
     _Atomic uint32_t bytes;  /* as in struct ring_message */
     _Atomic uint32_t generation;

@@ -38,6 +38,10 @@ def manager(machine):
     return int(machine.show("pgpoll.service", "MainPID"))
 
 
+def workers(machine):
+    return set(machine.run("pgrep -x pgpoll-worker", check=False).stdout.split())
+
+
 def settle(machine, workers):
     """Waits until there are so many workers and the manager's reserve, and nobody of before."""
     expected = workers + max(workers // 20, 1)
@@ -105,6 +109,7 @@ def test_lintian_has_nothing_to_say():
 def test_installing_starts_nothing(machine):
     machine.run(command("apt-get install ./build").replace("./build/deb/pgpoll_*.deb", f"-qq -y {machine.put(DEB)}"))
     assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
+    assert machine.says("cmp /etc/default/pgpoll /usr/share/pgpoll/pgpoll.default; dpkg-query -W -f '${Conffiles}' pgpoll") == ""
     assert re.match(r"uid=\d+\(pgpoll\) gid=\d+\(pgpoll\) groups=\d+\(pgpoll\)$", machine.says("id pgpoll"))
     assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout
     pages = machine.says("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup pgpoll-check").split()
@@ -115,9 +120,12 @@ def test_installing_starts_nothing(machine):
 def test_pgpoll_setup_starts_it(machine):
     machine.run("runuser -u postgres -- createdb mydb")
     said = machine.says(command("pgpoll-setup "))
-    assert "added PGDATABASE=mydb to /etc/default/pgpoll" in said and "enabled and started pgpoll.service" in said, said
+    assert "wrote PGDATABASE=mydb to /etc/default/pgpoll-setup" in said and "enabled and started pgpoll.service" in said, said
+    settle(machine, 500)
+    old = workers(machine)
     again = machine.says("pgpoll-setup mydb")
     assert "already" in again and "reloaded" in again and "PGDATABASE" not in again, again
+    until(lambda: not old & workers(machine), "workers of before the reload are gone", 60)
     settle(machine, 500)
     for unit in (SERVICES + " pgpoll.socket pgpoll-stats.socket").split():
         until(lambda: machine.show(unit, "ActiveState") == "active", unit)   # for a moment it is "reloading"
@@ -129,13 +137,13 @@ def test_a_poll_through_lighttpd(machine):
     machine.run(command("cp "))
     machine.run(command("lighty-enable-mod "))
     until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
-    waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 20}'""")
+    waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 60}'""")
     until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 60)
     stats = json.loads(machine.says("curl -s http://127.0.0.1/messages/poll/stats"))
     assert stats["topic_subscriber_counts"] == {"first": 1}
     machine.psql("CREATE ROLE app LOGIN; GRANT pgpoll_publisher TO app")
     machine.psql("SET ROLE app; INSERT INTO pgpoll.messages (topic, payload) VALUES ('first', '1')")
-    answer, status = waiting.communicate(timeout=20)[0].rsplit("\n", 1)
+    answer, status = waiting.communicate(timeout=90)[0].rsplit("\n", 1)
     assert status == "200" and [message["payload"] for message in json.loads(answer)["messages"]] == [1]
 
 
@@ -249,12 +257,18 @@ def test_pruning(machine):
 
 # --- upgrades
 
-def repacked(tmp_path, version, schema=None):
-    """The package under a higher version and, if wanted, for the next version of the schema."""
+def repacked(tmp_path, version, schema=None, limit=None):
+    """The package under a higher version, with a setting more and, if wanted, for the next version of the schema, or with another
+    limit of descriptors."""
     tree = tmp_path / "tree"
     subprocess.run(["dpkg-deb", "-R", DEB, tree], check=True)
     control = tree / "DEBIAN/control"
     control.write_text(re.sub(r"^Version: .*", f"Version: {version}", control.read_text(), flags=re.M))
+    with (tree / "usr/share/pgpoll/pgpoll.default").open("a") as sample:
+        sample.write("#PGPOLL_NEW=\n")
+    if limit:
+        (unit,) = tree.rglob("pgpoll.service")
+        unit.write_text(re.sub(r"LimitNOFILE=.*", f"LimitNOFILE={limit}", unit.read_text()))
     if schema:
         sources = TREE / "build/next"
         shutil.rmtree(sources, ignore_errors=True)
@@ -277,14 +291,26 @@ def program_of(machine):
 
 
 def test_upgrading_the_package_costs_nothing(machine, tmp_path):
-    clients, before = Clients(machine), manager(machine)
+    clients, before, settings = Clients(machine), manager(machine), machine.says("cat /etc/default/pgpoll")
     publish(machine, "t", 1)
     machine.run(f"dpkg -i {machine.put(repacked(tmp_path, '9.0'))}")
     until(lambda: program_of(machine) == "/usr/lib/pgpoll/pgpoll.fcgi", "the new program")   # the old one is "(deleted)"
     publish(machine, "t", 2)
     clients.expect(machine, 1, 2)
     assert manager(machine) == before
-    assert machine.says("grep -c ^PGDATABASE=mydb /etc/default/pgpoll") == "1"
+    assert machine.says("cat /etc/default/pgpoll") == settings
+
+
+def test_an_upgrade_of_the_units_costs_nothing(machine, tmp_path):
+    """Only a restart brings those into force."""
+    clients, before = Clients(machine), manager(machine)
+    publish(machine, "t", 1)
+    machine.run(f"dpkg -i {machine.put(repacked(tmp_path, '9.1', limit=15000))}")
+    until(lambda: manager(machine) not in (0, before), "another manager")
+    publish(machine, "t", 2)
+    clients.expect(machine, 1, 2)
+    assert re.search(r"^Max open files +15000 ", machine.says(f"cat /proc/{manager(machine)}/limits"), re.M)
+    settle(machine, 20)
 
 
 def test_upgrading_to_another_schema(machine, tmp_path):
@@ -307,6 +333,6 @@ def test_removing_it(machine):
     machine.run(command("apt-get purge ").replace("purge", "purge -qq -y"))
     assert machine.psql("SELECT to_regnamespace('pgpoll')") == ""
     assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
-    for path in "/etc/default/pgpoll", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
+    for path in "/etc/default/pgpoll", "/etc/default/pgpoll-setup", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
         assert machine.run(f"test -e {path}", check=False).returncode == 1, path
     assert machine.run("find /etc/systemd -name '*pgpoll*'").stdout == ""

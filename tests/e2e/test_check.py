@@ -375,8 +375,7 @@ def test_options_of_pgpoll_check(own):
 
 
 def test_a_topic_that_may_be_polled(own):
-    own.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
-            " $$ SELECT starts_with(topic, remote_user || ':') $$")   # docs/login.md's, but for who is nobody
+    own.restrict("starts_with(topic, remote_user || ':')", refused="pgpoll-check")   # docs/login.md's, but for who is nobody
     try:
         complains(check_url(own), "403: pgpoll itself answered (JSON, through Server: lighttpd", "pgpoll.can_poll() denies topic 'pgpoll-check-",
                   "--topic NAME")

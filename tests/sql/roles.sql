@@ -35,7 +35,7 @@ INSERT INTO rights VALUES
     ('', 'SELECT last_value FROM pgpoll.last_position'),
     ('', $$SELECT setval('pgpoll.doorbell', 1)$$),
     ('', $$SELECT nextval('pgpoll.doorbell')$$),
-    ('', $$SELECT pg_sequence_last_value('pgpoll.doorbell')$$),
+    ('', 'SELECT last_value FROM pgpoll.doorbell'),
     ('', 'SELECT pgpoll.assign_batch(true, 1)'),
     ('', 'SELECT pgpoll.adopt_messages(NULL)'),
     ('', 'SELECT pgpoll.assign_backlog(1, NULL)'),

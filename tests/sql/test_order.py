@@ -397,16 +397,3 @@ def test_killed_worker_is_not_counted(admin):
     wait_until(lambda: run(admin, active) == [(0,)])
     run(admin, "SELECT pgpoll.sweep_waiters()")
     assert run(admin, "SELECT 1 FROM pgpoll.waiters") == []
-
-
-def test_nobody_waits_for_long_to_give_positions(admin):
-    """A program that gave up waiting leaves no backend behind."""
-    holder = connect(LEVELS[0])
-    publish(admin, "t", 1)
-    assert assign(holder) == 1
-    publish(admin, "t", 2)
-    run(admin, "SET lock_timeout = '100ms'")     # as the programs' sessions do
-    with pytest.raises(psycopg2.errors.LockNotAvailable):
-        assign(admin)
-    holder.commit()
-    assert assign(admin) == 1

@@ -22,7 +22,10 @@ static struct fake_poll *of_client(struct poll_client *client)
     return (struct fake_poll *)(void *)((char *)client - offsetof(struct fake_poll, client));
 }
 
-/* The step for a call; one that returns ERROR_MEMORY, which ends any poll, when the script has another. */
+/*
+ * The script's step for this call. If the script has another call, a step with ERROR_MEMORY, which ends any
+ * poll.
+ */
 static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call call, int64_t deadline_ms)
 {
     static const struct fake_step unexpected = { .error = ERROR_MEMORY };
@@ -62,7 +65,7 @@ static enum error fake_read(struct message_source *source, const struct source_p
         page->topics[i] = step->topics[i];
         page->topics[i].next = step->topics[i].start;
     }
-    /* Also before an error: a connection may be lost in the middle of a page. */
+    /* An error may come after messages: a connection may be lost in the middle of a page. */
     for (int i = 0; i < FAKE_MESSAGES && step->messages[i].position; i++) {
         struct message message = { step->messages[i].position, 0, "1", 1, NULL, 0 };
         if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic],
@@ -117,7 +120,7 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     poll->error = poll_request_parse(&poll->request, body, strlen(body), FAKE_TOPICS, &detail);
     EXPECT(!poll->error, "%s: %s", body, json_object_to_json_string(detail));
     json_object_put(detail);
-    CU_ASSERT_FATAL(!poll->error); /* there is no request to poll with */
+    CU_ASSERT_FATAL(!poll->error); /* there is no valid request */
 }
 
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,

@@ -20,7 +20,7 @@ int main(void)
         SUITE(answer_tests),       SUITE(statement_tests),    SUITE(catch_up_tests),
         SUITE(interrupts_tests),   SUITE(poll_waiter_tests),  SUITE(ring_tests),
         SUITE(topic_table_tests),  SUITE(stress_tests),       SUITE(source_shared_tests),
-        SUITE(read_channel_tests), SUITE(memory_tests),       SUITE(doorbell_tests),
+        SUITE(read_channel_tests), SUITE(memory_tests),       SUITE(notify_throttle_tests),
         SUITE(counters_tests),     SUITE(query_batch_tests),  SUITE(authorizer_tests),
         SUITE(scoreboard_tests),   SUITE(addresses_tests),    SUITE(poll_counters_tests),
         CU_SUITE_INFO_NULL,

@@ -18,7 +18,7 @@ extern CU_TestInfo statement_tests[];
 extern CU_TestInfo catch_up_tests[];
 extern CU_TestInfo interrupts_tests[];
 extern CU_TestInfo poll_waiter_tests[];
-extern CU_TestInfo doorbell_tests[];
+extern CU_TestInfo notify_throttle_tests[];
 extern CU_TestInfo ring_tests[];
 extern CU_TestInfo topic_table_tests[];
 extern CU_TestInfo stress_tests[];

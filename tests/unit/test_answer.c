@@ -9,10 +9,10 @@
 
 #define READS .call = FAKE_READ, .how = SOURCE_AUTHORIZE
 
-/* The members of a list of topics that the client asked for without waiting. */
+/* A request that does not wait, with these members. */
 #define BODY(members) "{\"timeout\":0," members "}"
 
-/* The answer, parsed; EXPECT_JSON takes it over. */
+/* Parses the answer into a new tree; EXPECT_JSON takes it over. */
 static struct json_object *answer_of(const struct fake_poll *poll)
 {
     struct printbuf *answer = printbuf_new();

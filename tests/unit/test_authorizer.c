@@ -1,4 +1,7 @@
-/* With a server that says nothing and goes: what answers is for the tests with a database. */
+/*
+ * The authorizer and a server that accepts, sends nothing and closes. Tests with a real database are in
+ * tests/e2e.
+ */
 #include "manager/authorizer.h"
 
 #include "core/config.h"
@@ -18,7 +21,10 @@ static void ask_for_all(struct authorizer *authorizer, const struct scoreboard *
         authorizer_ask(authorizer, i);
 }
 
-/* A batch is under way when all workers are killed; those in their places have asked, too, when it fails. */
+/*
+ * All workers are killed while their questions are in a batch. Their successors have asked before the batch
+ * fails.
+ */
 static void room_for_all_when_a_batch_of_dead_workers_fails(void)
 {
     const struct config config = { .query_timeout_s = 5 };
