@@ -59,7 +59,7 @@ void fake_poll_init(struct fake_poll *poll, const char *body);
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,
                    int line);
 
-/* How often the poll made this call. */
+/* Returns how often the poll made this call. */
 int fake_poll_count(const struct fake_poll *poll, enum fake_call call);
 
 /* Checks one member of the answer's JSON; "null" also stands for a missing member. */

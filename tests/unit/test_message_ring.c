@@ -544,7 +544,7 @@ static void agrees_with_a_model(void)
     EXPECT(!agreed || reads > MODEL_ROUNDS * MODEL_MESSAGES / 10, "only %d pages with messages", reads);
 }
 
-CU_TestInfo ring_tests[] = {
+CU_TestInfo message_ring_tests[] = {
     { "an open topic has what was appended", an_open_topic_has_what_was_appended },
     { "several topics are merged in order", several_topics_are_merged_in_order },
     { "the page has each topic's position", the_page_has_each_topics_position },
