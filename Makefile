@@ -1,6 +1,6 @@
 # pgpoll: HTTP long polling over PostgreSQL. `make help` lists what can be made.
 
-VERSION := 0.1.0
+VERSION := 0.2.0
 SCHEMA  := $(or $(shell sed -n 's/^\\set schema_version //p' sql/version.sql),$(error sql/version.sql sets no schema_version))
 PORT    ?= 8080
 RUN     ?= .run
@@ -74,7 +74,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
-        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall deb test-deb test-debian test-postgres clean help
+        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall dist deb test-deb test-debian test-postgres test-container clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -125,7 +125,7 @@ $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	$(call note,CC  )
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
-$(BUILD)/src/manager/check.o $(BUILD)/src/postgres/database.o $(BUILD)/fcgi/startup.o: sql/version.sql
+$(BUILD)/src/manager/check.o $(BUILD)/src/postgres/connect.o $(BUILD)/fcgi/startup.o: sql/version.sql
 
 -include $(OBJECTS:.o=.d)
 
@@ -161,7 +161,7 @@ test: packages-test all unit-runner bench-programs ## all tests, or SUITES="lint
 	    FUZZERS="$(call fuzzers,$(call build_of,$(FUZZ_SANITIZE)))" tests/run $(SUITES)
 
 soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls, one fault after another
-	@deploy/packages soak
+	@deploy/packages soak test-container
 	@tests/run soak
 
 fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 seconds each
@@ -180,6 +180,9 @@ test-postgres: ## runs the SQL tests and a history of faults on PostgreSQL 14 to
 test-debian: ## tests what depends on the release on another one, in a root made by debootstrap: SUITE=trixie, or sid (root)
 	@tests/debian/run $(or $(SUITE),trixie)
 
+test-container: ## builds the container image and tests it (root; packages: deploy/packages test-container)
+	@tests/run container
+
 C_FILES := $(wildcard src/*/*.c fcgi/*.c tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
 lint: lint-format lint-cppcheck lint-shell lint-layers lint-tidy ## clang-format, cppcheck, shellcheck, includes, clang-tidy (their packages: deploy/packages lint)
 lint-format:
@@ -187,7 +190,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/debian/build deploy/runit/*/run tests/layers tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint $(wildcard deploy/debian/p*) deploy/debian/build deploy/runit/*/run tests/layers tests/run tests/sum tests/postgres tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 lint-layers:
 	tests/layers
 # One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
@@ -204,6 +207,12 @@ INSTALLED := $(addprefix $(DESTDIR)$(PREFIX)/,lib/pgpoll share/pgpoll share/doc/
                  lib/sysusers.d/pgpoll.conf share/man/man[78]/pgpoll*.[78]) $(DESTDIR)$(or $(UNITDIR),$(PREFIX)/lib/systemd/system)/pgpoll*
 uninstall: ## removes that; the settings stay
 	$(Q)rm -rf $(INSTALLED)
+
+# What is committed, and no more. Everything but this goal works in it without git.
+dist: ## makes the source tarball of the last commit, build/pgpoll-VERSION.tar.gz
+	@mkdir -p build
+	@git archive --prefix=pgpoll-$(VERSION)/ -o build/pgpoll-$(VERSION).tar.gz HEAD
+	@echo build/pgpoll-$(VERSION).tar.gz
 
 deb: ## builds the Debian package, build/deb/pgpoll_VERSION_ARCHITECTURE.deb (what it needs: deploy/packages build deb)
 	@VERSION=$(VERSION) deploy/debian/build $(BUILD)/deb

@@ -13,34 +13,37 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { SOURCE_FD = 0, REST_AFTER_MS = 1000 };
+enum { LISTEN_FD = 0, REST_AFTER_MS = 1000 };
 
-static volatile sig_atomic_t release;  /* a signal has come: answer what waits */
-static volatile sig_atomic_t run_anew; /* it was SIGHUP */
-static volatile sig_atomic_t woken;    /* SIGUSR2 */
+static volatile sig_atomic_t drain;  /* a signal has come: answer the current request, then end */
+static volatile sig_atomic_t reexec; /* that signal was SIGHUP: re-exec instead of exiting */
+static volatile sig_atomic_t woken;  /* SIGUSR2 has come */
 
 static void handle_signal(int number)
 {
     if (number == SIGUSR2) {
         woken = 1;
     } else {
-        run_anew = number == SIGHUP;
-        release = 1;
+        reexec = number == SIGHUP;
+        drain = 1;
     }
 }
 
-/* Blocks our signals and gives the mask that lets them in. After FCGX_Init, which installs handlers of its own. */
-static bool catch_signals(bool runs_anew, sigset_t *sleep_mask)
+/*
+ * Installs the handlers, blocks the signals, and sets *sleep_mask to the mask that unblocks them. Must follow
+ * FCGX_Init(), which installs handlers of its own. can_reexec: whether SIGHUP is handled or ignored.
+ */
+static bool catch_signals(bool can_reexec, sigset_t *sleep_mask)
 {
     static const int signals[] = { SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP };
     struct sigaction action = { .sa_handler = handle_signal };
-    sigset_t ours;
+    sigset_t blocked;
 
-    (void)sigemptyset(&ours);
+    (void)sigemptyset(&blocked);
     (void)sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        (void)sigaddset(&ours, signals[i]);
-    if (sigprocmask(SIG_BLOCK, &ours, sleep_mask) != 0)
+        (void)sigaddset(&blocked, signals[i]);
+    if (sigprocmask(SIG_BLOCK, &blocked, sleep_mask) != 0)
         return false;
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
         (void)sigdelset(sleep_mask, signals[i]);
@@ -48,27 +51,32 @@ static bool catch_signals(bool runs_anew, sigset_t *sleep_mask)
             return false;
     }
     action.sa_handler = SIG_IGN;
-    return sigaction(SIGPIPE, &action, NULL) == 0 && (runs_anew || sigaction(SIGHUP, &action, NULL) == 0);
+    return sigaction(SIGPIPE, &action, NULL) == 0 && (can_reexec || sigaction(SIGHUP, &action, NULL) == 0);
 }
 
-/* The socket is shared: it must not block those who come too late for a request. */
-static int make_idle_set(void)
+/*
+ * Makes the listening socket non-blocking, because another worker may accept a request first. Returns an
+ * epoll descriptor for waiting on it, or -1.
+ */
+static int make_epoll(void)
 {
-    int flags = fcntl(SOURCE_FD, F_GETFL);
+    int flags = fcntl(LISTEN_FD, F_GETFL);
 
-    return flags < 0 || fcntl(SOURCE_FD, F_SETFL, flags | O_NONBLOCK) != 0 ? -1
+    return flags < 0 || fcntl(LISTEN_FD, F_SETFL, flags | O_NONBLOCK) != 0 ? -1
                                                                            : epoll_create1(EPOLL_CLOEXEC);
 }
 
 /*
- * Watches the listening socket, or stops. With EPOLLEXCLUSIVE a connection wakes one idle worker, or a few, instead of all; but it
- * also looks at every busy one that is still watching, a thousand of them when a thousand polls wait. So only idle ones watch.
+ * Adds the listening socket to the epoll set, or removes it. With EPOLLEXCLUSIVE a new connection wakes one
+ * or a few of the workers that watch the socket, but the kernel calls back every one of them, even if it is
+ * busy. So only idle workers watch it: with a thousand busy ones, each connection would cost a thousand
+ * callbacks.
  */
 static bool watch_listener(int epoll_fd, int operation)
 {
     struct epoll_event event = { .events = EPOLLIN | EPOLLEXCLUSIVE };
 
-    return epoll_ctl(epoll_fd, operation, SOURCE_FD, &event) == 0;
+    return epoll_ctl(epoll_fd, operation, LISTEN_FD, &event) == 0;
 }
 
 static bool accept_request(FCGX_Request *request)
@@ -78,39 +86,38 @@ static bool accept_request(FCGX_Request *request)
     oom_set_fatal(true);
     outcome = FCGX_Accept_r(request);
     oom_set_fatal(false);
-    request->keepConnection = 0; /* the next request on it would wait behind a socket that nobody watches */
-    if (outcome == 0 &&
-        FCGX_GetError(request->in)) { /* libfcgi takes an error for the end of the parameters */
+    request->keepConnection = 0; /* only the listening socket is watched, not a kept connection */
+    /* FCGX_Accept_r() succeeds even if reading the parameters failed. */
+    if (outcome == 0 && FCGX_GetError(request->in)) {
         FCGX_Finish_r(request);
         return false;
     }
     if (outcome != 0 && outcome != -EAGAIN && outcome != -EINTR && outcome != -ECONNABORTED) {
         log_write(LOG_LEVEL_ERROR, "cannot accept a request: %s", strerror(-outcome));
-        (void)poll(NULL, 0, 100); /* out of descriptors or memory: do not spin */
+        (void)poll(NULL, 0, 100); /* descriptors or memory ran out: do not spin */
     }
     return outcome == 0;
 }
 
-/* Sleeps until there is a request; false: a signal came first. */
-static bool next_request(struct accept_loop *server, FCGX_Request *request, int epoll_fd,
+/* Sleeps until a request was accepted. Returns false if a signal came first. */
+static bool next_request(struct accept_loop *loop, FCGX_Request *request, int epoll_fd,
                          const sigset_t *sleep_mask)
 {
-    int timeout_ms = server->rest ? REST_AFTER_MS : -1;
+    int timeout_ms = loop->rest ? REST_AFTER_MS : -1;
     struct epoll_event event;
     bool accepted = false;
 
-    while (!release && !watch_listener(epoll_fd, EPOLL_CTL_ADD)) {
+    while (!drain && !watch_listener(epoll_fd, EPOLL_CTL_ADD)) {
         log_write(LOG_LEVEL_ERROR, "cannot watch for requests: %s", strerror(errno));
         (void)ppoll(NULL, 0, &(struct timespec){ .tv_nsec = 100 * 1000 * 1000 }, sleep_mask);
     }
-    while (!release && !accepted) {
+    while (!drain && !accepted) {
         int ready = epoll_pwait(epoll_fd, &event, 1, timeout_ms, sleep_mask);
 
         if (ready > 0) {
             accepted = accept_request(request);
-        } else if (server
-                       ->rest) { /* nothing came for a while, or a signal did: somebody wants what we hold */
-            server->rest(server);
+        } else if (loop->rest) { /* idle or signalled: release the database connection */
+            loop->rest(loop);
             timeout_ms = -1;
         }
     }
@@ -118,48 +125,50 @@ static bool next_request(struct accept_loop *server, FCGX_Request *request, int 
     return accepted;
 }
 
-/* Returns only when it failed. */
-static void exec_anew(char **argv)
+/* Re-execs the program. Returns only if that failed; the process then goes on as before. */
+static void reexec_program(char **argv)
 {
-    /* Our signals stay blocked: one that comes before the new program handles it must not end it. */
+    /* The signals stay blocked: the new program must not get one before it has installed its handlers. */
     (void)execvp(argv[0], argv);
-    log_write(LOG_LEVEL_ERROR, "cannot run %s anew, staying as it is: %s", argv[0], strerror(errno));
-    release = 0;
-    run_anew = 0;
+    log_write(LOG_LEVEL_ERROR, "cannot re-exec %s, continuing with the running version: %s", argv[0],
+              strerror(errno));
+    drain = 0;
+    reexec = 0;
 }
 
 bool accept_loop_has_socket(void)
 {
     int value = 0;
     socklen_t size = sizeof value;
-    bool listening = getsockopt(SOURCE_FD, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
+    bool listening = getsockopt(LISTEN_FD, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value;
 
     if (!listening)
-        log_write(LOG_LEVEL_ERROR, "descriptor 0 is no listening socket: start this program with spawn-fcgi");
+        log_write(LOG_LEVEL_ERROR,
+                  "descriptor 0 is not a listening socket: start this program with spawn-fcgi");
     return listening;
 }
 
-int accept_loop_run(struct accept_loop *server)
+int accept_loop_run(struct accept_loop *loop)
 {
     FCGX_Request request;
     sigset_t sleep_mask;
     int epoll_fd;
 
-    fcgi_io_set_timeout(server->peer_timeout_ms);
-    if (FCGX_Init() != 0 || FCGX_InitRequest(&request, SOURCE_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
-        !catch_signals(server->argv != NULL, &sleep_mask) || (epoll_fd = make_idle_set()) < 0) {
-        log_write(LOG_LEVEL_ERROR, "cannot set up the process: %s", strerror(errno));
+    fcgi_io_set_timeout(loop->peer_timeout_ms);
+    if (FCGX_Init() != 0 || FCGX_InitRequest(&request, LISTEN_FD, FCGI_FAIL_ACCEPT_ON_INTR) != 0 ||
+        !catch_signals(loop->argv != NULL, &sleep_mask) || (epoll_fd = make_epoll()) < 0) {
+        log_write(LOG_LEVEL_ERROR, "cannot set up the FastCGI socket and signals: %s", strerror(errno));
         return EXIT_FAILURE;
     }
     do {
-        while (next_request(server, &request, epoll_fd, &sleep_mask)) {
-            const struct interrupts interrupts = { request.ipcFd, &release, &woken, &sleep_mask };
-            server->serve(server, &request, &interrupts);
+        while (next_request(loop, &request, epoll_fd, &sleep_mask)) {
+            const struct interrupts interrupts = { request.ipcFd, &drain, &woken, &sleep_mask };
+            loop->serve(loop, &request, &interrupts);
             FCGX_Finish_r(&request);
         }
-        if (run_anew && server->argv)
-            exec_anew(server->argv);
-    } while (!release);
+        if (reexec && loop->argv)
+            reexec_program(loop->argv);
+    } while (!drain);
     (void)close(epoll_fd);
     return EXIT_SUCCESS;
 }

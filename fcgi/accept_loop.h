@@ -1,11 +1,13 @@
 /*
- * The life of a FastCGI worker process: accept a request, serve it, again, until a signal says otherwise.
+ * The main loop of a FastCGI process: accepts a request, serves it, and accepts the next one, until a signal
+ * ends it. A program's main fills in a struct accept_loop and runs it.
  *
- *   SIGTERM, SIGINT, SIGUSR1   answer what waits, then exit 0
- *   SIGHUP                     answer what waits, then run the program anew from its file, with the same process id
- *   SIGUSR2                    from a worker's manager: wakes a poll that waits for it
+ *   SIGTERM, SIGINT, SIGUSR1   answer the current request at once, then exit with status 0
+ *   SIGHUP                     answer the current request at once, then re-exec with the same process id
+ *   SIGUSR2                    sent by a worker's manager: wakes a waiting poll
  *
- * Signals are let in only where the process sleeps, so none comes between a look at its flag and the sleep.
+ * Signals are unblocked only while the process sleeps, so no signal is lost between the check of its flag and
+ * the sleep.
  */
 #ifndef PGPOLL_ACCEPT_LOOP_H
 #define PGPOLL_ACCEPT_LOOP_H
@@ -17,19 +19,25 @@
 #include <stdint.h>
 
 struct accept_loop {
-    /* Serves one request. interrupts: its client's connection and the signals; borrowed for the call. */
-    void (*serve)(struct accept_loop *server, FCGX_Request *request, const struct interrupts *interrupts);
-    /* Nothing has come in for a second, or a signal has; NULL: of no interest. */
-    void (*rest)(struct accept_loop *server);
-    int64_t peer_timeout_ms; /* see peer.h */
-    /* main's, to run the program anew on SIGHUP; NULL: SIGHUP means nothing, as to a worker that has a manager. */
+    /* Serves one request. interrupts is what may end a wait for this client; borrowed for the call. */
+    void (*serve)(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts);
+    /*
+     * Called when no request has come for a second, or at a signal, to release the database connection. NULL:
+     * nothing to do.
+     */
+    void (*rest)(struct accept_loop *loop);
+    int64_t peer_timeout_ms; /* for fcgi_io_set_timeout() */
+    /*
+     * The arguments of main, with which SIGHUP re-execs the program. NULL: SIGHUP is ignored, as in a worker
+     * with a manager.
+     */
     char **argv;
 };
 
-/* Whether descriptor 0 is a listening socket, where spawn-fcgi leaves it; if not, that is logged. */
+/* Whether descriptor 0 is a listening socket, as spawn-fcgi provides it. Logs an error if not. */
 bool accept_loop_has_socket(void);
 
-/* Serves what comes in on that socket. Returns the status to exit with; what went wrong is logged. */
-int accept_loop_run(struct accept_loop *server);
+/* Serves requests from that socket until a signal. Returns the exit status; errors have been logged. */
+int accept_loop_run(struct accept_loop *loop);
 
 #endif

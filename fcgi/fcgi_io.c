@@ -11,18 +11,21 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static int64_t patience_ms;
+static int64_t io_timeout_ms;
 static struct {
     struct fcgi_records records;
-    int64_t deadline_ms; /* 0: nothing was read yet */
+    int64_t deadline_ms; /* for the whole request; 0: nothing was read yet */
 } request;
 
 void fcgi_io_set_timeout(int64_t timeout_ms)
 {
-    patience_ms = timeout_ms;
+    io_timeout_ms = timeout_ms;
 }
 
-/* Our signals are blocked here: a request that has begun is read to its end. */
+/*
+ * Waits for events on fd. Returns false at the deadline. Signals stay blocked: a request that has begun is
+ * read to its end.
+ */
 static bool wait_until(int fd, short events, int64_t deadline_ms)
 {
     struct pollfd ready = { .fd = fd, .events = events };
@@ -44,14 +47,18 @@ int OS_Read(int fd, char *buf, size_t len)
     ssize_t got;
 
     if (request.deadline_ms == 0)
-        request.deadline_ms = clock_monotonic_ms() + patience_ms;
+        request.deadline_ms = clock_monotonic_ms() + io_timeout_ms;
     while (would_block(got = recv(fd, buf, len, MSG_DONTWAIT)) || clock_monotonic_ms() >= request.deadline_ms)
         if (!wait_until(fd, POLLIN, request.deadline_ms)) {
-            log_write(LOG_LEVEL_WARNING, "a request did not come in whole in time: its connection is closed");
+            log_write(
+                LOG_LEVEL_WARNING,
+                "a request did not arrive completely within PGPOLL_PEER_TIMEOUT_S, closing its connection");
             return -1;
         }
     if (got > 0 && !fcgi_records_follow(&request.records, (const unsigned char *)buf, (size_t)got)) {
-        log_write(LOG_LEVEL_WARNING, "what came in is no FastCGI request: its connection is closed");
+        log_write(LOG_LEVEL_WARNING,
+                  "received data that are not a FastCGI request, closing the connection; only a web server "
+                  "should connect to this socket");
         errno = EPROTO;
         return -1;
     }
@@ -60,18 +67,19 @@ int OS_Read(int fd, char *buf, size_t len)
 
 int OS_Write(int fd, char *buf, size_t len)
 {
-    const int64_t deadline_ms = clock_monotonic_ms() + patience_ms;
+    const int64_t deadline_ms = clock_monotonic_ms() + io_timeout_ms;
     ssize_t put;
 
     while (would_block(put = send(fd, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL)))
         if (!wait_until(fd, POLLOUT, deadline_ms)) {
-            log_write(LOG_LEVEL_WARNING, "an answer was not taken in time: its connection is closed");
+            log_write(LOG_LEVEL_WARNING, "the web server did not accept an answer within "
+                                         "PGPOLL_PEER_TIMEOUT_S, closing its connection");
             return -1;
         }
     return (int)put;
 }
 
-/* The request was read to its end or is not worth reading, so there is nothing to wait for as libfcgi's own does. */
+/* Closes at once. libfcgi's own function waits for unread input, but the request was read or is invalid. */
 int OS_IpcClose(int ipcFd, int shutdown)
 {
     (void)shutdown;

@@ -1,9 +1,10 @@
 /*
- * The web server's end of a FastCGI connection, as something that may be slow, silent or mad. libfcgi reads, writes and closes
- * through three functions of its operating system layer (fcgios.h), which would wait for ever; they are defined here, and a
- * definition in the program goes before the library's (ld.so(8)). So a worker is bound to one connection for a known time at most.
+ * FastCGI input and output with timeouts, so that a slow, silent or broken web server occupies a worker only
+ * for a limited time. libfcgi reads, writes and closes through OS_Read(), OS_Write() and OS_IpcClose()
+ * (fcgios.h), which wait without a limit. fcgi_io.c replaces them, and the program's definitions take
+ * precedence over the library's (ld.so(8)).
  *
- * One connection at a time.
+ * Handles one connection at a time.
  */
 #ifndef PGPOLL_FCGI_IO_H
 #define PGPOLL_FCGI_IO_H
@@ -11,8 +12,9 @@
 #include <stdint.h>
 
 /*
- * How long a request may take to come in whole, from its first byte, and an answer to be taken a bit further. Then, as for what is
- * no FastCGI request at all, libfcgi is told of an error, and that is logged.
+ * Sets the time within which a whole request must arrive, counted from its first byte, and within which the
+ * web server must accept more of an answer. After that time, or if the data are not a FastCGI request,
+ * libfcgi's call fails and the reason is logged.
  */
 void fcgi_io_set_timeout(int64_t timeout_ms);
 

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* FastCGI specification, 8. */
+/* Constants of the FastCGI specification, 8. */
 enum { VERSION_1 = 1, BEGIN_REQUEST = 1, PARAMS = 4 };
 enum { VERSION_AT = 0, TYPE_AT = 1, REQUEST_ID_AT = 2, CONTENT_LENGTH_AT = 4, PADDING_LENGTH_AT = 6 };
 
@@ -16,24 +16,26 @@ static unsigned two_bytes(const unsigned char *at)
     return (unsigned)at[0] << 8 | at[1];
 }
 
-/* A record's head is complete: the first begins the request, the others are of the same one. */
+/* Checks a complete head: the first record must begin the request, and all others must belong to it. */
 static bool begin_record(struct fcgi_records *records)
 {
     const unsigned id = two_bytes(records->head + REQUEST_ID_AT);
     const bool begins = records->head[TYPE_AT] == BEGIN_REQUEST;
 
-    /* Id 0 is a management record's (4.1). */
+    /* Request id 0 marks management records (4.1). */
     if (records->head[VERSION_AT] != VERSION_1 || id == 0 || begins != (records->request_id == 0) ||
         (!begins && id != records->request_id))
         return false;
     records->request_id = id;
     records->content_left = two_bytes(records->head + CONTENT_LENGTH_AT);
     records->padding_left = records->head[PADDING_LENGTH_AT];
-    /* libfcgi forgets such padding, and would read it as records. */
+    /*
+     * libfcgi ignores the padding of FCGI_BEGIN_REQUEST and of empty records, and would parse it as records.
+     */
     return records->padding_left == 0 || (!begins && records->content_left > 0);
 }
 
-/* One byte of a length, which has four if the first has its high bit set. */
+/* Reads one byte of a length. A length has four bytes if the high bit of the first is set, otherwise one. */
 static void follow_length(struct fcgi_records *records, unsigned char byte)
 {
     if (records->length_bytes_left > 0) {
@@ -60,7 +62,7 @@ static bool follow_parameters(struct fcgi_records *records, const unsigned char 
 
         if (text == 0)
             follow_length(records, bytes[at++]);
-        else if (memchr(bytes + at, '\0', text)) /* the program would see less than the web server meant */
+        else if (memchr(bytes + at, '\0', text)) /* a C string would end there */
             return false;
         if (records->text_left > FCGI_RECORDS_PARAMETER_BYTES)
             return false;

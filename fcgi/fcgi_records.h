@@ -1,7 +1,8 @@
 /*
- * The records of one FastCGI request (FastCGI specification 1.0, 3.3), looked at as they come in and before libfcgi reads them,
- * because libfcgi (2.4.2) takes its peer's word for more than it can bear: it allocates any length that a parameter announces, and
- * repeated FCGI_GET_VALUES overrun its answer's buffer. Knows nothing of sockets; keeps nothing but where it is.
+ * Checks the records of a FastCGI request (FastCGI specification 1.0, 3.3) while they arrive, before libfcgi
+ * reads them. This is needed because libfcgi 2.4.2 trusts its peer: it allocates any length that a parameter
+ * announces, and repeated FCGI_GET_VALUES overrun the buffer of their answer. The checker knows nothing of
+ * sockets, and stores no data but its state.
  */
 #ifndef PGPOLL_FCGI_RECORDS_H
 #define PGPOLL_FCGI_RECORDS_H
@@ -12,17 +13,17 @@
 
 enum {
     FCGI_RECORDS_HEAD_SIZE = 8,
-    FCGI_RECORDS_PARAMETER_BYTES =
-        1024 * 1024 /* of all parameters together; web servers pass on a tenth of it at most */
+    /* Limit for all parameters together. Web servers send at most a tenth of it. */
+    FCGI_RECORDS_PARAMETER_BYTES = 1024 * 1024
 };
 
-/* All zero: nothing has come yet. */
+/* The state of the check. All zero: nothing has arrived yet. */
 struct fcgi_records {
-    unsigned char head[FCGI_RECORDS_HEAD_SIZE]; /* of the present record */
-    size_t head_size;                           /* so much of it is there */
+    unsigned char head[FCGI_RECORDS_HEAD_SIZE]; /* of the current record */
+    size_t head_size;                           /* how much of it has arrived */
     size_t content_left, padding_left;
-    unsigned request_id; /* 0: not begun */
-    /* Within the parameters: lengths of name and value in turn, then their text (3.4). */
+    unsigned request_id; /* 0: the request has not begun */
+    /* Parameters are name-value pairs: two lengths, then both texts (specification, 3.4). */
     size_t parameter_bytes;
     uint32_t length, text_left;
     int length_bytes_left;
@@ -31,8 +32,8 @@ struct fcgi_records {
 };
 
 /*
- * Takes in the next size bytes. false: they are not part of one request on a connection of its own, by version 1 of the protocol,
- * with parameters of bearable size; there is nothing to be made of the rest.
+ * Checks the next size bytes. Returns false if they are not part of a single request by version 1 of the
+ * protocol, with parameters within the limit and without NUL; the connection must then be closed.
  */
 bool fcgi_records_follow(struct fcgi_records *records, const unsigned char *bytes, size_t size);
 

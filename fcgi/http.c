@@ -19,8 +19,10 @@ const char *http_parameter(const FCGX_Request *request, const char *name)
 
 bool http_path_is(const FCGX_Request *request, const char *path)
 {
-    /* Web servers split SCRIPT_NAME and PATH_INFO in different places; this one they all send alike. They choose the pool, and who may
-       ask it, by the path before a fragment, which no honest client sends. */
+    /*
+     * Uses REQUEST_URI, because web servers disagree on how to split SCRIPT_NAME and PATH_INFO. Ends the path
+     * at '#', too, as web servers do for their access rules; only hostile clients send a fragment.
+     */
     const char *uri = http_parameter(request, "REQUEST_URI");
     size_t length = strcspn(uri, "?#"), path_length = strlen(path);
 
@@ -48,7 +50,7 @@ enum error http_read_body(FCGX_Request *request, size_t max, char **body, size_t
     char *bytes = NULL, *more;
     enum error error = ERROR_NONE;
 
-    /* One byte more than is allowed tells that there are more. */
+    /* Reads up to one byte more than is allowed, which shows that the body is too large. */
     do {
         size = size == 0 ? FIRST_BYTES : 2 * size;
         if (size > max)
@@ -102,7 +104,7 @@ static const char *status_text(int status)
     }
 }
 
-/* libfcgi buffers what is put, and remembers an error until the flush or the end. */
+/* Writes to libfcgi's buffer. An error shows at the next flush or at FCGX_Finish_r(). */
 static void put(FCGX_Request *request, const char *text)
 {
     (void)FCGX_PutS(text, request->out);
@@ -124,7 +126,7 @@ static void put_number_header(FCGX_Request *request, const char *name, size_t nu
     put_header(request, name, text);
 }
 
-/* Puts the headers that let a browser show the answer to the page that asked. */
+/* Writes the CORS headers, with which a browser lets the requesting page read the answer. */
 static void put_cors(FCGX_Request *request, const struct config *config)
 {
     const char *origin = http_parameter(request, "HTTP_ORIGIN");
@@ -134,7 +136,7 @@ static void put_cors(FCGX_Request *request, const struct config *config)
     if (cors_allows_all(config->cors_origin)) {
         origin = "*";
     } else {
-        put_header(request, "Vary", "Origin"); /* a cache must not give one origin's answer to another */
+        put_header(request, "Vary", "Origin"); /* caches must not serve one origin's answer to another */
         if (!cors_allows(config->cors_origin, origin))
             return;
     }
@@ -142,7 +144,7 @@ static void put_cors(FCGX_Request *request, const struct config *config)
     put_header(request, "Access-Control-Expose-Headers", "Retry-After");
 }
 
-/* Puts the headers of every answer. type: NULL where there is no content. */
+/* Writes the headers of every answer. type is NULL if there is no content. */
 static void put_head(FCGX_Request *request, const struct config *config, int status, const char *type)
 {
     put(request, "Status: ");
@@ -194,8 +196,8 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
     put_head(request, config, status, HTTP_JSON);
     if (status == 405)
         put_header(request, "Allow", methods);
-    if (status == 503 ||
-        status == 429) /* spread out, so that those turned away together do not come back together */
+    /* Random, so that clients that were refused together do not return together. */
+    if (status == 503 || status == 429)
         put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
     put_body(request, text, strlen(text));
     json_object_put(answer);

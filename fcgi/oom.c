@@ -6,34 +6,38 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static bool insists;
+static bool is_fatal;
 
-void oom_set_fatal(bool insist)
+void oom_set_fatal(bool fatal)
 {
-    insists = insist;
+    is_fatal = fatal;
 }
 
-/* The address sanitizer has an allocator of its own, which ends the process by itself. gcc and clang tell of it differently. */
+/*
+ * Address sanitizer has its own allocator, which ends the process itself. gcc and clang announce it
+ * differently.
+ */
 #ifdef __SANITIZE_ADDRESS__
-#define IS_WATCHED 1
+#define HAS_SANITIZER 1
 #elif defined(__has_feature)
-#define IS_WATCHED __has_feature(address_sanitizer)
+#define HAS_SANITIZER __has_feature(address_sanitizer)
 #else
-#define IS_WATCHED 0
+#define HAS_SANITIZER 0
 #endif
-#if !IS_WATCHED
+#if !HAS_SANITIZER
 
-/* glibc's own. NOLINTBEGIN(bugprone-reserved-identifier) */
+/* glibc's implementations. NOLINTBEGIN(bugprone-reserved-identifier) */
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t nmemb, size_t size);
 extern void *__libc_realloc(void *ptr, size_t size);
 /* NOLINTEND(bugprone-reserved-identifier) */
 
-static void *given(void *memory, size_t size)
+/* Returns memory, or ends the process. */
+static void *check(void *memory, size_t size)
 {
-    if (!memory && size > 0 && insists) {
-        insists = false; /* the log may allocate */
-        log_write(LOG_LEVEL_ERROR, "out of memory: this process ends");
+    if (!memory && size > 0 && is_fatal) {
+        is_fatal = false; /* log_write() may allocate */
+        log_write(LOG_LEVEL_ERROR, "out of memory: this process exits");
         _exit(EXIT_FAILURE);
     }
     return memory;
@@ -41,17 +45,17 @@ static void *given(void *memory, size_t size)
 
 void *malloc(size_t size)
 {
-    return given(__libc_malloc(size), size);
+    return check(__libc_malloc(size), size);
 }
 
 void *calloc(size_t nmemb, size_t size)
 {
-    return given(__libc_calloc(nmemb, size), size);
+    return check(__libc_calloc(nmemb, size), size);
 }
 
 void *realloc(void *ptr, size_t size)
 {
-    return given(__libc_realloc(ptr, size), size);
+    return check(__libc_realloc(ptr, size), size);
 }
 
 #endif

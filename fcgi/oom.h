@@ -1,16 +1,18 @@
 /*
- * What becomes of an allocation that fails. Our own code is told, and answers 503. libfcgi and json-c's parser and serializers do
- * not look, and would crash or lose a part of a text without a word: while they run, the process ends instead, having said so, and
- * whoever started it starts another.
+ * Ends the process when an allocation fails inside a library that does not check for that. pgpoll's own code
+ * handles a failed allocation and answers 503. libfcgi and json-c's parser and serializers would crash, or
+ * silently lose a part of a text. While they run, the process logs the failure and exits instead; its manager
+ * or supervisor starts another.
  *
- * malloc(), calloc() and realloc() are defined here, in front of glibc's own, and for the libraries too (ld.so(8), symbol resolution).
+ * oom.c defines malloc(), calloc() and realloc(), which take precedence over glibc's for the libraries, too
+ * (ld.so(8)).
  */
 #ifndef PGPOLL_OOM_H
 #define PGPOLL_OOM_H
 
 #include <stdbool.h>
 
-/* Whether an allocation that fails ends the process; as it begins, none does. */
-void oom_set_fatal(bool insist);
+/* Sets whether a failed allocation ends the process. Initially it does not. */
+void oom_set_fatal(bool fatal);
 
 #endif

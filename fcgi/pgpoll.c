@@ -1,4 +1,4 @@
-/* pgpoll.fcgi: POST /messages/poll; one worker that stands alone, or the manager of many. */
+/* pgpoll.fcgi serves POST /messages/poll, as a single worker or as the manager of many. */
 #include "core/log.h"
 #include "manager/check.h"
 #include "manager/manager.h"
@@ -18,20 +18,21 @@ int main(int argc, char **argv)
         .check = check_run,
     };
     static struct worker worker;
-    static struct counters alone;
+    static struct counters counters;
     int status;
 
-    if (!program_start(&program, argc, argv, &worker.config, &status))
+    if (!startup_begin(&program, argc, argv, &worker.config, &status))
         return status;
     if (!accept_loop_has_socket())
         return EXIT_FAILURE;
     if (worker.config.max_polls_per_client > 0 && worker.config.workers == 0) {
-        log_write(LOG_LEVEL_ERROR, "PGPOLL_MAX_POLLS_PER_CLIENT: only a manager can count (--workers)");
+        log_write(LOG_LEVEL_ERROR,
+                  "PGPOLL_MAX_POLLS_PER_CLIENT needs a manager: set PGPOLL_WORKERS or use --workers");
         return EXIT_FAILURE;
     }
     if (worker.config.workers > 0)
         return manager_run(&worker.config, argv);
-    worker.server.argv = argv;
-    worker.counters = &alone;
-    return worker_run(&worker, source_direct_new(&worker.config, &alone));
+    worker.loop.argv = argv;
+    worker.counters = &counters;
+    return worker_run(&worker, source_direct_new(&worker.config, &counters));
 }

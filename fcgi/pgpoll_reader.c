@@ -1,4 +1,4 @@
-/* pgpoll-reader: started by pgpoll.fcgi. Reads the table for the workers that have a manager. */
+/* pgpoll-reader reads the table for the workers of a manager. pgpoll.fcgi starts it. */
 #include "core/config.h"
 #include "reader/reader.h"
 #include "startup.h"
@@ -10,6 +10,6 @@ int main(int argc, char **argv)
     struct config config;
     int queue;
 
-    return program_continue("pgpoll-reader", argc, argv, 1, &queue, &config) ? reader_run(&config, queue)
+    return startup_continue("pgpoll-reader", argc, argv, 1, &queue, &config) ? reader_run(&config, queue)
                                                                              : EXIT_FAILURE;
 }

@@ -1,4 +1,7 @@
-/* pgpoll-stats.fcgi: GET /messages/poll/stats and metrics, in a pool of its own, so that it answers while every poll worker waits. */
+/*
+ * pgpoll-stats.fcgi serves GET /messages/poll/stats and GET /messages/poll/metrics. It is a program and a
+ * pool of its own, so that it answers even while every poll worker is busy.
+ */
 #include "accept_loop.h"
 #include "core/clock.h"
 #include "core/config.h"
@@ -13,12 +16,12 @@
 static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
 
 struct stats_worker {
-    struct accept_loop server;
+    struct accept_loop loop;
     struct config config;
     struct database *database;
 };
 
-/* What is asked for here, by its path. */
+/* The resources, by their paths. */
 static const struct resource {
     const char *path;
     enum stats_kind kind;
@@ -43,7 +46,7 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
     enum error error =
         stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
 
-    /* The connection may have been lost while nobody asked. */
+    /* Retry once: the connection may have been lost while the process was idle. */
     if (error == ERROR_DATABASE_AWAY)
         error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
     if (error) {
@@ -57,9 +60,9 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
     PQclear(result);
 }
 
-static void serve(struct accept_loop *server, FCGX_Request *request, const struct interrupts *interrupts)
+static void serve(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts)
 {
-    struct stats_worker *worker = (struct stats_worker *)server;
+    struct stats_worker *worker = (struct stats_worker *)loop;
     const struct resource *resource = find_resource(request);
 
     (void)interrupts;
@@ -67,8 +70,7 @@ static void serve(struct accept_loop *server, FCGX_Request *request, const struc
         return;
     if (!resource && !http_path_is(request, "/messages/poll"))
         http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);
-    else if (http_method_is(request,
-                            "OPTIONS")) /* for every path: a preflight must not wait for a poll worker */
+    else if (http_method_is(request, "OPTIONS")) /* for polls, too: a preflight needs no poll worker */
         http_send_options(request, &worker->config, resource ? METHODS : POLL_METHODS);
     else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
         http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);
@@ -80,25 +82,25 @@ int main(int argc, char **argv)
 {
     static const struct program program = {
         .name = "pgpoll-stats.fcgi",
-        .purpose = "who is waiting in polls, and metrics",
+        .purpose = "statistics and metrics of pgpoll",
         .spawned = "-s /run/pgpoll/stats.sock -b 4096 -F 2",
         .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and "
                 "PGPOLL_LOG_LEVEL",
     };
-    struct stats_worker worker = { .server = { .serve = serve, .argv = argv } };
+    struct stats_worker worker = { .loop = { .serve = serve, .argv = argv } };
     int status;
 
-    if (!program_start(&program, argc, argv, &worker.config, &status))
+    if (!startup_begin(&program, argc, argv, &worker.config, &status))
         return status;
     if (!accept_loop_has_socket())
         return EXIT_FAILURE;
-    worker.server.peer_timeout_ms = worker.config.peer_timeout_s * 1000;
+    worker.loop.peer_timeout_ms = worker.config.peer_timeout_s * 1000;
     worker.database = database_new(worker.config.query_timeout_s * 1000);
     if (!worker.database) {
         log_write(LOG_LEVEL_ERROR, "out of memory");
         return EXIT_FAILURE;
     }
-    status = accept_loop_run(&worker.server);
+    status = accept_loop_run(&worker.loop);
     database_free(worker.database);
     return status;
 }

@@ -1,4 +1,4 @@
-/* pgpoll-worker: started by pgpoll.fcgi. The workers that have a manager, and the fork server that forks them. */
+/* pgpoll-worker is the fork server and, forked from it, the workers of a manager. pgpoll.fcgi starts it. */
 #include "core/log.h"
 #include "core/subprocess.h"
 #include "manager/fork_server.h"
@@ -16,8 +16,9 @@
 #include <unistd.h>
 
 /*
- * libfcgi can also connect to other hosts; a worker never does. With glibc's own in its place a statically linked worker would need
- * shared libraries to look up a name, and the linker warns of that.
+ * Replaces glibc's gethostbyname(). libfcgi calls it to connect to other hosts, which a worker never does.
+ * glibc's own would need shared libraries at run time, and the linker warns about that for a statically
+ * linked worker.
  */
 struct hostent *gethostbyname(const char *name)
 {
@@ -25,19 +26,20 @@ struct hostent *gethostbyname(const char *name)
     return NULL;
 }
 
-static int live(void *context, int number)
+/* The main function of a worker process: index is its place in the scoreboard. Returns the exit status. */
+static int run_worker(void *context, int index)
 {
     struct worker *worker = context;
 
     (void)prctl(PR_SET_NAME, "pgpoll-worker");
-    /* Whoever dies first, the other follows; if the manager was faster, nobody is left to tell us. */
+    /* The worker ends when the manager, its parent, dies. If it has died already, no signal will come. */
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != worker->scoreboard->manager_pid)
         return EXIT_FAILURE;
     srandom((unsigned)getpid());
-    worker->number = number;
-    worker->slot = scoreboard_slot(worker->scoreboard, number);
+    worker->index = index;
+    worker->slot = scoreboard_slot(worker->scoreboard, index);
     worker->counters = &worker->slot->counters;
-    return worker_run(worker, source_shared_new(&worker->config, worker->scoreboard, number));
+    return worker_run(worker, source_shared_new(&worker->config, worker->scoreboard, index));
 }
 
 int main(int argc, char **argv)
@@ -46,14 +48,14 @@ int main(int argc, char **argv)
     static struct worker worker;
     int descriptors[DESCRIPTORS];
 
-    if (!program_continue("pgpoll-worker", argc, argv, DESCRIPTORS, descriptors, &worker.config))
+    if (!startup_continue("pgpoll-worker", argc, argv, DESCRIPTORS, descriptors, &worker.config))
         return EXIT_FAILURE;
     worker.scoreboard = scoreboard_join(descriptors);
     if (!worker.scoreboard) {
-        log_write(LOG_LEVEL_ERROR, "cannot join the manager: %s",
-                  errno ? strerror(errno) : "it is another version's");
+        log_write(LOG_LEVEL_ERROR, "cannot attach to the manager's shared memory: %s",
+                  errno ? strerror(errno) : "it belongs to another version of pgpoll");
         return EXIT_FAILURE;
     }
-    fork_server_run(worker.scoreboard, descriptors[SOCKET], live, &worker);
+    fork_server_run(worker.scoreboard, descriptors[SOCKET], run_worker, &worker);
     return EXIT_SUCCESS;
 }

@@ -13,10 +13,10 @@
 
 enum { ID_SIZE = 65, TOPICS_SIZE = 400 };
 
-/* The request's own id as far as it is one, else one of ours. */
+/* Uses the request's X-Request-Id, cut and with unusual characters replaced, or else makes an id. */
 static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
 {
-    static const char fit[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-";
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-";
     static unsigned served;
     const char *given = http_parameter(request, "HTTP_X_REQUEST_ID");
 
@@ -26,11 +26,14 @@ static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
     else
         (void)snprintf(id, ID_SIZE, "%d-%u", (int)getpid(), served);
     for (char *at = id; *at; at++)
-        if (!strchr(fit, *at))
+        if (!strchr(allowed, *at))
             *at = '_';
 }
 
-/* Appends a name in quotes, what is not plain ASCII as \xNN; false: there is no room for it. */
+/*
+ * Appends a name in quotes, with \xNN for bytes that are not printable ASCII. Returns false if there is no
+ * room.
+ */
 static bool add_name(char *text, const char *name)
 {
     const size_t before = strlen(text);
@@ -51,7 +54,7 @@ static bool add_name(char *text, const char *name)
     return true;
 }
 
-/* As many names as there is room for. */
+/* Lists as many topics as there is room for. */
 static void list_topics(const struct poll_request *request, char text[static TOPICS_SIZE])
 {
     text[0] = '\0';
@@ -76,11 +79,11 @@ void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enu
         return;
     }
     if (log_enabled(LOG_LEVEL_DEBUG))
-        list_topics(waiter->who.request, topics);
+        list_topics(waiter->poll.request, topics);
     log_write(level,
               "poll %s from %s: %s, %d messages%s, waited %" PRId64 " of %" PRId64 " ms, %d topics%s%s%s%s",
               id, http_parameter(request, "REMOTE_ADDR"), error_name(outcome), waiter->page.message_count,
               waiter->page.has_more ? " and more" : "",
-              waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0, now_ms - waiter->who.started_ms,
+              waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0, now_ms - waiter->poll.started_ms,
               waiter->page.topic_count, *topics ? ":" : "", topics, *why ? ": " : "", why);
 }

@@ -1,6 +1,6 @@
 /*
- * The log's line for each poll: who asked, what it came to and how long it took. Topics are named at level debug only; payloads,
- * cursors, users and bodies never.
+ * Writes the log line of a poll: its client, its outcome and its duration. Names topics only at level debug.
+ * Never logs payloads, cursors, users or bodies.
  */
 #ifndef PGPOLL_POLL_LOG_H
 #define PGPOLL_POLL_LOG_H
@@ -12,8 +12,8 @@
 struct poll_waiter;
 
 /*
- * Logs a request, at the level of what it came to. waiter: the poll, or NULL where it did not get so far. why: more about what went
- * wrong, or "".
+ * Logs a request at the level of its outcome. waiter is the poll, or NULL if the request was refused before
+ * it became one. why is the text of the error, or "".
  */
 void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enum error outcome,
               const char *why);

@@ -14,7 +14,7 @@
 
 enum { HELP = 'h', VERSION = 'V', WORKERS = 256, CHECK };
 
-/* The first ones are only some programs'; see options_of(). */
+/* Programs without a check function use the list from FIRST_COMMON on. */
 static const struct option options[] = {
     { "check", no_argument, NULL, CHECK },
     { "workers", required_argument, NULL, WORKERS },
@@ -23,7 +23,7 @@ static const struct option options[] = {
     { NULL, 0, NULL, 0 },
 };
 
-enum { FIRST_OF_ALL = 2 };
+enum { FIRST_COMMON = 2 };
 
 static void print_help(const struct program *program)
 {
@@ -36,16 +36,14 @@ static void print_help(const struct program *program)
                  program->check ? " --workers 500" : "");
     free(path);
     if (program->check)
-        (void)printf(
-            "Options:\n"
-            "  --workers N                  as PGPOLL_WORKERS=N, but shows in a process list\n"
-            "  --check                      finds and explains problems; run it by hand, with the workers'\n"
-            "                               environment and as their user (pgpoll-check does that)\n"
-            "  -h, --help and -V, --version\n");
-    (void)printf(
-        "libpq's variables say where the database is (PGHOST, PGDATABASE, PGUSER, PGSERVICE, ...).\n\n"
-        "Environment%s%s:\n",
-        program->uses ? "; this program uses only " : "", program->uses ? program->uses : "");
+        (void)printf("Options:\n"
+                     "  --workers N                  same as PGPOLL_WORKERS=N, but visible in process lists\n"
+                     "  --check                      finds and explains problems; needs the user and the\n"
+                     "                               environment of the workers, as pgpoll-check uses them\n"
+                     "  -h, --help and -V, --version\n");
+    (void)printf("libpq's variables select the database (PGHOST, PGDATABASE, PGUSER, PGSERVICE, ...).\n\n"
+                 "Environment%s%s:\n",
+                 program->uses ? "; this program uses only " : "", program->uses ? program->uses : "");
     config_print_help(stdout);
 }
 
@@ -54,7 +52,7 @@ static void print_version(const char *name)
     (void)printf("%s %s, for schema %d\n", name, PGPOLL_VERSION, PGPOLL_SCHEMA_VERSION);
 }
 
-/* log_name: as in the log. */
+/* Loads the configuration and opens the log. log_name is the program's name in log lines. */
 static bool set_up(const char *name, const char *log_name, struct config *config)
 {
     char error[1024];
@@ -64,45 +62,49 @@ static bool set_up(const char *name, const char *log_name, struct config *config
         return false;
     }
     if (!log_open(config->log, config->log_level, log_name)) {
-        (void)fprintf(stderr, "%s: cannot open PGPOLL_LOG=%s: %s\n", name, config->log, strerror(errno));
+        (void)fprintf(stderr, "%s: cannot open the log file PGPOLL_LOG=%s: %s\n", name, config->log,
+                      strerror(errno));
         return false;
     }
-    /* For jitter only; what matters is that workers started together differ. */
+    /* Used only for jitter. Processes that start together must get different numbers. */
     srandom((unsigned)time(NULL) ^ (unsigned)getpid() << 12);
     return true;
 }
 
-/* Reads the command line. Returns the option that decides what to do, 0 to serve, or -1: it is wrong, and that was said. */
+/*
+ * Reads the command line. Returns the option that decides what the program does, 0 to serve requests, or -1
+ * if the command line is wrong, which was reported.
+ */
 static int read_options(const struct program *program, int argc, char **argv)
 {
-    int option, todo = 0;
+    int option, action = 0;
 
-    while (todo == 0 || todo == CHECK) {
-        option = getopt_long(argc, argv, "hV", program->check ? options : options + FIRST_OF_ALL, NULL);
+    while (action == 0 || action == CHECK) {
+        option = getopt_long(argc, argv, "hV", program->check ? options : options + FIRST_COMMON, NULL);
         if (option < 0)
             break;
         if (option == WORKERS && *optarg && setenv("PGPOLL_WORKERS", optarg, 1) == 0)
             continue;
         if (option == WORKERS)
             (void)fprintf(stderr, "%s: option '--workers' requires a number\n", program->name);
-        todo = option == WORKERS || option == '?' ? -1 : option;
+        action = option == WORKERS || option == '?' ? -1 : option;
     }
-    if (optind < argc && (todo == 0 || todo == CHECK)) {
+    if (optind < argc && (action == 0 || action == CHECK)) {
         (void)fprintf(stderr, "%s: unexpected argument '%s'\n", program->name, argv[optind]);
-        todo = -1;
+        action = -1;
     }
-    if (todo == -1)
+    if (action == -1)
         (void)fprintf(stderr, "usage: %s %s[--help | --version]\n", program->name,
                       program->check ? "[--workers N] [--check] " : "");
-    return todo;
+    return action;
 }
 
-bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status)
+bool startup_begin(const struct program *program, int argc, char **argv, struct config *config, int *status)
 {
-    const int todo = read_options(program, argc, argv);
+    const int action = read_options(program, argc, argv);
 
-    *status = todo == -1 ? EXIT_FAILURE : EXIT_SUCCESS;
-    switch (todo) {
+    *status = action == -1 ? EXIT_FAILURE : EXIT_SUCCESS;
+    switch (action) {
     case -1:
         return false;
     case HELP:
@@ -117,17 +119,17 @@ bool program_start(const struct program *program, int argc, char **argv, struct 
     *status = EXIT_FAILURE;
     if (!set_up(program->name, program->name, config))
         return false;
-    if (todo == CHECK) {
+    if (action == CHECK) {
         *status = program->check(config, stdout) ? EXIT_SUCCESS : EXIT_FAILURE;
         return false;
     }
     return true;
 }
 
-bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors,
+bool startup_continue(const char *name, int argc, char **argv, int count, int *descriptors,
                       struct config *config)
 {
-    switch (argc > 1 && *argv[1] == '-' ? getopt_long(argc, argv, "hV", options + FIRST_OF_ALL, NULL) : 0) {
+    switch (argc > 1 && *argv[1] == '-' ? getopt_long(argc, argv, "hV", options + FIRST_COMMON, NULL) : 0) {
     case HELP:
         (void)printf("%s is started by pgpoll.fcgi; see pgpoll.fcgi --help\n", name);
         exit(EXIT_SUCCESS);
@@ -138,8 +140,8 @@ bool program_continue(const char *name, int argc, char **argv, int count, int *d
         break;
     }
     if (subprocess_descriptors(argc, argv, count, descriptors) != 0) {
-        (void)fprintf(stderr, "%s: cannot be started by hand; start pgpoll.fcgi, which starts it\n", name);
+        (void)fprintf(stderr, "%s: cannot be started by hand: start pgpoll.fcgi, which starts it\n", name);
         return false;
     }
-    return set_up(name, "pgpoll.fcgi", config); /* to its operator it is one program */
+    return set_up(name, "pgpoll.fcgi", config); /* the log shows one program to the operator */
 }

@@ -1,4 +1,4 @@
-/* What the programs' mains have in common: their options, configuration and log. */
+/* The start of every program: command line, configuration and log. */
 #ifndef PGPOLL_STARTUP_H
 #define PGPOLL_STARTUP_H
 
@@ -7,28 +7,29 @@
 
 struct config;
 
-/* A program as its command line and --help know it. */
+/* Describes a program for its command line and --help. */
 struct program {
     const char *name;
     const char *purpose;
-    const char *spawned; /* spawn-fcgi's options for it, as an example */
-    const char *uses;    /* which of the environment variables mean something to it; NULL: all */
-    /* Does what --check asks for, in a program that can be a manager and so has --workers; NULL: it has neither. */
+    const char *spawned; /* options of spawn-fcgi for the example in --help */
+    const char *uses;    /* the settings that it uses; NULL: all */
+    /* Runs --check. NULL: the program has neither --check nor --workers, because it cannot be a manager. */
     bool (*check)(const struct config *config, FILE *out);
 };
 
 /*
- * Handles the command line (--help, --version, --workers, --check), loads the configuration and opens the log.
- * program: borrowed for good. false: the program exits with *status; everything has been said.
+ * Handles the command line (--help, --version, --workers, --check), loads the configuration and opens the
+ * log. program is borrowed for the life of the process. Returns false if the program must exit with *status:
+ * the request was handled, or an error was reported.
  */
-bool program_start(const struct program *program, int argc, char **argv, struct config *config, int *status);
+bool startup_begin(const struct program *program, int argc, char **argv, struct config *config, int *status);
 
 /*
- * For a program that the manager starts (child.h): takes the descriptors from the command line, loads the configuration
- * and opens the log, as the manager has done. Exits by itself after --help and --version.
- * false: the program fails; everything has been said.
+ * The same for a program that the manager starts (subprocess.h): reads count descriptors from the command
+ * line, loads the configuration and opens the log as the manager has done. Exits after --help and --version.
+ * Returns false if the program must exit with an error, which was reported.
  */
-bool program_continue(const char *name, int argc, char **argv, int count, int *descriptors,
+bool startup_continue(const char *name, int argc, char **argv, int count, int *descriptors,
                       struct config *config);
 
 #endif

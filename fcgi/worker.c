@@ -6,6 +6,8 @@
 #include "oom.h"
 #include "poll_log.h"
 #include "shared/counters.h"
+#include "shared/latch.h"
+#include "shared/poll_quota.h"
 #include "shared/scoreboard.h"
 #include "worker/answer.h"
 #include "worker/poll_counters.h"
@@ -20,7 +22,7 @@ static const char METHODS[] = "POST, OPTIONS";
 
 enum { KEPT_BYTES = 64 * 1024, TRIM_POLLS = 16 };
 
-/* A poll's client, as the poll sees it. */
+/* The connection to a poll's client, through the interface that the poll waiter uses. */
 struct connection {
     struct poll_client client;
     FCGX_Request *request;
@@ -38,11 +40,11 @@ static bool heartbeat(struct poll_client *client)
 {
     struct connection *connection = (struct connection *)client;
 
-    /* White space before a JSON text means nothing (RFC 8259, 2). */
+    /* White space before a JSON text has no meaning (RFC 8259, 2). */
     return FCGX_PutChar('\n', connection->request->out) != EOF && FCGX_FFlush(connection->request->out) == 0;
 }
 
-/* Sends what a poll came to. */
+/* Sends the answer of a poll that ended with error. Returns the error that is logged and counted. */
 static enum error send_outcome(struct worker *worker, const struct poll_waiter *waiter, FCGX_Request *request,
                                enum error error)
 {
@@ -53,7 +55,8 @@ static enum error send_outcome(struct worker *worker, const struct poll_waiter *
         return error;
     }
     printbuf_reset(worker->answer);
-    oom_set_fatal(waiter->began_wait); /* only a broken connection can still tell of an error then */
+    /* Once the head is out, only a broken connection can signal an error to the client. */
+    oom_set_fatal(waiter->began_wait);
     made = answer_messages(worker->answer, waiter);
     oom_set_fatal(false);
     if (!made) {
@@ -68,7 +71,10 @@ static enum error send_outcome(struct worker *worker, const struct poll_waiter *
     return error;
 }
 
-/* Gives back the memory of a large request or answer: thousands of workers would keep it. */
+/*
+ * Returns the memory of a large request or answer to the system, which thousands of workers would otherwise
+ * keep.
+ */
 static void trim(struct worker *worker)
 {
     struct printbuf *small;
@@ -83,8 +89,8 @@ static void trim(struct worker *worker)
     worker->is_large = false;
 }
 
-/* Counts and logs a request that was refused before it was a poll. */
-static void note_refusal(const struct worker *worker, const FCGX_Request *request, enum error error)
+/* Counts and logs a request that was refused before it became a poll. */
+static void record_refusal(const struct worker *worker, const FCGX_Request *request, enum error error)
 {
     counters_add(worker->counters, COUNTER_POLLS + (int)error, 1);
     poll_log(request, NULL, error, "");
@@ -99,21 +105,24 @@ static void log_poll(const struct worker *worker, const FCGX_Request *request,
              error_log_level(error) < LOG_LEVEL_DEBUG ? source->operations->error(source) : "");
 }
 
-/* A poll that waits takes one of its client's places; one that does not is over as soon as a place could be counted. */
-static bool take_place(const struct worker *worker, FCGX_Request *request, const struct poll_request *asked)
+/*
+ * Claims a poll slot within the client's quota, which is PGPOLL_MAX_POLLS_PER_CLIENT. Polls that do not wait
+ * need none. Returns false if the client has too many polls.
+ */
+static bool claim_quota(const struct worker *worker, FCGX_Request *request, const struct poll_request *asked)
 {
-    const int places = (int)worker->config.max_polls_per_client;
+    const int quota = (int)worker->config.max_polls_per_client;
 
-    return places == 0 || asked->timeout_s == 0 ||
-           scoreboard_take_place(worker->scoreboard, worker->number, http_parameter(request, "REMOTE_USER"),
-                                 http_parameter(request, "REMOTE_ADDR"), places);
+    return quota == 0 || asked->timeout_s == 0 ||
+           poll_quota_claim(worker->scoreboard, worker->index, http_parameter(request, "REMOTE_USER"),
+                            http_parameter(request, "REMOTE_ADDR"), quota);
 }
 
-/* Before the answer: its client may poll again at once. */
-static void give_place(const struct worker *worker)
+/* Called before the answer is sent, because the client may then poll again at once. */
+static void return_quota(const struct worker *worker)
 {
     if (worker->config.max_polls_per_client > 0)
-        scoreboard_give_place(worker->scoreboard, worker->number);
+        poll_quota_return(worker->scoreboard, worker->index);
 }
 
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
@@ -127,15 +136,14 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
 
     if (error) {
         http_send_error(request, &worker->config, error, NULL, METHODS);
-        note_refusal(worker, request, error);
+        record_refusal(worker, request, error);
         return;
     }
-    error = take_place(worker, request, asked) ? poll_waiter_run(&waiter) : ERROR_TOO_MANY;
-    give_place(worker);
+    error = claim_quota(worker, request, asked) ? poll_waiter_run(&waiter) : ERROR_TOO_MANY;
+    return_quota(worker);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
-    FCGX_Finish_r(
-        request); /* the answer is out before the poll's end, which may have to wait for the database */
+    FCGX_Finish_r(request); /* now, because poll_waiter_release() may have to wait for the database */
     poll_counters_add(worker->counters, &waiter, error);
     poll_waiter_release(&waiter);
 }
@@ -153,10 +161,10 @@ static enum error read_request(struct worker *worker, FCGX_Request *request, str
         error = poll_request_parse(asked, body, length, max_topics, detail);
     oom_set_fatal(false);
     free(body);
-    /* 0: it was not kept, and may have been of any size. */
+    /* 0: the body was dropped, and may have been of any size. */
     worker->is_large = length == 0 || length > KEPT_BYTES;
     if (worker->is_large)
-        (void)malloc_trim(0); /* the poll may wait for a minute */
+        (void)malloc_trim(0); /* now, because the poll may wait for a minute */
     return error;
 }
 
@@ -181,14 +189,14 @@ static void serve_request(struct worker *worker, FCGX_Request *request, const st
     }
     if (error) {
         http_send_error(request, &worker->config, error, detail, METHODS);
-        note_refusal(worker, request, error);
+        record_refusal(worker, request, error);
         return;
     }
     serve_checked(worker, request, interrupts, &asked);
     poll_request_release(&asked);
 }
 
-/* Tells the manager whether this worker can accept another poll. */
+/* Tells the manager whether this worker is idle. */
 static void set_state(const struct worker *worker, enum slot_state state)
 {
     int idle;
@@ -196,17 +204,20 @@ static void set_state(const struct worker *worker, enum slot_state state)
     if (!worker->scoreboard)
         return;
     if (state == SLOT_SERVING)
-        atomic_store(&worker->slot->released, 0); /* whatever was wanted of the poll before */
+        atomic_store(&worker->slot->drain, 0); /* a drain request was for the previous poll */
     atomic_store(&worker->slot->state, state);
     if (state == SLOT_IDLE) {
         (void)atomic_fetch_add(&worker->scoreboard->workers->idle, 1);
-        scoreboard_wake_stats_writer(worker->scoreboard);
+        latch_wake_stats_writer(worker->scoreboard);
     } else {
         (void)atomic_fetch_add(&worker->scoreboard->workers->polls, 1);
         idle = atomic_fetch_sub(&worker->scoreboard->workers->idle, 1) - 1;
-        /* From here on the manager looks by itself, until there are enough. */
+        /*
+         * Wake the manager once, when the reserve falls short; it then checks by itself until there are
+         * enough idle workers.
+         */
         if (idle == worker->scoreboard->reserve - 1)
-            scoreboard_set_latch(worker->scoreboard);
+            latch_set(worker->scoreboard);
     }
 }
 
@@ -218,9 +229,9 @@ static void count_lost_lines(const struct worker *worker)
         counters_add(worker->counters, COUNTER_LOG_LINES_LOST, lost);
 }
 
-static void serve(struct accept_loop *server, FCGX_Request *request, const struct interrupts *interrupts)
+static void serve(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts)
 {
-    struct worker *worker = (struct worker *)server;
+    struct worker *worker = (struct worker *)loop;
 
     set_state(worker, SLOT_SERVING);
     serve_request(worker, request, interrupts);
@@ -231,9 +242,9 @@ static void serve(struct accept_loop *server, FCGX_Request *request, const struc
     set_state(worker, SLOT_IDLE);
 }
 
-static void rest(struct accept_loop *server)
+static void rest(struct accept_loop *loop)
 {
-    struct worker *worker = (struct worker *)server;
+    struct worker *worker = (struct worker *)loop;
 
     worker->source->operations->rest(worker->source);
 }
@@ -242,14 +253,14 @@ int worker_run(struct worker *worker, struct message_source *source)
 {
     int status = EXIT_FAILURE;
 
-    worker->server.serve = serve;
-    worker->server.rest = source && source->operations->rest ? rest : NULL;
+    worker->loop.serve = serve;
+    worker->loop.rest = source && source->operations->rest ? rest : NULL;
     worker->source = source;
-    worker->server.peer_timeout_ms = worker->config.peer_timeout_s * 1000;
+    worker->loop.peer_timeout_ms = worker->config.peer_timeout_s * 1000;
     worker->answer = printbuf_new();
     if (source && worker->answer) {
         set_state(worker, SLOT_IDLE);
-        status = accept_loop_run(&worker->server);
+        status = accept_loop_run(&worker->loop);
     } else {
         log_write(LOG_LEVEL_ERROR, "out of memory");
     }

@@ -1,6 +1,6 @@
 /*
- * A worker: POST /messages/poll, one poll at a time; alone, or one of many that have a manager. Set up by a program's main, all zero
- * but for what is said here.
+ * A worker serves POST /messages/poll, one poll at a time, either alone or as one of a manager's workers. A
+ * program's main creates it: all zero except for the members that main sets.
  */
 #ifndef PGPOLL_WORKER_H
 #define PGPOLL_WORKER_H
@@ -17,19 +17,24 @@ struct slot;
 struct counters;
 
 struct worker {
-    struct accept_loop server;     /* main sets argv or leaves it */
-    struct config config;          /* main's */
-    struct scoreboard *scoreboard; /* main's; NULL: no manager */
-    int number;                    /* main's, in the scoreboard */
-    struct slot *slot;             /* main's, with the scoreboard */
-    struct counters *counters;     /* main's, or the slot's */
+    /* Set by main: */
+    struct accept_loop loop; /* main sets argv only */
+    struct config config;
+    struct scoreboard *scoreboard; /* NULL: no manager */
+    int index;                     /* of the worker in the scoreboard, if there is one */
+    struct slot *slot;             /* the worker's in the scoreboard, if there is one */
+    struct counters *counters;     /* the slot's; without a manager, main's own */
+    /* Set by worker_run(): */
     struct message_source *source;
-    struct printbuf *answer; /* used for one after the other */
-    unsigned served;
-    bool is_large; /* this request or its answer takes much memory */
+    struct printbuf *answer; /* the buffer of the current answer */
+    unsigned served;         /* how many requests */
+    bool is_large;           /* the current request or its answer uses much memory */
 };
 
-/* Its life. listener: taken; NULL: there was no memory for one. Returns the status to exit with; what went wrong is logged. */
+/*
+ * Serves polls until a signal ends the worker. source is taken over; NULL means that memory ran out. Returns
+ * the exit status; errors have been logged.
+ */
 int worker_run(struct worker *worker, struct message_source *source);
 
 #endif

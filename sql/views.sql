@@ -3,23 +3,27 @@ SELECT w.*
 FROM pgpoll.waiters w
 WHERE w.deadline > now() - interval '5 seconds'
   AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid))
-  AND NOT EXISTS (SELECT FROM pgpoll.listeners l  -- its manager: one heard of before was another with that process id
+  -- The manager that wrote the row. If it reported only before, it was an earlier one with the same process
+  -- id.
+  AND NOT EXISTS (SELECT FROM pgpoll.listeners l
                   WHERE l.host = w.host AND l.backend_pid = w.backend_pid AND l.hears IS NOT NULL
                     AND l.seen_at BETWEEN w.seen_at AND now() - interval '15 seconds');
 COMMENT ON VIEW pgpoll.live_waiters IS
-    'The polls that wait now: a killed worker''s row stops counting with its connection, those of a manager also when it was not heard of for 15 s.';
+    'The polls that wait now. The row of a killed worker stops counting when its connection ends; rows of '
+    'a manager also stop counting when it has not reported for 15 s.';
 
 CREATE OR REPLACE VIEW pgpoll.topic_waiters AS
 SELECT t.topic, count(*) AS waiters, min(w.started_at) AS longest_since
 FROM pgpoll.live_waiters w CROSS JOIN LATERAL unnest(w.topics) AS t (topic)
 GROUP BY t.topic;
 COMMENT ON VIEW pgpoll.topic_waiters IS
-    'How many polls wait for which topic, and since when the longest does?';
+    'How many polls wait for each topic, and since when the longest of them?';
 
 CREATE OR REPLACE VIEW pgpoll.stats AS
 SELECT (SELECT count(*) FROM pgpoll.live_waiters) AS active_waiters,
        count(*) AS subscribed_topics,
-       coalesce(json_object_agg(t.topic, t.waiters ORDER BY t.waiters DESC, t.topic), '{}') AS topic_subscriber_counts
+       coalesce(json_object_agg(t.topic, t.waiters ORDER BY t.waiters DESC, t.topic), '{}')
+           AS topic_subscriber_counts
 FROM pgpoll.topic_waiters t;
 COMMENT ON VIEW pgpoll.stats IS
-    'What GET /messages/poll/stats answers.';
+    'What does GET /messages/poll/stats return?';

@@ -1,4 +1,5 @@
--- What an operator asks in psql; \dv+ shows what each view is for. None shows a payload, or a statement, which may hold one.
+-- Views for an operator in psql; \dv+ shows what each one tells. None shows a payload, nor the text of a
+-- statement, which may contain one.
 
 CREATE OR REPLACE VIEW pgpoll.listening AS
 SELECT l.host, l.pid,
@@ -16,7 +17,10 @@ CROSS JOIN LATERAL
     (SELECT count(*) AS polls FROM pgpoll.live_waiters w WHERE w.host = l.host AND w.pid = l.pid) w
 ORDER BY l.host, l.pid;
 COMMENT ON VIEW pgpoll.listening IS
-    'Is anybody listening? Each manager, and each worker without one, that has been here lately and has not ended in order. alive: its connection is there and, of a manager, it was heard of within 15 s. hears: its LISTEN was found to deliver (empty: a worker does not look). last_seen: how long ago it wrote; a manager does every 5 s.';
+    'Is anybody listening? Each manager, and each worker without a manager, that has reported lately. '
+    'alive: its connection exists and, for a manager, it has reported within 15 s. hears: LISTEN was '
+    'found to deliver (empty for a worker, which does not test it). last_seen: how long ago it last '
+    'reported; a manager reports every 5 s.';
 
 CREATE OR REPLACE VIEW pgpoll.waiting AS
 SELECT w.host, w.pid, w.client, w.topics,
@@ -25,7 +29,8 @@ SELECT w.host, w.pid, w.client, w.topics,
 FROM pgpoll.live_waiters w
 ORDER BY w.started_at, w.host, w.pid;
 COMMENT ON VIEW pgpoll.waiting IS
-    'Who waits on what, and since when? One row per waiting poll, the longest wait first. pid: of the worker, on that host.';
+    'Who waits for what, and since when? One row per waiting poll, the longest wait first. pid: the '
+    'worker''s process id on that host.';
 
 CREATE OR REPLACE VIEW pgpoll.topics AS
 SELECT f.topic, f.messages, f.bytes,
@@ -33,13 +38,16 @@ SELECT f.topic, f.messages, f.bytes,
        to_timestamp((f.newest >> 16) / 1000.0) AS newest,
        to_timestamp((r.pruned_to >> 16) / 1000.0) AS pruned_to,
        coalesce(w.waiters, 0) AS waiters
-FROM (SELECT topic, count(*) AS messages, sum(bytes) AS bytes, min(position) AS oldest, max(position) AS newest
+FROM (SELECT topic, count(*) AS messages, sum(bytes) AS bytes,
+             min(position) AS oldest, max(position) AS newest
       FROM pgpoll.feed GROUP BY topic) f
 LEFT JOIN pgpoll.retention r ON r.topic = f.topic
 LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic
 ORDER BY f.bytes DESC, f.topic;
 COMMENT ON VIEW pgpoll.topics IS
-    'Which topics are how large and how old? Retained messages (but for those without a position yet: see retained), bytes of payload and metadata, when the first and the last were committed, up to when the topic was pruned, and how many polls wait. Reads all of pgpoll.feed.';
+    'How large and how old is each topic? Messages that are kept (without those that have no position '
+    'yet: see pgpoll.retained), bytes of payload and metadata, when the first and the last of them were '
+    'committed, up to when the topic was pruned, and how many polls wait for it. Reads all of pgpoll.feed.';
 
 CREATE OR REPLACE VIEW pgpoll.retained AS
 SELECT m.oldest, now() - m.oldest AS age, m.newest,
@@ -47,19 +55,24 @@ SELECT m.oldest, now() - m.oldest AS age, m.newest,
        pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
        (SELECT count(*) FROM pgpoll.retention) AS pruned_topics,
        (SELECT count(*) FROM (VALUES (1)) one
-        -- None before the first look.
+        -- There is no row before the first batch.
         LEFT JOIN (SELECT * FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b ON true
         JOIN pgpoll.messages m ON m.xid >= CASE WHEN b.adopting THEN '0' ELSE coalesce(b.next_xid, '0') END
                                   OR m.xid = ANY (b.unfinished)
-        -- In a backlog, and after a restore, transaction numbers do not tell.
+        -- In a backlog, and after a restore, transaction numbers do not show which messages lack a position.
         WHERE m.id > greatest(b.foreign_id, b.walk_end)
            OR (SELECT f.message_id FROM pgpoll.feed f
                WHERE f.message_id = m.id LIMIT 1) IS NULL) AS without_position
 FROM (SELECT (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
              (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
-CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;
+CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages
+            FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;
 COMMENT ON VIEW pgpoll.retained IS
-    'How far back do messages go, and is pruning done? When the first and the last retained message''s transaction began, about how many there are (as of the last ANALYZE), their tables and indexes on disk, and how many topics were ever pruned, and how many messages nobody has given a position yet, which whoever delivers does within moments: they add up while nobody is there. Cheap.';
+    'How far back do messages go, and are they pruned? When the transactions of the first and the last '
+    'message that is kept began; about how many there are (as of the last ANALYZE); disk space of their '
+    'tables and indexes; how many topics were ever pruned; and how many messages have no position yet. A '
+    'pgpoll process gives each message its position within moments; without one, such messages add up. '
+    'Cheap.';
 
 CREATE OR REPLACE VIEW pgpoll.held_up AS
 SELECT l.pid, a.usename, a.application_name, coalesce(c.oid::regclass::text, 'NOTIFY') AS waits_for, l.mode,
@@ -73,15 +86,22 @@ LEFT JOIN pg_class c ON c.oid = l.relation AND l.database = d.oid AND c.relnames
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS by (pid) ON true
 LEFT JOIN pg_stat_activity b ON b.pid = by.pid
--- A COMMIT with a NOTIFY locks "database 0" until it is done, for the whole cluster (PreCommit_Notify in PostgreSQL's async.c).
+-- A COMMIT with a NOTIFY locks "database 0" until it ends, for the whole cluster (PreCommit_Notify() in
+-- PostgreSQL's async.c).
 WHERE NOT l.granted
   AND (c.oid IS NOT NULL
-       OR (l.locktype, l.database, l.classid, l.objid) = ('object', 0, 'pg_database'::regclass, 0) AND a.datid = d.oid)
+       OR (l.locktype, l.database, l.classid, l.objid) = ('object', 0, 'pg_database'::regclass, 0)
+          AND a.datid = d.oid)
 ORDER BY l.waitstart, l.pid, b.pid;
 COMMENT ON VIEW pgpoll.held_up IS
-    'Who is held up, and by whom? Sessions that wait for a lock on one of pgpoll''s tables, as those that give positions do (waits_for pgpoll.feed_lock), or, at COMMIT, for another''s NOTIFY (waits_for NOTIFY; the other may be in any database), once for each session in their way. Short waits are normal. The state, transaction age and wait_event of another role''s session are shown only to members of pg_read_all_stats; wait_event SyncRep: it waits for a standby.';
+    'Who is blocked, and by whom? Sessions that wait for a lock on a table of pgpoll, such as those that '
+    'give positions (waits_for pgpoll.feed_lock), or, at COMMIT, for the NOTIFY of another session '
+    '(waits_for NOTIFY; the other session may be in any database). One row per blocking session. Short '
+    'waits are normal. Only members of pg_read_all_stats see the state, transaction age and wait_event of '
+    'another role''s session. wait_event SyncRep: it waits for a standby.';
 
 CREATE OR REPLACE VIEW pgpoll.notification_queue AS
 SELECT pg_notification_queue_usage() AS used;
 COMMENT ON VIEW pgpoll.notification_queue IS
-    'How full is the cluster''s NOTIFY queue, from 0 to 1? Anything but 0 for long means that a session LISTENs and does not read, of any program, in any database; at 1 publishers'' COMMITs fail.';
+    'How full is the NOTIFY queue of the cluster, from 0 to 1? If it stays above 0, a session of some '
+    'program, in some database, LISTENs and does not read. At 1, COMMITs of publishers fail.';

@@ -11,7 +11,10 @@ enum { PREFIX_LENGTH = 4, SERIAL_BITS = 16 };
 static const int64_t SERIAL_MAX = (1 << SERIAL_BITS) - 1;
 static const int64_t MS_MAX = INT64_MAX >> SERIAL_BITS;
 
-/* Decimal digits from *at to end or to a non-digit, without superfluous zeros; false: none, or more than limit. */
+/*
+ * Parses decimal digits from *at up to end or the first other character, and moves *at past them. Returns
+ * false if there are none, there is a leading zero, or the number exceeds limit.
+ */
 static bool read_decimal(const char **at, const char *end, int64_t limit, int64_t *number)
 {
     const char *start = *at, *digit = start;

@@ -1,8 +1,9 @@
 /*
- * Positions and the cursors that clients hold.
+ * Converts between positions and the cursors that clients hold.
  *
- * A position is where a message stands in the order of delivery: milliseconds since 1970 << 16 | n, given at commit
- * (sql/functions/assign_position.sql). A message_id and a stream_id are two ways to write one.
+ * A position is a message's place in the order of delivery: milliseconds since 1970 << 16 | n. Messages get
+ * their positions in batches after they are committed (sql/functions/assign_positions.sql). A message_id and
+ * a stream_id are two notations for a position.
  */
 #ifndef PGPOLL_CURSOR_H
 #define PGPOLL_CURSOR_H
@@ -11,31 +12,31 @@
 #include <stdint.h>
 
 enum cursor_kind {
-    CURSOR_NOW,     /* "$", or none: what commits from now on */
-    CURSOR_ALL,     /* "0": everything retained */
-    CURSOR_MESSAGE, /* msg_ and 16 lower-case hex digits: after this message */
-    CURSOR_TIME,    /* <ms>-<n>: a stream_id, which may also be just a time */
-    CURSOR_UNKNOWN  /* not ours */
+    CURSOR_NOW,     /* "$", or no cursor: messages committed from now on */
+    CURSOR_ALL,     /* "0": all retained messages */
+    CURSOR_MESSAGE, /* msg_ and 16 lower-case hex digits: messages after this one */
+    CURSOR_TIME,    /* <ms>-<n>, a stream_id: messages after this position, which need not be a message's */
+    CURSOR_UNKNOWN  /* not a cursor of pgpoll */
 };
 
 struct cursor {
     enum cursor_kind kind;
-    int64_t position; /* of CURSOR_MESSAGE and CURSOR_TIME; else 0 */
+    int64_t position; /* for CURSOR_MESSAGE and CURSOR_TIME; otherwise 0 */
 };
 
 enum {
     CURSOR_MESSAGE_ID_SIZE = 21, /* "msg_", 16 digits, NUL */
-    CURSOR_STREAM_ID_SIZE = 24   /* room for any two int64_t halves; in use: 13 digits, "-", 1 digit, NUL */
+    CURSOR_STREAM_ID_SIZE = 24   /* enough for any position; usually 13 digits, "-", 1 digit, NUL */
 };
 
-/* Reads a cursor of length bytes; anything is some cursor. */
+/* Parses a cursor of length bytes. Never fails: other text becomes CURSOR_UNKNOWN. */
 struct cursor cursor_parse(const char *text, size_t length);
 
-/* Writes a position (>= 0) as a message_id and as a stream_id, with a NUL. */
+/* Write a position (>= 0) as a message_id and as a stream_id, with a NUL. */
 void cursor_message_id(int64_t position, char id[static CURSOR_MESSAGE_ID_SIZE]);
 void cursor_stream_id(int64_t position, char id[static CURSOR_STREAM_ID_SIZE]);
 
-/* Milliseconds since 1970 at which a position was given. */
+/* Returns when the position was assigned, in milliseconds since 1970. */
 int64_t cursor_position_ms(int64_t position);
 
 #endif

@@ -6,16 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEPT_DEPTH = 2, UNIT_LENGTH = 6, MARK_LENGTH = 3, END = -1 };
+enum { KEPT_DEPTH = 2, UNIT_LENGTH = 6, BYTE_ORDER_MARK_LENGTH = 3, END = -1 };
 
-/* The text, how far it was read, and what was written of it. */
+/* The state of one rewrite: the input up to at is read, and its rewritten form is in out. */
 struct rewriter {
     const char *text;
     size_t length, at;
     const char *const *members;
     char *out;
     size_t written;
-    const char *message; /* why reading stopped at this place */
+    const char *message; /* the fault at this place, if reading failed */
 };
 
 static int peek_at(const struct rewriter *rewriter, size_t at)
@@ -50,7 +50,7 @@ static bool refuse(struct rewriter *rewriter, const char *message)
     return false;
 }
 
-/* Refuses the next byte, or that there is none. */
+/* Reports the next byte, or the end of the text, as a fault. */
 static bool refuse_next(struct rewriter *rewriter)
 {
     return refuse(rewriter, peek(rewriter) == END ? "unexpected end of data" : "unexpected character");
@@ -62,14 +62,14 @@ static void put(struct rewriter *rewriter, const char *bytes, size_t length)
     rewriter->written += length;
 }
 
-/* Writes the next length bytes as they are. */
+/* Copies the next length bytes unchanged. */
 static void copy(struct rewriter *rewriter, size_t length)
 {
     put(rewriter, rewriter->text + rewriter->at, length);
     rewriter->at += length;
 }
 
-/* Copies the one character that may stand here, after white space. */
+/* Skips white space and copies c, the only character allowed here. */
 static bool copy_after_space(struct rewriter *rewriter, char c)
 {
     skip_space(rewriter);
@@ -81,7 +81,7 @@ static bool copy_after_space(struct rewriter *rewriter, char c)
 
 /* ---- strings */
 
-/* Reads \uXXXX at this place; false: that is not what stands there. */
+/* Reads \uXXXX at this place. Returns false if there is none. */
 static bool read_unit(const struct rewriter *rewriter, size_t at, uint32_t *unit)
 {
     char digits[5] = "";
@@ -130,7 +130,7 @@ static bool rewrite_escape(struct rewriter *rewriter, bool is_name)
     if (escaped == 'u' || escaped == END || escaped == '\0' || !strchr("\"\\/bfnrt", escaped))
         return rewrite_unicode_escape(rewriter, is_name);
     if (escaped == '/')
-        rewriter->at++; /* the slash follows as itself */
+        rewriter->at++; /* the loop copies the slash itself next */
     else
         copy(rewriter, 2);
     return true;
@@ -176,7 +176,7 @@ static size_t end_of_digits(const struct rewriter *rewriter, size_t at)
     return at;
 }
 
-/* A dot or an exponent without digits is no part of the number, and so cannot stand there. */
+/* Ends the number before a dot or an exponent without digits, which the caller then reports as a fault. */
 static bool rewrite_number(struct rewriter *rewriter)
 {
     size_t end = rewriter->at + is_at(rewriter, '-'), digits;
@@ -209,7 +209,7 @@ static bool rewrite_word(struct rewriter *rewriter, const char *word)
     return true;
 }
 
-/* ---- values; depth: how many arrays and objects they are in */
+/* ---- values; depth is the number of arrays and objects around the value */
 
 static bool rewrite_value(struct rewriter *rewriter, int depth);
 
@@ -221,7 +221,10 @@ static bool is_kept(const struct rewriter *rewriter, const char *name, size_t le
     return false;
 }
 
-/* One member of an object; the comma before it stands where another was left. */
+/*
+ * Rewrites one member of an object, with a comma before it unless it is the first that is kept. Removes it
+ * again if it is not needed.
+ */
 static bool rewrite_member(struct rewriter *rewriter, int depth)
 {
     const size_t start = rewriter->written;
@@ -319,8 +322,8 @@ bool json_text_rewrite(const char *text, size_t length, const char *const *membe
     static const char byte_order_mark[] = "\xef\xbb\xbf";
     struct rewriter rewriter = { .text = text, .length = length, .members = members, .out = out };
 
-    if (length >= MARK_LENGTH && memcmp(text, byte_order_mark, MARK_LENGTH) == 0)
-        rewriter.at = MARK_LENGTH;
+    if (length >= BYTE_ORDER_MARK_LENGTH && memcmp(text, byte_order_mark, BYTE_ORDER_MARK_LENGTH) == 0)
+        rewriter.at = BYTE_ORDER_MARK_LENGTH;
     if (rewrite_value(&rewriter, 0)) {
         skip_space(&rewriter);
         if (rewriter.at == length) {

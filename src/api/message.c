@@ -9,7 +9,7 @@
 
 enum { TIMESTAMP_SIZE = 48 };
 
-/* YYYY-MM-DDTHH:MM:SS.ffffff in UTC. */
+/* Formats microseconds since 1970 as YYYY-MM-DDTHH:MM:SS.ffffff in UTC. */
 static void format_timestamp(int64_t us, char text[static TIMESTAMP_SIZE])
 {
     time_t seconds = (time_t)(us / 1000000);
@@ -20,7 +20,7 @@ static void format_timestamp(int64_t us, char text[static TIMESTAMP_SIZE])
         fraction += 1000000;
         seconds--;
     }
-    /* PostgreSQL's years, up to 294276, are far within those of struct tm. */
+    /* Cannot overflow: PostgreSQL's years end at 294276. */
     (void)gmtime_r(&seconds, &utc);
     (void)snprintf(text, TIMESTAMP_SIZE, "%04d-%02d-%02dT%02d:%02d:%02d.%06d", utc.tm_year + 1900,
                    utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, fraction);
@@ -41,7 +41,7 @@ static bool is_json_null(const char *text, size_t length)
 
 static bool append(struct printbuf *out, const char *text, size_t length)
 {
-    /* A page's budget and PostgreSQL's 1 GB for a value keep length far below INT_MAX; printbuf refuses a larger sum. */
+    /* PostgreSQL's limit of 1 GB for a value keeps length below INT_MAX; printbuf rejects a larger total. */
     return printbuf_memappend(out, text, (int)length) >= 0;
 }
 
@@ -51,8 +51,8 @@ static bool append_text(struct printbuf *out, const char *text)
 }
 
 /*
- * Put together from finished JSON and texts that need no escaping (hex, digits): json-c would build and drop a dozen objects
- * a message, and a page has up to 1,000.
+ * Concatenates parts that are JSON already or need no escaping (hex, digits). With json-c, each of the up to
+ * 1,000 messages of a page would cost a dozen allocated objects.
  */
 bool message_append(struct printbuf *out, const char *quoted_topic, const struct message *message)
 {

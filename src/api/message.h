@@ -1,4 +1,7 @@
-/* One message as the database holds it, and as the API shows it (spec, "Response"). */
+/*
+ * A message as it is read from the database, and its JSON object in an answer (ARCHITECTURE.md, "Life of a
+ * message").
+ */
 #ifndef PGPOLL_MESSAGE_H
 #define PGPOLL_MESSAGE_H
 
@@ -8,19 +11,19 @@
 
 struct printbuf;
 
-/* Texts are borrowed and need no NUL. */
+/* The texts are borrowed and need no NUL. */
 struct message {
     int64_t position;
     int64_t created_at_us; /* microseconds since 1970-01-01 UTC */
-    const char *payload;   /* JSON, any value */
+    const char *payload;   /* any JSON value */
     size_t payload_length;
-    const char *metadata; /* JSON; NULL or the JSON null go out as {} */
+    const char *metadata; /* JSON; NULL and the JSON null are sent as {} */
     size_t metadata_length;
 };
 
 /*
- * Appends the message's JSON object. quoted_topic is a JSON string. Payload and metadata go out byte for byte.
- * false: out of memory, and an unfinished object may have been appended.
+ * Appends the message's JSON object to out. quoted_topic is a JSON string. Payload and metadata are sent byte
+ * for byte as they are stored. Returns false if out of memory; out may then end with an incomplete object.
  */
 bool message_append(struct printbuf *out, const char *quoted_topic, const struct message *message);
 

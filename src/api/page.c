@@ -45,7 +45,7 @@ void page_clear(struct page *page)
     page->backlog = false;
 }
 
-/* Has the comma appended that the next message needs. */
+/* Appends the comma before the next message, if it needs one. */
 static bool separate(struct page *page)
 {
     return page->message_count == 0 || printbuf_strappend(page->messages, ",") >= 0;

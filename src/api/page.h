@@ -1,6 +1,7 @@
 /*
- * What one read of the feed gave: some messages, ready to be sent, and where each topic's reading now stands.
- * Initialised and released by the poll; filled by whoever reads, from the table or elsewhere.
+ * The result of one read for a poll: messages, ready to be sent, and the position up to which each topic has
+ * been read. The poll's waiter initialises and releases it. The code that reads the table or the message ring
+ * fills it.
  */
 #ifndef PGPOLL_PAGE_H
 #define PGPOLL_PAGE_H
@@ -12,41 +13,48 @@
 
 struct poll_topic;
 
-/* Why a client may have missed messages (DESIGN.md 1, "gaps"). */
+/*
+ * Why a client may have missed messages of a topic (docs/poll.md, "Gaps"). GAP_EXPIRED: messages after the
+ * cursor were deleted. GAP_UNKNOWN: the cursor is not one of pgpoll. GAP_AHEAD: the cursor is beyond the
+ * newest message, so the database was restored to an earlier state.
+ */
 enum gap { GAP_NONE, GAP_EXPIRED, GAP_UNKNOWN, GAP_AHEAD, GAP_COUNT };
 
-/* As clients and metrics know it; of GAP_NONE: "none". */
+/* Returns the name in answers and metrics; "none" for GAP_NONE. */
 const char *gap_name(enum gap gap);
 
 struct page_topic {
-    int64_t start;  /* reading started after this position */
-    int64_t next;   /* the last message's position, or start */
-    int64_t oldest; /* the first one retained, where gap is set and there is one; else -1 */
+    int64_t start;  /* the read began after this position */
+    int64_t next;   /* the position of the topic's last message in the page, or start */
+    int64_t oldest; /* if gap is set: the oldest retained message of the topic; -1: none */
     enum gap gap;
 };
 
 struct page {
-    struct page_topic *topics; /* in the order of the request's */
+    struct page_topic *topics; /* in the order of the request's topics */
     int topic_count;
-    struct printbuf *messages; /* JSON objects, a comma between them */
+    struct printbuf *messages; /* JSON objects, separated by commas */
     int message_count;
-    int64_t first; /* the first message's position, if there is one */
-    bool has_more;
-    bool backlog; /* more messages are committed, and wait for their positions */
+    int64_t first; /* the position of the first message, if there is one */
+    bool has_more; /* the topics have further messages */
+    bool backlog;  /* committed messages are still waiting for their positions */
 };
 
-/* false: out of memory; the page then needs no release. */
+/* Makes an empty page. Returns false if out of memory; the page then needs no release. */
 bool page_init(struct page *page, int topic_count);
 void page_release(struct page *page);
 
-/* Back to how page_init() left it. */
+/* Empties the page: it is as page_init() left it. */
 void page_clear(struct page *page);
 
-/* Appends a message of the topic with this index. Positions must grow. false: out of memory; clear the page. */
+/*
+ * Appends a message of the topic with this index. The caller adds messages in ascending order of positions.
+ * Returns false if out of memory; the page must then be cleared.
+ */
 bool page_add(struct page *page, int topic_index, const struct poll_topic *topic,
               const struct message *message);
 
-/* The same for a message that is JSON already. */
+/* Like page_add(), for a message that is JSON already. */
 bool page_add_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length);
 
 #endif

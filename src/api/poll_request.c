@@ -15,8 +15,7 @@ enum { TIMEOUT_MAX_S = 60, TIMEOUT_DEFAULT_S = 30, LIMIT_MAX = 1000, LIMIT_DEFAU
 
 enum {
     ESCAPED_CHARACTER_BYTES = 12, /* a surrogate pair */
-    CURSOR_BYTES =
-        280, /* of a topic: its cursor, every character of it escaped, punctuation and white space */
+    CURSOR_BYTES = 280, /* for each topic: a cursor with every character escaped, punctuation, white space */
     OTHER_BYTES = 64 * 1024
 };
 
@@ -26,48 +25,50 @@ size_t poll_request_max_bytes(int max_topics)
            (size_t)max_topics * (2 * TOPIC_MAX_CHARACTERS * ESCAPED_CHARACTER_BYTES + CURSOR_BYTES);
 }
 
-/* ---- the list of what is wrong; FastAPI's shape, which the API document shows */
+/* ---- the list of faults, in the form of FastAPI's validation errors (deploy/openapi.json) */
 
-/* The place of a fault below "body": a member's name, then a member's name or an array's index. */
-struct place {
+/*
+ * The location of a fault in the body: a member's name, then a name in that object or an index in that array.
+ */
+struct location {
     const char *field; /* NULL: the body itself */
     const char *key;   /* NULL: none */
     int64_t index;     /* negative: none */
 };
 
-static const struct place BODY = { NULL, NULL, -1 };
+static const struct location BODY = { NULL, NULL, -1 };
 
-static struct place place_of(const char *field)
+static struct location location_of(const char *field)
 {
-    return (struct place){ field, NULL, -1 };
+    return (struct location){ field, NULL, -1 };
 }
 
 struct faults {
-    struct json_object *list; /* of entries; made with the first one */
+    struct json_object *list; /* an array of entries, created with the first; NULL: no faults */
     bool out_of_memory;
 };
 
-static struct json_object *fault_location(struct place place)
+static struct json_object *location_json(struct location location)
 {
-    struct json_object *location = json_object_new_array();
+    struct json_object *path = json_object_new_array();
 
-    if (!json_build_add_item(location, json_object_new_string("body")) ||
-        (place.field && !json_build_add_item(location, json_object_new_string(place.field))) ||
-        (place.key && !json_build_add_item(location, json_object_new_string(place.key))) ||
-        (place.index >= 0 && !json_build_add_item(location, json_object_new_int64(place.index)))) {
-        json_object_put(location);
+    if (!json_build_add_item(path, json_object_new_string("body")) ||
+        (location.field && !json_build_add_item(path, json_object_new_string(location.field))) ||
+        (location.key && !json_build_add_item(path, json_object_new_string(location.key))) ||
+        (location.index >= 0 && !json_build_add_item(path, json_object_new_int64(location.index)))) {
+        json_object_put(path);
         return NULL;
     }
-    return location;
+    return path;
 }
 
-static void fault_add(struct faults *faults, struct place place, const char *message, const char *type)
+static void fault_add(struct faults *faults, struct location location, const char *message, const char *type)
 {
     struct json_object *entry = json_object_new_object();
 
     if (!faults->list)
         faults->list = json_object_new_array();
-    if (!json_build_add_member(entry, "loc", fault_location(place)) ||
+    if (!json_build_add_member(entry, "loc", location_json(location)) ||
         !json_build_add_member(entry, "msg", json_object_new_string(message)) ||
         !json_build_add_member(entry, "type", json_object_new_string(type)) ||
         !json_build_add_item(faults->list, json_object_get(entry)))
@@ -75,15 +76,15 @@ static void fault_add(struct faults *faults, struct place place, const char *mes
     json_object_put(entry);
 }
 
-/* ---- from bytes to a JSON object */
+/* ---- parsing the JSON text */
 
 static void fault_add_malformed(struct faults *faults, struct json_text_fault fault)
 {
-    fault_add(faults, (struct place){ NULL, NULL, (int64_t)fault.offset }, fault.message,
+    fault_add(faults, (struct location){ NULL, NULL, (int64_t)fault.offset }, fault.message,
               "value_error.jsondecode");
 }
 
-/* Returns a new object, or NULL when memory is out. json: an object, as json_text_rewrite() leaves it. */
+/* Parses an object that json_text_rewrite() wrote. Returns a new object, or NULL if out of memory. */
 static struct json_object *parse_json(const char *json, size_t length)
 {
     struct json_tokener *tokener = json_tokener_new();
@@ -94,7 +95,7 @@ static struct json_object *parse_json(const char *json, size_t length)
     return value;
 }
 
-/* Returns the parsed object, owned by the caller, or NULL with one fault added or memory out. */
+/* Returns the body as a new object, or NULL: then a fault was added or out_of_memory is set. */
 static struct json_object *parse_object(const char *body, size_t length, struct faults *faults)
 {
     static const char *const members[] = { "\"topics\"", "\"since\"", "\"timeout\"", "\"limit\"", NULL };
@@ -119,7 +120,9 @@ static struct json_object *parse_object(const char *body, size_t length, struct 
 
 /* ---- the fields */
 
-/* Reads a whole number, also one written as 30.0; absent and null leave the default. */
+/*
+ * Reads an integer, which may be written as 30.0. If the field is absent or null, *value keeps the default.
+ */
 static void read_integer(struct json_object *body, const char *field, int least, int most, int *value,
                          struct faults *faults)
 {
@@ -130,18 +133,18 @@ static void read_integer(struct json_object *body, const char *field, int least,
     if (!given)
         return;
     if (!json_object_is_type(given, json_type_int) && !json_object_is_type(given, json_type_double)) {
-        fault_add(faults, place_of(field), "value is not a valid integer", "type_error.integer");
+        fault_add(faults, location_of(field), "value is not a valid integer", "type_error.integer");
         return;
     }
     number = json_object_get_double(given);
     if (number > INT_MIN && number < INT_MAX && number != (int)number) {
-        fault_add(faults, place_of(field), "value is not a valid integer", "type_error.integer");
+        fault_add(faults, location_of(field), "value is not a valid integer", "type_error.integer");
     } else if (number < least) {
         (void)snprintf(message, sizeof message, "ensure this value is greater than or equal to %d", least);
-        fault_add(faults, place_of(field), message, "value_error.number.not_ge");
+        fault_add(faults, location_of(field), message, "value_error.number.not_ge");
     } else if (number > most) {
         (void)snprintf(message, sizeof message, "ensure this value is less than or equal to %d", most);
-        fault_add(faults, place_of(field), message, "value_error.number.not_le");
+        fault_add(faults, location_of(field), message, "value_error.number.not_le");
     } else {
         *value = (int)number;
     }
@@ -156,48 +159,51 @@ static bool is_blank(struct json_object *item)
 /* Checks one item of "topics". */
 static void check_topic(struct json_object *item, size_t index, struct faults *faults)
 {
-    struct place place = { "topics", NULL, (int64_t)index };
+    struct location location = { "topics", NULL, (int64_t)index };
 
     if (!json_object_is_type(item, json_type_string)) {
-        fault_add(faults, place, "str type expected", "type_error.str");
+        fault_add(faults, location, "str type expected", "type_error.str");
         return;
     }
     switch (topic_check(json_object_get_string(item), (size_t)json_object_get_string_len(item))) {
     case TOPIC_OK:
         break;
     case TOPIC_BLANK:
-        fault_add(faults, place, "ensure this value is not blank", "value_error");
+        fault_add(faults, location, "ensure this value is not blank", "value_error");
         break;
     case TOPIC_TOO_LONG:
-        fault_add(faults, place, "ensure this value has at most 255 characters",
+        fault_add(faults, location, "ensure this value has at most 255 characters",
                   "value_error.any_str.max_length");
         break;
     case TOPIC_CONTROL:
-        fault_add(faults, place, "control characters are not allowed", "value_error");
+        fault_add(faults, location, "control characters are not allowed", "value_error");
         break;
     }
 }
 
-/* Checks "topics" as a whole and every name; *all_blank tells the one case that is no validation error. */
+/*
+ * Checks "topics" and every name in it. *all_blank: there are names and all are blank, which has an error of
+ * its own instead of a validation entry.
+ */
 static void check_topics(struct json_object *body, int max_topics, bool *all_blank, struct faults *faults)
 {
     struct json_object *topics;
-    const struct place place = place_of("topics");
+    const struct location location = location_of("topics");
     size_t count;
     char message[80];
 
     *all_blank = false;
     if (!json_object_object_get_ex(body, "topics", &topics)) {
-        fault_add(faults, place, "field required", "value_error.missing");
+        fault_add(faults, location, "field required", "value_error.missing");
     } else if (!topics) {
-        fault_add(faults, place, "none is not an allowed value", "type_error.none.not_allowed");
+        fault_add(faults, location, "none is not an allowed value", "type_error.none.not_allowed");
     } else if (!json_object_is_type(topics, json_type_array)) {
-        fault_add(faults, place, "value is not a valid list", "type_error.list");
+        fault_add(faults, location, "value is not a valid list", "type_error.list");
     } else if ((count = json_object_array_length(topics)) == 0) {
-        fault_add(faults, place, "ensure this value has at least 1 items", "value_error");
+        fault_add(faults, location, "ensure this value has at least 1 items", "value_error");
     } else if (count > (size_t)max_topics) {
         (void)snprintf(message, sizeof message, "ensure this value has at most %d items", max_topics);
-        fault_add(faults, place, message, "value_error.list.max_items");
+        fault_add(faults, location, message, "value_error.list.max_items");
     } else {
         *all_blank = true;
         for (size_t i = 0; i < count && *all_blank; i++)
@@ -207,7 +213,7 @@ static void check_topics(struct json_object *body, int max_topics, bool *all_bla
     }
 }
 
-/* Fills in the cursor of a topic that was asked for, and keeps its entry of "since". */
+/* Sets a topic's cursor from its entry in "since", if it has one, and copies that entry to kept. */
 static void read_cursor(struct json_object *since, struct poll_topic *topic, struct json_object *kept,
                         struct faults *faults)
 {
@@ -218,7 +224,8 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
     if (!json_build_add_member(kept, topic->name, json_object_get(given)))
         faults->out_of_memory = true;
     if (!json_object_is_type(given, json_type_string)) {
-        fault_add(faults, (struct place){ "since", topic->name, -1 }, "str type expected", "type_error.str");
+        fault_add(faults, (struct location){ "since", topic->name, -1 }, "str type expected",
+                  "type_error.str");
         return;
     }
     topic->since = json_object_to_json_string_ext(given, JSON_C_TO_STRING_NOSLASHESCAPE);
@@ -227,8 +234,8 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
 }
 
 /*
- * Fills in all cursors. Entries of other topics are dropped: a body of them takes megabytes, and the poll may wait
- * for a minute. PHP sends an empty array for an empty object.
+ * Sets all cursors from "since". Drops the entries of other topics, because they may take megabytes of memory
+ * for as long as the poll waits. Accepts an empty array, which PHP sends for an empty object.
  */
 static void read_since(struct poll_request *request, struct faults *faults)
 {
@@ -242,11 +249,11 @@ static void read_since(struct poll_request *request, struct faults *faults)
             faults->out_of_memory = true;
     } else if (since &&
                !(json_object_is_type(since, json_type_array) && json_object_array_length(since) == 0)) {
-        fault_add(faults, place_of("since"), "value is not a valid dict", "type_error.dict");
+        fault_add(faults, location_of("since"), "value is not a valid dict", "type_error.dict");
     }
 }
 
-/* Fills the request's topics, each once, from a checked array. */
+/* Sets the request's topics, without repetitions, from an array that check_topics() has seen. */
 static bool read_topics(struct poll_request *request, struct json_object *names)
 {
     size_t count = json_object_array_length(names);
@@ -264,7 +271,7 @@ static bool read_topics(struct poll_request *request, struct json_object *names)
         int known = 0;
 
         if (!json_object_is_type(item, json_type_string))
-            continue; /* a fault already; the others' cursors are looked at all the same */
+            continue; /* check_topics() has added a fault; the other topics' cursors are still checked */
         if (!topic.quoted)
             return false;
         while (known < request->topic_count && strcmp(request->topics[known].name, topic.name) != 0)

@@ -1,6 +1,6 @@
 /*
- * What a client asked for: the body of POST /messages/poll, read and checked.
- * Filled by poll_request_parse(), ended by poll_request_release(); nothing changes it in between.
+ * The checked body of POST /messages/poll. poll_request_parse() creates it and poll_request_release() ends
+ * it; nothing changes it in between.
  */
 #ifndef PGPOLL_POLL_REQUEST_H
 #define PGPOLL_POLL_REQUEST_H
@@ -17,33 +17,33 @@ struct poll_topic {
     size_t length;      /* bytes */
     const char *quoted; /* the name as a JSON string */
     struct cursor cursor;
-    const char *since; /* the cursor as it was sent, as a JSON string; NULL when none was */
+    const char *since; /* the cursor as the client sent it, as a JSON string; NULL: none was sent */
 };
 
 struct poll_request {
-    struct poll_topic *topics; /* distinct, in the order they were sent */
+    struct poll_topic *topics; /* without repetitions, in the order in which they were sent */
     int topic_count;
     int timeout_s;
-    int limit;                /* messages in one answer */
-    struct json_object *body; /* owns every borrowed pointer above */
+    int limit;                /* maximum number of messages in the answer */
+    struct json_object *body; /* owns the texts that the topics point to */
 };
 
 /*
- * The longest body that is accepted. It has room for max_topics of the longest names, each character escaped,
- * and for the same names once more with their cursors in "since", so that a client can always send its poll
- * again with the answer's next_since; and for 64 KiB of anything else.
+ * Returns the maximum length of a body. It has room for max_topics names of the greatest length, each
+ * character escaped, for the same names with their cursors in "since", and for 64 KiB of other text. So a
+ * client can always repeat its poll with the answer's next_since.
  */
 size_t poll_request_max_bytes(int max_topics);
 
 /*
- * Reads a body of length bytes. max_topics: how many names one request may hold.
- * ERROR_INVALID: *detail is a new array of the API's validation entries, owned by the caller.
- * ERROR_NO_TOPIC, ERROR_MEMORY: nothing more to say. On any error *request is untouched and needs no release.
+ * Parses and checks a body of length bytes. max_topics limits the number of names in it. Returns ERROR_NONE,
+ * ERROR_NO_TOPIC (all names are blank), ERROR_MEMORY, or ERROR_INVALID: then *detail is a new array with an
+ * entry for each fault, owned by the caller. On any error *request is untouched and needs no release.
  */
 enum error poll_request_parse(struct poll_request *request, const char *body, size_t length, int max_topics,
                               struct json_object **detail);
 
-/* Frees what parse made; an all-zero request is fine. */
+/* Frees what poll_request_parse() allocated. Accepts an all-zero request. */
 void poll_request_release(struct poll_request *request);
 
 #endif

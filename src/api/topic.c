@@ -9,7 +9,7 @@ static bool is_control(uint32_t character)
     return character < 0x20 || (character >= 0x7f && character <= 0x9f);
 }
 
-/* Unicode's White_Space. */
+/* Whether the character has the Unicode property White_Space. */
 static bool is_space(uint32_t character)
 {
     return character == ' ' || (character >= 0x09 && character <= 0x0d) || character == 0x85 ||

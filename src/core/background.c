@@ -15,14 +15,14 @@ struct background {
     void (*call)(void *context);
     void (*release)(void *context);
     void *context;
-    int fd; /* an eventfd */
+    int fd; /* an eventfd, set when the call has returned */
     _Atomic bool done;
-    _Atomic int holders; /* the thread and whoever started it */
+    _Atomic int references; /* the thread's and the caller's */
 };
 
-static void let_go(struct background *background)
+static void drop_reference(struct background *background)
 {
-    if (atomic_fetch_sub(&background->holders, 1) > 1)
+    if (atomic_fetch_sub(&background->references, 1) > 1)
         return;
     background->release(background->context);
     (void)close(background->fd);
@@ -36,11 +36,11 @@ static void *run(void *context)
     background->call(background->context);
     atomic_store(&background->done, true);
     (void)eventfd_write(background->fd, 1);
-    let_go(background);
+    drop_reference(background);
     return NULL;
 }
 
-/* The process's signals are for its other threads. */
+/* The thread blocks all signals, so that the process's other threads handle them. */
 static int start_thread(struct background *background)
 {
     pthread_attr_t detached;
@@ -73,7 +73,7 @@ struct background *background_start(void (*call)(void *context), void (*release)
     background->call = call;
     background->release = release;
     background->context = context;
-    background->holders = 2;
+    background->references = 2;
     background->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     failure = background->fd < 0 ? errno : start_thread(background);
     if (failure) {
@@ -105,8 +105,8 @@ void background_wait(const struct background *background, int64_t deadline_ms)
         (void)poll(&fd, 1, (int)left_ms);
 }
 
-void background_leave(struct background *background)
+void background_free(struct background *background)
 {
     if (background)
-        let_go(background);
+        drop_reference(background);
 }

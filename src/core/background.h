@@ -1,6 +1,8 @@
 /*
- * A call that blocks, made in a thread of its own, so that a loop need not wait for it. A thread cannot be stopped: who is no longer
- * interested leaves, and what the call used is released when it returns.
+ * Runs a blocking call in a thread of its own, so that an event loop does not wait for it.
+ *
+ * background_start() creates it and background_free() gives it up. A thread cannot be stopped: after
+ * background_free() the call goes on, and its context is destroyed when it returns.
  */
 #ifndef PGPOLL_BACKGROUND_H
 #define PGPOLL_BACKGROUND_H
@@ -11,22 +13,23 @@
 struct background;
 
 /*
- * Starts call(context). release(context) follows when the call has returned and background_leave() was called, whichever is later.
- * NULL: not started, errno says why, and context is still the caller's.
+ * Starts call(context) in a new thread. release(context) destroys the context once the call has returned and
+ * background_free() was called, whichever is later; it may run in either thread.
+ * Returns NULL if the thread was not started: errno says why, and the caller still owns context.
  */
 struct background *background_start(void (*call)(void *context), void (*release)(void *context),
                                     void *context);
 
-/* Whether the call has returned; what it wrote may be read then. false for NULL. */
+/* Whether the call has returned, so that its results in context may be read. false for NULL. */
 bool background_is_done(const struct background *background);
 
-/* Readable once the call has returned. */
+/* A descriptor that becomes readable when the call has returned. Owned by background. */
 int background_fd(const struct background *background);
 
-/* Waits for the call to return, until deadline_ms (monotonic). */
+/* Waits until the call has returned, at most until deadline_ms (monotonic). */
 void background_wait(const struct background *background, int64_t deadline_ms);
 
-/* The caller needs it no more. Takes NULL. */
-void background_leave(struct background *background);
+/* Drops the caller's reference. Takes NULL. */
+void background_free(struct background *background);
 
 #endif

@@ -6,7 +6,7 @@ static int64_t read_ms(clockid_t clock)
 {
     struct timespec now;
 
-    /* Cannot fail: both clocks always exist and the pointer is valid (clock_gettime(2)). */
+    /* Cannot fail: both clocks exist on Linux and the pointer is valid (clock_gettime(2)). */
     (void)clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }

@@ -1,15 +1,16 @@
 /*
- * The two clocks. Deadlines are monotonic milliseconds; the wall clock is only for what people and PostgreSQL call a time.
+ * Reads the two system clocks. Deadlines and durations use the monotonic clock. The wall clock serves only
+ * times that are shown to people or compared with times in PostgreSQL.
  */
 #ifndef PGPOLL_CLOCK_H
 #define PGPOLL_CLOCK_H
 
 #include <stdint.h>
 
-/* Milliseconds of CLOCK_MONOTONIC. */
+/* Returns CLOCK_MONOTONIC in milliseconds. */
 int64_t clock_monotonic_ms(void);
 
-/* The earlier and the later of two times, or the shorter and the longer of two durations. */
+/* Return the smaller and the larger of two times or durations. */
 static inline int64_t clock_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -20,7 +21,7 @@ static inline int64_t clock_max(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* Milliseconds since 1970-01-01 UTC. */
+/* Returns CLOCK_REALTIME in milliseconds since 1970-01-01 UTC. */
 int64_t clock_wall_ms(void);
 
 #endif

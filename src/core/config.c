@@ -15,58 +15,50 @@ enum type { TYPE_INTEGER, TYPE_TEXT, TYPE_ORIGINS, TYPE_LOG, TYPE_LOG_LEVEL };
 static const struct variable {
     const char *name;
     enum type type;
-    size_t offset; /* of its member in struct config */
+    size_t offset; /* of the member in struct config */
     const char *fallback;
-    int64_t least, most; /* of TYPE_INTEGER */
+    int64_t least, most; /* limits of a TYPE_INTEGER */
     const char *help;
 } variables[] = {
     { "PGPOLL_WORKERS", TYPE_INTEGER, offsetof(struct config, workers), "0", 0, 20000,
-      "number of polls that can wait at the same time, under one manager; --workers N means the same. The "
-      "manager "
-      "starts "
-      "a few more processes, which stay free to accept. 0: no manager, this process serves one poll and "
-      "LISTENs for "
-      "it" },
+      "number of polls that can wait at the same time on this host, under one manager; --workers N means the "
+      "same. The manager starts a few more processes, so that one is free to accept the next poll. 0: there "
+      "is no manager, and the process serves one poll at a time over its own connection" },
     { "PGPOLL_WINDOW_BYTES", TYPE_INTEGER, offsetof(struct config, window_bytes), "33554432", 65536,
-      1073741824, "bytes of recent messages that a manager keeps in memory for its workers" },
+      1073741824, "bytes of shared memory in which a manager keeps recent messages for its workers" },
     { "PGPOLL_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, connections), "8", 1, 1000,
-      "number of processes that read the table for a manager's workers, to catch up; each has a database "
-      "connection "
-      "while it is busy" },
+      "number of reader processes, which read the table for a manager's workers when a poll must catch up; "
+      "each has a database connection while it is busy" },
     { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
-      "libpq service (PGSERVICEFILE) to which those processes connect, for example PgBouncer; empty: they "
-      "connect like "
-      "every other process" },
+      "libpq service (an entry of PGSERVICEFILE) that the reader processes connect to, for example "
+      "PgBouncer; empty: they connect as all other processes do" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
-      "topics in one poll; above 70, also raise the web server's limit on the size of a request: its file "
-      "from deploy "
-      "says how" },
+      "maximum number of topics in one poll; above 70, also raise the web server's limit on the size of a "
+      "request, as its configuration file in deploy/ explains" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0,
       20000,
-      "polls of one user that may wait at the same time under a manager, or of one address if nobody was "
-      "authenticated; one more has the oldest answered early; 0: no limit" },
+      "maximum number of polls of one user, or of one address if the client is not authenticated, that wait "
+      "at the same time under a manager; a further poll makes the client's oldest one be answered early; 0: "
+      "no limit" },
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
-      "bytes of payload and metadata in one answer; a first message that alone is larger is sent anyway" },
+      "maximum bytes of payload and metadata in one answer; a single message that is larger is sent alone" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
       "seconds after which a waiting poll reads the table again, in case a notification was lost" },
     { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
-      "seconds after which a database connection that does not answer is cancelled and closed; its "
-      "lock_timeout is 0.8 "
-      "of that, its statement_timeout 0.9" },
+      "seconds after which a query that gets no answer is cancelled and its connection is closed; each "
+      "session's lock_timeout is 0.8 of this time and its statement_timeout 0.9" },
     { "PGPOLL_PEER_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, peer_timeout_s), "10", 2, 600,
-      "seconds within which the web server must send the rest of a request, or take more of an answer" },
+      "seconds within which the web server must send the whole request, or accept more of an answer" },
     { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,
-      "seconds between newlines sent to a waiting client, to notice behind Apache that it has left; 0: "
-      "none" },
+      "seconds between the newlines that are sent to a waiting client, to detect behind Apache that it has "
+      "disconnected; 0: none are sent" },
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
-      "origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * for "
-      "all; "
-      "empty: "
-      "only pages from the web server's own origin" },
+      "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
+      "for all; empty: only pages from the web server's own origin" },
     { "PGPOLL_HOST", TYPE_TEXT, offsetof(struct config, host), NULL, 0, 0,
-      "name of this machine in pgpoll.waiters; default: the host name" },
+      "name of this machine in statistics and metrics; default: its host name" },
     { "PGPOLL_LOG", TYPE_LOG, offsetof(struct config, log), "stderr", 0, 0,
-      "stderr, syslog or the absolute path of a file (spawn-fcgi gives its children /dev/null for stderr)" },
+      "stderr, syslog or the absolute path of a file (spawn-fcgi redirects stderr to /dev/null)" },
     { "PGPOLL_LOG_LEVEL", TYPE_LOG_LEVEL, offsetof(struct config, log_level), "info", 0, 0,
       "error, warning, info or debug" },
 };
@@ -123,7 +115,10 @@ static bool read_level(const struct variable *variable, const char *text, enum l
     return false;
 }
 
-/* Stores text as the variable's value. false: it is not valid; reason (size bytes) says what it must be. */
+/*
+ * Stores text as the variable's value. Returns false if it is invalid; reason (size bytes) says what it must
+ * be.
+ */
 static bool read_value(const struct variable *variable, const char *text, struct config *config, char *reason,
                        size_t size)
 {
@@ -155,14 +150,17 @@ static bool read_value(const struct variable *variable, const char *text, struct
     return true;
 }
 
-/* ---- names that are not settings */
+/* ---- unknown names */
 
 static size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;
 }
 
-/* Levenshtein distance: how many letters of name to insert, delete or replace to get other, which is in the table. */
+/*
+ * Returns the Levenshtein distance: how many letters of name must be inserted, deleted or replaced to get
+ * other, a name from the table. Ignores the case of name.
+ */
 static size_t distance(const char *name, size_t length, const char *other)
 {
     size_t row[NAME_SIZE], columns = strlen(other);
@@ -183,10 +181,10 @@ static size_t distance(const char *name, size_t length, const char *other)
     return row[columns];
 }
 
-/* The setting with the nearest name, or NULL if none is near. */
+/* Returns the setting with the most similar name, or NULL if none is similar. */
 static const char *nearest(const char *name, size_t length)
 {
-    size_t least = (length - strlen(PREFIX)) / 2 + 1; /* half of the letters may be wrong */
+    size_t least = (length - strlen(PREFIX)) / 2 + 1; /* up to half of the letters may differ */
     const char *best = NULL;
 
     for (size_t i = 0; i < VARIABLE_COUNT; i++) {
@@ -211,7 +209,10 @@ static bool is_known(const char *name, size_t length)
     return false;
 }
 
-/* Looks for a PGPOLL_ name that is unknown and not empty, which means the same as unset. false: error says which. */
+/*
+ * Returns false if the environment has an unknown PGPOLL_ variable; error names it. An empty variable counts
+ * as unset and is ignored.
+ */
 static bool check_names(char *error, size_t size)
 {
     for (char **entry = environ; *entry; entry++) {

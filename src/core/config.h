@@ -1,6 +1,7 @@
 /*
- * Configuration: PGPOLL_* environment variables, read once at start. The table in config.c is the only place that knows
- * their names, defaults and limits; --help prints it. The database is configured by libpq's own PG* variables.
+ * The configuration, read from the PGPOLL_* environment variables once, at start. The table in config.c is
+ * the only place that knows their names, defaults and limits, and --help prints it. libpq's PG* variables
+ * configure the database connection.
  */
 #ifndef PGPOLL_CONFIG_H
 #define PGPOLL_CONFIG_H
@@ -12,9 +13,12 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* Strings are borrowed from the environment or constant, and never NULL. */
+/*
+ * One member for each setting; the names follow the settings' names. Strings are borrowed from the
+ * environment or constant, and never NULL.
+ */
 struct config {
-    int64_t workers; /* 0: one process, which LISTENs itself */
+    int64_t workers; /* 0: no manager; the process has its own connection */
     int64_t window_bytes;
     int64_t connections;
     int64_t max_topics;
@@ -32,20 +36,21 @@ struct config {
 };
 
 /*
- * Variables with our prefix that are no settings. config_load() accepts them; every other unknown PGPOLL_ name it refuses,
- * for it is a typing error. Whoever gives our programs another one in their environment adds it here.
+ * PGPOLL_ variables that are not settings but may be in the environment. config_load() accepts them and
+ * refuses every other unknown PGPOLL_ name as a typing error, so code that passes a new variable to the
+ * programs must add it here.
  */
-#define CONFIG_OLD_WORKERS "PGPOLL_OLD_WORKERS" /* a manager gives it to the program that it becomes */
-#define CONFIG_PROGRAM "PGPOLL_PROGRAM"         /* pgpoll-check: the pgpoll.fcgi to run */
-#define CONFIG_URL "PGPOLL_URL"                 /* deploy/local: where the web server of $RUN/env answers */
+#define CONFIG_OLD_WORKERS "PGPOLL_OLD_WORKERS" /* set by a manager for its successor before it re-execs */
+#define CONFIG_PROGRAM "PGPOLL_PROGRAM"         /* set for pgpoll-check: which pgpoll.fcgi to run */
+#define CONFIG_URL "PGPOLL_URL"                 /* set by deploy/local in $RUN/env: the web server's URL */
 
 /*
- * Reads the environment. false: a value is bad, or a PGPOLL_ name is unknown; error (size bytes) says which, why and what
- * to write instead, and *config is untouched.
+ * Fills *config from the environment. Returns false if a value is invalid or a PGPOLL_ name is unknown:
+ * *config is untouched, and error (size bytes) says which variable is wrong, why, and what to write instead.
  */
 bool config_load(struct config *config, char *error, size_t size);
 
-/* Prints every variable with its default and limits. */
+/* Prints every setting with its help text, default and limits. */
 void config_print_help(FILE *stream);
 
 #endif

@@ -10,7 +10,10 @@ enum { ORIGIN_SIZE = 320 }; /* a host name has at most 253 characters */
 
 static const char SEPARATORS[] = ", \t";
 
-/* Finds the next origin in *rest and steps past it. Returns its length; 0: there is none. */
+/*
+ * Sets *origin to the next origin in *rest and moves *rest past it. Returns its length, 0 at the end of the
+ * list.
+ */
 static size_t next_origin(const char **rest, const char **origin)
 {
     *origin = *rest + strspn(*rest, SEPARATORS);
@@ -26,7 +29,9 @@ static bool consists_of(const char *text, size_t length, const char *others)
     return length > 0;
 }
 
-/* Reads ":port" or nothing up to end. Returns the port, 0 if there is none, -1 if it is not one. */
+/*
+ * Parses ":port" or nothing, up to end. Returns the port, 0 if there is none, -1 if the text is not a port.
+ */
 static long read_port(const char *text, const char *end)
 {
     char *after;
@@ -41,8 +46,8 @@ static long read_port(const char *text, const char *end)
 }
 
 /*
- * Writes the origin that was meant, as a browser would send it but for the case of letters: without a path, with a scheme,
- * without the scheme's usual port. false: there is no telling.
+ * Writes text in the form in which a browser sends an origin: with a scheme, without a path, without the
+ * scheme's default port; the case of letters stays. Returns false if text cannot be read as an origin.
  */
 static bool normalize(const char *text, char origin[static ORIGIN_SIZE])
 {
@@ -70,7 +75,7 @@ static bool normalize(const char *text, char origin[static ORIGIN_SIZE])
     return length < ORIGIN_SIZE - 6 && snprintf(origin + length, 7, ":%ld", port) > 0;
 }
 
-/* "*" is checked by the caller. */
+/* Checks one origin of a list; the caller handles "*". */
 static bool check_origin(const char *origin, size_t length, char *reason, size_t size)
 {
     char text[ORIGIN_SIZE] = "", meant[ORIGIN_SIZE];

@@ -1,8 +1,9 @@
 /*
- * Cross-origin resource sharing: which web origins may read our answers in a browser. A list is text as
- * PGPOLL_CORS_ORIGIN has it: origins separated by commas or blanks, "*" alone for every origin, "" for none.
+ * Decides which web origins may read answers in a browser (cross-origin resource sharing). An origin list is
+ * the text of PGPOLL_CORS_ORIGIN: origins separated by commas or blanks, "*" alone for every origin, "" for
+ * none.
  *
- * Source: the Fetch standard, "CORS protocol"; RFC 6454 for an origin's form.
+ * Source: the Fetch standard, "CORS protocol"; RFC 6454 for the form of an origin.
  */
 #ifndef PGPOLL_CORS_H
 #define PGPOLL_CORS_H
@@ -11,12 +12,15 @@
 #include <stddef.h>
 
 /*
- * Checks a list. false: reason (size bytes) continues "PGPOLL_CORS_ORIGIN=...: ", names the origin that is wrong and says
- * what to write instead.
+ * Returns whether list is valid. If not, reason (size bytes) names the wrong origin and says what to write
+ * instead; the text fits after "PGPOLL_CORS_ORIGIN=...: ".
  */
 bool cors_check(const char *list, char *reason, size_t size);
 
-/* Whether pages of this origin, as the browser's Origin header has it, may read answers. list: has passed cors_check(). */
+/*
+ * Whether list, which cors_check() accepted, contains this value of the Origin header; letters' case is
+ * ignored.
+ */
 bool cors_allows(const char *list, const char *origin);
 
 /* Whether the list is "*". */

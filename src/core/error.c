@@ -10,7 +10,7 @@ static const struct {
     [ERROR_PENDING] = { "pending", 500, "Internal server error", LOG_LEVEL_ERROR },
     [ERROR_TIMEOUT] = { "timeout", 200, "OK", LOG_LEVEL_DEBUG },
     [ERROR_CLIENT_GONE] = { "client_gone", 200, "OK", LOG_LEVEL_DEBUG },
-    [ERROR_RELEASED] = { "released", 200, "OK", LOG_LEVEL_DEBUG },
+    [ERROR_DRAINED] = { "released", 200, "OK", LOG_LEVEL_DEBUG },
     [ERROR_NO_TOPIC] = { "no_topic", 400, "At least one topic required", LOG_LEVEL_DEBUG },
     [ERROR_INVALID] = { "invalid", 422, "Validation error", LOG_LEVEL_DEBUG },
     [ERROR_DENIED] = { "denied", 403, "Access denied to one or more requested topics", LOG_LEVEL_INFO },

@@ -1,8 +1,9 @@
 /*
- * The one closed set of errors, and what each means to a client and to the log.
+ * The closed set of error codes, each with its name, its HTTP answer and its log level.
  *
- * Functions that can fail return one of these and leave their outputs untouched. Who returns one does not log it: whoever knows the
- * context (a request, the start-up, whose connection it is) does, once.
+ * Functions that can fail return one of these and leave their outputs untouched. A function that returns an
+ * error does not log it. The caller that knows the context (the request, the start-up, the purpose of a
+ * connection) logs it once.
  */
 #ifndef PGPOLL_ERROR_H
 #define PGPOLL_ERROR_H
@@ -12,37 +13,37 @@
 
 enum error {
     ERROR_NONE,
-    ERROR_PENDING, /* begun and not yet done; never an outcome */
-    /* Why a wait ended. */
+    ERROR_PENDING, /* the operation is still running; never the outcome of a poll */
+    /* Reasons why a wait ended; the poll is answered normally. */
     ERROR_TIMEOUT,
     ERROR_CLIENT_GONE,
-    ERROR_RELEASED, /* the process was asked to answer what waits: drain or reload */
-    /* What the client did wrong. */
+    ERROR_DRAINED, /* the process was told to answer now: shutdown, reload or room for other polls */
+    /* Errors of the client. */
     ERROR_NO_TOPIC,
     ERROR_INVALID,
     ERROR_DENIED,
     ERROR_NOT_FOUND,
     ERROR_METHOD,
     ERROR_TOO_LARGE,
-    ERROR_TOO_MANY, /* polls of one client at a time */
-    /* What went wrong here. */
-    ERROR_DATABASE_AWAY,  /* no connection, or it was lost or cancelled: worth another try */
-    ERROR_DATABASE_QUERY, /* PostgreSQL refused the statement: not worth another try */
+    ERROR_TOO_MANY, /* the client has more polls at a time than its quota */
+    /* Errors of the server. */
+    ERROR_DATABASE_AWAY,  /* no connection, or it was lost or the query was cancelled; a retry may succeed */
+    ERROR_DATABASE_QUERY, /* PostgreSQL rejected the statement; a retry would fail again */
     ERROR_SCHEMA,         /* the pgpoll schema is missing or of another version */
     ERROR_MEMORY,
     ERROR_COUNT
 };
 
-/* A short name for the log, such as "client_gone". */
+/* Returns a short name for the log and for metrics, such as "client_gone". */
 const char *error_name(enum error error);
 
-/* The HTTP status of an answer that tells of this error; 200 for those that do not keep a poll from being answered. */
+/* Returns the HTTP status of the answer; 200 for ERROR_NONE and for the reasons why a wait ended. */
 int error_http_status(enum error error);
 
-/* The API's "detail" text. */
+/* Returns the text of the answer's "detail" field. */
 const char *error_detail(enum error error);
 
-/* At which level the program logs a poll that ended so. */
+/* Returns the level at which a poll that ended with this error is logged. */
 enum log_level error_log_level(enum error error);
 
 #endif

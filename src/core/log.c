@@ -15,17 +15,17 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A line with what is put before it is shorter than PIPE_BUF, so a pipe takes all of it or nothing. */
+/* A line and its head are shorter than PIPE_BUF, so a pipe accepts all of it or nothing (pipe(7)). */
 enum { LINE_SIZE = 2048, HEAD_SIZE = 128 };
 
 enum { NO_FD = -1 };
 
 enum kind {
     KIND_UNKNOWN,
-    KIND_FILE,        /* cannot be waited for: write(2) is all there is */
-    KIND_SOCKET,      /* send(2) can be told not to block */
-    KIND_NONBLOCKING, /* our own open file description, with O_NONBLOCK */
-    KIND_MAY_BLOCK,   /* a pipe or terminal that we share with others and may not open again */
+    KIND_FILE,        /* a regular file: write(2) waits for the disk at most */
+    KIND_SOCKET,      /* send(2) does not block with MSG_DONTWAIT */
+    KIND_NONBLOCKING, /* a pipe or terminal through our own open file description, with O_NONBLOCK */
+    KIND_MAY_BLOCK, /* a pipe or terminal shared with other programs, which we are not permitted to reopen */
     KIND_SYSLOG
 };
 
@@ -34,16 +34,17 @@ static struct {
     const char *program;
     int fd;
     enum kind kind;
-    bool streams;       /* KIND_SYSLOG: over a stream, in which a NUL ends a line */
-    uint64_t lost;      /* lines, not yet reported */
-    uint64_t lost_more; /* not yet taken by log_take_lost() */
+    bool is_stream;     /* KIND_SYSLOG: the socket is a stream, in which a NUL ends each line */
+    uint64_t lost;      /* lost lines that the log has not yet reported */
+    uint64_t uncounted; /* lost lines that log_take_lost() has not yet returned */
 } out = { LOG_LEVEL_INFO, "pgpoll", STDERR_FILENO, KIND_UNKNOWN, false, 0, 0 };
 
-/* ---- where it goes */
+/* ---- the destination */
 
 /*
- * O_NONBLOCK belongs to the open file description, which other programs share with us (a shell, the service's other processes). So we
- * open the same pipe or terminal once more. Not permitted where it belongs to another user.
+ * Reopens the pipe or terminal behind fd with O_NONBLOCK. The flag cannot be set on fd itself: it belongs to
+ * the open file description, which other programs share (a shell, other processes of the service). Fails if
+ * another user owns it.
  */
 static int open_again(int fd)
 {
@@ -53,7 +54,7 @@ static int open_again(int fd)
     return open(path, O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
-/* Finds out how to write to out.fd, which is stderr or our own. */
+/* Determines how to write to out.fd without blocking. out.fd is stderr or was opened here. */
 static void find_kind(void)
 {
     struct stat status;
@@ -71,7 +72,10 @@ static void find_kind(void)
     }
 }
 
-/* A named pipe that nobody reads yet is opened for reading too: else open(2) fails, and so would a start or a reload. */
+/*
+ * Opens a named pipe that has no reader for reading too, because open(2) for writing alone fails with ENXIO
+ * and would stop a start or reload.
+ */
 static int open_path(const char *path)
 {
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640);
@@ -79,7 +83,10 @@ static int open_path(const char *path)
     return fd < 0 && errno == ENXIO ? open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC) : fd;
 }
 
-/* syslog(3) blocks when the daemon does not read. NO_FD: it is not there now. */
+/*
+ * Used in place of syslog(3), which blocks while the daemon does not read. Returns NO_FD if there is no
+ * daemon now.
+ */
 static int connect_syslog(void)
 {
     const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = _PATH_LOG };
@@ -89,7 +96,7 @@ static int connect_syslog(void)
         int fd = socket(AF_UNIX, types[i] | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
         if (fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) == 0) {
-            out.streams = types[i] == SOCK_STREAM;
+            out.is_stream = types[i] == SOCK_STREAM;
             return fd;
         }
         if (fd >= 0)
@@ -136,9 +143,9 @@ static const char *level_name(enum log_level level)
     return "?";
 }
 
-/* ---- lines */
+/* ---- writing lines */
 
-/* Whether the log has taken all of it. */
+/* Returns whether the whole line was written. */
 static bool put(const char *line, size_t size)
 {
     struct iovec part = { (void *)(uintptr_t)line, size };
@@ -151,7 +158,8 @@ static bool put(const char *line, size_t size)
         written = send(out.fd, line, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         break;
     case KIND_MAY_BLOCK:
-        /* Linux before 6.4 has this for no pipe. Then another process may still fill the pipe between poll() and write(). */
+        /* Linux before 6.4 lacks RWF_NOWAIT for pipes. Then write() blocks if another process fills the pipe
+           after poll(). */
         written = pwritev2(out.fd, &part, 1, -1, RWF_NOWAIT);
         if (written < 0 && errno == EOPNOTSUPP && poll(&fd, 1, 0) == 1)
             written = write(out.fd, line, size);
@@ -165,20 +173,20 @@ static bool put(const char *line, size_t size)
     return written == (ssize_t)size;
 }
 
-/* The daemon may have been started anew. */
+/* Reconnects if the daemon was restarted. */
 static bool put_to_syslog(const char *line, size_t size)
 {
-    if (out.fd != NO_FD && put(line, size + out.streams))
+    if (out.fd != NO_FD && put(line, size + out.is_stream))
         return true;
     if (out.fd != NO_FD && errno == EAGAIN)
         return false;
     if (out.fd != NO_FD)
         (void)close(out.fd);
     out.fd = connect_syslog();
-    return out.fd != NO_FD && put(line, size + out.streams);
+    return out.fd != NO_FD && put(line, size + out.is_stream);
 }
 
-/* One write(2) a line: with O_APPEND the lines of many workers do not mix. */
+/* Uses one write(2) per line: with O_APPEND, lines of different processes do not mix. */
 static bool write_line(enum log_level level, const char *text)
 {
     char line[LINE_SIZE + HEAD_SIZE], stamp[32] = "";
@@ -194,7 +202,7 @@ static bool write_line(enum log_level level, const char *text)
     return length > 0 && put(line, (size_t)length);
 }
 
-/* As syslog(3) does: RFC 3164, in local time. */
+/* Formats the line as syslog(3) does: RFC 3164, in local time. */
 static bool write_to_syslog(enum log_level level, const char *text)
 {
     char line[LINE_SIZE + HEAD_SIZE], stamp[32] = "";
@@ -223,16 +231,17 @@ void log_report_lost(void)
     if (out.lost == 0)
         return;
     (void)snprintf(text, sizeof text,
-                   "%" PRIu64 " log lines were lost: nobody read the log, or its disk is full", out.lost);
+                   "%" PRIu64 " log lines were lost because nobody read the log or its disk was full",
+                   out.lost);
     if (write_text(LOG_LEVEL_WARNING, text))
         out.lost = 0;
 }
 
 uint64_t log_take_lost(void)
 {
-    uint64_t lost = out.lost_more;
+    uint64_t lost = out.uncounted;
 
-    out.lost_more = 0;
+    out.uncounted = 0;
     return lost;
 }
 
@@ -246,13 +255,13 @@ void log_write(enum log_level level, const char *format, ...)
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    /* What clients and servers sent may be in it: one event stays one line. */
+    /* The text may contain what a client or server sent; keep each event on one line. */
     for (char *at = text; *at; at++)
         if ((unsigned char)*at < ' ' || *at == 0x7f)
             *at = ' ';
     log_report_lost();
     if (!write_text(level, text)) {
         out.lost++;
-        out.lost_more++;
+        out.uncounted++;
     }
 }

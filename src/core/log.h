@@ -1,9 +1,9 @@
 /*
- * The program's log: one line an event, to stderr, syslog or a file. Opened once by main; a process that never opens it
- * logs to stderr. Never given payloads, request bodies or credentials.
+ * Writes the log: one line per event, to stderr, syslog or a file. main opens it once; a process that never
+ * opens it logs to stderr. Callers never pass payloads, request bodies or credentials.
  *
- * Writing never blocks. A line that a pipe, a socket or a terminal does not take at once, because nobody reads it, is lost. The log
- * says how many were lost as soon as it takes lines again.
+ * Writing never blocks. If a pipe, socket or terminal is full because nobody reads it, the line is lost. When
+ * lines can be written again, the log says how many were lost.
  */
 #ifndef PGPOLL_LOG_H
 #define PGPOLL_LOG_H
@@ -14,22 +14,29 @@
 #include <stdint.h>
 
 /*
- * Sends the log to "stderr", "syslog" or the file with this absolute path (appended to, created 0640; or a named pipe).
- * level: what matters less is dropped. program: borrowed for good; names the lines.
- * false: the file cannot be opened, errno says why, and the log goes where it went before.
+ * Directs the log to "stderr", "syslog" or a file or named pipe, given by its absolute path; a file is
+ * appended to, and created with mode 0640. Lines of a lower severity than level are dropped. program is the
+ * name in each line; borrowed for the life of the process. Returns false if the file cannot be opened: errno
+ * says why, and the log keeps its previous destination.
  */
 bool log_open(const char *destination, enum log_level level, const char *program);
 
-/* Whether a line of this level would be written; lets a caller skip costly arguments. */
+/* Whether lines of this level are written. Lets a caller skip costly arguments. */
 bool log_enabled(enum log_level level);
 
-/* Writes one line; the time, the process id and the level are put before it. Longer than 2,000 bytes: cut. */
+/*
+ * Writes one line, preceded by the time, the program, the process id and the level. Control characters become
+ * blanks. Texts of more than 2,047 bytes are cut.
+ */
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Reports lost lines now, if there are any and the log takes lines again; otherwise the next log_write() does. */
+/*
+ * Tries to log how many lines were lost, if any were; if the log is still full, the next log_write() tries
+ * again.
+ */
 void log_report_lost(void);
 
-/* How many lines this process lost since the last call. */
+/* Returns how many lines this process has lost since the last call. */
 uint64_t log_take_lost(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* How much a log line matters. The values are syslog(3)'s, so that the two need no translation. */
+/* The severity of a log line. The values equal those of syslog(3), so that no translation is needed. */
 #ifndef PGPOLL_LOG_LEVEL_H
 #define PGPOLL_LOG_LEVEL_H
 

@@ -1,6 +1,4 @@
-/*
- * What the programs need of the system that they are built for. Refused at compile time, with a reason, where it is missing.
- */
+/* Stops the compilation, with a reason, on systems that pgpoll does not support. */
 #ifndef PGPOLL_PLATFORM_H
 #define PGPOLL_PLATFORM_H
 

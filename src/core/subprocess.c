@@ -17,7 +17,7 @@ int subprocess_find(struct subprocess *subprocess, const char *name)
     if (length < 0)
         return -1;
     own[length] = '\0';
-    *strrchr(own, '/') = '\0'; /* it is absolute */
+    *strrchr(own, '/') = '\0'; /* the link is an absolute path */
     if ((size_t)snprintf(subprocess->path, sizeof subprocess->path, "%s/%s", own, name) >=
         sizeof subprocess->path) {
         errno = ENAMETOOLONG;
@@ -27,8 +27,11 @@ int subprocess_find(struct subprocess *subprocess, const char *name)
     return subprocess->program < 0 ? -1 : 0;
 }
 
-/* Whether a process without a database needs it: settings of ours, of libc, libfcgi, sanitizers. "X*": a prefix. */
-static bool is_harmless(const char *entry)
+/*
+ * Whether a process without a database inherits this variable: settings of pgpoll, libc, libfcgi and the
+ * sanitizers. In the list, * stands for the rest of a name.
+ */
+static bool is_inherited(const char *entry)
 {
     static const char *const names[] = {
         "PGPOLL_*", "LANG",   "LANGUAGE",       "LC_*",     "TZ",        "TZDIR",
@@ -46,13 +49,13 @@ static bool is_harmless(const char *entry)
     return false;
 }
 
-/* In the new process: removes from the environment what it does not need. */
+/* Runs in the new process: removes all other variables. */
 static void clean_environment(void)
 {
     size_t kept = 0;
 
     for (size_t i = 0; environ[i]; i++)
-        if (is_harmless(environ[i]))
+        if (is_inherited(environ[i]))
             environ[kept++] = environ[i];
     environ[kept] = NULL;
 }

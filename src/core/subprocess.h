@@ -1,6 +1,7 @@
 /*
- * Programs that the manager starts from where its own stands. Each is opened once, so that it is of the same build as the manager
- * for as long as that runs, whatever is installed in its place meanwhile.
+ * Starts the helper programs that are installed in the same directory as the running program (pgpoll-worker,
+ * pgpoll-reader). Each is opened once, when the manager starts, so that all processes of a manager run the
+ * same build even if another version is installed meanwhile.
  */
 #ifndef PGPOLL_SUBPROCESS_H
 #define PGPOLL_SUBPROCESS_H
@@ -10,29 +11,39 @@
 
 enum { SUBPROCESS_DESCRIPTORS = 6 };
 
-/* Whether the program connects to the database. */
+/*
+ * Whether the program connects to the database. A program that does not gets no variable that could hold a
+ * password, because clients talk to it.
+ */
 enum subprocess_kind {
-    SUBPROCESS_WITH_DATABASE,   /* gets our whole environment */
-    SUBPROCESS_WITHOUT_DATABASE /* gets only the variables that it needs, so no password: clients talk to it */
+    SUBPROCESS_WITH_DATABASE,   /* inherits the whole environment */
+    SUBPROCESS_WITHOUT_DATABASE /* inherits only the variables that it needs */
 };
 
 struct subprocess {
-    int program;     /* a descriptor */
-    char path[4096]; /* its name in process lists */
+    int program;     /* the open executable */
+    char path[4096]; /* its path, shown in process lists */
 };
 
-/* Finds the program with this name beside our own. -1: errno says why. */
+/*
+ * Opens the program with this name in the directory of the running one. Returns -1 on failure; errno says
+ * why.
+ */
 int subprocess_find(struct subprocess *subprocess, const char *name);
 
 /*
- * Starts it in a new process, with these descriptors under the same numbers, which are its arguments too, ended by -1; others are
- * closed if they are to be closed by exec(). mask: its signals. Returns the process id; -1: errno says why.
+ * Starts the program in a new process. The process inherits descriptors (a list that ends with -1) under the
+ * same numbers, and gets these numbers as its arguments; all other close-on-exec descriptors are closed.
+ * mask: its signal mask. Returns the process id, or -1: errno says why.
  */
 pid_t subprocess_start(const struct subprocess *subprocess,
                        const int descriptors[static SUBPROCESS_DESCRIPTORS], enum subprocess_kind kind,
                        const sigset_t *mask);
 
-/* For the program started: its descriptors. -1: the arguments are no such numbers, nobody started it so. */
+/*
+ * Called by the started program: reads count descriptors from its arguments. Returns -1 if the arguments are
+ * not count open descriptors, because the program was not started by subprocess_start().
+ */
 int subprocess_descriptors(int argc, char **argv, int count, int *descriptors);
 
 #endif

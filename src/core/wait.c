@@ -9,8 +9,9 @@
 #include <time.h>
 
 /*
- * The web server has sent the whole request, so what it sends now is the end of the connection or FCGI_ABORT_REQUEST
- * (FastCGI specification 5.4), which libfcgi never looks for. Anything else is dropped, or poll() would not sleep again.
+ * Whether the web server has closed the connection or sent FCGI_ABORT_REQUEST (FastCGI specification 5.4),
+ * which libfcgi ignores. The whole request was read before, so other bytes mean nothing. They are dropped,
+ * because poll() would report them again and again.
  */
 static bool client_is_gone(int fd)
 {
@@ -33,8 +34,8 @@ enum error wait_for_event(const struct interrupts *interrupts, int fd, short eve
         struct timespec timeout = { 0, 0 };
         int ready;
 
-        if (*interrupts->release)
-            return ERROR_RELEASED;
+        if (*interrupts->drain)
+            return ERROR_DRAINED;
         if (*interrupts->woken) {
             *interrupts->woken = 0;
             return ERROR_NONE;

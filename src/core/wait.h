@@ -1,6 +1,6 @@
 /*
- * What may end a worker's sleep before the thing it waits for: its client leaves, or the process is told to answer.
- * The one place where a worker sleeps with a client on the line. Borrowed from the program for one request.
+ * Waits for a descriptor, a deadline, a disconnect of the client or a signal. Every sleep of a worker that
+ * serves a request happens here.
  */
 #ifndef PGPOLL_WAIT_H
 #define PGPOLL_WAIT_H
@@ -10,17 +10,20 @@
 #include <signal.h>
 #include <stdint.h>
 
+/* What can end a wait early. The accept loop owns it; the worker borrows it for one request. */
 struct interrupts {
-    int client_fd;                        /* the FastCGI connection, its request read to the end; -1: none */
-    const volatile sig_atomic_t *release; /* not zero: answer now; set by a signal handler */
-    volatile sig_atomic_t
-        *woken; /* not zero: our manager has something for us; set by a signal handler, cleared here */
-    const sigset_t *sleep_mask; /* lets in the signals that set them; blocked at all other times */
+    int client_fd; /* the FastCGI connection, from which the whole request was read; -1: none */
+    const volatile sig_atomic_t *drain; /* nonzero: answer now; set by a signal handler */
+    /* Nonzero: the manager has news for this worker. A signal handler sets it, wait_for_event() clears it. */
+    volatile sig_atomic_t *woken;
+    /* Unblocks the signals that set the flags. They are blocked except during the sleep. */
+    const sigset_t *sleep_mask;
 };
 
 /*
- * Sleeps until fd (-1: none) is ready for events as of poll(2), or woken is set. ERROR_NONE: so it is; otherwise ERROR_TIMEOUT
- * (deadline_ms of the monotonic clock has come), ERROR_CLIENT_GONE or ERROR_RELEASED. A passed deadline still looks once.
+ * Sleeps until fd (-1: none) is ready for events, which are those of poll(2), or until woken is set. Then
+ * returns ERROR_NONE. Otherwise returns ERROR_TIMEOUT (at deadline_ms, monotonic), ERROR_CLIENT_GONE or
+ * ERROR_DRAINED. Checks everything once even if the deadline has passed.
  */
 enum error wait_for_event(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms);
 

@@ -11,10 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = QUERY_BATCH_MAX_STATEMENTS, NOBODY = -1, RETRY_MS = 200 };
+enum {
+    BATCH = QUERY_BATCH_MAX_STATEMENTS,
+    NO_WORKER = -1, /* instead of a worker that has died since it asked */
+    RETRY_MS = 200  /* after the connection failed */
+};
 
 struct answered {
-    int number;
+    int worker;
     enum error answer;
 };
 
@@ -22,14 +26,14 @@ struct authorizer {
     const struct config *config;
     struct scoreboard *scoreboard;
     struct database *database;
-    int *waiting; /* numbers, oldest first */
+    int *waiting; /* workers whose questions wait for the next batch, oldest first */
     int waiting_count;
     struct answered *answered;
     int answered_count;
-    int limit; /* questions asked together: one after a batch failed, to find out which it was; then twice as many */
-    int asked[BATCH]; /* by statement: whose question it is */
+    int limit; /* questions in a batch: 1 after a failure, to find the one that fails; doubled by success */
+    int asked[BATCH]; /* by statement of the batch: the worker that asked */
     struct query_batch batch;
-    struct poll_topic *topics; /* of one question */
+    struct poll_topic *topics; /* of one question, for its statement */
     int64_t retry_ms;
 };
 
@@ -77,70 +81,76 @@ int64_t authorizer_due_ms(const struct authorizer *authorizer)
     return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
 }
 
-void authorizer_ask(struct authorizer *authorizer, int number)
+void authorizer_ask(struct authorizer *authorizer, int worker)
 {
-    authorizer->waiting[authorizer->waiting_count++] =
-        number; /* each worker is asking one question at most */
+    /* There is room: each worker asks one question at a time. */
+    authorizer->waiting[authorizer->waiting_count++] = worker;
 }
 
-static void settle(struct authorizer *authorizer, int number, enum error answer)
+static void add_answer(struct authorizer *authorizer, int worker, enum error answer)
 {
-    if (number != NOBODY)
-        authorizer->answered[authorizer->answered_count++] = (struct answered){ number, answer };
+    if (worker != NO_WORKER)
+        authorizer->answered[authorizer->answered_count++] = (struct answered){ worker, answer };
 }
 
 int authorizer_take(struct authorizer *authorizer, enum error *answer)
 {
     if (authorizer->answered_count == 0)
-        return NOBODY;
+        return NO_WORKER;
     *answer = authorizer->answered[--authorizer->answered_count].answer;
-    return authorizer->answered[authorizer->answered_count].number;
+    return authorizer->answered[authorizer->answered_count].worker;
 }
 
-void authorizer_forget_worker(struct authorizer *authorizer, int number)
+void authorizer_forget_worker(struct authorizer *authorizer, int worker)
 {
     int kept = 0;
 
     for (int i = 0; i < authorizer->waiting_count; i++)
-        if (authorizer->waiting[i] != number)
+        if (authorizer->waiting[i] != worker)
             authorizer->waiting[kept++] = authorizer->waiting[i];
     authorizer->waiting_count = kept;
     for (int i = 0; i < authorizer->batch.count; i++)
-        if (authorizer->asked[i] == number)
-            authorizer->asked[i] = NOBODY;
+        if (authorizer->asked[i] == worker)
+            authorizer->asked[i] = NO_WORKER;
 }
 
-static bool make_statement(struct authorizer *authorizer, int number)
+static bool make_statement(struct authorizer *authorizer, int worker)
 {
-    const struct question *question = scoreboard_question(authorizer->scoreboard, number);
+    const struct question *question = scoreboard_question(authorizer->scoreboard, worker);
 
     for (int i = 0; i < question->topic_count; i++)
         authorizer->topics[i] =
             (struct poll_topic){ .name = question->topics[i].name, .length = question->topics[i].length };
-    authorizer->asked[authorizer->batch.count] = number;
+    authorizer->asked[authorizer->batch.count] = worker;
     return statement_may_poll(query_batch_add(&authorizer->batch, NULL), question->user, authorizer->topics,
                               question->topic_count);
 }
 
-/* The whole batch failed. Asked one by one, the good ones will be answered; the bad one is told of its own failure. */
+/*
+ * The whole batch failed. Its questions are asked again one by one, so that only the one that fails gets the
+ * error.
+ */
 static void fail(struct authorizer *authorizer, enum error error)
 {
     const int asked_count = authorizer->batch.count;
     int alive = 0;
 
-    log_write(LOG_LEVEL_WARNING, "can_poll() was not answered: %s", database_error(authorizer->database));
+    log_write(LOG_LEVEL_WARNING, "pgpoll.can_poll() failed: %s", database_error(authorizer->database));
     authorizer->limit = 1;
-    if (error != ERROR_DATABASE_QUERY) { /* else the connection is as good as before, and others wait */
+    if (error != ERROR_DATABASE_QUERY) { /* after an SQL error the connection is still good */
         database_close(authorizer->database, NULL);
         authorizer->retry_ms = clock_monotonic_ms() + RETRY_MS;
     }
     if (asked_count == 1) {
-        settle(authorizer, authorizer->asked[0], error);
+        add_answer(authorizer, authorizer->asked[0], error);
         return;
     }
-    /* Whoever died meanwhile may have a successor among those that wait: together they would be more than there is room for. */
+    /*
+     * Drop dead workers: those that replaced them may be waiting too, and there is room for one question a
+     * worker.
+     */
     for (int i = 0; i < asked_count; i++)
-        if (authorizer->asked[i] != NOBODY)
+        if (authorizer->asked[i] != NO_WORKER)
             authorizer->asked[alive++] = authorizer->asked[i];
     memmove(authorizer->waiting + alive, authorizer->waiting,
             (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
@@ -154,8 +164,8 @@ static void finish(struct authorizer *authorizer, enum error error)
         fail(authorizer, error);
     } else {
         for (int i = 0; i < authorizer->batch.count; i++)
-            settle(authorizer, authorizer->asked[i],
-                   database_is_true(authorizer->batch.results[i]) ? ERROR_NONE : ERROR_DENIED);
+            add_answer(authorizer, authorizer->asked[i],
+                       database_is_true(authorizer->batch.results[i]) ? ERROR_NONE : ERROR_DENIED);
         authorizer->limit = (int)clock_min(authorizer->limit * 2, BATCH);
     }
     query_batch_end(&authorizer->batch);
@@ -169,8 +179,8 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
 
     for (; made && taken < authorizer->waiting_count && authorizer->batch.count < authorizer->limit;
          taken++) {
-        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->give_up_ms < now_ms)
-            settle(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
+        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->deadline_ms < now_ms)
+            add_answer(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
         else
             made = make_statement(authorizer, authorizer->waiting[taken]);
     }
@@ -192,8 +202,7 @@ void authorizer_step(struct authorizer *authorizer, bool ready)
     if (error != ERROR_PENDING)
         finish(authorizer, error);
     else if (!authorizer->batch.running && ready)
-        (void)database_consume(
-            authorizer->database); /* an idle connection that was cut is made anew when needed */
+        (void)database_consume(authorizer->database); /* a lost idle connection is opened again when needed */
     if (!authorizer->batch.running && now_ms >= authorizer_due_ms(authorizer))
         begin(authorizer, now_ms);
 }

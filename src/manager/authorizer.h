@@ -1,7 +1,8 @@
 /*
- * The manager's connection for authorisation: asks pgpoll.can_poll() on behalf of the workers, many questions at a time. It is the
- * operator's function and may be slow or fail, so it has this connection to itself, and its own trouble. Driven by the manager's
- * loop; never blocks.
+ * The manager's connection for authorisation: calls pgpoll.can_poll() for the workers, many questions in one
+ * batch. The function belongs to the operator and may be slow or fail; on a connection of its own it delays
+ * nothing else. Part of the manager, which creates, drives and frees it. Never blocks. Logs its errors
+ * itself.
  */
 #ifndef PGPOLL_AUTHORIZER_H
 #define PGPOLL_AUTHORIZER_H
@@ -16,24 +17,32 @@ struct authorizer;
 struct config;
 struct scoreboard;
 
-/* config and scoreboard are borrowed for its life. NULL: out of memory. */
+/* config and scoreboard are borrowed until authorizer_free(). NULL: out of memory. */
 struct authorizer *authorizer_new(const struct config *config, struct scoreboard *scoreboard);
 void authorizer_free(struct authorizer *authorizer);
 
-/* The worker with this number asks, in its slot, whether its user may poll its topics. */
-void authorizer_ask(struct authorizer *authorizer, int number);
+/*
+ * Takes the question of this worker, which question_take() has copied: may its user poll its
+ * topics? authorizer_take() returns the answer.
+ */
+void authorizer_ask(struct authorizer *authorizer, int worker);
 
-/* Takes one whose question was answered: its number, or -1 when there is none. ERROR_NONE: it may; otherwise it is to be told. */
+/*
+ * Takes the next answer. Returns the worker that asked; -1: there is no answer now. answer: ERROR_NONE if the
+ * user may poll, ERROR_DENIED if not, otherwise why can_poll() could not be called.
+ */
 int authorizer_take(struct authorizer *authorizer, enum error *answer);
 
-/* The worker with this number is dead: what it asked is dropped. */
-void authorizer_forget_worker(struct authorizer *authorizer, int number);
+/* Drops the question of a worker that has died. */
+void authorizer_forget_worker(struct authorizer *authorizer, int worker);
 
-/* What to wait for before the next step: as of poll(2), and until when (monotonic ms). */
+/*
+ * What to wait for before the next authorizer_step(): a descriptor as for poll(2), and a time (monotonic ms).
+ */
 struct pollfd authorizer_pollfd(const struct authorizer *authorizer);
 int64_t authorizer_due_ms(const struct authorizer *authorizer);
 
-/* Does what there is to do. ready: the socket is. */
+/* Does what is due. ready: poll(2) has reported the descriptor. */
 void authorizer_step(struct authorizer *authorizer, bool ready);
 
 #endif

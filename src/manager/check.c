@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 enum {
-    DELIVERY_MS = 3000, /* a notification may take */
-    CLOCK_MS = 2000,    /* the database's clock may differ from ours */
-    MANAGER_CONNECTIONS = 3
+    DELIVERY_MS = 3000,     /* how long a notification may take */
+    CLOCK_MS = 2000,        /* how far the database's clock may differ from this host's */
+    MANAGER_CONNECTIONS = 3 /* relay, authorizer, statistics writer */
 };
 
 enum kind { OK, NOTE, WRONG };
@@ -44,8 +44,8 @@ static void say(struct check *check, enum kind kind, const char *format, ...)
 }
 
 /*
- * Runs a statement, which is released, as the workers do. Returns its result, which the caller clears.
- * NULL: it failed, and that was said; what is a clause for it, such as "LISTEN fails".
+ * Runs a statement as the workers do, and releases it. Returns the result, which the caller clears. NULL: it
+ * failed, which was printed; what is a clause for that message, such as "LISTEN fails".
  */
 static PGresult *run(struct check *check, struct database *database, struct statement *statement,
                      const char *what)
@@ -75,9 +75,9 @@ static const char *text(const PGresult *result, int row, int column)
     return PQgetvalue(result, row, column);
 }
 
-/* ---- what is checked; false: there is no point in going on */
+/* ---- the checks; false: the checks that follow make no sense */
 
-/* The connection is as a worker's, so that it also says what is wrong with the schema. */
+/* Connects like a worker, which also checks the version of the schema. */
 static bool check_connection(struct check *check)
 {
     const int64_t before_ms = clock_wall_ms();
@@ -114,7 +114,7 @@ static bool check_connection(struct check *check)
     return true;
 }
 
-/* Whether this role may do what pgpoll_poller may. */
+/* Checks that this role has the rights of pgpoll_poller. */
 static bool check_rights(struct check *check)
 {
     PGresult *result =
@@ -136,7 +136,7 @@ static bool check_rights(struct check *check)
     return may;
 }
 
-/* What the database finds by itself. */
+/* Prints the problems that the database itself finds. */
 static bool check_problems(struct check *check)
 {
     struct statement statement;
@@ -201,8 +201,8 @@ static bool hears(struct database *database)
 }
 
 /*
- * Two connections: through a transaction-mode pooler a session hears what it notifies itself of, while on the way there and
- * back it happens to have the same server connection.
+ * Checks LISTEN, with two connections: through a pooler in transaction mode, a client may receive its own
+ * NOTIFY because it happens to get the same server connection twice.
  */
 static void check_listen(struct check *check)
 {

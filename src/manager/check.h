@@ -1,6 +1,6 @@
 /*
- * Checks a set-up, from the settings to a notification that really arrives, and says what is wrong and what to do about it.
- * Publishes nothing and leaves the tables as they are. Used by `pgpoll.fcgi --check` only.
+ * The checks of `pgpoll.fcgi --check`: connects, checks the role's rights, the schema, numbering, LISTEN and
+ * this host's limits, and prints what is wrong and how to correct it. Publishes nothing and changes no table.
  */
 #ifndef PGPOLL_CHECK_H
 #define PGPOLL_CHECK_H
@@ -10,7 +10,7 @@
 
 struct config;
 
-/* Prints a line for everything that was checked. Returns whether no problems were found. */
+/* Prints a line for each check to out. Returns whether no problems were found. */
 bool check_run(const struct config *config, FILE *out);
 
 #endif

@@ -14,41 +14,42 @@
 #include <unistd.h>
 
 enum {
-    ANSWER_MS = 5000, /* a fork takes less than 1 ms; the program's start takes longer on a busy machine */
-    MOST_ASKED = 64,  /* the socket's buffer holds more */
+    RESULT_MS = 5000, /* a fork takes under 1 ms, the program's start longer, and more on a busy machine */
+    MAX_ASKED = 64,   /* outstanding requests; the socket's buffer holds more */
     NO_SOCKET = -1
 };
 
 enum fork_server_asked {
     NOT_ASKED,
     ASKED,
-    FORKED_AND_DIED /* before the answer was read */
+    FORKED_AND_DIED /* before the result was read */
 };
 
-/* What the fork server says of a worker. */
-struct answer {
-    int number;
-    int error; /* 0, or errno of the fork */
+/* The result for one worker, as sent over the socket. */
+struct result {
+    int worker;
+    int error; /* 0, or the errno of the failed fork */
 };
 
 bool fork_server_init(struct fork_server *fork_server, struct scoreboard *scoreboard)
 {
-    *fork_server = (struct fork_server){ .scoreboard = scoreboard, .socket = NO_SOCKET, .due_ms = INT64_MAX };
+    *fork_server =
+        (struct fork_server){ .scoreboard = scoreboard, .socket = NO_SOCKET, .deadline_ms = INT64_MAX };
     fork_server->asked = calloc((size_t)scoreboard->worker_count, sizeof *fork_server->asked);
     return fork_server->asked && subprocess_find(&fork_server->subprocess, "pgpoll-worker") == 0;
 }
 
-static void hang_up(struct fork_server *fork_server)
+static void close_socket(struct fork_server *fork_server)
 {
     if (fork_server->socket != NO_SOCKET)
         (void)close(fork_server->socket);
     fork_server->socket = NO_SOCKET;
-    fork_server->due_ms = INT64_MAX;
+    fork_server->deadline_ms = INT64_MAX;
 }
 
 void fork_server_release(struct fork_server *fork_server)
 {
-    hang_up(fork_server);
+    close_socket(fork_server);
     fork_server->pid = 0;
     free(fork_server->asked);
     fork_server->asked = NULL;
@@ -58,15 +59,15 @@ void fork_server_kill(struct fork_server *fork_server)
 {
     if (fork_server->socket == NO_SOCKET)
         return;
-    hang_up(fork_server);
+    close_socket(fork_server);
     (void)kill(fork_server->pid, SIGKILL);
 }
 
-bool fork_server_was(struct fork_server *fork_server, pid_t pid)
+bool fork_server_forget_process(struct fork_server *fork_server, pid_t pid)
 {
     if (pid != fork_server->pid)
         return false;
-    hang_up(fork_server);
+    close_socket(fork_server);
     fork_server->pid = 0;
     fork_server->is_lost = fork_server->asked_count > 0;
     return true;
@@ -78,7 +79,7 @@ void fork_server_end(struct fork_server *fork_server)
 
     fork_server_kill(fork_server);
     if (pid > 0 && waitpid(pid, NULL, 0) == pid)
-        (void)fork_server_was(fork_server, pid);
+        (void)fork_server_forget_process(fork_server, pid);
 }
 
 static bool start(struct fork_server *fork_server, const sigset_t *mask)
@@ -103,35 +104,35 @@ static bool start(struct fork_server *fork_server, const sigset_t *mask)
 
 bool fork_server_is_ready(const struct fork_server *fork_server)
 {
-    const bool is_killed = fork_server->asked_count > 0 && fork_server->due_ms == INT64_MAX;
+    const bool is_killed = fork_server->asked_count > 0 && fork_server->deadline_ms == INT64_MAX;
 
-    return fork_server->asked_count < MOST_ASKED && !fork_server->is_lost && !is_killed;
+    return fork_server->asked_count < MAX_ASKED && !fork_server->is_lost && !is_killed;
 }
 
-bool fork_server_ask(struct fork_server *fork_server, int number, const sigset_t *mask)
+bool fork_server_ask(struct fork_server *fork_server, int worker, const sigset_t *mask)
 {
     if (fork_server->socket == NO_SOCKET && !start(fork_server, mask))
         return false;
-    if (send(fork_server->socket, &number, sizeof number, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof number) {
-        if (errno == EPIPE) /* it is dead, and about to be waited for */
+    if (send(fork_server->socket, &worker, sizeof worker, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof worker) {
+        if (errno == EPIPE) /* the process is dead and will be waited for soon */
             errno = ECHILD;
         return false;
     }
     if (fork_server->asked_count++ == 0)
-        fork_server->due_ms = clock_monotonic_ms() + ANSWER_MS;
-    fork_server->asked[number] = ASKED;
+        fork_server->deadline_ms = clock_monotonic_ms() + RESULT_MS;
+    fork_server->asked[worker] = ASKED;
     return true;
 }
 
-bool fork_server_was_asked(const struct fork_server *fork_server, int number)
+bool fork_server_was_asked(const struct fork_server *fork_server, int worker)
 {
-    return fork_server->asked[number] != NOT_ASKED;
+    return fork_server->asked[worker] != NOT_ASKED;
 }
 
-void fork_server_forget_worker(struct fork_server *fork_server, int number)
+void fork_server_forget_worker(struct fork_server *fork_server, int worker)
 {
-    if (fork_server->asked[number] == ASKED)
-        fork_server->asked[number] = FORKED_AND_DIED;
+    if (fork_server->asked[worker] == ASKED)
+        fork_server->asked[worker] = FORKED_AND_DIED;
 }
 
 struct pollfd fork_server_pollfd(const struct fork_server *fork_server)
@@ -141,85 +142,90 @@ struct pollfd fork_server_pollfd(const struct fork_server *fork_server)
 
 int64_t fork_server_due_ms(const struct fork_server *fork_server)
 {
-    return fork_server->is_lost ? 0 : fork_server->due_ms;
+    return fork_server->is_lost ? 0 : fork_server->deadline_ms;
 }
 
-/* A worker whose answer will never come. The fork server is gone; the slot tells whether it had forked the worker. */
-static struct answer take_lost(const struct fork_server *fork_server)
+/*
+ * The result for a worker that the dead process left unanswered. scoreboard_pid() tells whether it had been
+ * forked.
+ */
+static struct result take_lost(const struct fork_server *fork_server)
 {
-    struct answer answer = { 0, 0 };
+    struct result result = { 0, 0 };
 
-    while (fork_server->asked[answer.number] == NOT_ASKED)
-        answer.number++;
-    if (fork_server->asked[answer.number] == ASKED &&
-        scoreboard_pid(fork_server->scoreboard, answer.number) == 0)
-        answer.error = ECHILD;
-    return answer;
+    while (fork_server->asked[result.worker] == NOT_ASKED)
+        result.worker++;
+    if (fork_server->asked[result.worker] == ASKED &&
+        scoreboard_pid(fork_server->scoreboard, result.worker) == 0)
+        result.error = ECHILD;
+    return result;
 }
 
-/* Its death then tells the rest. */
+/* Outstanding requests are settled after its death, in take_lost(). */
 static void kill_overdue(struct fork_server *fork_server)
 {
-    log_write(LOG_LEVEL_WARNING, "fork server %d has not started a worker within %d ms: killed",
-              (int)fork_server->pid, ANSWER_MS);
+    log_write(LOG_LEVEL_WARNING,
+              "fork server %d did not start a worker within %d ms: killed, starting another one",
+              (int)fork_server->pid, RESULT_MS);
     (void)kill(fork_server->pid, SIGKILL);
-    fork_server->due_ms = INT64_MAX;
+    fork_server->deadline_ms = INT64_MAX;
 }
 
-bool fork_server_take(struct fork_server *fork_server, int *number, int *error)
+bool fork_server_take(struct fork_server *fork_server, int *worker, int *error)
 {
-    struct answer answer;
+    struct result result;
 
     if (fork_server->asked_count == 0)
         return false;
     if (fork_server->is_lost) {
-        answer = take_lost(fork_server);
-    } else if (recv(fork_server->socket, &answer, sizeof answer, MSG_DONTWAIT) != sizeof answer) {
-        if (clock_monotonic_ms() >= fork_server->due_ms)
+        result = take_lost(fork_server);
+    } else if (recv(fork_server->socket, &result, sizeof result, MSG_DONTWAIT) != sizeof result) {
+        if (clock_monotonic_ms() >= fork_server->deadline_ms)
             kill_overdue(fork_server);
         return false;
     }
-    if (answer.number < 0 || answer.number >= fork_server->scoreboard->worker_count ||
-        fork_server->asked[answer.number] == NOT_ASKED) {
-        (void)kill(fork_server->pid, SIGKILL); /* it talks nonsense */
+    if (result.worker < 0 || result.worker >= fork_server->scoreboard->worker_count ||
+        fork_server->asked[result.worker] == NOT_ASKED) {
+        (void)kill(fork_server->pid, SIGKILL); /* it is broken */
         return false;
     }
-    fork_server->asked[answer.number] = NOT_ASKED;
+    fork_server->asked[result.worker] = NOT_ASKED;
     fork_server->asked_count--;
     fork_server->is_lost = fork_server->is_lost && fork_server->asked_count > 0;
-    fork_server->due_ms =
-        fork_server->is_lost || fork_server->asked_count == 0 ? INT64_MAX : clock_monotonic_ms() + ANSWER_MS;
-    *number = answer.number;
-    *error = answer.error;
+    fork_server->deadline_ms =
+        fork_server->is_lost || fork_server->asked_count == 0 ? INT64_MAX : clock_monotonic_ms() + RESULT_MS;
+    *worker = result.worker;
+    *error = result.error;
     return true;
 }
 
-/* ---- in the fork server */
+/* ---- in the fork server's process */
 
 /*
- * Forks a child of the manager, which no library function can do. The kernel writes the process id to the shared memory before the
- * worker runs, and so before it can have died.
+ * Forks a child of the manager (CLONE_PARENT), for which there is no library function. The kernel writes the
+ * process id to the shared memory before the worker runs, and so before it can die.
  */
 static pid_t fork_for_parent(_Atomic int *pid)
 {
     return (pid_t)syscall(SYS_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, NULL, pid, NULL, 0);
 }
 
-void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int number),
+void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void *context, int worker),
                      void *context)
 {
-    int number;
+    int worker;
 
     (void)prctl(PR_SET_NAME, "pgpoll-forker");
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the socket tells, too, but not one that was stopped */
-    while (recv(socket, &number, sizeof number, 0) == sizeof number) {
-        pid_t pid = fork_for_parent(&scoreboard->forked[number]);
-        struct answer answer = { number, pid < 0 ? errno : 0 };
+    /* A closed socket ends this process too, but not while SIGSTOP has stopped it. */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (recv(socket, &worker, sizeof worker, 0) == sizeof worker) {
+        pid_t pid = fork_for_parent(&scoreboard->forked[worker]);
+        struct result result = { worker, pid < 0 ? errno : 0 };
 
         if (pid == 0) {
             (void)close(socket);
-            _exit(live(context, number));
+            _exit(live(context, worker));
         }
-        (void)send(socket, &answer, sizeof answer, MSG_NOSIGNAL);
+        (void)send(socket, &result, sizeof result, MSG_NOSIGNAL);
     }
 }

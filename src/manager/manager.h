@@ -1,15 +1,18 @@
 /*
- * The PollManager: one process that keeps the workers of a host going and brings them the news.
+ * The PollManager: one process per host that keeps the workers running and delivers new messages to them.
  *
- * It has the workers forked (fork server.h), another one for each that dies, more slowly when they die at once; asks the polls that
- * wait longest to answer when few workers are left to accept; feeds the message ring (relay.h); has the table read for the workers
- * (readers.h); keeps the statistics (stats_writer.h).
+ * It has the workers forked (fork_server.h) and replaces those that die, with a pause if they die at once. It
+ * drains the longest-waiting polls when few workers are idle (spare_workers.h). It fills the message ring and
+ * answers the workers' questions (relay.h, authorizer.h), runs the readers (reader_pool.h), and writes the
+ * statistics (stats_writer.h).
  *
- *   SIGTERM, SIGINT, SIGUSR1   all workers answer what waits and end; it kills those that do not; it exits 0
- *   SIGHUP                     executes the program again, from its file, with the same process id; a copy of the
- *                              manager serves the old workers until the new ones have begun (see manager.c)
+ * Signals:
+ *   SIGTERM, SIGINT, SIGUSR1   All workers answer their polls and end. The manager kills those that do not,
+ *                              and exits with status 0.
+ *   SIGHUP                     The manager executes the program again, from its file, under the same process
+ *                              id; a copy serves the old workers until the new ones have begun (reexec.h).
  *
- * When it dies its workers get SIGTERM, answer what waits and end.
+ * When the manager dies, its workers get SIGTERM, answer their polls and end.
  */
 #ifndef PGPOLL_MANAGER_H
 #define PGPOLL_MANAGER_H
@@ -17,7 +20,8 @@
 struct config;
 
 /*
- * Runs until it is told to end. argv: main's, to run the program anew. Returns the status to exit with; what went wrong is logged.
+ * Runs the manager until a signal ends it. argv: main's, to execute the program again. Returns the exit
+ * status; errors are logged.
  */
 int manager_run(const struct config *config, char **argv);
 

@@ -3,55 +3,55 @@
 #include "core/clock.h"
 
 enum {
-    LOOK_MS = 2, /* between looks while muted */
-    INTERVAL_MS = 20,
-    BUSY_MESSAGES = 10, /* in an interval: from 500 a second on */
-    LAST_PAUSE_MS = 100
+    LOOK_MS = 2,        /* between looks while publishers are muted */
+    INTERVAL_MS = 20,   /* in which messages are counted */
+    BUSY_MESSAGES = 10, /* this many messages in an interval mute publishers: 500 a second */
+    MAX_PAUSE_MS = 100  /* between looks while unmuting */
 };
 
-void doorbell_ring(struct notify_throttle *doorbell)
+void notify_throttle_hear(struct notify_throttle *throttle)
 {
-    doorbell->rung = true;
+    throttle->heard = true;
 }
 
-int64_t doorbell_due_ms(const struct notify_throttle *doorbell)
+int64_t notify_throttle_due_ms(const struct notify_throttle *throttle)
 {
-    return doorbell->rung ? 0 : doorbell->muting ? doorbell->look_ms : INT64_MAX;
+    return throttle->heard ? 0 : throttle->muting ? throttle->look_ms : INT64_MAX;
 }
 
-enum doorbell_action doorbell_look(struct notify_throttle *doorbell, int64_t now_ms)
+enum notify_throttle_action notify_throttle_look(struct notify_throttle *throttle, int64_t now_ms)
 {
-    doorbell->rung = false;
-    if (doorbell->busy) {
-        doorbell->muting = true;
-        doorbell->pause_ms = 0;
-        doorbell->look_ms = now_ms + LOOK_MS;
-        if (doorbell->muted_until_ms - now_ms > NOTIFY_THROTTLE_MUTE_MS / 2)
+    throttle->heard = false;
+    if (throttle->busy) {
+        throttle->muting = true;
+        throttle->pause_ms = 0;
+        throttle->look_ms = now_ms + LOOK_MS;
+        if (throttle->muted_until_ms - now_ms > NOTIFY_THROTTLE_MUTE_MS / 2)
             return NOTIFY_THROTTLE_LEAVE;
-        doorbell->muted_until_ms = now_ms + NOTIFY_THROTTLE_MUTE_MS;
+        throttle->muted_until_ms = now_ms + NOTIFY_THROTTLE_MUTE_MS;
         return NOTIFY_THROTTLE_MUTE;
     }
-    return doorbell->muting && now_ms >= doorbell->look_ms ? NOTIFY_THROTTLE_UNMUTE : NOTIFY_THROTTLE_LEAVE;
+    return throttle->muting && now_ms >= throttle->look_ms ? NOTIFY_THROTTLE_UNMUTE : NOTIFY_THROTTLE_LEAVE;
 }
 
-void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring,
-                    int64_t messages, int64_t now_ms)
+void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttle_action action,
+                           bool all_notify, int64_t messages, int64_t now_ms)
 {
-    doorbell->messages += messages;
-    if (doorbell->messages >= BUSY_MESSAGES) {
-        doorbell->busy = true;
-    } else if (now_ms - doorbell->since_ms >= INTERVAL_MS) {
-        doorbell->busy = false;
+    throttle->messages += messages;
+    if (throttle->messages >= BUSY_MESSAGES) {
+        throttle->busy = true;
+    } else if (now_ms - throttle->since_ms >= INTERVAL_MS) {
+        throttle->busy = false;
     }
-    if (now_ms - doorbell->since_ms >= INTERVAL_MS) {
-        doorbell->since_ms = now_ms;
-        doorbell->messages = 0;
+    if (now_ms - throttle->since_ms >= INTERVAL_MS) {
+        throttle->since_ms = now_ms;
+        throttle->messages = 0;
     }
     if (action != NOTIFY_THROTTLE_UNMUTE)
         return;
-    doorbell->muted_until_ms = 0;
-    doorbell->muting = !all_ring;
-    /* In a long commit it takes long: the delay is in proportion. */
-    doorbell->pause_ms = doorbell->pause_ms ? clock_min(doorbell->pause_ms * 2, LAST_PAUSE_MS) : 1;
-    doorbell->look_ms = now_ms + doorbell->pause_ms;
+    throttle->muted_until_ms = 0;
+    throttle->muting = !all_notify;
+    /* While a muted publisher is still committing, the pauses grow with the time that its commit takes. */
+    throttle->pause_ms = throttle->pause_ms ? clock_min(throttle->pause_ms * 2, MAX_PAUSE_MS) : 1;
+    throttle->look_ms = now_ms + throttle->pause_ms;
 }

@@ -1,7 +1,9 @@
 /*
- * When the manager looks for messages that have no position yet: when a publisher rings, or by itself, with the latch muted, while
- * so much is published that ringing would slow the publishers down (sql/functions/ring_doorbell.sql says how that is safe).
- * Part of the relay, which does what this decides; holds no resources, asks nobody.
+ * Decides when the manager looks for messages that have no position yet, and when publishers send NOTIFY.
+ * Normally each publishing transaction sends NOTIFY, and the manager looks when one arrives. While much is
+ * published, NOTIFY would slow the publishers down. Then the manager mutes it and looks every 2 ms instead
+ * (ARCHITECTURE.md, "The NOTIFY throttle"; sql/functions/ring_doorbell.sql). Part of the relay, which does
+ * what this decides. Holds no resources.
  */
 #ifndef PGPOLL_NOTIFY_THROTTLE_H
 #define PGPOLL_NOTIFY_THROTTLE_H
@@ -9,38 +11,41 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum {
-    NOTIFY_THROTTLE_MUTE_MS = 200
-}; /* for so long at a time; after a manager's death publishers keep quiet no longer */
+/* How long publishers are muted at a time, and so at most after the manager has died. */
+enum { NOTIFY_THROTTLE_MUTE_MS = 200 };
 
-enum doorbell_action {
-    NOTIFY_THROTTLE_LEAVE,
-    NOTIFY_THROTTLE_MUTE,  /* call mute_doorbell(DOORBELL_MUTE_MS) before the look */
-    NOTIFY_THROTTLE_UNMUTE /* call unmute_doorbell() before the look */
+enum notify_throttle_action {
+    NOTIFY_THROTTLE_LEAVE, /* just look */
+    NOTIFY_THROTTLE_MUTE,  /* call pgpoll.mute_doorbell(NOTIFY_THROTTLE_MUTE_MS) before the look */
+    NOTIFY_THROTTLE_UNMUTE /* call pgpoll.unmute_doorbell() before the look */
 };
 
-/* Zeroed: nobody has rung, not muted. */
+/* Begins as zero: no NOTIFY has arrived, publishers are not muted. All times are monotonic ms. */
 struct notify_throttle {
-    bool rung;
-    bool muting;            /* or not yet sure that everybody rings again */
-    int64_t muted_until_ms; /* monotonic, as all times here */
-    int64_t look_ms;        /* while muting: when to look next */
-    int64_t pause_ms;       /* between looks for publishers that kept quiet */
-    int64_t since_ms;       /* when the count of messages began */
-    int64_t messages;
-    bool busy;
+    bool heard;             /* a NOTIFY has arrived since the last look */
+    bool muting;            /* publishers are muted, or some may not know yet that they are not */
+    int64_t muted_until_ms; /* the mute that was set last; 0: ended */
+    int64_t look_ms;        /* while muting: the next look */
+    int64_t pause_ms;       /* while unmuting: the last pause between looks */
+    int64_t since_ms;       /* when the current interval for counting messages began */
+    int64_t messages;       /* found in this interval */
+    bool busy;              /* enough of them to mute publishers */
 };
 
-void doorbell_ring(struct notify_throttle *doorbell);
+/* Notes that a publisher's NOTIFY has arrived. */
+void notify_throttle_hear(struct notify_throttle *throttle);
 
-/* When to look; INT64_MAX: not before somebody rings. */
-int64_t doorbell_due_ms(const struct notify_throttle *doorbell);
+/* When to look next; INT64_MAX: only after a NOTIFY. */
+int64_t notify_throttle_due_ms(const struct notify_throttle *throttle);
 
-/* A look begins. */
-enum doorbell_action doorbell_look(struct notify_throttle *doorbell, int64_t now_ms);
+/* Begins a look. Returns what must be called before it. */
+enum notify_throttle_action notify_throttle_look(struct notify_throttle *throttle, int64_t now_ms);
 
-/* It found so many messages. all_ring: what unmute_doorbell() said, if it was called. */
-void doorbell_found(struct notify_throttle *doorbell, enum doorbell_action action, bool all_ring,
-                    int64_t messages, int64_t now_ms);
+/*
+ * Ends a look: it found so many messages. all_notify: the result of pgpoll.unmute_doorbell(), if that was
+ * called.
+ */
+void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttle_action action,
+                           bool all_notify, int64_t messages, int64_t now_ms);
 
 #endif

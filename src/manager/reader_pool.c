@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -10,82 +11,87 @@
 #include <string.h>
 #include <unistd.h>
 
-/* One that dies sooner is followed by the next one only after so long. */
+/*
+ * If a reader dies earlier than this after a start, the next one is started after a pause of the same length.
+ */
 enum { QUICK_DEATH_MS = 1000 };
 
-bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard)
+bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *readers = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
-    readers->pids = calloc((size_t)scoreboard->most_reads, sizeof *readers->pids);
-    if (!readers->pids || subprocess_find(&readers->subprocess, "pgpoll-reader") != 0 ||
+    *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
+    pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
+    if (!pool->pids || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
-    readers->queue = ends[1];
+    pool->queue = ends[1];
     return true;
 }
 
-void readers_close(struct reader_pool *readers)
+void reader_pool_close(struct reader_pool *pool)
 {
-    if (readers->queue < 0)
+    if (pool->queue < 0)
         return;
-    (void)close(readers->queue);
-    (void)close(readers->scoreboard->read_queue);
-    readers->queue = -1;
+    (void)close(pool->queue);
+    (void)close(pool->scoreboard->read_queue);
+    pool->queue = -1;
 }
 
-void readers_release(struct reader_pool *readers)
+void reader_pool_release(struct reader_pool *pool)
 {
-    readers_close(readers);
-    free(readers->pids);
-    readers->pids = NULL;
+    reader_pool_close(pool);
+    free(pool->pids);
+    pool->pids = NULL;
 }
 
-/* One is always there: should the manager be killed, the workers' last reads have somebody to go to. */
-static int missing(const struct reader_pool *readers)
+/*
+ * How many readers to start. One always runs: if the manager is killed, its workers still need a reader for
+ * the last polls.
+ */
+static int missing(const struct reader_pool *pool)
 {
-    int wanted = scoreboard_reads(readers->scoreboard);
+    int wanted = read_permits_taken(pool->scoreboard);
 
-    return (wanted < 1 ? 1 : wanted) - atomic_load(&readers->scoreboard->manager->readers);
+    return (wanted < 1 ? 1 : wanted) - atomic_load(&pool->scoreboard->manager->readers);
 }
 
-int64_t readers_due_ms(const struct reader_pool *readers)
+int64_t reader_pool_due_ms(const struct reader_pool *pool)
 {
-    return missing(readers) > 0 ? readers->pause_ms : INT64_MAX;
+    return missing(pool) > 0 ? pool->pause_ms : INT64_MAX;
 }
 
-void readers_keep(struct reader_pool *readers, const sigset_t *mask)
+void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
 {
-    struct scoreboard *scoreboard = readers->scoreboard;
+    struct scoreboard *scoreboard = pool->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int left = missing(readers); left > 0 && now_ms >= readers->pause_ms; left--) {
+    for (int left = missing(pool); left > 0 && now_ms >= pool->pause_ms; left--) {
         pid_t pid =
-            subprocess_start(&readers->subprocess, (const int[SUBPROCESS_DESCRIPTORS]){ readers->queue, -1 },
+            subprocess_start(&pool->subprocess, (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, -1 },
                              SUBPROCESS_WITH_DATABASE, mask);
 
-        readers->started_ms = now_ms;
+        pool->started_ms = now_ms;
         if (pid < 0) {
             log_write(LOG_LEVEL_ERROR, "cannot start a reader: %s", strerror(errno));
-            readers->pause_ms = now_ms + QUICK_DEATH_MS;
+            pool->pause_ms = now_ms + QUICK_DEATH_MS;
         } else {
-            readers->pids[atomic_fetch_add(&scoreboard->manager->readers, 1)] = pid;
+            pool->pids[atomic_fetch_add(&scoreboard->manager->readers, 1)] = pid;
         }
     }
 }
 
-bool readers_had(struct reader_pool *readers, pid_t pid)
+bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
 {
-    struct scoreboard *scoreboard = readers->scoreboard;
+    struct scoreboard *scoreboard = pool->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int i = 0; readers->pids && i < atomic_load(&scoreboard->manager->readers); i++)
-        if (readers->pids[i] == pid) {
-            readers->pids[i] = readers->pids[atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1];
-            if (now_ms - readers->started_ms < QUICK_DEATH_MS)
-                readers->pause_ms = now_ms + QUICK_DEATH_MS;
+    for (int i = 0; pool->pids && i < atomic_load(&scoreboard->manager->readers); i++)
+        if (pool->pids[i] == pid) {
+            pool->pids[i] = pool->pids[atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1];
+            if (now_ms - pool->started_ms < QUICK_DEATH_MS)
+                pool->pause_ms = now_ms + QUICK_DEATH_MS;
             return true;
         }
     return false;

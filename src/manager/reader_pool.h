@@ -1,6 +1,7 @@
 /*
- * The manager's side of the readers (reader.h): starts one at once, more when more pages are asked for together, up to the
- * configured number, and others in the place of those that died.
+ * The reader processes (reader.h), as the manager sees them. One always runs; more are started when workers
+ * ask for more pages at the same time, up to PGPOLL_CONNECTIONS; those that die are replaced. Part of the
+ * manager, which creates, drives and releases it.
  */
 #ifndef PGPOLL_READER_POOL_H
 #define PGPOLL_READER_POOL_H
@@ -17,27 +18,34 @@ struct scoreboard;
 struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
-    int queue;   /* their end */
-    pid_t *pids; /* as many as scoreboard->readers */
-    int64_t started_ms, pause_ms;
+    int queue;          /* the readers' end of the queue of questions; -1: closed */
+    pid_t *pids;        /* as many as scoreboard->manager->readers */
+    int64_t started_ms; /* when the last one was started */
+    int64_t pause_ms;   /* no reader is started before this time */
 };
 
-/* Finds the program and makes the queue, for both sides. scoreboard: borrowed. false: errno says why. */
-bool readers_init(struct reader_pool *readers, struct scoreboard *scoreboard);
+/*
+ * Finds the program and creates the queue, whose other end scoreboard->read_queue is. scoreboard is borrowed.
+ * false: errno says why; call reader_pool_release() all the same.
+ */
+bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard);
 
-/* Lets them end when the workers have ended too. readers_had() still knows them. */
-void readers_close(struct reader_pool *readers);
+/*
+ * Closes the queue: the readers end after the last worker. reader_pool_forget_process() still knows their
+ * ids.
+ */
+void reader_pool_close(struct reader_pool *pool);
 
-/* The same, and forgets them. */
-void readers_release(struct reader_pool *readers);
+/* Closes the queue and frees what the pool has. */
+void reader_pool_release(struct reader_pool *pool);
 
-/* Starts those that are needed. mask: their signals. */
-void readers_keep(struct reader_pool *readers, const sigset_t *mask);
+/* Starts the readers that are needed. mask: their signal mask. */
+void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask);
 
-/* When readers_keep() has something to do again; monotonic ms. */
-int64_t readers_due_ms(const struct reader_pool *readers);
+/* When reader_pool_keep() must be called next; monotonic ms, INT64_MAX: enough readers run. */
+int64_t reader_pool_due_ms(const struct reader_pool *pool);
 
-/* Whether this was a reader's id; it has died and been waited for. */
-bool readers_had(struct reader_pool *readers, pid_t pid);
+/* Removes a child that was waited for. Returns whether it was a reader. */
+bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid);
 
 #endif

@@ -1,13 +1,21 @@
 /*
- * The manager's connection for news: LISTENs for all its workers, answers their questions, and reads each new message once, into
- * the message ring. Driven by the manager's loop; never blocks. Logs for itself what an operator should know.
+ * The manager's LISTEN connection: numbers new messages, reads each once into the message ring, wakes the
+ * workers that wait for its topic, and answers the workers' questions about where their topics stand. Part of
+ * the manager, which creates, drives and frees it. Never blocks. Logs its errors itself.
  *
- * How the message ring stays in order. Notifications arrive in the order of the commits, on all channels alike (PostgreSQL puts them
- * into one queue under one lock). So when those up to some message have arrived, all earlier ones have, and every topic with an
- * earlier message is known to have news. A read may see later messages too, whose notifications are still under way; another
- * topic may then have earlier ones that were not read. Therefore a read is used only up to the last message that a notification
- * had told of, by its position, before it began; the rest is read again when told of. A forged notification tells of no message,
- * and so changes nothing. A lost one is made good by a full read of all topics, now and then, which needs no such care.
+ * It works in cycles. Each is one batch of pipelined statements: LISTEN to new topics, number new messages,
+ * read the newest positions of the topics asked about, read the topics that have news, UNLISTEN unused
+ * topics.
+ *
+ * How the message ring stays in order:
+ *  1. Notifications arrive in the order of the commits, on all channels alike, because PostgreSQL puts them
+ *     into one queue under one lock. So when the notification of a message has arrived, those of all earlier
+ *     messages have, and every topic with an earlier message is known to have news.
+ *  2. A read may also see later messages, whose notifications have not arrived. Another topic, which was not
+ *     read, may have messages before those. Therefore a read is used only up to the last message whose
+ *     position was announced before the read began. The rest is read again when it is announced.
+ *  3. A forged notification announces no existing message, and so changes nothing.
+ *  4. A lost notification delays a message until the next full read of all topics, which needs no such care.
  */
 #ifndef PGPOLL_RELAY_H
 #define PGPOLL_RELAY_H
@@ -20,21 +28,24 @@ struct config;
 struct relay;
 struct scoreboard;
 
-/* config and scoreboard are borrowed for its life. NULL: out of memory. */
+/* config and scoreboard are borrowed until relay_free(). NULL: out of memory. */
 struct relay *relay_new(const struct config *config, struct scoreboard *scoreboard);
 void relay_free(struct relay *relay);
 
-/* What to wait for before the next step: as of poll(2), and until when (monotonic ms). */
+/* What to wait for before the next relay_step(): a descriptor as for poll(2), and a time (monotonic ms). */
 struct pollfd relay_pollfd(const struct relay *relay);
 int64_t relay_due_ms(const struct relay *relay);
 
-/* Does what there is to do. ready: the socket is. */
+/* Does what is due. ready: poll(2) has reported the descriptor. */
 void relay_step(struct relay *relay, bool ready);
 
-/* The worker with this number asks, in its slot, where its topics stand; they are listened to from then on. */
-void relay_ask(struct relay *relay, int number);
+/*
+ * Takes the question of this worker, which question_take() has copied: where do its topics stand?
+ * The relay LISTENs to them from then on, and answers with question_answer() once LISTEN has taken effect.
+ */
+void relay_ask(struct relay *relay, int worker);
 
-/* The worker with this number is dead: what it asked is dropped. */
-void relay_forget_worker(struct relay *relay, int number);
+/* Drops the question of a worker that has died. */
+void relay_forget_worker(struct relay *relay, int worker);
 
 #endif

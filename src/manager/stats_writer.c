@@ -14,26 +14,26 @@
 #include <string.h>
 
 enum {
-    LOOK_MS = 250,
-    WRITE_MS = 1000,
-    BEAT_MS = 5000, /* what is not seen for three times as long counts no more (pgpoll.live_waiters) */
-    SWEEP_MS = 60 * 1000,
-    LAST_MS = 1000, /* the last statement may take; its caller may have less time */
-    NEAR_MS = 24 * 60 * 60 * 1000
+    LOOK_MS = 250,        /* between looks for changes, while there are some */
+    WRITE_MS = 1000,      /* between writes */
+    HEARTBEAT_MS = 5000,  /* pgpoll.live_waiters ignores hosts without a heartbeat for three times as long */
+    SWEEP_MS = 60 * 1000, /* between calls of pgpoll.sweep_waiters() */
+    LAST_WRITE_MS = 1000, /* timeout of the last write; its caller may allow less */
+    NEAR_MS = 24 * 60 * 60 * 1000 /* times written to the database are at most this far from now */
 };
 
-/* What stands in the table for a worker. */
+/* A worker's row in pgpoll.waiters. */
 struct entry {
-    int pid; /* 0: nothing */
-    uint32_t
-        wait_number; /* of the poll, and since when it waits: a worker may have had its numbers damaged */
+    int pid; /* 0: no row */
+    /* Which wait of the worker it is. Both, because a broken worker may have written over one. */
+    uint32_t wait_id;
     int64_t since_ms;
 };
 
-/* What stands in pgpoll.listeners. */
+/* The manager's row in pgpoll.listeners. */
 struct gauges {
     int workers, idle;
-    bool hears;
+    bool listen_works;
 };
 
 struct stats_writer {
@@ -42,13 +42,13 @@ struct stats_writer {
     struct database *database;
     struct entry *entries; /* by worker */
     struct gauges gauges;
-    struct counters counters; /* what was counted and is not yet written down */
-    bool counters_began;      /* everything that is counted has a row */
+    struct counters counters; /* counted and not written yet */
+    bool counters_began;      /* every counter has a row in pgpoll.counters */
     struct query_batch batch;
-    struct json_object *began, *ended, *counts; /* what the statements borrow */
-    bool beats;
-    enum error away; /* why, as far as it was logged */
-    int64_t look_ms, write_ms, beat_ms, sweep_ms;
+    struct json_object *began, *ended, *counts; /* borrowed by the statements of the batch */
+    bool sends_heartbeat;                       /* in the current batch */
+    enum error logged_error;                    /* of the connection; logged once while it lasts */
+    int64_t look_ms, write_ms, heartbeat_ms, sweep_ms;
 };
 
 struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard)
@@ -65,12 +65,12 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         stats_writer_free(writer);
         return NULL;
     }
-    /* Its tables are not logged, and a beat that a crash takes along is followed by another. */
+    /* Its tables are unlogged, and a heartbeat lost in a crash is followed by another. */
     database_set_bookkeeping(writer->database);
     return writer;
 }
 
-static void end_exchange(struct stats_writer *writer)
+static void end_batch(struct stats_writer *writer)
 {
     query_batch_end(&writer->batch);
     json_object_put(writer->began);
@@ -84,7 +84,7 @@ void stats_writer_free(struct stats_writer *writer)
     if (!writer)
         return;
     database_free(writer->database);
-    end_exchange(writer);
+    end_batch(writer);
     free(writer->entries);
     free(writer);
 }
@@ -98,10 +98,11 @@ int64_t stats_writer_due_ms(const struct stats_writer *writer)
 {
     if (writer->batch.running)
         return query_batch_due_ms(&writer->batch);
-    return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->beat_ms : writer->look_ms;
+    return atomic_load(&writer->scoreboard->workers->stats_writer_sleeps) ? writer->heartbeat_ms
+                                                                          : writer->look_ms;
 }
 
-/* ---- what changed */
+/* ---- finding what has changed */
 
 static struct json_object *topics_of(const struct stats_writer *writer, const struct slot *slot)
 {
@@ -109,8 +110,8 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
     struct json_object *topics = json_object_new_array();
 
     for (int i = 0; i < count && topics; i++) {
-        int number = scoreboard_topic(writer->scoreboard, slot, i);
-        const char *name = number < 0 ? NULL : topic_table_name(writer->scoreboard->topics, number);
+        int topic = scoreboard_topic(writer->scoreboard, slot, i);
+        const char *name = topic < 0 ? NULL : topic_table_name(writer->scoreboard->topics, topic);
 
         if (name)
             (void)json_object_array_add(topics, json_object_new_string(name));
@@ -118,7 +119,10 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
     return topics;
 }
 
-/* What a worker wrote of its client's address: in an address there are no other characters. */
+/*
+ * The client's address as the worker wrote it. Characters that no address has are replaced: the worker may be
+ * broken.
+ */
 static struct json_object *client_of(const struct slot *slot)
 {
     char client[sizeof slot->client];
@@ -131,29 +135,32 @@ static struct json_object *client_of(const struct slot *slot)
     return json_object_new_string_len(client, length);
 }
 
-/* As far as the database is concerned, a worker's times are near the present. */
+/* Limits a time from a slot to a day around now: a broken worker may have written any value. */
 static int64_t near(int64_t ms, int64_t now_ms)
 {
     return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
 }
 
-static bool add_began(struct stats_writer *writer, int number, int64_t now_ms)
+static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
 {
-    const struct slot *slot = scoreboard_slot(writer->scoreboard, number);
+    const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
     const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
     const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
     struct json_object *row = json_object_new_object();
 
     return json_build_add_item(writer->began, row) &&
            json_build_add_member(row, "pid",
-                                 json_object_new_int(scoreboard_pid(writer->scoreboard, number))) &&
+                                 json_object_new_int(scoreboard_pid(writer->scoreboard, worker))) &&
            json_build_add_member(row, "topics", topics_of(writer, slot)) &&
            json_build_add_member(row, "client", client_of(slot)) &&
            json_build_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
            json_build_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
 }
 
-/* Lists the polls that the table does not have yet, and takes them for written; false: none, or no memory. */
+/*
+ * Lists the polls that have begun or ended to wait since the last write, and notes them as written. false:
+ * there are none, or no memory.
+ */
 static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 {
     bool made = true;
@@ -165,7 +172,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_number),
+        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_id),
                                    atomic_load(&slot->since_ms) };
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
@@ -174,7 +181,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
             entry->pid = 0;
         }
         if (made && waits &&
-            (!entry->pid || entry->wait_number != now.wait_number || entry->since_ms != now.since_ms)) {
+            (!entry->pid || entry->wait_id != now.wait_id || entry->since_ms != now.since_ms)) {
             made = add_began(writer, i, now_ms);
             *entry = now;
         }
@@ -183,16 +190,18 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
            (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
 }
 
-/* Whether the gauges are others than those in the table, and takes them for written. */
+/* Whether the gauges have changed since the last write; notes them as written. */
 static bool read_gauges(struct stats_writer *writer)
 {
-    struct gauges now = { 0, scoreboard_idle(writer->scoreboard), atomic_load(&writer->scoreboard->hears) };
+    struct gauges now = { 0, scoreboard_idle(writer->scoreboard),
+                          atomic_load(&writer->scoreboard->listen_works) };
     const struct gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         now.workers += scoreboard_pid(writer->scoreboard, i) != 0;
     writer->gauges = now;
-    return now.workers != before.workers || now.idle != before.idle || now.hears != before.hears;
+    return now.workers != before.workers || now.idle != before.idle ||
+           now.listen_works != before.listen_works;
 }
 
 static bool take_counts(struct stats_writer *writer)
@@ -209,9 +218,9 @@ static bool take_counts(struct stats_writer *writer)
     return any || atomic_load(&writer->counters.fresh);
 }
 
-/* ---- writing it down */
+/* ---- writing it */
 
-/* The table has none of our rows, or old ones: all are to be written. */
+/* The tables have no rows of this manager, or outdated ones: all must be written. */
 static void forget_rows(struct stats_writer *writer)
 {
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
@@ -221,31 +230,31 @@ static void forget_rows(struct stats_writer *writer)
 
 static void fail(struct stats_writer *writer, enum error error)
 {
-    if (writer->away != error)
-        log_write(LOG_LEVEL_WARNING, "statistics are not written: %s: %s", error_name(error),
+    if (writer->logged_error != error)
+        log_write(LOG_LEVEL_WARNING, "cannot write statistics, retrying: %s: %s", error_name(error),
                   database_error(writer->database));
-    writer->away = error;
-    /* Rows count by their connection, so a new one writes them all anew. */
+    writer->logged_error = error;
+    /* Rows belong to a session, so the next session writes all of them again. */
     database_close(writer->database, NULL);
     forget_rows(writer);
-    writer->beat_ms = 0;
+    writer->heartbeat_ms = 0;
     atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 0);
 }
 
 /*
- * What was counted is written by now, unless the database is read-only: then it is kept. If the answer is lost, it may be counted twice,
- * rather than not at all.
+ * The counters are written now, unless the database is read-only: then they are kept. If the result is lost,
+ * they are written twice rather than not at all.
  */
 static void succeed(struct stats_writer *writer)
 {
     const PGresult *source = writer->batch.results[writer->batch.count - 1]; /* add_listener() comes last */
 
-    writer->away = ERROR_NONE;
-    if (writer->beats)
-        atomic_store(&writer->scoreboard->sent_ms, writer->batch.started_ms);
+    writer->logged_error = ERROR_NONE;
+    if (writer->sends_heartbeat)
+        atomic_store(&writer->scoreboard->heartbeat_ms, writer->batch.started_ms);
     if (PQntuples(source) == 0) {
         forget_rows(writer);
-        writer->write_ms = writer->batch.started_ms + BEAT_MS;
+        writer->write_ms = writer->batch.started_ms + HEARTBEAT_MS;
         return;
     }
     writer->counters_began = true;
@@ -272,22 +281,23 @@ static bool add_listener(struct stats_writer *writer)
     statement_add_text(write, writer->config->host);
     if (!writer->counts || !statement_add_int4(write, (int32_t)getpid()) ||
         !statement_add_int4(write, writer->gauges.workers) ||
-        !statement_add_int4(write, writer->gauges.idle) || !statement_add_int4(write, writer->gauges.hears))
+        !statement_add_int4(write, writer->gauges.idle) ||
+        !statement_add_int4(write, writer->gauges.listen_works))
         return false;
     statement_add_text(write, json_object_to_json_string_ext(writer->counts, JSON_C_TO_STRING_PLAIN));
     return true;
 }
 
 /*
- * The relay's connection is to hear this. It could not send it to itself: what a transaction-mode pooler takes away from a
- * connection that LISTENs, it brings to the one that happens to NOTIFY.
+ * The relay's connection must receive this NOTIFY. It cannot send it to itself: a pooler in transaction mode,
+ * which drops notifications for a client that LISTENs, delivers them to the client that happens to NOTIFY.
  */
-static void add_beat(struct stats_writer *writer, int64_t now_ms)
+static void add_heartbeat(struct stats_writer *writer, int64_t now_ms)
 {
-    struct statement *beat = query_batch_add(&writer->batch, "SELECT pg_notify(pgpoll.channel($1), '')");
+    struct statement *heartbeat = query_batch_add(&writer->batch, "SELECT pg_notify(pgpoll.channel($1), '')");
 
-    statement_add_text(beat, writer->scoreboard->self_topic);
-    writer->beat_ms = now_ms + BEAT_MS;
+    statement_add_text(heartbeat, writer->scoreboard->self_topic);
+    writer->heartbeat_ms = now_ms + HEARTBEAT_MS;
 }
 
 static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
@@ -301,14 +311,14 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
     }
     if (polls)
         add_polls(writer);
-    if (writer->beats)
-        add_beat(writer, now_ms);
+    if (writer->sends_heartbeat)
+        add_heartbeat(writer, now_ms);
     if (add_listener(writer))
         error = query_batch_begin(&writer->batch, writer->database, now_ms,
                                   writer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING) {
         fail(writer, error);
-        end_exchange(writer);
+        end_batch(writer);
     }
 }
 
@@ -319,19 +329,20 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     writer->look_ms = now_ms + LOOK_MS;
     if (now_ms < writer->write_ms)
         return;
-    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps,
-                 1); /* before the look: a change that it misses rings */
+    /* Before the look: a worker that makes a change after the look sets the latch. */
+    atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 1);
     polls = list_polls(writer, now_ms);
     gauges = read_gauges(writer);
     counts = take_counts(writer);
-    writer->beats = atomic_exchange(&writer->scoreboard->beat_wanted, 0) || now_ms >= writer->beat_ms;
-    if (polls || gauges || counts || writer->beats)
+    writer->sends_heartbeat =
+        atomic_exchange(&writer->scoreboard->heartbeat_wanted, 0) || now_ms >= writer->heartbeat_ms;
+    if (polls || gauges || counts || writer->sends_heartbeat)
         begin(writer, polls, now_ms);
     else
-        end_exchange(writer);
+        end_batch(writer);
 }
 
-/* Goes on with what is under way; ERROR_PENDING: there was no end of it in time. */
+/* Waits for the end of the current batch; ERROR_PENDING: it did not end in time. */
 static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
 {
     enum error error = ERROR_PENDING;
@@ -357,7 +368,7 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
         error = wait_end(writer, deadline_ms);
         if (!error)
             succeed(writer);
-        end_exchange(writer);
+        end_batch(writer);
     }
     if (error || !database_is_connected(writer->database))
         return;
@@ -368,9 +379,10 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
     end = query_batch_add(&writer->batch, "SELECT pgpoll.end_listener($1, $2) WHERE " STATEMENT_WRITABLE);
     statement_add_text(end, writer->config->host);
     if (statement_add_int4(end, (int32_t)getpid()) &&
-        query_batch_begin(&writer->batch, writer->database, clock_monotonic_ms(), LAST_MS) == ERROR_PENDING)
+        query_batch_begin(&writer->batch, writer->database, clock_monotonic_ms(), LAST_WRITE_MS) ==
+            ERROR_PENDING)
         (void)wait_end(writer, deadline_ms);
-    end_exchange(writer);
+    end_batch(writer);
 }
 
 void stats_writer_step(struct stats_writer *writer, bool ready)
@@ -383,7 +395,7 @@ void stats_writer_step(struct stats_writer *writer, bool ready)
             fail(writer, error);
         else
             succeed(writer);
-        end_exchange(writer);
+        end_batch(writer);
     } else if (!writer->batch.running && ready && database_consume(writer->database) != ERROR_NONE) {
         fail(writer, ERROR_DATABASE_AWAY);
     }

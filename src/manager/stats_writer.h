@@ -1,7 +1,9 @@
 /*
- * What the manager writes down: which of its workers' polls wait (pgpoll.waiters), what they counted (pgpoll.counters), how many of
- * them are free and whether LISTEN delivers (pgpoll.listeners). In batches, at most one a second and, when nothing changed, one in
- * five seconds, over a connection of its own, so that news never wait for it. Driven by the manager's loop; never blocks.
+ * Writes the manager's statistics to the database: the polls that wait (pgpoll.waiters), the counters
+ * (pgpoll.counters), and how many workers run and are idle and whether LISTEN delivers (pgpoll.listeners). It
+ * writes what has changed, at most once a second, and a heartbeat every five seconds. Its connection is its
+ * own, so that messages never wait for it. Part of the manager, which creates, drives and frees it. Never
+ * blocks, except in stats_writer_finish(). Logs its errors itself.
  */
 #ifndef PGPOLL_STATS_WRITER_H
 #define PGPOLL_STATS_WRITER_H
@@ -14,20 +16,24 @@ struct config;
 struct scoreboard;
 struct stats_writer;
 
-/* config and scoreboard are borrowed for its life. NULL: out of memory. */
+/* config and scoreboard are borrowed until stats_writer_free(). NULL: out of memory. */
 struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard);
 void stats_writer_free(struct stats_writer *writer);
 
-/* What to wait for before the next step: as of poll(2), and until when (monotonic ms). */
+/*
+ * What to wait for before the next stats_writer_step(): a descriptor as for poll(2), and a time (monotonic
+ * ms).
+ */
 struct pollfd stats_writer_pollfd(const struct stats_writer *writer);
 int64_t stats_writer_due_ms(const struct stats_writer *writer);
 
-/* Does what there is to do. ready: the socket is. */
+/* Does what is due. ready: poll(2) has reported the descriptor. */
 void stats_writer_step(struct stats_writer *writer, bool ready);
 
 /*
- * For a manager that ends: writes the last counts and deletes the manager's rows, so that it does not look like one
- * that is missing. Waits for the database, until deadline_ms at the latest. Does nothing without a connection.
+ * For a manager that ends: writes the last counters and deletes the manager's rows, so that it does not look
+ * like a manager that has died. Waits for the database until deadline_ms (monotonic) at most. Does nothing
+ * without a connection.
  */
 void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms);
 

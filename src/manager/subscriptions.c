@@ -2,6 +2,7 @@
 
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -15,18 +16,18 @@ bool subscriptions_init(struct subscriptions *subscriptions, struct scoreboard *
     size_t capacity = (size_t)topic_table_size(scoreboard->topics);
 
     *subscriptions = (struct subscriptions){ .scoreboard = scoreboard };
-    subscriptions->by_number = calloc(capacity, sizeof *subscriptions->by_number);
+    subscriptions->by_topic = calloc(capacity, sizeof *subscriptions->by_topic);
     subscriptions->used = calloc(capacity, sizeof *subscriptions->used);
     subscriptions->news = calloc(capacity, sizeof *subscriptions->news);
     subscriptions->channels = lh_kchar_table_new(1024, NULL);
-    return subscriptions->by_number && subscriptions->used && subscriptions->news && subscriptions->channels;
+    return subscriptions->by_topic && subscriptions->used && subscriptions->news && subscriptions->channels;
 }
 
 void subscriptions_release(struct subscriptions *subscriptions)
 {
     for (int i = 0; i < subscriptions->used_count; i++)
-        free(subscriptions->by_number[subscriptions->used[i]].quoted);
-    free(subscriptions->by_number);
+        free(subscriptions->by_topic[subscriptions->used[i]].quoted);
+    free(subscriptions->by_topic);
     free(subscriptions->used);
     free(subscriptions->news);
     if (subscriptions->channels)
@@ -36,69 +37,70 @@ void subscriptions_release(struct subscriptions *subscriptions)
 
 int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms)
 {
-    int number = topic_table_add(subscriptions->scoreboard->topics, name, length);
+    int topic = topic_table_add(subscriptions->scoreboard->topics, name, length);
     struct subscription *subscription;
     struct json_object *string;
 
-    if (number < 0 || subscriptions->by_number[number].quoted)
-        return number;
-    subscription = &subscriptions->by_number[number];
+    if (topic < 0 || subscriptions->by_topic[topic].quoted)
+        return topic;
+    subscription = &subscriptions->by_topic[topic];
+    /* news stays: a topic that had this number before may still be in the list of topics with news. */
     *subscription = (struct subscription){ .used_ms = now_ms,
-                                           .news = subscription->news, /* it may still be in that list */
-                                           .place = subscriptions->used_count };
+                                           .news = subscription->news,
+                                           .used_index = subscriptions->used_count };
     string = json_object_new_string_len(name, (int)length);
     if (string)
         subscription->quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(string);
     if (!subscription->quoted) {
-        topic_table_remove(subscriptions->scoreboard->topics, number);
+        topic_table_remove(subscriptions->scoreboard->topics, topic);
         return -1;
     }
-    subscriptions->used[subscriptions->used_count++] = number;
-    return number;
+    subscriptions->used[subscriptions->used_count++] = topic;
+    return topic;
 }
 
-void subscriptions_remove(struct subscriptions *subscriptions, int number)
+void subscriptions_remove(struct subscriptions *subscriptions, int topic)
 {
-    struct subscription *subscription = &subscriptions->by_number[number];
+    struct subscription *subscription = &subscriptions->by_topic[topic];
     int last = subscriptions->used[--subscriptions->used_count];
 
-    subscriptions->used[subscription->place] = last;
-    subscriptions->by_number[last].place = subscription->place;
+    subscriptions->used[subscription->used_index] = last;
+    subscriptions->by_topic[last].used_index = subscription->used_index;
     if (subscription->open)
-        ring_close(subscriptions->scoreboard->ring, number);
-    scoreboard_wake_topic(subscriptions->scoreboard,
-                          number); /* who entered since it was found unused asks anew */
+        ring_close(subscriptions->scoreboard->ring, topic);
+    /* A worker may have entered the wait set since the topic was found unused: wake it, and it asks again. */
+    wait_sets_wake(subscriptions->scoreboard, topic);
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
-    topic_table_remove(subscriptions->scoreboard->topics, number);
+    topic_table_remove(subscriptions->scoreboard->topics, topic);
     free(subscription->quoted);
     *subscription = (struct subscription){ .news = subscription->news };
 }
 
-const char *subscriptions_name(const struct subscriptions *subscriptions, int number)
+const char *subscriptions_name(const struct subscriptions *subscriptions, int topic)
 {
-    return topic_table_name(subscriptions->scoreboard->topics, number);
+    return topic_table_name(subscriptions->scoreboard->topics, topic);
 }
 
-int64_t subscriptions_newest(const struct subscriptions *subscriptions, int number)
+int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topic)
 {
     struct ring_topic_ref ref;
     int64_t newest = 0;
 
-    if (ring_find(subscriptions->scoreboard->ring, number, &ref))
+    if (ring_find(subscriptions->scoreboard->ring, topic, &ref))
         (void)ring_newest(subscriptions->scoreboard->ring, ref, &newest);
     return newest;
 }
 
-void subscriptions_set_channel(struct subscriptions *subscriptions, int number, const char *channel)
+void subscriptions_set_channel(struct subscriptions *subscriptions, int topic, const char *channel)
 {
-    struct subscription *subscription = &subscriptions->by_number[number];
+    struct subscription *subscription = &subscriptions->by_topic[topic];
 
     subscription->listening = true;
     if (*subscription->channel)
         return;
     (void)snprintf(subscription->channel, sizeof subscription->channel, "%s", channel);
-    (void)lh_table_insert(subscriptions->channels, subscription->channel, (void *)(intptr_t)(number + 1));
+    (void)lh_table_insert(subscriptions->channels, subscription->channel, (void *)(intptr_t)(topic + 1));
 }
 
 int subscriptions_find(const struct subscriptions *subscriptions, const char *channel)
@@ -111,20 +113,20 @@ int subscriptions_find(const struct subscriptions *subscriptions, const char *ch
 void subscriptions_lose(struct subscriptions *subscriptions)
 {
     for (int i = 0; i < subscriptions->used_count; i++)
-        subscriptions->by_number[subscriptions->used[i]].listening = false;
+        subscriptions->by_topic[subscriptions->used[i]].listening = false;
 }
 
-void subscriptions_have_news(struct subscriptions *subscriptions, int number)
+void subscriptions_have_news(struct subscriptions *subscriptions, int topic)
 {
-    if (!subscriptions->by_number[number].news)
-        subscriptions->news[subscriptions->news_count++] = number;
-    subscriptions->by_number[number].news = true;
+    if (!subscriptions->by_topic[topic].news)
+        subscriptions->news[subscriptions->news_count++] = topic;
+    subscriptions->by_topic[topic].news = true;
 }
 
 void subscriptions_forget_news(struct subscriptions *subscriptions)
 {
     for (int i = 0; i < subscriptions->news_count; i++)
-        subscriptions->by_number[subscriptions->news[i]].news = false;
+        subscriptions->by_topic[subscriptions->news[i]].news = false;
     subscriptions->news_count = 0;
 }
 
@@ -144,17 +146,17 @@ void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms
                               : 0;
 
         for (int k = 0; k < count; k++) {
-            int number = scoreboard_topic(subscriptions->scoreboard, slot, k);
+            int topic = scoreboard_topic(subscriptions->scoreboard, slot, k);
 
-            if (number >= 0)
-                subscriptions->by_number[number].used_ms = now_ms;
+            if (topic >= 0)
+                subscriptions->by_topic[topic].used_ms = now_ms;
         }
     }
 }
 
-bool subscriptions_is_unused(const struct subscriptions *subscriptions, int number, int64_t now_ms)
+bool subscriptions_is_unused(const struct subscriptions *subscriptions, int topic, int64_t now_ms)
 {
-    const struct subscription *subscription = &subscriptions->by_number[number];
+    const struct subscription *subscription = &subscriptions->by_topic[topic];
 
     return subscription->listening && !subscription->news &&
            now_ms - subscription->used_ms > subscriptions_linger_ms(subscriptions);

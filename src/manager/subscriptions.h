@@ -1,7 +1,9 @@
 /*
- * The topics that a manager listens to, from their first poll until some time after their last. Part of the relay; beside the
- * names and numbers that it shares with the workers (topic_table.h) it knows their channels and which of them have news. Never
- * speaks to the database itself.
+ * The topics that the manager LISTENs to, from their first poll until some time after their last. It gives
+ * each topic its number in the topic table, which the workers share (topic_table.h), and keeps its channel
+ * and whether it has news. Part of the relay, which creates and releases it. Sends no queries itself.
+ *
+ * In all parameters, topic is a topic's number.
  */
 #ifndef PGPOLL_SUBSCRIPTIONS_H
 #define PGPOLL_SUBSCRIPTIONS_H
@@ -15,64 +17,66 @@ struct scoreboard;
 
 enum { SUBSCRIPTIONS_CHANNEL_SIZE = 64 };
 
-/* What is known of a topic's number. */
+/* One topic, by its number. */
 struct subscription {
-    char channel[SUBSCRIPTIONS_CHANNEL_SIZE]; /* "" until it is LISTENed to */
-    char *quoted;                             /* the name as a JSON string; NULL: the number is not in use */
-    int64_t used_ms;                          /* when it was polled last */
-    bool listening;                           /* on the present connection */
-    bool open;                                /* in the message ring */
-    bool news;                                /* and so in the list of those that have */
-    bool fed;                                 /* messages of it were appended: its waiters are to be woken */
-    int place;                                /* in the list of numbers in use */
-    uint64_t cycle;                           /* the relay's last one that asks for its newest position */
-    int newest_at;                            /* where, in that cycle's list */
+    char channel[SUBSCRIPTIONS_CHANNEL_SIZE]; /* "": unknown until the first LISTEN */
+    char *quoted;                             /* the name as a JSON string; NULL: the number is unused */
+    int64_t used_ms;                          /* when it was last polled */
+    bool listening;                           /* LISTENed to, on the current connection */
+    bool open;                                /* the message ring has it */
+    bool news;                                /* has news, and is in the list of those topics */
+    bool wake;                                /* got messages: the relay wakes its waiters */
+    int used_index;                           /* its index in the list of used topics */
+    uint64_t cycle;                           /* the relay's last cycle that asks for its newest position */
+    int newest_at;                            /* its index in that cycle's list */
 };
 
 struct subscriptions {
     struct scoreboard *scoreboard;
-    struct subscription *by_number;
-    int *used; /* the numbers in use */
+    struct subscription *by_topic;
+    int *used; /* topics in use */
     int used_count;
-    int *news; /* those with news */
+    int *news; /* topics with news */
     int news_count;
-    struct lh_table *channels; /* channel -> number + 1 */
+    struct lh_table *channels; /* channel -> topic + 1 */
 };
 
-/* scoreboard is borrowed. false: out of memory; release it all the same. */
+/* scoreboard is borrowed. false: out of memory; call subscriptions_release() all the same. */
 bool subscriptions_init(struct subscriptions *subscriptions, struct scoreboard *scoreboard);
 void subscriptions_release(struct subscriptions *subscriptions);
 
-/* The topic's number, given now if it has none; -1: no room. */
+/*
+ * Returns the number of the topic with this name, and gives it one if it has none; -1: no room or no memory.
+ */
 int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms);
 
-/* Takes the number back; who waits for it asks anew. */
-void subscriptions_remove(struct subscriptions *subscriptions, int number);
+/* Removes a topic and frees its number. Its waiters are woken, and ask again. */
+void subscriptions_remove(struct subscriptions *subscriptions, int topic);
 
-const char *subscriptions_name(const struct subscriptions *subscriptions, int number);
+const char *subscriptions_name(const struct subscriptions *subscriptions, int topic);
 
-/* The topic's newest position in the message ring; 0: it is not there. */
-int64_t subscriptions_newest(const struct subscriptions *subscriptions, int number);
+/* The topic's newest position in the message ring; 0: the ring does not have the topic. */
+int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topic);
 
-/* The topic is LISTENed to. */
-void subscriptions_set_channel(struct subscriptions *subscriptions, int number, const char *channel);
+/* Notes that the topic is LISTENed to, on this channel. */
+void subscriptions_set_channel(struct subscriptions *subscriptions, int topic, const char *channel);
 
-/* The number of a channel's topic, -1: none. */
+/* The topic of a channel; -1: none. */
 int subscriptions_find(const struct subscriptions *subscriptions, const char *channel);
 
-/* None is LISTENed to any more: the connection was lost. */
+/* Notes that the connection was lost: no topic is LISTENed to any more. */
 void subscriptions_lose(struct subscriptions *subscriptions);
 
-void subscriptions_have_news(struct subscriptions *subscriptions, int number);
+void subscriptions_have_news(struct subscriptions *subscriptions, int topic);
 void subscriptions_forget_news(struct subscriptions *subscriptions);
 
-/* How long a topic is kept after its last poll: less when there are so many that the room may run out. */
+/* How long a topic is kept after its last poll; less if so many are used that room may run out. */
 int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions);
 
-/* Waiting polls use their topics all the time. */
+/* Notes the topics of all waiting polls as polled now. */
 void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms);
 
-/* Whether a topic has had no poll for so long that it need not be kept. */
-bool subscriptions_is_unused(const struct subscriptions *subscriptions, int number, int64_t now_ms);
+/* Whether the last poll of a topic is so long ago that the topic can be removed. */
+bool subscriptions_is_unused(const struct subscriptions *subscriptions, int topic, int64_t now_ms);
 
 #endif

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* A list with commas that is written an entry at a time. */
+/* A comma-separated list, written one entry at a time. */
 struct list {
     char *text;
     size_t size;
@@ -17,15 +17,15 @@ struct list {
 };
 
 struct addresses {
-    char *host, *hostaddr, *port; /* libpq's lists, "" if not set */
+    char *host, *hostaddr, *port; /* libpq's parameters, "" if not set */
     bool need_resolver;
-    struct list hosts, hostaddrs, ports; /* resolved */
-    int count;                           /* of entries in each */
+    struct list hosts, hostaddrs, ports; /* the resolved parameters */
+    int count;                           /* the number of entries in each list */
     int64_t resolved_ms;
     char error[256];
 };
 
-/* ---- libpq's lists */
+/* ---- libpq's parameters */
 
 static char *option(const PQconninfoOption *options, const char *keyword)
 {
@@ -44,16 +44,19 @@ static int count_entries(const char *list)
     return count;
 }
 
-/* The entry with this number, from 0; of a list with only one, that one. A copy; NULL: out of memory. */
-static char *entry(const char *list, int number)
+/*
+ * Returns a copy of the entry with this index, from 0; a list with a single entry has that one at every
+ * index. NULL: out of memory.
+ */
+static char *entry(const char *list, int index)
 {
     if (count_entries(list) > 1)
-        for (; number > 0; number--)
+        for (; index > 0; index--)
             list += strcspn(list, ",") + 1;
     return strndup(list, strcspn(list, ","));
 }
 
-/* A socket's path ("@": an abstract one), or empty: libpq's default. */
+/* Whether host is a socket's path ("@": in the abstract namespace), or empty, which is libpq's default. */
 static bool is_socket(const char *host)
 {
     return *host == '/' || *host == '@' || *host == '\0';
@@ -83,9 +86,12 @@ static bool is_name(const char *host, const char *hostaddr)
     return *hostaddr == '\0' && !is_socket(host) && !is_numeric(host);
 }
 
-/* ---- a new one */
+/* ---- creating and freeing */
 
-/* false: out of memory. Of lists that do not fit together libpq says what is wrong with them. */
+/*
+ * Sets need_resolver. Ignores lists of different lengths, which libpq will reject. Returns false if out of
+ * memory.
+ */
 static bool look_for_names(struct addresses *addresses)
 {
     const int count = count_entries(addresses->host);
@@ -177,7 +183,10 @@ static void add(struct addresses *addresses, const char *host, const char *hosta
     (void)fprintf(addresses->ports.stream, "%s%s", comma, port);
 }
 
-/* The host stays beside its address: TLS verifies it, and the password file is searched for it. */
+/*
+ * Adds an entry for each address. The name stays in host: TLS verifies it, and libpq looks it up in the
+ * password file.
+ */
 static void resolve_name(struct addresses *addresses, const char *host, const char *port)
 {
     int failure;
@@ -195,11 +204,11 @@ static void resolve_name(struct addresses *addresses, const char *host, const ch
         freeaddrinfo(found);
 }
 
-/* false: out of memory. */
-static bool resolve_entry(struct addresses *addresses, int number)
+/* Returns false if out of memory. */
+static bool resolve_entry(struct addresses *addresses, int index)
 {
-    char *host = entry(addresses->host, number), *hostaddr = entry(addresses->hostaddr, number),
-         *port = entry(addresses->port, number);
+    char *host = entry(addresses->host, index), *hostaddr = entry(addresses->hostaddr, index),
+         *port = entry(addresses->port, index);
     const bool made = host && hostaddr && port;
 
     if (made && is_name(host, hostaddr))
@@ -229,7 +238,7 @@ void addresses_resolve(struct addresses *addresses)
     }
 }
 
-/* ---- what came of it */
+/* ---- results */
 
 int64_t addresses_resolved_ms(const struct addresses *addresses)
 {

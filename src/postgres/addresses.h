@@ -1,6 +1,7 @@
 /*
- * Where libpq is to connect to, with host names resolved beforehand. libpq itself resolves them inside PQconnectStart() and
- * PQconnectPoll(), and blocks meanwhile.
+ * Resolves the host names of libpq's connection parameters before libpq sees them. libpq itself resolves them
+ * inside PQconnectStart() and PQconnectPoll(), and blocks while it does. database.c creates one for each
+ * attempt to connect.
  *
  * Source: PostgreSQL 15 manual, 34.1.1.3 "Specifying Multiple Hosts" and 34.1.2, host and hostaddr.
  */
@@ -12,23 +13,29 @@
 
 struct addresses;
 
-/* Reads libpq's variables and service file. NULL: out of memory. Sockets' paths, numeric addresses and PGHOSTADDR need no resolver. */
+/*
+ * Reads host, hostaddr and port from libpq's environment variables and service file. Returns NULL if out of
+ * memory.
+ */
 struct addresses *addresses_new(void);
 void addresses_free(struct addresses *addresses);
 
-/* Whether some host's name has to be resolved. */
+/* Whether a name must be resolved. Socket paths, numeric addresses and PGHOSTADDR need no resolver. */
 bool addresses_need_resolver(const struct addresses *addresses);
 
-/* Resolves the names; blocks as long as the system's resolver does. */
+/* Resolves the names. Blocks for as long as the system's resolver (getaddrinfo(3)) does. */
 void addresses_resolve(struct addresses *addresses);
 
-/* When they were resolved; monotonic ms. */
+/* Returns when addresses_resolve() ended, in monotonic milliseconds. */
 int64_t addresses_resolved_ms(const struct addresses *addresses);
 
-/* Why there is no address at all; "": there are some. Borrowed. */
+/* Returns why no name could be resolved, or "" if at least one address is known. Borrowed. */
 const char *addresses_error(const struct addresses *addresses);
 
-/* libpq's parameters of these names, lists with an entry for each address. NULL: as libpq has it anyway. Borrowed. */
+/*
+ * Return libpq's parameters host, hostaddr and port: lists with one entry for each address. NULL means that
+ * libpq's own value applies. Borrowed.
+ */
 const char *addresses_host(const struct addresses *addresses);
 const char *addresses_hostaddr(const struct addresses *addresses);
 const char *addresses_port(const struct addresses *addresses);

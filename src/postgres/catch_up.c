@@ -6,11 +6,14 @@
 
 #include <string.h>
 
-/* The columns, in the functions' order; what makes a message is the same in both. */
+/*
+ * The columns of catch_up() and new_messages(), in their order. The columns of a message are the same in
+ * both.
+ */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST, NEWEST };
 enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS, MORE };
 
-/* timestamptz counts microseconds from 2000-01-01 UTC (datatype/timestamp.h). */
+/* timestamptz counts microseconds since 2000-01-01 UTC (datatype/timestamp.h in PostgreSQL). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
 
 bool catch_up_statement(struct statement *statement, const struct poll_request *request,
@@ -85,7 +88,7 @@ struct catch_up_batch catch_up_batch(const PGresult *result)
     struct catch_up_batch batch = { .more = true };
 
     if (PQntuples(result) == 0)
-        return batch; /* deleted meanwhile, and nothing is known */
+        return batch; /* the messages were deleted meanwhile; the next run tells whether there are more */
     batch.more = *PQgetvalue(result, 0, MORE) == 1;
     batch.read_only = database_int4(result, 0, ASSIGNED) < 0;
     if (batch.read_only)
@@ -97,7 +100,7 @@ struct catch_up_batch catch_up_batch(const PGresult *result)
     return batch;
 }
 
-/* Fills a cleared page from the statement's result. */
+/* Fills a cleared page from the result of catch_up_statement(). */
 static enum error fill_page(const PGresult *result, const struct poll_request *request, struct page *page)
 {
     for (int i = 0; i < PQntuples(result); i++) {
@@ -105,7 +108,7 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
 
         if (row.topic_index < 0 || row.topic_index >= page->topic_count) {
             page_clear(page);
-            return ERROR_DATABASE_QUERY; /* not the function that this program came with */
+            return ERROR_DATABASE_QUERY; /* the function is not the one of this pgpoll version */
         }
         if (row.kind == CATCH_UP_TOPIC) {
             page->topics[row.topic_index] = row.topic;
@@ -123,9 +126,9 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
                         const char *remote_user, const struct statement *first, bool *first_is_true,
                         const int64_t *positions, int64_t page_bytes, struct page *page, int64_t deadline_ms)
 {
-    enum { MOST = 4 };
-    struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MOST];
-    PGresult *results[MOST] = { NULL };
+    enum { MAX_STATEMENTS = 4 };
+    struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MAX_STATEMENTS];
+    PGresult *results[MAX_STATEMENTS] = { NULL };
     enum error error = ERROR_MEMORY;
     int count = 0;
 

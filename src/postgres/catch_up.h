@@ -1,6 +1,6 @@
 /*
- * Reads the feed: pgpoll.catch_up() and pgpoll.new_messages() (sql/functions/) as statements, and what their rows mean.
- * The only code that knows those functions' parameters and columns.
+ * Reads messages from the table: builds the statements that call pgpoll.catch_up() and pgpoll.new_messages()
+ * (sql/functions/) and decodes their rows. The only code that knows these functions' parameters and columns.
  */
 #ifndef PGPOLL_CATCH_UP_H
 #define PGPOLL_CATCH_UP_H
@@ -15,50 +15,69 @@ struct database;
 struct poll_request;
 struct statement;
 
-/* A topic's position when it is to be read from now on. */
+/* The position of a topic that is read from now on. */
 enum { CATCH_UP_FROM_NOW = -1 };
 
-/* Makes the statement. positions: one a topic. The caller releases it, also on failure. false: out of memory. */
+/*
+ * Initialises a statement that reads a page for request, with a position for each topic and at most
+ * page_bytes of payload and metadata. Returns false if out of memory. The caller releases the statement in
+ * both cases.
+ */
 bool catch_up_statement(struct statement *statement, const struct poll_request *request,
                         const int64_t *positions, int64_t page_bytes);
 
 enum catch_up_kind { CATCH_UP_TOPIC, CATCH_UP_MESSAGE, CATCH_UP_MORE };
 
-/* One row: where a topic's reading starts, a message, or the hint that there are more. Texts are borrowed from the result. */
+/*
+ * One row: the start of a topic's read, a message, or the mark that more messages follow. Texts are borrowed
+ * from the result.
+ */
 struct catch_up_row {
     enum catch_up_kind kind;
     int topic_index;
-    struct page_topic topic; /* of CATCH_UP_TOPIC */
-    int64_t
-        newest; /* of CATCH_UP_TOPIC: its last position, if it is read from now; in a backlog now comes later */
-    struct message message; /* of CATCH_UP_MESSAGE */
+    struct page_topic topic; /* for CATCH_UP_TOPIC */
+    /*
+     * For CATCH_UP_TOPIC, if the topic is read from now on: its newest position. During a backlog, "now" is a
+     * later position than this.
+     */
+    int64_t newest;
+    struct message message; /* for CATCH_UP_MESSAGE */
 };
 
-/* Reads a row of the statement's result. */
+/* Decodes a row of the result of catch_up_statement(). */
 struct catch_up_row catch_up_row(const PGresult *result, int row);
 
-/* The statement by which a manager gives new messages their positions and gets them (sql/functions/new_messages.sql). */
+/*
+ * Initialises the statement with which a manager assigns positions to new messages and reads them. Returns
+ * false if out of memory.
+ */
 bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes);
 
-/* What its result says. */
+/* The result of catch_up_batch_statement(). */
 struct catch_up_batch {
-    bool read_only;   /* nothing can be given a position now: the database is read-only */
-    int assigned;     /* so many new messages there were */
-    bool more;        /* there is a backlog: ask again at once */
-    int64_t previous; /* between this position and them there is nothing */
-    int message_count; /* 0: they are too many for one result; else a row each, in order: catch_up_message(), topic in column 0 */
+    bool read_only;   /* the database is read-only, so no positions can be assigned now */
+    int assigned;     /* how many messages got positions */
+    bool more;        /* there is a backlog: run the statement again at once */
+    int64_t previous; /* there are no messages between this position and the first of the batch */
+    /*
+     * How many rows are messages, in order of positions: catch_up_message() decodes them, column 0 is the
+     * topic. 0 if the batch exceeds the limits of the statement; then only the table has its messages.
+     */
+    int message_count;
 };
 
 struct catch_up_batch catch_up_batch(const PGresult *result);
 
-/* The message in a row of either statement's result. */
+/* Decodes the message in a row of either statement's result. Texts are borrowed from the result. */
 struct message catch_up_message(const PGresult *result, int row);
 
 /*
- * Reads one page into a cleared page, by deadline_ms, in one network write of up to four transactions: it asks whether remote_user may
- * poll these topics (NULL: does not ask), runs first (NULL: nothing) and sets *first_is_true to whether that returned true, has new
- * messages given their positions, or one batch of them (page->backlog), and reads the page.
- * ERROR_DENIED, ERROR_MEMORY and the errors of database_run(); the page is clear then.
+ * Reads into a cleared page by deadline_ms. Sends up to four transactions in one network write:
+ *  1. Checks whether remote_user may poll these topics, unless remote_user is NULL.
+ *  2. Runs first, unless it is NULL, and sets *first_is_true to whether it returned true.
+ *  3. Assigns positions to one batch of new messages. Sets page->backlog if more are left.
+ *  4. Reads the page.
+ * Returns ERROR_NONE, ERROR_DENIED, ERROR_MEMORY or an error of database_run(); on errors the page is clear.
  */
 enum error catch_up_run(struct database *database, const struct poll_request *request,
                         const char *remote_user, const struct statement *first, bool *first_is_true,

@@ -1,20 +1,26 @@
 /*
- * One connection to PostgreSQL, opened when first used and opened again when it was lost. Made and freed by the program,
- * used by one process. Never retries: who asked decides whether to ask again.
+ * A connection to PostgreSQL. It opens when it is first used, and again when it is used after it was lost.
+ * The program creates and frees it, and one process uses it. It never retries a statement; the caller decides
+ * whether to retry.
  *
- * Work is done either at once, with database_run(), or step by step beside other things: database_begin(), then
- * database_step() whenever the socket is ready or database_due_ms() has come, until it no longer says ERROR_PENDING. Steps never
- * block: a thread resolves host names (addresses.h), another one sends the cancel request.
+ * Callers either block, with database_run(), or run statements from an event loop: database_begin(), then
+ * database_step() whenever the socket is ready or database_due_ms() has come, until the result is no longer
+ * ERROR_PENDING. Steps never block: a thread resolves host names (addresses.h), and another sends cancel
+ * requests.
  *
- * How it never uses up the server's connections. PQfinish() alone leaves a backend that is stuck in a statement or a COMMIT
- * behind, and each reconnect would add one. Therefore:
- *  1. Each session has its own lock_timeout and statement_timeout, a little shorter than the time after which we give it up.
- *  2. A session that is given up is cancelled, and its socket stays open until the server closes it: a backend closes its socket
- *     only by exiting (socket_close() in PostgreSQL's pqcomm.c). Until then, no other connection is opened.
- *  3. If the backend does not exit soon (it does not react, or the network is silent), one more connection is opened, which
- *     terminates the first session's backend and is not used before that has gone. There is never a third.
+ * How the connection never uses up the server's connections: PQfinish() alone would leave a backend behind
+ * that is stuck in a statement or a COMMIT, and each reconnect would add another. Therefore:
+ *  1. Each session sets its lock_timeout and statement_timeout a little below the time after which the client
+ *     gives it up.
+ *  2. A session that is given up is cancelled, and its socket stays open until the server closes it. A
+ *     backend closes its socket only by exiting (socket_close() in PostgreSQL's pqcomm.c). Until then, no
+ *     other connection is opened.
+ *  3. If the backend does not exit soon (it does not react, or the network drops packets), one more
+ *     connection is opened. It terminates the first session's backend and is not used until that backend has
+ *     exited. There is never a third connection.
  *
- * Source: PostgreSQL 15 manual, chapter 34, "Pipeline Mode", "Asynchronous Command Processing" and "Notification".
+ * Source: PostgreSQL 15 manual, chapter 34, "Pipeline Mode", "Asynchronous Command Processing" and
+ * "Notification".
  */
 #ifndef PGPOLL_DATABASE_H
 #define PGPOLL_DATABASE_H
@@ -31,68 +37,93 @@ struct database;
 struct statement;
 
 /*
- * A new unconnected handle, NULL when out of memory. query_timeout_ms: how long its owner waits for an answer at most, from which the
- * sessions' own timeouts follow.
+ * Returns a new handle without a connection, or NULL if out of memory. query_timeout_ms is the longest time
+ * for which the owner waits for results; the sessions' lock_timeout and statement_timeout derive from it.
  */
 struct database *database_new(int64_t query_timeout_ms);
 void database_free(struct database *database);
 
-/* Has its commits not wait for the disk or for standbys: for what a crash may forget. */
+/*
+ * Makes the sessions commit without waiting for the disk or for standbys (synchronous_commit = off), for data
+ * that may get lost in a crash. Call it before the first use.
+ */
 void database_set_bookkeeping(struct database *database);
 
 /*
- * Runs statements one after the other in one network write, each in a transaction of its own, and waits for all results
- * until deadline_ms (monotonic). Connects first where there is no connection, and checks the schema's version then.
- * results: count pointers, filled with new results in binary format, which the caller clears.
- * ERROR_DATABASE_AWAY (the connection is closed), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY; no results then.
+ * Sends count statements in one network write and waits for all results until deadline_ms (monotonic). The
+ * server runs them one after the other, each in a transaction of its own. If there is no connection, connects
+ * first and checks the version of the schema. results: count pointers, which are set to new results in binary
+ * format; the caller clears them. Returns ERROR_NONE, ERROR_DATABASE_AWAY (the connection is closed),
+ * ERROR_DATABASE_QUERY, ERROR_SCHEMA or ERROR_MEMORY; on errors there are no results.
  */
 enum error database_run(struct database *database, const struct statement *statements, int count,
                         PGresult **results, int64_t deadline_ms);
 
-/* The same without waiting: statements and results are borrowed until database_step() is done. Returns ERROR_PENDING or fails. */
+/*
+ * Do the same without blocking. database_begin() returns ERROR_PENDING or an error, database_step()
+ * ERROR_PENDING until all results have arrived. statements and results are borrowed until then.
+ */
 enum error database_begin(struct database *database, const struct statement *statements, int count,
                           PGresult **results);
 enum error database_step(struct database *database);
 
-/* What to wait for before the next step or, when idle, for notifications. The socket may change; -1: none. */
+/*
+ * Returns the descriptor and events to wait for before the next step or, when idle, before
+ * database_consume(). The descriptor may change with every step; -1: none.
+ */
 struct pollfd database_pollfd(const struct database *database);
 
-/* When the next step is due even if nothing is ready; INT64_MAX: never. */
+/*
+ * Returns when database_step() must be called even if the descriptor is not ready (monotonic); INT64_MAX:
+ * never.
+ */
 int64_t database_due_ms(const struct database *database);
 
-/* Whether what was begun waits for a host name to be resolved. Time limits count from after that. */
+/*
+ * Whether the connection waits for a host name to be resolved. Callers do not count that time against their
+ * deadline.
+ */
 bool database_is_resolving(const struct database *database);
 
-/* Reads what has arrived on an idle connection. ERROR_DATABASE_AWAY. */
+/* Reads notifications that have arrived on an idle connection. Returns ERROR_NONE or ERROR_DATABASE_AWAY. */
 enum error database_consume(struct database *database);
 
-/* The next notification that has arrived, NULL when there is none; the caller frees it with PQfreemem(). */
+/*
+ * Returns the next notification that was read, or NULL if there is none. The caller frees it with
+ * PQfreemem().
+ */
 PGnotify *database_notification(struct database *database);
 
-/* Values that are not NULL, in binary format. */
+/* Decode a value in binary format that is not NULL. */
 int32_t database_int4(const PGresult *result, int row, int column);
 int64_t database_int8(const PGresult *result, int row, int column);
 
-/* Whether the result of a statement is one row, and that is true. */
+/* Whether the result is a single row whose first column is true. */
 bool database_is_true(const PGresult *result);
 
 /*
- * Waits for a notification on any channel this connection LISTENs on, and drops all that are there.
- * Also ERROR_DATABASE_AWAY and what interrupts_wait() returns.
+ * Waits for a notification on any channel on which this connection LISTENs, and drops all that have arrived.
+ * Returns ERROR_NONE, ERROR_DATABASE_AWAY or an error of wait_for_event().
  */
 enum error database_wait_news(struct database *database, const struct interrupts *interrupts,
                               int64_t deadline_ms);
 
-/* Whether there is a connection, as far as is known. */
+/* Whether there is a connection, as far as the client knows. */
 bool database_is_connected(const struct database *database);
 
-/* Closes the connection, if there is one; with it go its LISTENs and what was begun. text, or NULL: why, for database_error(). */
+/*
+ * Closes the connection, if there is one. This ends its LISTENs and the statements that were begun. text
+ * becomes database_error(); with NULL that stays.
+ */
 void database_close(struct database *database, const char *text);
 
-/* The same when what was begun takes too long; database_error() says what it waited for. */
+/*
+ * Closes the connection because the caller's deadline has passed; database_error() says what it was waiting
+ * for.
+ */
 void database_give_up(struct database *database);
 
-/* What went wrong last, in one line; "" when nothing did. Borrowed until the next call. */
+/* Returns the last error message, in one line, or "". Borrowed until the next call. */
 const char *database_error(const struct database *database);
 
 #endif

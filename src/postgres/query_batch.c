@@ -19,7 +19,7 @@ enum error query_batch_begin(struct query_batch *batch, struct database *databas
     batch->database = database;
     batch->started_ms = now_ms;
     batch->timeout_ms = timeout_ms;
-    batch->due_ms = now_ms + timeout_ms;
+    batch->deadline_ms = now_ms + timeout_ms;
     if (batch->count > 0)
         error = database_begin(database, batch->statements, batch->count, batch->results);
     batch->running = error == ERROR_PENDING;
@@ -33,10 +33,10 @@ enum error query_batch_step(struct query_batch *batch, bool ready, int64_t now_m
     if (!batch->running)
         return ERROR_PENDING;
     if (database_is_resolving(batch->database))
-        batch->due_ms = now_ms + batch->timeout_ms;
+        batch->deadline_ms = now_ms + batch->timeout_ms;
     if (ready || now_ms >= database_due_ms(batch->database))
         error = database_step(batch->database);
-    if (error == ERROR_PENDING && now_ms >= batch->due_ms) {
+    if (error == ERROR_PENDING && now_ms >= batch->deadline_ms) {
         database_give_up(batch->database);
         error = ERROR_DATABASE_AWAY;
     }
@@ -47,7 +47,7 @@ enum error query_batch_step(struct query_batch *batch, bool ready, int64_t now_m
 
 int64_t query_batch_due_ms(const struct query_batch *batch)
 {
-    return clock_min(batch->due_ms, database_due_ms(batch->database));
+    return clock_min(batch->deadline_ms, database_due_ms(batch->database));
 }
 
 void query_batch_end(struct query_batch *batch)

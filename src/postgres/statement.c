@@ -6,10 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* src/include/catalog/pg_type.dat */
+/* From src/include/catalog/pg_type.dat in PostgreSQL. */
 enum { OID_INT8 = 20, OID_INT4 = 23, OID_TEXT = 25, OID_TEXT_ARRAY = 1009, OID_INT8_ARRAY = 1016 };
 
-/* An array's head (array_recv() in PostgreSQL): dimensions, has-NULLs, element type, length, lower bound; 4 bytes each. */
+/*
+ * The head of an array (array_recv() in PostgreSQL): dimensions, has-NULLs, element type, length, lower
+ * bound; 4 bytes each.
+ */
 enum { ARRAY_HEAD_SIZE = 20, ELEMENT_HEAD_SIZE = 4 };
 
 void statement_init(struct statement *statement, const char *sql)
@@ -55,7 +58,7 @@ void statement_add_text(struct statement *statement, const char *text)
     add(statement, OID_TEXT, text, strlen(text));
 }
 
-/* Room for a parameter of size bytes that the statement owns; NULL: out of memory. */
+/* Appends a parameter of size bytes that the statement owns. Returns its memory, or NULL if out of memory. */
 static char *add_owned(struct statement *statement, unsigned type, size_t size)
 {
     char *value = calloc(1, size);
@@ -100,21 +103,21 @@ bool statement_add_topics(struct statement *statement, const struct poll_topic *
     return true;
 }
 
-bool statement_add_positions(struct statement *statement, const int64_t *numbers, int count)
+bool statement_add_positions(struct statement *statement, const int64_t *positions, int count)
 {
     size_t size = ARRAY_HEAD_SIZE;
     char *at;
 
     for (int i = 0; i < count; i++)
-        size += ELEMENT_HEAD_SIZE + (numbers[i] < 0 ? 0 : sizeof *numbers);
+        size += ELEMENT_HEAD_SIZE + (positions[i] < 0 ? 0 : sizeof *positions);
     at = add_owned(statement, OID_INT8_ARRAY, size);
     if (!at)
         return false;
     at = put_array_head(at, OID_INT8, count);
     for (int i = 0; i < count; i++) {
-        at = put_int4(at, numbers[i] < 0 ? -1 : (int32_t)sizeof *numbers);
-        if (numbers[i] >= 0)
-            at = put_int8(at, numbers[i]);
+        at = put_int4(at, positions[i] < 0 ? -1 : (int32_t)sizeof *positions);
+        if (positions[i] >= 0)
+            at = put_int8(at, positions[i]);
     }
     return true;
 }

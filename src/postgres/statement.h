@@ -1,6 +1,7 @@
 /*
- * An SQL statement with its parameters in PostgreSQL's binary format, so that nothing is ever quoted or glued.
- * Initialised and released by the caller; the SQL and text parameters are borrowed. May be copied, and is then released once.
+ * An SQL statement with its parameters in PostgreSQL's binary format, so that no value is ever quoted into
+ * SQL text. The caller initialises and releases it. The SQL and text parameters are borrowed. A statement may
+ * be copied; then only one of the copies is released.
  */
 #ifndef PGPOLL_STATEMENT_H
 #define PGPOLL_STATEMENT_H
@@ -13,8 +14,8 @@ enum { STATEMENT_MAX_PARAMETERS = 7 };
 struct poll_topic;
 
 /*
- * SQL for statements that write: false on a read-only database (default_transaction_read_only), where they are left out. On a standby
- * they are not, and fail.
+ * An SQL condition for statements that write. It is false on a database with default_transaction_read_only,
+ * where such statements are skipped. It is true on a standby, where they fail.
  */
 #define STATEMENT_WRITABLE "(current_setting('transaction_read_only') = 'off' OR pg_is_in_recovery())"
 
@@ -24,27 +25,34 @@ struct statement {
     unsigned types[STATEMENT_MAX_PARAMETERS]; /* type OIDs */
     const char *values[STATEMENT_MAX_PARAMETERS];
     int lengths[STATEMENT_MAX_PARAMETERS];
-    void *owned[STATEMENT_MAX_PARAMETERS]; /* what values of numbers and arrays point to */
+    void *owned[STATEMENT_MAX_PARAMETERS]; /* the memory that values of numbers and arrays point to */
 };
 
-/* Starts a statement without parameters; each add appends $1, $2, ... and there are at most STATEMENT_MAX_PARAMETERS. */
+/*
+ * Starts a statement without parameters. Each statement_add_*() appends the next of $1, $2, ...; up to
+ * STATEMENT_MAX_PARAMETERS.
+ */
 void statement_init(struct statement *statement, const char *sql);
 void statement_add_text(struct statement *statement, const char *text);
 
-/* The others make copies; false: out of memory. */
+/* The following functions copy the value, and return false if out of memory. */
 bool statement_add_int4(struct statement *statement, int32_t number);
 bool statement_add_int8(struct statement *statement, int64_t number);
 
 /* Appends the topics' names as text[]. */
 bool statement_add_topics(struct statement *statement, const struct poll_topic *topics, int count);
 
-/* Appends numbers as bigint[], negative ones as NULL. */
-bool statement_add_positions(struct statement *statement, const int64_t *numbers, int count);
+/* Appends positions as bigint[]; negative ones (CATCH_UP_FROM_NOW) become NULL. */
+bool statement_add_positions(struct statement *statement, const int64_t *positions, int count);
 
-/* Makes the one that asks whether the user ("": nobody) may poll these topics. remote_user is borrowed. false: out of memory. */
+/*
+ * Initialises a statement that asks whether remote_user ("": not authenticated; borrowed) may poll these
+ * topics. Returns false if out of memory.
+ */
 bool statement_may_poll(struct statement *statement, const char *remote_user, const struct poll_topic *topics,
                         int count);
 
+/* Frees the parameters' memory. Accepts an all-zero statement. */
 void statement_release(struct statement *statement);
 
 #endif

@@ -1,4 +1,4 @@
-/* For all workers on all hosts: who waits, and what they counted. */
+/* Reads the statistics of all workers on all hosts from the database: the waiting polls and the counters. */
 #ifndef PGPOLL_STATS_QUERY_H
 #define PGPOLL_STATS_QUERY_H
 
@@ -10,11 +10,14 @@
 struct database;
 
 enum stats_kind {
-    STATS_JSON,   /* the row of pgpoll.stats as one JSON object */
-    STATS_METRICS /* Prometheus text format */
+    STATS_JSON,   /* the row of pgpoll.stats, as a JSON object */
+    STATS_METRICS /* all metrics, in Prometheus text format */
 };
 
-/* Reads one as the text at row 0, column 0 of *result, which the caller clears. The errors of database_run(). */
+/*
+ * Deletes stale rows of pgpoll.waiters and reads the statistics by deadline_ms. The text is in row 0, column
+ * 0 of *result, which the caller clears. Returns the errors of database_run().
+ */
 enum error stats_read(struct database *database, enum stats_kind kind, PGresult **result,
                       int64_t deadline_ms);
 

@@ -19,36 +19,40 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+/* A reader that has had no question for this long closes its connection and returns memory. */
 enum { IDLE_MS = 1000 };
 
 static void serve(const struct config *config, struct database *database, int socket)
 {
-    struct read_channel reading;
-    const struct read_channel_question *question = &reading.question;
+    struct read_channel_job job;
+    const struct read_channel_question *question = &job.question;
     struct page page;
     enum error error;
 
-    if (!read_channel_accept(socket, &reading))
-        return; /* who asked is gone; or we are slow, and it sees that */
+    if (!read_channel_accept(socket, &job))
+        return; /* the worker is gone, or it will notice that its deadline has passed */
     if (page_init(&page, question->request->topic_count)) {
         error = catch_up_run(database, question->request, question->remote_user, NULL, NULL,
-                             question->positions, config->page_bytes, &page, question->give_up_ms);
-        read_channel_answer(socket, question->give_up_ms, error, &page, database_error(database));
+                             question->positions, config->page_bytes, &page, question->deadline_ms);
+        read_channel_answer(socket, question->deadline_ms, error, &page, database_error(database));
         page_release(&page);
     } else {
-        read_channel_answer(socket, question->give_up_ms, ERROR_MEMORY, NULL, "out of memory");
+        read_channel_answer(socket, question->deadline_ms, ERROR_MEMORY, NULL, "out of memory");
     }
-    read_channel_release(&reading);
+    read_channel_release(&job);
 }
 
-/* Gives back what others could use. */
+/* Returns the connection and memory while there is nothing to read. */
 static void rest(struct database *database)
 {
     database_close(database, NULL);
     (void)malloc_trim(0);
 }
 
-/* Only idle readers watch the queue, and a question wakes one of them: the same one, while it keeps up. */
+/*
+ * Watches the queue with EPOLLEXCLUSIVE: a question wakes one idle reader, always the same one while it keeps
+ * up.
+ */
 static int watch(int queue)
 {
     struct epoll_event event = { .events = EPOLLIN | EPOLLEXCLUSIVE };
@@ -57,7 +61,9 @@ static int watch(int queue)
     return epoll_fd >= 0 && epoll_ctl(epoll_fd, EPOLL_CTL_ADD, queue, &event) == 0 ? epoll_fd : -1;
 }
 
-/* Whoever tells all our processes to end means the manager; that its workers have ended we see. */
+/*
+ * A signal to all processes of the service is meant for the manager. A reader ends when the queue is closed.
+ */
 static void ignore_signals(void)
 {
     static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGPIPE };
@@ -66,8 +72,8 @@ static void ignore_signals(void)
         (void)signal(signals[i], SIG_IGN);
 }
 
-/* The web server's socket is not ours: who connects when the workers are gone is to be refused. */
-static bool let_go_of_socket(void)
+/* Closes the web server's socket, so that connections are refused when the workers are gone. */
+static bool close_listening_socket(void)
 {
     int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     bool done = fd >= 0 && dup2(fd, STDIN_FILENO) == STDIN_FILENO;
@@ -76,7 +82,7 @@ static bool let_go_of_socket(void)
     return done;
 }
 
-/* Libpq's own variable, so that everything libpq is asked about goes by it. "": none. */
+/* Sets PGSERVICE, which libpq reads whenever it needs a connection parameter. "": no service. */
 static bool use_service(const char *service)
 {
     return *service == '\0' || setenv("PGSERVICE", service, 1) == 0;
@@ -89,8 +95,8 @@ int reader_run(const struct config *config, int queue)
 
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
-    if (!database || epoll_fd < 0 || !let_go_of_socket() || !use_service(config->catch_up_service)) {
-        log_write(LOG_LEVEL_ERROR, "a reader cannot be set up: %s", strerror(errno));
+    if (!database || epoll_fd < 0 || !close_listening_socket() || !use_service(config->catch_up_service)) {
+        log_write(LOG_LEVEL_ERROR, "cannot set up a reader: %s", strerror(errno));
         database_free(database);
         return EXIT_FAILURE;
     }

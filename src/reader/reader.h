@@ -1,14 +1,18 @@
 /*
- * A process that reads the table for the workers of a host, one page at a time (reading.h), over a connection that it keeps until
- * nothing was asked for a while. Started by the manager (readers.h). Ends when all workers are gone, not with the manager: the
- * last polls are still to be answered.
+ * The process that reads pages of the table for the workers of a host, one page at a time (read_channel.h).
+ * It keeps its database connection until no question has come for a second. The manager starts readers
+ * (reader_pool.h). A reader ends when all workers have ended, even if the manager has died before: the
+ * workers' last polls still need it.
  */
 #ifndef PGPOLL_READER_H
 #define PGPOLL_READER_H
 
 struct config;
 
-/* Reads what is asked for in this queue. Returns the status to exit with; what went wrong is logged. */
+/*
+ * Answers the questions in this queue until the workers have closed it. Returns the exit status; errors are
+ * logged.
+ */
 int reader_run(const struct config *config, int queue);
 
 #endif

@@ -6,8 +6,9 @@
 #include <stdio.h>
 
 /*
- * Upper bounds of the buckets, in milliseconds; of the last one: none. A label is the bound in seconds. Waits mostly last until their
- * timeout and a little more, 30 s or 60 s, so those are no bounds.
+ * Upper bounds of the histograms' buckets in milliseconds; the last bucket has none. A bucket's label is its
+ * bound in seconds. Most waits last until their timeout of 30 s or 60 s and a few milliseconds more, so those
+ * values would be bad bounds.
  */
 static const int64_t wait_bounds_ms[COUNTER_WAIT_BUCKETS] = { 100,   500,   1000,  5000,
                                                               15000, 35000, 65000, INT64_MAX };
@@ -35,7 +36,10 @@ void counters_add_latency(struct counters *counters, int64_t ms)
     observe(counters, COUNTER_LATENCY_MS, latency_bounds_ms, ms);
 }
 
-/* More than any process counts between two looks. A broken one may have written anything; the database's counters are bigint. */
+/*
+ * More than any process counts between two calls. A broken worker may have written anything here, and the
+ * database's counters are bigint.
+ */
 static const uint64_t PLAUSIBLE = UINT64_C(1) << 40;
 
 bool counters_take(struct counters *into, struct counters *from)
@@ -59,7 +63,7 @@ void counters_clear(struct counters *counters)
     atomic_store(&counters->fresh, 0);
 }
 
-/* ---- names */
+/* ---- the names in pgpoll.counters */
 
 struct writer {
     const struct counters *counters;
@@ -105,7 +109,7 @@ struct json_object *counters_json(const struct counters *counters, bool all)
             put(&writer, COUNTER_POLLS + i, "polls", error_name((enum error)i));
     put(&writer, COUNTER_MESSAGES, "delivered_messages", "");
     put(&writer, COUNTER_BYTES, "delivered_bytes", "");
-    put(&writer, COUNTER_WINDOW_PAGES, "pages", "window");
+    put(&writer, COUNTER_RING_PAGES, "pages", "window");
     put(&writer, COUNTER_TABLE_PAGES, "pages", "table");
     for (int i = GAP_NONE + 1; i < GAP_COUNT; i++)
         put(&writer, COUNTER_GAPS + i, "gaps", gap_name((enum gap)i));

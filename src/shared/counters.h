@@ -1,13 +1,16 @@
 /*
- * What was counted, for the metrics: one for each process that counts, emptied into the database's pgpoll.counters by whoever writes
- * for it (a manager for its workers: stats_writer.h; a worker alone for itself: listener_direct.h).
+ * Counters for the metrics. Each process that counts has one set, which needs no constructor but zeroed
+ * memory. Its counts are moved to the database's table pgpoll.counters: a manager does so for its workers
+ * (stats_writer.h), a lone worker for itself (source_direct.h).
  *
- * Counting is cheap because nobody else writes to a process's counters but for the manager's look once a second: an addition is one
- * locked instruction on a cache line of its own, about ten of them a poll, all together well below a microsecond.
+ * Counting is cheap, because only its own process writes to a set, apart from the manager once a second. An
+ * addition is one locked instruction; the about ten additions of a poll take well below a microsecond.
  *
- * What was counted in the last second before a process ends or is replaced is lost: the metrics are for rates, not for accounts.
+ * What is counted in the last second of a process that is killed or replaced is lost: metrics are for rates,
+ * not for accounting.
  *
- * The names that the numbers have in pgpoll.counters stand in counters.c; none comes from a client, so their number is bounded.
+ * counters.c has the names of the counters in pgpoll.counters. None comes from a client, so the number of
+ * rows is bounded.
  */
 #ifndef PGPOLL_COUNTERS_H
 #define PGPOLL_COUNTERS_H
@@ -24,15 +27,15 @@ struct json_object;
 enum { COUNTER_WAIT_BUCKETS = 8, COUNTER_LATENCY_BUCKETS = 13 };
 
 enum counters_number {
-    COUNTER_POLLS, /* by enum error: what they came to */
+    COUNTER_POLLS, /* one for each enum error: the poll's outcome */
     COUNTER_MESSAGES = COUNTER_POLLS + ERROR_COUNT,
     COUNTER_BYTES,
-    COUNTER_WINDOW_PAGES,
+    COUNTER_RING_PAGES,
     COUNTER_TABLE_PAGES,
-    COUNTER_GAPS, /* by enum gap */
+    COUNTER_GAPS, /* one for each enum gap */
     COUNTER_RECONNECTS = COUNTER_GAPS + GAP_COUNT,
     COUNTER_LOG_LINES_LOST,
-    COUNTER_WAIT_MS, /* sums, and after each how many fell into which bucket */
+    COUNTER_WAIT_MS, /* a histogram: the sum, followed by the counts of its buckets */
     COUNTER_WAITS,
     COUNTER_LATENCY_MS = COUNTER_WAITS + COUNTER_WAIT_BUCKETS,
     COUNTER_LATENCIES,
@@ -40,28 +43,31 @@ enum counters_number {
 };
 
 struct counters {
-    _Atomic int fresh; /* set after something was counted, cleared before that is taken */
+    _Atomic int fresh; /* set after each addition, cleared before the counts are taken */
     _Atomic uint64_t numbers[COUNTER_COUNT];
 };
 
+/* Adds to one counter: an enum counters_number, plus the error or gap where there is one counter for each. */
 static inline void counters_add(struct counters *counters, int number, uint64_t amount)
 {
     (void)atomic_fetch_add_explicit(&counters->numbers[number], amount, memory_order_relaxed);
     atomic_store_explicit(&counters->fresh, 1, memory_order_release);
 }
 
-/* Add one duration to the histogram of waits, or of delivery latencies. ms >= 0. */
+/* Add one duration to the histogram of waits, or to that of delivery latencies. ms >= 0. */
 void counters_add_wait(struct counters *counters, int64_t ms);
 void counters_add_latency(struct counters *counters, int64_t ms);
 
-/* Adds what one has counted to the other, and empties it. false: there was nothing. */
+/* Moves all counts from one set to another. false: there was nothing to move. */
 bool counters_take(struct counters *into, struct counters *from);
 
+/* Sets all counts to 0. */
 void counters_clear(struct counters *counters);
 
 /*
- * [{"metric", "label", "n"}, ...] for pgpoll.write_listener(): what is not zero or, with all, everything, so that a metric is
- * there from the beginning. A new tree, owned by the caller; NULL: out of memory.
+ * Builds [{"metric", "label", "n"}, ...], the argument of pgpoll.write_listener(). It has the counters that
+ * are not zero, or with all every counter, so that each metric exists from the start. A new tree, owned by
+ * the caller; NULL: out of memory.
  */
 struct json_object *counters_json(const struct counters *counters, bool all);
 

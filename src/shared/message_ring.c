@@ -6,32 +6,35 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Entries are numbered from 1 on and never again; 0 is none. Number n stands at n % capacity. */
+/*
+ * Entries are numbered from 1 on, and no number is used twice; 0 means no entry. Entry n is at index n %
+ * capacity.
+ */
 struct entry {
     _Atomic int64_t position;
-    _Atomic uint64_t next; /* number of the topic's next entry */
-    _Atomic uint64_t data; /* offset of the JSON, counted from the beginning of time */
-    _Atomic uint32_t length;
-    _Atomic uint32_t bytes;
+    _Atomic uint64_t next;   /* number of the topic's next entry */
+    _Atomic uint64_t data;   /* offset of the JSON, counting all bytes ever appended */
+    _Atomic uint32_t length; /* of the JSON; 0: it is not here, read the table */
+    _Atomic uint32_t bytes;  /* as in struct ring_message */
     _Atomic uint32_t generation;
     _Atomic int32_t topic;
 };
 
-struct topic {
-    _Atomic uint32_t generation; /* odd: open */
-    _Atomic int64_t complete_from;
+struct ring_topic {
+    _Atomic uint32_t generation;   /* odd: open */
+    _Atomic int64_t complete_from; /* the ring has every message of the topic after this position */
     _Atomic int64_t newest;
-    _Atomic uint64_t first, last; /* entries */
+    _Atomic uint64_t first, last; /* the topic's entries; 0: none */
 };
 
-/* Followed by the topics, the entries and the JSON. It holds no pointers: each process maps it where it likes. */
+/* The head of the memory, followed by the topics, the entries and the JSON. */
 struct message_ring {
     int topic_count;
     uint64_t capacity;           /* entries */
     uint64_t size;               /* bytes of JSON */
-    uint64_t data_end;           /* the writer's: where the next JSON goes */
-    int64_t last_position;       /* the writer's: of the entry appended last */
-    _Atomic uint64_t tail, head; /* the entries tail..head-1 are there */
+    uint64_t data_end;           /* where the next JSON goes; only the writer uses it */
+    int64_t last_position;       /* of the entry appended last; only the writer uses it */
+    _Atomic uint64_t tail, head; /* the ring holds the entries tail to head - 1 */
     size_t entries_at, data_at;  /* offsets from the message ring's first byte */
 };
 
@@ -45,7 +48,7 @@ static size_t align(size_t size)
 
 static size_t offset_of_entries(int topics)
 {
-    return align(sizeof(struct message_ring)) + align((size_t)topics * sizeof(struct topic));
+    return align(sizeof(struct message_ring)) + align((size_t)topics * sizeof(struct ring_topic));
 }
 
 static size_t offset_of_data(int topics, size_t messages)
@@ -72,9 +75,9 @@ struct message_ring *ring_init(void *memory, int topics, size_t messages, size_t
     return ring;
 }
 
-static struct topic *topic_at(const struct message_ring *ring, int number)
+static struct ring_topic *topic_at(const struct message_ring *ring, int topic)
 {
-    return (struct topic *)((uintptr_t)ring + align(sizeof *ring)) + number;
+    return (struct ring_topic *)((uintptr_t)ring + align(sizeof *ring)) + topic;
 }
 
 static struct entry *entry_at(const struct message_ring *ring, uint64_t number)
@@ -82,7 +85,7 @@ static struct entry *entry_at(const struct message_ring *ring, uint64_t number)
     return (struct entry *)((uintptr_t)ring + ring->entries_at) + number % ring->capacity;
 }
 
-/* offset: within the message ring's size. */
+/* offset: less than ring->size. */
 static char *data_at(const struct message_ring *ring, uint64_t offset)
 {
     return (char *)((uintptr_t)ring + ring->data_at + offset);
@@ -90,54 +93,59 @@ static char *data_at(const struct message_ring *ring, uint64_t offset)
 
 /* ---- the writer */
 
-void ring_open(struct message_ring *ring, int number, int64_t position)
+void ring_open(struct message_ring *ring, int topic, int64_t position)
 {
-    struct topic *topic = topic_at(ring, number);
-    uint32_t generation = get(topic->generation);
+    struct ring_topic *state = topic_at(ring, topic);
+    uint32_t generation = get(state->generation);
 
-    set(topic->generation, (generation | 1) + 1); /* closed, and unlike any generation before */
+    set(state->generation, (generation | 1) + 1); /* even, so closed, and never used before */
     atomic_thread_fence(memory_order_release);
-    set(topic->complete_from, position);
-    set(topic->newest, position);
-    set(topic->first, 0);
-    set(topic->last, 0);
-    atomic_store_explicit(&topic->generation, (generation | 1) + 2, memory_order_release);
+    set(state->complete_from, position);
+    set(state->newest, position);
+    set(state->first, 0);
+    set(state->last, 0);
+    atomic_store_explicit(&state->generation, (generation | 1) + 2, memory_order_release);
 }
 
-void ring_close(struct message_ring *ring, int number)
+void ring_close(struct message_ring *ring, int topic)
 {
-    struct topic *topic = topic_at(ring, number);
+    struct ring_topic *state = topic_at(ring, topic);
 
-    atomic_store_explicit(&topic->generation, (get(topic->generation) | 1) + 1, memory_order_release);
+    atomic_store_explicit(&state->generation, (get(state->generation) | 1) + 1, memory_order_release);
 }
 
-void ring_skip(struct message_ring *ring, int number, int64_t position)
+void ring_skip(struct message_ring *ring, int topic, int64_t position)
 {
-    struct topic *topic = topic_at(ring, number);
+    struct ring_topic *state = topic_at(ring, topic);
 
-    set(topic->complete_from, position);
-    atomic_store_explicit(&topic->newest, position, memory_order_release);
+    set(state->complete_from, position);
+    atomic_store_explicit(&state->newest, position, memory_order_release);
 }
 
-/* Lets the oldest entry go: first its topic says so, then its place may be written over. */
+/*
+ * Drops the oldest entry: the topic's complete_from and first exclude it before tail lets it be overwritten.
+ */
 static void drop_oldest(struct message_ring *ring)
 {
     uint64_t tail = get(ring->tail);
     struct entry *entry = entry_at(ring, tail);
-    struct topic *topic = topic_at(ring, get(entry->topic));
+    struct ring_topic *state = topic_at(ring, get(entry->topic));
 
-    if (get(topic->generation) == get(entry->generation)) {
-        if (get(topic->complete_from) < get(entry->position))
-            set(topic->complete_from, get(entry->position));
-        atomic_store_explicit(&topic->first, get(entry->next),
+    if (get(state->generation) == get(entry->generation)) {
+        if (get(state->complete_from) < get(entry->position))
+            set(state->complete_from, get(entry->position));
+        atomic_store_explicit(&state->first, get(entry->next),
                               memory_order_release); /* after complete_from */
-        if (get(topic->last) == tail)
-            set(topic->last, 0);
+        if (get(state->last) == tail)
+            set(state->last, 0);
     }
     atomic_store_explicit(&ring->tail, tail + 1, memory_order_release); /* after complete_from */
 }
 
-/* Finds length bytes in one piece, dropping what stands there; the offset. */
+/*
+ * Drops entries until there is room for one more, with length contiguous bytes of JSON. Returns the offset of
+ * these.
+ */
 static uint64_t make_room(struct message_ring *ring, size_t length)
 {
     uint64_t start = ring->data_end;
@@ -153,11 +161,11 @@ static uint64_t make_room(struct message_ring *ring, size_t length)
     return start;
 }
 
-static void append(struct message_ring *ring, int number, const struct ring_message *message)
+static void append(struct message_ring *ring, int topic, const struct ring_message *message)
 {
-    struct topic *topic = topic_at(ring, number);
+    struct ring_topic *state = topic_at(ring, topic);
     size_t length =
-        message->length <= ring->size / 4 ? message->length : 0; /* 0: to be read from the table */
+        message->length <= ring->size / 4 ? message->length : 0; /* 0: readers take it from the table */
     uint64_t data = make_room(ring, length), new = get(ring->head);
     struct entry *entry = entry_at(ring, new);
 
@@ -168,26 +176,29 @@ static void append(struct message_ring *ring, int number, const struct ring_mess
     set(entry->data, data);
     set(entry->length, (uint32_t)length);
     set(entry->bytes, (uint32_t)message->bytes);
-    set(entry->generation, get(topic->generation));
-    set(entry->topic, number);
-    if (get(topic->last))
-        set(entry_at(ring, get(topic->last))->next, new);
+    set(entry->generation, get(state->generation));
+    set(entry->topic, topic);
+    if (get(state->last))
+        set(entry_at(ring, get(state->last))->next, new);
     else
-        set(topic->first, new);
-    set(topic->last, new);
+        set(state->first, new);
+    set(state->last, new);
     atomic_store_explicit(&ring->head, new + 1, memory_order_release);
-    /* Last, so that who sees it also finds the message; a worker that saw it before would sleep on it. */
-    atomic_store_explicit(&topic->newest, message->position, memory_order_release);
+    /* Last: a worker that saw the new position before the message was there would sleep through it. */
+    atomic_store_explicit(&state->newest, message->position, memory_order_release);
 }
 
-void ring_append(struct message_ring *ring, int number, const struct ring_message *message)
+void ring_append(struct message_ring *ring, int topic, const struct ring_message *message)
 {
-    /* Out of order, for a notification was lost: readers search by position, so this one is the table's to give. */
+    /*
+     * A lost notification made it late. Readers search by position, so it cannot be inserted; they take it
+     * from the table.
+     */
     if (message->position <= ring->last_position) {
-        ring_skip(ring, number, message->position);
+        ring_skip(ring, topic, message->position);
     } else {
         ring->last_position = message->position;
-        append(ring, number, message);
+        append(ring, topic, message);
     }
 }
 
@@ -203,25 +214,25 @@ void ring_reset(struct message_ring *ring)
 
 /* ---- readers */
 
-bool ring_find(const struct message_ring *ring, int number, struct ring_topic_ref *ref)
+bool ring_find(const struct message_ring *ring, int topic, struct ring_topic_ref *ref)
 {
-    uint32_t generation = atomic_load_explicit(&topic_at(ring, number)->generation, memory_order_acquire);
+    uint32_t generation = atomic_load_explicit(&topic_at(ring, topic)->generation, memory_order_acquire);
 
     if (!(generation & 1))
         return false;
-    *ref = (struct ring_topic_ref){ number, generation };
+    *ref = (struct ring_topic_ref){ topic, generation };
     return true;
 }
 
 static bool is_current(const struct message_ring *ring, struct ring_topic_ref ref)
 {
     atomic_thread_fence(memory_order_acquire);
-    return get(topic_at(ring, ref.number)->generation) == ref.generation;
+    return get(topic_at(ring, ref.topic)->generation) == ref.generation;
 }
 
 bool ring_newest(const struct message_ring *ring, struct ring_topic_ref ref, int64_t *position)
 {
-    int64_t newest = atomic_load_explicit(&topic_at(ring, ref.number)->newest, memory_order_acquire);
+    int64_t newest = atomic_load_explicit(&topic_at(ring, ref.topic)->newest, memory_order_acquire);
 
     if (!is_current(ring, ref))
         return false;
@@ -229,7 +240,7 @@ bool ring_newest(const struct message_ring *ring, struct ring_topic_ref ref, int
     return true;
 }
 
-/* The first entry from tail on with a greater position; head when there is none. */
+/* Binary search: the first entry from tail on with a greater position; head if there is none. */
 static uint64_t search(const struct message_ring *ring, uint64_t tail, uint64_t head, int64_t position)
 {
     while (tail < head) {
@@ -245,27 +256,30 @@ static uint64_t search(const struct message_ring *ring, uint64_t tail, uint64_t 
 
 static bool belongs(const struct entry *entry, struct ring_topic_ref ref)
 {
-    return get(entry->topic) == ref.number && get(entry->generation) == ref.generation;
+    return get(entry->topic) == ref.topic && get(entry->generation) == ref.generation;
 }
 
-/* The topic's first entry after position, 0 for none; *oldest_used is lowered to what the result relies on. */
+/*
+ * The topic's first entry after position, 0: none. Lowers *oldest_used to the oldest entry on which the
+ * result relies.
+ */
 static uint64_t find_start(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position,
                            uint64_t head, uint64_t *oldest_used)
 {
-    const struct topic *topic = topic_at(ring, ref.number);
+    const struct ring_topic *state = topic_at(ring, ref.topic);
     uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire), at;
-    uint64_t first = atomic_load_explicit(&topic->first, memory_order_acquire);
+    uint64_t first = atomic_load_explicit(&state->first, memory_order_acquire);
     bool is_newer;
 
-    if (get(topic->newest) <= position || first == 0 || first >= head)
+    if (get(state->newest) <= position || first == 0 || first >= head)
         return 0;
     is_newer = get(entry_at(ring, first)->position) > position;
     atomic_thread_fence(memory_order_acquire);
-    /* If it was written over meanwhile, that was another message's position. */
+    /* If first was dropped meanwhile, the position may be that of another message. */
     if (is_newer && get(ring->tail) <= first)
         return first;
     at = search(ring, tail, head, position);
-    /* Most cursors are the topic's own last message, which knows the next one. */
+    /* Most cursors are the topic's own last message, whose entry links to the next one. */
     if (at > tail && get(entry_at(ring, at - 1)->position) == position &&
         belongs(entry_at(ring, at - 1), ref)) {
         *oldest_used = at - 1 < *oldest_used ? at - 1 : *oldest_used;
@@ -277,7 +291,7 @@ static uint64_t find_start(const struct message_ring *ring, struct ring_topic_re
     return at < head ? at : 0;
 }
 
-/* The topic whose next entry has the lowest position; -1: none has one. */
+/* The index of the topic whose next entry has the lowest position; -1: no topic has a next entry. */
 static int next_topic(const struct message_ring *ring, const uint64_t *at, int count, uint64_t head)
 {
     int lowest = -1;
@@ -289,7 +303,7 @@ static int next_topic(const struct message_ring *ring, const uint64_t *at, int c
     return lowest;
 }
 
-/* window_read() uses no page before it has seen that the entries were still there. */
+/* ring_read() discards the page unless the entries are still there afterwards. */
 static bool copy_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length)
 {
     bool copied;
@@ -300,7 +314,7 @@ static bool copy_json(struct page *page, int topic_index, int64_t position, cons
     return copied;
 }
 
-/* Copies messages in order; false: one must be read from the table, or memory ran out. */
+/* Copies messages in order of position. false: the ring lacks one, or memory ran out. */
 static bool copy_messages(const struct message_ring *ring, uint64_t *at, uint64_t head, int limit,
                           int64_t page_bytes, struct page *page)
 {
@@ -316,7 +330,7 @@ static bool copy_messages(const struct message_ring *ring, uint64_t *at, uint64_
         page->has_more = page->message_count == limit || (page->message_count > 0 && total > page_bytes);
         if (page->has_more)
             return true;
-        /* An entry that is being written over may lead anywhere. */
+        /* The values of an entry that is being overwritten may be garbage. */
         if (length == 0 || offset + length > ring->size ||
             !copy_json(page, i, get(entry->position), data_at(ring, offset), length))
             return false;
@@ -332,17 +346,20 @@ static bool is_still_there(const struct message_ring *ring, const struct ring_to
     if (get(ring->tail) > oldest_used)
         return false;
     for (int i = 0; i < count; i++)
-        if (get(topic_at(ring, refs[i].number)->generation) != refs[i].generation ||
-            get(topic_at(ring, refs[i].number)->complete_from) > positions[i])
+        if (get(topic_at(ring, refs[i].topic)->generation) != refs[i].generation ||
+            get(topic_at(ring, refs[i].topic)->complete_from) > positions[i])
             return false;
     return true;
 }
 
-/* Whether a position was ever given, as far as the message ring can tell; a topic's newest lags behind the head for a moment. */
+/*
+ * Whether the ring shows that some message had this position. A topic's newest position is set after the
+ * head, so the newest entry is looked at as well. false: unknown; the table has to tell.
+ */
 static bool was_given(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position,
                       uint64_t head, uint64_t *oldest_used)
 {
-    if (position <= get(topic_at(ring, ref.number)->newest))
+    if (position <= get(topic_at(ring, ref.topic)->newest))
         return true;
     if (position > get(entry_at(ring, head - 1)->position))
         return false;
@@ -358,9 +375,8 @@ bool ring_read(const struct message_ring *ring, const struct ring_topic_ref *ref
     bool read = at && is_still_there(ring, refs, positions, page->topic_count, oldest_used);
 
     for (int i = 0; read && i < page->topic_count; i++) {
-        uint64_t first = get(topic_at(ring, refs[i].number)->first);
+        uint64_t first = get(topic_at(ring, refs[i].topic)->first);
 
-        /* If not, only the table can tell. */
         read = was_given(ring, refs[i], positions[i], head, &oldest_used);
         at[i] = find_start(ring, refs[i], positions[i], head, &oldest_used);
         page->topics[i] = (struct page_topic){ positions[i], positions[i], -1, GAP_NONE };

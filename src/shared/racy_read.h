@@ -1,11 +1,12 @@
 /*
- * Reads of shared memory that may run into a write, and are told afterwards whether they did (a seqlock). The bytes between
- * RACY_READ_BEGIN and RACY_READ_END are copied or compared, never followed: until the reader has seen that its topic, entry or name
- * is still the same, it uses no result. The order is kept by atomics and fences: the writer first says that the old bytes are no
- * longer valid, and then writes over them; the reader looks whether they are valid after it has read them.
+ * Marks the reads of a seqlock for the thread sanitizer: reads of shared memory that a writer may overwrite
+ * at the same time. Code between RACY_READ_BEGIN and RACY_READ_END copies or compares bytes, and uses none of
+ * them as an offset or a length. The reader uses the result only after it has checked that its topic, entry
+ * or name is still valid. Atomics and fences keep the order: the writer invalidates the old bytes before it
+ * overwrites them, and the reader checks after it has read them.
  *
- * C11 knows no such reads except atomic ones, which cannot be memcpy() and would make large messages slow. The thread sanitizer reports
- * them unless it is told; it goes on watching everything else.
+ * In C11 only atomic reads may race, but memcpy() is not one, and copying large messages word by word would
+ * be slow. The thread sanitizer still watches everything outside the marks.
  */
 #ifndef PGPOLL_RACY_READ_H
 #define PGPOLL_RACY_READ_H

@@ -14,18 +14,17 @@
 
 enum {
     QUESTION_MAX_BYTES = 4 * 1024 * 1024, /* 1,000 topics of 255 characters take 2.1 MB, with their JSON */
-    QUESTION_MS = 1000,                   /* who asks sends its question at once */
+    QUESTION_MS = 1000,                   /* a worker sends its question at once */
     CHUNK_BYTES = 64 * 1024
 };
 
-/* Both sides are of one build and on one machine, so structures go over as they are. */
+/* Both sides belong to one build and run on one machine, so structures are sent as they are in memory. */
 struct question_head {
-    uint32_t
-        bytes; /* of what follows: an entry for each topic, the user if any, and the topics' texts, each with its NUL */
+    uint32_t bytes; /* of what follows: the topics' entries, the user if any, the topics' texts */
     int32_t topic_count;
     int32_t limit;
-    uint32_t user_size; /* 0: nobody is to be asked about */
-    int64_t give_up_ms;
+    uint32_t user_size; /* 0: no user needs to be checked */
+    int64_t deadline_ms;
 };
 
 struct question_topic {
@@ -39,7 +38,7 @@ struct answer_head {
     int32_t message_count;
     uint32_t has_more;
     int64_t first;
-    uint64_t bytes; /* of JSON, or of text after an error */
+    uint64_t bytes; /* of the messages' JSON, or of the error's text */
 };
 
 /* ---- bytes */
@@ -57,13 +56,13 @@ static bool wait_for(int socket, short events, int64_t deadline_ms)
     return ready > 0;
 }
 
-static bool is_passing(void)
+static bool is_temporary(void)
 {
     return errno == EAGAIN || errno == EINTR;
 }
 
-/* What comes of a receipt. */
-enum receipt { RECEIVED, CLOSED, TOO_SLOW, NONSENSE, NO_MEMORY };
+/* How receiving something ended. */
+enum receipt { RECEIVED, CLOSED, LATE, INVALID, NO_MEMORY };
 
 static bool send_all(int socket, const void *data, size_t size, int64_t deadline_ms)
 {
@@ -75,7 +74,7 @@ static bool send_all(int socket, const void *data, size_t size, int64_t deadline
         if (sent >= 0) {
             at += sent;
             size -= (size_t)sent;
-        } else if (!is_passing() || !wait_for(socket, POLLOUT, deadline_ms)) {
+        } else if (!is_temporary() || !wait_for(socket, POLLOUT, deadline_ms)) {
             return false;
         }
     }
@@ -92,10 +91,10 @@ static enum receipt receive_all(int socket, void *data, size_t size, int64_t dea
         if (got > 0) {
             at += got;
             size -= (size_t)got;
-        } else if (got == 0 || !is_passing()) {
+        } else if (got == 0 || !is_temporary()) {
             return CLOSED;
         } else if (!wait_for(socket, POLLIN, deadline_ms)) {
-            return TOO_SLOW;
+            return LATE;
         }
     }
     return RECEIVED;
@@ -108,7 +107,7 @@ bool read_channel_new_queue(int ends[2])
     return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0;
 }
 
-/* A byte that carries a descriptor. */
+/* Room for the one descriptor that each message in the queue carries. */
 union control {
     struct cmsghdr align;
     char space[CMSG_SPACE(sizeof(int))];
@@ -129,7 +128,7 @@ static bool put(int queue, int socket, int64_t deadline_ms)
     header->cmsg_len = CMSG_LEN(sizeof socket);
     memcpy(CMSG_DATA(header), &socket, sizeof socket);
     while (sendmsg(queue, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
-        if (!is_passing() || !wait_for(queue, POLLOUT, deadline_ms))
+        if (!is_temporary() || !wait_for(queue, POLLOUT, deadline_ms))
             return false;
     return true;
 }
@@ -176,7 +175,7 @@ static bool send_question(int socket, const struct read_channel_question *questi
     const struct poll_request *request = question->request;
     const size_t bytes = question_bytes(question);
     struct question_head head = { (uint32_t)bytes, request->topic_count, request->limit, 0,
-                                  question->give_up_ms };
+                                  question->deadline_ms };
     char *memory = bytes <= QUESTION_MAX_BYTES ? malloc(sizeof head + bytes) : NULL, *at = memory;
     bool sent;
 
@@ -198,7 +197,7 @@ static bool send_question(int socket, const struct read_channel_question *questi
         at = append(at, request->topics[i].name, request->topics[i].length + 1);
         at = append(at, request->topics[i].quoted, strlen(request->topics[i].quoted) + 1);
     }
-    sent = send_all(socket, memory, sizeof head + bytes, question->give_up_ms);
+    sent = send_all(socket, memory, sizeof head + bytes, question->deadline_ms);
     free(memory);
     return sent;
 }
@@ -210,15 +209,18 @@ int read_channel_ask(int queue, const struct read_channel_question *question)
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return -1;
-    put_in = put(queue, pair[1], question->give_up_ms);
-    (void)close(pair[1]); /* the queue's now, then the reader's: when that is gone, we see it */
+    put_in = put(queue, pair[1], question->deadline_ms);
+    (void)close(pair[1]); /* only the queue, then the reader has it, so we see when that side closes it */
     if (put_in && send_question(pair[0], question))
         return pair[0];
     (void)close(pair[0]);
     return -1;
 }
 
-/* Takes a text of that size, its NUL included, from what is left; NULL: there is none. */
+/*
+ * Takes a text of this size, NUL included, from the *left bytes at *at, and advances both. NULL: there is no
+ * such text.
+ */
 static const char *take_text(const char **at, size_t *left, size_t size)
 {
     const char *text = *at;
@@ -230,15 +232,17 @@ static const char *take_text(const char **at, size_t *left, size_t size)
     return text;
 }
 
-/* Makes the question of what was received: entries, then texts. */
-static bool decode(struct read_channel *reading, const struct question_head *head, const char *data,
+/*
+ * Fills the question from the received bytes: the topics' entries, then the texts. false: they are invalid.
+ */
+static bool decode(struct read_channel_job *job, const struct question_head *head, const char *data,
                    struct poll_topic *topics, int64_t *positions)
 {
     const size_t entries = (size_t)head->topic_count * sizeof(struct question_topic);
     const char *at = data + entries;
     size_t left = head->bytes - entries;
 
-    if (head->user_size > 0 && !(reading->question.remote_user = take_text(&at, &left, head->user_size)))
+    if (head->user_size > 0 && !(job->question.remote_user = take_text(&at, &left, head->user_size)))
         return false;
     for (int i = 0; i < head->topic_count; i++) {
         struct question_topic entry;
@@ -260,7 +264,7 @@ static bool is_sound(const struct question_head *head)
            (size_t)head->topic_count <= head->bytes / sizeof(struct question_topic);
 }
 
-bool read_channel_accept(int socket, struct read_channel *reading)
+bool read_channel_accept(int socket, struct read_channel_job *job)
 {
     const int64_t deadline_ms = clock_monotonic_ms() + QUESTION_MS;
     struct question_head head;
@@ -271,39 +275,39 @@ bool read_channel_accept(int socket, struct read_channel *reading)
     if (receive_all(socket, &head, sizeof head, deadline_ms) != RECEIVED || !is_sound(&head))
         return false;
     count = (size_t)head.topic_count;
-    *reading = (struct read_channel){ .memory = calloc(1, count * (sizeof *topics + sizeof *positions) +
+    *job = (struct read_channel_job){ .memory = calloc(1, count * (sizeof *topics + sizeof *positions) +
                                                               head.bytes) };
-    if (!reading->memory)
+    if (!job->memory)
         return false;
-    topics = reading->memory;
+    topics = job->memory;
     positions = (int64_t *)(void *)(topics + count);
-    reading->request =
+    job->request =
         (struct poll_request){ .topics = topics, .topic_count = head.topic_count, .limit = head.limit };
-    reading->question = (struct read_channel_question){ &reading->request, positions, NULL, head.give_up_ms };
+    job->question = (struct read_channel_question){ &job->request, positions, NULL, head.deadline_ms };
     if (receive_all(socket, positions + count, head.bytes, deadline_ms) == RECEIVED &&
-        decode(reading, &head, (const char *)(positions + count), topics, positions))
+        decode(job, &head, (const char *)(positions + count), topics, positions))
         return true;
-    read_channel_release(reading);
+    read_channel_release(job);
     return false;
 }
 
-void read_channel_release(struct read_channel *reading)
+void read_channel_release(struct read_channel_job *job)
 {
-    free(reading->memory);
-    reading->memory = NULL;
+    free(job->memory);
+    job->memory = NULL;
 }
 
 /* ---- the answer */
 
-void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const struct page *page,
+void read_channel_answer(int socket, int64_t deadline_ms, enum error error, const struct page *page,
                          const char *text)
 {
     struct answer_head head = { .error = (uint32_t)error };
 
     if (error) {
         head.bytes = strlen(text);
-        (void)(send_all(socket, &head, sizeof head, give_up_ms) &&
-               send_all(socket, text, head.bytes, give_up_ms));
+        (void)(send_all(socket, &head, sizeof head, deadline_ms) &&
+               send_all(socket, text, head.bytes, deadline_ms));
         return;
     }
     head.topic_count = page->topic_count;
@@ -311,12 +315,12 @@ void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const
     head.has_more = page->has_more;
     head.first = page->first;
     head.bytes = (size_t)printbuf_length(page->messages);
-    (void)(send_all(socket, &head, sizeof head, give_up_ms) &&
-           send_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, give_up_ms) &&
-           send_all(socket, page->messages->buf, head.bytes, give_up_ms));
+    (void)(send_all(socket, &head, sizeof head, deadline_ms) &&
+           send_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, deadline_ms) &&
+           send_all(socket, page->messages->buf, head.bytes, deadline_ms));
 }
 
-/* Memory is taken as the text comes, so that a length alone costs nothing. */
+/* Allocates as the bytes arrive, so that a wrong length alone takes no memory. */
 static enum receipt receive_json(int socket, uint64_t bytes, struct printbuf *out, int64_t deadline_ms)
 {
     enum receipt receipt = RECEIVED;
@@ -326,7 +330,7 @@ static enum receipt receive_json(int socket, uint64_t bytes, struct printbuf *ou
 
         if (printbuf_memset(out, -1, 0, chunk + 1) < 0)
             return NO_MEMORY;
-        out->bpos--; /* the NUL is behind the text, as after any append */
+        out->bpos--; /* the text ends before its NUL, as after any append to a printbuf */
         receipt = receive_all(socket, out->buf + had, (size_t)chunk, deadline_ms);
         bytes -= (uint64_t)chunk;
     }
@@ -340,12 +344,12 @@ static enum receipt receive_page(int socket, const struct answer_head *head, str
 
     if (head->topic_count != page->topic_count || head->message_count < 0 || head->bytes >= INT_MAX ||
         (head->message_count == 0) != (head->bytes == 0))
-        return NONSENSE;
+        return INVALID;
     receipt =
         receive_all(socket, page->topics, (size_t)page->topic_count * sizeof *page->topics, deadline_ms);
     for (int i = 0; receipt == RECEIVED && i < page->topic_count; i++)
         if ((unsigned)page->topics[i].gap > GAP_AHEAD)
-            receipt = NONSENSE;
+            receipt = INVALID;
     if (receipt == RECEIVED)
         receipt = receive_json(socket, head->bytes, page->messages, deadline_ms);
     page->message_count = head->message_count;
@@ -356,7 +360,7 @@ static enum receipt receive_page(int socket, const struct answer_head *head, str
 
 static enum receipt receive_text(int socket, const struct answer_head *head, char *text, int64_t deadline_ms)
 {
-    enum receipt receipt = NONSENSE;
+    enum receipt receipt = INVALID;
 
     if (head->error < ERROR_COUNT && head->bytes < READ_CHANNEL_TEXT_SIZE)
         receipt = receive_all(socket, text, head->bytes, deadline_ms);
@@ -365,20 +369,20 @@ static enum receipt receive_text(int socket, const struct answer_head *head, cha
     return receipt;
 }
 
-enum error read_channel_receive(int socket, int64_t give_up_ms, struct page *page,
+enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *page,
                                 char text[static READ_CHANNEL_TEXT_SIZE])
 {
-    static const char *const problems[] = { [CLOSED] = "the reader of the table died",
-                                            [TOO_SLOW] = "no reader of the table answered in time",
-                                            [NONSENSE] = "the reader of the table talks nonsense",
+    static const char *const problems[] = { [CLOSED] = "the reader process died",
+                                            [LATE] = "no reader process answered in time",
+                                            [INVALID] = "the reader process sent an invalid answer",
                                             [NO_MEMORY] = "out of memory" };
     struct answer_head head;
-    enum receipt receipt = receive_all(socket, &head, sizeof head, give_up_ms);
+    enum receipt receipt = receive_all(socket, &head, sizeof head, deadline_ms);
 
     text[0] = '\0';
     if (receipt == RECEIVED)
-        receipt = head.error ? receive_text(socket, &head, text, give_up_ms)
-                             : receive_page(socket, &head, page, give_up_ms);
+        receipt = head.error ? receive_text(socket, &head, text, deadline_ms)
+                             : receive_page(socket, &head, page, deadline_ms);
     if (receipt == RECEIVED)
         return (enum error)head.error;
     page_clear(page);

@@ -1,9 +1,14 @@
 /*
- * What a worker that needs a page of the table and the reader that reads it for it say to each other.
+ * The channel between workers and readers: a worker asks for a page of the table, a reader reads the page and
+ * answers.
  *
- * All workers hold one end of a queue and all readers the other. A worker makes a pair of sockets for its question, puts one into
- * the queue and writes the question to the other. A reader takes the socket, reads the question, and writes the answer. Whoever
- * dies or gives up closes its socket, which the other sees at once; the queue is not disturbed.
+ * The manager creates one queue, a pair of connected sockets. All workers hold one end, all readers the
+ * other.
+ *   1. The worker makes a pair of sockets for its question, sends one of them through the queue, and writes
+ *      the question to the other.
+ *   2. A reader receives the socket from the queue, reads the question from it, and writes the answer to it.
+ *   3. A side that dies or gives up closes its socket, and the other side sees that at once. The queue is not
+ *      affected.
  */
 #ifndef PGPOLL_READ_CHANNEL_H
 #define PGPOLL_READ_CHANNEL_H
@@ -15,48 +20,64 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { READ_CHANNEL_TEXT_SIZE = 512 }; /* of why it failed */
+enum { READ_CHANNEL_TEXT_SIZE = 512 }; /* of an error's text, with its NUL */
 
 struct read_channel_question {
-    const struct poll_request *request; /* its topics' names, its limit */
-    const int64_t *positions;           /* one a topic */
-    const char *remote_user;            /* NULL: nobody asks whether that user may poll */
-    int64_t give_up_ms;                 /* nobody waits for the answer any more */
+    const struct poll_request *request; /* gives the topics' names and the limit */
+    const int64_t *positions;           /* one per topic */
+    const char *remote_user;            /* check that this user may poll; NULL: no check is needed */
+    int64_t deadline_ms;                /* monotonic; the worker does not wait for the answer any longer */
 };
 
-/* A question that a reader received. Ended by reading_release(). */
-struct read_channel {
+/*
+ * A question as a reader received it. read_channel_accept() fills it, read_channel_release() frees what it
+ * holds.
+ */
+struct read_channel_job {
     struct read_channel_question question;
-    struct poll_request request; /* what question.request points to */
-    void *memory;                /* what the rest points into */
+    struct poll_request request; /* question.request points to it */
+    void *memory;                /* the other pointers point into it */
 };
 
-/* Makes the queue: ends[0] for workers, ends[1] for readers. */
+/*
+ * Creates the queue: ends[0] is the workers' end, ends[1] the readers'. The caller closes both. false: errno
+ * says why.
+ */
 bool read_channel_new_queue(int ends[2]);
 
 /* ---- a worker */
 
-/* Asks, by the question's give_up_ms. Returns the socket that the answer comes from, -1: nobody is there to be asked. */
+/*
+ * Sends the question, by its deadline. Returns the socket to receive the answer from, which the caller
+ * closes; -1: it could not be sent.
+ */
 int read_channel_ask(int queue, const struct read_channel_question *question);
 
 /*
- * Receives the answer into a cleared page of as many topics, by the same time or a little later. ERROR_DATABASE_AWAY also when the
- * reader died, was too slow or talks nonsense; text says so, or what the reader said. After an error the page is clear.
+ * Receives the answer by the deadline, into a cleared page of as many topics. Returns the reader's error;
+ * ERROR_DATABASE_AWAY if the reader died, was late or sent an invalid answer; or ERROR_MEMORY. After an error
+ * the page is cleared, and text says what happened.
  */
-enum error read_channel_receive(int socket, int64_t give_up_ms, struct page *page,
+enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *page,
                                 char text[static READ_CHANNEL_TEXT_SIZE]);
 
 /* ---- a reader */
 
-/* Takes the next question's socket, without waiting. -1: there is none now (EAGAIN), or all workers are gone (0 in errno). */
+/*
+ * Receives the next question's socket from the queue without waiting; the caller closes it. -1: there is none
+ * now (errno is EAGAIN), or all workers have ended (errno is 0).
+ */
 int read_channel_take(int queue);
 
-/* Receives the question. false: who asked is gone, or talks nonsense. */
-bool read_channel_accept(int socket, struct read_channel *reading);
-void read_channel_release(struct read_channel *reading);
+/* Receives the question. false: the worker has gone or sent an invalid question, or memory ran out. */
+bool read_channel_accept(int socket, struct read_channel_job *job);
+void read_channel_release(struct read_channel_job *job);
 
-/* Sends the answer: the page, or after an error the text. Who asked may be gone. */
-void read_channel_answer(int socket, int64_t give_up_ms, enum error error, const struct page *page,
+/*
+ * Sends the answer by the deadline: the page, or if there is an error, the text. It does not matter if the
+ * worker has gone.
+ */
+void read_channel_answer(int socket, int64_t deadline_ms, enum error error, const struct page *page,
                          const char *text);
 
 #endif

@@ -1,19 +1,27 @@
 /*
- * What a manager and its workers share: the message ring with its topics, a slot for each worker, wait sets, a latch, a few numbers.
- * The manager makes it; the fork server, which forks the workers, joins it.
+ * The scoreboard: the shared memory of a manager and its workers. It holds the message ring with its topics,
+ * one slot per worker, the wait sets and a few numbers. The manager creates it with scoreboard_new(); the
+ * fork server, which forks the workers, maps it with scoreboard_join(). Each process frees its own view with
+ * scoreboard_free().
  *
- * There are three shared memories, each a file in memory that a process maps where it likes; they hold no pointers. struct scoreboard
- * is a process's own view of them, with all sizes and addresses.
- *   1. The manager's memory: the message ring, the topic table, replies. Workers map it read-only, so they may trust it.
- *   2. The workers' memory: slots, wait sets, counts. The manager reads and writes it as well, but a broken worker may have written
- *      anything there at any moment. Therefore the manager copies what it uses and checks the copy, uses no number from there as an
- *      index without a check, and keeps nothing there that it relies on.
- *   3. The workers' process ids, written by the manager and by the fork server when it forks. Workers may read it.
+ * There are three memories, each a sealed memfd_create(2) file. They hold no pointers, so each process may
+ * map them at any address. struct scoreboard is one process's view of them, with all sizes and addresses.
+ *   1. The manager's memory: the message ring, the topic table, the replies. Workers map it read-only, so
+ *      they may trust it.
+ *   2. The workers' memory: slots, wait sets, counters. The manager reads and writes it too, but a broken
+ *      worker may have written anything there at any moment. Therefore the manager copies what it uses and
+ *      checks the copy, uses no number from there as an index without a check, and keeps nothing there that
+ *      it relies on.
+ *   3. The workers' process ids. The manager and the fork server write them; workers may read them.
  *
- * How a worker asks: it fills the question in its slot, increments asked, sets its bit in askers and rings. The manager copies the
- * question, writes the reply, and sets the reply's answered to asked. Until then the worker leaves the question as it is.
- * How a worker waits: it enters its topics and itself into the wait sets, and then looks at the message ring once more; the manager appends
- * to the message ring and then looks at the wait sets: one of the two sees the other.
+ * How a worker asks the manager (question.h, source_shared.c):
+ *   1. The worker writes the question into its slot, increments asked, sets its bit in askers and sets the
+ *      manager's latch.
+ *   2. The manager clears the latch, then clears the bit, then copies and checks the question.
+ *   3. The manager writes the reply, then sets answered to asked, then wakes the worker.
+ *   4. Until answered equals asked, the worker does not touch the question.
+ * How a worker waits for messages: wait_sets.h. How processes wake each other: latch.h.
+ * ARCHITECTURE.md, "Shared memory", explains why these protocols are right.
  */
 #ifndef PGPOLL_SCOREBOARD_H
 #define PGPOLL_SCOREBOARD_H
@@ -28,125 +36,119 @@
 #include <stdint.h>
 
 enum {
-    SCOREBOARD_BUCKETS = 256,     /* wait sets, by topic number */
+    SCOREBOARD_WORD_BITS = 64,    /* workers per word of a set */
+    SCOREBOARD_BUCKETS = 256,     /* wait sets; a topic uses the one of its number modulo this */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_HANDOVERS =
-        2, /* polls of a client that may be answered early at a time, beyond its number of places */
-    SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted so long */
-    SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() needs */
+    SCOREBOARD_HANDOVERS = 2, /* polls of one client that may be ending at a time, beyond twice its quota */
+    SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted this long */
+    SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() takes */
 };
 
 enum slot_state {
-    SLOT_EMPTY, /* no process; the manager's */
-    SLOT_IDLE,  /* accepting */
+    SLOT_EMPTY, /* no process; the slot belongs to the manager */
+    SLOT_IDLE,  /* accepting a connection */
     SLOT_SERVING,
     SLOT_WAITING,
     SLOT_STATES
 };
 
-/* One topic of a slot's question and of its poll. */
+/* One topic of a slot: of its question (name_at, name_length) and of its waiting poll (topic). */
 struct slot_topic {
-    _Atomic int32_t number;       /* while waiting */
-    _Atomic uint32_t name_at;     /* question: where in scoreboard_names() */
-    _Atomic uint32_t name_length; /* question: bytes */
+    _Atomic int32_t topic;        /* the topic's number */
+    _Atomic uint32_t name_at;     /* offset of the name in scoreboard_names() */
+    _Atomic uint32_t name_length; /* bytes */
 };
 
-/* In the workers' memory: what one worker says. */
+/* One worker's part of the workers' memory. */
 struct slot {
-    _Atomic int state;    /* enum slot_state */
-    _Atomic int woken;    /* set by who sends the signal, cleared by the worker before it looks */
-    _Atomic int released; /* answer early: set by the manager or a newer poll of the same client */
-    _Atomic int reading;  /* holds one of the scoreboard's reads */
-    /* The poll, to choose whom to release and for the statistics. since_ms: also before it waits, if it has a place. */
-    _Atomic uint32_t wait_number; /* another one for each wait */
-    _Atomic int64_t since_ms, deadline_ms;
+    _Atomic int state; /* enum slot_state */
+    _Atomic int woken; /* set before SIGUSR2 is sent; the worker clears it before it looks for work */
+    _Atomic int drain; /* answer early; set by the manager or by a newer poll of the same client */
+    _Atomic int has_read_permit; /* holds one of the permits of read_permits.h */
+    /* The poll, for the choice of polls to drain and for the statistics. */
+    _Atomic uint32_t wait_id; /* differs for each wait */
+    _Atomic int64_t since_ms; /* the poll's start; with a quota it is set before the poll waits */
+    _Atomic int64_t deadline_ms;
     char client[SCOREBOARD_ADDRESS_SIZE];
     /* The question. */
-    _Atomic uint32_t asked;
-    _Atomic int authorize;      /* whether the user may poll is to be asked, too */
-    _Atomic int question_count; /* topics asked about */
-    _Atomic int64_t give_up_ms; /* nobody waits for the answer any more */
+    _Atomic uint32_t asked;               /* how many questions this slot has asked */
+    _Atomic int authorize;                /* also ask whether the user may poll */
+    _Atomic int question_count;           /* topics asked about */
+    _Atomic int64_t question_deadline_ms; /* after it the worker no longer waits for the reply */
     char user[SCOREBOARD_USER_SIZE];
     _Atomic int topic_count;    /* topics waited for */
-    struct counters counters;   /* the manager takes what is counted */
-    struct slot_topic topics[]; /* as many as a poll may have; behind them, scoreboard_names() */
+    struct counters counters;   /* the worker adds to them, the manager empties them */
+    struct slot_topic topics[]; /* max_topics entries, followed by the memory of scoreboard_names() */
 };
 
-/* In the manager's memory: the answer to a worker's question. */
+/* In the manager's memory: the reply to a worker's question, about one topic. */
 struct reply_topic {
-    struct ring_topic_ref ref; /* WINDOW_NO_TOPIC: too many topics are listened to already */
-    int64_t newest; /* the newest position, in a snapshot taken after the question; of no topic: -1 */
-    int64_t now;    /* where to read from now: newest, or the end of a backlog that is worked off */
+    struct ring_topic_ref ref; /* RING_NO_TOPIC if the host already listens to as many topics as it can */
+    int64_t newest;            /* its position in a snapshot taken after the question; -1: there is no ref */
+    int64_t now; /* where a poll "from now" starts: newest, or the end of a backlog in progress */
 };
 
 struct reply {
-    _Atomic uint32_t answered; /* what asked was in the question that was answered last */
+    _Atomic uint32_t answered; /* the value of asked in the question that was answered last */
     enum error error;          /* ERROR_NONE, ERROR_DENIED, or why can_poll() could not be asked */
     struct reply_topic topics[];
 };
 
-/* The sizes that say where everything is. */
+/* The sizes from which the layout of all memories follows. */
 struct scoreboard_plan {
     int worker_count;
-    int max_topics;   /* of a poll */
-    int topic_count;  /* of all polls */
-    int most_readers; /* processes that read the table for the workers */
-    size_t window_messages, window_bytes;
+    int max_topics;  /* of one poll */
+    int topic_count; /* of all polls together */
+    int max_readers; /* processes that read the table for the workers */
+    size_t ring_messages, ring_bytes;
 };
 
-/* The beginning of the manager's memory. */
+/* The head of the manager's memory. */
 struct manager_memory {
-    char version[16]; /* of the program that made it */
+    char version[16]; /* of the program that created it */
     struct scoreboard_plan plan;
     int reserve, manager_pid;
-    uint64_t client_seed;
-    _Atomic int64_t
-        open_until_ms;   /* can_poll() was seen to allow everything, and that is believed until then */
-    _Atomic int readers; /* processes that read the table for the workers */
+    uint64_t client_seed;          /* of the hashes in clients */
+    _Atomic int64_t open_until_ms; /* until then can_poll() is taken to allow everything */
+    _Atomic int readers;           /* running processes that read the table for the workers */
 };
 
-/* The beginning of the workers' memory. */
+/* The head of the workers' memory. */
 struct workers_memory {
-    _Atomic int idle;                /* workers that accept; scoreboard_idle() */
-    _Atomic int stats_writer_sleeps; /* the statistics were up to date: who changes them rings */
-    _Atomic int reads_left;          /* pages of the table that may still be asked for now; a futex */
-    _Atomic uint64_t polls;          /* begun */
+    _Atomic int idle;                /* workers that accept; read it with scoreboard_idle() */
+    _Atomic int stats_writer_sleeps; /* latch_wake_stats_writer() sets the latch only then */
+    _Atomic int read_permits_left;   /* a futex(2) */
+    _Atomic uint64_t polls;          /* polls begun */
 };
 
-/* The manager's copy of a worker's question. Every name is valid as a topic's and ends with a NUL. */
+/* The manager's copy of a worker's question. Each name is a valid topic name, with a NUL after it. */
 struct question_topic {
     const char *name;
     size_t length;
-    int number; /* the manager's: in the topic table, -1: no room */
+    int number; /* the topic's number, set by the manager; -1: none yet, or the topic table is full */
 };
 
 struct question {
     bool authorize;
-    int64_t give_up_ms;
+    int64_t deadline_ms;
     char user[SCOREBOARD_USER_SIZE];
-    char *text; /* of all names */
+    char *text; /* what the names point into */
     int topic_count;
     struct question_topic topics[];
-};
-
-enum question_taken {
-    QUESTION_NONE,  /* nothing to do */
-    QUESTION_TAKEN, /* scoreboard_question() has it until it is answered */
-    QUESTION_BROKEN /* no worker that works writes that */
 };
 
 struct scoreboard {
     /* The same in all processes. */
     int worker_count;
-    int max_topics; /* of a poll */
+    int max_topics; /* of one poll */
     int topic_count;
     int manager_pid;
-    int latch;      /* an eventfd: rung for questions, and when few workers are left to accept */
-    int read_queue; /* where workers ask for a page of the table (reading.h); the readers' end is the manager's */
-    int words;      /* in each set */
-    int reserve;    /* so many idle workers the manager tries to keep */
-    int most_reads; /* at a time: as many as there may be readers */
+    int latch;        /* the manager's, an eventfd(2): see latch.h */
+    int read_queue;   /* the workers' end of the queue of read_channel.h; the manager owns it */
+    int set_words;    /* words per set */
+    int reserve;      /* idle workers that the manager tries to keep */
+    int read_permits; /* permits in all: as many as there may be readers */
     /* The manager's memory. */
     struct manager_memory *manager;
     struct message_ring *ring;
@@ -156,139 +158,113 @@ struct scoreboard {
     int manager_fd; /* -1: closed */
     /* The workers' memory. */
     struct workers_memory *workers;
-    _Atomic uint64_t *askers;                      /* a bit a worker */
-    _Atomic uint64_t *waiting[SCOREBOARD_BUCKETS]; /* a bit a worker */
-    _Atomic uint64_t *clients; /* by worker: whose place its poll has, as a number; 0: nobody's */
+    _Atomic uint64_t *askers;                        /* set of workers whose question was not looked at yet */
+    _Atomic uint64_t *wait_sets[SCOREBOARD_BUCKETS]; /* see wait_sets.h */
+    _Atomic uint64_t *clients; /* by worker: its client's hash, see poll_quota.h; 0: none */
     char *slots;
     size_t workers_size, slot_stride;
     int workers_fd;
     /* The process ids. */
     _Atomic int *pids;   /* by worker; read-only in workers */
-    _Atomic int *forked; /* the same memory, for the fork server to write; workers do not have it */
+    _Atomic int *forked; /* the same memory, writable, in the fork server only */
     size_t pids_size;
     int pids_fd;
     /* Only the manager uses what follows. */
-    struct question **questions; /* by worker: taken and not yet answered */
-    int64_t astray_reads;        /* taken and held by nobody, when it last looked */
+    struct question **questions; /* by worker: taken and not answered yet; NULL: none */
+    int64_t missing_permits; /* taken but noted in no slot, at the last read_permits_mend(); < 0: too many */
     struct counters counters;
-    /* Whether LISTEN delivers: what one of the manager's connections sends to the other is heard, or not. */
-    char self_topic[128];    /* one that cannot be published to */
-    _Atomic int beat_wanted; /* a beat is to be sent at the next occasion */
-    _Atomic int64_t sent_ms; /* when the last one that got to the database was begun */
-    _Atomic int hears;
+    /*
+     * A test whether LISTEN works: the statistics writer's session NOTIFYs a channel that the relay's session
+     * listens to.
+     */
+    char self_topic[128];         /* the channel's topic; nobody can publish to it */
+    _Atomic int heartbeat_wanted; /* send a heartbeat as soon as possible */
+    _Atomic int64_t heartbeat_ms; /* when the statement that sent the last heartbeat was started */
+    _Atomic int listen_works;
 };
 
 /*
- * Everything a scoreboard needs: for so many polls that wait at a time, and a few workers more, which stay free to accept; so
- * many topics altogether; a window of so many messages and bytes; so many readers. NULL: no memory or descriptors.
+ * Creates a scoreboard for so many waiting polls, with a few more workers as a reserve that stays free to
+ * accept. max_topics: per poll; topics: of all polls together; ring_messages and ring_bytes: the capacity of
+ * the message ring; readers: at most. The caller frees it with scoreboard_free(). NULL: no memory or no
+ * descriptors; errno is set.
  */
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t window_messages,
-                                  size_t window_bytes, int readers);
+struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t ring_messages,
+                                  size_t ring_bytes, int readers);
 
-/* Frees a view, and the memory when it was the last one. The read queue stays open, it is the caller's. */
+/*
+ * Frees a process's view; the memory itself lives as long as any view does. Leaves read_queue open: its owner
+ * closes it.
+ */
 void scoreboard_free(struct scoreboard *scoreboard);
 
-/* The descriptors that scoreboard_join() takes; the scoreboard keeps them. */
+/* Writes the descriptors that scoreboard_join() takes. They stay the scoreboard's. */
 void scoreboard_descriptors(const struct scoreboard *scoreboard,
                             int descriptors[static SCOREBOARD_DESCRIPTORS]);
 
 /*
- * For the fork server: maps the manager's scoreboard. Takes the descriptors; those that would let a worker write where it must not are
- * closed. Processes that it forks have the same view, but can write only the workers' memory. NULL: it is none, or another version's.
+ * For the fork server: maps the manager's scoreboard. Takes over the descriptors, and closes those through
+ * which a worker could write where it must not. Processes that the fork server forks share its view, but can
+ * write only the workers' memory. NULL: the descriptors are no scoreboard, or one of another version; they
+ * are closed.
  */
 struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCRIPTORS]);
 
-struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int number);
-struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int number);
+/* A worker's bit in its word of a set. */
+static inline uint64_t scoreboard_bit(int worker)
+{
+    return UINT64_C(1) << worker % SCOREBOARD_WORD_BITS;
+}
 
-/* A slot's memory for the names of its question: room for as many of the longest as a poll may have. */
+/* A worker's slot, and the reply to its question. worker: from 0 to worker_count - 1. */
+struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int worker);
+struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int worker);
+
+/* The size in bytes of a slot's memory for names: max_topics names of the greatest length. */
+size_t scoreboard_names_size(int max_topics);
+
+/* A slot's memory for the names in its question, without NULs. */
 char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot);
 
-/* A worker's process id, 0: there is none. The fork server writes it before the worker runs, and so before it can have died. */
-int scoreboard_pid(const struct scoreboard *scoreboard, int number);
+/* For a worker whose question is answered: returns the memory of the names to the kernel. */
+void scoreboard_free_names(const struct scoreboard *scoreboard, struct slot *slot);
 
 /*
- * For a worker, now and then: has the kernel forget which parts of the manager's memory it has looked at. Each 2 MiB of them cost it 4
- * KiB of page table, which in time makes 120 KiB a worker with the message ring's usual size.
+ * A worker's process id; 0: none. The fork server writes it before the worker runs, so also before it can
+ * have died.
+ */
+int scoreboard_pid(const struct scoreboard *scoreboard, int worker);
+
+/*
+ * For a worker, now and then: drops the page tables of the manager's memory. The kernel keeps 4 KiB of page
+ * table for each 2 MiB that a worker has read, which adds up to 120 KiB per worker with the default size of
+ * the message ring. Exits the process if it fails.
  */
 void scoreboard_trim(struct scoreboard *scoreboard);
 
-/* For a worker, once its question is answered: gives back the memory of the names in it. */
-void scoreboard_forget_names(const struct scoreboard *scoreboard, struct slot *slot);
+/* ---- checked reads of the workers' memory, for the manager */
 
-/* Rings the manager's latch. */
-void scoreboard_set_latch(const struct scoreboard *scoreboard);
-
-/* After anything in the statistics changed: they are to be written. */
-void scoreboard_wake_stats_writer(struct scoreboard *scoreboard);
-
-/* ---- reads: pages of the table that workers ask for at a time */
-
-/* How many are being asked for. */
-int scoreboard_reads(const struct scoreboard *scoreboard);
-
-/* For a worker: takes one by give_up_ms, asleep until one is free; false: none was. */
-bool scoreboard_take_read(struct scoreboard *scoreboard, int number, int64_t give_up_ms);
-
-/* Gives back the one that the worker has, if it has one. For a worker, and for the manager of a dead one. */
-void scoreboard_give_read(struct scoreboard *scoreboard, int number);
-
-/*
- * For the manager, now and then: gives back reads that a worker had just taken, or was just giving back, when it was killed. They are
- * held by nobody at two looks running; so, once in a while, are those of living workers, and then there is one more until the next two.
- */
-void scoreboard_mend_reads(struct scoreboard *scoreboard);
-
-/* ---- waiting */
-
-/* For a worker: enters or leaves the sets of those who wait for the slot's topics. */
-void scoreboard_enter(struct scoreboard *scoreboard, int number);
-void scoreboard_leave(struct scoreboard *scoreboard, int number);
-
-/* How many topics a worker waits for, and the number of one of them, -1: it is none. */
+/* How many topics a worker waits for: 0 to max_topics. */
 int scoreboard_topic_count(const struct scoreboard *scoreboard, const struct slot *slot);
+
+/* The number of one of these topics; -1: the slot holds no valid number. */
 int scoreboard_topic(const struct scoreboard *scoreboard, const struct slot *slot, int index);
 
 /*
- * For a worker: claims a place for this client's poll. The client is the user or, if that is "", the address. When it has
- * more polls than places, its oldest is answered early, and the new one goes on. A poll that is being answered early still
- * counts until it gives its place back: false when there are more than places + SCOREBOARD_HANDOVERS of those, beside the
- * places. The manager gives back what a dead worker had.
+ * How many workers are idle: 0 to worker_count. A killed worker may make the count wrong; the manager
+ * recounts.
  */
-bool scoreboard_take_place(struct scoreboard *scoreboard, int number, const char *user, const char *address,
-                           int places);
-void scoreboard_give_place(struct scoreboard *scoreboard, int number);
-
-/* ---- the manager */
-
-/* How many workers accept, as far as is known: 0 to worker_count. */
 int scoreboard_idle(const struct scoreboard *scoreboard);
 
-/* Takes a bit out of askers: the first worker from this number on that has one; -1: none. So one pass hears each of them once. */
-int scoreboard_next_asker(struct scoreboard *scoreboard, int from);
+/* Whether a slot holds what a sound worker may have written; if not, the worker is broken. */
+bool scoreboard_is_sound(const struct scoreboard *scoreboard, int worker);
 
-/* Copies and checks the question of such a worker. */
-enum question_taken scoreboard_take_question(struct scoreboard *scoreboard, int number);
+/* ---- questions that the manager has taken (question.h) */
 
-/* The question that was taken; borrowed until it is answered. NULL: there is none. */
-struct question *scoreboard_question(const struct scoreboard *scoreboard, int number);
+/* The question taken from this worker, borrowed until it is answered or dropped; NULL: none. */
+struct question *scoreboard_question(const struct scoreboard *scoreboard, int worker);
 
-/* Answers the question that was taken, if there is one; the topics of the reply are there already. */
-void scoreboard_answer(struct scoreboard *scoreboard, int number, enum error answer);
-
-/* Wakes every worker that waits for this topic. */
-void scoreboard_wake_topic(struct scoreboard *scoreboard, int topic);
-
-/* Wakes one worker, whatever it sleeps for. */
-void scoreboard_wake(struct scoreboard *scoreboard, int number);
-
-/* Has a poll answered early; a worker may call it, too. */
-void scoreboard_release(struct scoreboard *scoreboard, int number);
-
-/* Whether a slot has what a worker may have written there; if not, the worker is broken. */
-bool scoreboard_is_sound(const struct scoreboard *scoreboard, int number);
-
-/* Empties the slot of a dead worker: everything that it held is free. */
-void scoreboard_forget_worker(struct scoreboard *scoreboard, int number);
+/* Frees the question taken from this worker, if there is one. */
+void scoreboard_drop_question(struct scoreboard *scoreboard, int worker);
 
 #endif

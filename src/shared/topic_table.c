@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* A topic stands within so many places from where its hash points; some may be empty in between. */
+/* A topic is in one of the PROBES entries from its hash on. Entries in between may be free. */
 enum { PROBES = 32, NAME_SIZE = TOPIC_MAX_BYTES + 1 };
 
 struct name {
@@ -17,8 +17,8 @@ struct name {
 
 struct topic_table {
     int count;
-    uint64_t seed;   /* so that nobody can choose topics that crowd one place */
-    size_t names_at; /* offset from the table's first byte: there are no pointers in shared memory */
+    uint64_t seed;             /* of the hash, so that nobody can choose topics that collide */
+    size_t names_at;           /* offset from the table's first byte */
     _Atomic uint64_t hashes[]; /* 0: free */
 };
 
@@ -32,9 +32,9 @@ size_t topic_table_memory(int count)
     return offset_of_names(count) + (size_t)count * sizeof(struct name);
 }
 
-static struct name *name_at(const struct topic_table *table, int number)
+static struct name *name_at(const struct topic_table *table, int topic)
 {
-    return (struct name *)((uintptr_t)table + table->names_at) + number;
+    return (struct name *)((uintptr_t)table + table->names_at) + topic;
 }
 
 struct topic_table *topic_table_init(void *memory, int count)
@@ -46,7 +46,7 @@ struct topic_table *topic_table_init(void *memory, int count)
     return getrandom(&table->seed, sizeof table->seed, 0) == sizeof table->seed ? table : NULL;
 }
 
-/* FNV-1a, begun with the seed and stirred at the end; never 0. */
+/* FNV-1a that starts with the seed, with a final mix; never 0. */
 static uint64_t hash_name(const struct topic_table *table, const char *name, size_t length)
 {
     uint64_t hash = table->seed ^ UINT64_C(0xcbf29ce484222325);
@@ -57,27 +57,27 @@ static uint64_t hash_name(const struct topic_table *table, const char *name, siz
     return hash ? hash : 1;
 }
 
-static int place(const struct topic_table *table, uint64_t hash, int probe)
+static int probe_at(const struct topic_table *table, uint64_t hash, int probe)
 {
     return (int)((hash + (uint64_t)probe) % (uint64_t)table->count);
 }
 
-/* The next place from *probe on where this hash stands; -1: none. */
+/* The next entry from the probe *probe on that has this hash; -1: none. Advances *probe past it. */
 static int next_match(const struct topic_table *table, uint64_t hash, int *probe)
 {
     while (*probe < PROBES) {
-        int number = place(table, hash, (*probe)++);
+        int topic = probe_at(table, hash, (*probe)++);
 
-        if (atomic_load_explicit(&table->hashes[number], memory_order_acquire) == hash)
-            return number;
+        if (atomic_load_explicit(&table->hashes[topic], memory_order_acquire) == hash)
+            return topic;
     }
     return -1;
 }
 
-/* A worker's caller looks afterwards whether the name was still this topic's. */
-static bool is_named(const struct topic_table *table, int number, const char *name, size_t length)
+/* In a worker the name may change meanwhile; topic_table_find() checks that afterwards. */
+static bool is_named(const struct topic_table *table, int topic, const char *name, size_t length)
 {
-    const struct name *its = name_at(table, number);
+    const struct name *its = name_at(table, topic);
     bool same;
 
     RACY_READ_BEGIN;
@@ -90,37 +90,37 @@ int topic_table_add(struct topic_table *table, const char *name, size_t length)
 {
     uint64_t hash = hash_name(table, name, length);
     struct name *new;
-    int number, probe = 0;
+    int topic, probe = 0;
 
-    while ((number = next_match(table, hash, &probe)) >= 0)
-        if (is_named(table, number, name, length))
-            return number;
+    while ((topic = next_match(table, hash, &probe)) >= 0)
+        if (is_named(table, topic, name, length))
+            return topic;
     probe = 0;
     while (probe < PROBES &&
-           atomic_load_explicit(&table->hashes[place(table, hash, probe)], memory_order_relaxed) != 0)
+           atomic_load_explicit(&table->hashes[probe_at(table, hash, probe)], memory_order_relaxed) != 0)
         probe++;
     if (probe == PROBES)
         return -1;
-    number = place(table, hash, probe);
-    /* Who sees the new name also sees that the number's topic before was closed. */
+    topic = probe_at(table, hash, probe);
+    /* Closing the previous topic of this number comes first for every process that sees the new name. */
     atomic_thread_fence(memory_order_release);
-    new = name_at(table, number);
+    new = name_at(table, topic);
     new->length = length;
     memcpy(new->text, name, length);
     new->text[length] = '\0';
-    atomic_store_explicit(&table->hashes[number], hash, memory_order_release);
-    return number;
+    atomic_store_explicit(&table->hashes[topic], hash, memory_order_release);
+    return topic;
 }
 
-void topic_table_remove(struct topic_table *table, int number)
+void topic_table_remove(struct topic_table *table, int topic)
 {
-    atomic_store_explicit(&table->hashes[number], 0, memory_order_release);
+    atomic_store_explicit(&table->hashes[topic], 0, memory_order_release);
 }
 
-const char *topic_table_name(const struct topic_table *table, int number)
+const char *topic_table_name(const struct topic_table *table, int topic)
 {
-    return atomic_load_explicit(&table->hashes[number], memory_order_relaxed) ? name_at(table, number)->text
-                                                                              : NULL;
+    return atomic_load_explicit(&table->hashes[topic], memory_order_relaxed) ? name_at(table, topic)->text
+                                                                             : NULL;
 }
 
 int topic_table_size(const struct topic_table *table)
@@ -134,11 +134,11 @@ bool topic_table_find(const struct topic_table *table, const struct message_ring
     uint64_t hash = hash_name(table, name, length);
     struct ring_topic_ref found;
     int64_t newest;
-    int number, probe = 0;
+    int topic, probe = 0;
 
-    while ((number = next_match(table, hash, &probe)) >= 0)
-        /* The name is this topic's only if the number stayed open while it was compared. */
-        if (ring_find(ring, number, &found) && is_named(table, number, name, length) &&
+    while ((topic = next_match(table, hash, &probe)) >= 0)
+        /* The comparison counts only if the number stayed open meanwhile. */
+        if (ring_find(ring, topic, &found) && is_named(table, topic, name, length) &&
             ring_newest(ring, found, &newest)) {
             *ref = found;
             return true;

@@ -1,7 +1,8 @@
 /*
- * The numbers of the topics that this host listens to, in shared memory: one writer (the manager) gives and takes them, workers
- * look them up. Whether a number still means the topic is the message ring's to say: it is closed before a name is taken out and
- * opened after one is put in.
+ * The topic table: a hash table of the topics that this host listens to, in shared memory. It gives each
+ * topic a number. The manager adds and removes topics, workers look them up; the scoreboard owns the memory.
+ * The message ring decides whether a number still means the topic: the manager closes the topic in the ring
+ * before it removes the name, and opens it after it has added the name.
  */
 #ifndef PGPOLL_TOPIC_TABLE_H
 #define PGPOLL_TOPIC_TABLE_H
@@ -13,24 +14,34 @@
 
 struct topic_table;
 
-/* The memory that a table for count topics takes. */
+/* The size in bytes of a table for count topics. */
 size_t topic_table_memory(int count);
 
-/* Makes an empty one in that much memory, which is all zero. Needs no release. NULL: no random numbers are to be had. */
+/*
+ * Initialises an empty table in memory of that size, which must be zeroed. There is nothing to release. NULL:
+ * getrandom(2) failed.
+ */
 struct topic_table *topic_table_init(void *memory, int count);
 
-/* For the writer: the topic's number, given now if it has none; -1: no room. */
+/* For the manager: returns the topic's number, and adds the topic if it has none. -1: no room. */
 int topic_table_add(struct topic_table *table, const char *name, size_t length);
 
-/* For the writer: takes a number back. */
-void topic_table_remove(struct topic_table *table, int number);
+/* For the manager: removes the topic with this number. */
+void topic_table_remove(struct topic_table *table, int topic);
 
-/* For the writer: the name of a number that is given, with its NUL; NULL: it is not. */
-const char *topic_table_name(const struct topic_table *table, int number);
+/*
+ * For the manager: the name of the topic with this number, with a NUL; borrowed until it is removed. NULL: no
+ * topic has it.
+ */
+const char *topic_table_name(const struct topic_table *table, int topic);
 
+/* How many topics the table was made for. */
 int topic_table_size(const struct topic_table *table);
 
-/* For workers: the topic as it stands in the message ring, if it is open there. */
+/*
+ * For workers: makes a reference to the topic in the message ring. false: it has no number, or is not open
+ * there.
+ */
 bool topic_table_find(const struct topic_table *table, const struct message_ring *ring, const char *name,
                       size_t length, struct ring_topic_ref *ref);
 

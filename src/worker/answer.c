@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* Appends text whose length is known to the compiler. */
+/* Appends a string literal. */
 #define put(out, text) (printbuf_strappend((out), text) >= 0)
 
 static bool put_text(struct printbuf *out, const char *text)
@@ -17,7 +17,10 @@ static bool put_text(struct printbuf *out, const char *text)
     return printbuf_memappend(out, text, (int)strlen(text)) >= 0;
 }
 
-/* For every topic, also in an empty answer: whoever polls again with it misses nothing. */
+/*
+ * Appends a cursor for every topic, also in an empty answer, so that a client that sends them back misses
+ * nothing.
+ */
 static bool put_next_since(struct printbuf *out, const struct poll_waiter *waiter)
 {
     char id[CURSOR_MESSAGE_ID_SIZE];
@@ -26,7 +29,7 @@ static bool put_next_since(struct printbuf *out, const struct poll_waiter *waite
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
         cursor_message_id(
             waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position, id);
-        made = (i == 0 || put(out, ",")) && put_text(out, waiter->who.request->topics[i].quoted) &&
+        made = (i == 0 || put(out, ",")) && put_text(out, waiter->poll.request->topics[i].quoted) &&
                put(out, ":\"") && put_text(out, id) && put(out, "\"");
     }
     return made && put(out, "}");
@@ -45,7 +48,7 @@ static bool put_gap(struct printbuf *out, const struct poll_state *state, const 
     return made && put(out, "\"") && put_text(out, oldest) && put(out, "\"}");
 }
 
-/* Only if there are any. */
+/* Appends the member "gaps" if there is a gap. */
 static bool put_gaps(struct printbuf *out, const struct poll_waiter *waiter)
 {
     bool made = true, any = false;
@@ -54,7 +57,7 @@ static bool put_gaps(struct printbuf *out, const struct poll_waiter *waiter)
         if (waiter->states[i].gap == GAP_NONE)
             continue;
         made = (any ? put(out, ",") : put(out, ",\"gaps\":{")) &&
-               put_gap(out, &waiter->states[i], &waiter->who.request->topics[i]);
+               put_gap(out, &waiter->states[i], &waiter->poll.request->topics[i]);
         any = true;
     }
     return made && (!any || put(out, "}"));
@@ -64,7 +67,10 @@ bool answer_messages(struct printbuf *out, const struct poll_waiter *waiter)
 {
     const struct page *page = &waiter->page;
 
-    /* A thousand of these go out when one message does: put together from JSON that is there already, as a message is. */
+    /*
+     * One message may cause a thousand answers, so each is concatenated from ready JSON instead of built as a
+     * tree.
+     */
     return put(out, "{\"messages\":[") &&
            (page->message_count == 0 ||
             printbuf_memappend(out, page->messages->buf, printbuf_length(page->messages)) >= 0) &&

@@ -1,8 +1,15 @@
 /*
- * Where a poll reads, and what wakes it: "there may be news for these topics". A poll does not know which kind it has.
- * Made and freed by the program, used for one poll at a time.
+ * A message source: where a poll reads its messages, and what wakes it when there are new ones. There are two
+ * kinds, behind one interface: source_shared.h, for a worker that has a manager, and source_direct.h, for a
+ * worker with a connection of its own. The program creates a worker's source, uses it for one poll at a time,
+ * and frees it when the worker ends.
  *
- * A poll goes: read (authorised); while that gives nothing: read (subscribed), wait, read, wait, ...; end.
+ * A poll calls it in this order:
+ *   1. read() with SOURCE_AUTHORIZE. If that gives messages or a gap, go on with step 5.
+ *   2. read() with SOURCE_SUBSCRIBE. From here on, new messages end wait().
+ *   3. wait().
+ *   4. read(). If it gives nothing, go back to step 3.
+ *   5. end(), once the answer is out.
  */
 #ifndef PGPOLL_MESSAGE_SOURCE_H
 #define PGPOLL_MESSAGE_SOURCE_H
@@ -15,45 +22,54 @@
 
 struct poll_request;
 
-/* Who polls, and until when; borrowed for the length of the poll. */
+/*
+ * The poll that a source works for: who polls, and until when. All pointers are borrowed for the length of
+ * the poll.
+ */
 struct source_poll {
     const struct poll_request *request;
-    const char *remote_user; /* "" when nobody was authenticated */
-    const char *client;      /* address, for the statistics */
+    const char *remote_user; /* "": nobody is authenticated */
+    const char *client;      /* the client's address, for the statistics */
     const struct interrupts *interrupts;
-    int64_t started_ms;
+    int64_t started_ms; /* monotonic, as all times here */
     int64_t deadline_ms;
 };
 
-/* What a read does before it reads; the two may be combined. */
+/* What read() does before it reads. The flags may be combined. */
 enum source_read {
     SOURCE_READ_ONLY = 0,
-    SOURCE_AUTHORIZE = 1, /* ask whether the user may poll these topics */
-    SOURCE_SUBSCRIBE = 2  /* whatever is committed after the read ends the next wait; may be repeated */
+    SOURCE_AUTHORIZE = 1, /* check that the user may poll these topics */
+    SOURCE_SUBSCRIBE = 2  /* have everything committed after this read end the next wait(); may be repeated */
 };
 
+/* The base of both kinds of source. */
 struct message_source {
     const struct source_operations *operations;
 };
 
 struct source_operations {
     /*
-     * Reads one page after positions (CATCH_UP_FROM_NOW: from now) into a cleared page, until give_up_ms at the latest.
-     * ERROR_DENIED, ERROR_DATABASE_AWAY (subscriptions are lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY,
-     * ERROR_RELEASED. Whether the client is still there does not matter: it may have closed its sending side only, and before
-     * the first read there is no cursor to answer it with.
+     * Reads one page of messages after positions (CATCH_UP_FROM_NOW: from now on) into a cleared page, until
+     * deadline_ms at the latest. positions: one per topic. Returns ERROR_NONE, ERROR_DENIED,
+     * ERROR_DATABASE_AWAY (the subscription is lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY,
+     * ERROR_TOO_MANY or ERROR_DRAINED. Does not notice that the client disconnects: a client may close only
+     * its sending side, and before the first read there is no cursor to answer it with.
      */
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,
-                       const int64_t *positions, struct page *page, int64_t give_up_ms);
-    /* Sleeps until there may be news. What interrupts_wait() returns, and ERROR_DATABASE_AWAY (subscriptions are lost). */
+                       const int64_t *positions, struct page *page, int64_t deadline_ms);
+    /*
+     * Sleeps until there may be new messages: ERROR_NONE. Otherwise returns what wait_for_event() returns,
+     * ERROR_DRAINED if the poll is to be answered early, or ERROR_DATABASE_AWAY (the subscription is lost).
+     */
     enum error (*wait)(struct message_source *source, const struct interrupts *interrupts,
                        int64_t deadline_ms);
-    /* The poll is over and answered: undoes a subscription. */
+    /* Ends the subscription. Called after the answer is out, as it may wait for the database. */
     void (*end)(struct message_source *source);
-    /* What went wrong last; "" when nothing did. Borrowed until the next call. */
+    /* The text of the last error; "" if there was none. Borrowed until the next call. */
     const char *(*error)(const struct message_source *source);
-    /* The process has had nothing to do for a while. NULL: of no interest. */
+    /* Called when the worker has been idle for a while. NULL: the source has nothing to do then. */
     void (*rest)(struct message_source *source);
+    /* Ends what is left of a subscription and frees the source. NULL is allowed. */
     void (*free)(struct message_source *source);
 };
 

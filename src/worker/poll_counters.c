@@ -17,7 +17,10 @@ void poll_counters_add(struct counters *counters, const struct poll_waiter *wait
     if (outcome == ERROR_NONE) {
         counters_add(counters, COUNTER_MESSAGES, (uint64_t)page->message_count);
         counters_add(counters, COUNTER_BYTES, (uint64_t)printbuf_length(page->messages));
-        /* Skip messages older than the poll: their age is not delivery latency. The database's clock may differ from ours. */
+        /*
+         * Skip messages older than the poll: their age is not delivery latency. The database's clock may
+         * differ.
+         */
         if (waited && page->message_count > 0)
             counters_add_latency(counters, clock_max(clock_wall_ms() - cursor_position_ms(page->first), 0));
     }

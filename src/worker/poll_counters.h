@@ -1,7 +1,7 @@
 /*
  * Counts a finished poll: its outcome, its messages, how long it waited and how old its first message was.
- * Called by the worker once per poll, after the answer is out. Only adds to the worker's counters; who empties
- * them is described in counters.h.
+ * The worker calls it once per poll, after the answer is out. It only adds to the worker's counters;
+ * counters.h describes who empties them.
  */
 #ifndef PGPOLL_POLL_COUNTERS_H
 #define PGPOLL_POLL_COUNTERS_H
@@ -11,7 +11,7 @@
 struct poll_waiter;
 struct counters;
 
-/* Adds one poll whose answer is out. waiter is read only; call it before poll_waiter_release(). */
+/* Adds one poll whose answer is out. waiter is not changed; call this before poll_waiter_release(). */
 void poll_counters_add(struct counters *counters, const struct poll_waiter *waiter, enum error outcome);
 
 #endif

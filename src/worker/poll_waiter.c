@@ -7,22 +7,31 @@
 
 #include <stdlib.h>
 
-/* How long a read may outlast the poll's deadline, and a poll with a very short timeout may look for the database. */
+/*
+ * How long a read may take beyond the poll's deadline. A poll with a very short timeout also has this time to
+ * reach the database.
+ */
 enum { GRACE_MS = 900 };
 
-/* How long a poll without a cursor to answer with still tries to reach the database after a release. */
+/* How long a poll without a cursor to answer with still tries to reach the database after a drain. */
 enum { LAST_TRIES_MS = 3000 };
 
 /*
- * A wait shorter than this is not shown to the web server: its answer then goes out whole, which costs the server less. The price
- * is that a client that leaves so soon is noticed only then.
+ * The head is sent this long after the wait has begun. An answer in this time goes out whole, which costs the
+ * web server less. The price is that a client that disconnects in this time is noticed only at its end.
  */
 enum { QUIET_MS = 250 };
 
-/* While messages wait for their positions, each read gives some of them theirs; nobody else may be there to do it. */
+/*
+ * The pause between reads while there is a backlog. Each read gives a batch of its messages their positions;
+ * perhaps no other process does.
+ */
 enum { BACKLOG_PAUSE_MS = 20 };
 
-/* Pauses between attempts to reach the database: none before the second, then doubled up to the last, each with jitter. */
+/*
+ * Pauses between attempts to reach the database: none before the second attempt, then doubled from FIRST to
+ * LAST, with jitter.
+ */
 enum { FIRST_PAUSE_MS = 50, LAST_PAUSE_MS = 1000 };
 
 static int64_t cursor_position(const struct cursor *cursor)
@@ -48,10 +57,10 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
     size_t count = (size_t)request->topic_count;
     struct poll_waiter made = { config, source, interrupts, client, .began_wait = false };
 
-    made.who =
+    made.poll =
         (struct source_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
-    made.who.deadline_ms = made.who.started_ms + request->timeout_s * 1000;
-    made.heartbeat_ms = config->heartbeat_s ? made.who.started_ms + config->heartbeat_s * 1000 : INT64_MAX;
+    made.poll.deadline_ms = made.poll.started_ms + request->timeout_s * 1000;
+    made.heartbeat_ms = config->heartbeat_s ? made.poll.started_ms + config->heartbeat_s * 1000 : INT64_MAX;
     made.states = calloc(count, sizeof *made.states);
     made.positions = calloc(count, sizeof *made.positions);
     if (!made.states || !made.positions || !page_init(&made.page, request->topic_count)) {
@@ -67,16 +76,19 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
     return ERROR_NONE;
 }
 
-/* What the client is to be told, given what the table says of the position that its cursor stands for. */
+/*
+ * The gap to tell the client of, from its cursor and from the gap that the read found after the cursor's
+ * position.
+ */
 static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
 {
     switch (cursor->kind) {
     case CURSOR_UNKNOWN:
         return GAP_UNKNOWN;
     case CURSOR_ALL:
-        return GAP_NONE; /* whatever is retained is all that was asked for */
+        return GAP_NONE; /* it asks for what is retained, so it misses nothing */
     case CURSOR_TIME:
-        /* A time at which nothing had been published yet, rather than a position from a database that was restored. */
+        /* Nothing was published after that time; it is no position from before a restore of the database. */
         return gap == GAP_AHEAD && cursor_position_ms(cursor->position) <= clock_wall_ms() ? GAP_NONE : gap;
     case CURSOR_NOW:
     case CURSOR_MESSAGE:
@@ -85,13 +97,13 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
     return gap;
 }
 
-/* Takes over where reading started, and the gaps. */
-static void take_starts(struct poll_waiter *waiter, bool first)
+/* Copies from the page where reading started, and its gaps. */
+static void copy_starts(struct poll_waiter *waiter, bool first)
 {
     for (int i = 0; i < waiter->page.topic_count; i++) {
         const struct page_topic *topic = &waiter->page.topics[i];
         struct poll_state *state = &waiter->states[i];
-        enum gap gap = first ? judge_gap(&waiter->who.request->topics[i].cursor, topic->gap) : topic->gap;
+        enum gap gap = first ? judge_gap(&waiter->poll.request->topics[i].cursor, topic->gap) : topic->gap;
 
         if (state->gap == GAP_NONE && gap != GAP_NONE) {
             state->gap = gap;
@@ -103,95 +115,100 @@ static void take_starts(struct poll_waiter *waiter, bool first)
 }
 
 /*
- * Sleeps before another attempt; the next pause is longer. Before the first read there is no cursor to answer with, so a release
- * does not end it then.
+ * Sleeps before another attempt, and doubles *pause_ms. Before the first read there is no cursor to answer
+ * with, so a drain does not end the pause then.
  */
 static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t *pause_ms,
-                                     int64_t give_up_ms)
+                                     int64_t deadline_ms)
 {
     static const volatile sig_atomic_t never;
-    struct interrupts ours = *waiter->interrupts;
+    struct interrupts interrupts = *waiter->interrupts;
     int64_t now_ms = clock_monotonic_ms(), jittered_ms = *pause_ms / 2 + random() % (*pause_ms / 2 + 1);
     enum error error;
 
     if (first)
-        ours.release = &never;
-    error = wait_for_event(&ours, -1, 0, clock_min(now_ms + jittered_ms, give_up_ms));
+        interrupts.drain = &never;
+    error = wait_for_event(&interrupts, -1, 0, clock_min(now_ms + jittered_ms, deadline_ms));
 
     *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
 }
 
-/* A schema of another version may be one that is being upgraded, and we about to be replaced. */
-static bool may_pass(enum error error)
+/*
+ * Whether another attempt may succeed. A schema of another version may be in the middle of an upgrade, which
+ * also replaces this process.
+ */
+static bool is_worth_retry(enum error error)
 {
     return error == ERROR_DATABASE_AWAY || error == ERROR_SCHEMA;
 }
 
 /*
- * One page, however often the database must be asked until the poll's time is up. Every attempt starts from the same
- * positions: a cursor moves only with the answer that carries it.
+ * Reads one page, and tries again until the poll's time is up if the database is away. Every attempt starts
+ * from the same positions: a cursor moves only with the answer that carries it.
  */
 static enum error read_page(struct poll_waiter *waiter, enum source_read how)
 {
-    int64_t give_up_ms = clock_max(waiter->who.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
-    bool first = how & SOURCE_AUTHORIZE, released = false;
+    int64_t read_deadline_ms = clock_max(waiter->poll.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
+    bool first = how & SOURCE_AUTHORIZE, drained = false;
     int64_t pause_ms = 0;
     enum error error, interrupted;
 
     for (;;) {
-        int64_t attempt_ms =
-            clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, give_up_ms);
+        int64_t attempt_deadline_ms =
+            clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, read_deadline_ms);
 
         page_clear(&waiter->page);
-        error = waiter->source->operations->read(waiter->source, &waiter->who, how, waiter->positions,
-                                                 &waiter->page, attempt_ms);
-        if (!may_pass(error) ||
-            clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->who.deadline_ms : give_up_ms))
+        error = waiter->source->operations->read(waiter->source, &waiter->poll, how, waiter->positions,
+                                                 &waiter->page, attempt_deadline_ms);
+        if (!is_worth_retry(error) ||
+            clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->poll.deadline_ms : read_deadline_ms))
             break;
-        if (*waiter->interrupts->release && !released) {
-            give_up_ms = clock_min(give_up_ms, clock_monotonic_ms() + LAST_TRIES_MS);
-            released = true;
+        if (*waiter->interrupts->drain && !drained) {
+            read_deadline_ms = clock_min(read_deadline_ms, clock_monotonic_ms() + LAST_TRIES_MS);
+            drained = true;
         }
         if (!first)
-            how |= SOURCE_SUBSCRIBE; /* the lost connection took the subscription with it */
-        interrupted = pause_before_retry(waiter, first, &pause_ms, give_up_ms);
+            how |= SOURCE_SUBSCRIBE; /* the subscription was lost with the connection */
+        interrupted = pause_before_retry(waiter, first, &pause_ms, read_deadline_ms);
         if (interrupted) {
             error = first ? error : interrupted;
             break;
         }
     }
     if (!error)
-        take_starts(waiter, first);
+        copy_starts(waiter, first);
     return error;
 }
 
-/* Sends one if it is due. */
+/* Sends a heartbeat if it is due. false: the client has disconnected. */
 static bool send_heartbeat(struct poll_waiter *waiter)
 {
-    if (clock_monotonic_ms() < waiter->heartbeat_ms || waiter->heartbeat_ms >= waiter->who.deadline_ms)
+    if (clock_monotonic_ms() < waiter->heartbeat_ms || waiter->heartbeat_ms >= waiter->poll.deadline_ms)
         return true;
     waiter->heartbeat_ms += waiter->config->heartbeat_s * 1000;
     return waiter->client->heartbeat(waiter->client);
 }
 
-/* The first part of a wait; began_wait is still not set when news came in it. */
+/* Waits QUIET_MS, then begins the visible wait. If messages come in that time, began_wait stays false. */
 static enum error wait_quietly(struct poll_waiter *waiter)
 {
-    const int64_t end_ms = clock_min(waiter->who.deadline_ms, clock_monotonic_ms() + QUIET_MS);
+    const int64_t end_ms = clock_min(waiter->poll.deadline_ms, clock_monotonic_ms() + QUIET_MS);
     enum error error = waiter->source->operations->wait(waiter->source, waiter->interrupts, end_ms);
 
-    if (error != ERROR_TIMEOUT || end_ms == waiter->who.deadline_ms)
+    if (error != ERROR_TIMEOUT || end_ms == waiter->poll.deadline_ms)
         return error;
     waiter->began_wait = true;
     return waiter->client->begin_wait(waiter->client) ? ERROR_NONE : ERROR_CLIENT_GONE;
 }
 
-/* Sleeps until there may be something to read; sends heartbeats meanwhile. */
-static enum error wait_news(struct poll_waiter *waiter)
+/*
+ * Sleeps until there may be new messages, or until it is time for another read; sends heartbeats meanwhile.
+ */
+static enum error wait_for_news(struct poll_waiter *waiter)
 {
     const int64_t pause_ms = waiter->page.backlog ? BACKLOG_PAUSE_MS : waiter->config->reread_s * 1000;
-    const int64_t end_ms = clock_min(waiter->who.deadline_ms, clock_monotonic_ms() + pause_ms);
+    const int64_t end_ms = clock_min(waiter->poll.deadline_ms, clock_monotonic_ms() + pause_ms);
     enum error error = waiter->began_wait ? ERROR_NONE : wait_quietly(waiter);
 
     if (error || !waiter->began_wait)
@@ -205,7 +222,7 @@ static enum error wait_news(struct poll_waiter *waiter)
     return error;
 }
 
-/* Whether the last read gave something to answer with: a message, or a gap, which the client is to know of at once. */
+/* Whether the last read gave something to answer with: a message or a gap. A gap is answered at once. */
 static bool has_answer(const struct poll_waiter *waiter)
 {
     bool any = waiter->page.message_count > 0;
@@ -215,16 +232,16 @@ static bool has_answer(const struct poll_waiter *waiter)
     return any;
 }
 
-/* From the subscription on: until there is something to answer with, or a reason to stop. */
+/* Subscribes, then waits and reads until there is something to answer with or a reason to stop. */
 static enum error wait_for_messages(struct poll_waiter *waiter)
 {
     enum error error = read_page(waiter, SOURCE_SUBSCRIBE);
 
     if (!error && !has_answer(waiter))
         waiter->waits_since_ms = clock_monotonic_ms();
-    while (!error && !has_answer(waiter) && clock_monotonic_ms() < waiter->who.deadline_ms) {
-        error = wait_news(waiter);
-        /* Subscribing again makes good a lost connection, and a subscription that was lost unnoticed. */
+    while (!error && !has_answer(waiter) && clock_monotonic_ms() < waiter->poll.deadline_ms) {
+        error = wait_for_news(waiter);
+        /* Subscribe again at each periodic re-read, too: the subscription may have been lost unnoticed. */
         if (error == ERROR_NONE || (error == ERROR_TIMEOUT && waiter->page.backlog))
             error = read_page(waiter, SOURCE_READ_ONLY);
         else if (error == ERROR_TIMEOUT || error == ERROR_DATABASE_AWAY)
@@ -238,7 +255,7 @@ enum error poll_waiter_run(struct poll_waiter *waiter)
     enum error error = read_page(waiter, SOURCE_AUTHORIZE);
 
     if (!error && !has_answer(waiter))
-        error = waiter->who.request->timeout_s > 0 ? wait_for_messages(waiter) : ERROR_TIMEOUT;
+        error = waiter->poll.request->timeout_s > 0 ? wait_for_messages(waiter) : ERROR_TIMEOUT;
     if (error)
         page_clear(&waiter->page);
     return error;

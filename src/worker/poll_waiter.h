@@ -1,9 +1,10 @@
 /*
- * One poll, from a checked request to a page to answer with: read, and if that gives nothing, wait for news, the timeout, the
- * client's leaving or our own release. A database that goes away meanwhile costs time, not the poll.
+ * A poll waiter runs one poll, from a checked request to the page that answers it. It reads, and if there is
+ * nothing to answer with, it waits for new messages, the timeout, a disconnect or a drain. If the database
+ * goes away meanwhile, it retries until the poll's timeout.
  *
- * Initialised by the program for each request, run once, ended once after the answer is out. Sends nothing itself: it tells
- * its client when the wait begins.
+ * The program initialises one for each request, runs it once, and releases it after the answer is out. A poll
+ * waiter sends nothing itself; through struct poll_client it has the program send the head and heartbeats.
  */
 #ifndef PGPOLL_POLL_WAITER_H
 #define PGPOLL_POLL_WAITER_H
@@ -15,18 +16,22 @@
 
 struct config;
 
-/* What the poll asks of the connection it serves; borrowed. false: the client has left. */
+/*
+ * How a poll waiter sends something to its client; implemented by the program. Both return false if the
+ * client has disconnected.
+ */
 struct poll_client {
-    bool (*begin_wait)(
-        struct poll_client *client); /* send the head of a 200 now; afterwards no other status is possible */
-    bool (*heartbeat)(struct poll_client *client); /* send a byte of white space */
+    /* Sends the head of the answer, with status 200. No other status is possible afterwards. */
+    bool (*begin_wait)(struct poll_client *client);
+    /* Sends a byte of white space. */
+    bool (*heartbeat)(struct poll_client *client);
 };
 
-/* Where a topic stands for this client. */
+/* A topic's state in this poll. */
 struct poll_state {
     int64_t position; /* reading starts after it; CATCH_UP_FROM_NOW until the first read */
-    int64_t oldest;   /* -1: none, or not known */
-    enum gap gap;
+    int64_t oldest;   /* with a gap: the oldest retained position; -1: none, or unknown */
+    enum gap gap;     /* to be told to the client */
 };
 
 struct poll_waiter {
@@ -34,17 +39,18 @@ struct poll_waiter {
     struct message_source *source;
     const struct interrupts *interrupts;
     struct poll_client *client;
-    struct source_poll who;
+    struct source_poll poll;
     struct poll_state *states; /* in the order of the request's topics */
-    int64_t *positions;        /* the states' positions, as a read wants them */
+    int64_t *positions;        /* the positions of states, as an array for read() */
     struct page page;
-    bool began_wait;
-    int64_t waits_since_ms; /* when there was nothing to answer with; 0: there was at once */
-    int64_t heartbeat_ms;   /* when the next one is due; INT64_MAX: none are sent */
+    bool began_wait;        /* the head is out */
+    int64_t waits_since_ms; /* when the wait began; 0: there was no need to wait */
+    int64_t heartbeat_ms;   /* when the next heartbeat is due; INT64_MAX: none are sent */
 };
 
 /*
- * Prepares a poll that starts now. Everything is borrowed until poll_waiter_release(). ERROR_MEMORY: nothing to end.
+ * Initialises a poll that starts now. All pointers are borrowed until poll_waiter_release(). ERROR_MEMORY:
+ * there is nothing to release.
  */
 enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config,
                             struct message_source *source, const struct interrupts *interrupts,
@@ -52,12 +58,16 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
                             const char *remote_user, const char *client_address);
 
 /*
- * Runs it. With ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_RELEASED the page and the states are the answer; so they
- * are (empty) after any error once began_wait is set. Otherwise the error is the answer.
+ * Runs the poll. After ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_DRAINED, and after any error
+ * once began_wait is set, page and states are the answer; the page is empty unless the result is ERROR_NONE.
+ * After other errors the error is the answer.
  */
 enum error poll_waiter_run(struct poll_waiter *waiter);
 
-/* Frees the poll and ends its subscription. Call it when the answer is out: it may have to wait for the database. */
+/*
+ * Ends the poll's subscription and frees what it holds. Call it after the answer is out, as it may wait for
+ * the database.
+ */
 void poll_waiter_release(struct poll_waiter *waiter);
 
 #endif

@@ -18,26 +18,29 @@ struct source_direct {
     const struct config *config;
     struct database *database;
     bool subscribed;
-    struct counters *counting;  /* the worker's */
-    struct counters counted;    /* taken from there, and not yet written down */
-    struct json_object *counts; /* what a statement borrows */
-    bool counts_began;          /* everything that is counted has a row */
-    bool lost;                  /* the connection */
-    bool read_only;             /* the database would not have anything written down */
-    int64_t written_ms;
+    struct counters *counting;  /* the worker's counters */
+    struct counters counted;    /* taken from there, and not written to the database yet */
+    struct json_object *counts; /* the JSON of counted, which a statement borrows */
+    bool counts_began;          /* every counter has a row in the database */
+    bool lost;                  /* the last call found the connection lost */
+    bool read_only;             /* the database is read-only */
+    int64_t written_ms;         /* when the counters were written last */
 };
 
 enum {
-    WRITE_MS = 1000, /* counts of polls that do not wait are written so much later, with others */
-    LAST_MS = 1000   /* so long a worker that ends waits for its last statement */
+    WRITE_MS = 1000, /* polls that do not wait write the counters at most this often */
+    LAST_MS = 1000   /* how long a worker that ends waits for its last statement */
 };
 
-/* While the database is read-only, a waiting poll looks this often whether new messages can be given positions again. */
+/*
+ * While the database is read-only, a waiting poll reads this often, to number new messages as soon as it is
+ * writable.
+ */
 enum { READ_ONLY_LOOK_MS = 1000 };
 
-/* ---- what was counted */
+/* ---- counters */
 
-/* What is to be written down, as text; NULL: out of memory. */
+/* Returns the counts to write as JSON text, borrowed until the next call; NULL: out of memory. */
 static const char *take_counts(struct source_direct *source)
 {
     (void)counters_take(&source->counted, source->counting);
@@ -46,15 +49,18 @@ static const char *take_counts(struct source_direct *source)
     return source->counts ? json_object_to_json_string_ext(source->counts, JSON_C_TO_STRING_PLAIN) : NULL;
 }
 
-/* It is written down. Where that was not to be seen, it may be counted twice, rather than not at all. */
-static void forget_counts(struct source_direct *source)
+/*
+ * The counts are written. If a write's success is unknown, they are written again: counted twice rather than
+ * lost.
+ */
+static void clear_counts(struct source_direct *source)
 {
     counters_clear(&source->counted);
     source->counts_began = true;
     source->written_ms = clock_monotonic_ms();
 }
 
-/* A read-only database still serves what has a position. */
+/* Notes and logs whether the database is read-only. It still serves the messages that have positions. */
 static void set_read_only(struct source_direct *source, bool read_only)
 {
     if (read_only && !source->read_only)
@@ -66,19 +72,22 @@ static void set_read_only(struct source_direct *source, bool read_only)
     source->read_only = read_only;
 }
 
-/* Takes what came of a statement that has the counts: whether it wrote them down. */
-static void take_outcome(struct source_direct *source, bool written)
+/*
+ * Handles the result of a statement that carried the counts. written: it wrote them; else the database is
+ * read-only.
+ */
+static void take_written(struct source_direct *source, bool written)
 {
     if (written)
-        forget_counts(source);
+        clear_counts(source);
     set_read_only(source, !written);
 }
 
 /*
- * Runs a statement about this worker: its host, its process and its counts are $1, $2 and $3. It returns whether the counts are written
- * down.
+ * Runs a statement about this worker. $1 is its host, $2 its process id, $3 its counts. The statement returns
+ * whether it has written the counts.
  */
-static enum error write_down(struct source_direct *source, const char *sql, int64_t timeout_ms)
+static enum error run_statement(struct source_direct *source, const char *sql, int64_t timeout_ms)
 {
     struct statement statement;
     PGresult *result = NULL;
@@ -92,7 +101,7 @@ static enum error write_down(struct source_direct *source, const char *sql, int6
         error = database_run(source->database, &statement, 1, &result, clock_monotonic_ms() + timeout_ms);
     }
     if (!error)
-        take_outcome(source, database_is_true(result));
+        take_written(source, database_is_true(result));
     PQclear(result);
     statement_release(&statement);
     return error;
@@ -127,7 +136,7 @@ static bool subscribe_statement(struct statement *statement, struct source_direc
 
 static enum error direct_read(struct message_source *base, const struct source_poll *poll,
                               enum source_read how, const int64_t *positions, struct page *page,
-                              int64_t give_up_ms)
+                              int64_t deadline_ms)
 {
     struct source_direct *source = (struct source_direct *)base;
     struct statement subscribe = { 0 };
@@ -136,16 +145,16 @@ static enum error direct_read(struct message_source *base, const struct source_p
     enum error error = ERROR_MEMORY;
 
     if (!subscribes || subscribe_statement(&subscribe, source, poll)) {
-        source->subscribed = source->subscribed || subscribes; /* even if only half of it gets there */
+        source->subscribed = source->subscribed || subscribes; /* even if the batch fails after LISTEN */
         error =
             catch_up_run(source->database, poll->request, how & SOURCE_AUTHORIZE ? poll->remote_user : NULL,
                          subscribes ? &subscribe : NULL, &written, positions, source->config->page_bytes,
-                         page, give_up_ms);
+                         page, deadline_ms);
     }
     statement_release(&subscribe);
     if (!error) {
         if (subscribes)
-            take_outcome(source, written);
+            take_written(source, written);
         counters_add(source->counting, COUNTER_TABLE_PAGES, 1);
         counters_add(source->counting, COUNTER_RECONNECTS, source->lost);
     }
@@ -179,14 +188,17 @@ static void direct_end(struct message_source *base)
     const bool subscribed = source->subscribed;
 
     source->subscribed = false;
-    /* Without the connection nothing is LISTENed to, and its row does not count. */
+    /* If the connection is lost, so is its LISTEN, and the views ignore its row. */
     if (!database_is_connected(source->database))
         return;
-    /* A connection that LISTENs and is not read holds up the notification queue of the whole cluster. */
-    if (subscribed && write_down(source, end_wait, timeout_ms) != ERROR_NONE)
+    /*
+     * A session that LISTENs but is not read blocks the cluster's notification queue, so it is closed if
+     * UNLISTEN fails.
+     */
+    if (subscribed && run_statement(source, end_wait, timeout_ms) != ERROR_NONE)
         database_close(source->database, NULL);
     if (!subscribed && clock_monotonic_ms() - source->written_ms >= WRITE_MS)
-        (void)write_down(source, write_listener, timeout_ms);
+        (void)run_statement(source, write_listener, timeout_ms);
 }
 
 static const char *direct_error(const struct message_source *base)
@@ -198,12 +210,15 @@ static void direct_rest(struct message_source *base)
 {
     struct source_direct *source = (struct source_direct *)base;
 
-    /* The connection is as good as the process: both are there for the next poll, and counted as free. */
+    /* An idle worker keeps its connection for the next poll, and its row counts it as idle. */
     if (!source->counts_began || atomic_load(&source->counting->fresh) || atomic_load(&source->counted.fresh))
-        (void)write_down(source, write_listener, source->config->query_timeout_s * 1000);
+        (void)run_statement(source, write_listener, source->config->query_timeout_s * 1000);
 }
 
-/* The worker ends: writes the last counts and deletes its rows. Without a connection they do not count. */
+/*
+ * The worker ends: writes the last counts and deletes its rows. Without a connection there is no need: the
+ * views ignore them.
+ */
 static void finish(struct source_direct *source)
 {
     static const char end_listener[] =
@@ -212,7 +227,7 @@ static void finish(struct source_direct *source)
         " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.end_listener($1, $2) END";
 
     if (database_is_connected(source->database))
-        (void)write_down(source, end_listener, LAST_MS);
+        (void)run_statement(source, end_listener, LAST_MS);
 }
 
 static void direct_free(struct message_source *base)

@@ -1,4 +1,4 @@
-"""A result as a table for the terminal, for README, and as a page with pictures."""
+"""A result as a table for the terminal, for docs/benchmarks.md, and as a page with pictures."""
 import html
 import json
 import pathlib
@@ -6,7 +6,7 @@ import re
 import statistics
 
 RESULTS = pathlib.Path(__file__).with_name("results")
-README_BLOCK = re.compile(r"(?s)(<!-- make bench KEEP=NAME writes this -->\n).*(<!-- end -->\n)")
+KEPT_TABLE = re.compile(r"(?s)(<!-- make bench KEEP=NAME writes this -->\n).*(<!-- end -->\n)")
 COLOURS = {"pgpoll": "#2869c7", "no database": "#8b949e", "bare NOTIFY": "#7c3aed", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed"}
 
 SYSTEMS = ("“No database” is what one process per poll behind the same lighttpd can do at best: it waits on an eventfd and answers from memory. "
@@ -81,7 +81,7 @@ def text(result, kept):
 
 
 def markdown(result):
-    """README's table."""
+    """The table of docs/benchmarks.md."""
     if not result:
         return "Nothing is kept yet.\n"
     lines = ["| | pgpoll | beside it, in the same run | |", "| --- | --- | --- | --- |"]
@@ -124,10 +124,10 @@ def as_json(result):
     return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
 
 
-def keep(result, name, readme):
-    """Puts a result into the repository, and its table into README."""
+def keep(result, name, document):
+    """Puts a result into the repository, and its table into docs/benchmarks.md, which is document."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{result['version']}-{name}.json"
     path.write_text(as_json(result))
-    readme.write_text(README_BLOCK.sub(lambda block: block[1] + markdown(result) + block[2], readme.read_text()))
+    document.write_text(KEPT_TABLE.sub(lambda block: block[1] + markdown(result) + block[2], document.read_text()))
     return path

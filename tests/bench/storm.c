@@ -503,7 +503,7 @@ static void ask_for_now(void)
 }
 
 /*
- * As README tells clients: first they ask, without waiting, where "now" is. Here one does for all, when there is a first message; by a
+ * As docs/poll.md tells clients: first they ask, without waiting, where "now" is. Here one does for all, when there is a first message; by a
  * bare NOTIFY that comes a moment after its COMMIT has returned.
  */
 static void clients_learn_now(void)

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from machine import BUILT_IN, ROOT, TREE, Machine, until
+from documents import command   # beside machine's server.py
 
 (DEB,) = (TREE / "build/deb").glob("pgpoll_*.deb")
 POLL = "curl -s -w '\\n%{http_code}' http://127.0.0.1/messages/poll -d "
@@ -17,15 +18,6 @@ SERVICES = "pgpoll.service pgpoll-stats@1.service pgpoll-stats@2.service"
 def machine(tmp_path_factory):
     with Machine(tmp_path_factory.mktemp("machine") / "log") as machine:
         yield machine
-
-
-README = (ROOT / "README.md").read_text()
-
-
-def line(start):
-    """The one command of README that starts so."""
-    (found,) = re.findall(rf"^    ({re.escape(start)}.*?)(?: +#.*)?$", README, re.M)
-    return found
 
 
 def poll(machine, topic, since=None, timeout=0):
@@ -44,6 +36,10 @@ def journal(machine):
 
 def manager(machine):
     return int(machine.show("pgpoll.service", "MainPID"))
+
+
+def workers(machine):
+    return set(machine.run("pgrep -x pgpoll-worker", check=False).stdout.split())
 
 
 def settle(machine, workers):
@@ -111,8 +107,9 @@ def test_lintian_has_nothing_to_say():
 
 
 def test_installing_starts_nothing(machine):
-    machine.run(f"apt-get install -qq -y {machine.put(DEB)}")
+    machine.run(command("apt-get install ./build").replace("./build/deb/pgpoll_*.deb", f"-qq -y {machine.put(DEB)}"))
     assert machine.says("systemctl list-units --no-legend --all 'pgpoll*'") == ""
+    assert machine.says("cmp /etc/default/pgpoll /usr/share/pgpoll/pgpoll.default; dpkg-query -W -f '${Conffiles}' pgpoll") == ""
     assert re.match(r"uid=\d+\(pgpoll\) gid=\d+\(pgpoll\) groups=\d+\(pgpoll\)$", machine.says("id pgpoll"))
     assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout
     pages = machine.says("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup pgpoll-check").split()
@@ -122,10 +119,13 @@ def test_installing_starts_nothing(machine):
 
 def test_pgpoll_setup_starts_it(machine):
     machine.run("runuser -u postgres -- createdb mydb")
-    said = machine.says(line("pgpoll-setup "))
-    assert "added PGDATABASE=mydb to /etc/default/pgpoll" in said and "enabled and started pgpoll.service" in said, said
+    said = machine.says(command("pgpoll-setup "))
+    assert "wrote PGDATABASE=mydb to /etc/default/pgpoll-setup" in said and "enabled and started pgpoll.service" in said, said
+    settle(machine, 500)
+    old = workers(machine)
     again = machine.says("pgpoll-setup mydb")
     assert "already" in again and "reloaded" in again and "PGDATABASE" not in again, again
+    until(lambda: not old & workers(machine), "workers of before the reload are gone", 60)
     settle(machine, 500)
     for unit in (SERVICES + " pgpoll.socket pgpoll-stats.socket").split():
         until(lambda: machine.show(unit, "ActiveState") == "active", unit)   # for a moment it is "reloading"
@@ -134,16 +134,16 @@ def test_pgpoll_setup_starts_it(machine):
 
 
 def test_a_poll_through_lighttpd(machine):
-    machine.run(line("cp "))
-    machine.run(line("lighty-enable-mod "))
+    machine.run(command("cp "))
+    machine.run(command("lighty-enable-mod "))
     until(lambda: machine.run("curl -s http://127.0.0.1/", check=False).returncode == 0, "lighttpd")
-    waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 20}'""")
+    waiting = machine.later(POLL + """'{"topics": ["first"], "timeout": 60}'""")
     until(lambda: machine.psql("SELECT count(*) FROM pgpoll.live_waiters") == "1", "a waiting poll", 60)
     stats = json.loads(machine.says("curl -s http://127.0.0.1/messages/poll/stats"))
     assert stats["topic_subscriber_counts"] == {"first": 1}
     machine.psql("CREATE ROLE app LOGIN; GRANT pgpoll_publisher TO app")
     machine.psql("SET ROLE app; INSERT INTO pgpoll.messages (topic, payload) VALUES ('first', '1')")
-    answer, status = waiting.communicate(timeout=20)[0].rsplit("\n", 1)
+    answer, status = waiting.communicate(timeout=90)[0].rsplit("\n", 1)
     assert status == "200" and [message["payload"] for message in json.loads(answer)["messages"]] == [1]
 
 
@@ -160,7 +160,7 @@ def test_nobody_runs_or_listens_as_more_than_needed(machine):
 
 
 def test_pgpoll_check_finds_nothing_wrong(machine):
-    said = machine.says(line("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
+    said = machine.says(command("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
     assert "WRONG" not in said and "ok     A poll of 1 s took " in said, said
 
 
@@ -194,10 +194,10 @@ def test_new_settings(machine):
 def test_reload_costs_nothing(machine):
     clients, before = Clients(machine), manager(machine)
     publish(machine, "t", 1)
-    machine.run(line("systemctl reload"))
+    machine.run(command("systemctl reload"))
     publish(machine, "t", 2)
     settle(machine, 20)
-    machine.run(line("systemctl reload"))
+    machine.run(command("systemctl reload"))
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) == before and machine.show("pgpoll-stats@2", "ActiveState") == "active"
@@ -206,10 +206,10 @@ def test_reload_costs_nothing(machine):
 def test_restart_costs_nothing(machine):
     clients, before = Clients(machine), manager(machine)
     publish(machine, "t", 1)
-    machine.run(line("systemctl restart pgpoll"))
+    machine.run(command("systemctl restart pgpoll"))
     publish(machine, "t", 2)
     settle(machine, 20)
-    machine.run(line("systemctl restart pgpoll"))
+    machine.run(command("systemctl restart pgpoll"))
     publish(machine, "t", 3)
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) != before
@@ -236,7 +236,7 @@ def test_boot_starts_it(machine):
     """As far as that goes without booting: both targets want it."""
     for unit, target in ("pgpoll.service", "multi-user.target"), ("pgpoll.socket", "sockets.target"), ("pgpoll-stats.socket", "sockets.target"):
         assert target in machine.show(unit, "WantedBy").split()
-    machine.run("systemctl stop pgpoll.socket pgpoll-stats.socket pgpoll")
+    machine.run(command("systemctl stop "))
     assert machine.run("pgrep -u pgpoll", check=False).returncode == 1
     machine.run("systemctl start multi-user.target sockets.target")
     assert poll(machine, "a")[0] == 200
@@ -247,7 +247,7 @@ def test_pruning(machine):
     machine.psql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'old', '1' FROM generate_series(1, 12000)")
     machine.run("sleep 0.01; systemctl start pgpoll-prune.service")
     assert machine.psql("SELECT count(*) FROM pgpoll.messages") == "0", machine.says("journalctl -u pgpoll-prune")
-    machine.run(line("systemctl enable --now pgpoll-prune"))
+    machine.run(command("systemctl enable --now pgpoll-prune"))
     assert "pgpoll-prune.timer" in machine.says("systemctl list-timers")
     machine.run("""sed -i 's/^PRUNE_KEEP=.*/PRUNE_KEEP=nonsense/' /etc/default/pgpoll""")
     assert machine.run("systemctl start pgpoll-prune.service", check=False).returncode != 0
@@ -257,12 +257,18 @@ def test_pruning(machine):
 
 # --- upgrades
 
-def repacked(tmp_path, version, schema=None):
-    """The package under a higher version and, if wanted, for the next version of the schema."""
+def repacked(tmp_path, version, schema=None, limit=None):
+    """The package under a higher version, with a setting more and, if wanted, for the next version of the schema, or with another
+    limit of descriptors."""
     tree = tmp_path / "tree"
     subprocess.run(["dpkg-deb", "-R", DEB, tree], check=True)
     control = tree / "DEBIAN/control"
     control.write_text(re.sub(r"^Version: .*", f"Version: {version}", control.read_text(), flags=re.M))
+    with (tree / "usr/share/pgpoll/pgpoll.default").open("a") as sample:
+        sample.write("#PGPOLL_NEW=\n")
+    if limit:
+        (unit,) = tree.rglob("pgpoll.service")
+        unit.write_text(re.sub(r"LimitNOFILE=.*", f"LimitNOFILE={limit}", unit.read_text()))
     if schema:
         sources = TREE / "build/next"
         shutil.rmtree(sources, ignore_errors=True)
@@ -285,14 +291,26 @@ def program_of(machine):
 
 
 def test_upgrading_the_package_costs_nothing(machine, tmp_path):
-    clients, before = Clients(machine), manager(machine)
+    clients, before, settings = Clients(machine), manager(machine), machine.says("cat /etc/default/pgpoll")
     publish(machine, "t", 1)
     machine.run(f"dpkg -i {machine.put(repacked(tmp_path, '9.0'))}")
     until(lambda: program_of(machine) == "/usr/lib/pgpoll/pgpoll.fcgi", "the new program")   # the old one is "(deleted)"
     publish(machine, "t", 2)
     clients.expect(machine, 1, 2)
     assert manager(machine) == before
-    assert machine.says("grep -c ^PGDATABASE=mydb /etc/default/pgpoll") == "1"
+    assert machine.says("cat /etc/default/pgpoll") == settings
+
+
+def test_an_upgrade_of_the_units_costs_nothing(machine, tmp_path):
+    """Only a restart brings those into force."""
+    clients, before = Clients(machine), manager(machine)
+    publish(machine, "t", 1)
+    machine.run(f"dpkg -i {machine.put(repacked(tmp_path, '9.1', limit=15000))}")
+    until(lambda: manager(machine) not in (0, before), "another manager")
+    publish(machine, "t", 2)
+    clients.expect(machine, 1, 2)
+    assert re.search(r"^Max open files +15000 ", machine.says(f"cat /proc/{manager(machine)}/limits"), re.M)
+    settle(machine, 20)
 
 
 def test_upgrading_to_another_schema(machine, tmp_path):
@@ -311,10 +329,10 @@ def test_upgrading_to_another_schema(machine, tmp_path):
 # --- after
 
 def test_removing_it(machine):
-    for command in re.search(r"^To remove it all: `(.*)`, then `(.*)`\.$", README, re.M).groups():
-        machine.run(command.replace("apt-get purge", "apt-get purge -qq -y"))
+    machine.run(command("runuser "))
+    machine.run(command("apt-get purge ").replace("purge", "purge -qq -y"))
     assert machine.psql("SELECT to_regnamespace('pgpoll')") == ""
     assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
-    for path in "/etc/default/pgpoll", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
+    for path in "/etc/default/pgpoll", "/etc/default/pgpoll-setup", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
         assert machine.run(f"test -e {path}", check=False).returncode == 1, path
     assert machine.run("find /etc/systemd -name '*pgpoll*'").stdout == ""

@@ -18,7 +18,7 @@ from server import POLL, STALL_S, Server, until
 SECONDS = float(os.environ.get("HANG_S", "5"))     # that PostgreSQL hangs
 TIMEOUT_S = os.environ.get("HANG_TIMEOUT_S", "1")
 READERS = 2
-# A manager's three, its readers, the statistics processes (README).
+# A manager's three, its readers, the statistics processes (docs/operate.md).
 SESSIONS = 3 + READERS + 2
 
 

@@ -12,6 +12,7 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 
+from documents import blocks
 from server import Postgres, Server, new_topic, until
 from stalls import stood_still
 
@@ -359,3 +360,18 @@ def test_accessibility(page, server, topic, npm):
     page.media()
     server.publish(elsewhere, 1)
     poll.result()
+
+
+def test_the_page_in_the_readme(server, driver):
+    """Saved where README says, it shows what is published, also what was published while it was reloaded."""
+    (source,) = blocks("html")
+    (server.run / "www/orders.html").write_text(source)
+    driver.get(f"{server.url}/orders.html")
+    server.until_waiting("orders")
+    server.publish("orders", {"order_id": 1})
+    shown = lambda: [item.text for item in driver.find_elements("css selector", "#orders li")]   # noqa: E731
+    until(lambda: shown() == ['{"order_id":1}'], "the order in the page")
+    driver.get("about:blank")
+    server.publish("orders", {"order_id": 2})
+    driver.get(f"{server.url}/orders.html")
+    until(lambda: shown() == ['{"order_id":2}'], "the order that came while the page was away")

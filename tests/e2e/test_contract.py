@@ -1,4 +1,4 @@
-"""Request in, answer out, nothing waits: every rule of DESIGN.md section 1 that one poll can show."""
+"""Request in, answer out, nothing waits: every rule of docs/poll.md that one poll can show."""
 import json
 import re
 import socket

@@ -216,7 +216,7 @@ def test_an_answer_that_is_not_taken(server, topic):
         server.publish(topic, "x" * 4_000_000)
         before = len(server.log())
         with one_request(server, body(topic, since={topic: "0"})) as client:
-            until(lambda: any("an answer was not taken in time" in line for line in server.log()[before:]), "given up")
+            until(lambda: any("the web server did not accept an answer within PGPOLL_PEER_TIMEOUT_S" in line for line in server.log()[before:]), "given up")
             assert len(read_all(client)) < 4_000_000
         # Taken slowly, but taken: no matter how long it lasts.
         with one_request(server, body(topic, since={topic: "0"})) as client:

@@ -203,7 +203,7 @@ def test_an_unknown_setting_is_refused(server, command):
 def test_without_a_socket_nothing_starts(server, command):
     done = run_program(server, *command)
     (line,) = done.stderr.splitlines()   # one process said so
-    assert done.returncode == 1 and "descriptor 0 is no listening socket" in line, done
+    assert done.returncode == 1 and "descriptor 0 is not a listening socket" in line, done
 
 
 @pytest.mark.web

@@ -300,7 +300,7 @@ def test_a_hanging_fork_server_is_replaced(topic):
 
 def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
     # The fork server is among the killed, perhaps in the middle of a fork.
-    with Server(3, errors="a worker died as soon as it was started: the next one in|cannot start a worker: No child processes") as server:
+    with Server(3, errors="a worker died as soon as it was started: starting the next one in|cannot start a worker: No child processes") as server:
         manager, killed, end = server.manager, 0, time.monotonic() + 2
         server.until_workers()
         while time.monotonic() < end:
@@ -310,7 +310,7 @@ def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
                     killed += 1
             time.sleep(0.005)
         assert 4 <= killed <= 40   # one in 5 ms would make 400 and more
-        assert logged(server, "a worker died as soon as it was started: the next one in")
+        assert logged(server, "a worker died as soon as it was started: starting the next one in")
         server.until_workers(seconds=30)
         assert server.manager == manager
         polls = server.wait(topic, polls=3, timeout=20)
@@ -842,14 +842,14 @@ def test_many_for_whom_can_poll_fails_do_not_make_others_wait(topic):
     with Server(24, errors="database_query") as server:
         server.restrict("CASE WHEN topic LIKE 'bad%' THEN 1 / length(remote_user) > 0 ELSE topic <> 'secret' END", "secret")
         bad = [server.poll_later("bad", timeout=5, status=503) for _ in range(20)]
-        until(lambda: logged(server, "can_poll() was not answered: division by zero"), "the first failure")
+        until(lambda: logged(server, "pgpoll.can_poll() failed: division by zero"), "the first failure")
         assert server.poll(topic, timeout=1).seconds < 2
         for refused in bad:
             refused.result()
 
 
 def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
-    with Server(8, errors="can_poll\\(\\) was not answered|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
+    with Server(8, errors="pgpoll.can_poll\\(\\) failed|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
                    " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(30)) ELSE topic <> 'secret' END $$")
         body = json.dumps({"topics": ["secret"], "timeout": 0})

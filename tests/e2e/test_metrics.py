@@ -175,7 +175,7 @@ def test_no_topic_is_a_label(server):
 
 def said(lines):
     """What the log said of the connection that LISTENs."""
-    return re.findall("no news from the database|connected to the database again|LISTEN delivers (?:nothing|again)", "\n".join(lines))
+    return re.findall("LISTEN connection failed|connected to the database again|LISTEN delivers (?:nothing|again)", "\n".join(lines))
 
 
 def listener_up(server, host):
@@ -192,7 +192,7 @@ def test_listener_state(topic):
         Postgres(own).restart()
         until(lambda: Metrics(own)["listener_reconnects_total", ""] > before["listener_reconnects_total", ""], "the reconnect", seconds=8 + STALL_S)
         until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up again", seconds=8 + STALL_S)
-        assert said(own.log()) == ["no news from the database", "connected to the database again"]
+        assert said(own.log()) == ["LISTEN connection failed", "connected to the database again"]
         os.kill(own.manager, signal.SIGKILL)
         until(lambda: Metrics(own)["listener_up", ""] == 0, "a dead manager hears nothing")
 

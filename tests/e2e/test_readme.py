@@ -1,9 +1,10 @@
-"""What README tells a reader to type, typed: only the port and the directory are this test's."""
+"""What README.md and docs/ tell a reader to type, typed: only the port and the directory are this test's. And what they refer to is there."""
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,12 +12,15 @@ import time
 import psycopg2
 import pytest
 
-from server import MODE, ROOT, Server, until
+from documents import COMMANDS, PATHS, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
+from server import ROOT, Server, until
 
-TEXT = (ROOT / "README.md").read_text()
-SQL = re.findall(r"```sql\n(.*?)```", TEXT, re.S)
-JSON = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.S)]
-POLL_ORDERS = """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], """
+# Typed by a test, but not as it stands there.
+TYPED_ELSEWHERE = {
+    "apt-get install make",                         # .ci/run, on a fresh machine, by deploy/packages
+    "deploy/packages build deb && make deb",        # make test-deb
+    '"gaps": ',                                     # no command: an answer
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +30,8 @@ def fresh():
 
 
 def line(server, start):
-    """The one indented line that starts so."""
-    (found,) = re.findall(rf"^    ({re.escape(start)}.*)$", TEXT, re.M)
-    return found.replace("http://127.0.0.1:8080", server.url).replace(". .run/env", f". {server.run}/env")
+    """The one command that starts so, for this server."""
+    return command(start).replace("http://127.0.0.1:8080", server.url).replace(". .run/env", f". {server.run}/env")
 
 
 def shell(command, **options):
@@ -45,7 +48,7 @@ def run(command, **options):
 
 
 def test_the_first_screen(fresh):
-    waiting = shell(line(fresh, POLL_ORDERS + '"timeout'))
+    waiting = shell(line(fresh, """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], "timeout"""))
     fresh.until_waiting("orders")
     run(line(fresh, ". .run/env && psql"))
     output, _ = waiting.communicate(timeout=30)
@@ -53,10 +56,29 @@ def test_the_first_screen(fresh):
     assert (message["topic"], message["payload"]) == ("orders", {"order_id": 1})
 
 
+def test_make_run(tmp_path):
+    """It prints the commands that README shows, and Ctrl-C stops all of it."""
+    server = Server(2)
+    (tmp_path / "output").touch()
+    try:
+        with (tmp_path / "output").open("w") as output:
+            make = subprocess.Popen(["sh", "-c", f"exec {command('make run')} -s RUN={server.run} PORT={server.port} WORKERS=2"], cwd=ROOT,
+                                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        said = until(lambda: make.poll() is None and "INSERT" in (text := (tmp_path / "output").read_text()) and text, "what to do next", 120)
+        for start in "curl http", ". .run/env":
+            assert any(line(server, shown) in said for shown in commands(start)), said
+        assert f"{server.url}/?topic=orders" in said
+        os.killpg(make.pid, signal.SIGINT)
+        make.wait(60)
+        until(lambda: not server.processes(), "every process gone")
+    finally:
+        server.remove()
+
+
 def test_publishing(fresh):
     fresh.sql("CREATE TABLE orders (id integer, status text)")
     fresh.sql("INSERT INTO orders VALUES (1, 'new')")
-    by_hand, by_trigger, _ = SQL
+    (by_hand,), (by_trigger,) = blocks("sql", TEXTS["README.md"]), blocks("sql", TEXTS["docs/publish.md"])
     since = fresh.poll("orders").next_since
     fresh.sql(by_hand)
     (message,) = fresh.poll("orders", since=since).messages
@@ -82,18 +104,17 @@ def test_publishing(fresh):
 
 
 def test_the_answer_looks_like_the_one_shown(fresh):
-    shown, _ = JSON
     fresh.publish("shown", 1)
     answer = fresh.poll("shown", since={"shown": "0"}).json
-    assert list(answer) == list(shown)
-    assert list(answer["messages"][0]) == list(shown["messages"][0])
-    (gaps,) = re.findall(r'^    ("gaps": .*)$', TEXT, re.M)
-    (shown_gap,) = json.loads("{" + gaps + "}")["gaps"].values()
+    shown = [json.loads(block) for block in blocks("json") if "next_since" in block]
+    assert [list(one) for one in shown] == [list(answer)] * 2
+    assert [list(one["messages"][0]) for one in shown] == [list(answer["messages"][0])] * 2
+    (shown_gap,) = json.loads("{" + command('"gaps": ') + "}")["gaps"].values()
     assert list(fresh.poll("shown", since={"shown": "not ours"}).json["gaps"]["shown"]) == list(shown_gap)
 
 
 def test_a_time_is_a_cursor(fresh):
-    """As README says of stream_id."""
+    """As docs/poll.md says of stream_id."""
     fresh.publish("timed", 1)
     before = fresh.poll("timed", since={"timed": "0"}).messages[0]["stream_id"]
     milliseconds = int(before.partition("-")[0])
@@ -111,7 +132,7 @@ def test_who_may_poll_what(fresh):
         return fresh.request("POST", "/messages/poll", '{"topics": ["alice:orders"], "timeout": 0}').status
 
     assert status() == 200
-    _, _, block = SQL
+    (block,) = blocks("sql", TEXTS["docs/login.md"])
     fresh.sql(block)
     try:
         until(lambda: status() == 403, "refused")
@@ -136,7 +157,7 @@ def test_the_python_client(fresh, tmp_path):
 
 
 def test_the_javascript_client(fresh, tmp_path):
-    (source,) = re.findall(r"```js\n(.*?)```", TEXT, re.S)
+    (source,) = blocks("js")
     (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url))
     shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
     client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
@@ -151,9 +172,9 @@ def test_the_javascript_client(fresh, tmp_path):
 
 def test_clients_in_a_shell(fresh):
     fresh.publish("orders", *range(20))
-    answer = json.loads(run(line(fresh, POLL_ORDERS + '"since')))
+    answer = json.loads(run(line(fresh, """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], "since""")))
     assert len(answer["messages"]) == 10 and answer["has_more"]
-    _, shown = JSON
+    (shown,) = (json.loads(block) for block in blocks("json") if "active_waiters" in block)
     assert list(json.loads(run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/stats")))) == list(shown)
 
 
@@ -172,15 +193,17 @@ def test_operating_metrics(fresh, topic):
     (poll,) = fresh.wait(topic, timeout=20)
     fresh.until_waiting(topic)
     metrics = run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/metrics"))
-    for name in re.findall(r"`(pgpoll_\w+)", TEXT[TEXT.index("## Operating"):]):
-        assert re.search(rf"^# TYPE {name}", metrics, re.M) or name == "pgpoll_monitor" or name == "pgpoll_listener_up" and MODE == "direct", name
+    told = set(re.findall(r"`(pgpoll_\w+)", TEXTS["docs/operate.md"])) - {"pgpoll_monitor"}
+    there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # those with a value
+    families = re.findall(r"^    \(\d+, '(\w+)', '(?:counter|gauge|histogram)'", (ROOT / "sql/functions/metrics.sql").read_text(), re.M)
+    assert there <= told == {f"pgpoll_{name}" for name in families}
     fresh.publish(topic, 1)
     poll.result()
 
 
 def test_operating_views(fresh):
     fresh.sql("CREATE ROLE monitor LOGIN IN ROLE pgpoll_monitor")
-    queries = re.findall(r"^    (SELECT \* FROM pgpoll\..*;) +--", TEXT, re.M)
+    queries = commands("SELECT * FROM pgpoll.")
     (explanation,) = re.findall(r"`(\\dv\+ .*?)` explains them", TEXT)
     assert len(queries) == 6
     output = run(f". {fresh.run}/env && PGUSER=monitor psql -X -v ON_ERROR_STOP=1 <<'END'\n" + "\n".join([*queries, explanation]) + "\nEND")
@@ -189,10 +212,40 @@ def test_operating_views(fresh):
         assert re.search(rf"^ pgpoll \| {view} .*\?", output, re.M), f"{view} does not say which question it answers"
 
 
-@pytest.mark.parametrize("start", ("pgpoll-check http", "pgpoll-check --topic"))
-def test_operating_check(fresh, start):
-    """As the README has it, but for whose database and which URL."""
-    command = line(fresh, start).replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
-    command = command.replace("http://127.0.0.1", fresh.url).replace("https://www.example.org", fresh.url)
-    output = run(f". {fresh.run}/env && PGUSER=pgpoll_worker PGPOLL_PROGRAM={fresh.run}/bin/pgpoll.fcgi {command}")
+@pytest.mark.parametrize("shown", (command("pgpoll-check http"), command("pgpoll-check --topic")))
+def test_operating_check(fresh, shown):
+    """As it is shown, but for whose database and which URL."""
+    typed = shown.replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
+    typed = typed.replace("http://127.0.0.1", fresh.url).replace("https://www.example.org", fresh.url)
+    output = run(f". {fresh.run}/env && PGUSER=pgpoll_worker PGPOLL_PROGRAM={fresh.run}/bin/pgpoll.fcgi {typed}")
     assert "WRONG" not in output and "LISTEN delivers" in output and "ok     A poll of 1 s took " in output
+
+
+def test_the_settings_are_those_of_help(fresh):
+    told = run(f"{fresh.run}/bin/pgpoll.fcgi --help")
+    settings = {name: ["", ""] for name in re.findall(r"^  (PGPOLL_\w+) ", told, re.M)}
+    for name, default, least, most in re.findall(r"^  (PGPOLL_\w+) .*\n +\(default (.*?)(?:, from (\d+) to (\d+))?\)", told, re.M):
+        settings[name] = [default, f"{least} to {most}" if most else ""]
+    settings["PGPOLL_HOST"][0] = "the host name"
+    rows = re.findall(r"^\| `(PGPOLL_\w+)` \| (.*?) ?\| (.*?) ?\|", TEXTS["docs/operate.md"], re.M)
+    assert {name: cells for name, *cells in rows} == settings
+
+
+def test_every_command_is_typed_by_a_test():
+    typed = {*TYPED_ELSEWHERE, *asked_for(*ROOT.glob("tests/*/test_*.py"))}
+    assert [line for line in COMMANDS if not line.startswith(tuple(typed))] == []
+    assert [start for start in typed if not commands(start)] == []
+
+
+def test_links():
+    assert [link for path in {*PATHS, *ROOT.glob("*.md")} for link in broken_links(path)] == []
+
+
+def test_what_refers_to_a_document_finds_it():
+    missing = []
+    for directory in "deploy", "examples", "fcgi", "sql", "src", "tests":
+        for path in (ROOT / directory).rglob("*"):
+            if path.is_file() and path.suffix not in (".pyc", ".png"):
+                names = re.findall(r"\bdocs/[\w-]+\.\w+|\b[A-Z]{4,}\.md\b", path.read_text(errors="replace"))
+                missing += [f"{path}: {name}" for name in names if not (ROOT / name).exists()]
+    assert missing == []

@@ -95,12 +95,12 @@ def test_polls_that_wait_through_a_reload_are_served(topic):
 
 
 def test_a_program_that_cannot_be_executed_changes_nothing(topic):
-    with Server(3, errors="cannot reload, staying as it is") as server:
+    with Server(3, errors="cannot reload, the running program continues") as server:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
         program = server.run / "bin" / "pgpoll.fcgi"
         program.chmod(0o644)
         os.kill(server.manager, signal.SIGHUP)
-        until(lambda: any("cannot reload, staying as it is" in line for line in server.log()), "the log")
+        until(lambda: any("cannot reload, the running program continues" in line for line in server.log()), "the log")
         program.chmod(0o755)
         until(lambda: len(server.named("pgpoll.fcgi")) == 1 and not server.named("pgpoll-old"), "one manager")
         server.publish(topic, 1)
@@ -283,7 +283,7 @@ def test_workers_know_no_password(tmp_path):
                                                                                          ("PGPOLL_WORKERS", "LANG", "TZ", "PATH")}
         for pid in [*workers, *fork_servers, reader, process.pid]:
             assert secret not in pathlib.Path(f"/proc/{pid}/cmdline").read_text()
-        until(lambda: "no news from the database" in log.read_text(), "the log")
+        until(lambda: "LISTEN connection failed" in log.read_text(), "the log")
         assert secret not in log.read_text()
     finally:
         process.terminate()

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 import web
+from documents import broken_links
 from server import POLL, ROOT, STATS, Server, new_topic, until
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start services as somebody else")
@@ -228,13 +229,19 @@ def test_installed_files(installed):
                  "usr/share/man/man8/pgpoll-stats.fcgi.8", "usr/lib/sysusers.d/pgpoll.conf", "etc/default/pgpoll",
                  "usr/share/doc/pgpoll/examples/lighttpd/50-pgpoll.conf", "usr/share/doc/pgpoll/examples/runit/pgpoll/run",
                  "usr/share/doc/pgpoll/examples/pgbouncer/pgbouncer.ini", "usr/share/doc/pgpoll/examples/apache/pgpoll.conf", "usr/share/doc/pgpoll/examples/nginx/pgpoll.conf",
-                 "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/pgpoll/www/index.html", "usr/share/pgpoll/www/long_polling_client.js"):
+                 "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/doc/pgpoll/docs/overview.svg", "usr/share/pgpoll/www/index.html", "usr/share/pgpoll/www/long_polling_client.js"):
         assert (installed / path).is_file(), path
     for path in installed.rglob("*"):
-        if path.is_file() and path.parent.name != "pgpoll":   # neither programs nor README
+        if path.is_file() and path.parent.name not in ("pgpoll", "container") and path.suffix != ".md":   # not the programs
             assert b"/usr/local" not in path.read_bytes(), path
     sources = {path.relative_to(ROOT / "sql") for path in (ROOT / "sql").rglob("*.sql")}
     assert {path.relative_to(installed / "usr/share/pgpoll/sql") for path in (installed / "usr/share/pgpoll").rglob("*.sql")} == sources
+
+
+def test_links_between_installed_documents(installed):
+    doc = installed / "usr/share/doc/pgpoll"
+    documents = [doc / "README.md", *(doc / "docs").glob("*.md")]
+    assert len(documents) > 5 and [link for path in documents for link in broken_links(path)] == []
 
 
 def test_installing_again_and_removing_keep_the_settings(tmp_path):

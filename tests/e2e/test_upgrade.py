@@ -132,4 +132,4 @@ def test_a_server_that_is_too_old(server, tmp_path, workers):
             with fastcgi.connect(process.socket) as client:
                 client.sendall(fastcgi.request(b'{"topics": ["a"], "timeout": 0}'))
                 assert fastcgi.reply(fastcgi.read_all(client))[0] == 503
-            until(lambda: "pgpoll needs PostgreSQL 14 or later, the server of database pgpoll is 13.23 " in log.read_text(), "its reason")
+            until(lambda: "pgpoll needs PostgreSQL 14 or later, but the server of database pgpoll has version 13.23 " in log.read_text(), "its reason")

@@ -164,7 +164,7 @@ def test_users_of_an_application_reach_can_poll(server, topic):
     body = json.dumps({"topics": [name], "since": {name: "0"}, "timeout": 0})
 
     def logins(text):
-        text = web.uncomment(text, "Or the login of your application")
+        text = web.uncomment(text, "Or use the login of your application")
         settings = " ".join(re.search(r"\(`(internal;.*?)`\)", text.replace("\n    #", ""), re.S)[1].split())
         return text + f"location = /pgpoll-user {{ {settings} proxy_pass http://127.0.0.1:{port}; }}\n"
 

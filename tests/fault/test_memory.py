@@ -86,7 +86,7 @@ def is_error(answer):
 
 def endings(server):
     """How many workers have ended, and said why."""
-    return sum(line.endswith("error: out of memory: this process ends") for line in server.log())
+    return sum(line.endswith("error: out of memory: this process exits") for line in server.log())
 
 
 def sweep(server, allocation, poll, right, also=lambda answer: False):

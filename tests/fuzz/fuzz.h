@@ -1,6 +1,6 @@
 /*
- * What the harnesses share. Each file fuzz_NAME.c is one, with its seeds, and whatever was found, in corpus/NAME; there is no
- * other place that lists them.
+ * Shared by the fuzz harnesses. Each file fuzz_NAME.c is a harness, and corpus/NAME has its seeds and the
+ * inputs that once failed. The harnesses are listed nowhere else.
  */
 #ifndef PGPOLL_FUZZ_H
 #define PGPOLL_FUZZ_H
@@ -10,13 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* libFuzzer's; called for every input. */
+/* Called by libFuzzer for every input. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* libFuzzer's; called once before. A harness may have one. */
+/* Called by libFuzzer once, at the start. Optional. */
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-/* Ends the run with the input at hand kept, unless the condition holds. */
+/* Aborts if the condition is false; libFuzzer then saves the input. */
 #define HOLDS(condition)                                                                                     \
     do {                                                                                                     \
         if (!(condition)) {                                                                                  \

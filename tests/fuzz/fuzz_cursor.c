@@ -1,4 +1,4 @@
-/* Cursors: whatever is read as one of ours is written as it was, and positions are ordered as their texts are. */
+/* Fuzzes cursors: a parsed cursor is written back as the same text, and message ids sort like positions. */
 #include "api/cursor.h"
 #include "fuzz.h"
 

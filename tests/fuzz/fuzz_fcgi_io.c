@@ -1,4 +1,4 @@
-/* Everything that a web server may send, through libfcgi, up to a request whose body has been read. */
+/* Fuzzes all bytes that a web server may send: libfcgi accepts the request and its body is read. */
 #include "core/log.h"
 #include "fcgi_io.h"
 #include "fuzz.h"
@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BODY_MAX = 2000, ENOUGH = 65536 };
+enum { BODY_MAX = 2000, INPUT_MAX = 65536 };
 
 static void check_request(FCGX_Request *request)
 {
@@ -38,16 +38,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     FCGX_Request request;
     int ends[2];
 
-    if (size > ENOUGH)
+    if (size > INPUT_MAX)
         return 0;
     begin();
     HOLDS(FCGX_InitRequest(&request, -1, FCGI_FAIL_ACCEPT_ON_INTR) == 0);
     HOLDS(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
     HOLDS(send(ends[0], data, size, MSG_DONTWAIT) == (ssize_t)size && shutdown(ends[0], SHUT_WR) == 0);
-    /* As if it had been accepted, and were kept. */
+    /* The connection looks like an accepted one that is kept. */
     request.ipcFd = ends[1];
     request.keepConnection = 1;
-    if (FCGX_Accept_r(&request) == 0 && !FCGX_GetError(request.in)) /* as in server.c */
+    if (FCGX_Accept_r(&request) == 0 && !FCGX_GetError(request.in)) /* as in accept_loop.c */
         check_request(&request);
     request.keepConnection = 0;
     FCGX_Finish_r(&request);

@@ -1,12 +1,15 @@
-/* FastCGI records: the same verdict however they are cut into pieces, and the one that reading them whole gives. */
+/*
+ * Fuzzes FastCGI records: the verdict does not depend on how they are split, and agrees with a second,
+ * simpler check.
+ */
 #include "fcgi_records.h"
 #include "fuzz.h"
 
 #include <stdbool.h>
 #include <string.h>
 
-/* Whether parameters, as far as they are there, announce nothing too large, nor hold what cannot be in a C string. */
-static bool are_bearable(const uint8_t *bytes, size_t size)
+/* Whether the parameters that have arrived announce no text above the limit and contain no NUL. */
+static bool are_valid(const uint8_t *bytes, size_t size)
 {
     size_t at = 0;
 
@@ -24,7 +27,7 @@ static bool are_bearable(const uint8_t *bytes, size_t size)
                     (uint64_t)bytes[at + 2] << 8 | bytes[at + 3];
             at += 4;
             if (part == 0 && at == size)
-                return true; /* the value's length decides, and is not there */
+                return true; /* the value's length is still missing */
         }
         if (text > FCGI_RECORDS_PARAMETER_BYTES)
             return false;
@@ -60,7 +63,7 @@ static bool is_one_request(const uint8_t *data, size_t size)
         if (content + head[6] >= size - at)
             break;
     }
-    return are_bearable(parameters, length);
+    return are_valid(parameters, length);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

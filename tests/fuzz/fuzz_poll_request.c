@@ -1,4 +1,6 @@
-/* The body of a poll: what is accepted says what another JSON library reads in it, and what is refused is told in JSON. */
+/*
+ * Fuzzes the body of a poll: accepted requests agree with another JSON library, and refusals are valid JSON.
+ */
 #include "api/poll_request.h"
 #include "api/topic.h"
 #include "core/utf8.h"
@@ -29,7 +31,7 @@ static void check_cursor(const struct poll_topic *topic, const struct opinion *o
     HOLDS(cursor.kind == topic->cursor.kind && cursor.position == topic->cursor.position);
 }
 
-/* The topics are those of the text, in their order, each once. */
+/* Checks that the topics are those of the text, in their order and without repetitions. */
 static void check_topics(const struct poll_request *request, const struct opinion *opinion)
 {
     const size_t count = opinion_topic_count(opinion);
@@ -50,7 +52,7 @@ static void check_topics(const struct poll_request *request, const struct opinio
     HOLDS(next == request->topic_count);
 }
 
-/* The number is the text's, or, where that has none, the default. */
+/* Checks that the number is that of the text, or the default if the text has none. */
 static void check_number(const struct opinion *opinion, const char *name, int number, int otherwise)
 {
     double wanted = otherwise;
@@ -91,7 +93,7 @@ static const char *member_text(struct json_object *entry, const char *name)
     return json_object_get_string(text);
 }
 
-/* Malformed means so for both libraries, but for what json-c does not follow so deep. */
+/* Checks that both libraries agree on malformed text, except for nesting that only jansson accepts. */
 static void check_refusal(struct json_object *detail, enum verdict verdict)
 {
     const char *text = json_object_to_json_string_ext(detail, JSON_C_TO_STRING_NOSLASHESCAPE);
@@ -113,7 +115,7 @@ static void check_refusal(struct json_object *detail, enum verdict verdict)
     }
 }
 
-/* Every topic, and there is one, is nothing but white space. */
+/* Checks that there are topics and all of them are white space. */
 static void check_blank(const struct opinion *opinion)
 {
     HOLDS(opinion_topic_count(opinion) >= 1);
@@ -124,7 +126,7 @@ static void check_blank(const struct opinion *opinion)
     }
 }
 
-/* Every surrogate pair, as many in one body as its topics can hold. */
+/* Checks every surrogate pair, with as many in a body as its topics can hold. */
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     enum { PAIRS = 1024 * 1024, PER_TOPIC = 255 };
@@ -145,7 +147,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
             length += sprintf(body + length, "\"");
         }
         length += sprintf(body + length, "]}");
-        /* Checked below, but also that it is accepted. */
+        /* It must be accepted; its contents are checked below. */
         HOLDS(poll_request_parse(&request, body, (size_t)length, MAX_TOPICS, &detail) == ERROR_NONE);
         poll_request_release(&request);
         (void)LLVMFuzzerTestOneInput((const uint8_t *)body, (size_t)length);

@@ -79,7 +79,7 @@ static void take_answer(const uint8_t *data, size_t size, int topics)
 static void hold_same_question(const struct read_channel_question *a, const struct read_channel_question *b)
 {
     HOLDS(a->request->topic_count == b->request->topic_count && a->request->limit == b->request->limit);
-    HOLDS(a->give_up_ms == b->give_up_ms && !a->remote_user == !b->remote_user);
+    HOLDS(a->deadline_ms == b->deadline_ms && !a->remote_user == !b->remote_user);
     HOLDS(!a->remote_user || strcmp(a->remote_user, b->remote_user) == 0);
     for (int i = 0; i < a->request->topic_count; i++) {
         HOLDS(a->positions[i] == b->positions[i]);
@@ -100,29 +100,29 @@ static bool is_plain(const struct poll_request *request)
 static void take_question(const uint8_t *data, size_t size)
 {
     int socket = said(data, size), queue[2], ours, theirs;
-    struct read_channel reading, again;
-    const bool taken = read_channel_accept(socket, &reading);
+    struct read_channel_job job, again;
+    const bool taken = read_channel_accept(socket, &job);
 
     (void)close(socket);
     if (!taken)
         return;
-    HOLDS(reading.request.topic_count > 0 && reading.request.limit > 0);
-    for (int i = 0; i < reading.request.topic_count; i++)
-        HOLDS(reading.request.topics[i].name[reading.request.topics[i].length] == '\0');
-    if (is_plain(&reading.request)) {
-        reading.question.give_up_ms = clock_monotonic_ms() + PATIENCE_MS;
+    HOLDS(job.request.topic_count > 0 && job.request.limit > 0);
+    for (int i = 0; i < job.request.topic_count; i++)
+        HOLDS(job.request.topics[i].name[job.request.topics[i].length] == '\0');
+    if (is_plain(&job.request)) {
+        job.question.deadline_ms = clock_monotonic_ms() + PATIENCE_MS;
         HOLDS(read_channel_new_queue(queue));
-        ours = read_channel_ask(queue[0], &reading.question);
+        ours = read_channel_ask(queue[0], &job.question);
         theirs = read_channel_take(queue[1]);
         HOLDS(ours >= 0 && read_channel_accept(theirs, &again));
-        hold_same_question(&reading.question, &again.question);
+        hold_same_question(&job.question, &again.question);
         read_channel_release(&again);
         (void)close(ours);
         (void)close(theirs);
         (void)close(queue[0]);
         (void)close(queue[1]);
     }
-    read_channel_release(&reading);
+    read_channel_release(&job);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

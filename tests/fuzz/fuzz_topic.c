@@ -1,4 +1,4 @@
-/* UTF-8 and the names of topics, against what iconv(3) makes of the same bytes. */
+/* Fuzzes UTF-8 and topic names, compared with iconv(3). */
 #include "api/topic.h"
 #include "core/utf8.h"
 #include "fuzz.h"
@@ -8,7 +8,7 @@
 
 enum { MOST = 4096 };
 
-/* The characters of the valid beginning, which is all up to *valid. */
+/* Decodes with iconv(3) up to the first error, at *valid. Returns the number of characters. */
 static size_t convert(const uint8_t *data, size_t size, uint32_t characters[MOST], size_t *valid)
 {
     static iconv_t converter;

@@ -1,4 +1,4 @@
-/* jansson and json-c both have a json_object_get(), among others: no function whose name they share is called here. */
+/* Calls no function whose name jansson and json-c share, such as json_object_get(). */
 #include "second_opinion.h"
 
 #include <jansson.h>
@@ -23,7 +23,7 @@ struct opinion *opinion_new(const char *text, size_t length, enum verdict *verdi
     opinion->value = json_loadb(length ? text : "", length,
                                 JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
     *verdict = VERDICT_JSON;
-    if (length > 0 && memchr(text, '\0', length)) /* which jansson may overlook between tokens */
+    if (length > 0 && memchr(text, '\0', length)) /* jansson may overlook a NUL between tokens */
         *verdict = VERDICT_NOT_JSON;
     else if (!opinion->value)
         *verdict = json_error_code(&error) == json_error_numeric_overflow ||

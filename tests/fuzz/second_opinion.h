@@ -1,4 +1,4 @@
-/* What another library (jansson) makes of a JSON text: to hold against what json-c, and so a request, makes of it. */
+/* Parses JSON text with another library, jansson, to compare with a request that was parsed with json-c. */
 #ifndef PGPOLL_SECOND_OPINION_H
 #define PGPOLL_SECOND_OPINION_H
 
@@ -10,26 +10,26 @@ struct opinion;
 enum verdict {
     VERDICT_JSON,
     VERDICT_NOT_JSON,
-    VERDICT_UNSURE /* a number or a depth beyond what jansson takes */
+    VERDICT_UNSURE /* a number or a depth that jansson does not support */
 };
 
-/* Of length bytes; any JSON value will do, also after a byte order mark. Ended by opinion_free(). */
+/* Parses length bytes: any JSON value, optionally after a byte order mark. opinion_free() ends it. */
 struct opinion *opinion_new(const char *text, size_t length, enum verdict *verdict);
 void opinion_free(struct opinion *opinion);
 
-/* How many items the object's member "topics" has; 0 if it is no array. */
+/* Returns the number of items in the object's member "topics"; 0 if that is not an array. */
 size_t opinion_topic_count(const struct opinion *opinion);
 
-/* The text of a topic; NULL: no such item, or no string. Borrowed. */
+/* Returns the text of a topic, or NULL if the item is missing or not a string. Borrowed. */
 const char *opinion_topic(const struct opinion *opinion, size_t index, size_t *length);
 
-/* The text that "since" has for a topic; NULL: none. Borrowed. */
+/* Returns the text that "since" has for a topic, or NULL. Borrowed. */
 const char *opinion_since(const struct opinion *opinion, const char *topic, size_t *length);
 
-/* Stores the object's member of that name. false: it is no number. */
+/* Stores the object's member of that name. Returns false if it is not a number. */
 bool opinion_number(const struct opinion *opinion, const char *name, double *number);
 
-/* Whether the whole is this string. */
+/* Whether the whole text is this string. */
 bool opinion_is_string(const struct opinion *opinion, const char *text, size_t length);
 
 #endif

@@ -251,9 +251,9 @@ def test_everybody_reads_the_same_history(admin):
         wait_until(lambda: sum(len(writer.committed) for writer in writers) > 60 * (n + 1))
         for client in readers:
             read(client)
-        since.append(time.monotonic())
         late.append(Reader(connect(), TOPICS))
         read(late[-1])
+        since.append(time.monotonic())
         bulk.commit()
     done.set()
     for thread in writing:

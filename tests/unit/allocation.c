@@ -1,6 +1,6 @@
 /*
- * malloc() and its kin defined in the program take the place of libc's for every library too (ld.so(8), symbol
- * resolution). They hand on to glibc's own, or in a sanitized build to the sanitizer's, which goes on watching.
+ * The program's definitions of malloc() and so on take precedence over libc's, in libraries too (ld.so(8)).
+ * They call glibc's own functions or, in a sanitized build, the sanitizer's.
  */
 #include "allocation.h"
 
@@ -39,7 +39,7 @@ UNWATCHED long allocation_live(void)
     return live;
 }
 
-/* Counts an allocation; true: it is the one to fail, and countdown is then -1. */
+/* Counts an allocation. Returns true if it is the one that must fail; countdown is -1 then. */
 UNWATCHED static bool is_to_fail(void)
 {
     if (countdown <= 0)
@@ -80,7 +80,7 @@ UNWATCHED void free(void *memory)
     REAL(free)(memory);
 }
 
-/* libc's goes through malloc(), the sanitizer's does not. */
+/* glibc's calls malloc(), the sanitizer's does not. */
 UNWATCHED char *strdup(const char *text)
 {
     size_t size = strlen(text) + 1;

@@ -1,17 +1,18 @@
 /*
- * The process's memory allocator: the real one, of which tests can make one allocation fail, libraries' included.
- * Counts what is allocated and not yet freed.
+ * Wraps the process's memory allocator, so that a test can make one allocation fail, also in libraries.
+ * Counts allocations that are not yet freed.
  */
 #ifndef PGPOLL_ALLOCATION_H
 #define PGPOLL_ALLOCATION_H
 
 /*
- * Makes the nth allocation from now on fail (1: the next), once; 0: none. Returns what was left to count down of the
- * last request; negative: it has failed. Giving that value back goes on where it was.
+ * Makes the nth allocation from now on fail, once (1: the next; 0: none). Returns the remaining count of the
+ * previous request, or a negative number if that allocation has failed. Passing the returned value resumes
+ * the previous request.
  */
 long allocation_fail(long nth);
 
-/* Allocated and not freed, since the process began. */
+/* Returns the number of allocations that have not been freed. */
 long allocation_live(void);
 
 #endif

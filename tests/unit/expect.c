@@ -26,7 +26,7 @@ void expect_text(const char *actual, const char *expected, const char *file, int
 
 void expect_json(struct json_object *actual, const char *expected, const char *file, int line)
 {
-    /* Through its text, for that is what a client sees. */
+    /* Parses actual's text, because that is what a client gets. */
     const char *text = json_object_to_json_string_ext(actual, JSON_C_TO_STRING_NOSLASHESCAPE);
     struct json_object *sent = text ? json_tokener_parse(text) : NULL, *wanted = json_tokener_parse(expected);
 

@@ -1,11 +1,14 @@
-/* Stands in for src/core/clock.c: the linker takes an archive's member only for what the tests do not define themselves. */
+/*
+ * Replaces src/core/clock.c: the linker takes a member of the library only for symbols that the tests do not
+ * define.
+ */
 #include "fake_clock.h"
 
 #include "core/clock.h"
 
 #include <time.h>
 
-static int64_t moved_ms, stopped_ms, stopped_wall_ms; /* 0: it goes */
+static int64_t moved_ms, stopped_ms, stopped_wall_ms; /* 0: the clock runs */
 
 static int64_t read_ms(clockid_t clock)
 {

@@ -1,15 +1,16 @@
-/* The library's clocks, of which tests may move the monotonic one forward instead of sleeping. */
+/* Replaces the library's clocks. Tests move the monotonic clock forward instead of sleeping. */
 #ifndef PGPOLL_FAKE_CLOCK_H
 #define PGPOLL_FAKE_CLOCK_H
 
 #include <stdint.h>
 
+/* Moves the monotonic clock forward. */
 void fake_clock_advance(int64_t ms);
 
-/* From now on time passes by fake_clock_advance() only, however long the machine takes. */
+/* Stops the clocks: from now on only fake_clock_advance() moves them. */
 void fake_clock_stop(void);
 
-/* Back to the system's time, for what sleeps by that. */
+/* Returns to the system's time, for tests that really sleep. */
 void fake_clock_restore(void);
 
 #endif

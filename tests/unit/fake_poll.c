@@ -12,7 +12,7 @@
 
 static const char *const call_names[] = { "read", "wait", "begin_wait", "heartbeat" };
 
-static struct fake_poll *of_listener(struct message_source *source)
+static struct fake_poll *of_source(struct message_source *source)
 {
     return (struct fake_poll *)(void *)((char *)source - offsetof(struct fake_poll, source));
 }
@@ -22,7 +22,10 @@ static struct fake_poll *of_client(struct poll_client *client)
     return (struct fake_poll *)(void *)((char *)client - offsetof(struct fake_poll, client));
 }
 
-/* The step for a call; one that returns ERROR_MEMORY, which ends any poll, when the script has another. */
+/*
+ * The script's step for this call. If the script has another call, a step with ERROR_MEMORY, which ends any
+ * poll.
+ */
 static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call call, int64_t deadline_ms)
 {
     static const struct fake_step unexpected = { .error = ERROR_MEMORY };
@@ -45,12 +48,12 @@ static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call 
     return step;
 }
 
-static enum error fake_read(struct message_source *source, const struct source_poll *who,
+static enum error fake_read(struct message_source *source, const struct source_poll *asked,
                             enum source_read how, const int64_t *positions, struct page *page,
-                            int64_t give_up_ms)
+                            int64_t deadline_ms)
 {
-    struct fake_poll *poll = of_listener(source);
-    const struct fake_step *step = next_step(poll, FAKE_READ, give_up_ms);
+    struct fake_poll *poll = of_source(source);
+    const struct fake_step *step = next_step(poll, FAKE_READ, deadline_ms);
 
     if (step->error == ERROR_MEMORY)
         return step->error;
@@ -62,10 +65,10 @@ static enum error fake_read(struct message_source *source, const struct source_p
         page->topics[i] = step->topics[i];
         page->topics[i].next = step->topics[i].start;
     }
-    /* Also before an error: a connection may be lost in the middle of a page. */
+    /* An error may come after messages: a connection may be lost in the middle of a page. */
     for (int i = 0; i < FAKE_MESSAGES && step->messages[i].position; i++) {
         struct message message = { step->messages[i].position, 0, "1", 1, NULL, 0 };
-        if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic],
+        if (!page_add(page, step->messages[i].topic, &asked->request->topics[step->messages[i].topic],
                       &message))
             return ERROR_MEMORY;
     }
@@ -76,7 +79,7 @@ static enum error fake_read(struct message_source *source, const struct source_p
 static enum error fake_wait(struct message_source *source, const struct interrupts *interrupts,
                             int64_t deadline_ms)
 {
-    const struct fake_step *step = next_step(of_listener(source), FAKE_WAIT, deadline_ms);
+    const struct fake_step *step = next_step(of_source(source), FAKE_WAIT, deadline_ms);
     int64_t left_ms = deadline_ms - clock_monotonic_ms();
 
     (void)interrupts;
@@ -87,7 +90,7 @@ static enum error fake_wait(struct message_source *source, const struct interrup
 
 static void fake_end(struct message_source *source)
 {
-    of_listener(source)->ends++;
+    of_source(source)->ends++;
 }
 
 static bool fake_begin(struct poll_client *client)
@@ -112,12 +115,12 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     poll->source.operations = &operations;
     poll->client = (struct poll_client){ fake_begin, fake_heartbeat };
     (void)sigemptyset(&poll->sleep_mask);
-    poll->interrupts = (struct interrupts){ -1, &poll->release, &poll->woken, &poll->sleep_mask };
+    poll->interrupts = (struct interrupts){ -1, &poll->drain, &poll->woken, &poll->sleep_mask };
     poll->config = (struct config){ .reread_s = 60, .query_timeout_s = 5 };
     poll->error = poll_request_parse(&poll->request, body, strlen(body), FAKE_TOPICS, &detail);
     EXPECT(!poll->error, "%s: %s", body, json_object_to_json_string(detail));
     json_object_put(detail);
-    CU_ASSERT_FATAL(!poll->error); /* there is no request to poll with */
+    CU_ASSERT_FATAL(!poll->error); /* there is no valid request */
 }
 
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,

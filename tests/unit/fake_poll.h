@@ -1,6 +1,6 @@
 /*
- * A poll whose listener and client are played from a script: each step is a call that the poll must make next, and what
- * comes of it. What the poll gave with its calls is kept for the test to look at.
+ * A poll whose message source and client are played by a script. Each step is a call that the poll must make
+ * next, with its result. The arguments of the calls are kept for the test to check.
  */
 #ifndef PGPOLL_FAKE_POLL_H
 #define PGPOLL_FAKE_POLL_H
@@ -20,48 +20,49 @@ struct fake_message {
 
 struct fake_step {
     enum fake_call call;
-    enum error error; /* what it returns; of BEGIN and HEARTBEAT anything means that the client has left */
-    enum source_read how; /* of READ: what the poll must ask for */
-    int64_t takes_ms;     /* a WAIT that ends with ERROR_TIMEOUT takes until the deadline it was given */
-    struct page_topic topics[FAKE_TOPICS]; /* of READ; next is found from the messages */
+    enum error
+        error; /* the result; of BEGIN and HEARTBEAT any error means that the client has disconnected */
+    enum source_read how; /* of READ: the flags that the poll must pass */
+    int64_t takes_ms;     /* but a WAIT that returns ERROR_TIMEOUT lasts until its deadline */
+    struct page_topic topics[FAKE_TOPICS]; /* of READ; next is computed from the messages */
     struct fake_message messages[FAKE_MESSAGES];
     bool has_more;
-    bool repeat; /* as long as the poll makes this call */
+    bool repeat; /* the step is repeated while the poll makes this call */
 };
 
 struct fake_poll {
     struct message_source source;
     struct poll_client client;
     struct interrupts interrupts;
-    volatile sig_atomic_t release, woken;
+    volatile sig_atomic_t drain, woken;
     sigset_t sleep_mask;
     struct config config;
     struct poll_request request;
     struct poll_waiter waiter;
-    enum error error; /* what the run came to */
+    enum error error; /* the result of the run */
     const struct fake_step *script;
     int steps, step;
     struct {
         enum fake_call call;
         int64_t positions[FAKE_TOPICS];
-        int64_t left_ms; /* to the deadline it was given */
+        int64_t left_ms; /* until the deadline that was passed */
     } calls[FAKE_CALLS];
     int call_count, ends;
 };
 
-/* Prepares a poll with this body; the test may then change its config, release and so on. */
+/* Prepares a poll with this body. The test may then change its config, its interrupts and so on. */
 void fake_poll_init(struct fake_poll *poll, const char *body);
 
-/* Runs it by the script, which must be played to its end. */
+/* Runs the poll with this script, which must be played to its end. */
 #define FAKE_POLL_RUN(poll, script)                                                                          \
     fake_poll_run(poll, script, (int)(sizeof(script) / sizeof *(script)), __FILE__, __LINE__)
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,
                    int line);
 
-/* How often the poll made this call. */
+/* Returns how often the poll made this call. */
 int fake_poll_count(const struct fake_poll *poll, enum fake_call call);
 
-/* Checks one member of the answer that the client gets; "null" also stands for one that is not there. */
+/* Checks one member of the answer's JSON; "null" also stands for a missing member. */
 #define EXPECT_ANSWER(poll, member, json) fake_poll_expect(poll, member, json, __FILE__, __LINE__)
 void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file,
                       int line);

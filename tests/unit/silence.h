@@ -1,11 +1,11 @@
-/* A server that takes connections and says nothing. */
+/* A TCP server that accepts connections but never answers. */
 #ifndef PGPOLL_SILENCE_H
 #define PGPOLL_SILENCE_H
 
-/* Returns its socket; libpq's variables lead there. */
+/* Starts it and points libpq's environment variables to it. Returns its socket. */
 int silence_begin(void);
 
-/* Its connections are cut. */
+/* Closes it and its connections. */
 void silence_end(int fd);
 
 #endif

@@ -1,4 +1,4 @@
-/* The suites that main.c runs, one a file, each ended by CU_TEST_INFO_NULL. */
+/* The suites that main.c runs. Each file has one, which ends with CU_TEST_INFO_NULL. */
 #ifndef PGPOLL_SUITES_H
 #define PGPOLL_SUITES_H
 
@@ -16,15 +16,15 @@ extern CU_TestInfo page_tests[];
 extern CU_TestInfo answer_tests[];
 extern CU_TestInfo statement_tests[];
 extern CU_TestInfo catch_up_tests[];
-extern CU_TestInfo interrupts_tests[];
+extern CU_TestInfo wait_tests[];
 extern CU_TestInfo poll_waiter_tests[];
-extern CU_TestInfo doorbell_tests[];
-extern CU_TestInfo ring_tests[];
+extern CU_TestInfo notify_throttle_tests[];
+extern CU_TestInfo message_ring_tests[];
 extern CU_TestInfo topic_table_tests[];
 extern CU_TestInfo stress_tests[];
 extern CU_TestInfo source_shared_tests[];
 extern CU_TestInfo read_channel_tests[];
-extern CU_TestInfo memory_tests[];
+extern CU_TestInfo allocation_failures_tests[];
 extern CU_TestInfo counters_tests[];
 extern CU_TestInfo poll_counters_tests[];
 extern CU_TestInfo query_batch_tests[];

@@ -1,4 +1,4 @@
-/* Resolves localhost, which every machine knows by itself. */
+/* Resolves localhost, which needs no name server. */
 #include "postgres/addresses.h"
 
 #include "core/background.h"
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A label is 63 bytes at most, so nobody is asked for this. */
+/* No name server is asked for this, because a label has at most 63 bytes. */
 #define IMPOSSIBLE "a-label-of-a-host-name-that-is-longer-than-any-such-label-may-ever-be.invalid"
 
 static struct addresses *with(const char *host, const char *hostaddr, const char *port)
@@ -40,7 +40,7 @@ static void only_names_need_the_resolver(void)
         { "db.invalid", "", true },
         { "/a,db.invalid", "", true },
         { "a.invalid,b.invalid", "127.0.0.1,", true },
-        { "a.invalid,b.invalid", "127.0.0.1", false }, /* libpq refuses that */
+        { "a.invalid,b.invalid", "127.0.0.1", false }, /* libpq rejects it */
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -74,7 +74,7 @@ static void release(void *addresses)
     addresses_free(addresses);
 }
 
-/* In a thread, as database.c has it. */
+/* Resolves in a thread, as connect.c does. */
 static void each_address_has_its_host_and_port(void)
 {
     struct addresses *addresses = with("/tmp,localhost," IMPOSSIBLE, "", "5433,5434,5435");
@@ -94,7 +94,7 @@ static void each_address_has_its_host_and_port(void)
     CU_ASSERT(strncmp(ports, "5433,5434", strlen("5433,5434")) == 0 && !strstr(ports, "5435"));
     CU_ASSERT(entries(hosts) >= 2 && entries(hosts) == entries(hostaddrs) &&
               entries(hosts) == entries(ports));
-    background_leave(background);
+    background_free(background);
 }
 
 static void says_why_there_is_none(void)

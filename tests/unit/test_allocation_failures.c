@@ -1,6 +1,6 @@
 /*
- * Every allocation, ours and our libraries', is made to fail once: an error or a right result, never a crash or a
- * leak.
+ * Makes each allocation fail once, in pgpoll's code and in its libraries. The result must be an error or
+ * correct; there must be no crash and no leak.
  */
 #include "allocation.h"
 #include "expect.h"
@@ -16,10 +16,10 @@
 #include <string.h>
 
 /*
- * Two parts of json-c (0.16, Debian 12) are left out, for they do not check their allocations: its parser, where
- * strlen(NULL) ends the process, and its serializers, which leave out what they could not append. The programs end
- * rather than go on from there (fcgi/oom.h; tests/fault/test_memory.py has them do so). A definition in the program
- * goes before the library's.
+ * Excludes two parts of json-c (0.16, Debian 12) that do not check their allocations: its parser, which calls
+ * strlen(NULL), and its serializers, which omit what they could not append. The programs exit in that case
+ * (fcgi/oom.h), which tests/fault/test_memory.py tests. The program's definitions take precedence over the
+ * library's.
  */
 struct json_object *json_tokener_parse_ex(struct json_tokener *tokener, const char *text, int length)
 {
@@ -45,7 +45,7 @@ const char *json_object_to_json_string_ext(struct json_object *object, int flags
 
 enum outcome { RIGHT, OUT_OF_MEMORY, WRONG };
 
-/* Runs it with the 1st, 2nd, ... allocation failing, until it has fewer. It must not leave anything behind. */
+/* Runs a test with the 1st, 2nd, ... allocation failing, until it makes fewer. Checks that nothing leaks. */
 static void sweep(const char *name, enum outcome (*scenario)(void))
 {
     static const char *const outcomes[] = { "right", "out of memory", "wrong" };
@@ -97,7 +97,7 @@ static enum outcome parse_good(void)
     return outcome;
 }
 
-/* What http_send_error() does with it: an answer, or a constant when there is no memory for one. */
+/* Builds an error's answer as http_send_error() does; it sends a constant if there is no memory for one. */
 static enum outcome refuse(const char *body, const char *wanted)
 {
     struct poll_request request;
@@ -144,7 +144,7 @@ static enum outcome answer_an_error(void)
     return outcome;
 }
 
-static struct fake_poll poll; /* with its request, which was parsed with enough memory */
+static struct fake_poll poll; /* its request was parsed with enough memory */
 
 static enum outcome make_statement(void)
 {
@@ -157,7 +157,7 @@ static enum outcome make_statement(void)
     return outcome;
 }
 
-/* The answer as it goes out, against the one made with enough memory. */
+/* Compares the answer with the one that was built with enough memory. */
 static enum outcome compare_answer(void)
 {
     static char wanted[4096];
@@ -219,7 +219,7 @@ static void answering(void)
     EXPECT(allocation_live() == live, "%ld leaked", allocation_live() - live);
 }
 
-CU_TestInfo memory_tests[] = {
+CU_TestInfo allocation_failures_tests[] = {
     { "parsing", parsing },
     { "answering", answering },
     CU_TEST_INFO_NULL,

@@ -1,8 +1,12 @@
-/* With a server that says nothing and goes: what answers is for the tests with a database. */
+/*
+ * The authorizer and a server that accepts, sends nothing and closes. Tests with a real database are in
+ * tests/e2e.
+ */
 #include "manager/authorizer.h"
 
 #include "core/config.h"
 #include "core/log.h"
+#include "shared/question.h"
 #include "shared/scoreboard.h"
 #include "silence.h"
 #include "suites.h"
@@ -17,7 +21,10 @@ static void ask_for_all(struct authorizer *authorizer, const struct scoreboard *
         authorizer_ask(authorizer, i);
 }
 
-/* A batch is under way when all workers are killed; those in their places have asked, too, when it fails. */
+/*
+ * All workers are killed while their questions are in a batch. Their successors have asked before the batch
+ * fails.
+ */
 static void room_for_all_when_a_batch_of_dead_workers_fails(void)
 {
     const struct config config = { .query_timeout_s = 5 };
@@ -34,9 +41,9 @@ static void room_for_all_when_a_batch_of_dead_workers_fails(void)
         memcpy(scoreboard_names(scoreboard, slot), "topic", sizeof "topic");
         slot->topics[0].name_length = sizeof "topic" - 1;
         slot->question_count = 1;
-        slot->give_up_ms = INT64_MAX;
+        slot->question_deadline_ms = INT64_MAX;
         slot->asked = 1;
-        CU_ASSERT_EQUAL_FATAL(scoreboard_take_question(scoreboard, i), QUESTION_TAKEN);
+        CU_ASSERT_EQUAL_FATAL(question_take(scoreboard, i), QUESTION_TAKEN);
     }
     ask_for_all(authorizer, scoreboard);
     authorizer_step(authorizer, false);

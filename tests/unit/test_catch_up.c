@@ -1,4 +1,4 @@
-/* Rows as pgpoll.catch_up() gives them, in results made here: no database. */
+/* Tests with results that have the rows of pgpoll.catch_up(), made here without a database. */
 #include "postgres/catch_up.h"
 
 #include "api/poll_request.h"
@@ -18,7 +18,7 @@ static const int64_t ONE_SECOND_US = 1000000;
 struct row {
     int topic_no;
     int64_t position;
-    int64_t created_at; /* ABSENT: NULL, as of the others */
+    int64_t created_at; /* ABSENT: NULL, here and in the other members */
     const char *payload, *metadata, *gap;
     int64_t oldest;
 };
@@ -66,7 +66,7 @@ static PGresult *make_result(const struct row *row)
     return result;
 }
 
-static void in_a_backlog_now_is_not_the_newest(void)
+static void during_a_backlog_now_is_not_the_newest_position(void)
 {
     PGresult *result = make_result(&(struct row){ 1, 9, ABSENT, NULL, NULL, NULL, ABSENT });
 
@@ -78,7 +78,7 @@ static void in_a_backlog_now_is_not_the_newest(void)
     PQclear(result);
 }
 
-static void a_topic_says_where_its_reading_starts(void)
+static void a_topic_s_row_has_the_start_of_its_read(void)
 {
     static const struct {
         struct row row;
@@ -130,7 +130,7 @@ static void a_message_keeps_its_texts_and_its_time(void)
     PQclear(result);
 }
 
-static void a_message_without_its_payload_tells_of_more(void)
+static void a_message_without_payload_marks_that_more_follow(void)
 {
     static const struct row more = { 1, 8, ONE_SECOND_US, NULL, NULL, NULL, ABSENT };
     PGresult *result = make_result(&more);
@@ -139,7 +139,7 @@ static void a_message_without_its_payload_tells_of_more(void)
     PQclear(result);
 }
 
-static void the_statement_asks_for_this_page(void)
+static void the_statement_has_the_page_s_parameters(void)
 {
     static struct poll_topic topics[] = { { .name = "a", .length = 1 }, { .name = "b", .length = 1 } };
     static const struct poll_request request = { .topics = topics, .topic_count = 2, .limit = 7 };
@@ -154,7 +154,10 @@ static void the_statement_asks_for_this_page(void)
     statement_release(&statement);
 }
 
-/* A row as pgpoll.new_messages() gives it; no topic: the one that stands for all. */
+/*
+ * Adds a row like those of pgpoll.new_messages(). Without a topic it is the row that stands for the whole
+ * batch.
+ */
 static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous, bool more)
 {
     PGresult *result = make_empty_result();
@@ -170,7 +173,7 @@ static PGresult *make_batch(const char *topic, int64_t position, int assigned, i
     return result;
 }
 
-static void a_batch_comes_with_its_messages_or_without(void)
+static void a_batch_has_its_messages_or_none(void)
 {
     PGresult *result = make_batch("a", 7, 1, 5, false);
     struct catch_up_batch batch = catch_up_batch(result);
@@ -197,11 +200,11 @@ static void a_batch_comes_with_its_messages_or_without(void)
 }
 
 CU_TestInfo catch_up_tests[] = {
-    { "a topic says where its reading starts", a_topic_says_where_its_reading_starts },
-    { "in a backlog now is not the newest", in_a_backlog_now_is_not_the_newest },
+    { "a topic's row has the start of its read", a_topic_s_row_has_the_start_of_its_read },
+    { "during a backlog, now is not the newest position", during_a_backlog_now_is_not_the_newest_position },
     { "a message keeps its texts and its time", a_message_keeps_its_texts_and_its_time },
-    { "a message without its payload tells of more", a_message_without_its_payload_tells_of_more },
-    { "a batch comes with its messages or without", a_batch_comes_with_its_messages_or_without },
-    { "the statement asks for this page", the_statement_asks_for_this_page },
+    { "a message without payload marks that more follow", a_message_without_payload_marks_that_more_follow },
+    { "a batch has its messages or none", a_batch_has_its_messages_or_none },
+    { "the statement has the page's parameters", the_statement_has_the_page_s_parameters },
     CU_TEST_INFO_NULL,
 };

@@ -23,7 +23,7 @@ static const char *const names[] = { "PGPOLL_WORKERS",
                                      "PGPOLL_LOG",
                                      "PGPOLL_LOG_LEVEL" };
 
-/* Sets the one variable ("": none at all), clears the others, and loads. */
+/* Sets one setting ("": none), unsets all others, and loads the configuration. */
 static bool load(const char *name, const char *value, struct config *config, char *error, size_t size)
 {
     for (size_t i = 0; i < COUNT(names); i++)
@@ -33,7 +33,7 @@ static bool load(const char *name, const char *value, struct config *config, cha
     return config_load(config, error, size);
 }
 
-static void defaults_are_the_documented_ones(void)
+static void the_defaults_are_as_documented(void)
 {
     struct config config;
     char error[200], host[256] = "";
@@ -53,7 +53,7 @@ static void defaults_are_the_documented_ones(void)
     EXPECT(config.log_level == LOG_LEVEL_INFO, "log_level");
 }
 
-static void takes_good_values(void)
+static void accepts_valid_values(void)
 {
     static const struct {
         const char *name, *value;
@@ -83,7 +83,7 @@ static void takes_good_values(void)
     EXPECT_TEXT(config.host, "web1");
 }
 
-static void a_bad_value_stops_the_start_and_is_named(void)
+static void an_invalid_value_is_an_error_that_names_it(void)
 {
     static const struct {
         const char *name, *value;
@@ -127,7 +127,7 @@ static void a_bad_value_stops_the_start_and_is_named(void)
     }
 }
 
-static void the_range_is_named(void)
+static void an_error_names_the_range(void)
 {
     struct config config;
     char error[200];
@@ -136,7 +136,7 @@ static void the_range_is_named(void)
     EXPECT_TEXT(error, "PGPOLL_WORKERS=many: must be a whole number from 0 to 20000");
 }
 
-static void an_unknown_name_is_refused_with_the_nearest_one(void)
+static void an_unknown_name_is_refused_and_the_most_similar_one_suggested(void)
 {
     static const struct {
         const char *name, *message;
@@ -175,8 +175,8 @@ static void a_long_unknown_name_does_not_overflow_the_message(void)
     (void)unsetenv(name);
 }
 
-/* PGHOST and the like are libpq's; the rest are in config.h. */
-static void names_that_are_not_settings_may_be_there(void)
+/* libpq's PG* variables, those that config.h lists, and names without the prefix. */
+static void other_variables_are_allowed(void)
 {
     static const char *const known[] = { CONFIG_OLD_WORKERS, CONFIG_PROGRAM, CONFIG_URL,
                                          "PGHOST",           "PGPOLL",       "MY_PGPOLL_X" };
@@ -200,7 +200,7 @@ static void a_long_value_does_not_overflow_the_message(void)
     EXPECT(strlen(error) < sizeof error, "the message is cut");
 }
 
-static void help_lists_every_variable(void)
+static void help_lists_every_setting(void)
 {
     char *text = NULL;
     size_t size;
@@ -217,15 +217,16 @@ static void help_lists_every_variable(void)
 }
 
 CU_TestInfo config_tests[] = {
-    { "the defaults are the documented ones", defaults_are_the_documented_ones },
-    { "takes good values", takes_good_values },
-    { "a bad value stops the start and is named", a_bad_value_stops_the_start_and_is_named },
-    { "the range is named", the_range_is_named },
-    { "an unknown name is refused with the nearest one", an_unknown_name_is_refused_with_the_nearest_one },
+    { "the defaults are as documented", the_defaults_are_as_documented },
+    { "accepts valid values", accepts_valid_values },
+    { "an invalid value is an error that names it", an_invalid_value_is_an_error_that_names_it },
+    { "an error names the range", an_error_names_the_range },
+    { "an unknown name is refused, and the most similar one suggested",
+      an_unknown_name_is_refused_and_the_most_similar_one_suggested },
     { "a long unknown name does not overflow the message",
       a_long_unknown_name_does_not_overflow_the_message },
-    { "names that are not settings may be there", names_that_are_not_settings_may_be_there },
+    { "other variables are allowed", other_variables_are_allowed },
     { "a long value does not overflow the message", a_long_value_does_not_overflow_the_message },
-    { "help lists every variable", help_lists_every_variable },
+    { "help lists every setting", help_lists_every_setting },
     CU_TEST_INFO_NULL,
 };

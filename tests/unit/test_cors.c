@@ -29,7 +29,7 @@ static void lists_of_origins_are_accepted(void)
         EXPECT(cors_check(lists[i], reason, sizeof reason), "%s: %s", lists[i], reason);
 }
 
-static void a_wrong_origin_is_named_with_what_to_write(void)
+static void an_error_names_the_wrong_origin_and_the_right_one(void)
 {
     static const struct {
         const char *list, *named, *advice;
@@ -108,7 +108,8 @@ static void an_origin_is_found_in_the_list(void)
 
 CU_TestInfo cors_tests[] = {
     { "lists of origins are accepted", lists_of_origins_are_accepted },
-    { "a wrong origin is named, with what to write", a_wrong_origin_is_named_with_what_to_write },
+    { "an error names the wrong origin and the right one",
+      an_error_names_the_wrong_origin_and_the_right_one },
     { "a long origin is refused", a_long_origin_is_refused },
     { "an origin is found in the list", an_origin_is_found_in_the_list },
     CU_TEST_INFO_NULL,

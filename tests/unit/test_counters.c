@@ -8,7 +8,7 @@
 
 static struct counters counters;
 
-/* The number with this name; -1: not there. */
+/* The value of the counter with this metric and label; -1: it is not there. */
 static int64_t number(const char *metric, const char *label, bool all)
 {
     struct json_object *rows = counters_json(&counters, all);

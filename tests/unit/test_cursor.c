@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-static void reads_every_kind(void)
+static void parses_every_kind(void)
 {
     static const struct {
         const char *text;
@@ -32,7 +32,7 @@ static void reads_every_kind(void)
     }
 }
 
-static void whatever_is_not_ours_is_unknown(void)
+static void other_text_is_an_unknown_cursor(void)
 {
     static const char *const rows[] = {
         "",
@@ -76,7 +76,7 @@ static void whatever_is_not_ours_is_unknown(void)
     EXPECT(cursor_parse(with_nul, sizeof with_nul - 1).kind == CURSOR_UNKNOWN, "1-1 and a NUL");
 }
 
-static void ids_read_back_as_the_position(void)
+static void ids_parse_back_to_the_position(void)
 {
     static const int64_t positions[] = {
         0, 1, 65535, 65536, INT64_C(115605504000065535), INT64_MAX - 1, INT64_MAX
@@ -93,7 +93,7 @@ static void ids_read_back_as_the_position(void)
     }
 }
 
-static void ids_look_as_promised(void)
+static void ids_have_the_documented_form(void)
 {
     const int64_t position = INT64_C(1764000000000) * 65536 + 7;
     char message_id[CURSOR_MESSAGE_ID_SIZE], stream_id[CURSOR_STREAM_ID_SIZE];
@@ -120,10 +120,10 @@ static void message_ids_sort_like_positions(void)
 }
 
 CU_TestInfo cursor_tests[] = {
-    { "reads every kind", reads_every_kind },
-    { "whatever is not ours is unknown", whatever_is_not_ours_is_unknown },
-    { "ids read back as the position", ids_read_back_as_the_position },
-    { "ids look as promised", ids_look_as_promised },
+    { "parses every kind", parses_every_kind },
+    { "other text is an unknown cursor", other_text_is_an_unknown_cursor },
+    { "ids parse back to the position", ids_parse_back_to_the_position },
+    { "ids have the documented form", ids_have_the_documented_form },
     { "message ids sort like positions", message_ids_sort_like_positions },
     CU_TEST_INFO_NULL,
 };

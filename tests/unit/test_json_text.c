@@ -8,7 +8,7 @@
 
 static const char *const members[] = { "\"a\"", "\"b\"", NULL };
 
-/* Rewrites a text in memory of its exact size. out: room for as many bytes and a NUL. */
+/* Rewrites a text that is in memory of its exact size. out has room for as many bytes and a NUL. */
 static bool rewrite(const char *text, size_t length, char *out, struct json_text_fault *fault)
 {
     char *exact = malloc(length), *written = malloc(length);
@@ -27,7 +27,7 @@ static bool rewrite(const char *text, size_t length, char *out, struct json_text
     return good;
 }
 
-static void rewrites(void)
+static void rewrites_valid_json(void)
 {
     static const struct {
         const char *text, *wanted;
@@ -52,13 +52,13 @@ static void rewrites(void)
         { "{ }", "{}" },
         { "{ \"a\" : 1 , \"b\" : [ 2 ] }", "{\"a\":1,\"b\":[2]}" },
         { "{\"a\":1,\"a\":2}", "{\"a\":1,\"a\":2}" },
-        /* Members that are not asked for. */
+        /* Members that are not needed. */
         { "{\"x\":1}", "{}" },
         { "{\"x\":[{\"a\":[1]}],\"a\":1,\"y\":\"}\",\"\\u0062\":2,\"z\":{}}", "{\"a\":1,\"b\":2}" },
         { "{\"a\":{\"x\":1,\"\":2}}", "{\"a\":{\"x\":1,\"\":2}}" },
         { "{\"\":0,\"A\":0,\"aa\":0,\"a\\\"\":0,\"a\":0}", "{\"a\":0}" },
         { "[{\"x\":1}]", "[{\"x\":1}]" },
-        /* What is nested deeper than in a request. */
+        /* Values that are nested deeper than in a request. */
         { "{\"a\":[[],[[]],{},1,{\"x\":[1]}],\"b\":{\"c\":{\"d\":{}},\"e\":[]}}",
           "{\"a\":[0,0,0,1,0],\"b\":{\"c\":0,\"e\":0}}" },
         { "\xef\xbb\xbf[]", "[]" },
@@ -75,7 +75,7 @@ static void rewrites(void)
     }
 }
 
-static void says_what_is_wrong_and_where(void)
+static void a_fault_has_a_message_and_an_offset(void)
 {
     static const char unexpected[] = "unexpected character", end[] = "unexpected end of data";
     static const char control[] = "control character in a string", escape[] = "invalid escape";
@@ -172,7 +172,7 @@ static void says_what_is_wrong_and_where(void)
     CU_ASSERT_EQUAL(fault.offset, 1);
 }
 
-static void nests_as_deep_as_allowed(void)
+static void accepts_32_levels_of_nesting(void)
 {
     enum { TOO_DEEP = JSON_TEXT_MAX_DEPTH + 1 };
     char text[2 * TOO_DEEP], out[sizeof text + 1];
@@ -188,8 +188,8 @@ static void nests_as_deep_as_allowed(void)
 }
 
 CU_TestInfo json_text_tests[] = {
-    { "rewrites", rewrites },
-    { "says what is wrong and where", says_what_is_wrong_and_where },
-    { "nests as deep as allowed", nests_as_deep_as_allowed },
+    { "rewrites_valid_json valid JSON", rewrites_valid_json },
+    { "a fault has a message and an offset", a_fault_has_a_message_and_an_offset },
+    { "accepts 32 levels of nesting", accepts_32_levels_of_nesting },
     CU_TEST_INFO_NULL,
 };

@@ -7,7 +7,7 @@
 #include <json-c/printbuf.h>
 #include <string.h>
 
-/* Makes the message's JSON, which the caller frees; JSON texts may be NULL. */
+/* Returns the message's JSON, which the caller frees. payload and metadata may be NULL. */
 static struct printbuf *written(int64_t created_at_us, const char *payload, const char *metadata)
 {
     struct printbuf *out = printbuf_new();
@@ -20,7 +20,7 @@ static struct printbuf *written(int64_t created_at_us, const char *payload, cons
     return out;
 }
 
-static void is_an_object_as_the_api_shows_it(void)
+static void a_message_is_an_object_with_the_documented_members(void)
 {
     struct printbuf *out = written(1736937000000000, "{\"order_id\":\"12345\"}", "{\"source\":\"api\"}");
 
@@ -32,7 +32,7 @@ static void is_an_object_as_the_api_shows_it(void)
     printbuf_free(out);
 }
 
-static void payload_and_metadata_go_out_as_stored(void)
+static void payload_and_metadata_are_sent_as_stored(void)
 {
     static const char *const texts[] = {
         "null",
@@ -59,7 +59,7 @@ static void payload_and_metadata_go_out_as_stored(void)
     }
 }
 
-static void no_metadata_is_an_empty_object(void)
+static void missing_metadata_is_an_empty_object(void)
 {
     static const char *const none[] = { NULL, "null", " null\n", "\tnull" };
     static const char *const some[] = { "\"null\"", "[null]", "{}", "0", "nul" };
@@ -115,9 +115,10 @@ static void texts_need_no_nul(void)
 }
 
 CU_TestInfo message_tests[] = {
-    { "is an object as the API shows it", is_an_object_as_the_api_shows_it },
-    { "payload and metadata go out as stored", payload_and_metadata_go_out_as_stored },
-    { "no metadata is an empty object", no_metadata_is_an_empty_object },
+    { "a message is an object with the documented members",
+      a_message_is_an_object_with_the_documented_members },
+    { "payload and metadata are sent as stored", payload_and_metadata_are_sent_as_stored },
+    { "missing metadata is an empty object", missing_metadata_is_an_empty_object },
     { "timestamps are UTC with microseconds", timestamps_are_utc_with_microseconds },
     { "texts need no NUL", texts_need_no_nul },
     CU_TEST_INFO_NULL,

@@ -1,4 +1,4 @@
-/* A window by itself: what is in it, what has fallen out of it, and that it knows the difference. */
+/* The message ring in one process: what it holds, what was dropped, and that it knows the difference. */
 #include "shared/message_ring.h"
 
 #include "expect.h"
@@ -12,7 +12,7 @@
 
 enum { TOPICS = 4, ALL = 1000, TEXT_SIZE = 4096 };
 
-/* A message's JSON is its topic's number and its position, filled up with dots. */
+/* A message's JSON is its topic's number and its position, padded with dots. */
 static void message_text(char *text, int topic, int64_t position, size_t length)
 {
     int written = snprintf(text, TEXT_SIZE, "%d:%" PRId64, topic, position);
@@ -36,15 +36,15 @@ static void append(struct message_ring *ring, int topic, int64_t position)
     append_sized(ring, topic, position, 0, 1);
 }
 
-/* Appends one of each position from first to last to the topic. */
+/* Appends one message for each position from first to last to the topic. */
 static void append_row(struct message_ring *ring, int topic, int64_t first, int64_t last)
 {
     for (int64_t position = first; position <= last; position++)
         append(ring, topic, position);
 }
 
-/* A window with that many topics open, complete after 0. */
-static struct message_ring *new_window(int open, size_t messages, size_t bytes)
+/* Makes a ring with this many open topics, complete after position 0. */
+static struct message_ring *new_ring(int open, size_t messages, size_t bytes)
 {
     struct message_ring *ring =
         ring_init(calloc(1, ring_memory(TOPICS, messages, bytes)), TOPICS, messages, bytes);
@@ -58,7 +58,10 @@ static struct message_ring *new_window(int open, size_t messages, size_t bytes)
     expect_read(ring, from, limit, budget, expected, more, __LINE__)
 #define READ_ALL(ring, from, expected) READ(ring, from, ALL, ALL, expected, false)
 
-/* Reads from such as "0@17 3@0", topic@position; expected: the page's texts, or NULL when it must be the table's. */
+/*
+ * Reads from positions written as topic@position, for example "0@17 3@0". expected: the page's texts, or NULL
+ * if the table must be read.
+ */
 static void expect_read(const struct message_ring *ring, const char *from, int limit, int64_t budget,
                         const char *expected, bool more, int line)
 {
@@ -83,9 +86,9 @@ static void expect_read(const struct message_ring *ring, const char *from, int l
     page_release(&page);
 }
 
-static void an_open_topic_gives_what_was_appended(void)
+static void an_open_topic_has_what_was_appended(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref ref;
     int64_t newest;
 
@@ -104,7 +107,7 @@ static void an_open_topic_gives_what_was_appended(void)
 
 static void several_topics_are_merged_in_order(void)
 {
-    struct message_ring *ring = new_window(3, 16, 1024);
+    struct message_ring *ring = new_ring(3, 16, 1024);
 
     for (int64_t position = 1; position <= 9; position++)
         append(ring, (int)(position % 3), position);
@@ -114,9 +117,9 @@ static void several_topics_are_merged_in_order(void)
     free(ring);
 }
 
-static void the_page_says_where_each_topic_stands(void)
+static void the_page_has_each_topics_position(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref refs[2];
     const int64_t positions[] = { 0, 1 };
     struct page page;
@@ -139,7 +142,7 @@ static void the_page_says_where_each_topic_stands(void)
 
 static void the_limit_is_exact(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
 
     append_row(ring, 0, 1, 3);
     READ(ring, "0@0", 2, ALL, "0:1,0:2", true);
@@ -153,7 +156,7 @@ static void the_limit_is_exact(void)
 
 static void the_byte_budget_is_exact(void)
 {
-    struct message_ring *ring = new_window(1, 16, 1024);
+    struct message_ring *ring = new_ring(1, 16, 1024);
 
     append_sized(ring, 0, 1, 0, 60);
     append_sized(ring, 0, 2, 0, 40);
@@ -162,15 +165,15 @@ static void the_byte_budget_is_exact(void)
     READ(ring, "0@0", ALL, 100, "0:1,0:2", true);
     READ(ring, "0@0", ALL, 99, "0:1", true);
     READ(ring, "0@1", ALL, 41, "0:2,0:3", false);
-    /* The first goes out whatever it weighs. */
+    /* The first message is in the page whatever its size. */
     READ(ring, "0@0", ALL, 10, "0:1", true);
     READ(ring, "0@2", ALL, 0, "0:3", false);
     free(ring);
 }
 
-static void the_oldest_falls_out_entry_by_entry(void)
+static void the_oldest_entry_is_dropped(void)
 {
-    struct message_ring *ring = new_window(2, 4, 1024);
+    struct message_ring *ring = new_ring(2, 4, 1024);
 
     append_row(ring, 0, 1, 4);
     READ_ALL(ring, "0@0", "0:1,0:2,0:3,0:4");
@@ -185,7 +188,7 @@ static void the_oldest_falls_out_entry_by_entry(void)
         READ_ALL(ring, from[0], expected);
         READ_ALL(ring, from[1], NULL);
     }
-    /* Topic 1 has lost nothing; topic 0 has, and keeps both together from being read. */
+    /* Topic 1 has lost nothing. Topic 0 has, so the ring cannot give both together. */
     READ_ALL(ring, "1@0 0@0", NULL);
     append_row(ring, 1, 50, 53);
     READ_ALL(ring, "0@49", "");
@@ -194,10 +197,10 @@ static void the_oldest_falls_out_entry_by_entry(void)
     free(ring);
 }
 
-/* 1024 bytes: messages of 200 go five in a row; the sixth begins anew, in the first one's place. */
-static void the_oldest_falls_out_byte_by_byte(void)
+/* 1024 bytes hold five messages of 200 bytes in a row; the sixth wraps around and replaces the first. */
+static void the_oldest_bytes_are_dropped(void)
 {
-    struct message_ring *ring = new_window(1, 64, 1024);
+    struct message_ring *ring = new_ring(1, 64, 1024);
     char text[TEXT_SIZE];
 
     for (int64_t position = 1; position <= 5; position++)
@@ -217,9 +220,9 @@ static void the_oldest_falls_out_byte_by_byte(void)
     free(ring);
 }
 
-static void a_message_too_big_is_the_tables(void)
+static void a_large_message_is_read_from_the_table(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
 
     append(ring, 0, 1);
     append_sized(ring, 0, 2, 257, 500);
@@ -227,23 +230,23 @@ static void a_message_too_big_is_the_tables(void)
     READ_ALL(ring, "0@0", NULL);
     READ_ALL(ring, "0@1", NULL);
     READ_ALL(ring, "0@2", "0:3");
-    /* Up to it the message ring has all, and knows that there is more. */
+    /* Before that message the ring has everything, and knows that there is more. */
     READ(ring, "0@0", 1, ALL, "0:1", true);
     READ(ring, "0@0", ALL, 500, "0:1", true);
     READ_ALL(ring, "1@0", "");
     READ_ALL(ring, "1@0 0@0", NULL);
     append_sized(ring, 1, 4, 256, 1);
     READ(ring, "1@0 0@2", 1, ALL, "0:3", true);
-    /* One that could not be made JSON of has none. */
+    /* A message that could not be formatted has no JSON. */
     ring_append(ring, 0, &(struct ring_message){ 5, NULL, 0, 7 });
     READ_ALL(ring, "0@3", NULL);
     READ_ALL(ring, "0@5", "");
     free(ring);
 }
 
-static void a_topic_opened_anew_is_another(void)
+static void a_reopened_topic_is_another(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref old, new;
     struct page page;
     int64_t position = 0, newest;
@@ -266,7 +269,7 @@ static void a_topic_opened_anew_is_another(void)
     append(ring, 0, 4);
     READ_ALL(ring, "0@3", "0:4");
     READ_ALL(ring, "0@2", NULL);
-    /* Without a close in between, too. */
+    /* The same without closing it in between. */
     ring_open(ring, 0, 4);
     CU_ASSERT_FALSE(ring_newest(ring, new, &newest));
     READ_ALL(ring, "0@4", "");
@@ -275,10 +278,13 @@ static void a_topic_opened_anew_is_another(void)
     free(ring);
 }
 
-/* Entries of a topic's life before must not end up in its life now, nor fall out of it. */
-static void what_falls_out_of_a_closed_topic_is_nobodys(void)
+/*
+ * Entries of a number's previous topic must not be read as the new topic's, nor change it when they are
+ * dropped.
+ */
+static void entries_of_a_closed_topic_are_dropped(void)
 {
-    struct message_ring *ring = new_window(2, 4, 1024);
+    struct message_ring *ring = new_ring(2, 4, 1024);
 
     append_row(ring, 0, 1, 3);
     ring_close(ring, 0);
@@ -295,9 +301,9 @@ static void what_falls_out_of_a_closed_topic_is_nobodys(void)
     free(ring);
 }
 
-static void what_was_skipped_is_the_tables(void)
+static void skipped_messages_are_read_from_the_table(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
 
     append_row(ring, 0, 1, 2);
     ring_skip(ring, 0, 5);
@@ -305,7 +311,7 @@ static void what_was_skipped_is_the_tables(void)
     READ_ALL(ring, "0@2", NULL);
     READ_ALL(ring, "0@4", NULL);
     READ_ALL(ring, "0@5", "0:6");
-    /* Older than the last one of another topic: as if skipped. */
+    /* A lower position than the last one of another topic counts as skipped. */
     append(ring, 1, 9);
     append(ring, 0, 8);
     READ_ALL(ring, "0@6", NULL);
@@ -317,9 +323,9 @@ static void what_was_skipped_is_the_tables(void)
     free(ring);
 }
 
-static void a_reset_begins_anew(void)
+static void a_reset_drops_everything(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref old, other;
     int64_t newest;
 
@@ -342,7 +348,7 @@ static void a_reset_begins_anew(void)
 
 static void any_position_is_a_cursor(void)
 {
-    struct message_ring *ring = new_window(3, 16, 1024);
+    struct message_ring *ring = new_ring(3, 16, 1024);
 
     append(ring, 0, 10);
     append(ring, 1, 20);
@@ -350,14 +356,14 @@ static void any_position_is_a_cursor(void)
     append(ring, 0, 30);
     append(ring, 1, 40);
     READ_ALL(ring, "0@15", "0:30"); /* between two messages */
-    READ_ALL(ring, "0@20", "0:30"); /* another topic's */
+    READ_ALL(ring, "0@20", "0:30"); /* the position of another topic's message */
     READ_ALL(ring, "0@29", "0:30");
     READ_ALL(ring, "1@10", "1:20,1:40");
     READ_ALL(ring, "1@25", "1:40");
     READ_ALL(ring, "2@24 0@10 1@39", "2:25,0:30,1:40");
-    READ_ALL(ring, "2@26", ""); /* beyond its newest, but not beyond the newest of all */
+    READ_ALL(ring, "2@26", ""); /* after its newest, but not after the newest of all topics */
     READ_ALL(ring, "0@31 2@40", "");
-    READ_ALL(ring, "1@41", NULL); /* was it ever given? */
+    READ_ALL(ring, "1@41", NULL); /* unknown whether it was ever given */
     READ_ALL(ring, "0@15 2@41", NULL);
     ring_reset(ring);
     READ_ALL(ring, "1@40", "");
@@ -370,7 +376,7 @@ static void any_position_is_a_cursor(void)
 struct model_message {
     int topic;
     int64_t position;
-    size_t length; /* 0: announced only */
+    size_t length; /* 0: without JSON */
     int64_t bytes;
 };
 
@@ -387,8 +393,8 @@ struct model {
     struct message_ring *ring;
     struct model_message messages[MODEL_MESSAGES];
     int count;
-    int64_t newest;       /* position of the last message, in the message ring or not */
-    int64_t from[TOPICS]; /* complete after, but for what fell out; -1: closed */
+    int64_t newest;       /* the last message's position, whether or not the ring has it */
+    int64_t from[TOPICS]; /* complete after this, except what was dropped; -1: closed */
     int64_t topic_newest[TOPICS];
 };
 
@@ -433,7 +439,10 @@ static void model_change(struct model *model)
 
 enum certainty { GONE, PERHAPS, THERE };
 
-/* Whether the message with this index is still in a window that keeps the newest, and may lose a quarter at its end. */
+/*
+ * Whether the message with this index is still in a ring that keeps the newest, and may waste a quarter of
+ * its bytes at the end.
+ */
 static enum certainty is_kept(const struct model *model, int index)
 {
     size_t length = 0;
@@ -445,7 +454,10 @@ static enum certainty is_kept(const struct model *model, int index)
     return length <= RING_BYTES - RING_BYTES / 4 ? THERE : PERHAPS;
 }
 
-/* What a read from positions must give: texts and has_more. Says whether the message ring can have all that it takes. */
+/*
+ * Computes what a read from positions must give: texts and has_more. Returns whether the ring can have
+ * everything it takes.
+ */
 static enum certainty model_read(const struct model *model, const int64_t *positions, char *texts, bool *more)
 {
     enum certainty certainty = THERE;
@@ -478,7 +490,7 @@ static enum certainty model_read(const struct model *model, const int64_t *posit
     return certainty;
 }
 
-/* Reads all open topics from anywhere, and compares; false: they differ. */
+/* Reads all open topics from random positions, and compares ring and model. false: they differ. */
 static bool model_compare(const struct model *model, int *reads)
 {
     static char texts[TEXT_SIZE * MODEL_LIMIT];
@@ -522,8 +534,7 @@ static void agrees_with_a_model(void)
     for (int round = 0; agreed && round < MODEL_ROUNDS; round++) {
         static struct model model;
 
-        model =
-            (struct model){ .ring = new_window(0, RING_MESSAGES, RING_BYTES), .from = { -1, -1, -1, -1 } };
+        model = (struct model){ .ring = new_ring(0, RING_MESSAGES, RING_BYTES), .from = { -1, -1, -1, -1 } };
         while (agreed && model.count < MODEL_MESSAGES) {
             model_change(&model);
             agreed = model_compare(&model, &reads);
@@ -533,19 +544,19 @@ static void agrees_with_a_model(void)
     EXPECT(!agreed || reads > MODEL_ROUNDS * MODEL_MESSAGES / 10, "only %d pages with messages", reads);
 }
 
-CU_TestInfo ring_tests[] = {
-    { "an open topic gives what was appended", an_open_topic_gives_what_was_appended },
+CU_TestInfo message_ring_tests[] = {
+    { "an open topic has what was appended", an_open_topic_has_what_was_appended },
     { "several topics are merged in order", several_topics_are_merged_in_order },
-    { "the page says where each topic stands", the_page_says_where_each_topic_stands },
+    { "the page has each topic's position", the_page_has_each_topics_position },
     { "the limit is exact", the_limit_is_exact },
     { "the byte budget is exact", the_byte_budget_is_exact },
-    { "the oldest falls out, entry by entry", the_oldest_falls_out_entry_by_entry },
-    { "the oldest falls out, byte by byte", the_oldest_falls_out_byte_by_byte },
-    { "a message too big is the table's", a_message_too_big_is_the_tables },
-    { "a topic opened anew is another", a_topic_opened_anew_is_another },
-    { "what falls out of a closed topic is nobody's", what_falls_out_of_a_closed_topic_is_nobodys },
-    { "what was skipped is the table's", what_was_skipped_is_the_tables },
-    { "a reset begins anew", a_reset_begins_anew },
+    { "the oldest entry is dropped", the_oldest_entry_is_dropped },
+    { "the oldest bytes are dropped", the_oldest_bytes_are_dropped },
+    { "a large message is read from the table", a_large_message_is_read_from_the_table },
+    { "a reopened topic is another", a_reopened_topic_is_another },
+    { "entries of a closed topic are dropped", entries_of_a_closed_topic_are_dropped },
+    { "skipped messages are read from the table", skipped_messages_are_read_from_the_table },
+    { "a reset drops everything", a_reset_drops_everything },
     { "any position is a cursor", any_position_is_a_cursor },
     { "agrees with a model", agrees_with_a_model },
     CU_TEST_INFO_NULL,

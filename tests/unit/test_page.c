@@ -29,7 +29,7 @@ static void expect_empty(const struct page *page)
     }
 }
 
-static void begins_and_clears_empty(void)
+static void a_new_page_and_a_cleared_page_are_empty(void)
 {
     struct page page;
 
@@ -45,7 +45,7 @@ static void begins_and_clears_empty(void)
     page_release(&page);
 }
 
-static void messages_are_a_list_in_the_order_they_came(void)
+static void messages_are_listed_in_the_order_in_which_they_were_added(void)
 {
     struct page page;
 
@@ -72,7 +72,8 @@ static void messages_are_a_list_in_the_order_they_came(void)
 }
 
 CU_TestInfo page_tests[] = {
-    { "begins and clears empty", begins_and_clears_empty },
-    { "messages are a list in the order they came", messages_are_a_list_in_the_order_they_came },
+    { "a new page and a cleared page are empty", a_new_page_and_a_cleared_page_are_empty },
+    { "messages are listed in the order in which they were added",
+      messages_are_listed_in_the_order_in_which_they_were_added },
     CU_TEST_INFO_NULL,
 };

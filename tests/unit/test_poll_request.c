@@ -17,7 +17,7 @@ static enum error parse(struct poll_request *request, const char *body, struct j
     return poll_request_parse(request, body, strlen(body), MAX_TOPICS, detail);
 }
 
-/* Parses a body that must be good. */
+/* Parses a valid body. */
 static struct poll_request good(const char *body)
 {
     struct poll_request request = { 0 };
@@ -45,7 +45,7 @@ static void defaults(void)
     poll_request_release(&request);
 }
 
-static void whole_numbers_in_any_spelling(void)
+static void integers_in_every_notation(void)
 {
     static const struct {
         const char *members;
@@ -80,7 +80,7 @@ static void whole_numbers_in_any_spelling(void)
     }
 }
 
-static void topics_keep_their_order_and_are_folded(void)
+static void topics_keep_their_order_and_repetitions_are_dropped(void)
 {
     struct poll_request request = good(" {\"topics\" : [\"b\", \"a\\u00e9\\/\\\"\", \"b\"]}\r\n");
 
@@ -97,7 +97,7 @@ static void topics_keep_their_order_and_are_folded(void)
     poll_request_release(&request);
 }
 
-/* A topic of one character, sent as the two halves of a surrogate pair. */
+/* A topic of one character, which is sent as a surrogate pair. */
 static void expect_pair(unsigned high, unsigned low)
 {
     const uint32_t character = 0x10000 + (high - 0xd800) * 0x400 + (low - 0xdc00);
@@ -117,7 +117,7 @@ static void expect_pair(unsigned high, unsigned low)
     poll_request_release(&request);
 }
 
-static void every_surrogate_pair_is_its_character(void)
+static void every_surrogate_pair_decodes_to_its_character(void)
 {
     for (unsigned high = 0xd800; high <= 0xdbff; high++) {
         expect_pair(high, 0xdc00);
@@ -129,7 +129,7 @@ static void every_surrogate_pair_is_its_character(void)
         expect_pair(0xd836, low);
 }
 
-static void characters_as_themselves(void)
+static void raw_characters_are_kept(void)
 {
     struct poll_request request =
         good("{\"topics\":[\"café\",\"日本\",\"😀\"],\"since\":{\"日本\":\"0\"},\"größe\":\"ß\"}");
@@ -156,7 +156,7 @@ static void a_byte_order_mark_is_skipped(void)
     poll_request_release(&request);
 }
 
-static void a_cursor_for_each_topic(void)
+static void each_topic_gets_its_cursor(void)
 {
     static const char *const none[] = { "{\"topics\":[\"a\"],\"since\":null}",
                                         "{\"topics\":[\"a\"],\"since\":{}}",
@@ -169,7 +169,7 @@ static void a_cursor_for_each_topic(void)
     CU_ASSERT_EQUAL(request.topics[0].cursor.kind, CURSOR_UNKNOWN);
     EXPECT_TEXT(request.topics[0].since, "\"what\\u0000?\"");
     EXPECT_JSON(
-        json_object_get(json_object_object_get(request.body, "since")), /* no more than is needed is kept */
+        json_object_get(json_object_object_get(request.body, "since")), /* only the needed entries are kept */
         "{\"b\":\"msg_000000000000002a\",\"a\":\"what\\u0000?\"}");
     CU_ASSERT_EQUAL(request.topics[1].cursor.kind, CURSOR_MESSAGE);
     CU_ASSERT_EQUAL(request.topics[1].cursor.position, 42);
@@ -185,8 +185,8 @@ static void a_cursor_for_each_topic(void)
     }
 }
 
-/* Bodies that are JSON objects but not requests, and the whole of what the client is told. */
-static void every_fault_is_told_with_its_place(void)
+/* Bodies that are JSON objects but not requests, and all entries that the client gets. */
+static void every_fault_has_an_entry_with_its_location(void)
 {
     static const struct {
         const char *body, *detail;
@@ -223,7 +223,7 @@ static void every_fault_is_told_with_its_place(void)
     }
 }
 
-/* Expects 422 with one entry, of which loc is given without its "body". */
+/* Expects 422 with one entry; loc is given without its "body". */
 static void expect_refused(const char *body, size_t length, const char *loc)
 {
     struct poll_request request, before;
@@ -291,7 +291,7 @@ static void refuses_wrong_values(void)
     }
 }
 
-/* What a lenient parser might take, and the offset at which it stops being JSON. */
+/* Texts that a lenient parser might accept, and the offset of the fault. */
 static const struct {
     const char *body;
     int offset; /* -1: any */
@@ -361,7 +361,7 @@ static const struct {
     { "{\"topics\":[\"a\"]}\f", 16 },
 };
 
-static void refuses_what_is_not_json(void)
+static void refuses_text_that_is_not_json(void)
 {
     for (size_t i = 0; i < COUNT(not_json); i++) {
         struct poll_request request;
@@ -387,7 +387,7 @@ static void refuses_what_is_not_json(void)
     }
 }
 
-static void other_values_are_no_request(void)
+static void other_json_values_are_not_requests(void)
 {
     static const char *const bodies[] = { "null",   "true",       "false ",       "1",
                                           "-1.5e3", "\"topics\"", "[\"topics\"]", " [] " };
@@ -398,7 +398,7 @@ static void other_values_are_no_request(void)
     expect_refused(with_nul, sizeof with_nul - 1, "16");
 }
 
-static void only_blank_topics_is_no_topic(void)
+static void a_poll_with_only_blank_topics_has_an_error_of_its_own(void)
 {
     static const char *const bodies[] = { "{\"topics\":[\"\"]}", "{\"topics\":[\"  \"]}",
                                           "{\"topics\":[\"\",\"\\t\\n\",\"\\u3000\"]}" };
@@ -413,7 +413,7 @@ static void only_blank_topics_is_no_topic(void)
     expect_refused("{\"topics\":[\"\"],\"timeout\":-1}", 28, "\"timeout\"");
 }
 
-/* An ignored member with so many arrays in each other. */
+/* Parses a body with an ignored member that has this many nested arrays. */
 static enum error parse_nested(int depth)
 {
     static const char begin[] = "{\"topics\":[\"a\"],\"x\":";
@@ -433,7 +433,7 @@ static enum error parse_nested(int depth)
     return error;
 }
 
-static void nests_32_levels_deep(void)
+static void accepts_32_levels_of_nesting(void)
 {
     CU_ASSERT_EQUAL(parse_nested(1), ERROR_NONE);
     CU_ASSERT_EQUAL(parse_nested(31), ERROR_NONE);
@@ -441,7 +441,7 @@ static void nests_32_levels_deep(void)
     CU_ASSERT_EQUAL(parse_nested(80), ERROR_INVALID);
 }
 
-static void nests_and_grows_without_harm(void)
+static void deep_and_large_bodies_do_no_harm(void)
 {
     const size_t length = poll_request_max_bytes(MAX_TOPICS);
     char *body = malloc(length);
@@ -461,18 +461,20 @@ static void nests_and_grows_without_harm(void)
 
 CU_TestInfo poll_request_tests[] = {
     { "defaults", defaults },
-    { "whole numbers in any spelling", whole_numbers_in_any_spelling },
-    { "topics keep their order and are folded", topics_keep_their_order_and_are_folded },
-    { "every surrogate pair is its character", every_surrogate_pair_is_its_character },
-    { "characters as themselves", characters_as_themselves },
+    { "integers in every notation", integers_in_every_notation },
+    { "topics keep their order and repetitions are dropped",
+      topics_keep_their_order_and_repetitions_are_dropped },
+    { "every surrogate pair decodes to its character", every_surrogate_pair_decodes_to_its_character },
+    { "raw characters are kept", raw_characters_are_kept },
     { "a byte order mark is skipped", a_byte_order_mark_is_skipped },
-    { "a cursor for each topic", a_cursor_for_each_topic },
-    { "every fault is told with its place", every_fault_is_told_with_its_place },
+    { "each topic gets its cursor", each_topic_gets_its_cursor },
+    { "every fault has an entry with its location", every_fault_has_an_entry_with_its_location },
     { "refuses wrong values", refuses_wrong_values },
-    { "refuses what is not JSON", refuses_what_is_not_json },
-    { "other values are no request", other_values_are_no_request },
-    { "only blank topics is no topic", only_blank_topics_is_no_topic },
-    { "nests 32 levels deep", nests_32_levels_deep },
-    { "nests and grows without harm", nests_and_grows_without_harm },
+    { "refuses text that is not JSON", refuses_text_that_is_not_json },
+    { "other JSON values are not requests", other_json_values_are_not_requests },
+    { "a poll with only blank topics has an error of its own",
+      a_poll_with_only_blank_topics_has_an_error_of_its_own },
+    { "accepts 32 levels of nesting", accepts_32_levels_of_nesting },
+    { "deep and large bodies do no harm", deep_and_large_bodies_do_no_harm },
     CU_TEST_INFO_NULL,
 };

@@ -1,4 +1,4 @@
-/* Scripts of what a poll does and what it meets (fake_poll.h). Time is moved, not slept through. */
+/* Scripts of a poll's calls and their results (fake_poll.h). The tests advance the clock and do not sleep. */
 #include "worker/poll_waiter.h"
 
 #include "core/clock.h"
@@ -18,20 +18,20 @@
 #define WAITS .call = FAKE_WAIT
 #define BEATS .call = FAKE_HEARTBEAT
 
-/* The first moments of a wait, before the web server is shown that there is one. */
+/* The first part of a wait, before the head is sent. */
 #define QUIET                                                                                                \
     {                                                                                                        \
         WAITS, .error = ERROR_TIMEOUT                                                                        \
     }
 
-/* What a read gives: nothing after 5 yet, or the message 6. */
+/* Results of a read: nothing after position 5 yet, or message 6. */
 #define NOTHING .topics = { { .start = 5, .oldest = -1 } }
 #define MESSAGE NOTHING, .messages = { { 0, 6 } }
 
 #define BODY "{\"topics\":[\"a\"],\"timeout\":10}"
 #define SINCE_5 "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":" ID(5) "}}"
 
-/* Expects the run's end, the number of messages and the one topic's next cursor (NULL: not to be answered). */
+/* Expects this result, number of messages and next cursor of the one topic (NULL: the poll has no answer). */
 static void expect_end(struct fake_poll *poll, enum error error, int messages, const char *next)
 {
     char next_since[80];
@@ -44,7 +44,7 @@ static void expect_end(struct fake_poll *poll, enum error error, int messages, c
     }
 }
 
-/* The whole of a test that needs no more than a script and its end. */
+/* A whole test that consists of a script and the expected result. */
 #define PLAY(body, script, error, messages, next)                                                            \
     do {                                                                                                     \
         struct fake_poll played;                                                                             \
@@ -77,7 +77,7 @@ static void a_message_while_subscribing_is_answered_whole(void)
     PLAY(BODY, script, ERROR_NONE, 1, ID(6));
 }
 
-static void errors_that_no_retry_helps_end_the_poll(void)
+static void errors_not_worth_a_retry_end_the_poll(void)
 {
     static const enum error errors[] = { ERROR_DENIED, ERROR_DATABASE_QUERY };
 
@@ -101,7 +101,7 @@ static void waits_then_delivers(void)
     FAKE_POLL_RUN(&poll, script);
     expect_end(&poll, ERROR_NONE, 1, ID(6));
     CU_ASSERT_TRUE(poll.waiter.began_wait);
-    /* From now is where the first read found it, or a message that is committed meanwhile would be missed. */
+    /* "From now" is the position of the first read; else a message committed meanwhile would be missed. */
     CU_ASSERT_EQUAL(poll.calls[0].positions[0], CATCH_UP_FROM_NOW);
     CU_ASSERT_EQUAL(poll.calls[1].positions[0], 5);
     CU_ASSERT_EQUAL(poll.calls[5].positions[0], 5);
@@ -125,7 +125,7 @@ static void news_at_once_are_answered_whole(void)
     fake_poll_release(&poll);
 }
 
-static void news_of_nothing_goes_on_waiting(void)
+static void a_wake_without_messages_goes_on_waiting(void)
 {
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
@@ -201,17 +201,14 @@ static void a_client_that_left_ends_the_poll(void)
     PLAY(BODY, waiting, ERROR_CLIENT_GONE, 0, NULL);
 }
 
-static void a_release_answers_at_once_with_the_cursors(void)
+static void a_drain_answers_at_once_with_the_cursors(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },
-        { SUBSCRIBES, NOTHING },
-        QUIET,
-        { BEGINS },
-        { WAITS, .error = ERROR_RELEASED },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
+        { WAITS, .error = ERROR_DRAINED },
     };
 
-    PLAY(BODY, script, ERROR_RELEASED, 0, ID(5));
+    PLAY(BODY, script, ERROR_DRAINED, 0, ID(5));
 }
 
 static void heartbeats_go_out_between_waits(void)
@@ -280,7 +277,7 @@ static void lost_while_waiting_and_found(void)
     PLAY(BODY, script, ERROR_NONE, 1, ID(6));
 }
 
-/* Found in time, but with nothing to deliver: the poll goes on as if nothing had been, and its timeout is its own. */
+/* The database is back in time, without messages: the poll goes on waiting, until its own timeout. */
 static void lost_and_found_goes_on_waiting(void)
 {
     static const struct fake_step script[] = {
@@ -302,7 +299,7 @@ static void lost_and_found_goes_on_waiting(void)
     fake_poll_release(&poll);
 }
 
-/* News came, but the connection was lost in the middle of the page: what was read of it must not count. */
+/* The connection was lost in the middle of a page: what was read of that page must not count. */
 static void a_retry_starts_from_the_same_positions(void)
 {
     static const struct fake_step script[] = {
@@ -387,28 +384,30 @@ static void no_attempt_outlasts_the_poll_by_much(void)
     fake_poll_release(&poll);
 }
 
-/* A release during the pause before a retry: a poll that has no cursor to give back yet has 3 s to find one. */
-static void a_release_ends_the_retries_of_who_has_a_cursor(void)
+/*
+ * A drain during the pause before a retry: a poll that has no cursor to answer with yet gets 3 s to find one.
+ */
+static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
 {
     static const struct fake_step back[] = { { AUTHORIZES, AWAY, .takes_ms = 1000 },
                                              { AUTHORIZES, AWAY, .takes_ms = 1000 },
                                              { AUTHORIZES, NOTHING },
                                              { SUBSCRIBES, NOTHING },
-                                             { WAITS, .error = ERROR_RELEASED } };
+                                             { WAITS, .error = ERROR_DRAINED } };
     static const struct fake_step away[] = { { AUTHORIZES, AWAY, .takes_ms = 1000, .repeat = true } };
     static const struct fake_step waiting[] = { { AUTHORIZES, NOTHING }, { SUBSCRIBES, AWAY } };
     struct fake_poll poll;
     int64_t start_ms;
 
     fake_poll_init(&poll, BODY);
-    poll.release = 1;
+    poll.drain = 1;
     FAKE_POLL_RUN(&poll, back);
-    expect_end(&poll, ERROR_RELEASED, 0, ID(5));
+    expect_end(&poll, ERROR_DRAINED, 0, ID(5));
     fake_poll_release(&poll);
 
     start_ms = clock_monotonic_ms();
     fake_poll_init(&poll, BODY);
-    poll.release = 1;
+    poll.drain = 1;
     FAKE_POLL_RUN(&poll, away);
     expect_end(&poll, ERROR_DATABASE_AWAY, 0, NULL);
     EXPECT(clock_monotonic_ms() - start_ms >= 3000, "gave up before its time");
@@ -416,15 +415,15 @@ static void a_release_ends_the_retries_of_who_has_a_cursor(void)
     fake_poll_release(&poll);
 
     fake_poll_init(&poll, BODY);
-    poll.release = 1;
+    poll.drain = 1;
     FAKE_POLL_RUN(&poll, waiting);
-    expect_end(&poll, ERROR_RELEASED, 0, ID(5));
+    expect_end(&poll, ERROR_DRAINED, 0, ID(5));
     fake_poll_release(&poll);
 }
 
 /* ---- gaps */
 
-/* The client learns at once that it missed something, also where no message follows. */
+/* The client is told of a gap at once, even if no message follows. */
 static void a_gap_is_answered_at_once(void)
 {
     static const struct fake_step first[] = {
@@ -458,7 +457,10 @@ static void a_gap_is_answered_at_once(void)
     fake_poll_release(&poll);
 }
 
-/* Pruned, or restored from a backup, while the poll waited: also from a cursor that was good when it came. */
+/*
+ * Messages are pruned, or the database is restored, while the poll waits: a gap after a cursor that was valid
+ * at first.
+ */
 static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
 {
     static const struct fake_step restored[] = {
@@ -499,12 +501,12 @@ static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
     fake_poll_release(&poll);
 }
 
-/* The cursor of the one topic, what the read of it finds, and what of that is told. */
+/* The cursor of the one topic, the gap that the read finds, and the gap that the client is told. */
 struct gap_row {
     const char *cursor; /* JSON */
-    int64_t position;   /* that is read from */
+    int64_t position;   /* where the read starts */
     enum gap found;
-    const char *told; /* NULL: nothing */
+    const char *told; /* NULL: no gap */
 };
 
 static void expect_gap(const struct gap_row *row)
@@ -538,7 +540,7 @@ static void each_kind_of_cursor_has_its_gaps(void)
         { ID(7), 7, GAP_AHEAD, "ahead" },
         { "\"0-7\"", 7, GAP_NONE, NULL },
         { "\"0-7\"", 7, GAP_EXPIRED, "expired" },
-        { "\"0-7\"", 7, GAP_AHEAD, NULL }, /* a time when nothing had been published */
+        { "\"0-7\"", 7, GAP_AHEAD, NULL }, /* a time before anything was published */
         { "\"msg_abc123\"", 0, GAP_NONE, "unknown" },
         { "\"msg_abc123\"", 0, GAP_EXPIRED, "unknown" },
     };
@@ -555,14 +557,14 @@ CU_TestInfo poll_waiter_tests[] = {
     { "a message at hand is answered at once", a_message_at_hand_is_answered_at_once },
     { "timeout 0 never waits", timeout_0_never_waits },
     { "a message while subscribing is answered whole", a_message_while_subscribing_is_answered_whole },
-    { "errors that no retry helps end the poll", errors_that_no_retry_helps_end_the_poll },
+    { "errors not worth a retry end the poll", errors_not_worth_a_retry_end_the_poll },
     { "waits, then delivers", waits_then_delivers },
     { "news at once are answered whole", news_at_once_are_answered_whole },
-    { "news of nothing goes on waiting", news_of_nothing_goes_on_waiting },
+    { "a wake without messages goes on waiting", a_wake_without_messages_goes_on_waiting },
     { "the timeout reads once more", the_timeout_reads_once_more },
     { "a lost notification only delays", a_lost_notification_only_delays },
     { "a client that left ends the poll", a_client_that_left_ends_the_poll },
-    { "a release answers at once, with the cursors", a_release_answers_at_once_with_the_cursors },
+    { "a drain answers at once, with the cursors", a_drain_answers_at_once_with_the_cursors },
     { "heartbeats go out between waits", heartbeats_go_out_between_waits },
     { "lost at first and found", lost_at_first_and_found },
     { "lost while waiting and found", lost_while_waiting_and_found },
@@ -573,7 +575,7 @@ CU_TestInfo poll_waiter_tests[] = {
     { "away until the deadline is an empty answer after it",
       away_until_the_deadline_is_an_empty_answer_after_it },
     { "no attempt outlasts the poll by much", no_attempt_outlasts_the_poll_by_much },
-    { "a release ends the retries of who has a cursor", a_release_ends_the_retries_of_who_has_a_cursor },
+    { "a drain ends the retries of a poll with cursors", a_drain_ends_the_retries_of_a_poll_with_cursors },
     { "a gap is answered at once", a_gap_is_answered_at_once },
     { "a gap that opens while waiting is answered at once",
       a_gap_that_opens_while_waiting_is_answered_at_once },

@@ -1,4 +1,4 @@
-/* With a server that says nothing: what answers is for the tests with a database. */
+/* Tests with a server that never answers. Answers are tested with a real database (tests/e2e). */
 #include "postgres/query_batch.h"
 
 #include "core/clock.h"
@@ -7,7 +7,7 @@
 #include "silence.h"
 #include "suites.h"
 
-/* Begins, and is given up when its time is over. Returns why. */
+/* Begins a batch and lets its deadline pass. Returns the error text. */
 static const char *run_out_of_time(struct query_batch *batch, struct database *database)
 {
     const int64_t now_ms = clock_monotonic_ms();
@@ -15,18 +15,18 @@ static const char *run_out_of_time(struct query_batch *batch, struct database *d
     CU_ASSERT(statement_add_int4(query_batch_add(batch, "SELECT $1"), 1));
     CU_ASSERT_EQUAL(query_batch_begin(batch, database, now_ms, 400), ERROR_PENDING);
     CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 1),
-                    ERROR_PENDING); /* it is connected, and sends */
+                    ERROR_PENDING); /* it has connected and sends */
     CU_ASSERT_EQUAL(query_batch_step(batch, false, now_ms + 399), ERROR_PENDING);
     CU_ASSERT(batch->running && query_batch_due_ms(batch) <= now_ms + 400);
     CU_ASSERT_EQUAL(query_batch_step(batch, false, now_ms + 400), ERROR_DATABASE_AWAY);
     CU_ASSERT(!batch->running && database_pollfd(database).fd < 0);
-    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 2000), ERROR_PENDING); /* nothing is under way */
+    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 2000), ERROR_PENDING); /* nothing is running */
     query_batch_end(batch);
     return database_error(database);
 }
 
-/* A second connection only to replace a session that does not end by itself, and never a third. */
-static void gives_up_when_time_is_up(void)
+/* Opens a second connection only to replace a session that does not end by itself, and never a third. */
+static void closes_the_connection_at_the_deadline(void)
 {
     struct query_batch batch = { 0 };
     struct database *database = database_new(400);
@@ -36,12 +36,14 @@ static void gives_up_when_time_is_up(void)
     fake_clock_stop();
     CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "no connection in time");
     fake_clock_advance(50);
-    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "an earlier session has not ended");
+    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database),
+                           "the backend of an earlier session has not exited");
     fake_clock_advance(500);
     CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "no connection in time");
     fake_clock_advance(60000);
-    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "an earlier session has not ended");
-    silence_end(silent); /* which closes both of them */
+    CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database),
+                           "the backend of an earlier session has not exited");
+    silence_end(silent); /* the server closes both connections */
     silent = silence_begin();
     CU_ASSERT_STRING_EQUAL(run_out_of_time(&batch, database), "no connection in time");
     database_free(database);
@@ -49,7 +51,7 @@ static void gives_up_when_time_is_up(void)
     silence_end(silent);
 }
 
-static void asks_nothing_without_statements(void)
+static void sends_nothing_without_statements(void)
 {
     struct query_batch batch = { 0 };
 
@@ -58,6 +60,7 @@ static void asks_nothing_without_statements(void)
     query_batch_end(&batch);
 }
 
-CU_TestInfo query_batch_tests[] = { { "gives up when time is up", gives_up_when_time_is_up },
-                                    { "asks nothing without statements", asks_nothing_without_statements },
+CU_TestInfo query_batch_tests[] = { { "closes the connection at the deadline",
+                                      closes_the_connection_at_the_deadline },
+                                    { "sends nothing without statements", sends_nothing_without_statements },
                                     CU_TEST_INFO_NULL };

@@ -1,4 +1,4 @@
-/* Questions and answers over real sockets: whole, of any size, cut short, late, and damaged. */
+/* Questions and answers over real sockets: complete, of any size, truncated, late, and damaged. */
 #include "shared/read_channel.h"
 
 #include "core/clock.h"
@@ -23,7 +23,7 @@ struct desk {
     struct poll_request request;
     int64_t positions[TOPICS];
     struct read_channel_question question;
-    struct page page; /* the worker's */
+    struct page page; /* that the worker receives */
     char text[READ_CHANNEL_TEXT_SIZE];
 };
 
@@ -48,15 +48,15 @@ static void close_desk(struct desk *desk)
     poll_request_release(&desk->request);
 }
 
-/* Asks, and has the other side accept the question. */
-static int ask(struct desk *desk, int *socket, struct read_channel *reading)
+/* Asks, and accepts the question on the reader's side. Returns the worker's socket. */
+static int ask(struct desk *desk, int *socket, struct read_channel_job *job)
 {
     int ours = read_channel_ask(desk->queue[0], &desk->question);
 
     CU_ASSERT_FATAL(ours >= 0);
     *socket = read_channel_take(desk->queue[1]);
     CU_ASSERT_FATAL(*socket >= 0);
-    CU_ASSERT_TRUE_FATAL(read_channel_accept(*socket, reading));
+    CU_ASSERT_TRUE_FATAL(read_channel_accept(*socket, job));
     return ours;
 }
 
@@ -65,7 +65,7 @@ static enum error receive(struct desk *desk, int socket)
     enum error error;
 
     page_clear(&desk->page);
-    error = read_channel_receive(socket, desk->question.give_up_ms, &desk->page, desk->text);
+    error = read_channel_receive(socket, desk->question.deadline_ms, &desk->page, desk->text);
     if (error) {
         CU_ASSERT_EQUAL(desk->page.message_count, 0);
         CU_ASSERT_EQUAL(printbuf_length(desk->page.messages), 0);
@@ -104,40 +104,40 @@ static void expect_same(const struct page *got, const struct page *sent)
 static void a_question_and_its_answer(void)
 {
     struct desk desk;
-    struct read_channel reading;
+    struct read_channel_job job;
     struct page page;
     int ours, theirs;
 
     open_desk(&desk, LONG_MS);
-    ours = ask(&desk, &theirs, &reading);
-    CU_ASSERT_EQUAL_FATAL(reading.request.topic_count, TOPICS);
-    CU_ASSERT_EQUAL(reading.request.limit, 7);
-    CU_ASSERT_EQUAL(reading.question.give_up_ms, desk.question.give_up_ms);
-    EXPECT_TEXT(reading.question.remote_user, "eve");
+    ours = ask(&desk, &theirs, &job);
+    CU_ASSERT_EQUAL_FATAL(job.request.topic_count, TOPICS);
+    CU_ASSERT_EQUAL(job.request.limit, 7);
+    CU_ASSERT_EQUAL(job.question.deadline_ms, desk.question.deadline_ms);
+    EXPECT_TEXT(job.question.remote_user, "eve");
     for (int i = 0; i < TOPICS; i++) {
-        EXPECT_TEXT(reading.request.topics[i].name, desk.request.topics[i].name);
-        EXPECT_TEXT(reading.request.topics[i].quoted, desk.request.topics[i].quoted);
-        CU_ASSERT_EQUAL(reading.request.topics[i].length, desk.request.topics[i].length);
-        CU_ASSERT_EQUAL(reading.question.positions[i], desk.positions[i]);
+        EXPECT_TEXT(job.request.topics[i].name, desk.request.topics[i].name);
+        EXPECT_TEXT(job.request.topics[i].quoted, desk.request.topics[i].quoted);
+        CU_ASSERT_EQUAL(job.request.topics[i].length, desk.request.topics[i].length);
+        CU_ASSERT_EQUAL(job.question.positions[i], desk.positions[i]);
     }
-    fill(&page, &reading.request, "1", 1);
-    read_channel_answer(theirs, reading.question.give_up_ms, ERROR_NONE, &page, "");
+    fill(&page, &job.request, "1", 1);
+    read_channel_answer(theirs, job.question.deadline_ms, ERROR_NONE, &page, "");
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_NONE);
     expect_same(&desk.page, &page);
     EXPECT_TEXT(desk.text, "");
     page_release(&page);
-    read_channel_release(&reading);
+    read_channel_release(&job);
     (void)close(ours);
     (void)close(theirs);
 
-    /* Nobody is to be asked about, and the answer is an error. */
+    /* A question without a user, answered with an error. */
     desk.question.remote_user = NULL;
-    ours = ask(&desk, &theirs, &reading);
-    CU_ASSERT_PTR_NULL(reading.question.remote_user);
-    read_channel_answer(theirs, reading.question.give_up_ms, ERROR_SCHEMA, NULL, "no schema");
+    ours = ask(&desk, &theirs, &job);
+    CU_ASSERT_PTR_NULL(job.question.remote_user);
+    read_channel_answer(theirs, job.question.deadline_ms, ERROR_SCHEMA, NULL, "no schema");
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_SCHEMA);
     EXPECT_TEXT(desk.text, "no schema");
-    read_channel_release(&reading);
+    read_channel_release(&job);
     (void)close(ours);
     (void)close(theirs);
     close_desk(&desk);
@@ -153,14 +153,14 @@ struct answerer {
 static void *answer_one(void *argument)
 {
     struct answerer *answerer = argument;
-    struct read_channel reading;
+    struct read_channel_job job;
     int socket;
 
     while ((socket = read_channel_take(answerer->desk->queue[1])) < 0)
         ;
-    if (read_channel_accept(socket, &reading)) {
-        read_channel_answer(socket, reading.question.give_up_ms, ERROR_NONE, &answerer->page, "");
-        read_channel_release(&reading);
+    if (read_channel_accept(socket, &job)) {
+        read_channel_answer(socket, job.question.deadline_ms, ERROR_NONE, &answerer->page, "");
+        read_channel_release(&job);
     }
     (void)close(socket);
     return NULL;
@@ -194,24 +194,24 @@ static void large_ones(void)
     free(payload);
 }
 
-/* Answers whether the names that it receives are those that were sent. */
+/* A reader whose answer says whether it received the names that were sent. */
 static void *compare_one(void *argument)
 {
     struct desk *desk = argument;
-    struct read_channel reading;
+    struct read_channel_job job;
     int socket;
     bool same;
 
     while ((socket = read_channel_take(desk->queue[1])) < 0)
         ;
-    if (read_channel_accept(socket, &reading)) {
-        same = reading.request.topic_count == desk->request.topic_count;
-        for (int i = 0; same && i < reading.request.topic_count; i++)
-            same = strcmp(reading.request.topics[i].name, desk->request.topics[i].name) == 0 &&
-                   strcmp(reading.request.topics[i].quoted, desk->request.topics[i].quoted) == 0;
-        read_channel_answer(socket, reading.question.give_up_ms, ERROR_SCHEMA, NULL,
+    if (read_channel_accept(socket, &job)) {
+        same = job.request.topic_count == desk->request.topic_count;
+        for (int i = 0; same && i < job.request.topic_count; i++)
+            same = strcmp(job.request.topics[i].name, desk->request.topics[i].name) == 0 &&
+                   strcmp(job.request.topics[i].quoted, desk->request.topics[i].quoted) == 0;
+        read_channel_answer(socket, job.question.deadline_ms, ERROR_SCHEMA, NULL,
                             same ? "the same" : "others");
-        read_channel_release(&reading);
+        read_channel_release(&job);
     }
     (void)close(socket);
     return NULL;
@@ -259,31 +259,31 @@ static void the_most_and_longest_topics(void)
 static void a_reader_that_is_gone(void)
 {
     struct desk desk;
-    struct read_channel reading;
+    struct read_channel_job job;
     int ours, theirs;
 
     open_desk(&desk, LONG_MS);
-    ours = ask(&desk, &theirs, &reading);
+    ours = ask(&desk, &theirs, &job);
     (void)close(theirs);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    EXPECT_TEXT(desk.text, "the reader of the table died");
-    read_channel_release(&reading);
+    EXPECT_TEXT(desk.text, "the reader process died");
+    read_channel_release(&job);
     (void)close(ours);
 
-    /* In the middle of the answer. */
-    ours = ask(&desk, &theirs, &reading);
+    /* The reader ends in the middle of the answer. */
+    ours = ask(&desk, &theirs, &job);
     CU_ASSERT_EQUAL(send(theirs, (char[9]){ 0 }, 9, 0), 9);
     (void)close(theirs);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    read_channel_release(&reading);
+    read_channel_release(&job);
     (void)close(ours);
 
-    /* All of them, before one has taken the question. */
+    /* All readers end before one has taken the question. */
     ours = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_FATAL(ours >= 0);
     (void)close(desk.queue[1]);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    CU_ASSERT(clock_monotonic_ms() < desk.question.give_up_ms);
+    CU_ASSERT(clock_monotonic_ms() < desk.question.deadline_ms);
     (void)close(ours);
     CU_ASSERT_EQUAL(read_channel_ask(desk.queue[0], &desk.question), -1);
     desk.queue[1] = -1;
@@ -298,8 +298,8 @@ static void a_reader_that_is_late(void)
     open_desk(&desk, SHORT_MS);
     ours = read_channel_ask(desk.queue[0], &desk.question);
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_DATABASE_AWAY);
-    CU_ASSERT(clock_monotonic_ms() >= desk.question.give_up_ms);
-    EXPECT_TEXT(desk.text, "no reader of the table answered in time");
+    CU_ASSERT(clock_monotonic_ms() >= desk.question.deadline_ms);
+    EXPECT_TEXT(desk.text, "no reader process answered in time");
     (void)close(ours);
     close_desk(&desk);
 }
@@ -307,24 +307,24 @@ static void a_reader_that_is_late(void)
 static void a_worker_that_is_gone(void)
 {
     struct desk desk;
-    struct read_channel reading;
+    struct read_channel_job job;
     int ours, theirs;
 
     open_desk(&desk, LONG_MS);
     CU_ASSERT_EQUAL(read_channel_take(desk.queue[1]), -1);
     CU_ASSERT_EQUAL(errno, EAGAIN);
-    ours = ask(&desk, &theirs, &reading);
+    ours = ask(&desk, &theirs, &job);
     (void)close(ours);
-    read_channel_answer(theirs, desk.question.give_up_ms, ERROR_DATABASE_AWAY, NULL, "nobody hears it");
-    read_channel_release(&reading);
+    read_channel_answer(theirs, desk.question.deadline_ms, ERROR_DATABASE_AWAY, NULL, "nobody hears it");
+    read_channel_release(&job);
     (void)close(theirs);
 
     ours = read_channel_ask(desk.queue[0], &desk.question);
-    (void)close(ours); /* what it asked is there all the same */
+    (void)close(ours); /* its question stays in the queue */
     theirs = read_channel_take(desk.queue[1]);
-    CU_ASSERT_TRUE(read_channel_accept(theirs, &reading));
-    read_channel_release(&reading);
-    CU_ASSERT_FALSE(read_channel_accept(theirs, &reading));
+    CU_ASSERT_TRUE(read_channel_accept(theirs, &job));
+    read_channel_release(&job);
+    CU_ASSERT_FALSE(read_channel_accept(theirs, &job));
     (void)close(theirs);
 
     (void)close(desk.queue[0]);
@@ -334,9 +334,9 @@ static void a_worker_that_is_gone(void)
     close_desk(&desk);
 }
 
-/* ---- damage: whatever comes, it is refused or it is whole */
+/* ---- damage: whatever arrives is refused, or it is complete */
 
-/* Everything that the call to send puts into a socket. */
+/* Records everything that send() writes into a socket. */
 static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
                      struct desk *desk)
 {
@@ -356,17 +356,20 @@ static void send_answer(struct desk *desk, int socket)
     struct page page;
 
     fill(&page, &desk->request, "[1,2,3]", 7);
-    read_channel_answer(socket, desk->question.give_up_ms, ERROR_NONE, &page, "");
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_NONE, &page, "");
     page_release(&page);
 }
 
 static void send_error(struct desk *desk, int socket)
 {
-    read_channel_answer(socket, desk->question.give_up_ms, ERROR_DATABASE_QUERY, NULL,
+    read_channel_answer(socket, desk->question.deadline_ms, ERROR_DATABASE_QUERY, NULL,
                         "what PostgreSQL said");
 }
 
-/* A recording with a few bytes changed and, sometimes, its end cut off, in a socket whose other side is closed. */
+/*
+ * A socket that holds a recording with a few bytes changed and, sometimes, its end cut off. Its other side is
+ * closed.
+ */
 static int damage(const char *whole, size_t length, unsigned *seed)
 {
     static const char favourites[] = { 0, 1, 2, 0x7f, (char)0x80, (char)0xff };
@@ -431,14 +434,14 @@ static void damaged_questions(void)
     (void)close(theirs);
     for (int i = 0; i < DAMAGES; i++) {
         int socket = damage(recorded, (size_t)length, &seed);
-        struct read_channel reading;
+        struct read_channel_job job;
 
-        if (read_channel_accept(socket, &reading)) {
+        if (read_channel_accept(socket, &job)) {
             whole++;
-            for (int k = 0; k < reading.request.topic_count; k++)
-                CU_ASSERT(strlen(reading.request.topics[k].quoted) < sizeof recorded &&
-                          strlen(reading.request.topics[k].name) <= reading.request.topics[k].length);
-            read_channel_release(&reading);
+            for (int k = 0; k < job.request.topic_count; k++)
+                CU_ASSERT(strlen(job.request.topics[k].quoted) < sizeof recorded &&
+                          strlen(job.request.topics[k].name) <= job.request.topics[k].length);
+            read_channel_release(&job);
         } else {
             refused++;
         }

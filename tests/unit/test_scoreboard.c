@@ -1,8 +1,11 @@
 /*
- * The manager's side of the scoreboard while workers write garbage into everything that they can write. It may be told anything, but uses
- * nothing outside of its memory, comes to an end, and serves those that work.
+ * The manager's side of the scoreboard while workers write garbage into everything that they can write.
+ * Whatever it reads, it accesses no memory outside, ends each call, and serves the sound workers.
  */
 #include "api/topic.h"
+#include "shared/latch.h"
+#include "shared/question.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 
 #include "api/topic.h"
@@ -13,7 +16,9 @@
 #include "manager/authorizer.h"
 #include "manager/relay.h"
 #include "manager/stats_writer.h"
+#include "shared/slot_reset.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 #include "suites.h"
 
 #include <errno.h>
@@ -34,10 +39,10 @@ static struct scoreboard *new_scoreboard(void)
     return scoreboard_new(POLLS, MAX_TOPICS, TOPICS, MESSAGES, BYTES, 2);
 }
 
-/* A question as a worker puts it. */
-static void ask(struct scoreboard *scoreboard, int number, const char *user, const char *name)
+/* Asks a question as a worker does. */
+static void ask(struct scoreboard *scoreboard, int worker, const char *user, const char *name)
 {
-    struct slot *slot = scoreboard_slot(scoreboard, number);
+    struct slot *slot = scoreboard_slot(scoreboard, worker);
     const size_t length = strlen(name);
 
     (void)snprintf(slot->user, sizeof slot->user, "%s", user);
@@ -45,10 +50,10 @@ static void ask(struct scoreboard *scoreboard, int number, const char *user, con
     atomic_store(&slot->topics[0].name_at, 0);
     atomic_store(&slot->topics[0].name_length, (uint32_t)length);
     atomic_store(&slot->question_count, 1);
-    atomic_store(&slot->give_up_ms, INT64_MAX);
-    atomic_store(&slot->authorize, number % 2);
-    atomic_store(&slot->asked, atomic_load(&scoreboard_reply(scoreboard, number)->answered) + 1);
-    (void)atomic_fetch_or(&scoreboard->askers[number / 64], UINT64_C(1) << number % 64);
+    atomic_store(&slot->question_deadline_ms, INT64_MAX);
+    atomic_store(&slot->authorize, worker % 2);
+    atomic_store(&slot->asked, atomic_load(&scoreboard_reply(scoreboard, worker)->answered) + 1);
+    (void)atomic_fetch_or(&scoreboard->askers[worker / 64], UINT64_C(1) << worker % 64);
 }
 
 /* ---- questions */
@@ -58,29 +63,29 @@ static void a_question_is_copied(void)
     struct scoreboard *scoreboard = new_scoreboard();
     const struct question *question;
 
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), -1);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 0), -1);
     ask(scoreboard, 65, "eve", "orders");
     ask(scoreboard, 3, "", "caf\303\251");
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), 3);
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 4), 65);
-    CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 66), -1);
-    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 65), QUESTION_TAKEN);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 0), 3);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 4), 65);
+    CU_ASSERT_EQUAL(question_next_asker(scoreboard, 66), -1);
+    CU_ASSERT_EQUAL(question_take(scoreboard, 65), QUESTION_TAKEN);
     memset(scoreboard_slot(scoreboard, 65), 0x55, scoreboard->slot_stride);
-    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 65), QUESTION_NONE); /* it has one already */
+    CU_ASSERT_EQUAL(question_take(scoreboard, 65), QUESTION_NONE); /* one is taken already */
     question = scoreboard_question(scoreboard, 65);
     CU_ASSERT_PTR_NOT_NULL_FATAL(question);
     EXPECT_TEXT(question->user, "eve");
     CU_ASSERT_EQUAL(question->topic_count, 1);
     CU_ASSERT_TRUE(question->authorize);
     EXPECT_TEXT(question->topics[0].name, "orders");
-    scoreboard_answer(scoreboard, 65, ERROR_DENIED);
+    question_answer(scoreboard, 65, ERROR_DENIED);
     CU_ASSERT_PTR_NULL(scoreboard_question(scoreboard, 65));
     CU_ASSERT_EQUAL(scoreboard_reply(scoreboard, 65)->error, ERROR_DENIED);
     CU_ASSERT_EQUAL(atomic_load(&scoreboard_reply(scoreboard, 65)->answered), 1);
     scoreboard_free(scoreboard);
 }
 
-/* Each spoils a question in a way of its own. */
+/* Each of these functions makes a question invalid in its own way. */
 static void no_topics(struct slot *slot)
 {
     atomic_store(&slot->question_count, 0);
@@ -141,7 +146,7 @@ static void a_question_out_of_turn(struct slot *slot)
     atomic_store(&slot->asked, 5);
 }
 
-static void what_no_worker_asks_is_not_taken(void)
+static void invalid_questions_are_refused(void)
 {
     static void (*const spoil[])(struct slot *) = { no_topics,
                                                     too_many_topics,
@@ -161,21 +166,24 @@ static void what_no_worker_asks_is_not_taken(void)
     for (size_t i = 0; i < COUNT(spoil); i++) {
         ask(scoreboard, 0, "eve", "orders");
         spoil[i](scoreboard_slot(scoreboard, 0));
-        taken = scoreboard_take_question(scoreboard, 0);
+        taken = question_take(scoreboard, 0);
         EXPECT(taken == QUESTION_BROKEN && !scoreboard_question(scoreboard, 0), "%zu: %d", i, (int)taken);
-        scoreboard_forget_worker(scoreboard, 0);
-        CU_ASSERT_EQUAL(scoreboard_next_asker(scoreboard, 0), -1);
-        CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 0),
+        slot_reset(scoreboard, 0);
+        CU_ASSERT_EQUAL(question_next_asker(scoreboard, 0), -1);
+        CU_ASSERT_EQUAL(question_take(scoreboard, 0),
                         QUESTION_NONE); /* the next worker has asked nothing yet */
     }
     ask(scoreboard, 0, "eve", "orders");
-    CU_ASSERT_EQUAL(scoreboard_take_question(scoreboard, 0), QUESTION_TAKEN);
+    CU_ASSERT_EQUAL(question_take(scoreboard, 0), QUESTION_TAKEN);
     scoreboard_free(scoreboard);
 }
 
-/* ---- what may be written by whom */
+/* ---- write protection */
 
-/* In a process that has joined as the fork server does, and one that it has forked. Exits with what is wrong. */
+/*
+ * Runs in a process that has joined as the fork server does, and in a child of that. The exit status says
+ * what is wrong.
+ */
 static void try_to_write(const int *descriptors)
 {
     struct scoreboard *joined = scoreboard_join(descriptors);
@@ -189,7 +197,7 @@ static void try_to_write(const int *descriptors)
     atomic_store(&scoreboard_slot(joined, 7)->since_ms, 777);
     pid = fork();
     if (pid == 0) {
-        void *writable = joined->forked; /* of the parent only */
+        void *writable = joined->forked; /* mapped in the parent only */
 
         if (scoreboard_pid(joined, 7) != 77 || mprotect(joined->manager, 4096, PROT_READ | PROT_WRITE) == 0 ||
             errno != EACCES)
@@ -205,7 +213,7 @@ static void try_to_write(const int *descriptors)
     _exit(WEXITSTATUS(status));
 }
 
-static void workers_write_only_what_is_theirs(void)
+static void workers_can_write_only_their_memory(void)
 {
     struct scoreboard *scoreboard = new_scoreboard();
     int descriptors[SCOREBOARD_DESCRIPTORS], status = 0;
@@ -236,7 +244,7 @@ static int pick(unsigned *seed, int below)
     return rand_r(seed) % below;
 }
 
-/* Small numbers, the edges of the types, and anything. */
+/* Small numbers, the limits of the types, and random numbers. */
 static uint64_t pick_value(unsigned *seed)
 {
     static const uint64_t edges[] = {
@@ -249,7 +257,7 @@ static uint64_t pick_value(unsigned *seed)
     return (uint64_t)rand_r(seed) << 33 ^ (uint64_t)rand_r(seed) << 16 ^ (uint64_t)rand_r(seed);
 }
 
-/* Writes one number somewhere in the workers' memory, mostly where there is more than a name. */
+/* Writes one number somewhere into the workers' memory, but seldom into names. */
 static void write_garbage(struct garbage *garbage)
 {
     const struct scoreboard *scoreboard = garbage->scoreboard;
@@ -265,7 +273,7 @@ static void write_garbage(struct garbage *garbage)
     memcpy(memory + at, &value, pick(&garbage->seed, 2) && at + 8 <= size ? 8 : 4);
 }
 
-/* Its races are on purpose, and everywhere: not for the thread sanitizer. */
+/* Its data races are intended, so the thread sanitizer skips it. */
 #ifdef __SANITIZE_THREAD__
 enum { ROUNDS = 0 };
 #else
@@ -286,32 +294,32 @@ struct host {
     struct relay *relay;
     struct authorizer *authorizer;
     struct stats_writer *stats_writer;
-    int broken, taken; /* questions */
+    int broken, taken; /* counts of questions */
 };
 
-static void forget(struct host *host, int number)
+static void forget(struct host *host, int worker)
 {
-    authorizer_forget_worker(host->authorizer, number);
-    relay_forget_worker(host->relay, number);
-    scoreboard_forget_worker(host->scoreboard, number);
+    authorizer_forget_worker(host->authorizer, worker);
+    relay_forget_worker(host->relay, worker);
+    slot_reset(host->scoreboard, worker);
 }
 
-/* As the manager's loop does it (manager.c). */
+/* Does what the manager's loop does (manager.c). */
 static void take_questions(struct host *host)
 {
-    int number = -1;
+    int worker = -1;
 
-    while ((number = scoreboard_next_asker(host->scoreboard, number + 1)) >= 0) {
-        enum question_taken taken = scoreboard_take_question(host->scoreboard, number);
+    while ((worker = question_next_asker(host->scoreboard, worker + 1)) >= 0) {
+        enum question_taken taken = question_take(host->scoreboard, worker);
 
         host->taken += taken == QUESTION_TAKEN;
         host->broken += taken == QUESTION_BROKEN;
         if (taken == QUESTION_BROKEN)
-            forget(host, number);
-        else if (taken == QUESTION_TAKEN && scoreboard_question(host->scoreboard, number)->authorize)
-            authorizer_ask(host->authorizer, number);
+            forget(host, worker);
+        else if (taken == QUESTION_TAKEN && scoreboard_question(host->scoreboard, worker)->authorize)
+            authorizer_ask(host->authorizer, worker);
         else if (taken == QUESTION_TAKEN)
-            relay_ask(host->relay, number);
+            relay_ask(host->relay, worker);
     }
 }
 
@@ -319,38 +327,39 @@ static void turn(struct host *host, unsigned *seed)
 {
     struct scoreboard *scoreboard = host->scoreboard;
     enum error answer;
-    int number;
+    int worker;
 
     fake_clock_advance(1500);
     take_questions(host);
     authorizer_step(host->authorizer, false);
-    while ((number = authorizer_take(host->authorizer, &answer)) >= 0)
-        scoreboard_answer(scoreboard, number, answer);
+    while ((worker = authorizer_take(host->authorizer, &answer)) >= 0)
+        question_answer(scoreboard, worker, answer);
     relay_step(host->relay, false);
     stats_writer_step(host->stats_writer, false);
-    scoreboard_wake_topic(scoreboard, pick(seed, TOPICS));
-    scoreboard_mend_reads(scoreboard);
-    CU_ASSERT(scoreboard_reads(scoreboard) >= 0 && scoreboard_reads(scoreboard) <= scoreboard->most_reads);
+    wait_sets_wake(scoreboard, pick(seed, TOPICS));
+    read_permits_mend(scoreboard);
+    CU_ASSERT(read_permits_taken(scoreboard) >= 0 &&
+              read_permits_taken(scoreboard) <= scoreboard->read_permits);
     CU_ASSERT(scoreboard_idle(scoreboard) >= 0 && scoreboard_idle(scoreboard) <= scoreboard->worker_count);
-    number = pick(seed, scoreboard->worker_count);
-    if (pick(seed, 4) == 0 || !scoreboard_is_sound(scoreboard, number))
-        forget(host, number);
-    scoreboard_wake_stats_writer(scoreboard);
+    worker = pick(seed, scoreboard->worker_count);
+    if (pick(seed, 4) == 0 || !scoreboard_is_sound(scoreboard, worker))
+        forget(host, worker);
+    latch_wake_stats_writer(scoreboard);
 }
 
-/* What the workers that are left write, each in the place of another, is as if there had been nothing. */
+/* Resets all slots, and expects that new workers in them are served as if there had been no garbage. */
 static void expect_service(struct host *host)
 {
     struct scoreboard *scoreboard = host->scoreboard;
 
     for (int i = 0; i < scoreboard->worker_count; i++)
         forget(host, i);
-    for (int i = 0; i < 3; i++) /* garbage may be twice as far away as a look can mend */
-        scoreboard_mend_reads(scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(scoreboard), 0);
+    for (int i = 0; i < 3; i++) /* garbage may be off by twice as much as a call can correct */
+        read_permits_mend(scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 0);
     for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        for (int word = 0; word < scoreboard->words; word++)
-            CU_ASSERT_EQUAL(atomic_load(&scoreboard->waiting[i][word]) & (word ? 0x1f : UINT64_MAX), 0);
+        for (int word = 0; word < scoreboard->set_words; word++)
+            CU_ASSERT_EQUAL(atomic_load(&scoreboard->wait_sets[i][word]) & (word ? 0x1f : UINT64_MAX), 0);
     for (int i = 0; i < scoreboard->worker_count; i++) {
         CU_ASSERT_TRUE(scoreboard_is_sound(scoreboard, i));
         ask(scoreboard, i, "eve", "orders");
@@ -361,7 +370,7 @@ static void expect_service(struct host *host)
     CU_ASSERT_EQUAL(host->broken, 0);
 }
 
-static void no_garbage_leads_the_manager_astray(void)
+static void the_manager_survives_garbage(void)
 {
     const struct config config = { .query_timeout_s = 5, .reread_s = 60, .host = "test" };
     struct host host = { .scoreboard = new_scoreboard() };
@@ -380,11 +389,11 @@ static void no_garbage_leads_the_manager_astray(void)
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, write_on, &garbage), 0);
     for (int i = 0; i < ROUNDS; i++) {
         for (int k = 0; k < 4; k++) {
-            const int number = pick(&seed, host.scoreboard->worker_count);
+            const int worker = pick(&seed, host.scoreboard->worker_count);
 
-            ask(host.scoreboard, number, "eve", names[pick(&seed, COUNT(names))]);
-            if (k == 0) /* however seldom the other thread runs */
-                atomic_store(&scoreboard_slot(host.scoreboard, number)->question_count,
+            ask(host.scoreboard, worker, "eve", names[pick(&seed, COUNT(names))]);
+            if (k == 0) /* however rarely the other thread runs */
+                atomic_store(&scoreboard_slot(host.scoreboard, worker)->question_count,
                              (int)pick_value(&seed));
         }
         atomic_store(&host.scoreboard->pids[pick(&seed, host.scoreboard->worker_count)], (int)getpid());
@@ -406,8 +415,8 @@ static void no_garbage_leads_the_manager_astray(void)
 
 CU_TestInfo scoreboard_tests[] = {
     { "a question is copied", a_question_is_copied },
-    { "what no worker asks is not taken", what_no_worker_asks_is_not_taken },
-    { "workers write only what is theirs", workers_write_only_what_is_theirs },
-    { "no garbage leads the manager astray", no_garbage_leads_the_manager_astray },
+    { "invalid questions are refused", invalid_questions_are_refused },
+    { "workers can write only their memory", workers_can_write_only_their_memory },
+    { "the manager survives garbage", the_manager_survives_garbage },
     CU_TEST_INFO_NULL,
 };

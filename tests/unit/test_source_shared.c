@@ -1,6 +1,7 @@
 /*
- * A worker's listener with a real scoreboard and real signals. A thread plays the manager: it answers questions, and does one thing
- * more once the poll waits. No database is there; another thread plays the reader.
+ * The message source of a worker with a manager, with a real scoreboard and real signals. A thread plays the
+ * manager: it answers questions, and once the poll waits it does what the test gave it to do. Another thread
+ * plays the reader; there is no database.
  */
 #include "worker/source_shared.h"
 
@@ -11,9 +12,14 @@
 #include "expect.h"
 #include "fake_clock.h"
 #include "postgres/catch_up.h"
+#include "shared/latch.h"
+#include "shared/poll_quota.h"
+#include "shared/question.h"
 #include "shared/read_channel.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
+#include "shared/wait_sets.h"
 #include "suites.h"
 
 #include <json-c/json.h>
@@ -30,7 +36,7 @@
 
 enum {
     WORKERS = 70,
-    NUMBER = 65,
+    WORKER = 65,
     TOPICS = 600,
     SHORT_MS = 30,
     LONG_MS = 30000,
@@ -55,7 +61,7 @@ struct host {
     struct source_poll poll;
     struct page page;
     int64_t positions[3];
-    int ours, theirs; /* the client's connection */
+    int ours, theirs; /* both ends of the client's connection */
     sigset_t before, sleep_mask;
     /* The manager. */
     pthread_t thread;
@@ -63,8 +69,8 @@ struct host {
     bool runs;
     enum error answer;
     void (*once_waiting)(struct host *host);
-    _Atomic int questions; /* answered */
-    bool authorized;       /* the last one asked whether the user may poll */
+    _Atomic int questions; /* how many it has answered */
+    bool authorized;       /* the last question asked whether the user may poll */
     /* The reader. */
     int reader_queue;
     pthread_t reader;
@@ -86,29 +92,29 @@ static void append(struct host *host, const char *name, int64_t position, const 
                 &(struct ring_message){ position, json, json ? strlen(json) : 0, 1 });
 }
 
-/* Every topic that is asked about stands at START, or where the message ring has it. */
+/* Replies with each topic's newest position in the ring, or START if the ring does not have it. */
 static void answer_question(struct host *host)
 {
     struct scoreboard *scoreboard = host->scoreboard;
-    struct reply *reply = scoreboard_reply(scoreboard, NUMBER);
+    struct reply *reply = scoreboard_reply(scoreboard, WORKER);
     const struct question *question;
 
-    if (scoreboard_take_question(scoreboard, NUMBER) != QUESTION_TAKEN)
+    if (question_take(scoreboard, WORKER) != QUESTION_TAKEN)
         return;
-    question = scoreboard_question(scoreboard, NUMBER);
+    question = scoreboard_question(scoreboard, WORKER);
     for (int i = 0; i < question->topic_count; i++) {
-        struct reply_topic *topic = &reply->topics[i];
-        int number = number_of(host, question->topics[i].name);
+        struct reply_topic *about = &reply->topics[i];
+        int topic = number_of(host, question->topics[i].name);
 
-        if (!ring_find(scoreboard->ring, number, &topic->ref))
-            ring_open(scoreboard->ring, number, START);
-        CU_ASSERT_TRUE(ring_find(scoreboard->ring, number, &topic->ref));
-        CU_ASSERT_TRUE(ring_newest(scoreboard->ring, topic->ref, &topic->newest));
-        topic->now = topic->newest;
+        if (!ring_find(scoreboard->ring, topic, &about->ref))
+            ring_open(scoreboard->ring, topic, START);
+        CU_ASSERT_TRUE(ring_find(scoreboard->ring, topic, &about->ref));
+        CU_ASSERT_TRUE(ring_newest(scoreboard->ring, about->ref, &about->newest));
+        about->now = about->newest;
     }
     host->authorized = question->authorize;
     atomic_fetch_add(&host->questions, 1);
-    scoreboard_answer(scoreboard, NUMBER, host->answer);
+    question_answer(scoreboard, WORKER, host->answer);
 }
 
 static void *manage(void *argument)
@@ -120,7 +126,7 @@ static void *manage(void *argument)
     while (!atomic_load(&host->stop)) {
         if (poll(&bell, 1, 1) > 0)
             (void)eventfd_read(host->scoreboard->latch, &rung);
-        if (!atomic_load(&host->silent) && atomic_exchange(&host->scoreboard->askers[NUMBER / 64], 0))
+        if (!atomic_load(&host->silent) && atomic_exchange(&host->scoreboard->askers[WORKER / 64], 0))
             answer_question(host);
         if (host->once_waiting && atomic_load(&host->slot->state) == SLOT_WAITING) {
             host->once_waiting(host);
@@ -147,7 +153,10 @@ static void take_signals(struct host *host)
     release_flag = woken_flag = 0;
 }
 
-/* A poll of these topics ("a", or "a","b"), from now, that may last for_ms. The manager is not there yet. */
+/*
+ * Prepares a poll of these topics ("a", or "a","b") from now, with a deadline in for_ms. The manager does not
+ * run yet.
+ */
 static void open_host(struct host *host, const char *topics, int64_t for_ms)
 {
     char body[128];
@@ -166,10 +175,10 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     CU_ASSERT_TRUE_FATAL(read_channel_new_queue(pair));
     host->scoreboard->read_queue = pair[0];
     host->reader_queue = pair[1];
-    host->slot = scoreboard_slot(host->scoreboard, NUMBER);
-    atomic_store(&host->scoreboard->pids[NUMBER], (int)getpid());
+    host->slot = scoreboard_slot(host->scoreboard, WORKER);
+    atomic_store(&host->scoreboard->pids[WORKER], (int)getpid());
     atomic_store(&host->slot->state, SLOT_SERVING);
-    host->source = source_shared_new(&host->config, host->scoreboard, NUMBER);
+    host->source = source_shared_new(&host->config, host->scoreboard, WORKER);
     CU_ASSERT_EQUAL_FATAL(
         poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }), 0);
     CU_ASSERT_FATAL(host->source && page_init(&host->page, host->request.topic_count));
@@ -192,27 +201,25 @@ static void stop_manager(struct host *host)
     host->runs = false;
 }
 
-/* Answers one question for the table: with an error, or with a page of one message. */
+/* Plays the reader for one question: answers with an error, or with a page of one message. */
 static void *read_one(void *argument)
 {
     struct host *host = argument;
     struct pollfd queue = { .fd = host->reader_queue, .events = POLLIN };
     const struct message message = { START + 1, 0, "1", 1, NULL, 0 };
-    struct read_channel reading;
+    struct read_channel_job job;
     struct page page;
     int socket = poll(&queue, 1, LONG_MS) == 1 ? read_channel_take(host->reader_queue) : -1;
 
-    if (socket < 0 || !read_channel_accept(socket, &reading) ||
-        !page_init(&page, reading.request.topic_count))
+    if (socket < 0 || !read_channel_accept(socket, &job) || !page_init(&page, job.request.topic_count))
         return NULL;
     (void)snprintf(host->asked_user, sizeof host->asked_user, "%s",
-                   reading.question.remote_user ? reading.question.remote_user : "nobody");
-    host->asked_position = reading.question.positions[0];
-    (void)page_add(&page, 0, &reading.request.topics[0], &message);
-    read_channel_answer(socket, reading.question.give_up_ms, host->table_answer, &page,
-                        "the table's own words");
+                   job.question.remote_user ? job.question.remote_user : "nobody");
+    host->asked_position = job.question.positions[0];
+    (void)page_add(&page, 0, &job.request.topics[0], &message);
+    read_channel_answer(socket, job.question.deadline_ms, host->table_answer, &page, "the table's own words");
     page_release(&page);
-    read_channel_release(&reading);
+    read_channel_release(&job);
     (void)close(socket);
     return NULL;
 }
@@ -228,18 +235,18 @@ static void join_reader(struct host *host)
     (void)pthread_join(host->reader, NULL);
 }
 
-/* However a poll went, nothing of it is left in the scoreboard. */
+/* Ends the poll, and expects that nothing of it is left in the scoreboard. */
 static void close_host(struct host *host)
 {
     stop_manager(host);
     host->source->operations->end(host->source);
     CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_SERVING);
-    CU_ASSERT_EQUAL(atomic_load(&host->slot->released), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->drain), 0);
     for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->waiting[i][NUMBER / 64]), 0);
+        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->wait_sets[i][WORKER / 64]), 0);
     host->source->operations->free(host->source);
-    CU_ASSERT_EQUAL(scoreboard_reads(host->scoreboard), 0);
-    CU_ASSERT_EQUAL(atomic_load(&host->slot->reading), 0);
+    CU_ASSERT_EQUAL(read_permits_taken(host->scoreboard), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->slot->has_read_permit), 0);
     (void)close(host->scoreboard->read_queue);
     (void)close(host->reader_queue);
     page_release(&host->page);
@@ -263,7 +270,7 @@ static enum error read_within(struct host *host, enum source_read how, int64_t f
 #define READ(host, how, expected) expect_read(host, how, ERROR_NONE, expected, __LINE__)
 #define FAIL_TO_READ(host, how, wanted) expect_read(host, how, wanted, "", __LINE__)
 
-/* Reads, and goes on from there, as a poll does that found nothing. */
+/* Reads, and moves the positions to where the read started, as a poll does that found nothing. */
 static void expect_read(struct host *host, enum source_read how, enum error wanted, const char *expected,
                         int line)
 {
@@ -288,7 +295,7 @@ static void expect_wait(struct host *host, enum error wanted, int line)
     (void)expect(took_ms < PROMPT_MS, __FILE__, line, "after %d ms", (int)took_ms);
 }
 
-/* A poll of topic a that found nothing and is subscribed, so that a wait comes next. */
+/* Prepares a poll of topic a that has found nothing and has subscribed, so that a wait comes next. */
 static void open_waiting(struct host *host, int64_t for_ms, void (*once_waiting)(struct host *host))
 {
     open_host(host, "\"a\"", for_ms);
@@ -302,7 +309,7 @@ static void open_waiting(struct host *host, int64_t for_ms, void (*once_waiting)
     EXPECT_TEXT(host->slot->client, "192.0.2.1");
 }
 
-/* ---- asking */
+/* ---- asking the manager */
 
 static void asks_only_what_it_must(void)
 {
@@ -313,19 +320,19 @@ static void asks_only_what_it_must(void)
     READ(&host, SOURCE_AUTHORIZE, ""); /* from now */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
     CU_ASSERT_TRUE(host.authorized);
-    READ(&host, SOURCE_AUTHORIZE, ""); /* the message ring knows where, but not whether */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, but the user must be checked */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
     READ(&host, SOURCE_READ_ONLY, "");
     atomic_store(&host.scoreboard->manager->open_until_ms, clock_monotonic_ms() + LONG_MS);
     append(&host, "b", START + 1, "one");
-    READ(&host, SOURCE_AUTHORIZE, "one"); /* everything is open to all */
+    READ(&host, SOURCE_AUTHORIZE, "one"); /* can_poll() allows everything */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
     host.positions[1] = CATCH_UP_FROM_NOW;
     READ(&host, SOURCE_AUTHORIZE, "");
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
-    CU_ASSERT_FALSE(host.authorized); /* it had to ask for the position only */
+    CU_ASSERT_FALSE(host.authorized); /* it asked only for the position */
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
-    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_WINDOW_PAGES]), 5);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_RING_PAGES]), 5);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 0);
     close_host(&host);
 }
@@ -345,7 +352,7 @@ static void an_answer_may_be_no(void)
         stop_manager(&host);
     }
     CU_ASSERT_EQUAL(atomic_load(&host.questions), COUNT(answers));
-    /* A name that cannot be asked about is nobody's. */
+    /* A user whose name does not fit into the slot is refused. */
     memset(name, 'x', SCOREBOARD_USER_SIZE);
     host.poll.remote_user = name;
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DENIED);
@@ -353,7 +360,7 @@ static void an_answer_may_be_no(void)
     close_host(&host);
 }
 
-static void a_silent_manager_is_given_up(void)
+static void a_silent_manager_is_not_waited_for(void)
 {
     struct host host;
 
@@ -362,14 +369,14 @@ static void a_silent_manager_is_given_up(void)
     start_manager(&host);
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
-    /* The next poll asks about something else; what it finds unanswered it leaves alone. */
+    /* The next poll has another question, but must not overwrite the unanswered one. */
     poll_request_release(&host.request);
     CU_ASSERT_FALSE(
         poll_request_parse(&host.request, "{\"topics\":[\"bb\"]}", 17, 3, &(struct json_object *){ NULL }));
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
     CU_ASSERT_EQUAL(host.slot->topics[0].name_length, 1);
-    /* Both are answered, in turn. */
+    /* The manager answers both, one after the other. */
     atomic_store(&host.silent, false);
     READ(&host, SOURCE_AUTHORIZE, "");
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
@@ -388,7 +395,7 @@ static void asking_is_interrupted(void)
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    release_flag = 1; /* there may be no manager any more: the table is asked */
+    release_flag = 1; /* the manager may have ended, so the table is read */
     start_reader(&host, ERROR_NONE);
     READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
     join_reader(&host);
@@ -401,14 +408,14 @@ static void asking_is_interrupted(void)
     host.positions[0] = CATCH_UP_FROM_NOW;
     start_manager(&host);
     READ(&host, SOURCE_AUTHORIZE,
-         ""); /* who has only closed its sending side can still be answered, and with a cursor */
+         ""); /* a client that has closed only its sending side still gets an answer, with a cursor */
     CU_ASSERT_EQUAL(host.positions[0], START);
     close_host(&host);
 }
 
 /* ---- the table */
 
-/* A poll whose topic has more than the message ring. */
+/* Prepares a poll from a position that the message ring no longer covers. */
 static void open_lacking(struct host *host)
 {
     open_host(host, "\"a\"", LONG_MS);
@@ -418,7 +425,7 @@ static void open_lacking(struct host *host)
     append(host, "a", START + 1, NULL);
 }
 
-static void what_the_window_lacks_is_the_tables(void)
+static void what_the_ring_lacks_is_read_from_the_table(void)
 {
     struct host host;
     eventfd_t rung = 0;
@@ -440,12 +447,12 @@ static void what_the_window_lacks_is_the_tables(void)
     FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_DATABASE_QUERY);
     join_reader(&host);
     EXPECT_TEXT(host.source->operations->error(host.source), "the table's own words");
-    CU_ASSERT_NOT_EQUAL(eventfd_read(host.scoreboard->latch, &rung), 0); /* there are enough */
+    CU_ASSERT_NOT_EQUAL(eventfd_read(host.scoreboard->latch, &rung), 0); /* enough readers run */
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 2);
     close_host(&host);
 }
 
-/* A poll that does not wait reads the table first where nobody listens to its topic. */
+/* A poll that does not wait reads the table first if the host does not listen to its topic. */
 static void a_table_out_of_reach(void)
 {
     struct host host;
@@ -467,18 +474,18 @@ static void a_table_that_is_not_read(void)
     struct host host;
 
     open_lacking(&host);
-    /* It is asked, and nobody reads. */
+    /* The question is in the queue, but no reader takes it. */
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
-    EXPECT_TEXT(host.source->operations->error(host.source), "no reader of the table answered in time");
+    EXPECT_TEXT(host.source->operations->error(host.source), "no reader process answered in time");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
-    /* Others are before us, all the time. */
-    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1);
+    /* Others hold all permits until the deadline. */
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
-    EXPECT_TEXT(host.source->operations->error(host.source), "too many others read the table");
+    EXPECT_TEXT(host.source->operations->error(host.source), "too many other polls are reading the table");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
-    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left, 1);
-    /* All readers are gone, and their manager. */
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
+    /* All readers and the manager have ended. */
     (void)close(host.reader_queue);
     host.reader_queue = -1;
     FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_DATABASE_AWAY);
@@ -490,7 +497,7 @@ static void a_table_that_is_not_read(void)
 static void deliver(struct host *host)
 {
     append(host, "a", START + 7, "message");
-    scoreboard_wake_topic(host->scoreboard, number_of(host, "a"));
+    wait_sets_wake(host->scoreboard, number_of(host, "a"));
 }
 
 static void by_a_message(void)
@@ -510,7 +517,7 @@ static void by_a_message_before_it(void)
     struct host host;
 
     open_waiting(&host, LONG_MS, NULL);
-    append(&host, "a", START + 1, "one"); /* and nobody says so */
+    append(&host, "a", START + 1, "one"); /* without a wake */
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_SUBSCRIBE, "one");
     ring_skip(host.scoreboard->ring, number_of(&host, "a"), START + 2);
@@ -531,7 +538,7 @@ static void by_the_timeout(void)
 static void wake_for_nothing(struct host *host)
 {
     for (int i = 0; i < 20; i++) {
-        scoreboard_wake(host->scoreboard, NUMBER);
+        latch_wake(host->scoreboard, WORKER);
         (void)poll(NULL, 0, 1);
     }
 }
@@ -562,21 +569,24 @@ static void by_the_client(void)
 
 static void release(struct host *host)
 {
-    scoreboard_release(host->scoreboard, NUMBER);
+    latch_drain(host->scoreboard, WORKER);
 }
 
-static void by_the_managers_wish(void)
+static void by_the_manager(void)
 {
     struct host host;
 
     open_waiting(&host, LONG_MS, release);
-    WAIT(&host, ERROR_RELEASED);
+    WAIT(&host, ERROR_DRAINED);
     host.source->operations->end(host.source);
-    CU_ASSERT_EQUAL(atomic_load(&host.slot->released), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->drain), 0);
     close_host(&host);
 }
 
-/* The client's next poll may come before this one waits. This one still lasts a while, and gets what comes meanwhile. */
+/*
+ * The client's next poll may drain this one before it waits. It still lasts a while, and gets the messages of
+ * that time.
+ */
 static void by_a_newer_poll_but_not_too_soon(void)
 {
     struct host host;
@@ -585,23 +595,23 @@ static void by_a_newer_poll_but_not_too_soon(void)
     open_host(&host, "\"a\"", LONG_MS);
     start_manager(&host);
     READ(&host, SOURCE_AUTHORIZE, "");
-    scoreboard_release(host.scoreboard, NUMBER);
+    latch_drain(host.scoreboard, WORKER);
     READ(&host, SOURCE_SUBSCRIBE, "");
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_READ_ONLY, "one");
     start_ms = host.poll.started_ms;
-    WAIT(&host, ERROR_RELEASED);
+    WAIT(&host, ERROR_DRAINED);
     EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS,
-           "two clients of one place would spin");
+           "two clients that share a quota of one would spin");
     start_ms = clock_monotonic_ms();
-    WAIT(&host, ERROR_RELEASED); /* at once, now */
+    WAIT(&host, ERROR_DRAINED); /* at once, now */
     EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");
     close_host(&host);
 }
 
-/* A place that a newer poll wants is not kept until the database is back. */
-static void an_unwanted_poll_does_not_wait_for_the_database(void)
+/* A drained poll does not wait for the database. */
+static void a_drained_poll_does_not_wait_for_the_database(void)
 {
     struct host host;
 
@@ -609,59 +619,59 @@ static void an_unwanted_poll_does_not_wait_for_the_database(void)
     host.answer = ERROR_DATABASE_AWAY;
     start_manager(&host);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
-    scoreboard_release(host.scoreboard, NUMBER);
+    latch_drain(host.scoreboard, WORKER);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_TOO_MANY);
-    FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_RELEASED);
+    FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_DRAINED);
     host.answer = ERROR_NONE;
     READ(&host, SOURCE_AUTHORIZE, "");
-    atomic_store(&host.slot->released, 0);
+    atomic_store(&host.slot->drain, 0);
     close_host(&host);
 }
 
-/* ---- places */
+/* ---- the quota */
 
-static bool take(struct host *host, int number, const char *user, const char *address)
+static bool claim(struct host *host, int worker, const char *user, const char *address)
 {
-    return scoreboard_take_place(host->scoreboard, number, user, address, 2);
+    return poll_quota_claim(host->scoreboard, worker, user, address, 2);
 }
 
-/* Which of the first workers' polls are to be answered early, a letter each. */
-static const char *released(const struct host *host, char letters[static WORKERS + 1])
+/* A letter for each of the first workers whose poll is being drained. */
+static const char *drained(const struct host *host, char letters[static WORKERS + 1])
 {
     int count = 0;
 
     for (int i = 0; i < WORKERS; i++)
-        if (atomic_load(&scoreboard_slot(host->scoreboard, i)->released))
+        if (atomic_load(&scoreboard_slot(host->scoreboard, i)->drain))
             letters[count++] = (char)('a' + i);
     letters[count] = '\0';
     return letters;
 }
 
-static void the_newest_polls_have_the_places(void)
+static void the_newest_polls_have_the_quota(void)
 {
     char letters[WORKERS + 1];
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
     for (int i = 0; i < 2; i++) {
-        CU_ASSERT_TRUE(take(&host, i, "eve", "192.0.2.1"));
+        CU_ASSERT_TRUE(claim(&host, i, "eve", "192.0.2.1"));
         while (clock_monotonic_ms() == atomic_load(&scoreboard_slot(host.scoreboard, i)->since_ms))
-            ; /* so that one is older */
+            ; /* so that one poll is older */
     }
-    EXPECT_TEXT(released(&host, letters), "");
-    CU_ASSERT_TRUE(take(&host, 2, "eve", "192.0.2.2")); /* a user, from wherever */
-    EXPECT_TEXT(released(&host, letters), "a");
-    CU_ASSERT_TRUE(take(&host, 3, "", "eve"));
-    CU_ASSERT_TRUE(take(&host, 4, "", "eve"));
-    CU_ASSERT_TRUE(take(&host, 5, "Eve", "192.0.2.1"));
-    EXPECT_TEXT(released(&host, letters), "a");
-    scoreboard_give_place(host.scoreboard, 0);
-    CU_ASSERT_TRUE(take(&host, 6, "eve", "192.0.2.1"));
-    EXPECT_TEXT(released(&host, letters), "ab");
+    EXPECT_TEXT(drained(&host, letters), "");
+    CU_ASSERT_TRUE(claim(&host, 2, "eve", "192.0.2.2")); /* a user's address does not matter */
+    EXPECT_TEXT(drained(&host, letters), "a");
+    CU_ASSERT_TRUE(claim(&host, 3, "", "eve"));
+    CU_ASSERT_TRUE(claim(&host, 4, "", "eve"));
+    CU_ASSERT_TRUE(claim(&host, 5, "Eve", "192.0.2.1"));
+    EXPECT_TEXT(drained(&host, letters), "a");
+    poll_quota_return(host.scoreboard, 0);
+    CU_ASSERT_TRUE(claim(&host, 6, "eve", "192.0.2.1"));
+    EXPECT_TEXT(drained(&host, letters), "ab");
     close_host(&host);
 }
 
-static void a_client_holds_no_more_than_its_places_and_some_handovers(void)
+static void a_client_holds_at_most_its_quota_and_some_handovers(void)
 {
     enum { MOST = 2 * 2 + SCOREBOARD_HANDOVERS };
     struct host host;
@@ -669,15 +679,15 @@ static void a_client_holds_no_more_than_its_places_and_some_handovers(void)
 
     open_host(&host, "\"a\"", LONG_MS);
     for (int i = 0; i < MOST; i++)
-        CU_ASSERT_TRUE(take(&host, i, "eve", ""));
+        CU_ASSERT_TRUE(claim(&host, i, "eve", ""));
     for (int i = 0; i < MOST; i++)
-        left += !atomic_load(&scoreboard_slot(host.scoreboard, i)->released);
+        left += !atomic_load(&scoreboard_slot(host.scoreboard, i)->drain);
     CU_ASSERT_EQUAL(left, 2);
-    CU_ASSERT_FALSE(take(&host, MOST, "eve", ""));
-    CU_ASSERT_FALSE(take(&host, MOST, "eve", "")); /* it has none */
-    CU_ASSERT_TRUE(take(&host, MOST, "adam", ""));
-    scoreboard_give_place(host.scoreboard, 0);
-    CU_ASSERT_TRUE(take(&host, MOST + 1, "eve", ""));
+    CU_ASSERT_FALSE(claim(&host, MOST, "eve", ""));
+    CU_ASSERT_FALSE(claim(&host, MOST, "eve", "")); /* the refused poll holds no claim */
+    CU_ASSERT_TRUE(claim(&host, MOST, "adam", ""));
+    poll_quota_return(host.scoreboard, 0);
+    CU_ASSERT_TRUE(claim(&host, MOST + 1, "eve", ""));
     close_host(&host);
 }
 
@@ -692,19 +702,19 @@ static void by_a_drain(void)
     struct host host;
 
     open_waiting(&host, LONG_MS, drain);
-    WAIT(&host, ERROR_RELEASED);
+    WAIT(&host, ERROR_DRAINED);
     READ(&host, SOURCE_READ_ONLY, ""); /* what it has */
     close_host(&host);
 }
 
 static void close_topic(struct host *host)
 {
-    int number = number_of(host, "a");
+    int topic = number_of(host, "a");
 
-    ring_close(host->scoreboard->ring, number);
-    topic_table_remove(host->scoreboard->topics, number);
-    CU_ASSERT_EQUAL(number_of(host, "a"), number);
-    scoreboard_wake_topic(host->scoreboard, number);
+    ring_close(host->scoreboard->ring, topic);
+    topic_table_remove(host->scoreboard->topics, topic);
+    CU_ASSERT_EQUAL(number_of(host, "a"), topic);
+    wait_sets_wake(host->scoreboard, topic);
 }
 
 static void by_the_topics_end(void)
@@ -723,56 +733,56 @@ static void by_the_topics_end(void)
 
 /* ---- a worker is killed */
 
-static void a_read_that_a_dead_worker_took_is_given_back(void)
+static void a_dead_workers_permit_is_put_back(void)
 {
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left,
-                           1); /* and before it could write that down: */
-    scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* as yet it may be alive */
-    scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 0);
-    (void)atomic_fetch_sub(&host.scoreboard->workers->reads_left, 1);
-    atomic_store(&host.slot->reading, 1);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left,
+                           1); /* killed before it noted the permit in its slot: */
+    read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* the worker may still be alive */
+    read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 0);
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
+    atomic_store(&host.slot->has_read_permit, 1);
     for (int i = 0; i < 3; i++)
-        scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1); /* a living one's */
-    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left,
-                           1); /* given back twice, which comes of one mended too soon */
+        read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* a living worker has it */
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left,
+                           1); /* returned twice, as happens after a permit was put back too early */
     for (int i = 0; i < 2; i++)
-        scoreboard_mend_reads(host.scoreboard);
-    CU_ASSERT_EQUAL(scoreboard_reads(host.scoreboard), 1);
-    atomic_store(&host.slot->reading, 0);
-    (void)atomic_fetch_add(&host.scoreboard->workers->reads_left, 1);
+        read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1);
+    atomic_store(&host.slot->has_read_permit, 0);
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
     close_host(&host);
 }
 
-/* ---- who is woken */
+/* ---- waking */
 
-static void only_who_waits_for_the_topic_is_woken(void)
+static void only_waiters_of_the_topic_are_woken(void)
 {
     struct host host;
-    int number;
+    int topic;
 
     open_waiting(&host, LONG_MS, NULL);
     stop_manager(&host);
-    number = number_of(&host, "a");
-    scoreboard_wake_topic(host.scoreboard,
-                          (number + SCOREBOARD_BUCKETS) % TOPICS); /* of the same set, where it exists */
-    scoreboard_wake_topic(host.scoreboard, (number + 1) % TOPICS);
+    topic = number_of(&host, "a");
+    wait_sets_wake(host.scoreboard, (topic + SCOREBOARD_BUCKETS) %
+                                        TOPICS); /* in the same wait set, if there is such a topic */
+    wait_sets_wake(host.scoreboard, (topic + 1) % TOPICS);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
-    scoreboard_wake_topic(host.scoreboard, number);
+    wait_sets_wake(host.scoreboard, topic);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
     host.source->operations->end(host.source);
     atomic_store(&host.slot->woken, 0);
-    scoreboard_wake_topic(host.scoreboard, number);
+    wait_sets_wake(host.scoreboard, topic);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
     close_host(&host);
 }
 
-/* ---- message after message, each at another moment of a poll's beginning */
+/* ---- messages at every moment of a poll's beginning */
 
 enum { RALLY_MS = 700 };
 
@@ -785,7 +795,7 @@ struct rally {
 static void *play(void *argument)
 {
     struct rally *rally = argument;
-    int number = number_of(rally->host, "a");
+    int topic = number_of(rally->host, "a");
     unsigned seed = 1;
 
     for (int64_t position = START + 1; !atomic_load(&rally->stop);) {
@@ -794,7 +804,7 @@ static void *play(void *argument)
         for (volatile int spin = rand_r(&seed) % 3000; spin > 0; spin--)
             ;
         append(rally->host, "a", position++, "x");
-        scoreboard_wake_topic(rally->host->scoreboard, number);
+        wait_sets_wake(rally->host->scoreboard, topic);
     }
     return NULL;
 }
@@ -813,7 +823,7 @@ static void no_wake_is_lost(void)
     stop_manager(&host);
     source = host.source;
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, play, &rally), 0);
-    /* Longer where the machine is so busy that there was hardly a wait. */
+    /* Goes on longer on a machine so busy that there was hardly a wait. */
     for (end_ms = clock_monotonic_ms() + RALLY_MS;
          !error && clock_monotonic_ms() < end_ms + (waits > 10 ? 0 : LONG_MS); reads++) {
         source->operations->end(source);
@@ -843,8 +853,11 @@ static int64_t memory_of(const struct scoreboard *scoreboard)
     return (int64_t)status.st_blocks * 512;
 }
 
-/* Of a thousand of the longest names, 1 MB, no more stays than a page; what is before and behind them does. */
-static void the_memory_of_names_is_given_back(void)
+/*
+ * Of a thousand names of the greatest length, 1 MB, at most a page stays. What is before and after them
+ * stays.
+ */
+static void the_memory_of_names_is_freed(void)
 {
     enum { MANY = 1000, PAGE = 4096 };
     struct scoreboard *scoreboard = scoreboard_new(2, MANY, 16, 16, 65536, 1);
@@ -855,24 +868,24 @@ static void the_memory_of_names_is_given_back(void)
     slot = scoreboard_slot(scoreboard, 0);
     next = scoreboard_slot(scoreboard, 1);
     atomic_store(&slot->topics[MANY - 1].name_length, 77);
-    atomic_store(&next->wait_number, 88);
+    atomic_store(&next->wait_id, 88);
     before = memory_of(scoreboard);
     memset(scoreboard_names(scoreboard, slot), 'x', (size_t)MANY * TOPIC_MAX_BYTES);
     CU_ASSERT(memory_of(scoreboard) >= before + MANY * TOPIC_MAX_BYTES - PAGE);
-    scoreboard_forget_names(scoreboard, slot);
+    scoreboard_free_names(scoreboard, slot);
     EXPECT(memory_of(scoreboard) <= before + PAGE, "%lld more", (long long)(memory_of(scoreboard) - before));
     CU_ASSERT_EQUAL(atomic_load(&slot->topics[MANY - 1].name_length), 77);
-    CU_ASSERT_EQUAL(atomic_load(&next->wait_number), 88);
+    CU_ASSERT_EQUAL(atomic_load(&next->wait_id), 88);
     scoreboard_free(scoreboard);
 }
 
 CU_TestInfo source_shared_tests[] = {
-    { "the memory of names is given back", the_memory_of_names_is_given_back },
+    { "the memory of names is freed", the_memory_of_names_is_freed },
     { "asks only what it must", asks_only_what_it_must },
     { "an answer may be no", an_answer_may_be_no },
-    { "a silent manager is given up", a_silent_manager_is_given_up },
+    { "a silent manager is not waited for", a_silent_manager_is_not_waited_for },
     { "asking is interrupted", asking_is_interrupted },
-    { "what the window lacks is the table's", what_the_window_lacks_is_the_tables },
+    { "what the ring lacks is read from the table", what_the_ring_lacks_is_read_from_the_table },
     { "a table that is not read", a_table_that_is_not_read },
     { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },
@@ -880,16 +893,16 @@ CU_TestInfo source_shared_tests[] = {
     { "a wait is ended by the timeout", by_the_timeout },
     { "a wait is not ended by a wake without news", not_by_a_wake_without_news },
     { "a wait is ended by the client", by_the_client },
-    { "a wait is ended by the manager's wish", by_the_managers_wish },
+    { "a wait is ended by the manager", by_the_manager },
     { "a wait is ended by a newer poll, but not too soon", by_a_newer_poll_but_not_too_soon },
-    { "an unwanted poll does not wait for the database", an_unwanted_poll_does_not_wait_for_the_database },
-    { "the newest polls have the places", the_newest_polls_have_the_places },
-    { "a client holds no more than its places and some handovers",
-      a_client_holds_no_more_than_its_places_and_some_handovers },
+    { "a drained poll does not wait for the database", a_drained_poll_does_not_wait_for_the_database },
+    { "the newest polls have the quota", the_newest_polls_have_the_quota },
+    { "a client holds at most its quota and some handovers",
+      a_client_holds_at_most_its_quota_and_some_handovers },
     { "a wait is ended by a drain", by_a_drain },
     { "a wait is ended by the topic's end", by_the_topics_end },
-    { "a read that a dead worker took is given back", a_read_that_a_dead_worker_took_is_given_back },
-    { "only who waits for the topic is woken", only_who_waits_for_the_topic_is_woken },
+    { "a dead worker's permit is put back", a_dead_workers_permit_is_put_back },
+    { "only waiters of the topic are woken", only_waiters_of_the_topic_are_woken },
     { "no wake is lost", no_wake_is_lost },
     CU_TEST_INFO_NULL,
 };

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The parameter's bytes in hex, in a buffer of its own that the next call uses again. */
+/* Returns the parameter's bytes in hex, in a static buffer that the next call overwrites. */
 static const char *bytes_of(const struct statement *statement, int parameter)
 {
     static char hex[512];
@@ -18,7 +18,10 @@ static const char *bytes_of(const struct statement *statement, int parameter)
     return hex;
 }
 
-/* The expected bytes are what array_recv(), int8recv() and so on read (PostgreSQL, src/backend/utils/adt). */
+/*
+ * The expected bytes are those that array_recv(), int8recv() and so on read (PostgreSQL,
+ * src/backend/utils/adt).
+ */
 static void numbers_are_big_endian(void)
 {
     struct statement statement;
@@ -38,7 +41,7 @@ static void numbers_are_big_endian(void)
     statement_release(&statement);
 }
 
-static void text_goes_as_it_is(void)
+static void text_is_sent_unchanged(void)
 {
     struct statement statement;
 
@@ -51,7 +54,7 @@ static void text_goes_as_it_is(void)
     statement_release(&statement);
 }
 
-static void topics_are_a_text_array(void)
+static void topics_are_encoded_as_text(void)
 {
     static const struct poll_topic topics[] = { { .name = "a", .length = 1 }, { .name = "é€", .length = 5 } };
     struct statement statement;
@@ -59,7 +62,7 @@ static void topics_are_a_text_array(void)
     statement_init(&statement, "SELECT $1, $2");
     CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 2));
     CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 1));
-    /* dimensions, NULLs?, element type 25, length, lower bound; then length and bytes of each */
+    /* dimensions, has-NULLs, element type 25, length, lower bound; then length and bytes of each element */
     EXPECT(strncmp(bytes_of(&statement, 0), "00000001", 8) == 0, "one dimension");
     EXPECT_TEXT(bytes_of(&statement, 0) + 16, "00000019"
                                               "00000002"
@@ -77,7 +80,7 @@ static void topics_are_a_text_array(void)
     statement_release(&statement);
 }
 
-static void positions_are_a_bigint_array_with_nulls(void)
+static void positions_are_encoded_as_bigint_with_nulls(void)
 {
     static const int64_t positions[] = { 0, -1, INT64_MAX };
     struct statement statement;
@@ -125,9 +128,9 @@ static void parameters_keep_their_order(void)
 
 CU_TestInfo statement_tests[] = {
     { "numbers are big-endian", numbers_are_big_endian },
-    { "text goes as it is", text_goes_as_it_is },
-    { "topics are a text[]", topics_are_a_text_array },
-    { "positions are a bigint[] with NULLs", positions_are_a_bigint_array_with_nulls },
+    { "text is sent unchanged", text_is_sent_unchanged },
+    { "topics are encoded as text[]", topics_are_encoded_as_text },
+    { "positions are encoded as bigint[] with NULLs", positions_are_encoded_as_bigint_with_nulls },
     { "parameters keep their order", parameters_keep_their_order },
     CU_TEST_INFO_NULL,
 };

@@ -1,7 +1,8 @@
 /*
- * One writer at full speed, several readers beside it, on a window so small that readers are overtaken all the time. Threads
- * stand in for processes: the memory is shared in the same way. Every message names its topic, its position and the position
- * before it of its topic, so that a reader sees for itself whether a page is whole.
+ * One writer at full speed and several readers, on a message ring so small that the writer overtakes readers
+ * all the time. Threads play the processes, as they share memory in the same way. Each message holds its
+ * topic, its position and its topic's previous position, so that a reader can check by itself whether a page
+ * is complete.
  */
 #include "core/clock.h"
 #include "expect.h"
@@ -33,15 +34,15 @@ enum {
 struct stress {
     struct message_ring *ring;
     struct topic_table *table;
-    _Atomic int64_t newest; /* of all topics */
+    _Atomic int64_t newest; /* position of all topics */
     _Atomic bool stop;
 };
 
 struct reader {
     struct stress *stress;
     unsigned seed;
-    uint64_t pages, messages, table; /* read from the message ring; not to be read from it */
-    char problem[512];               /* the first one */
+    uint64_t pages, messages, table; /* pages and messages from the ring; reads that need the table */
+    char problem[512];               /* the first problem found */
 };
 
 static int pick(unsigned *seed, int below)
@@ -58,13 +59,13 @@ static uint32_t checksum(const char *text, size_t length)
     return sum;
 }
 
-/* ---- the writer, with the manager's order of doing things */
+/* ---- the writer, which does everything in the manager's order */
 
 struct writer {
     struct stress *stress;
     unsigned seed;
     int numbers[NAMES];    /* -1: closed */
-    int64_t before[NAMES]; /* its last message, or where it was opened or skipped to */
+    int64_t before[NAMES]; /* position of the last message, or where the topic was opened or skipped to */
     int64_t position;
 };
 
@@ -79,7 +80,7 @@ static void write_message(struct writer *writer, int topic)
     char text[TEXT];
     int length = snprintf(text, sizeof text, "%d %" PRId64 " %" PRId64 " ", topic, writer->position,
                           writer->before[topic]);
-    int filler = pick(&writer->seed, 50) ? pick(&writer->seed, 200) : 600; /* 600: too big */
+    int filler = pick(&writer->seed, 50) ? pick(&writer->seed, 200) : 600; /* 600: too large for the ring */
 
     memset(text + length, 'a' + topic, (size_t)filler);
     length += filler;
@@ -140,15 +141,18 @@ __attribute__((format(printf, 2, 3))) static void report(struct reader *reader, 
     va_end(arguments);
 }
 
-/* What a reader asked for. */
+/* What a reader reads. */
 struct question {
     int count;
     int topics[NAMES];
     struct ring_topic_ref refs[NAMES];
-    int64_t positions[NAMES], newest[NAMES]; /* newest: as seen before reading */
+    int64_t positions[NAMES], newest[NAMES]; /* newest: from before the read */
 };
 
-/* Checks one message, up to the next comma, and moves last[] on; where the next one begins, NULL at the end. */
+/*
+ * Checks the message up to the next comma, and advances last[]. Returns where the next one begins; NULL:
+ * there is none.
+ */
 static const char *check_message(struct reader *reader, const struct question *question, const char *text,
                                  int64_t *last, int64_t *position)
 {
@@ -195,7 +199,7 @@ static void check_page(struct reader *reader, const struct question *question, c
     reader->messages += (uint64_t)messages;
 }
 
-/* Some open topics, each with a cursor near where the message ring ends. */
+/* Picks some open topics, each with a cursor at most SPAN before the newest position. */
 static struct question make_question(struct reader *reader)
 {
     const struct stress *stress = reader->stress;
@@ -228,7 +232,7 @@ static void *read_on(void *argument)
 
         if (question.count == 0 || !page_init(&page, question.count))
             continue;
-        /* Follows for a while, as a client that hands its cursors back. */
+        /* Reads on for a while from the cursors it got, as a client does. */
         for (int i = pick(&reader->seed, 20); i >= 0; i--) {
             page_clear(&page);
             if (!ring_read(reader->stress->ring, question.refs, question.positions, LIMIT, BYTES / 4,
@@ -275,10 +279,10 @@ static void readers_are_never_deceived(void)
         (void)pthread_join(threads[i], NULL);
     for (int i = 0; i < READERS; i++) {
         EXPECT(!*readers[i].problem, "%s", readers[i].problem);
-        /* Both must happen often, or nothing was tried. */
+        /* Both must happen often, or the test has tested nothing. */
         EXPECT(readers[i].messages > 100 && readers[i].table > 100,
-               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window",
-               readers[i].messages, readers[i].pages, readers[i].table);
+               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the ring", readers[i].messages,
+               readers[i].pages, readers[i].table);
     }
     free(stress.ring);
     free(stress.table);

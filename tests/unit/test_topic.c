@@ -5,10 +5,10 @@
 
 #include <string.h>
 
-/* Text with its length, so that it may hold a NUL. */
+/* A text with its length, because it may contain a NUL. */
 #define TEXT(literal) literal, sizeof(literal) - 1
 
-static void judges_names(void)
+static void accepts_and_refuses_names(void)
 {
     static const struct {
         const char *name;
@@ -23,7 +23,7 @@ static void judges_names(void)
         { TEXT("заказы"), TOPIC_OK },
         { TEXT("🐘"), TOPIC_OK },
         { TEXT("a\u0300"), TOPIC_OK },
-        { TEXT("\u200b"), TOPIC_OK }, /* zero width, but not white space to Unicode */
+        { TEXT("\u200b"), TOPIC_OK }, /* a zero-width space is not white space in Unicode */
         { TEXT(""), TOPIC_BLANK },
         { TEXT(" "), TOPIC_BLANK },
         { TEXT("  \t\r\n\v\f "), TOPIC_BLANK },
@@ -61,7 +61,7 @@ static void counts_characters_not_bytes(void)
 }
 
 CU_TestInfo topic_tests[] = {
-    { "judges names", judges_names },
+    { "accepts and refuses names", accepts_and_refuses_names },
     { "counts characters, not bytes", counts_characters_not_bytes },
     CU_TEST_INFO_NULL,
 };

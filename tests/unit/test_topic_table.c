@@ -31,7 +31,7 @@ static void free_fixture(struct fixture *fixture)
     free(fixture->ring);
 }
 
-/* Gives the topic a number, as the manager does. */
+/* Adds a topic and opens it in the ring, as the manager does. */
 static int open_topic(struct fixture *fixture, const char *name, size_t length)
 {
     int number = topic_table_add(fixture->table, name, length);
@@ -47,12 +47,12 @@ static void close_topic(struct fixture *fixture, int number)
     topic_table_remove(fixture->table, number);
 }
 
-/* The number a worker finds; -1: none. */
+/* The number that a worker finds; -1: none. */
 static int find(const struct fixture *fixture, const char *name, size_t length)
 {
     struct ring_topic_ref ref = { -1, 0 };
 
-    return topic_table_find(fixture->table, fixture->ring, name, length, &ref) ? ref.number : -1;
+    return topic_table_find(fixture->table, fixture->ring, name, length, &ref) ? ref.topic : -1;
 }
 
 static void a_name_has_one_number(void)
@@ -69,7 +69,7 @@ static void a_name_has_one_number(void)
     CU_ASSERT_EQUAL(find(&fixture, "orders2", 7), -1);
     CU_ASSERT_EQUAL(find(&fixture, "Orders", 6), -1);
     EXPECT_TEXT(topic_table_name(fixture.table, orders), "orders");
-    /* Names are borrowed from a longer text. */
+    /* The name is a part of a longer text, without a NUL. */
     CU_ASSERT_EQUAL(find(&fixture, "usersandorders", 5), users);
     free_fixture(&fixture);
 }
@@ -96,7 +96,7 @@ static void a_removed_name_is_gone(void)
     close_topic(&fixture, number);
     CU_ASSERT_PTR_NULL(topic_table_name(fixture.table, number));
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
-    /* The number is another's now. */
+    /* The number belongs to another topic now. */
     CU_ASSERT_EQUAL(open_topic(&fixture, "longer", 6), number);
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
     CU_ASSERT_EQUAL(find(&fixture, "longer", 6), number);
@@ -137,7 +137,7 @@ static void names_are_any_text(void)
     free_fixture(&fixture);
 }
 
-/* A table no larger than the stretch that is searched can be filled to its last place, and then takes no more. */
+/* A table no larger than the number of probes can be filled completely, and then takes no more. */
 static void a_full_table_takes_no_more(void)
 {
     enum { FEW = 32 };
@@ -161,7 +161,7 @@ static void a_full_table_takes_no_more(void)
     free_fixture(&fixture);
 }
 
-/* Places taken and given back at random: what is in can be found by its name and nothing else can. */
+/* Adds and removes topics at random: exactly those that are in the table can be found. */
 static void names_come_and_go(void)
 {
     enum { NAMES = 2 * SIZE, CHANGES = 20000 };

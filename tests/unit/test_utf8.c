@@ -64,14 +64,14 @@ static void refuses_what_postgresql_refuses(void)
         "\xf5\x80\x80\x80",
         "\xf8\x88\x80\x80\x80",
         "\xfe",
-        "\xff", /* too high */
+        "\xff", /* above U+10FFFF */
         "\xc2",
         "\xe2\x82",
         "\xf0\x9f\x90",
         "\xc2\x41",
         "\xe2\x82\x41",
         "\xe2\x41\x82",
-        "\xf0\x9f\x90\x41", /* broken off */
+        "\xf0\x9f\x90\x41", /* truncated */
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {

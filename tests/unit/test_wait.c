@@ -1,4 +1,7 @@
-/* Real sockets, real signals; every wait is over in a few ms, or there is a bug. */
+/*
+ * Tests wait_for_event() with real sockets and signals. Each wait ends within a few milliseconds, unless
+ * there is a bug.
+ */
 #include "core/wait.h"
 
 #include "core/clock.h"
@@ -13,14 +16,14 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000 }; /* on a machine that may be busy */
+enum { SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000 }; /* PROMPT_MS allows for a busy machine */
 
-static volatile sig_atomic_t release_flag, woken_flag;
+static volatile sig_atomic_t drain_flag, woken_flag;
 
 static void set_release(int number)
 {
     (void)number;
-    release_flag = 1;
+    drain_flag = 1;
 }
 
 static void set_woken(int number)
@@ -36,13 +39,13 @@ static void do_nothing(int number)
 
 struct line {
     int ours, theirs; /* the client's connection */
-    int news[2];      /* what is waited for: readable at 0, written at 1 */
+    int news[2];      /* a pipe: the wait is for its reading end, [0] */
     sigset_t before, sleep_mask;
     struct interrupts interrupts;
 };
 
 /*
- * A worker's state: its signals are blocked but while it sleeps. SIGALRM releases, SIGUSR1 wakes, SIGUSR2 does
+ * Blocks the signals as a worker does, except while it sleeps. SIGALRM drains, SIGUSR1 wakes, SIGUSR2 does
  * nothing.
  */
 static void open_line(struct line *line)
@@ -66,8 +69,8 @@ static void open_line(struct line *line)
     (void)sigaction(SIGUSR1, &action, NULL);
     action.sa_handler = do_nothing;
     (void)sigaction(SIGUSR2, &action, NULL);
-    release_flag = woken_flag = 0;
-    line->interrupts = (struct interrupts){ line->ours, &release_flag, &woken_flag, &line->sleep_mask };
+    drain_flag = woken_flag = 0;
+    line->interrupts = (struct interrupts){ line->ours, &drain_flag, &woken_flag, &line->sleep_mask };
 }
 
 static void close_line(struct line *line)
@@ -85,7 +88,7 @@ static void close_line(struct line *line)
 
 #define EXPECT_WAIT(line, for_ms, wanted, least_ms) expect_wait(line, for_ms, wanted, least_ms, __LINE__)
 
-/* Waits for news; it must end so, not before least_ms, and soon after. */
+/* Waits for news. The wait must end with the wanted result, not before least_ms and soon after it. */
 static void expect_wait(const struct line *line, int64_t for_ms, enum error wanted, int64_t least_ms,
                         int source_line)
 {
@@ -104,7 +107,7 @@ static void send_bytes(int fd, const char *bytes, size_t size)
     CU_ASSERT_EQUAL(send(fd, bytes, size, MSG_NOSIGNAL), (ssize_t)size);
 }
 
-static void news_ends_the_sleep(void)
+static void a_ready_descriptor_ends_the_wait(void)
 {
     struct line line;
 
@@ -116,7 +119,7 @@ static void news_ends_the_sleep(void)
     close_line(&line);
 }
 
-static void the_deadline_ends_the_sleep(void)
+static void the_deadline_ends_the_wait(void)
 {
     struct line line;
 
@@ -130,7 +133,7 @@ static void the_deadline_ends_the_sleep(void)
     close_line(&line);
 }
 
-static void a_closed_connection_is_noticed(void)
+static void a_closed_connection_ends_the_wait(void)
 {
     struct line line;
 
@@ -146,7 +149,7 @@ static void a_closed_connection_is_noticed(void)
     close_line(&line);
 }
 
-static void an_abort_record_is_noticed(void)
+static void an_abort_record_ends_the_wait(void)
 {
     struct line line;
 
@@ -173,7 +176,7 @@ static void other_bytes_are_dropped(void)
     close_line(&line);
 }
 
-/* Puts a TCP connection in the place of the client's; it has been reset. */
+/* Replaces the client's connection by a TCP connection that has been reset. */
 static bool put_reset_connection(struct line *line)
 {
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -195,7 +198,7 @@ static bool put_reset_connection(struct line *line)
     return true;
 }
 
-static void a_reset_connection_is_noticed(void)
+static void a_reset_connection_ends_the_wait(void)
 {
     struct line line;
 
@@ -205,32 +208,32 @@ static void a_reset_connection_is_noticed(void)
     close_line(&line);
 }
 
-static void a_signal_during_the_sleep_releases(void)
+static void a_signal_during_the_wait_drains(void)
 {
     struct itimerval soon = { .it_value = { 0, SHORT_MS * 1000 } };
     struct line line;
 
     open_line(&line);
     (void)setitimer(ITIMER_REAL, &soon, NULL);
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0);
     close_line(&line);
 }
 
-/* The race: the signal comes after the flag was looked at, or at any other time while we are awake. */
-static void a_signal_before_the_sleep_releases(void)
+/* The race: the signal comes between the check of the flag and the sleep, while it is blocked. */
+static void a_signal_before_the_wait_drains(void)
 {
     struct line line;
 
     open_line(&line);
     CU_ASSERT_EQUAL(kill(getpid(), SIGALRM), 0);
-    CU_ASSERT_EQUAL(release_flag, 0); /* pending: it is blocked while the worker is awake */
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0); /* and stays so */
+    CU_ASSERT_EQUAL(drain_flag, 0); /* the signal is pending: it is blocked while the worker is awake */
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0);
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0); /* the flag stays set */
     close_line(&line);
 }
 
-/* Also when it comes before the sleep; once for each signal. */
-static void a_wake_up_is_news(void)
+/* Each signal ends one wait, even if it comes before the wait. */
+static void a_wake_up_ends_one_wait(void)
 {
     struct line line;
 
@@ -241,12 +244,12 @@ static void a_wake_up_is_news(void)
     EXPECT_WAIT(&line, SHORT_MS, ERROR_TIMEOUT, SHORT_MS);
     woken_flag = 1;
     EXPECT_WAIT(&line, 0, ERROR_NONE, 0);
-    woken_flag = release_flag = 1;
-    EXPECT_WAIT(&line, LONG_MS, ERROR_RELEASED, 0);
+    woken_flag = drain_flag = 1;
+    EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0);
     close_line(&line);
 }
 
-static void a_signal_that_releases_nothing_is_slept_through(void)
+static void other_signals_do_not_end_the_wait(void)
 {
     struct line line;
 
@@ -256,16 +259,16 @@ static void a_signal_that_releases_nothing_is_slept_through(void)
     close_line(&line);
 }
 
-CU_TestInfo interrupts_tests[] = {
-    { "news ends the sleep", news_ends_the_sleep },
-    { "the deadline ends the sleep", the_deadline_ends_the_sleep },
-    { "a closed connection is noticed", a_closed_connection_is_noticed },
-    { "an abort record is noticed", an_abort_record_is_noticed },
+CU_TestInfo wait_tests[] = {
+    { "a ready descriptor ends the wait", a_ready_descriptor_ends_the_wait },
+    { "the deadline ends the wait", the_deadline_ends_the_wait },
+    { "a closed connection ends the wait", a_closed_connection_ends_the_wait },
+    { "an abort record ends the wait", an_abort_record_ends_the_wait },
     { "other bytes are dropped", other_bytes_are_dropped },
-    { "a reset connection is noticed", a_reset_connection_is_noticed },
-    { "a signal during the sleep releases", a_signal_during_the_sleep_releases },
-    { "a signal before the sleep releases", a_signal_before_the_sleep_releases },
-    { "a wake-up is news", a_wake_up_is_news },
-    { "a signal that releases nothing is slept through", a_signal_that_releases_nothing_is_slept_through },
+    { "a reset connection ends the wait", a_reset_connection_ends_the_wait },
+    { "a signal during the wait drains", a_signal_during_the_wait_drains },
+    { "a signal before the wait drains", a_signal_before_the_wait_drains },
+    { "a wake-up ends one wait", a_wake_up_ends_one_wait },
+    { "other signals do not end the wait", other_signals_do_not_end_the_wait },
     CU_TEST_INFO_NULL,
 };

@@ -1,0 +1,38 @@
+#include "manager/children.h"
+
+#include "core/config.h"
+#include "core/log.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+/*
+ * A worker that is told to end answers its poll at once. If the poll has no cursor yet, the worker reads the
+ * table, which may take PGPOLL_QUERY_TIMEOUT_S, and retries for 3 s (LAST_TRIES_MS in poll_waiter.c). A
+ * process that takes END_MS longer than a query may take hangs, and is killed.
+ */
+enum { END_MS = 5000 };
+
+void children_log_death(const char *what, pid_t pid, int status)
+{
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM)
+        return; /* told to end: systemd, for example, signals all processes at once */
+    if (WIFSIGNALED(status))
+        log_write(LOG_LEVEL_WARNING, "%s %d was killed by signal %d", what, (int)pid, WTERMSIG(status));
+    else if (WEXITSTATUS(status) != 0)
+        log_write(LOG_LEVEL_WARNING, "%s %d exited with status %d", what, (int)pid, WEXITSTATUS(status));
+}
+
+void children_signal(const pid_t *pids, int count, int signal_number)
+{
+    for (int i = 0; i < count; i++) {
+        if (signal_number == SIGKILL)
+            log_write(LOG_LEVEL_WARNING, "process %d did not end in time: killed", (int)pids[i]);
+        (void)kill(pids[i], signal_number);
+    }
+}
+
+int64_t children_end_ms(const struct config *config)
+{
+    return config->query_timeout_s * 1000 + END_MS;
+}

@@ -1,0 +1,120 @@
+/*
+ * The inside of struct database, shared by the four modules that implement database.h: database.c (the public
+ * functions), connect.c (everything up to a usable session), pipeline.c (statements and their results) and
+ * session_end.c (sessions that are given up). No other module includes this.
+ */
+#ifndef PGPOLL_DATABASE_STATE_H
+#define PGPOLL_DATABASE_STATE_H
+
+#include "core/error.h"
+#include "postgres/statement.h"
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct addresses;
+struct background;
+
+enum state {
+    CLOSED,
+    ENDING,    /* waiting for the backend of an earlier session to exit */
+    RESOLVING, /* waiting for host names to be resolved */
+    CONNECTING,
+    CHECKING,  /* connected, asking for the version of the schema */
+    REPLACING, /* terminating the backend of an earlier session */
+    IDLE,
+    RUNNING /* the caller's statements */
+};
+
+enum {
+    ENDED_MAX = 2, /* maximum number of given-up sessions that may still have a backend */
+    EXIT_MS = 500  /* a backend that has not exited after this time is terminated */
+};
+
+/* Statements that were sent, and their results. */
+struct pipeline {
+    const struct statement *statements;
+    int count;
+    PGresult **results;
+    int received;       /* how many statements are complete */
+    enum error outcome; /* the first error */
+};
+
+/* Identifies a backend. The start time is needed because process ids are reused. */
+struct backend {
+    int32_t pid; /* 0: unknown, or it belongs to a connection pooler */
+    int64_t started_us;
+};
+
+/* A session that was given up and whose backend may still live. */
+struct ended {
+    int fd; /* its socket, which the server closes when the backend exits */
+    struct backend backend;
+    int64_t since_ms;
+};
+
+struct database {
+    int64_t query_timeout_ms;
+    bool bookkeeping;
+    PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
+    enum state state;
+    PostgresPollingStatusType polling; /* while CONNECTING */
+    struct addresses *addresses; /* set from RESOLVING to CONNECTING; owned by the resolver while it runs */
+    struct background *resolver;
+    struct backend backend;
+    struct ended ended[ENDED_MAX]; /* oldest first */
+    int ended_count;
+    int64_t look_ms; /* while ENDING: when to check again whether they have ended (monotonic) */
+    struct background *canceller;
+    struct pipeline asked; /* the caller's statements */
+    struct pipeline check; /* the connection's own statement, while CHECKING or REPLACING */
+    struct statement check_statement;
+    PGresult *check_result;
+    char error[512];
+};
+
+/* ---- session_end.c */
+
+/* Stores the first line of text for database_error(). Returns error. */
+enum error database_fail(struct database *database, enum error error, const char *text);
+
+/* Closes a broken connection; libpq's message becomes database_error(). Returns ERROR_DATABASE_AWAY. */
+enum error database_lose(struct database *database);
+
+/* Closes the socket of a given-up session and removes it from the list. */
+void session_forget(struct database *database, int index);
+
+/*
+ * Whether a connection may be opened: all given-up sessions have ended, or only one is left and has not ended
+ * in time, so that the new connection must terminate its backend.
+ */
+bool session_may_connect(struct database *database);
+
+/* ---- pipeline.c */
+
+/*
+ * Sends the statements; pipeline_start_asked() sends the caller's and makes the state RUNNING. Return
+ * ERROR_PENDING or an error.
+ */
+enum error pipeline_start(struct database *database, struct pipeline *pipeline);
+enum error pipeline_start_asked(struct database *database);
+
+/* Collects the results that have arrived. Returns ERROR_PENDING while some are missing. */
+enum error pipeline_step(struct database *database, struct pipeline *pipeline);
+
+/* Drops all results. */
+void pipeline_clear(struct pipeline *pipeline);
+
+/* ---- connect.c: one step in each state; they return like database_step() */
+
+enum error connect_step_ending(struct database *database);
+enum error connect_step_resolving(struct database *database);
+enum error connect_step_connecting(struct database *database);
+enum error connect_step_checking(struct database *database);
+enum error connect_step_replacing(struct database *database);
+
+/* Frees the addresses, or leaves them to a resolver that still runs. */
+void connect_drop_addresses(struct database *database);
+
+#endif

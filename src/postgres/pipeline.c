@@ -1,0 +1,122 @@
+#include "postgres/database.h"
+#include "postgres/database_state.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void pipeline_clear(struct pipeline *pipeline)
+{
+    for (int i = 0; i < pipeline->count; i++) {
+        PQclear(pipeline->results[i]);
+        pipeline->results[i] = NULL;
+    }
+    pipeline->count = 0;
+}
+
+/* Sends each statement with a Sync of its own, which ends its transaction. */
+enum error pipeline_start(struct database *database, struct pipeline *pipeline)
+{
+    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
+
+    for (int i = 0; i < pipeline->count; i++) {
+        const struct statement *statement = &pipeline->statements[i];
+
+        if (!PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
+                               statement->values, statement->lengths, binary, 1) ||
+            !PQpipelineSync(database->connection))
+            return database_lose(database);
+    }
+    return ERROR_PENDING;
+}
+
+enum error pipeline_start_asked(struct database *database)
+{
+    database->state = RUNNING;
+    return pipeline_start(database, &database->asked);
+}
+
+/*
+ * Whether a retry may succeed: shutdown, out of resources, conflict, cancelled, or read-only as on a standby
+ * (PostgreSQL manual, appendix A, "PostgreSQL Error Codes").
+ */
+static bool is_transient(const char *sqlstate)
+{
+    static const char *const classes[] = { "08", "25", "40", "53", "55", "57", "58" };
+
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        if (strncmp(sqlstate, classes[i], 2) == 0)
+            return true;
+    return false;
+}
+
+/*
+ * Stores the first error of the pipeline, with the server's message and, for a caller's statement, its hint.
+ */
+static void pipeline_fail(struct database *database, struct pipeline *pipeline, const PGresult *result)
+{
+    const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+    const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    const char *hint = pipeline == &database->asked ? PQresultErrorField(result, PG_DIAG_MESSAGE_HINT) : NULL;
+    char text[sizeof database->error];
+
+    if (pipeline->outcome)
+        return;
+    (void)snprintf(text, sizeof text, "%s%s%s", message ? message : PQerrorMessage(database->connection),
+                   hint ? ": " : "", hint ? hint : "");
+    pipeline->outcome = database_fail(
+        database, !sqlstate || is_transient(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY, text);
+}
+
+/*
+ * Stores a result of the current statement. An error may follow the rows: then the COMMIT failed and undid
+ * what the statement did.
+ */
+static void pipeline_take(struct database *database, struct pipeline *pipeline, PGresult *result)
+{
+    PGresult **slot = &pipeline->results[pipeline->received];
+    const ExecStatusType status = PQresultStatus(result);
+    const bool succeeded = status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
+
+    if (result && !succeeded)
+        pipeline_fail(database, pipeline, result);
+    if (succeeded && !*slot)
+        *slot = result;
+    else
+        PQclear(result);
+}
+
+enum error pipeline_step(struct database *database, struct pipeline *pipeline)
+{
+    bool readable = PQconsumeInput(database->connection) == 1;
+
+    if (readable && PQflush(database->connection) < 0)
+        return database_lose(database);
+    while (pipeline->received < pipeline->count) {
+        PGresult *result;
+
+        if (readable && PQisBusy(database->connection))
+            return ERROR_PENDING;
+        /* If the connection is broken: what had arrived before, then the reason. */
+        result = PQgetResult(database->connection);
+        if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
+            PQclear(result);
+            pipeline->received++;
+            continue;
+        }
+        pipeline_take(database, pipeline, result);
+        if (PQstatus(database->connection) == CONNECTION_BAD) {
+            if (!pipeline->outcome)
+                return database_lose(database);
+            database_close(database, NULL); /* pipeline_fail() has stored the server's reason */
+            return pipeline->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : pipeline->outcome;
+        }
+    }
+    if (!pipeline->outcome) {
+        pipeline->count = 0; /* the caller owns the results now */
+    } else {
+        pipeline_clear(pipeline);
+        if (pipeline->outcome == ERROR_DATABASE_AWAY)
+            database_close(database, NULL);
+    }
+    return pipeline->outcome;
+}

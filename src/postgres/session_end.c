@@ -1,0 +1,168 @@
+#include "core/background.h"
+#include "core/clock.h"
+#include "postgres/database.h"
+#include "postgres/database_state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    LOOK_MS = 100,       /* between two checks whether given-up sessions have ended */
+    DEAD_PEER_MS = 25000 /* TCP drops a connection whose peer acknowledges nothing for this long */
+};
+
+enum error database_fail(struct database *database, enum error error, const char *text)
+{
+    (void)snprintf(database->error, sizeof database->error, "%s", text);
+    database->error[strcspn(database->error, "\n")] = '\0';
+    return error;
+}
+
+/* Makes TCP drop the connection if the peer is dead: then no backend is left that could use the session. */
+static void watch_peer(int fd)
+{
+    static const struct {
+        int level, name, value;
+    } options[] = { { SOL_SOCKET, SO_KEEPALIVE, 1 },
+                    { IPPROTO_TCP, TCP_KEEPIDLE, DEAD_PEER_MS / 1000 - 15 },
+                    { IPPROTO_TCP, TCP_KEEPINTVL, 5 },
+                    { IPPROTO_TCP, TCP_KEEPCNT, 3 },
+                    { IPPROTO_TCP, TCP_USER_TIMEOUT, DEAD_PEER_MS } };
+
+    /* Fails for Unix sockets, which do not need it. */
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof options[i].value);
+}
+
+static void send_cancel(void *cancel)
+{
+    char error[256];
+
+    (void)PQcancel(cancel, error, (int)sizeof error);
+}
+
+static void free_cancel(void *cancel)
+{
+    PQfreeCancel(cancel);
+}
+
+/*
+ * Sends a cancel request in a thread, because PQcancel() opens a connection and blocks. Sends none while an
+ * earlier one is still under way.
+ */
+static void cancel_statement(struct database *database)
+{
+    PGcancel *cancel;
+
+    if (database->canceller && !background_is_done(database->canceller))
+        return;
+    background_free(database->canceller);
+    cancel = PQgetCancel(database->connection);
+    database->canceller = cancel ? background_start(send_cancel, free_cancel, cancel) : NULL;
+    if (!database->canceller)
+        PQfreeCancel(cancel);
+}
+
+/* Whether the server has closed the connection. Drops data that still arrive. */
+static bool is_over(int fd)
+{
+    char dropped[4096];
+    ssize_t got;
+
+    do
+        got = recv(fd, dropped, sizeof dropped, MSG_DONTWAIT);
+    while (got > 0 || (got < 0 && errno == EINTR));
+    return got == 0 || errno != EAGAIN;
+}
+
+void session_forget(struct database *database, int index)
+{
+    (void)close(database->ended[index].fd);
+    database->ended_count--;
+    memmove(&database->ended[index], &database->ended[index + 1],
+            (size_t)(database->ended_count - index) * sizeof *database->ended);
+}
+
+bool session_may_connect(struct database *database)
+{
+    for (int i = database->ended_count - 1; i >= 0; i--)
+        if (is_over(database->ended[i].fd))
+            session_forget(database, i);
+    database->look_ms = clock_monotonic_ms() + LOOK_MS;
+    return database->ended_count == 0 ||
+           (database->ended_count == 1 && clock_monotonic_ms() >= database->ended[0].since_ms + EXIT_MS);
+}
+
+/* Whether the server is still working on statements. */
+static bool is_busy(const struct database *database)
+{
+    const struct pipeline *pipeline = database->state == RUNNING ? &database->asked : &database->check;
+
+    return PQstatus(database->connection) == CONNECTION_OK && pipeline->received < pipeline->count;
+}
+
+/*
+ * Ends the session, but keeps a duplicate of its socket open, which shows when the backend has exited. Shuts
+ * down the sending side if statements are running: the backend then exits after the current one, and
+ * PQfinish() cannot block by writing to a peer that does not read.
+ */
+static void end_session(struct database *database)
+{
+    const ConnStatusType status = PQstatus(database->connection);
+    const int socket = PQsocket(database->connection);
+    int fd = -1;
+
+    if (is_busy(database))
+        cancel_statement(database);
+    if (is_busy(database) || status != CONNECTION_OK)
+        (void)shutdown(socket, SHUT_WR);
+    if (socket >= 0 && status != CONNECTION_STARTED) /* there is no backend while connect(2) is pending */
+        fd = fcntl(socket, F_DUPFD_CLOEXEC, 0);
+    if (fd >= 0) {
+        watch_peer(fd);
+        database->ended[database->ended_count++] =
+            (struct ended){ fd, database->backend, clock_monotonic_ms() };
+    }
+    PQfinish(database->connection);
+    database->connection = NULL;
+    database->backend = (struct backend){ 0 };
+}
+
+void database_close(struct database *database, const char *text)
+{
+    if (text)
+        (void)database_fail(database, ERROR_DATABASE_AWAY, text);
+    if (database->connection)
+        end_session(database);
+    pipeline_clear(&database->asked);
+    pipeline_clear(&database->check);
+    database->state = CLOSED;
+}
+
+void database_give_up(struct database *database)
+{
+    static const char *const texts[] = {
+        [ENDING] = "the backend of an earlier session has not exited",
+        [RESOLVING] = "host names were not resolved in time",
+        [CONNECTING] = "no connection in time",
+        [CHECKING] = "no answer in time",
+        [REPLACING] = "the backend of an earlier session could not be terminated",
+        [RUNNING] = "no answer in time",
+        [IDLE] = "no answer in time",
+        [CLOSED] = "no connection",
+    };
+
+    database_close(database, texts[database->state]);
+}
+
+enum error database_lose(struct database *database)
+{
+    database_close(database, PQerrorMessage(database->connection));
+    return ERROR_DATABASE_AWAY;
+}

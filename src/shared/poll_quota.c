@@ -1,0 +1,70 @@
+#include "shared/poll_quota.h"
+
+#include "core/clock.h"
+#include "shared/latch.h"
+
+/*
+ * The client's hash: FNV-1a that starts with the scoreboard's seed, so that nobody can choose a name that
+ * shares another client's quota. A user and an address of the same text differ. Never 0.
+ */
+static uint64_t client_hash(const struct scoreboard *scoreboard, const char *user, const char *address)
+{
+    uint64_t hash = scoreboard->manager->client_seed ^ (*user ? 'u' : 'a');
+
+    for (const char *at = *user ? user : address; *at; at++)
+        hash = (hash ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
+    return hash ? hash : 1;
+}
+
+/* A client's polls. */
+struct client_polls {
+    int count;
+    int kept;   /* polls that are not being drained */
+    int oldest; /* the worker that has the oldest of these; -1: none */
+};
+
+static struct client_polls find_polls(const struct scoreboard *scoreboard, uint64_t client)
+{
+    struct client_polls found = { .oldest = -1 };
+    int64_t oldest_ms = INT64_MAX;
+
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        const struct slot *slot = scoreboard_slot(scoreboard, i);
+
+        if (atomic_load(&scoreboard->clients[i]) != client)
+            continue;
+        found.count++;
+        if (atomic_load(&slot->drain))
+            continue;
+        found.kept++;
+        if (atomic_load(&slot->since_ms) < oldest_ms) {
+            oldest_ms = atomic_load(&slot->since_ms);
+            found.oldest = i;
+        }
+    }
+    return found;
+}
+
+bool poll_quota_claim(struct scoreboard *scoreboard, int worker, const char *user, const char *address,
+                      int quota)
+{
+    const uint64_t client = client_hash(scoreboard, user, address);
+    struct client_polls polls;
+
+    atomic_store(&scoreboard_slot(scoreboard, worker)->since_ms, clock_monotonic_ms());
+    /* The claim comes before the count: of two polls that start together, at least one sees the other. */
+    atomic_store(&scoreboard->clients[worker], client);
+    polls = find_polls(scoreboard, client);
+    if (polls.count > 2 * quota + SCOREBOARD_HANDOVERS) {
+        poll_quota_return(scoreboard, worker);
+        return false;
+    }
+    for (; polls.kept > quota && polls.oldest >= 0; polls = find_polls(scoreboard, client))
+        latch_drain(scoreboard, polls.oldest);
+    return true;
+}
+
+void poll_quota_return(struct scoreboard *scoreboard, int worker)
+{
+    atomic_store(&scoreboard->clients[worker], 0);
+}
