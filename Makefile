@@ -1,6 +1,6 @@
 # pgpoll: HTTP long polling over PostgreSQL. `make help` lists what can be made.
 
-VERSION := 0.1.0
+VERSION := 0.2.0
 SCHEMA  := $(or $(shell sed -n 's/^\\set schema_version //p' sql/version.sql),$(error sql/version.sql sets no schema_version))
 PORT    ?= 8080
 RUN     ?= .run
@@ -74,7 +74,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
-        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall deb test-deb test-debian test-postgres test-container clean help
+        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall dist deb test-deb test-debian test-postgres test-container clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -207,6 +207,12 @@ INSTALLED := $(addprefix $(DESTDIR)$(PREFIX)/,lib/pgpoll share/pgpoll share/doc/
                  lib/sysusers.d/pgpoll.conf share/man/man[78]/pgpoll*.[78]) $(DESTDIR)$(or $(UNITDIR),$(PREFIX)/lib/systemd/system)/pgpoll*
 uninstall: ## removes that; the settings stay
 	$(Q)rm -rf $(INSTALLED)
+
+# What is committed, and no more. Everything but this goal works in it without git.
+dist: ## makes the source tarball of the last commit, build/pgpoll-VERSION.tar.gz
+	@mkdir -p build
+	@git archive --prefix=pgpoll-$(VERSION)/ -o build/pgpoll-$(VERSION).tar.gz HEAD
+	@echo build/pgpoll-$(VERSION).tar.gz
 
 deb: ## builds the Debian package, build/deb/pgpoll_VERSION_ARCHITECTURE.deb (what it needs: deploy/packages build deb)
 	@VERSION=$(VERSION) deploy/debian/build $(BUILD)/deb

@@ -1,5 +1,5 @@
--- Nobody has what is not granted here. catch_up(), begin_wait(), end_wait() and sweep_waiters() run with their owner's rights,
--- so that a poller needs none on the tables.
+-- Only what this file grants is allowed. Functions that programs call run with the rights of the schema's
+-- owner, so a poller needs no rights on tables.
 REVOKE ALL ON SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgpoll FROM PUBLIC;
@@ -32,10 +32,13 @@ GRANT SELECT ON pgpoll.stats TO pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO pgpoll_monitor;
 GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.waiters TO pgpoll_monitor;
 
--- Watching it.
-GRANT EXECUTE ON FUNCTION pgpoll.write_listener(text, integer, integer, integer, boolean, json) TO pgpoll_poller;
+-- For statistics and checks.
+GRANT EXECUTE ON FUNCTION pgpoll.write_listener(text, integer, integer, integer, boolean, json)
+TO pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.end_listener(text, integer) TO pgpoll_poller;
-GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer) TO pgpoll_poller, pgpoll_monitor;
+GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer)
+TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;
-GRANT SELECT ON pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics, pgpoll.retained, pgpoll.held_up,
-    pgpoll.notification_queue TO pgpoll_monitor;
+GRANT SELECT ON pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics,
+    pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue
+TO pgpoll_monitor;

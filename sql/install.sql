@@ -1,12 +1,14 @@
--- Installs pgpoll in the database psql is connected to, or brings it up to date:  psql -f sql/install.sql
--- Run it as the role that shall own it (it needs CREATE on the database, and CREATEROLE the first time). Safe to repeat.
+-- Installs pgpoll in the database that psql is connected to, or upgrades it:  psql -f sql/install.sql
+--
+-- Run it as the role that is to own the schema. That role needs CREATE on the database and, for the first
+-- installation in the cluster, CREATEROLE. It is safe to run this script again.
 \set ON_ERROR_STOP on
 \set QUIET on
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
-SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
--- Rather fail than hold up publishers behind a transaction that stays open.
+SET search_path = pg_catalog, pg_temp; -- objects that others put into public must not capture names
+-- A long transaction makes this script fail. Without a limit, publishers would wait behind it.
 SET lock_timeout = '3s';
 \ir version.sql
 SELECT :SERVER_VERSION_NUM < 140000 AS server_too_old \gset
@@ -17,7 +19,8 @@ SELECT :SERVER_VERSION_NUM < 140000 AS server_too_old \gset
 BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('pgpoll.install')) \g /dev/null
 
-SELECT pg_encoding_to_char(encoding) <> 'UTF8' AS not_utf8 FROM pg_database WHERE datname = current_database() \gset
+SELECT pg_encoding_to_char(encoding) <> 'UTF8' AS not_utf8
+FROM pg_database WHERE datname = current_database() \gset
 \if :not_utf8
     DO 'BEGIN RAISE ''pgpoll needs a database with encoding UTF8''; END';
 \endif
@@ -33,15 +36,14 @@ SELECT to_regprocedure('pgpoll.schema_version()') IS NULL AS fresh \gset
 SELECT :installed > :schema_version AS newer, :installed < :schema_version AS older \gset
 \if :newer
     SELECT format('DO %L', format('BEGIN RAISE %L; END', format(
-        'the pgpoll schema here has version %s, newer than these scripts (version %s): use those of the pgpoll that made it',
-        :installed, :schema_version))) \gexec
+        'the pgpoll schema in this database has version %s, newer than these scripts (version %s):'
+        ' use the scripts of the newer pgpoll', :installed, :schema_version))) \gexec
 \endif
 
 \ir roles.sql
 \if :older
-    -- While an upgrade runs nobody prunes and no transaction that publishes is under way. What reads goes on,
-    -- until something is altered: see the lock order in tables.sql. Before version 3 prune() locked retention
-    -- first.
+    -- During an upgrade no prune() and no transaction that publishes is under way. Reads continue until a
+    -- table is altered: see the lock order in tables.sql. Before version 3 prune() locked retention first.
     SELECT :installed < 3 AS retention_first \gset
     \if :retention_first
         LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
@@ -85,12 +87,13 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir grants.sql
 COMMIT;
 \if :older
-    -- A program looks at the version once a connection. Those that run still have to see that it is another now.
+    -- A program checks the version when it connects. Close its connections, so that it checks again.
     DO $$
     BEGIN
         PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'pgpoll' AND pid <> pg_backend_pid();
     EXCEPTION WHEN insufficient_privilege THEN
-        RAISE WARNING 'running workers could not be told of the new version, reload them';
+        RAISE WARNING 'could not close the connections of running pgpoll programs'
+            USING HINT = 'Reload them, so that they notice the new version of the schema.';
     END $$;
 \endif

@@ -1,7 +1,9 @@
--- Deletes all messages older than :keep, a batch after the other:  psql -v keep='7 days' -f sql/prune.sql
--- Run it as the owner of the schema, now and then: pgpoll-prune.timer does.
+-- Deletes all messages that were committed longer ago than :keep, in batches:
+--     psql -v keep='7 days' -f sql/prune.sql
+-- Run it regularly, as the owner of the schema; pgpoll-prune.timer does.
 \set ON_ERROR_STOP on
-SET default_transaction_isolation = 'read committed'; -- whatever the database's default: prune() gives no positions in another
+-- prune() gives no positions at another isolation level, and the database may have another default.
+SET default_transaction_isolation = 'read committed';
 SELECT set_config('pgpoll.keep', :'keep', false) \g /dev/null
 DO $$
 BEGIN

@@ -1,5 +1,5 @@
--- Three group roles, which an operator grants to login roles. Roles belong to the cluster: another database, or an administrator
--- on behalf of an owner without CREATEROLE, may have created them.
+-- Three group roles, which an operator grants to login roles. Roles belong to the cluster, so they may exist
+-- already: from another database, or because an administrator created them for an owner without CREATEROLE.
 DO $$
 DECLARE
     role_name text;
@@ -11,7 +11,7 @@ BEGIN
             EXCEPTION WHEN insufficient_privilege THEN
                 RAISE insufficient_privilege
                     USING MESSAGE = format('role %s may not create role %s', current_user, role_name),
-                          HINT = 'Have a role with CREATEROLE run: CREATE ROLE pgpoll_publisher NOLOGIN;'
+                          HINT = 'Ask a role with CREATEROLE to run: CREATE ROLE pgpoll_publisher NOLOGIN;'
                                  ' CREATE ROLE pgpoll_poller NOLOGIN; CREATE ROLE pgpoll_monitor NOLOGIN;';
             END;
         END IF;

@@ -1,17 +1,18 @@
 -- Lock order. A transaction that locks more than one of these tables locks messages first, in the strongest
--- mode that it will need, and keeps that lock; then retention; then feed_lock; the others after these. So do
--- the functions, prune.sql, install.sql and upgrades.
+-- mode that it will need, and keeps that lock; then retention; then feed_lock; then the others. The
+-- functions, prune.sql, install.sql and upgrades follow this order.
 --
--- messages comes first because TRUNCATE leaves no choice: it holds ACCESS EXCLUSIVE there before its trigger
--- runs. It follows that who holds ACCESS EXCLUSIVE on messages meets nobody halfway: every other transaction
--- waits for messages and holds no lock yet, or is done. Readers and assign_batch() take ACCESS SHARE, which
--- only TRUNCATE and upgrades wait for; prune() takes ROW EXCLUSIVE as publishers do. feed_lock is for those
--- who give positions, retention (SHARE ROW EXCLUSIVE) for those who prune: one at a time. An upgrade that
--- alters any of these tables, not only adds to them, therefore begins with LOCK TABLE pgpoll.messages IN
--- ACCESS EXCLUSIVE MODE.
+-- messages comes first because TRUNCATE holds ACCESS EXCLUSIVE on it before its trigger runs. Then a
+-- transaction that holds ACCESS EXCLUSIVE on messages cannot deadlock: every other transaction waits for
+-- messages without a lock on the other tables, or has ended. Readers and assign_batch() take ACCESS SHARE on
+-- messages, which conflicts with TRUNCATE and upgrades only; prune() takes ROW EXCLUSIVE, as publishers do.
+-- feed_lock admits one session that gives positions at a time, and retention (SHARE ROW EXCLUSIVE) one that
+-- prunes. An upgrade that alters one of these tables, and does not only add a table, therefore starts with
+-- LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE.
 
--- What a topic may be: the same rule as topic_check() in src/api/topic.c. Domains, because the CHECK constraints of a table are parsed anew
--- for every INSERT. Separate from CREATE DOMAIN, and NOT VALID, for upgrades/2.sql: what is there passed the same rules.
+-- What a topic may be: the same rule as topic_check() in src/api/topic.c. The rules are constraints of
+-- domains, because PostgreSQL parses the CHECK constraints of a table again for every INSERT. They are added
+-- after CREATE DOMAIN, and NOT VALID, for upgrades/2.sql: existing rows have passed the same rules.
 SELECT to_regtype('pgpoll.topic_name') IS NULL AS missing \gset
 \if :missing
     CREATE DOMAIN pgpoll.topic_name AS text COLLATE "C";
@@ -19,34 +20,58 @@ SELECT to_regtype('pgpoll.topic_name') IS NULL AS missing \gset
 \endif
 SELECT NOT EXISTS (SELECT FROM pg_constraint WHERE contypid = 'pgpoll.topic_name'::regtype) AS missing \gset
 \if :missing
-    ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_length CHECK (char_length(value) BETWEEN 1 AND 255) NOT VALID;
-    ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_control CHECK (value !~ '[\u0001-\u001f\u007f-\u009f]') NOT VALID;
+    ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_length
+        CHECK (char_length(value) BETWEEN 1 AND 255) NOT VALID;
+    ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_control
+        CHECK (value !~ '[\u0001-\u001f\u007f-\u009f]') NOT VALID;
     ALTER DOMAIN pgpoll.topic_name ADD CONSTRAINT topic_blank
         CHECK (value ~ '[^ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]') NOT VALID;
     ALTER DOMAIN pgpoll.finite_timestamptz ADD CONSTRAINT is_finite CHECK (isfinite(value)) NOT VALID;
 \endif
 
--- What publishers insert into. Append-only: a message is sent once, as its transaction left it.
+-- Publishers insert here. A message is delivered once, as its transaction left it; later changes to the row
+-- are not delivered.
 CREATE TABLE IF NOT EXISTS pgpoll.messages (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     topic      pgpoll.topic_name NOT NULL,
     payload    json NOT NULL,
     metadata   json,
     created_at pgpoll.finite_timestamptz NOT NULL DEFAULT now(),
-    -- The number of the transaction that published it; pgpoll.assign_positions() finds new messages by it.
-    -- NULL: it has its position.
+    -- The number of the publishing transaction, by which assign_batch() finds new messages. NULL: the message
+    -- has its position.
     xid        xid8 DEFAULT pg_current_xact_id()
 );
--- With id, so that the messages of one transaction are found in order, and those with low ids without a look
--- at the others' rows.
+-- Descriptions for \d+ and \dt+. COMMENT waits for VACUUM, so it runs only if the text has changed.
+SELECT format('COMMENT ON %s IS %L',
+              coalesce('COLUMN pgpoll.messages.' || a.attname, 'TABLE pgpoll.messages'), d.description)
+FROM (VALUES
+    (NULL, 'The messages. To publish one, INSERT topic, payload and metadata; once committed, it is delivered'
+           ' to every client that polls its topic.'),
+    ('id', 'Identifies the message in this table; it is neither the order of delivery (see pgpoll.feed) nor'
+           ' the message_id that clients get.'),
+    ('topic', 'The topic that clients poll: 1 to 255 characters, not only spaces, no control characters.'),
+    ('payload', 'The content: any JSON value, delivered as it is stored.'),
+    ('metadata', 'Additional JSON for clients, delivered as it is stored; NULL is delivered as {}.'),
+    ('created_at', 'When the publishing transaction began, delivered as timestamp; it affects neither the'
+                   ' order of delivery nor how long the message is kept.'),
+    ('xid', 'The number of the publishing transaction, by which pgpoll finds new messages; leave it to its'
+            ' default.')
+) AS d (attname, description)
+LEFT JOIN pg_attribute a ON a.attrelid = 'pgpoll.messages'::regclass AND a.attname = d.attname
+WHERE coalesce(col_description('pgpoll.messages'::regclass, a.attnum),
+               CASE WHEN a.attnum IS NULL THEN obj_description('pgpoll.messages'::regclass, 'pg_class') END)
+      IS DISTINCT FROM d.description \gexec
+
+-- id is in the index so that the messages of a transaction are found in order, and those with low ids without
+-- reading the other rows.
 SELECT to_regclass('pgpoll.messages_xid') IS NULL AS missing \gset
 \if :missing
-    -- IF NOT EXISTS would wait for every open publisher.
+    -- CREATE INDEX IF NOT EXISTS would wait for every transaction that publishes, even if the index exists.
     CREATE INDEX messages_xid ON pgpoll.messages (xid, id) WHERE xid IS NOT NULL;
 \endif
 
--- The order of delivery: one narrow row per committed message, written after the commit by pgpoll.assign_positions().
--- No foreign key: an operator may delete a message.
+-- The order of delivery: one narrow row per committed message, which assign_batch() writes after the commit.
+-- There is no foreign key, so that an operator can delete a message.
 CREATE TABLE IF NOT EXISTS pgpoll.feed (
     topic      text COLLATE "C" NOT NULL,
     position   bigint NOT NULL,   -- milliseconds since 1970 << 16 | n
@@ -54,67 +79,69 @@ CREATE TABLE IF NOT EXISTS pgpoll.feed (
     bytes      integer NOT NULL,  -- of payload and metadata, for the page's budget
     PRIMARY KEY (topic, position)
 );
--- feed_message_id tells whether a message has a position, where transaction numbers do not
--- (pgpoll.adopt_messages()). pgpoll.prune() uses both.
+-- feed_message_id shows whether a message has a position when transaction numbers cannot (adopt_messages()).
+-- prune() uses both indexes.
 SELECT to_regclass('pgpoll.feed_message_id') IS NULL AS missing \gset
 \if :missing
     CREATE INDEX feed_message_id ON pgpoll.feed (message_id);
     CREATE INDEX feed_position ON pgpoll.feed (position);
 \endif
 
--- The last position given, or reserved for a backlog; set under feed_lock only. A sequence, because it must
--- outlive a rollback.
+-- The last position given, or reserved for a backlog; set under feed_lock only. It is a sequence because its
+-- value must survive a rollback.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_position AS bigint MINVALUE 0 START 0;
 
--- Held while positions are given, to the end of that commit. Private and empty: nobody else can hold it.
+-- Locked by the session that gives positions, until its commit has ended. The table is empty and private, so
+-- that no other session can hold the lock.
 CREATE TABLE IF NOT EXISTS pgpoll.feed_lock () WITH (autovacuum_enabled = off);
 
--- Which messages have their position: those of every transaction before next_xid, except the unfinished ones.
--- The last row counts. It is never updated, so that a long transaction, which keeps old rows alive, costs nothing
--- here. The first look writes the first row: one from here would be in the way of those that pg_dump --data-only
--- or a subscription bring.
+-- Which messages have a position: those of all transactions before next_xid, except the unfinished ones. Only
+-- the last row is valid. Each batch adds a row and updates none, because a long transaction would keep every
+-- old version alive. The first batch writes the first row: one from this script would conflict with rows that
+-- pg_dump --data-only or a subscription bring.
 --
--- While a backlog is worked off (pgpoll.assign_backlog()), seen is the snapshot whose messages it consists of;
--- those with ids up to walked_to have their positions, no id is greater than walk_end, and positions up to
--- reserved are for them.
+-- While a backlog is worked off (assign_backlog()), seen is the snapshot that defines it. Its messages with
+-- ids up to walked_to have their positions, no id is greater than walk_end, and positions up to reserved are
+-- kept for it.
 CREATE TABLE IF NOT EXISTS pgpoll.batches (
-    position     bigint PRIMARY KEY,      -- the last one given
+    position     bigint PRIMARY KEY,      -- the last position given
     next_xid     xid8 NOT NULL,
     unfinished   xid8[] NOT NULL,
     server_start timestamptz NOT NULL,
-    cluster      bigint NOT NULL,         -- whose transaction numbers these are
-    messages     oid NOT NULL,            -- of which table, since copies of a cluster have its identifier
-    drawn_id     bigint,                  -- the last id drawn, before this row's transaction had a number
-    low_id       bigint,                  -- messages of next_xid and later have greater ids, with few exceptions
-    foreign_id   bigint,                  -- up to this id, numbers may be another cluster's
+    cluster      bigint NOT NULL,         -- system identifier: whose transaction numbers these are
+    messages     oid NOT NULL,            -- the table: copies of a cluster share its identifier
+    drawn_id     bigint,                  -- the last id drawn before this row's transaction got a number
+    low_id       bigint,                  -- ids of messages of next_xid and later are greater (exceptions:
+                                          -- assign_backlog())
+    foreign_id   bigint,                  -- up to this id, xid may be of another cluster
     seen         pg_snapshot,
     walked_to    bigint,
     walk_end     bigint,
     reserved     bigint,
-    adopting     boolean                  -- the backlog is whatever has no position, whichever numbers it bears
+    adopting     boolean                  -- the backlog is all messages without a position, whatever xid
 );
 
--- Until when publishers need not say that they published, in milliseconds since 1970. A sequence, because it is read without a
--- snapshot and set without a commit.
+-- The NOTIFY throttle: until when publishers send no NOTIFY, in milliseconds since 1970. It is a sequence
+-- because that is read without a snapshot and set without a commit.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.doorbell AS bigint MINVALUE 0 START 0;
 
--- Where pgpoll.prune() begins to look: it has deleted what is older. Only a hint; a sequence, because it is read
--- without passing over the dead rows that an old snapshot keeps.
+-- Where prune() starts: it has deleted what is older. This is only a hint. It is a sequence because reading
+-- it does not pass over the dead rows that an old snapshot keeps.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_pruned AS bigint MINVALUE 0 START 0;
 
--- How far each topic was pruned: every position up to this one is gone.
+-- How far each topic was pruned: all its positions up to pruned_to are deleted.
 CREATE TABLE IF NOT EXISTS pgpoll.retention (
     topic     text COLLATE "C" PRIMARY KEY,
     pruned_to bigint NOT NULL
 );
 
--- One row per waiting poll. Not logged: after a crash nobody waits.
+-- One row per waiting poll. Unlogged, because a crash ends all connections that wait.
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.waiters (
     host        text NOT NULL,
     pid         integer NOT NULL,      -- of the worker, on that host
-    backend_pid integer NOT NULL,      -- of the connection that speaks for it: no backend, no waiter
+    backend_pid integer NOT NULL,      -- of the session that wrote the row; the row ends with it
     topics      text[] COLLATE "C" NOT NULL,
-    client      text NOT NULL,         -- address
+    client      text NOT NULL,         -- its address
     started_at  timestamptz NOT NULL,
     deadline    timestamptz NOT NULL,
     seen_at     timestamptz NOT NULL,

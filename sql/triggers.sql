@@ -1,4 +1,4 @@
--- ring_doorbell is deferred, so that it comes as late as can be.
+-- ring_doorbell is deferred, so that it runs at the end of the transaction.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
@@ -7,9 +7,11 @@ BEGIN
             DEFERRABLE INITIALLY DEFERRED
             FOR EACH ROW EXECUTE FUNCTION pgpoll.ring_doorbell();
     END IF;
-    -- ALWAYS: also for rows that logical replication applies. Only where it is not so: this waits for every open publisher.
+    -- ALWAYS: also for rows that logical replication applies. ALTER TABLE waits for every transaction that
+    -- publishes, so it runs only if it changes something.
     IF EXISTS (SELECT FROM pg_catalog.pg_trigger
-               WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'ring_doorbell' AND tgenabled <> 'A') THEN
+               WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'ring_doorbell'
+                 AND tgenabled <> 'A') THEN
         ALTER TABLE pgpoll.messages ENABLE ALWAYS TRIGGER ring_doorbell;
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
@@ -18,7 +20,8 @@ BEGIN
             FOR EACH ROW EXECUTE FUNCTION pgpoll.replicate_message();
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_trigger
-               WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'replicate_message' AND tgenabled <> 'R') THEN
+               WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'replicate_message'
+                 AND tgenabled <> 'R') THEN
         ALTER TABLE pgpoll.messages ENABLE REPLICA TRIGGER replicate_message;
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger

@@ -1,9 +1,9 @@
--- Removes pgpoll with all its messages:  psql -f sql/uninstall.sql
--- The roles belong to the cluster and go only when no other database uses them and you may drop them.
+-- Removes pgpoll and all its messages from a database:  psql -f sql/uninstall.sql
+-- The roles belong to the cluster. They are dropped if no other database uses them and you may drop them.
 \set ON_ERROR_STOP on
 \set QUIET on
 SET client_min_messages = warning;
-SET search_path = pg_catalog, pg_temp; -- whoever may create in public has no say in what names mean here
+SET search_path = pg_catalog, pg_temp; -- objects that others put into public must not capture names
 BEGIN;
 SELECT to_regclass('pgpoll.messages') IS NOT NULL AS there \gset
 \if :there
@@ -18,7 +18,7 @@ BEGIN
         BEGIN
             EXECUTE format('DROP ROLE IF EXISTS %I', role_name);
         EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
-            RAISE WARNING 'role % is used elsewhere or another''s, and stays', role_name;
+            RAISE WARNING 'role % was not dropped: it is used elsewhere, or you may not drop it', role_name;
         END;
     END LOOP;
 END $$;

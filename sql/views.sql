@@ -3,7 +3,9 @@ SELECT w.*
 FROM pgpoll.waiters w
 WHERE w.deadline > now() - interval '5 seconds'
   AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid))
-  AND NOT EXISTS (SELECT FROM pgpoll.listeners l  -- its manager: one heard of before was another with that process id
+  -- The manager that wrote the row. If it reported only before, it was an earlier one with the same process
+  -- id.
+  AND NOT EXISTS (SELECT FROM pgpoll.listeners l
                   WHERE l.host = w.host AND l.backend_pid = w.backend_pid AND l.hears IS NOT NULL
                     AND l.seen_at BETWEEN w.seen_at AND now() - interval '15 seconds');
 COMMENT ON VIEW pgpoll.live_waiters IS
@@ -20,7 +22,8 @@ COMMENT ON VIEW pgpoll.topic_waiters IS
 CREATE OR REPLACE VIEW pgpoll.stats AS
 SELECT (SELECT count(*) FROM pgpoll.live_waiters) AS active_waiters,
        count(*) AS subscribed_topics,
-       coalesce(json_object_agg(t.topic, t.waiters ORDER BY t.waiters DESC, t.topic), '{}') AS topic_subscriber_counts
+       coalesce(json_object_agg(t.topic, t.waiters ORDER BY t.waiters DESC, t.topic), '{}')
+           AS topic_subscriber_counts
 FROM pgpoll.topic_waiters t;
 COMMENT ON VIEW pgpoll.stats IS
     'What does GET /messages/poll/stats return?';

@@ -1,17 +1,19 @@
--- Who LISTENs: one row per manager, for all its workers, and per worker that stands alone. Not logged, like waiters.
+-- The processes that LISTEN: one row per manager, which stands for all its workers, and one per worker
+-- without a manager. Unlogged, like waiters.
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.listeners (
     host         text NOT NULL,
     pid          integer NOT NULL,      -- on that host
-    backend_pid  integer NOT NULL,      -- of the connection that writes this
+    backend_pid  integer NOT NULL,      -- of the session that writes the row
     workers      integer NOT NULL,
-    free_workers integer,               -- that can accept a poll; NULL: see waiters
-    hears        boolean,               -- whether LISTEN was found to deliver; NULL: not a manager, nobody looked
+    free_workers integer,               -- workers that can accept a poll; NULL: derive it from waiters
+    hears        boolean,               -- whether LISTEN was found to deliver; NULL: a worker
     seen_at      timestamptz NOT NULL,
     PRIMARY KEY (host, pid)
 );
 
--- What was counted, all processes of a host together, for pgpoll.metrics(). Histograms have one row per bucket, labelled by its upper
--- bound, and one for the sum, in milliseconds. Updated at most once a second by each manager: room is left for that.
+-- Counters for metrics(), one sum for all processes of a host. A histogram has one row per bucket, labelled
+-- by its upper bound, and one for the sum, in milliseconds. Each manager updates its rows at most once a
+-- second; the fill factor leaves room for that.
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.counters (
     host       text COLLATE "C" NOT NULL,
     metric     text COLLATE "C" NOT NULL,

@@ -1,4 +1,5 @@
--- What an operator asks in psql; \dv+ shows what each view is for. None shows a payload, or a statement, which may hold one.
+-- Views for an operator in psql; \dv+ shows what each one tells. None shows a payload, nor the text of a
+-- statement, which may contain one.
 
 CREATE OR REPLACE VIEW pgpoll.listening AS
 SELECT l.host, l.pid,
@@ -37,7 +38,8 @@ SELECT f.topic, f.messages, f.bytes,
        to_timestamp((f.newest >> 16) / 1000.0) AS newest,
        to_timestamp((r.pruned_to >> 16) / 1000.0) AS pruned_to,
        coalesce(w.waiters, 0) AS waiters
-FROM (SELECT topic, count(*) AS messages, sum(bytes) AS bytes, min(position) AS oldest, max(position) AS newest
+FROM (SELECT topic, count(*) AS messages, sum(bytes) AS bytes,
+             min(position) AS oldest, max(position) AS newest
       FROM pgpoll.feed GROUP BY topic) f
 LEFT JOIN pgpoll.retention r ON r.topic = f.topic
 LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic
@@ -53,17 +55,18 @@ SELECT m.oldest, now() - m.oldest AS age, m.newest,
        pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
        (SELECT count(*) FROM pgpoll.retention) AS pruned_topics,
        (SELECT count(*) FROM (VALUES (1)) one
-        -- None before the first look.
+        -- There is no row before the first batch.
         LEFT JOIN (SELECT * FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b ON true
         JOIN pgpoll.messages m ON m.xid >= CASE WHEN b.adopting THEN '0' ELSE coalesce(b.next_xid, '0') END
                                   OR m.xid = ANY (b.unfinished)
-        -- In a backlog, and after a restore, transaction numbers do not tell.
+        -- In a backlog, and after a restore, transaction numbers do not show which messages lack a position.
         WHERE m.id > greatest(b.foreign_id, b.walk_end)
            OR (SELECT f.message_id FROM pgpoll.feed f
                WHERE f.message_id = m.id LIMIT 1) IS NULL) AS without_position
 FROM (SELECT (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
              (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
-CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;
+CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages
+            FROM pg_class WHERE oid = 'pgpoll.messages'::regclass) c;
 COMMENT ON VIEW pgpoll.retained IS
     'How far back do messages go, and are they pruned? When the transactions of the first and the last '
     'message that is kept began; about how many there are (as of the last ANALYZE); disk space of their '
@@ -83,10 +86,12 @@ LEFT JOIN pg_class c ON c.oid = l.relation AND l.database = d.oid AND c.relnames
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS by (pid) ON true
 LEFT JOIN pg_stat_activity b ON b.pid = by.pid
--- A COMMIT with a NOTIFY locks "database 0" until it is done, for the whole cluster (PreCommit_Notify in PostgreSQL's async.c).
+-- A COMMIT with a NOTIFY locks "database 0" until it ends, for the whole cluster (PreCommit_Notify() in
+-- PostgreSQL's async.c).
 WHERE NOT l.granted
   AND (c.oid IS NOT NULL
-       OR (l.locktype, l.database, l.classid, l.objid) = ('object', 0, 'pg_database'::regclass, 0) AND a.datid = d.oid)
+       OR (l.locktype, l.database, l.classid, l.objid) = ('object', 0, 'pg_database'::regclass, 0)
+          AND a.datid = d.oid)
 ORDER BY l.waitstart, l.pid, b.pid;
 COMMENT ON VIEW pgpoll.held_up IS
     'Who is blocked, and by whom? Sessions that wait for a lock on a table of pgpoll, such as those that '

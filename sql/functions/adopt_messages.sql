@@ -1,14 +1,16 @@
--- Transaction numbers mean something in one cluster only. When the server was restarted since the latest
--- batch, checks that the cluster and the table are still the same. If they are not (a restored dump,
--- pg_upgrade, no batch yet), what has no position becomes a backlog, which pgpoll.assign_backlog() finds by
--- feed_message_id instead of transaction numbers. No message is updated. Returns what holds from here on; for
--- assign_batch(), which holds the lock and writes it down.
+-- A transaction number has a meaning in one cluster only. If the server was restarted since the last batch,
+-- this function checks that the cluster and the table are the same as then. If they are not (a restored dump,
+-- pg_upgrade) or there was no batch yet, all messages without a position become a backlog. assign_backlog()
+-- then finds them by feed_message_id instead of transaction numbers. No message is updated.
+--
+-- Returns the state that the new batch starts from. assign_batch() calls it under feed_lock and stores the
+-- result.
 CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(INOUT latest pgpoll.batches)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- So much of the end may be missing that clients have seen: a standby that is promoted need not have had
-    -- all.
+    -- A standby that was promoted may lack the last positions, although clients have seen them: skip as many
+    -- as can be missing.
     lost constant bigint :=
         (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
     before constant bigint := coalesce(latest.position, 0);
@@ -32,3 +34,6 @@ BEGIN
     latest.cluster := (pg_control_system()).system_identifier;
     latest.messages := 'pgpoll.messages'::regclass;
 END $$;
+COMMENT ON FUNCTION pgpoll.adopt_messages(pgpoll.batches) IS
+    'Internal. After a restart of the server: if it is another cluster or table, makes all messages '
+    'without a position a backlog.';

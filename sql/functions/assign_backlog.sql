@@ -1,25 +1,25 @@
--- Gives positions to the next messages of a backlog: of what the snapshot latest.seen shows and earlier ones
--- did not, when that is more than one batch takes. At most `most` messages and about 50 ms, or one piece; the
--- next batch, whoever makes it, goes on from latest.walked_to, in the order of ids. For assign_batch(), which
--- holds the lock, announces the messages and writes latest down.
+-- A backlog is what the snapshot latest.seen shows and earlier snapshots did not, when that is more than one
+-- batch takes (ARCHITECTURE.md, "Backlogs"). This function gives positions to its next messages: at most
+-- `most`, and as many as it can within about 50 ms, but at least one piece. The next batch, in any session,
+-- continues at latest.walked_to, in the order of ids. assign_batch() calls it under feed_lock, announces the
+-- messages and stores latest.
 --
--- Where it begins. Messages of transactions that were not numbered when a sequence value was read have
--- greater ids, except where an id is drawn just before its transaction gets its number, or was not drawn from
--- the sequence (replication, OVERRIDING SYSTEM VALUE, setval()). The index on (xid, id) finds these
--- exceptions without looking at the other rows. They come first, since their ids are lower; if they are too
--- many, the walk begins at the lowest.
+-- Where the walk starts. A transaction that got its number after a sequence value was read has greater ids
+-- than that value. There are two exceptions: an id that was drawn just before its transaction got its number,
+-- and an id that was not drawn from the sequence (replication, OVERRIDING SYSTEM VALUE, setval()). The index
+-- on (xid, id) finds these exceptions without reading other rows. They get their positions first, since their
+-- ids are lower. If there are too many, the walk starts at the lowest of them.
 --
--- Rows that were restored, or copied with the cluster, bear transaction numbers of another cluster. Those up
--- to latest.foreign_id are therefore looked up in feed as well, so that none gets a second position. One
--- whose number is also that of a transaction that seen did not show waits for the next batch, unless its xmin
--- says that it was there before.
+-- Rows that were restored, or copied with the cluster, have transaction numbers of another cluster. Rows up
+-- to latest.foreign_id are therefore also looked up in feed, so that none gets a second position. If the
+-- number of such a row is also that of a transaction which latest.seen did not show, the row waits for the
+-- next batch, unless its xmin proves that it was there before.
 CREATE OR REPLACE FUNCTION pgpoll.assign_backlog(most integer, INOUT latest pgpoll.batches, OUT ids bigint[],
                                                  OUT topics text[], OUT bytes bigint)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- Others wait for the lock, among them every read of the table. A row costs 5 to 20 us; between pieces
-    -- the clock is looked at.
+    -- Other sessions wait for feed_lock, so the clock is checked after each piece. A row costs 5 to 20 us.
     piece constant integer := 1000;
     until constant timestamptz := clock_timestamp() + interval '50 ms';
     unseen xid8[] := ARRAY(SELECT pg_snapshot_xip(latest.seen));
@@ -49,7 +49,7 @@ BEGIN
         ELSE
             old_xids := ARRAY(SELECT x FROM unnest(latest.unfinished) AS x
                               WHERE x < from_xid AND pg_visible_in_snapshot(x, latest.seen));
-            -- Here and below, the range for a single number and the ORDER BY keep the planner from the
+            -- Here and below, the range for a single number and the ORDER BY keep the planner from using the
             -- primary key.
             chosen := ARRAY(SELECT m.id
                             FROM unnest(old_xids) AS x
@@ -84,8 +84,8 @@ BEGIN
             END IF;
             latest.low_id := latest.drawn_id;
         END IF;
-        -- A client that comes meanwhile and reads from now begins after the backlog. Far more than an id each
-        -- is never needed.
+        -- Reserve positions for the whole backlog: a poll "from now" starts after them. One position per id
+        -- is enough.
         latest.reserved := latest.position + cardinality(chosen) + piece
                            + least(greatest(latest.walk_end - latest.walked_to, 0), 1 << 30);
     END IF;
@@ -103,7 +103,7 @@ BEGIN
                      WHERE m.id = c.id AND (latest.foreign_id IS NULL OR m.id > latest.foreign_id
                                             OR (SELECT g.message_id FROM pgpoll.feed g
                                                 WHERE g.message_id = m.id LIMIT 1) IS NULL)
-                     OFFSET 0) m -- so that it is a look-up each
+                     OFFSET 0) m -- keeps it one look-up per message
                 RETURNING f.topic, f.position, f.message_id, f.bytes
             )
             SELECT coalesce(array_agg(f.message_id), '{}') AS ids,
@@ -155,3 +155,5 @@ BEGIN
         latest.adopting := NULL;
     END IF;
 END $$;
+COMMENT ON FUNCTION pgpoll.assign_backlog(integer, pgpoll.batches) IS
+    'Internal. Gives positions to the next messages of a backlog, which is what one batch could not take.';

@@ -1,62 +1,65 @@
--- Gives committed messages that have none their positions in the order of delivery, and announces them: to
--- each topic's channel its highest position in this batch, then to the managers the batch's.
+-- Gives positions to committed messages that have none, in the order of delivery, and announces them: it
+-- sends each topic's channel the topic's highest position in this batch, then channel pgpoll the last
+-- position. ARCHITECTURE.md, "Positions", explains the design; the reasons in short:
 --
--- At most `most` messages, so that nobody waits long for the lock. If there are more, they are a backlog
--- (pgpoll.assign_backlog()), and more is true: call it again, in another transaction. It is also true when
--- newer messages may have come while a backlog was worked off.
+-- Why readers miss nothing: batches take their snapshots one after the other, under a lock that each holds
+-- until its positions are visible. So a snapshot that shows a position shows every lower one. An identity
+-- column cannot guarantee that: its values are drawn before the commit and become visible in another order.
+-- If there is a backlog, the next batches continue with its snapshot until all that it shows has a position.
 --
--- assigned is how many got a position; ids[n] has the position after + n; nobody was given one between
--- previous and them.
+-- Why all clients see the same order: a message that was committed before another was inserted has the lower
+-- id, and every snapshot that shows the second shows the first.
 --
--- Why readers miss nothing: positions are given in one snapshot after the other, under a lock that is held
--- until they are visible. So a snapshot that sees a position sees every lower one. An identity column cannot
--- do that: its values are given before the commit and become visible in another order. A batch goes on in the
--- snapshot of the one before until all that this shows have their positions.
+-- How new messages are found: each carries the number of its transaction, and each batch stores which
+-- transactions its snapshot showed. Messages of other transactions are new. No rows are searched through or
+-- updated for this.
 --
--- Why the order is everybody's order: what was committed before another message was inserted has the lower
--- id, and is seen by any snapshot that sees the other.
+-- Why positions only grow, through clock steps, crashes, failover to a lagging standby and restored backups:
+-- each is at least the clock and at least the last one plus one.
 --
--- How the new ones are found: each message bears its transaction's number, and a batch notes which
--- transactions its snapshot saw. What is new is of those it did not see. Rows are neither searched through
--- nor updated.
+-- Parameters:
+--   most      the most messages to take, so that nobody waits long for the lock. If there are more, they
+--             become a backlog: see assign_backlog().
+--   note      store a batch even if it is empty. That is needed now and then: without it, rows that were
+--             rolled back, or whose transaction is under way, would be read by every call until somebody
+--             publishes.
+-- Results:
+--   assigned  how many messages got a position; ids[n] has position after + n
+--   previous  no position was given between previous and those of this batch
+--   more      call again, in another transaction: there is a backlog, or newer messages may have come while
+--             one was worked off
 --
--- Positions grow through clock steps, crashes, failover to a lagging standby and restored backups, because
--- they are at least the clock and at least the last one plus one.
+-- If the calling transaction has published messages itself, they are included if everything fits into the
+-- batch; if not, they get their positions after the commit.
 --
--- note: write down also that there was nothing. It must be done now and then: else rows that were rolled
--- back, or are of a transaction under way, would be gone through at every look until somebody else publishes.
---
--- What the calling transaction itself published is included if everything fits into the batch; else it comes
--- after the commit.
---
--- For assign_positions() and new_messages() only, which set what it needs: search_path, and that plans go by
--- the indexes. It runs in every delivery, so it has few and small queries: starting one costs more than
--- running it.
+-- Only assign_positions() and new_messages() call it. They set what it needs: search_path, and that plans use
+-- the indexes. It runs for every delivery, so it has few and small queries: to start one costs more than to
+-- run it.
 CREATE OR REPLACE FUNCTION pgpoll.assign_batch(note boolean, most integer, OUT assigned integer,
-                                               OUT previous bigint, OUT after bigint, OUT ids bigint[], OUT bytes bigint,
-                                               OUT more boolean)
+                                               OUT previous bigint, OUT after bigint, OUT ids bigint[],
+                                               OUT bytes bigint, OUT more boolean)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     mine xid8 := pg_current_xact_id_if_assigned();
     last pgpoll.batches;
     seen pg_snapshot;
-    upto xid8;               -- no transaction that seen shows has a greater number
-    finished xid8[];         -- of those that were unfinished then
+    upto xid8;               -- seen shows no transaction with a greater number
+    finished xid8[];         -- transactions that the last batch found unfinished
     drawn bigint;
-    found bigint;            -- how many are new, up to one more than fit
-    begun boolean := false;  -- a backlog, in this call
+    found bigint;            -- how many messages are new, up to most + 1
+    begun boolean := false;  -- whether this call began a backlog
     looked boolean := false;
     topics text[];
     part record;
 BEGIN
     assigned := 0;
     more := false;
-    -- With a snapshot from before the lock it would go wrong. Somebody else will do it.
+    -- The snapshot must be newer than the lock. Another session will give these positions.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
-    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- keeps TRUNCATE away, see tables.sql
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- keeps TRUNCATE away: see tables.sql
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     drawn := last.drawn_id;
@@ -76,14 +79,14 @@ BEGIN
                           ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1);
         IF last.seen IS NULL THEN
             looked := true;
-            -- What comes after seen is of the next batch, though the query below may see it.
+            -- What is committed after seen is for the next batch, although the query below may see it.
             upto := greatest(pg_snapshot_xmax(seen), mine);
             finished := '{}';
             IF last.unfinished <> '{}' THEN
                 finished := ARRAY(SELECT x FROM unnest(last.unfinished) AS x
                                   WHERE x < last.next_xid AND pg_visible_in_snapshot(x, seen));
             END IF;
-            -- ORDER BY keeps the planner from other indexes, and LIMIT from taking more than fits.
+            -- ORDER BY keeps the planner from using other indexes; LIMIT keeps the batch bounded.
             WITH new AS MATERIALIZED (
                 SELECT m.* FROM (SELECT * FROM pgpoll.messages m
                                  WHERE m.xid >= last.next_xid AND m.xid <= upto
@@ -120,7 +123,7 @@ BEGIN
                                         ELSE ARRAY(SELECT pg_snapshot_xip(seen)) END;
                 last.low_id := last.drawn_id;
                 IF mine IS NOT NULL THEN
-                    -- If this transaction goes on to publish, nothing of that was seen.
+                    -- What this transaction publishes from here on is not in this batch.
                     last.unfinished := last.unfinished || mine;
                     UPDATE pgpoll.messages m SET xid = NULL WHERE m.xid = mine;
                 END IF;
@@ -134,7 +137,7 @@ BEGIN
         -- A backlog.
         IF last.walked_to IS NULL THEN
             last.position := after;
-            IF mine < pg_snapshot_xmax(last.seen) THEN -- a snapshot takes its own transaction for finished
+            IF mine < pg_snapshot_xmax(last.seen) THEN -- a snapshot shows its own transaction as finished
                 last.seen := format('%s:%s:%s',
                                     least(pg_snapshot_xmin(last.seen), mine), pg_snapshot_xmax(last.seen),
                                     (SELECT string_agg(x.x::text, ',' ORDER BY x.x)
@@ -152,12 +155,12 @@ BEGIN
         last.position := greatest(last.position, after + 1);
         note := true;
         EXIT WHEN assigned > 0 OR last.seen IS NOT NULL OR looked;
-        begun := true; -- it had nothing left, so that this call can look for newer ones
+        begun := true; -- the backlog was empty: this call can take newer messages
     END LOOP;
     last.drawn_id := drawn;
 
     IF current_setting('synchronous_commit') = 'off' THEN
-        -- Else a crash might forget positions that clients have seen, and keep the messages.
+        -- Without a flush, a crash could lose positions that clients have seen.
         SET LOCAL synchronous_commit = local;
     END IF;
     PERFORM setval('pgpoll.last_position',
@@ -170,3 +173,6 @@ BEGIN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;
     END IF;
 END $$;
+COMMENT ON FUNCTION pgpoll.assign_batch(boolean, integer) IS
+    'Internal. Gives positions to one batch of committed messages, in the order of delivery, and '
+    'announces them with NOTIFY.';

@@ -1,8 +1,10 @@
--- What must come before each read of messages: gives positions to a batch of new ones. assigned is how many
--- got one. more: there is a backlog, so call it again in another transaction; assigned is NULL if somebody
--- else is working on it. assigned is -1 when the database is read-only (default_transaction_read_only, as
--- hosted services set it when the disk is full): reading goes on, and new messages wait. On a standby it
--- fails as every write does.
+-- Gives positions to one batch of new messages. Call it before each read of messages.
+--
+--   assigned  how many messages got a position. NULL: there is a backlog, and another session is working on
+--             it. -1: the database is read-only (default_transaction_read_only, which hosted services set
+--             when the disk is full); reads go on, and new messages wait. On a standby the function fails as
+--             every write does.
+--   more      there is a backlog: call again, in another transaction
 CREATE OR REPLACE FUNCTION pgpoll.assign_positions(OUT assigned integer, OUT more boolean)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -23,11 +25,11 @@ BEGIN
         RETURN;
     END IF;
     assigned := 0;
-    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first, see tables.sql
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() THEN
         IF last.seen IS NOT NULL THEN
-            -- Readers do not queue while a backlog is worked off. They read what has a position.
+            -- During a backlog readers do not queue for the lock: they read what has a position.
             BEGIN
                 LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
             EXCEPTION WHEN lock_not_available THEN
@@ -35,7 +37,7 @@ BEGIN
                 more := true;
                 RETURN;
             END;
-        -- Usually there is nothing, and those who read need not wait for each other to see that.
+        -- Usually there is nothing new. Readers find that out without waiting for each other.
         ELSIF NOT note
               AND NOT EXISTS (SELECT FROM (SELECT m.xid FROM pgpoll.messages m
                                            WHERE m.xid >= last.next_xid
@@ -54,3 +56,6 @@ BEGIN
     assigned := batch.assigned;
     more := batch.more;
 END $$;
+COMMENT ON FUNCTION pgpoll.assign_positions() IS
+    'Gives positions to one batch of committed messages that have none; more: there is a backlog, so call '
+    'it again in another transaction.';

@@ -1,6 +1,6 @@
--- A worker that speaks for itself (direct mode) enters its poll into the statistics, and again from time to time while it waits.
--- The worker tells times as durations, so that its clock does not matter.
-CREATE OR REPLACE FUNCTION pgpoll.begin_wait(host text, pid integer, topics text[], client text, waited_ms bigint, left_ms bigint)
+-- Times are passed as durations, so that the clock of the worker's host does not matter.
+CREATE OR REPLACE FUNCTION pgpoll.begin_wait(host text, pid integer, topics text[], client text,
+                                             waited_ms bigint, left_ms bigint)
 RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -11,5 +11,9 @@ AS $$
             now() - $5 * interval '1 millisecond', now() + $6 * interval '1 millisecond', now())
     ON CONFLICT (host, pid) DO UPDATE
     SET (backend_pid, topics, client, started_at, deadline, seen_at)
-      = (excluded.backend_pid, excluded.topics, excluded.client, excluded.started_at, excluded.deadline, excluded.seen_at);
+      = (excluded.backend_pid, excluded.topics, excluded.client, excluded.started_at, excluded.deadline,
+         excluded.seen_at);
 $$;
+COMMENT ON FUNCTION pgpoll.begin_wait(text, integer, text[], text, bigint, bigint) IS
+    'A worker without a manager records its waiting poll in pgpoll.waiters when the poll begins to wait, '
+    'and again from time to time.';

@@ -1,19 +1,23 @@
--- One page of messages after the given positions, all topics merged in the order of delivery, read in one
--- snapshot.
+-- Returns one page of messages after the given positions, of all topics, merged in the order of delivery and
+-- read in one snapshot.
 --
--- topics and positions belong together by index; a NULL position means from now. max_messages and max_bytes
--- (payload and metadata, as text) bound the page; a first message that alone is larger is sent all the same.
+-- topics[n] and positions[n] belong together; a NULL position means from now. max_messages and max_bytes (of
+-- payload and metadata, as text) bound the page. If the first message alone is larger than max_bytes, it is
+-- returned all the same.
 --
--- Rows, told apart by created_at and payload:
---   topic    (no created_at) one per topic, in order: position is where its reading starts; gap is NULL,
---            'expired' (messages after the requested position were pruned) or 'ahead' (no such position was
---            ever given); oldest is the first position still there, looked up only where it may be asked for;
---            newest is the topic's last position, if it is read from now.
---   message  in order of position
---   more     (created_at, no payload) at most one, last: there is at least one more message
+-- There are three kinds of rows, which created_at and payload tell apart:
+--   topic    (created_at is NULL) one per topic, in the order of topics. position: where reading starts. gap:
+--            NULL, 'expired' (messages after the requested position were pruned) or 'ahead' (no position as
+--            high as the requested one was ever given). oldest: the first position that is still there,
+--            looked up only where a caller may need it. newest: the topic's last position, if the topic is
+--            read from now.
+--   message  in the order of position
+--   more     (created_at is set, payload is NULL) at most one, the last row: there is at least one more
+--            message
 --
--- While a backlog gets its positions (assign_backlog()), from now means after all of it: its messages were
--- committed before. Those committed since it began, and before the request, come all the same.
+-- While a backlog gets its positions (assign_backlog()), "from now" means after all of it, because its
+-- messages were committed before the request. Messages that were committed after the backlog began but before
+-- the request are delivered as well.
 CREATE OR REPLACE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer,
                                            max_bytes bigint)
 RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json,
@@ -21,8 +25,8 @@ RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payl
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
--- The one good plan: feed's primary key, then messages' primary key, whatever the statistics say. That is why
--- topics are compared with <=, which leaves no other index with the order that is asked for.
+-- Only one plan is good, whatever the statistics say: the primary key of feed, then that of messages. Topics
+-- are compared with <= because then no other index has the order that is asked for.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -32,7 +36,7 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first, see tables.sql
+    PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first: see tables.sql
     RETURN QUERY
     SELECT t.no::integer,
            CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN greatest(t.newest, t.reserved)
@@ -70,14 +74,14 @@ BEGIN
           FROM (SELECT f.*, row_number() OVER page AS n, sum(f.bytes) OVER page AS total
                 FROM (SELECT r.no, f.position, f.message_id, f.bytes
                       FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
-                      -- To begin after the dead rows that an old snapshot keeps.
+                      -- Start after the dead rows that an old snapshot keeps.
                       LEFT JOIN pgpoll.retention p ON p.topic = r.topic
                       CROSS JOIN LATERAL
                           (SELECT f.position, f.message_id, f.bytes
                            FROM pgpoll.feed f
                            WHERE (f.topic, f.position) > (r.topic, greatest(r.requested, p.pruned_to))
                              AND f.topic <= r.topic AND r.requested IS NOT NULL
-                             -- A look-up each, no join.
+                             -- One look-up per message, no join.
                              AND (SELECT m.id FROM pgpoll.messages m
                                   WHERE m.id = f.message_id LIMIT 1) IS NOT NULL
                            ORDER BY f.topic, f.position LIMIT max_messages + 1) f
@@ -87,3 +91,6 @@ BEGIN
     WHERE p.previous_fits
     ORDER BY p.position;
 END $$;
+COMMENT ON FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) IS
+    'Returns one page of the messages after a position of each topic, merged in the order of delivery, '
+    'and says where messages are missing.';

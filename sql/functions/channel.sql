@@ -1,10 +1,11 @@
--- The NOTIFY channel of a topic: 'pgpoll_' and the first 56 hex digits of the SHA-256 of its name, 63 bytes,
--- which is all that a channel may have. SHA-256 is built in: MD5 raises an error where OpenSSL runs in FIPS
--- mode.
+-- The name is 'pgpoll_' and the first 56 hex digits of the topic's SHA-256: 63 bytes, the longest name that a
+-- channel can have. SHA-256 is built in; MD5 raises an error if OpenSSL runs in FIPS mode.
 --
--- Its names are looked up once, here, and a SET clause would keep it from being inlined, which matters: it
--- runs for every message. convert_to() is STABLE, so this is: an IMMUTABLE function that calls it is not
--- inlined either.
+-- The body is parsed when the function is created, so its names need no search_path. A SET clause would
+-- prevent inlining, which matters because the function runs for every message. It is STABLE because
+-- convert_to() is: an IMMUTABLE function that calls it is not inlined either.
 CREATE OR REPLACE FUNCTION pgpoll.channel(topic text) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 RETURN 'pgpoll_' || left(encode(sha256(convert_to(topic, 'UTF8')), 'hex'), 56);
+COMMENT ON FUNCTION pgpoll.channel(text) IS
+    'The NOTIFY channel on which messages of this topic are announced.';

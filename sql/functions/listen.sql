@@ -1,5 +1,5 @@
--- LISTENs on the channel of each topic and tells which channel that is, in the order of the topics. Commit it before you read:
--- a message committed before the LISTEN took effect is announced to nobody.
+-- Commit before you read messages: no session is notified of a message that was committed before its LISTEN
+-- took effect.
 CREATE OR REPLACE FUNCTION pgpoll.listen(topics text[]) RETURNS SETOF text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -12,3 +12,5 @@ BEGIN
         RETURN NEXT pgpoll.channel(topic);
     END LOOP;
 END $$;
+COMMENT ON FUNCTION pgpoll.listen(text[]) IS
+    'LISTENs on the channel of each topic and returns the channels in the order of the topics.';

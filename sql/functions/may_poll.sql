@@ -1,4 +1,3 @@
--- Whether can_poll() allows every one of these topics. NULL from can_poll() means no.
 CREATE OR REPLACE FUNCTION pgpoll.may_poll(remote_user text, topics text[]) RETURNS boolean
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -13,3 +12,6 @@ BEGIN
     END LOOP;
     RETURN true;
 END $$;
+COMMENT ON FUNCTION pgpoll.may_poll(text, text[]) IS
+    'Whether can_poll() allows this user every one of these topics; if can_poll() returns NULL, it does '
+    'not.';

@@ -1,11 +1,11 @@
--- What GET /messages/poll/metrics answers: Prometheus text format 0.0.4, for all hosts. No topic and nothing else that clients choose is a
--- label, so the number of series stays what the hosts make it: about 50 each.
+-- Prometheus text format 0.0.4, for all hosts. Neither topics nor anything else that clients choose are
+-- labels, so the number of series depends on the number of hosts only: about 50 for each.
 CREATE OR REPLACE FUNCTION pgpoll.metrics() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
-SET standard_conforming_strings = on -- a body in SQL is parsed at the call
-SET jit = off -- it would take seconds
+SET standard_conforming_strings = on -- the body of a function in SQL is parsed at the call
+SET jit = off -- compilation would take seconds
 AS $$
 WITH family (no, name, type, label_name, help) AS (VALUES
     (1, 'polls_total', 'counter', 'outcome',
@@ -46,17 +46,22 @@ WITH family (no, name, type, label_name, help) AS (VALUES
     SELECT f.name, '', c.host, nullif(c.label, ''), 0::float8, c.value::text
     FROM counter c JOIN family f ON f.type = 'counter' AND f.name = c.name || '_total'
     UNION ALL
-    SELECT b.name, '_bucket', b.host, b.label, b.at, (sum(b.value) OVER (PARTITION BY b.host, b.name ORDER BY b.at))::text
-    FROM (SELECT c.*, c.label::float8 AS at FROM counter c JOIN family f ON f.type = 'histogram' AND f.name = c.name
+    SELECT b.name, '_bucket', b.host, b.label, b.at,
+           (sum(b.value) OVER (PARTITION BY b.host, b.name ORDER BY b.at))::text
+    FROM (SELECT c.*, c.label::float8 AS at
+          FROM counter c JOIN family f ON f.type = 'histogram' AND f.name = c.name
           WHERE c.label ~ '^([0-9.]{1,9}|[+]Inf)$') b
     UNION ALL
     SELECT c.name, '_sum', c.host, NULL, 'Infinity', round(c.value / 1000.0, 3)::text
     FROM counter c JOIN family f ON f.type = 'histogram' AND f.name = c.name WHERE c.label = 'sum'
     UNION ALL
     SELECT c.name, '_count', c.host, NULL, 'Infinity', sum(c.value)::text
-    FROM counter c JOIN family f ON f.type = 'histogram' AND f.name = c.name WHERE c.label <> 'sum' GROUP BY c.name, c.host
+    FROM counter c JOIN family f ON f.type = 'histogram' AND f.name = c.name WHERE c.label <> 'sum'
+    GROUP BY c.name, c.host
     UNION ALL
-    SELECT 'polls_waiting', '', h.host, NULL, 0, (SELECT count(*) FROM pgpoll.live_waiters w WHERE w.host = h.host)::text FROM host h
+    SELECT 'polls_waiting', '', h.host, NULL, 0,
+           (SELECT count(*) FROM pgpoll.live_waiters w WHERE w.host = h.host)::text
+    FROM host h
     UNION ALL
     SELECT 'topics_waited_for', '', NULL, NULL, 0, count(*)::text FROM pgpoll.topic_waiters
     UNION ALL
@@ -67,20 +72,26 @@ WITH family (no, name, type, label_name, help) AS (VALUES
                 coalesce(sum(l.free_workers) FILTER (WHERE l.alive), 0) AS free,
                 max(coalesce(l.hears, false)::integer) FILTER (WHERE l.kind = 'manager') AS up
          FROM pgpoll.listening l WHERE l.host = h.host) l
-    CROSS JOIN LATERAL (VALUES ('workers', l.workers), ('workers_free', l.free), ('listener_up', l.up)) AS g (name, value)
+    CROSS JOIN LATERAL
+        (VALUES ('workers', l.workers), ('workers_free', l.free), ('listener_up', l.up)) AS g (name, value)
     WHERE g.value IS NOT NULL
     UNION ALL
     SELECT 'notification_queue_used_ratio', '', NULL, NULL, 0, pg_notification_queue_usage()::text
 ), line (family, no, host, suffix, at, label, line) AS (
-    SELECT f.no, 0, NULL, NULL, NULL, NULL, format(E'# HELP pgpoll_%1$s %2$s\n# TYPE pgpoll_%1$s %3$s', f.name, f.help, f.type)
+    SELECT f.no, 0, NULL, NULL, NULL, NULL,
+           format(E'# HELP pgpoll_%1$s %2$s\n# TYPE pgpoll_%1$s %3$s', f.name, f.help, f.type)
     FROM family f WHERE EXISTS (SELECT FROM sample s WHERE s.name = f.name)
     UNION ALL
     SELECT f.no, 1, s.host, CASE s.suffix WHEN '_bucket' THEN 1 WHEN '_sum' THEN 2 ELSE 3 END, s.at, s.label,
            format('pgpoll_%s%s%s %s', s.name, s.suffix,
-                  '{' || nullif(concat_ws(',', 'host="' || replace(replace(replace(s.host, '\', '\\'), '"', '\"'), E'\n', '\n') || '"',
+                  '{' || nullif(concat_ws(',',
+                                          'host="' || replace(replace(replace(s.host, '\', '\\'), '"', '\"'),
+                                                              E'\n', '\n') || '"',
                                           f.label_name || '="' || s.label || '"'), '') || '}',
                   s.value)
     FROM sample s JOIN family f ON f.name = s.name
 )
 SELECT string_agg(l.line || E'\n', '' ORDER BY l.family, l.no, l.host, l.suffix, l.at, l.label) FROM line l;
 $$;
+COMMENT ON FUNCTION pgpoll.metrics() IS
+    'What GET /messages/poll/metrics returns: counters and gauges of all hosts in Prometheus text format.';

@@ -1,8 +1,10 @@
--- assign_positions() for a manager, which gets the messages of the batch at once: a row for each, in order,
--- if they have at most max_bytes (of payload and metadata, as text); else, and where there are none, a single
--- row without a position. The batch has at most max_messages. assigned, previous and more are the same in all
--- rows: how many there are, the position before which nothing is new, and whether there is a backlog, so that
--- it should be called again at once. assigned is -1 when the database is read-only.
+-- What assign_positions() does, for a manager, which gets the messages of the batch with the answer. If they
+-- have at most max_bytes (of payload and metadata, as text), there is a row for each, in order. If they have
+-- more, or there are none, there is one row without a position. The batch has at most max_messages.
+--
+-- The other columns are the same in all rows. assigned: how many messages got a position, or -1 if the
+-- database is read-only. previous: no position was given between previous and those of this batch. more:
+-- there is a backlog, so call again at once.
 CREATE OR REPLACE FUNCTION pgpoll.new_messages(max_messages integer, max_bytes bigint)
 RETURNS TABLE (topic text, "position" bigint, created_at timestamptz, payload json, metadata json,
                assigned integer, previous bigint, more boolean)
@@ -17,7 +19,7 @@ AS $$
 DECLARE
     batch record;
 BEGIN
-    -- As in assign_positions().
+    -- Read-only: as in assign_positions().
     IF current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() THEN
         RETURN QUERY
         SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json, -1, NULL::bigint, false;
@@ -30,7 +32,7 @@ BEGIN
                batch.assigned, batch.previous, batch.more
         FROM unnest(batch.ids) WITH ORDINALITY AS i (id, n)
         CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
-                            FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m -- a look-up each, no join
+                            FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m -- one look-up per message
         ORDER BY i.n;
     ELSE
         RETURN QUERY
@@ -38,3 +40,6 @@ BEGIN
                batch.assigned, batch.previous, batch.more;
     END IF;
 END $$;
+COMMENT ON FUNCTION pgpoll.new_messages(integer, bigint) IS
+    'Gives positions to one batch of committed messages, as assign_positions() does, and returns these '
+    'messages.';

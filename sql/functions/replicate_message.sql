@@ -1,5 +1,6 @@
--- A message that logical replication brings belongs to the transaction that brings it: the number it bears is of another cluster.
--- Elsewhere it changes nothing: ENABLE TRIGGER ALL (pg_restore --disable-triggers) makes a trigger of this kind fire for everybody.
+-- A row that logical replication applies has a transaction number of another cluster. The trigger replaces it
+-- by the number of the transaction that applies the row. In other sessions it changes nothing: after ENABLE
+-- TRIGGER ALL (from pg_restore --disable-triggers) a replica trigger fires in every session.
 CREATE OR REPLACE FUNCTION pgpoll.replicate_message() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -10,3 +11,6 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+COMMENT ON FUNCTION pgpoll.replicate_message() IS
+    'Trigger on pgpoll.messages: gives rows that logical replication applies a transaction number of this '
+    'cluster.';

@@ -1,6 +1,6 @@
--- Deletes the rows of polls that cannot be waiting any more: their connection is gone, or they are long overdue. The rows of
--- listeners that are gone stay for a while, a manager's for an hour, so that it is seen to be missing; a host's counters for an hour
--- after they were last written.
+-- A waiter's row goes when its connection has ended or its deadline is long past. The row of a listener that
+-- is gone stays for a while (a manager's for an hour) so that an operator sees that it is missing. The
+-- counters of a host are deleted an hour after the last write.
 CREATE OR REPLACE FUNCTION pgpoll.sweep_waiters() RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -19,3 +19,5 @@ AS $$
                      GROUP BY o.host HAVING max(o.changed_at) < now() - interval '1 hour')
       AND NOT EXISTS (SELECT FROM pgpoll.listeners l WHERE l.host = c.host);
 $$;
+COMMENT ON FUNCTION pgpoll.sweep_waiters() IS
+    'Deletes statistics that processes left behind when they did not end cleanly.';

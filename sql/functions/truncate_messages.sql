@@ -1,11 +1,11 @@
--- TRUNCATE takes the messages' positions with them, and clients are told of it as of a prune. (With RESTART
--- IDENTITY, positions that stayed would become the new messages', which would be delivered twice, and under
--- other topics.)
+-- Clients are told of a TRUNCATE as of a prune: the messages' positions are deleted and recorded as pruned.
+-- If positions stayed, then after RESTART IDENTITY new messages would take them over and be delivered twice,
+-- and under other topics.
 --
--- Messages that have no position yet are gone too, and no position tells which cursors come before them.
--- Therefore one position more is given, all of their topics count as pruned up to it, and it is announced as
--- a batch is. TRUNCATE's lock on messages keeps assign_batch() away until this is committed, so feed_lock is
--- not needed.
+-- Messages without a position are lost as well, and no position says which cursors come before them. The
+-- trigger therefore gives one position more, records all of their topics as pruned up to it, and announces it
+-- like a batch. TRUNCATE's lock on messages keeps assign_batch() away until the commit, so feed_lock is not
+-- needed.
 CREATE OR REPLACE FUNCTION pgpoll.truncate_messages() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -18,25 +18,28 @@ SET jit = off
 AS $$
 DECLARE
     level constant text := current_setting('transaction_isolation');
-    mine constant xid8 := pg_current_xact_id_if_assigned(); -- its messages were never committed
+    mine constant xid8 := pg_current_xact_id_if_assigned(); -- its messages are not committed
     last pgpoll.batches;
     known boolean;
     floor bigint;
     topics bigint;
 BEGIN
-    -- An older snapshot does not show all that TRUNCATE removes.
+    -- A snapshot older than the lock does not show all that TRUNCATE removes.
     IF level <> 'read committed' THEN
         RAISE EXCEPTION 'cannot TRUNCATE pgpoll.messages in a transaction that is %', upper(level) USING
             ERRCODE = 'invalid_transaction_state',
-            HINT = 'Clients could not be told of all that is removed. Use BEGIN ISOLATION LEVEL READ COMMITTED.';
+            DETAIL = 'Its snapshot may not show all messages that TRUNCATE removes, and clients must be'
+                     ' told of all.',
+            HINT = 'Run TRUNCATE after BEGIN ISOLATION LEVEL READ COMMITTED.';
     END IF;
 
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     floor := greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0),
                       ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1) + 1;
-    -- Nobody may have looked since the server was started: then transaction numbers may be another cluster's
-    -- (adopt_messages()). Nor do they tell which messages of a backlog have their positions (assign_backlog()).
-    known := coalesce(last.server_start = pg_postmaster_start_time() AND last.seen IS NULL AND last.foreign_id IS NULL, false);
+    -- Transaction numbers do not tell which messages lack a position if there was no batch since the server
+    -- was started (adopt_messages()), and in a backlog (assign_backlog()).
+    known := coalesce(last.server_start = pg_postmaster_start_time() AND last.seen IS NULL
+                      AND last.foreign_id IS NULL, false);
     WITH lost (topic) AS (
         SELECT m.topic FROM pgpoll.messages m
         WHERE known AND m.xid >= last.next_xid AND m.xid IS DISTINCT FROM mine
@@ -70,3 +73,6 @@ BEGIN
     ON CONFLICT (topic) DO UPDATE SET pruned_to = greatest(r.pruned_to, excluded.pruned_to);
     RETURN NULL;
 END $$;
+COMMENT ON FUNCTION pgpoll.truncate_messages() IS
+    'Trigger on pgpoll.messages: records what TRUNCATE removes as pruned, so that clients are told of the '
+    'gap.';

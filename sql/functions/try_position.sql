@@ -1,5 +1,4 @@
--- Publishes a message, gives it a position, and undoes both: returns NULL if that works, else why it does not and the remedy.
--- Nobody sees anything of it, but for the numbers that were drawn from the sequences.
+-- Other sessions see nothing of it, except that numbers are missing from the sequences.
 CREATE OR REPLACE FUNCTION pgpoll.try_position() RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -10,28 +9,33 @@ AS $$
 DECLARE
     assigned integer;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'local', true); -- nothing is left to commit, so do not wait for a standby
+    PERFORM set_config('synchronous_commit', 'local', true); -- nothing remains to be replicated
     BEGIN
         INSERT INTO pgpoll.messages (topic, payload) VALUES ('pgpoll check', 'null');
         SET CONSTRAINTS ALL IMMEDIATE; -- fires ring_doorbell
-        PERFORM FROM pg_control_system(); -- adopt_messages() needs it after a restart of PostgreSQL
+        PERFORM FROM pg_control_system(); -- adopt_messages() calls it after a restart
         SELECT a.assigned INTO assigned FROM pgpoll.assign_positions() AS a (assigned);
         RAISE SQLSTATE 'PGPOL';
     EXCEPTION
         WHEN SQLSTATE 'PGPOL' THEN
             RETURN CASE WHEN assigned = 0 THEN
-                'A message that was published was not found. Look for row-level security and triggers of yours on the tables of'
-                ' schema pgpoll.' END;
+                'A test message was published but was not found. Check the tables of schema pgpoll for'
+                ' row-level security and for triggers that are not part of pgpoll.' END;
         WHEN query_canceled OR OTHERS THEN
             RETURN format('No message can be given a position: %s. %s', SQLERRM, CASE
                 WHEN SQLSTATE IN ('57014', '55P03') THEN -- canceled, or a lock was not available
-                    'SELECT * FROM pgpoll.held_up shows who keeps it waiting, and SHOW statement_timeout how long it may take.'
+                    'SELECT * FROM pgpoll.held_up shows the session that blocks it. SHOW statement_timeout'
+                    ' shows how long a statement may take.'
                 WHEN SQLERRM LIKE '%row-level security%' THEN
-                    'ALTER TABLE pgpoll.messages NO FORCE ROW LEVEL SECURITY; and the same for other tables of schema pgpoll.'
+                    'ALTER TABLE pgpoll.messages NO FORCE ROW LEVEL SECURITY; and the same for the other'
+                    ' tables of schema pgpoll.'
                 WHEN SQLERRM LIKE '%pg\_control\_system%' THEN
                     format('GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO %I;', current_user)
                 WHEN SQLSTATE = '42501' THEN
-                    format('Give role %s, which owns the schema, this right.', current_user)
-                ELSE format('The code of this error is %s; PostgreSQL''s log may say more.', SQLSTATE) END);
+                    format('Role %s owns the schema and needs this privilege: GRANT it.', current_user)
+                ELSE format('The SQLSTATE is %s; the log of PostgreSQL may say more.', SQLSTATE) END);
     END;
 END $$;
+COMMENT ON FUNCTION pgpoll.try_position() IS
+    'Publishes a message, gives it a position and rolls both back; returns NULL if that works, otherwise '
+    'the error and its remedy.';

@@ -1,4 +1,3 @@
--- Undoes listen() for these topics.
 CREATE OR REPLACE FUNCTION pgpoll.unlisten(topics text[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -10,3 +9,5 @@ BEGIN
         EXECUTE format('UNLISTEN %I', pgpoll.channel(topic));
     END LOOP;
 END $$;
+COMMENT ON FUNCTION pgpoll.unlisten(text[]) IS
+    'Undoes listen() for these topics.';

@@ -1,5 +1,6 @@
--- From now on publishers ring. Call it in a transaction of its own, then assign_positions(). True: whoever kept quiet is visible to that;
--- false: some publisher may not be, look again soon.
+-- Call it in a transaction of its own, then give positions in the next one. True: every publisher that sent
+-- no NOTIFY is visible to that next transaction. False: one may still be under way, so check again soon. The
+-- protocol is in ring_doorbell.sql.
 CREATE OR REPLACE FUNCTION pgpoll.unmute_doorbell() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -9,3 +10,6 @@ BEGIN
     PERFORM setval('pgpoll.doorbell', 0);
     RETURN pg_try_advisory_xact_lock(1885827180, 1);
 END $$;
+COMMENT ON FUNCTION pgpoll.unmute_doorbell() IS
+    'Tells publishers to send NOTIFY again; returns whether every publisher that sent none has ended its '
+    'transaction.';

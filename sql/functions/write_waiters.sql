@@ -1,5 +1,5 @@
--- A manager enters the polls of its workers into the statistics, a batch at a time.
--- began: [{"pid", "topics", "client", "waited_ms", "left_ms"}, ...]; ended: workers that wait no more.
+-- began: [{"pid", "topics", "client", "waited_ms", "left_ms"}, ...]; ended: process ids of workers that no
+-- longer wait.
 CREATE OR REPLACE FUNCTION pgpoll.write_waiters(host text, began json, ended json) RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -12,8 +12,13 @@ AS $$
     INSERT INTO pgpoll.waiters (host, pid, backend_pid, topics, client, started_at, deadline, seen_at)
     SELECT $1, b.pid, pg_backend_pid(), b.topics, b.client,
            now() - b.waited_ms * interval '1 millisecond', now() + b.left_ms * interval '1 millisecond', now()
-    FROM json_to_recordset($2) AS b (pid integer, topics text[], client text, waited_ms bigint, left_ms bigint)
+    FROM json_to_recordset($2)
+         AS b (pid integer, topics text[], client text, waited_ms bigint, left_ms bigint)
     ON CONFLICT (host, pid) DO UPDATE
     SET (backend_pid, topics, client, started_at, deadline, seen_at)
-      = (excluded.backend_pid, excluded.topics, excluded.client, excluded.started_at, excluded.deadline, excluded.seen_at);
+      = (excluded.backend_pid, excluded.topics, excluded.client, excluded.started_at, excluded.deadline,
+         excluded.seen_at);
 $$;
+COMMENT ON FUNCTION pgpoll.write_waiters(text, json, json) IS
+    'A manager records in pgpoll.waiters which of its workers'' polls began to wait and which ended, many '
+    'at a time.';

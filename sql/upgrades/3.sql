@@ -1,16 +1,16 @@
--- What version 3 changes in a schema of version 2; where version 1 was upgraded just now, some of this is not
--- there yet.
+-- What version 3 changes in a schema of version 2. IF EXISTS: an upgrade from version 1 has not created these
+-- objects yet.
 
 LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE; -- the lock order: see tables.sql
 
--- It fires before TRUNCATE, when the messages are still there: triggers.sql makes it again.
+-- triggers.sql creates it again: it now fires before TRUNCATE, when the messages are still there.
 DROP TRIGGER IF EXISTS truncate_messages ON pgpoll.messages;
 
 -- Positions are given in bounded batches.
 ALTER TABLE IF EXISTS pgpoll.batches ADD COLUMN drawn_id bigint, ADD COLUMN low_id bigint,
     ADD COLUMN foreign_id bigint, ADD COLUMN seen pg_snapshot, ADD COLUMN walked_to bigint,
     ADD COLUMN walk_end bigint, ADD COLUMN reserved bigint, ADD COLUMN adopting boolean;
-DROP INDEX IF EXISTS pgpoll.messages_xid; -- tables.sql makes it anew, with another column
+DROP INDEX IF EXISTS pgpoll.messages_xid; -- tables.sql creates it again, with another column
 DROP FUNCTION IF EXISTS pgpoll.assign_batch(boolean);
 DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);

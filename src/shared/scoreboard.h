@@ -85,8 +85,7 @@ struct slot {
 /* In the manager's memory: the reply to a worker's question, about one topic. */
 struct reply_topic {
     struct ring_topic_ref ref; /* RING_NO_TOPIC if the host already listens to as many topics as it can */
-    int64_t
-        newest; /* the topic's newest position in a snapshot taken after the question; -1: unknown (no ref) */
+    int64_t newest;            /* its position in a snapshot taken after the question; -1: there is no ref */
     int64_t now; /* where a poll "from now" starts: newest, or the end of a backlog in progress */
 };
 
@@ -110,19 +109,17 @@ struct manager_memory {
     char version[16]; /* of the program that created it */
     struct scoreboard_plan plan;
     int reserve, manager_pid;
-    uint64_t client_seed; /* of the hashes in clients */
-    _Atomic int64_t
-        open_until_ms;   /* until then can_poll() is taken to allow everything; 0: it must be asked */
-    _Atomic int readers; /* running processes that read the table for the workers */
+    uint64_t client_seed;          /* of the hashes in clients */
+    _Atomic int64_t open_until_ms; /* until then can_poll() is taken to allow everything */
+    _Atomic int readers;           /* running processes that read the table for the workers */
 };
 
 /* The head of the workers' memory. */
 struct workers_memory {
-    _Atomic int idle; /* workers that accept; read it with scoreboard_idle() */
-    _Atomic int
-        stats_writer_sleeps; /* the statistics are up to date: a process that changes them sets the latch */
-    _Atomic int read_permits_left; /* a futex(2) */
-    _Atomic uint64_t polls;        /* polls begun */
+    _Atomic int idle;                /* workers that accept; read it with scoreboard_idle() */
+    _Atomic int stats_writer_sleeps; /* latch_wake_stats_writer() sets the latch only then */
+    _Atomic int read_permits_left;   /* a futex(2) */
+    _Atomic uint64_t polls;          /* polls begun */
 };
 
 /* The manager's copy of a worker's question. Each name is a valid topic name, with a NUL after it. */

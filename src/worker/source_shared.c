@@ -96,7 +96,7 @@ static size_t put_question(struct source_shared *source, const struct source_pol
 static enum error ask(struct source_shared *source, const struct source_poll *poll, bool authorize,
                       int64_t *positions, int64_t deadline_ms)
 {
-    /* The manager still works on a question that an earlier poll gave up waiting for. */
+    /* The manager may still work on a question for which an earlier poll stopped waiting. */
     enum error error = wait_answer(source, poll->interrupts, deadline_ms);
     size_t names_size = 0;
 
@@ -181,11 +181,11 @@ static enum error read_table(struct source_shared *source, const struct source_p
      * A poll with a short timeout also waits for a permit this long: a busy database is not an unreachable
      * one.
      */
-    const int64_t patience_ms =
+    const int64_t permit_deadline_ms =
         clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
     enum error error = ERROR_DATABASE_AWAY;
 
-    if (!take_permit(source, patience_ms)) {
+    if (!take_permit(source, permit_deadline_ms)) {
         (void)snprintf(source->error, sizeof source->error, "too many other polls are reading the table");
         return error;
     }

@@ -186,7 +186,7 @@ def test_publishing(own):
     publishing.start()
     try:
         until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waited > '1 second'"), "somebody held up")
-        complains(check(own), f"Process {holder} of PostgreSQL has kept others waiting", "(1 now)")
+        complains(check(own), f"Process {holder} of PostgreSQL has blocked other sessions", "(1 now)")
     finally:
         own.sql("ROLLBACK")
         publishing.join()
@@ -209,7 +209,7 @@ def test_publishing_behind_a_notify(own):
                                   publisher.info.backend_pid), "its COMMIT held up")
         until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waits_for = 'NOTIFY' AND waited > '1 second'"), "somebody held up")
         outcome = check(own, PGOPTIONS="-c synchronous_commit=off")   # which does not wait for the standby
-        complains(outcome, f"Process {publishers[0].info.backend_pid} of PostgreSQL has kept others waiting")
+        complains(outcome, f"Process {publishers[0].info.backend_pid} of PostgreSQL has blocked other sessions")
         assert any("LISTEN are not tried" in line for line in outcome[1]), outcome
     finally:
         own.sql("ALTER SYSTEM RESET synchronous_standby_names")
@@ -311,7 +311,7 @@ SWALLOW = "CREATE TRIGGER mine BEFORE INSERT ON pgpoll.messages FOR EACH ROW EXE
     ("CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not today'; END$$;" + SWALLOW, "DROP FUNCTION mine CASCADE",
      ("not today", "P0001")),
     ("CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;" + SWALLOW, "DROP FUNCTION mine CASCADE",
-     ("was not found", "triggers of yours"))), ids=("row-level security", "pg_control_system", "a trigger", "a silent trigger"))
+     ("was not found", "triggers that are not part of pgpoll"))), ids=("row-level security", "pg_control_system", "a trigger", "a silent trigger"))
 def test_no_message_can_be_numbered(own, plain, fault, undo, words):
     plain.execute(fault)
     try:

@@ -1,10 +1,18 @@
-"""What the source tree promises: includes point down, one version everywhere, a tarball that builds by itself."""
+"""What the source tree promises: includes point down, one version everywhere, a tarball that builds by itself, and documents for
+developers that name what there is."""
+import json
+import os
+import re
 import shutil
 import subprocess
 
 import pytest
 
-from server import ROOT
+from server import ROOT, SCHEMA_VERSION
+
+VERSION = re.search(r"^VERSION := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+RELEASES = re.findall(r"^## \[([^]]*)\] - (unreleased|\d{4}-\d\d-\d\d)$", CHANGELOG, re.M)
 
 
 @pytest.fixture
@@ -55,3 +63,108 @@ def test_modules_that_include_each_other_are_refused(tree):
     code, (line,) = tree.check()
     said, modules = line.split(": ")
     assert code == 1 and said == "these modules include each other" and set(modules.split()) == {"src/core/new", "src/core/other"}
+
+
+# ---- one version
+
+def debian_changelog(tmp_path):
+    """(version, distribution, date) of each entry."""
+    made = tmp_path / "changelog"
+    made.write_text(subprocess.run(["awk", "-v", "maintainer=A B <a@b.example>", "-v", "now=Sat, 28 Nov 2026 18:00:00 +0000", "-f",
+                                    ROOT / "deploy/debian/changelog.awk", ROOT / "CHANGELOG.md"], check=True, capture_output=True, text=True).stdout)
+    parsed = subprocess.run(["dpkg-parsechangelog", "-l", made, "--all", "--format", "rfc822"], check=True, capture_output=True, text=True)
+    assert parsed.stderr == "", parsed.stderr
+    assert max(map(len, made.read_text().splitlines())) <= 80
+    return made.read_text(), re.findall(r"^Version: (.*)\nDistribution: (.*)(?:\n.*)*?\nDate: (.*)$", parsed.stdout, re.M)
+
+
+def test_every_place_says_the_same_version(tmp_path):
+    assert RELEASES and RELEASES[0][0] == VERSION
+    assert json.loads((ROOT / "deploy/openapi.json").read_text())["info"]["version"] == VERSION
+    said = subprocess.run([ROOT / "build/pgpoll.fcgi", "--version"], check=True, capture_output=True, text=True).stdout
+    assert said == f"pgpoll.fcgi {VERSION}, for schema {SCHEMA_VERSION}\n"
+    assert debian_changelog(tmp_path)[1][0][0] == VERSION
+
+
+def test_the_changelog_goes_back_in_time():
+    assert len(re.findall(r"^## ", CHANGELOG, re.M)) == len(RELEASES)
+    versions = [tuple(map(int, version.split("."))) for version, _ in RELEASES]
+    dates = [date for _, date in RELEASES]
+    assert versions == sorted(set(versions), reverse=True) and "unreleased" not in dates[1:]
+    assert dates[1:] == sorted(dates[1:], reverse=True)
+    sections = set(re.findall(r"^### (.*)$", CHANGELOG, re.M))
+    assert sections <= {"Upgrading", "Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_debian_has_the_same_changelog(tmp_path):
+    text, entries = debian_changelog(tmp_path)
+    assert [(version, distribution) for version, distribution, _ in entries] == [(version, "unstable") for version, _ in RELEASES]
+    assert [date for _, _, date in entries if "24 Nov 2026" in date] == ["Tue, 24 Nov 2026 00:00:00 +0000"]
+    words = " ".join(re.sub(r"^(##.*|- )", "", CHANGELOG.partition("\n## ")[2], flags=re.M).split())
+    for item in re.findall(r"^  \* (?:\w+: )?((?:.+\n)(?:    .+\n)*)", text, re.M):
+        assert " ".join(item.split()) in words, item
+
+
+# ---- a tarball
+
+def test_the_tarball_builds_and_passes_unit_tests_without_git(tmp_path):
+    if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True).returncode:
+        pytest.skip("this tree is not a git checkout")
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CI")}
+
+    def run(*command, **options):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, **options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    tarball = run("make", "-s", "-C", ROOT, "dist").strip()
+    committed = re.search(r"^VERSION := (.*)$", run("git", "-C", ROOT, "show", "HEAD:Makefile"), re.M)[1]
+    assert tarball == f"build/pgpoll-{VERSION}.tar.gz"
+    run("tar", "-xf", ROOT / tarball, "-C", tmp_path)
+    tree = tmp_path / f"pgpoll-{VERSION}"
+    assert list(tmp_path.iterdir()) == [tree]
+
+    (tmp_path / "git").write_text("#!/bin/sh\necho 'git is not here' >&2\nexit 1\n")
+    (tmp_path / "git").chmod(0o755)
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    environment["GIT_DIR"] = "/nowhere"
+    run("make", "-s", "-j2", "CFLAGS=-O1", "all", "unit-runner", cwd=tree)
+    assert re.search(r"tests +(\d+) +\1 +\1 +0", run("build/tests/unit/run", cwd=tree))
+    assert run("build/pgpoll.fcgi", "--version", cwd=tree).startswith(f"pgpoll.fcgi {committed}, ")
+
+
+# ---- documents for developers
+
+DOCUMENTS = "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"
+# Where functions are defined: `name(`, in whatever language.
+SOURCES = "\n".join(path.read_text() for directory in ("src", "fcgi", "sql", "tests", "examples") for path in (ROOT / directory).rglob("*")
+                    if path.suffix in (".c", ".h", ".sql", ".py", ".mjs"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_document_names_is_there(document):
+    text = (ROOT / document).read_text()
+    named = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+    functions = {name[1] for name in (re.fullmatch(r"(?:pgpoll\.)?(\w+)\([^()]*\)", part) for part in named) if name}
+    paths = {part for part in named if re.fullmatch(r"(src|fcgi|sql|tests|deploy|examples|docs)(/[\w.@-]+)+/?", part)}
+    constants = {part for part in named if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", part) and not part.startswith("PG")}
+    missing = [name for name in functions if not re.search(rf"\b{name}\(", SOURCES)]
+    missing += [name for name in constants if not re.search(rf"\b{name}\b", SOURCES)]
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("document", (*DOCUMENTS, "CHANGELOG.md"))
+def test_links_of_a_document_lead_somewhere(document):
+    text = (ROOT / document).read_text()
+
+    def anchors(of):
+        headings = re.findall(r"^#+ (.*)$", of.read_text(), re.M)
+        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists() if path else True, target
+        assert not anchor or anchor in anchors(ROOT / (path or document)), target

@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
-from sessions import Background, Reader, assign, check_refusals, close_all, connect, opened, publish, run, wait_until, waits_for_lock
+from sessions import (LEVELS, Background, Reader, assign, check_refusals, close_all, connect, opened, publish, run,
+                      wait_until, waits_for_lock)
 
 ROLES_SCRIPT = os.path.join(os.path.dirname(INSTALL), "roles.sql")
 PRUNE = os.path.join(os.path.dirname(INSTALL), "prune.sql")
@@ -47,7 +48,12 @@ def test_installing_again_keeps_what_is_there(server):
     publish(admin, "t", 1)
     assert assign(admin) == 1
     before = run(admin, "SELECT position FROM pgpoll.feed")
+    run(admin, "COMMENT ON FUNCTION pgpoll.can_poll(text, text) IS 'ours'")
+    vacuum = server.connect("a", LEVELS[0])
+    run(vacuum, "LOCK TABLE pgpoll.messages IN SHARE UPDATE EXCLUSIVE MODE")    # the lock that VACUUM takes
     server.install("a")
+    vacuum.rollback()
+    assert run(admin, "SELECT obj_description('pgpoll.can_poll(text, text)'::regprocedure, 'pg_proc')") == [("ours",)]
     run(admin, "SET ROLE app")
     publish(admin, "t", 2)
     assert Reader(admin, ["t"], {"t": 0}).read() == [1, 2]
@@ -119,7 +125,7 @@ def test_uninstall_leaves_roles_that_another_database_uses(server):
         server.create(database)
         server.install(database)
     done = server.psql("a", "-f", UNINSTALL)
-    assert done.returncode == 0 and "role pgpoll_poller is used elsewhere" in done.stderr
+    assert done.returncode == 0 and "role pgpoll_poller was not dropped" in done.stderr
     other = server.connect("b")
     assert run(other, ROLES) == ALL_ROLES
     run(other, "SET ROLE pgpoll_publisher")

@@ -16,6 +16,7 @@ USES = {
     "SELECT pgpoll.end_wait('h', 1)": {"waiters"},
     "SELECT pgpoll.write_waiters('h', '[]', '[1]')": {"waiters"},
     "SELECT pgpoll.write_listener('h', 1, 1, 1, true, '[]')": {"listeners", "counters"},
+    "SELECT pgpoll.end_listener('h', 1)": {"waiters", "listeners"},
     "SELECT pgpoll.sweep_waiters()": {"waiters", "listeners", "counters"},
     "SELECT pgpoll.metrics()": {"waiters", "listeners", "counters"},
 }

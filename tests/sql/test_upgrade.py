@@ -210,7 +210,7 @@ def test_an_owner_who_may_not_end_them_says_so(server, next_sql):
     done(server, "d", user="pgpoll_owner")
     run(admin, "SET application_name = 'pgpoll'")
     ran = set_up(server, "d", sql=next_sql, user="pgpoll_owner")
-    assert ran.returncode == 0 and "reload them" in ran.stderr, ran
+    assert ran.returncode == 0 and "Reload them" in ran.stderr, ran
     assert run(admin, "SELECT pgpoll.schema_version()") == [(VERSION + 2,)]
 
 

@@ -91,8 +91,17 @@ SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_us
 
 -- ---- all of them
 
-SELECT is_empty($$SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v'
-                  AND c.relname NOT IN ('live_waiters', 'topic_waiters', 'stats') AND obj_description(c.oid) IS NULL$$, '\d+ tells what each is for');
+SELECT is_empty($$SELECT c.relname FROM pg_class c
+                  WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL$$,
+                '\dv+ describes every view');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p
+                  WHERE p.pronamespace = 'pgpoll'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL$$,
+                '\df+ describes every function');
+SELECT is_empty($$SELECT a.attname FROM pg_attribute a
+                  WHERE a.attrelid = 'pgpoll.messages'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+                    AND col_description(a.attrelid, a.attnum) IS NULL$$,
+                '\d+ describes every column of the messages');
+SELECT ok(obj_description('pgpoll.messages'::regclass, 'pg_class') ~ 'INSERT', '\dt+ tells how to publish');
 SELECT is_empty($$SELECT r.ev_class::regclass FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
                   JOIN pg_attribute a ON d.refclassid = 'pg_class'::regclass AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
                   WHERE r.ev_class::regclass::text LIKE 'pgpoll.%'

@@ -12,7 +12,7 @@
 
 static const char *const call_names[] = { "read", "wait", "begin_wait", "heartbeat" };
 
-static struct fake_poll *of_listener(struct message_source *source)
+static struct fake_poll *of_source(struct message_source *source)
 {
     return (struct fake_poll *)(void *)((char *)source - offsetof(struct fake_poll, source));
 }
@@ -48,11 +48,11 @@ static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call 
     return step;
 }
 
-static enum error fake_read(struct message_source *source, const struct source_poll *who,
+static enum error fake_read(struct message_source *source, const struct source_poll *asked,
                             enum source_read how, const int64_t *positions, struct page *page,
                             int64_t deadline_ms)
 {
-    struct fake_poll *poll = of_listener(source);
+    struct fake_poll *poll = of_source(source);
     const struct fake_step *step = next_step(poll, FAKE_READ, deadline_ms);
 
     if (step->error == ERROR_MEMORY)
@@ -68,7 +68,7 @@ static enum error fake_read(struct message_source *source, const struct source_p
     /* An error may come after messages: a connection may be lost in the middle of a page. */
     for (int i = 0; i < FAKE_MESSAGES && step->messages[i].position; i++) {
         struct message message = { step->messages[i].position, 0, "1", 1, NULL, 0 };
-        if (!page_add(page, step->messages[i].topic, &who->request->topics[step->messages[i].topic],
+        if (!page_add(page, step->messages[i].topic, &asked->request->topics[step->messages[i].topic],
                       &message))
             return ERROR_MEMORY;
     }
@@ -79,7 +79,7 @@ static enum error fake_read(struct message_source *source, const struct source_p
 static enum error fake_wait(struct message_source *source, const struct interrupts *interrupts,
                             int64_t deadline_ms)
 {
-    const struct fake_step *step = next_step(of_listener(source), FAKE_WAIT, deadline_ms);
+    const struct fake_step *step = next_step(of_source(source), FAKE_WAIT, deadline_ms);
     int64_t left_ms = deadline_ms - clock_monotonic_ms();
 
     (void)interrupts;
@@ -90,7 +90,7 @@ static enum error fake_wait(struct message_source *source, const struct interrup
 
 static void fake_end(struct message_source *source)
 {
-    of_listener(source)->ends++;
+    of_source(source)->ends++;
 }
 
 static bool fake_begin(struct poll_client *client)

@@ -59,7 +59,7 @@ static void an_empty_answer_has_a_cursor_for_every_topic(void)
     fake_poll_release(&poll);
 }
 
-static void a_topic_without_messages_keeps_its_place(void)
+static void a_topic_without_messages_keeps_its_cursor(void)
 {
     static const struct fake_step script[] = { { READS, .topics = { { .start = 1 }, { .start = 2 } },
                                                  .messages = { { 0, 3 }, { 0, 5 } } } };
@@ -148,7 +148,7 @@ static void every_error_has_a_name_of_its_own(void)
 CU_TestInfo answer_tests[] = {
     { "shows messages as the API does", shows_messages_as_the_api_does },
     { "an empty answer has a cursor for every topic", an_empty_answer_has_a_cursor_for_every_topic },
-    { "a topic without messages keeps its place", a_topic_without_messages_keeps_its_place },
+    { "a topic without messages keeps its cursor", a_topic_without_messages_keeps_its_cursor },
     { "gaps are told with reason and cursor", gaps_are_told_with_reason_and_cursor },
     { "every error has its status and detail", every_error_has_its_status_and_detail },
     { "a wait that ended is no error", a_wait_that_ended_is_no_error },

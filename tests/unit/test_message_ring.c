@@ -44,7 +44,7 @@ static void append_row(struct message_ring *ring, int topic, int64_t first, int6
 }
 
 /* Makes a ring with this many open topics, complete after position 0. */
-static struct message_ring *new_window(int open, size_t messages, size_t bytes)
+static struct message_ring *new_ring(int open, size_t messages, size_t bytes)
 {
     struct message_ring *ring =
         ring_init(calloc(1, ring_memory(TOPICS, messages, bytes)), TOPICS, messages, bytes);
@@ -88,7 +88,7 @@ static void expect_read(const struct message_ring *ring, const char *from, int l
 
 static void an_open_topic_has_what_was_appended(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref ref;
     int64_t newest;
 
@@ -107,7 +107,7 @@ static void an_open_topic_has_what_was_appended(void)
 
 static void several_topics_are_merged_in_order(void)
 {
-    struct message_ring *ring = new_window(3, 16, 1024);
+    struct message_ring *ring = new_ring(3, 16, 1024);
 
     for (int64_t position = 1; position <= 9; position++)
         append(ring, (int)(position % 3), position);
@@ -119,7 +119,7 @@ static void several_topics_are_merged_in_order(void)
 
 static void the_page_has_each_topics_position(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref refs[2];
     const int64_t positions[] = { 0, 1 };
     struct page page;
@@ -142,7 +142,7 @@ static void the_page_has_each_topics_position(void)
 
 static void the_limit_is_exact(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
 
     append_row(ring, 0, 1, 3);
     READ(ring, "0@0", 2, ALL, "0:1,0:2", true);
@@ -156,7 +156,7 @@ static void the_limit_is_exact(void)
 
 static void the_byte_budget_is_exact(void)
 {
-    struct message_ring *ring = new_window(1, 16, 1024);
+    struct message_ring *ring = new_ring(1, 16, 1024);
 
     append_sized(ring, 0, 1, 0, 60);
     append_sized(ring, 0, 2, 0, 40);
@@ -173,7 +173,7 @@ static void the_byte_budget_is_exact(void)
 
 static void the_oldest_entry_is_dropped(void)
 {
-    struct message_ring *ring = new_window(2, 4, 1024);
+    struct message_ring *ring = new_ring(2, 4, 1024);
 
     append_row(ring, 0, 1, 4);
     READ_ALL(ring, "0@0", "0:1,0:2,0:3,0:4");
@@ -200,7 +200,7 @@ static void the_oldest_entry_is_dropped(void)
 /* 1024 bytes hold five messages of 200 bytes in a row; the sixth wraps around and replaces the first. */
 static void the_oldest_bytes_are_dropped(void)
 {
-    struct message_ring *ring = new_window(1, 64, 1024);
+    struct message_ring *ring = new_ring(1, 64, 1024);
     char text[TEXT_SIZE];
 
     for (int64_t position = 1; position <= 5; position++)
@@ -222,7 +222,7 @@ static void the_oldest_bytes_are_dropped(void)
 
 static void a_large_message_is_read_from_the_table(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
 
     append(ring, 0, 1);
     append_sized(ring, 0, 2, 257, 500);
@@ -246,7 +246,7 @@ static void a_large_message_is_read_from_the_table(void)
 
 static void a_reopened_topic_is_another(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref old, new;
     struct page page;
     int64_t position = 0, newest;
@@ -284,7 +284,7 @@ static void a_reopened_topic_is_another(void)
  */
 static void entries_of_a_closed_topic_are_dropped(void)
 {
-    struct message_ring *ring = new_window(2, 4, 1024);
+    struct message_ring *ring = new_ring(2, 4, 1024);
 
     append_row(ring, 0, 1, 3);
     ring_close(ring, 0);
@@ -303,7 +303,7 @@ static void entries_of_a_closed_topic_are_dropped(void)
 
 static void skipped_messages_are_read_from_the_table(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
 
     append_row(ring, 0, 1, 2);
     ring_skip(ring, 0, 5);
@@ -325,7 +325,7 @@ static void skipped_messages_are_read_from_the_table(void)
 
 static void a_reset_drops_everything(void)
 {
-    struct message_ring *ring = new_window(2, 16, 1024);
+    struct message_ring *ring = new_ring(2, 16, 1024);
     struct ring_topic_ref old, other;
     int64_t newest;
 
@@ -348,7 +348,7 @@ static void a_reset_drops_everything(void)
 
 static void any_position_is_a_cursor(void)
 {
-    struct message_ring *ring = new_window(3, 16, 1024);
+    struct message_ring *ring = new_ring(3, 16, 1024);
 
     append(ring, 0, 10);
     append(ring, 1, 20);
@@ -534,8 +534,7 @@ static void agrees_with_a_model(void)
     for (int round = 0; agreed && round < MODEL_ROUNDS; round++) {
         static struct model model;
 
-        model =
-            (struct model){ .ring = new_window(0, RING_MESSAGES, RING_BYTES), .from = { -1, -1, -1, -1 } };
+        model = (struct model){ .ring = new_ring(0, RING_MESSAGES, RING_BYTES), .from = { -1, -1, -1, -1 } };
         while (agreed && model.count < MODEL_MESSAGES) {
             model_change(&model);
             agreed = model_compare(&model, &reads);

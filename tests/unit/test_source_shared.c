@@ -603,7 +603,7 @@ static void by_a_newer_poll_but_not_too_soon(void)
     start_ms = host.poll.started_ms;
     WAIT(&host, ERROR_DRAINED);
     EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS,
-           "two clients of one place would spin");
+           "two clients that share a quota of one would spin");
     start_ms = clock_monotonic_ms();
     WAIT(&host, ERROR_DRAINED); /* at once, now */
     EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");

@@ -281,8 +281,8 @@ static void readers_are_never_deceived(void)
         EXPECT(!*readers[i].problem, "%s", readers[i].problem);
         /* Both must happen often, or the test has tested nothing. */
         EXPECT(readers[i].messages > 100 && readers[i].table > 100,
-               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the window",
-               readers[i].messages, readers[i].pages, readers[i].table);
+               "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the ring", readers[i].messages,
+               readers[i].pages, readers[i].table);
     }
     free(stress.ring);
     free(stress.table);
