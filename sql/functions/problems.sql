@@ -48,17 +48,6 @@ BEGIN
     FROM pg_trigger WHERE tgrelid = 'pgpoll.messages'::regclass AND NOT tgisinternal AND tgenabled = 'D'
     HAVING count(*) > 0
     UNION ALL
-    SELECT 'WRONG', format('%s is %s ms for role %s (source: %s), which %s. ALTER ROLE %I SET %s = 0;',
-           name, setting, session_user, source,
-           CASE name WHEN 'idle_session_timeout' THEN 'closes connections that LISTEN'
-                ELSE 'cancels statements of pgpoll under load' END,
-           session_user, name), false
-    FROM pg_settings
-    WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
-      AND CASE WHEN name ~ 'timeout$' THEN setting::integer END
-          BETWEEN 1 AND CASE name WHEN 'idle_session_timeout' THEN 60000 ELSE 5000 END
-      AND source NOT IN ('client', 'session') -- those are pgpoll's own values
-    UNION ALL
     SELECT 'WRONG', format('The NOTIFY queue is %s %% full: a session, perhaps in another database, LISTENs'
            ' and does not read. At 100 %% every COMMIT that publishes fails. Find the session in'
            ' pg_stat_activity (its transaction is usually open for long) and end it.',
