@@ -16,7 +16,7 @@ cluster_as_owner() (
 
 cluster_bindir() {
     local dir
-    for dir in ${POSTGRES_BIN:+"$POSTGRES_BIN"} "$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin; do
+    for dir in "${POSTGRES_BIN:-$(pg_config --bindir 2>/dev/null)}" ${POSTGRES_BIN:-/usr/lib/postgresql/*/bin}; do
         if [ -x "$dir/initdb" ]; then
             echo "$dir"
             return 0   # a bare return, called from an EXIT trap, would return the status before the trap

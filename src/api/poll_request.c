@@ -27,9 +27,7 @@ size_t poll_request_max_bytes(int max_topics)
 
 /* ---- the list of faults, in the form of FastAPI's validation errors (deploy/openapi.json) */
 
-/*
- * The location of a fault in the body: a member's name, then a name in that object or an index in that array.
- */
+/* The location of a fault in the body: a member's name, then a name or an index in that member. */
 struct location {
     const char *field; /* NULL: the body itself */
     const char *key;   /* NULL: none */
@@ -120,9 +118,7 @@ static struct json_object *parse_object(const char *body, size_t length, struct 
 
 /* ---- the fields */
 
-/*
- * Reads an integer, which may be written as 30.0. If the field is absent or null, *value keeps the default.
- */
+/* Reads an integer, which may be written as 30.0. If it is absent or null, *value keeps the default. */
 static void read_integer(struct json_object *body, const char *field, int least, int most, int *value,
                          struct faults *faults)
 {

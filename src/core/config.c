@@ -115,10 +115,7 @@ static bool read_level(const struct variable *variable, const char *text, enum l
     return false;
 }
 
-/*
- * Stores text as the variable's value. Returns false if it is invalid; reason (size bytes) says what it must
- * be.
- */
+/* Stores text as the variable's value. Returns false if it is invalid; reason (size bytes) says why. */
 static bool read_value(const struct variable *variable, const char *text, struct config *config, char *reason,
                        size_t size)
 {

@@ -10,10 +10,7 @@ enum { ORIGIN_SIZE = 320 }; /* a host name has at most 253 characters */
 
 static const char SEPARATORS[] = ", \t";
 
-/*
- * Sets *origin to the next origin in *rest and moves *rest past it. Returns its length, 0 at the end of the
- * list.
- */
+/* Sets *origin to the next origin in *rest and moves *rest past it. Returns its length, 0 at the end. */
 static size_t next_origin(const char **rest, const char **origin)
 {
     *origin = *rest + strspn(*rest, SEPARATORS);
@@ -29,9 +26,7 @@ static bool consists_of(const char *text, size_t length, const char *others)
     return length > 0;
 }
 
-/*
- * Parses ":port" or nothing, up to end. Returns the port, 0 if there is none, -1 if the text is not a port.
- */
+/* Parses ":port" or nothing, up to end. Returns the port, 0 if there is none, -1 if it is invalid. */
 static long read_port(const char *text, const char *end)
 {
     char *after;

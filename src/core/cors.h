@@ -17,10 +17,7 @@
  */
 bool cors_check(const char *list, char *reason, size_t size);
 
-/*
- * Whether list, which cors_check() accepted, contains this value of the Origin header; letters' case is
- * ignored.
- */
+/* Whether a list that cors_check() accepted has this value of the Origin header, in any case of letters. */
 bool cors_allows(const char *list, const char *origin);
 
 /* Whether the list is "*". */

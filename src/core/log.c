@@ -25,7 +25,7 @@ enum kind {
     KIND_FILE,        /* a regular file: write(2) waits for the disk at most */
     KIND_SOCKET,      /* send(2) does not block with MSG_DONTWAIT */
     KIND_NONBLOCKING, /* a pipe or terminal through our own open file description, with O_NONBLOCK */
-    KIND_MAY_BLOCK, /* a pipe or terminal shared with other programs, which we are not permitted to reopen */
+    KIND_MAY_BLOCK,   /* a shared pipe or terminal that we are not permitted to reopen */
     KIND_SYSLOG
 };
 
@@ -83,10 +83,7 @@ static int open_path(const char *path)
     return fd < 0 && errno == ENXIO ? open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC) : fd;
 }
 
-/*
- * Used in place of syslog(3), which blocks while the daemon does not read. Returns NO_FD if there is no
- * daemon now.
- */
+/* Replaces syslog(3), which blocks while the daemon does not read. Returns NO_FD if there is no daemon. */
 static int connect_syslog(void)
 {
     const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = _PATH_LOG };

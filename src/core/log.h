@@ -30,10 +30,7 @@ bool log_enabled(enum log_level level);
  */
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/*
- * Tries to log how many lines were lost, if any were; if the log is still full, the next log_write() tries
- * again.
- */
+/* Tries to log how many lines were lost, if any were. If that fails, the next log_write() tries again. */
 void log_report_lost(void);
 
 /* Returns how many lines this process has lost since the last call. */

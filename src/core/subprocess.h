@@ -25,10 +25,7 @@ struct subprocess {
     char path[4096]; /* its path, shown in process lists */
 };
 
-/*
- * Opens the program with this name in the directory of the running one. Returns -1 on failure; errno says
- * why.
- */
+/* Opens the program with this name in the directory of the running one. Returns -1 on failure, with errno. */
 int subprocess_find(struct subprocess *subprocess, const char *name);
 
 /*

@@ -66,7 +66,7 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         return NULL;
     }
     /* Its tables are unlogged, and a heartbeat lost in a crash is followed by another. */
-    database_set_bookkeeping(writer->database);
+    database_set_asynchronous_commit(writer->database);
     return writer;
 }
 

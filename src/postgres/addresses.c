@@ -88,10 +88,7 @@ static bool is_name(const char *host, const char *hostaddr)
 
 /* ---- creating and freeing */
 
-/*
- * Sets need_resolver. Ignores lists of different lengths, which libpq will reject. Returns false if out of
- * memory.
- */
+/* Sets need_resolver. Ignores lists of different lengths, which libpq rejects. false: out of memory. */
 static bool look_for_names(struct addresses *addresses)
 {
     const int count = count_entries(addresses->host);

@@ -6,10 +6,7 @@
 
 #include <string.h>
 
-/*
- * The columns of catch_up() and new_messages(), in their order. The columns of a message are the same in
- * both.
- */
+/* The columns of catch_up() and new_messages(), in their order. Those of a message are the same in both. */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST, NEWEST };
 enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS, MORE };
 

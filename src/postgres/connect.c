@@ -23,10 +23,7 @@ void connect_drop_addresses(struct database *database)
     database->addresses = NULL;
 }
 
-/*
- * Ignores notices, such as a server's shutdown while the connection is idle. The loss of the connection is
- * detected anyway.
- */
+/* Ignores notices, such as that of a shutdown. The loss of the connection is detected by itself. */
 static void ignore_notice(void *context, const PGresult *result)
 {
     (void)context;
@@ -119,8 +116,7 @@ static enum error check_start(struct database *database, enum state state)
 
 /*
  * Makes a statement that reads the schema's version and the backend's identity, and sets the session's
- * settings, whatever those of the role are. (As startup parameters, PgBouncer would reject them.) The
- * settings:
+ * settings, whatever those of the role are. (As startup parameters, PgBouncer would reject them.)
  *  - read committed: assigning positions needs a snapshot taken after its lock.
  *  - lock_timeout, statement_timeout: a little below the client's own timeout.
  *  - tcp_*: the server detects a dead client about as soon as the client detects a dead server.
@@ -146,12 +142,12 @@ static bool make_version_statement(struct database *database)
         " FROM pg_stat_get_activity(pg_backend_pid()) a");
     return statement_add_int8(statement, database->query_timeout_ms * 8 / 10) &&
            statement_add_int8(statement, database->query_timeout_ms * 9 / 10) &&
-           statement_add_int8(statement, database->bookkeeping);
+           statement_add_int8(statement, database->asynchronous_commit);
 }
 
 /*
- * Makes a statement that terminates the backend of the oldest given-up session. It returns 1 if the backend
- * was there, else 0.
+ * Makes a statement that terminates the backend of the oldest given-up session, and waits 50 ms for it to
+ * exit. Its result is 1 if the backend was there, else 0.
  */
 static bool make_terminate_statement(struct database *database)
 {

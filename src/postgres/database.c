@@ -21,9 +21,9 @@ struct database *database_new(int64_t query_timeout_ms)
     return database;
 }
 
-void database_set_bookkeeping(struct database *database)
+void database_set_asynchronous_commit(struct database *database)
 {
-    database->bookkeeping = true;
+    database->asynchronous_commit = true;
 }
 
 void database_free(struct database *database)
@@ -88,8 +88,7 @@ struct pollfd database_pollfd(const struct database *database)
         fd.fd = background_fd(database->resolver);
     else if (database->state == CONNECTING)
         fd.events = database->polling == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
-    else if (database->state != IDLE &&
-             PQflush(database->connection) == 1) /* the rest is sent by the next step */
+    else if (database->state != IDLE && PQflush(database->connection) == 1) /* the next step sends more */
         fd.events = POLLIN | POLLOUT;
     return fd;
 }

@@ -47,7 +47,7 @@ void database_free(struct database *database);
  * Makes the sessions commit without waiting for the disk or for standbys (synchronous_commit = off), for data
  * that may get lost in a crash. Call it before the first use.
  */
-void database_set_bookkeeping(struct database *database);
+void database_set_asynchronous_commit(struct database *database);
 
 /*
  * Sends count statements in one network write and waits for all results until deadline_ms (monotonic). The

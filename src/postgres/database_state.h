@@ -56,7 +56,7 @@ struct ended {
 
 struct database {
     int64_t query_timeout_ms;
-    bool bookkeeping;
+    bool asynchronous_commit;
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */

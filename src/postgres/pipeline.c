@@ -49,9 +49,7 @@ static bool is_transient(const char *sqlstate)
     return false;
 }
 
-/*
- * Stores the first error of the pipeline, with the server's message and, for a caller's statement, its hint.
- */
+/* Stores the pipeline's first error: the server's message and, for a caller's statement, its hint. */
 static void pipeline_fail(struct database *database, struct pipeline *pipeline, const PGresult *result)
 {
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);

@@ -139,7 +139,7 @@ def test_a_log_that_nobody_reads_stops_nobody(server, topic, tmp_path_factory, k
         def told():
             poll_as(manager.socket, "", topic)
             said.append(read_now(read_end))
-            return re.search(r" warning: \d+ log lines were lost: nobody read the log", "".join(said))
+            return re.search(r" warning: \d+ log lines were lost because nobody read the log", "".join(said))
 
         until(told, "word of the lost lines")
         until(lambda: poll_as(manager.socket, "", topic) and re.search(r" debug: poll ", read_now(read_end)), "lines again")

@@ -1,7 +1,8 @@
 /*
- * What workers make of the memory that the manager writes: the topics' numbers and the message ring. First as it writes them: a page has the
- * messages asked for, each once and in order. Then with bytes of the input anywhere in them, as when a reader is overtaken: it may be
- * told anything, which it then finds to be gone, but touches nothing else and comes to an end.
+ * Fuzzes a worker's reads of the memory that the manager writes: topic numbers and the message ring. First
+ * with consistent memory: a page must have the requested messages, each once and in order. Then with input
+ * bytes anywhere in the memory, as when the manager overtakes a reader: the worker may read anything, which
+ * it then discards, but it must touch no other memory and must terminate.
  */
 #include "fuzz.h"
 #include "shared/message_ring.h"
@@ -14,7 +15,7 @@
 
 enum { TOPICS = 4, MESSAGES = 8, BYTES = 256, LIMIT = 20, PAGE_BYTES = 1000, SPAN = 16 };
 
-/* The table's seed: an input must do the same each time. */
+/* Replaces the random seed of the topic table, because an input must behave the same each time. */
 ssize_t getrandom(void *buffer, size_t length, unsigned flags)
 {
     (void)flags;
@@ -31,10 +32,10 @@ struct shared {
     struct message_ring *ring;
     struct topic_table *table;
     int numbers[TOPICS]; /* -1: closed */
-    int64_t position;    /* the last one given */
+    int64_t position;    /* the last one assigned */
 };
 
-/* 0 at the end. */
+/* Returns the next byte of the input, 0 at its end. */
 static int next(struct input *input)
 {
     if (input->left == 0)
@@ -58,7 +59,7 @@ static void open_or_close(struct shared *shared, int topic)
     }
 }
 
-/* Its JSON tells which it is. */
+/* Adds a message whose JSON identifies it. */
 static void append(struct shared *shared, int topic, int filler)
 {
     char text[32 + UINT8_MAX];
@@ -108,7 +109,7 @@ static void hold_page(const struct question *question, const struct page *page)
                 HOLDS(position > question->positions[k] && position <= page->topics[k].next);
                 topic = '\0';
             }
-        HOLDS(topic == '\0'); /* was asked for */
+        HOLDS(topic == '\0'); /* it was requested */
         last = position;
         text = strchr(text, ',');
         text = text ? text + 1 : NULL;
@@ -143,7 +144,7 @@ static void read_page(const struct shared *shared, bool is_whole, struct input *
     page_release(&page);
 }
 
-/* ---- what an overtaken reader may find in the place of what it looks for: all but what is never written again */
+/* ---- an overtaken reader: any bytes may have changed, except those that are written only once */
 
 static void overwrite(char *memory, size_t from, size_t size, struct input *input)
 {

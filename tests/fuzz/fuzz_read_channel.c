@@ -1,6 +1,7 @@
 /*
- * What a worker takes for a reader's answer, and a reader for a worker's question. What is taken is sound, and taken again for the same
- * when it is said over. The first byte says which it is, and of how many topics the page is that an answer goes into.
+ * Fuzzes the read channel: a reader's answer as the worker parses it, and a worker's question as the reader
+ * parses it. What is accepted must be valid, and must be accepted with the same result when it is sent again.
+ * The first byte of the input chooses the direction and the number of topics of the page.
  */
 #include "core/clock.h"
 #include "fuzz.h"
@@ -13,8 +14,8 @@
 
 enum { TOPICS = 3, PATIENCE_MS = 5000 };
 
-/* A socket from which the bytes come, and then the end. */
-static int said(const uint8_t *data, size_t size)
+/* Returns a socket from which these bytes can be read, followed by the end of the stream. */
+static int stream_of(const uint8_t *data, size_t size)
 {
     int pair[2];
 
@@ -63,7 +64,7 @@ static void take_answer(const uint8_t *data, size_t size, int topics)
     int pair[2];
 
     HOLDS(page_init(&page, topics) && page_init(&again, topics));
-    error = receive(said(data, size), &page, text);
+    error = receive(stream_of(data, size), &page, text);
     HOLDS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
     read_channel_answer(pair[1], clock_monotonic_ms() + PATIENCE_MS, error, &page, text);
     (void)close(pair[1]);
@@ -88,7 +89,7 @@ static void hold_same_question(const struct read_channel_question *a, const stru
     }
 }
 
-/* Whether the texts end where they are said to: what a worker says has no NUL in it. */
+/* Whether the texts have the announced lengths: a worker's question contains no NUL. */
 static bool is_plain(const struct poll_request *request)
 {
     for (int i = 0; i < request->topic_count; i++)
@@ -99,7 +100,7 @@ static bool is_plain(const struct poll_request *request)
 
 static void take_question(const uint8_t *data, size_t size)
 {
-    int socket = said(data, size), queue[2], ours, theirs;
+    int socket = stream_of(data, size), queue[2], ours, theirs;
     struct read_channel_job job, again;
     const bool taken = read_channel_accept(socket, &job);
 

@@ -51,10 +51,12 @@ class Cluster:
         """Makes this cluster a standby of another."""
         subprocess.run(["chown", "--reference", primary.directory, self.directory], check=True)
         self.environment["PGHOST"] = primary.directory
-        self.server_program("pg_basebackup", "-D", "data", "-R", "--no-sync", "--checkpoint=fast")
+        self.server_program("pg_basebackup", "-D", "data", "--no-sync", "--checkpoint=fast")
         self.environment["PGHOST"] = self.directory
         with open(os.path.join(self.directory, "data/postgresql.conf"), "a", encoding="ascii") as file:
-            file.write(f"unix_socket_directories = '{self.directory}'\n")
+            file.write(f"unix_socket_directories = '{self.directory}'\n"
+                       f"primary_conninfo = 'host={primary.directory} port=5432 user=postgres'\n")
+        open(os.path.join(self.directory, "data/standby.signal"), "w", encoding="ascii").close()
 
     def stop(self):
         self.server_program("pg_ctl", "-D", "data", "-m", "fast", "-w", "stop")
