@@ -86,9 +86,9 @@ FROM unnest(ARRAY[1, 2, 7, 300, 1000]) AS messages, unnest(ARRAY[1, 45, 1000000]
 DELETE FROM pgpoll.messages WHERE topic = 'ten' AND payload::text = '"bbbbbbbb"';
 SELECT is(pg_temp.page('{ten}', '{0}', 2), '{"\"aaaaaaaa\"","\"cccccccc\""}', 'a deleted message is skipped');
 SELECT is(pg_temp.page('{ten}', '{0}', 1), '{"\"aaaaaaaa\"",more}', 'more is a message that is there');
-SELECT is(pg_temp.page('{ten}', '{0}', 9, 20), '{"\"aaaaaaaa\"","\"cccccccc\""}', 'it uses none of the budget');
+SELECT is(pg_temp.page('{ten}', '{0}', 9, 20), '{"\"aaaaaaaa\"","\"cccccccc\""}', 'a deleted message uses none of the budget');
 DELETE FROM pgpoll.messages WHERE topic = 'ten' AND payload::text = '"cccccccc"';
-SELECT is(pg_temp.page('{ten}', '{0}', 1), '{"\"aaaaaaaa\""}', 'the last one deleted: no more');
+SELECT is(pg_temp.page('{ten}', '{0}', 1), '{"\"aaaaaaaa\""}', 'if the last message was deleted, there are no more');
 
 -- Gaps
 
@@ -96,7 +96,7 @@ SELECT last_value AS last FROM pgpoll.last_position \gset
 SELECT is(pg_temp.starts('{a}', ARRAY[:last]), ARRAY[:last::text], 'the newest position of all is no gap in an older topic');
 SELECT is(pg_temp.starts('{a,quiet}', ARRAY[:last + 1, 9223372036854775807]),
           ARRAY[concat_ws(' ', pg_temp.at('5'), 'ahead', pg_temp.at('1')), '0 ahead'], 'ahead: from now');
-SELECT is(pg_temp.page('{a}', ARRAY[:last + 1]), '{}', 'ahead: nothing old');
+SELECT is(pg_temp.page('{a}', ARRAY[:last + 1]), '{}', 'ahead: no old messages');
 SELECT is(pg_temp.starts('{quiet,a}', '{1,1}'), '{1,1}', 'an old position after which nothing was pruned is no gap');
 
 SELECT pg_temp.at('1') AS first, pg_temp.at('3') AS pruned \gset

@@ -15,7 +15,7 @@ INSTALL, UNINSTALL = (os.path.join(HERE, "../../sql", name) for name in ("instal
 def admin():
     """The owner's session, on an empty message table."""
     session = connect()
-    for name, in run(session, "SELECT gid FROM pg_prepared_xacts"):     # of a test that failed
+    for name, in run(session, "SELECT gid FROM pg_prepared_xacts"):     # left by a test that failed
         run(session, f"ROLLBACK PREPARED '{name}'")
     run(session, "TRUNCATE pgpoll.messages, pgpoll.feed, pgpoll.retention, pgpoll.waiters; SELECT pgpoll.unmute_doorbell()")
     yield session
@@ -23,7 +23,7 @@ def admin():
 
 
 class Cluster:
-    """A throw-away cluster of a test's own, for what the shared one cannot have done to it."""
+    """A temporary cluster for one test, for example to restart or crash the server."""
 
     def __init__(self):
         self.directory = tempfile.mkdtemp(prefix="pgpoll-sql.", dir="/tmp")
@@ -37,18 +37,18 @@ class Cluster:
         self._do("cluster_start", *settings)
 
     def server_program(self, name, *arguments):
-        """As the cluster's owner, in its directory."""
+        """Runs a program of the server as the cluster's owner, in the cluster's directory."""
         subprocess.run(["bash", "-c", '. "$0" && PATH=$(cluster_bindir):$PATH && cluster_as_owner "$1" env "PATH=$PATH" "${@:2}"',
                         os.path.join(HERE, "../cluster.sh"), self.directory, name, *arguments],
                        check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self.environment)
 
     def has_program(self, name):
-        """Where there are others than the installed ones, not all may be there."""
+        """Not every build of PostgreSQL in tests/postgres has all programs."""
         other = os.environ.get("POSTGRES_BIN")
         return not other or os.path.exists(os.path.join(other, name))
 
     def copy(self, primary):
-        """Makes it a standby of another."""
+        """Makes this cluster a standby of another."""
         subprocess.run(["chown", "--reference", primary.directory, self.directory], check=True)
         self.environment["PGHOST"] = primary.directory
         self.server_program("pg_basebackup", "-D", "data", "--no-sync", "--checkpoint=fast")
@@ -73,7 +73,7 @@ class Cluster:
                               capture_output=True, stdin=subprocess.DEVNULL, check=False)
 
     def install(self, database, script=INSTALL, arguments=(), **options):
-        """Runs a script of sql/, which has nothing to say."""
+        """Runs a script of sql/, which must print nothing."""
         done = self.psql(database, *arguments, "-f", script, **options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

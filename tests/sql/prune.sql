@@ -1,6 +1,6 @@
 \ir begin.psql
 
--- Publishes and makes believe that it was committed so long ago.
+-- Publishes a message as if it had been committed so long ago.
 CREATE FUNCTION pg_temp.aged(topic text, payload text, age interval) RETURNS void LANGUAGE sql AS $$
     SELECT pg_temp.publish(topic, payload);
     SELECT pgpoll.assign_positions();
@@ -10,7 +10,7 @@ $$;
 CREATE FUNCTION pg_temp.floors() RETURNS SETOF text LANGUAGE sql AS
     'SELECT format(''%s %s'', topic, pruned_to) FROM pgpoll.retention ORDER BY topic';
 
-SELECT is(pgpoll.prune('1 hour'), 0, 'nothing there');
+SELECT is(pgpoll.prune('1 hour'), 0, 'no messages');
 SELECT pg_temp.aged('a', format('%s', n), interval '3 hours' + n * interval '-1 minute') FROM generate_series(1, 5) AS n;
 SELECT pg_temp.aged('b', '6', '2 hours');
 SELECT pg_temp.aged('b', '7', '30 minutes');
@@ -31,13 +31,13 @@ SELECT is((SELECT count(*) FROM pgpoll.messages), 2::bigint, 'the messages thems
 
 INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES ('d', '9', now() - interval '1 year');
 SELECT is(pgpoll.prune('1 hour'), 0, 'created_at does not matter');
-SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'd'), 1::bigint, 'where nobody polls, prune gives positions');
+SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'd'), 1::bigint, 'prune() gives positions in a database that nobody polls');
 
 DELETE FROM pgpoll.messages WHERE payload::text = '7';
 SELECT is(pgpoll.prune('10 minutes'), 1, 'one deleted by hand leaves no row behind');
-SELECT is(pg_temp.starts('{b}', ARRAY[:at6])::text ~ 'expired', true, 'and counts as pruned');
+SELECT is(pg_temp.starts('{b}', ARRAY[:at6])::text ~ 'expired', true, 'a message deleted by hand counts as pruned');
 
-SELECT is(pgpoll.prune('6600 years'), 0, 'longer than positions can say');
+SELECT is(pgpoll.prune('6600 years'), 0, 'an age beyond the range of positions');
 SELECT is(pg_temp.page('{c,d}', '{0,0}'), '{8,9}', 'deletes nothing');
 
 SELECT throws_ok(format('SELECT pgpoll.prune(%s)', arguments), '22023', NULL, 'refused: ' || arguments)

@@ -75,7 +75,7 @@ SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, as
                   'VALUES (NULL, NULL::bigint, NULL, 0)', 'none');
 SELECT is(pg_temp.page('{m}', '{0}'), '{"\"v\"","\"w\"","\"s\"","\"t\""}', 'they have their positions all the same');
 
--- A database that is read-only: reading goes on.
+-- A read-only database: reads go on.
 
 SELECT pg_temp.publish('full', '"before"');
 SELECT is((pgpoll.assign_positions()).assigned, 1, 'it has its position');
@@ -86,11 +86,11 @@ SELECT is((pgpoll.assign_positions()).assigned, -1, 'nothing is given a position
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, previous FROM pgpoll.new_messages(2, 5)',
                   'VALUES (NULL, NULL::bigint, NULL, -1, NULL::bigint)', 'a manager is told so');
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\""}', 'what has a position is read');
-SELECT lives_ok($$SELECT pgpoll.end_wait('host', 1)$$, 'a worker stops listening');
+SELECT lives_ok($$SELECT pgpoll.end_wait('host', 1)$$, 'a worker can stop listening');
 ROLLBACK TO writable;
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\"","\"waits\""}', 'the rest comes when it is writable');
 
--- As the transaction left it
+-- Messages are delivered as their transaction left them
 
 SELECT pg_temp.publish('draft', '"kept"', '"changed"', '"deleted"', '"moved"');
 UPDATE pgpoll.messages SET payload = '"as left"' WHERE payload::text = '"changed"';
@@ -117,7 +117,7 @@ SELECT is(pg_temp.page('{points}', '{0}'), '{"\"outer\"","\"inner\"","\"last\""}
 SELECT pg_temp.publish('points', '"after"');
 SELECT is(pg_temp.page('{points}', '{0}'), '{"\"outer\"","\"inner\"","\"last\"","\"after\""}', 'and nothing comes twice');
 
--- Other ways in
+-- Other ways to publish
 
 COPY pgpoll.messages (topic, payload) FROM STDIN;
 copied	1
@@ -141,18 +141,18 @@ SELECT is(pg_temp.page('{replicated}', '{0}'), '{1,2,3}', 'rows that logical rep
 SET LOCAL session_replication_role = replica;
 UPDATE pgpoll.messages SET xid = '1000000000000' WHERE topic = 'replicated';
 SET LOCAL session_replication_role = origin;
-SELECT is((pgpoll.assign_positions()).assigned, 0, 'whatever their transaction''s number was elsewhere');
+SELECT is((pgpoll.assign_positions()).assigned, 0, 'their transaction numbers in the other cluster do not matter');
 
--- Emptied by hand: new messages may have the numbers of old ones.
+-- TRUNCATE ... RESTART IDENTITY: new messages may have the ids of old ones.
 
 SELECT pg_temp.publish('emptied', '"old"', '"gone"');
 SELECT pg_temp.at('"gone"') AS emptied \gset
 TRUNCATE pgpoll.messages RESTART IDENTITY;
 SELECT pg_temp.publish('full', '"again"') FROM generate_series(1, 3);
-SELECT is(pg_temp.page('{full,emptied}', '{0,0}'), '{"\"again\"","\"again\"","\"again\""}', 'TRUNCATE: only what came after it, where it belongs');
-SELECT is(pg_temp.starts('{emptied}', ARRAY[:emptied - 1]), ARRAY[:emptied || ' expired'], 'who was overtaken is told');
+SELECT is(pg_temp.page('{full,emptied}', '{0,0}'), '{"\"again\"","\"again\"","\"again\""}', 'TRUNCATE: only later messages, under their own topics');
+SELECT is(pg_temp.starts('{emptied}', ARRAY[:emptied - 1]), ARRAY[:emptied || ' expired'], 'a client behind the TRUNCATE is told');
 
--- Plans: a session may keep those that it made when there were few messages.
+-- Plans: a session may have cached them when there were few messages.
 
 CREATE FUNCTION pg_temp.seq_scans() RETURNS bigint LANGUAGE sql AS $$
     SELECT sum(seq_scan) FROM pg_stat_xact_user_tables WHERE schemaname = 'pgpoll' AND relname IN ('messages', 'feed', 'batches');

@@ -8,7 +8,7 @@ BEGIN
     RESET ROLE;
 END $$;
 
--- Who may do what: each statement is tried by every role.
+-- Rights: every role tries each statement.
 CREATE TEMP TABLE rights (who text, sql text);
 INSERT INTO rights VALUES
     ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES ('t', '1', '{}')$$),
@@ -98,7 +98,7 @@ SELECT CASE WHEN role = ANY (string_to_array(who, ' '))
             ELSE throws_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), '42501', NULL, format('%s cannot: %s', role, sql)) END
 FROM rights, unnest(ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor', 'anybody']) AS role;
 
--- All that is granted, by the catalogs: a function or a view that is added, granted or not, shows here.
+-- All grants, as the catalogs show them. A function or view that is added, granted or not, shows here.
 CREATE FUNCTION pg_temp.granted(role text) RETURNS SETOF text LANGUAGE sql AS $$
     WITH things (name, acl, owner) AS (
         SELECT 'schema', nspacl, nspowner FROM pg_namespace WHERE nspname = 'pgpoll'
@@ -144,8 +144,8 @@ SELECT set_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'pg
                 AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))$$, ARRAY['ring_doorbell'],
               'owner''s rights only with a pinned search_path, but for the one that must be fast');
 
--- A publisher whose session is full of traps: a copy of every function and operator of PostgreSQL whose name occurs in ring_doorbell() or
--- channel(), and of their types, comes before the original.
+-- A publisher whose session is full of traps: a copy of every function and operator of PostgreSQL whose name
+-- occurs in ring_doorbell() or channel(), and of their types, comes before the original.
 SELECT string_agg(pg_get_functiondef(oid), ' ') AS prosrc FROM pg_proc WHERE oid IN ('pgpoll.ring_doorbell'::regproc, 'pgpoll.channel'::regproc) \gset
 CREATE TEMP TABLE traps AS
 SELECT format('CREATE FUNCTION trap.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$', proname,
@@ -195,13 +195,13 @@ BEGIN
     SET LOCAL search_path = public, pg_catalog;
     RESET ROLE;
 END $$;
-ALTER FUNCTION pgpoll.ring_doorbell() COST 100; -- it is compiled anew, among them
+ALTER FUNCTION pgpoll.ring_doorbell() COST 100; -- so that it is compiled again, in a session with the traps
 SELECT pgpoll.unmute_doorbell() \g /dev/null
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"rung"')$q$)$$,
                 'what a session defines does not reach the trigger');
 SELECT pgpoll.mute_doorbell(1000) \g /dev/null
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"quiet"')$q$)$$,
-                'nor when it keeps quiet');
+                'nor when NOTIFY is muted');
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
                   pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1), pgpoll.unmute_doorbell(),
                   pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1),
@@ -213,11 +213,11 @@ SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"qui
 
 -- Authorisation
 
-SELECT ok(pgpoll.may_poll('', '{a,b}') AND pgpoll.may_poll('alice', '{a}'), 'everybody may poll everything at first');
-SELECT ok(pgpoll.is_open_to_all(), 'and it is known that nobody need be asked');
+SELECT ok(pgpoll.may_poll('', '{a,b}') AND pgpoll.may_poll('alice', '{a}'), 'as installed, everybody may poll everything');
+SELECT ok(pgpoll.is_open_to_all(), 'is_open_to_all() is true as installed');
 CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
     AS $$SELECT CASE topic WHEN 'open' THEN true WHEN 'unsure' THEN NULL ELSE remote_user = topic END$$;
-SELECT ok(NOT pgpoll.is_open_to_all(), 'replaced: it is asked');
+SELECT ok(NOT pgpoll.is_open_to_all(), 'is_open_to_all() is false when can_poll() was replaced');
 SELECT is(pgpoll.may_poll(u, t::text[]), may, format('%L polls %s: %s', u, t, may))
 FROM (VALUES ('', '{open}', true), ('', '{open,alice}', false), ('alice', '{open,alice}', true), ('alice', '{alice,bob}', false),
              ('alice', '{unsure}', false), ('alice', '{open,unsure}', false), ('', '{}', true)) v (u, t, may);

@@ -13,7 +13,7 @@ LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
 
 def connect(level=None, **where):
-    """A session: autocommit, or with one transaction after the other at an isolation level."""
+    """Opens a session: autocommit, or with explicit transactions at an isolation level."""
     session = psycopg2.connect(**where)
     opened.append(session)
     if level is None:
@@ -24,7 +24,7 @@ def connect(level=None, **where):
 
 
 def close_all():
-    """Whatever they are doing."""
+    """Cancels and closes all sessions of a test."""
     while opened:
         session = opened.pop()
         with contextlib.suppress(psycopg2.Error):
@@ -44,7 +44,7 @@ def publish(session, topic, *payloads):
 
 
 def check_refusals(session):
-    """What must not get into the table does not."""
+    """Rows that break the rules of the table are refused."""
     for column, value in *(("topic", name) for name in ("", " \u3000", "a\tb", "x" * 256)), ("created_at", "infinity"):
         with pytest.raises(psycopg2.errors.CheckViolation):
             run(session, "INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES (%s, 'null', %s)",
@@ -54,7 +54,7 @@ def check_refusals(session):
 def wait_until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.005)
 
 
@@ -63,14 +63,14 @@ def waits_for_lock(admin, session):
 
 
 def assign(session):
-    """What comes before each read, until no backlog is left. Returns how many messages were given a position."""
+    """Gives positions until no backlog is left, as before each read. Returns how many messages got one."""
     total = 0
     while True:
         assigned, more = run(session, "SELECT * FROM pgpoll.assign_positions()")[0]
         total += assigned or 0
         if not more:
             return total
-        if assigned is None:    # somebody else is working on it
+        if assigned is None:    # another session is working on it
             time.sleep(0.002)
 
 
@@ -97,7 +97,7 @@ class Background(threading.Thread):
 
 
 class Reader:
-    """What a client does: pages through its topics and keeps a cursor for each. An absent cursor is from now."""
+    """A client: pages through its topics and keeps a cursor for each. A missing cursor means from now."""
 
     def __init__(self, session, topics, cursors=None):
         self.session, self.topics = session, list(topics)
@@ -106,7 +106,7 @@ class Reader:
         self.gaps = []      # (topic, kind, from, to)
 
     def page(self, **limits):
-        """Reads one page, as a worker that stands alone does. Returns whether there is more."""
+        """Reads one page, as a worker without a manager does. Returns whether there is more."""
         assign(self.session)
         return self.catch_up(**limits)
 
@@ -116,7 +116,7 @@ class Reader:
         more = False
         for number, position, created_at, payload, gap in rows:
             topic = self.topics[number - 1]
-            assert not more, "something comes after the row that says more"
+            assert not more, "a row follows the row 'more'"
             if created_at is None:
                 if gap:
                     self.gaps.append((topic, gap, self.cursors[topic], position))
@@ -130,7 +130,7 @@ class Reader:
         return more
 
     def read(self, **limits):
-        """Reads to the end. Returns the payloads that this brought."""
+        """Reads to the end. Returns the new payloads."""
         before = len(self.got)
         while self.page(**limits):
             pass

@@ -1,4 +1,4 @@
-"""More messages than one batch takes: what each reader gets, whoever gives positions, and what becomes of it when all are killed."""
+"""Backlogs, which are more messages than one batch takes: order, readers, concurrent batches, crashes."""
 import itertools
 import random
 import threading
@@ -13,7 +13,7 @@ BULK = "INSERT INTO pgpoll.messages (topic, payload) SELECT 't' || n %% 3, json_
 
 
 def batch(session, most=5):
-    """One of at most so many messages. Returns how many it gave a position, and whether there is more to do."""
+    """Runs one batch of at most so many messages. Returns how many got a position, and whether to call again."""
     rows = run(session, "SELECT assigned, more, position, previous FROM pgpoll.new_messages(%s, 1000000)", most)
     positions = [position for _, _, position, _ in rows if position is not None]
     assert rows[0][0] <= most and len(positions) in (0, rows[0][0])
@@ -23,7 +23,7 @@ def batch(session, most=5):
 
 
 def work_off(session, most=5):
-    """Returns how many each batch gave a position."""
+    """Runs batches to the end. Returns how many messages got a position in each."""
     done = []
     while True:
         assigned, more = batch(session, most)
@@ -33,7 +33,7 @@ def work_off(session, most=5):
 
 
 def everything(session):
-    """In the order of delivery, without what start() published."""
+    """All payloads in the order of delivery, without the message of start()."""
     return [tuple(payload) for payload, in run(session, """SELECT m.payload FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
                                                            WHERE f.topic <> 'start' ORDER BY f.position""")]
 
@@ -47,7 +47,7 @@ def reader(**cursors):
 
 
 def read(client):
-    """Without giving positions."""
+    """Reads to the end without giving positions."""
     before = len(client.got)
     while client.catch_up():
         pass
@@ -55,7 +55,7 @@ def read(client):
 
 
 def start(session):
-    """The first look after the tables were emptied, so that later ones know what is new."""
+    """Runs the first batch after the tables were emptied: later ones know by it what is new."""
     publish(session, "start", 0)
     assign(session)
 
@@ -87,7 +87,7 @@ def test_what_is_committed_meanwhile_comes_after_it(admin):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_long_transaction_of_many_messages(admin, level):
-    """It was under way when others were given their positions, some of them with higher ids."""
+    """While it is under way, others get positions, some of them with higher ids."""
     start(admin)
     client, slow = reader(), connect(level)
     run(slow, BULK, 1, 20)
@@ -104,7 +104,7 @@ def test_a_long_transaction_of_many_messages(admin, level):
 
 
 def test_ids_that_do_not_come_from_the_sequence(admin):
-    """Few, more than a batch, and after TRUNCATE ... RESTART IDENTITY."""
+    """A few of them, more than a batch, and after TRUNCATE ... RESTART IDENTITY."""
     start(admin)
     insert = "INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE SELECT n, 't0', json_build_array(1, n) FROM generate_series({}) AS n"
     for ids, count in (("-3, -1", 3), ("-30, -11", 20)):
@@ -127,7 +127,7 @@ def test_ids_that_do_not_come_from_the_sequence(admin):
 
 
 def test_from_now_is_after_the_backlog(admin):
-    """Of the backlog, which was committed before, such a client gets nothing; of what is committed from then on, everything."""
+    """The client gets nothing of the backlog, which was committed before, and all that is committed later."""
     start(admin)
     run(admin, BULK, 1, 12)
     assert batch(admin) == (5, True)
@@ -166,7 +166,7 @@ def test_a_batch_is_undone(admin):
     assert sum(work_off(admin)) == 7 and read(client) == [(1, n) for n in range(1, 13)]
 
 
-def test_changed_by_others_before_it_has_a_position(admin):
+def test_message_changed_before_it_has_a_position(admin):
     start(admin)
     run(admin, BULK, 1, 12)
     client, deleter = reader(), connect("READ COMMITTED")
@@ -179,8 +179,8 @@ def test_changed_by_others_before_it_has_a_position(admin):
     assert read(client) == [(1, n) for n in (1, 3, 4, 5, 6, 88, 9, 10, 11, 12)]
 
 
-def test_a_transaction_that_published_looks_itself(admin):
-    """Its own messages, which nobody else sees, come after its commit."""
+def test_a_transaction_that_published_gives_positions(admin):
+    """Its own messages, which other sessions do not see yet, get positions after its commit."""
     start(admin)
     mixed, client = connect("READ COMMITTED"), reader()
     run(mixed, BULK, 0, 2)
@@ -193,7 +193,7 @@ def test_a_transaction_that_published_looks_itself(admin):
 
 
 def test_truncate_in_a_backlog(admin):
-    """Whose messages have no position is told as a gap, and nothing that comes later is lost."""
+    """Clients are told of messages that had no position, and get all later ones."""
     start(admin)
     client = reader()
     run(admin, BULK, 1, 12)
@@ -206,7 +206,7 @@ def test_truncate_in_a_backlog(admin):
 
 
 def test_prune_gives_positions_where_nobody_polls(admin):
-    """In batches: its caller goes on while it returns more than 0."""
+    """In batches: the caller repeats it while it returns more than 0."""
     start(admin)
     run(admin, BULK, 1, 12000)
     given = [n for n, in iter(lambda: run(admin, "SELECT pgpoll.prune('1 day')")[0], (0,))]
@@ -216,7 +216,7 @@ def test_prune_gives_positions_where_nobody_polls(admin):
 
 
 class Numberer:
-    """Gives positions in small batches, now and then undone, until told to stop; then to the end."""
+    """Gives positions in small batches, some of which it rolls back, until it is told to stop; then to the end."""
 
     def __init__(self, number, stop):
         self.session, self.stop, self.dice = connect("READ COMMITTED"), stop, random.Random(number)
@@ -237,7 +237,7 @@ class Numberer:
 
 
 def test_everybody_reads_the_same_history(admin):
-    """Writers of all kinds, long transactions, and several who give positions, too slowly."""
+    """Writers of all kinds, long transactions, and several sessions that give positions too slowly."""
     start(admin)
     done, stop = threading.Event(), threading.Event()
     writers, writing = start_writers(range(5), done)
@@ -284,7 +284,7 @@ def test_everybody_reads_the_same_history(admin):
 
 
 def test_killed_between_batches(cluster):
-    """Four times, all processes at once, in the middle of a backlog: nothing is lost, and nothing comes twice."""
+    """Kills all processes four times in the middle of a backlog: nothing is lost or delivered twice."""
     cluster.start("wal_writer_delay=10s")
     cluster.create("crash")
     cluster.install("crash")
@@ -319,8 +319,8 @@ def test_killed_between_batches(cluster):
 
 
 def test_adoption_in_batches(admin, cluster):
-    """After transaction numbers have lost their meaning: no message is updated, those that had a position keep it, and those that had
-    none get theirs in their order. It goes on after a restart."""
+    """When transaction numbers have lost their meaning: no message is updated, messages with a position keep it, and the
+    others get theirs in the order of ids. It continues after a restart."""
     cluster.start("fsync=off")
     cluster.create("d")
     cluster.install("d")
@@ -331,7 +331,7 @@ def test_adoption_in_batches(admin, cluster):
     client = Reader(owner, TOPICS, dict.fromkeys(TOPICS, 0))
     assert len(client.read()) == 3000
     run(owner, BULK, 2, 30)
-    # As if restored elsewhere: the same numbers mean other transactions, and some were not given yet.
+    # As after a restore in another cluster: the same numbers mean other transactions, and some are in the future.
     run(owner, "UPDATE pgpoll.batches SET cluster = 1; UPDATE pgpoll.messages SET xid = (id + 100)::text::xid8")
     rows = "SELECT sum(hashtext(id::text || xid::text || ctid::text)) FROM pgpoll.messages WHERE id < 3032"
     before = run(owner, rows)
@@ -348,7 +348,7 @@ def test_adoption_in_batches(admin, cluster):
     owner = client.session = cluster.connect("d")
     assert sum(work_off(owner)) + first[0] == 31
     assert read(client) == [*((2, n) for n in range(1, 31)), (3, 1)] and client.gaps == []
-    run(owner, "DO $$BEGIN FOR n IN 1..4000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")    # past all those numbers
+    run(owner, "DO $$BEGIN FOR n IN 1..4000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")    # beyond all these numbers
     publish(owner, "t0", [5, 1])
     assert work_off(owner) == [1] and read(client) == [(5, 1)]
     assert run(owner, rows) == before

@@ -1,4 +1,4 @@
-"""Many publishers and readers at once; afterwards the whole history is compared with what each of them saw."""
+"""Many publishers and readers at once. Afterwards what each of them saw is compared with the whole history."""
 import contextlib
 import itertools
 import json
@@ -28,7 +28,7 @@ def is_gone(session):
 
 
 class Writer:
-    """Publishes [writer, n] with growing n in transactions of every kind, until told to stop."""
+    """Publishes [writer, n] with growing n in transactions of every kind, until it is told to stop."""
 
     def __init__(self, number, session, stop):
         self.number, self.session, self.stop = number, session, stop
@@ -63,7 +63,7 @@ class Writer:
             time.sleep(self.random.random() * 0.005)
 
     def insert(self, count, serializable):
-        """A serializable transaction that reads what others write might be refused: so it deletes nothing."""
+        """A serializable transaction deletes nothing: it might be refused if it reads what others write."""
         pending = []
         for _ in range(count):
             payload = (self.number, next(self.numbers))
@@ -91,7 +91,7 @@ def start_writers(numbers, stop, make_session=connect):
 
 
 def read_until(stop, reader, number, check_again=False):
-    """Pages through with limits of every size until told to stop, then to the end."""
+    """Reads pages with limits of every size until it is told to stop, then to the end."""
     dice = random.Random(100 + number)
     first = time.monotonic()
     while True:
@@ -106,7 +106,7 @@ def read_until(stop, reader, number, check_again=False):
 
 
 def read_again(reader, dice, limits):
-    """From a position it had before, a reader gets again what it got then."""
+    """From an earlier position, a reader gets the same messages again."""
     k = dice.randrange(len(reader.got) - 1)
     again = Reader(reader.session, reader.topics, {topic: reader.got[k][0] for topic in reader.topics})
     again.page(**limits)
@@ -155,7 +155,7 @@ def test_everybody_reads_the_same_history(admin):
 
 
 def test_pruning_takes_nothing_silently(admin):
-    """Who is faster than retention misses nothing; who is not is told so."""
+    """Each message is either delivered to a reader or part of a gap that it is told of."""
     run(admin, """CREATE TABLE IF NOT EXISTS audit (position bigint, message_id bigint, topic text);
                   TRUNCATE audit;
                   CREATE OR REPLACE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql
@@ -192,22 +192,22 @@ def test_pruning_takes_nothing_silently(admin):
 
 
 def kill_cluster(directory):
-    """kill -9 to every process at once, as when the machine's memory is short."""
+    """Sends SIGKILL to all processes at once, as the kernel does when memory runs out."""
     with open(os.path.join(directory, "data/postmaster.pid"), encoding="ascii") as file:
         postmaster = int(file.readline())
-    os.kill(postmaster, signal.SIGSTOP)     # so that it starts no other
+    os.kill(postmaster, signal.SIGSTOP)     # so that it starts no new process
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], capture_output=True, text=True, check=True)
     pids = [*map(int, listed.stdout.split()), postmaster]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     for pid in pids:
         wait_until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
-    for name in ("data/postmaster.pid", ".s.PGSQL.5432.lock"):     # their process may stay a zombie for as long as init likes
+    for name in ("data/postmaster.pid", ".s.PGSQL.5432.lock"):     # the process may stay a zombie until init reaps it
         os.unlink(os.path.join(directory, name))
 
 
 def test_what_was_committed_before_comes_before(admin):
-    """Whoever inserts a message when another was committed, and be it by hearsay, has the later position."""
+    """A message that is inserted after another's COMMIT returned, in any session, has the higher position."""
     stop = threading.Event()
     under_way = [connect("READ COMMITTED") for _ in range(3)]
     sessions = [connect() for _ in range(4)]
@@ -231,7 +231,7 @@ def test_what_was_committed_before_comes_before(admin):
 
 
 def connect_again(cluster):
-    """As soon as the server takes connections."""
+    """Connects as soon as the server accepts connections."""
     connected = []
 
     def is_back():
@@ -242,8 +242,8 @@ def connect_again(cluster):
     return connected[0]
 
 
-def test_crash_of_a_database_that_does_not_wait_for_its_disk(cluster):
-    """What was read from it is on disk all the same: nothing of that is lost, or comes again with another position."""
+def test_crash_with_synchronous_commit_off(cluster):
+    """Positions that were read are on disk all the same: no such message is lost or gets another position."""
     cluster.start("fsync=off", "wal_writer_delay=10s", "synchronous_commit=off")
     cluster.create("crash")
     cluster.install("crash")
@@ -259,16 +259,16 @@ def test_crash_of_a_database_that_does_not_wait_for_its_disk(cluster):
 
 
 def test_crash(cluster):
-    """Six times: amid publishing, or just after a message was read; of all, or of one process, after which the server begins anew by
-    itself. Nothing is lost, and nothing comes twice: a position that was seen is on disk."""
-    cluster.start("wal_writer_delay=10s")   # which would bring it there sooner or later
+    """Six crashes, during publishing or just after a message was read, of all processes or of one, after which the server
+    restarts by itself. Nothing is lost or delivered twice, because a position that was seen is on disk."""
+    cluster.start("wal_writer_delay=10s")   # so that positions do not reach the disk by chance
     cluster.create("crash")
     cluster.install("crash")
     admin = cluster.connect("crash")
     reader = Reader(admin, TOPICS, dict.fromkeys(TOPICS, 0))
     committed, uncertain = [], []
     for crash in range(6):
-        if crash == 3:      # ahead of the clock: only the last position keeps the next one from being lower
+        if crash == 3:      # ahead of the clock: only last_position makes the next one higher
             run(admin, "SELECT setval('pgpoll.last_position', ((extract(epoch FROM clock_timestamp()) + 3600) * 1000)::bigint << 16)")
         stop = threading.Event()
         writers, writing = start_writers(range(4 * crash, 4 * crash + 4), stop, lambda: cluster.connect("crash"))

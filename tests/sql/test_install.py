@@ -27,7 +27,7 @@ def cluster_for_all():
 
 @pytest.fixture(name="server")
 def empty(one):
-    """A cluster without databases and roles; what the last test made goes."""
+    """A cluster without databases and roles: drops those of the last test."""
     yield one
     close_all()
     admin = one.connect("postgres")
@@ -77,8 +77,8 @@ def test_another_encoding_is_refused(server):
     assert run(admin, "SELECT to_regnamespace('pgpoll')") == [(None,)] and run(admin, ROLES) == []
 
 
-def test_whatever_the_database_defaults_to(server):
-    """And where nobody polls, prune.sql gives positions all the same."""
+def test_database_with_other_defaults(server):
+    """prune.sql gives positions in it, too."""
     server.create("a")
     admin = server.connect("a")
     for setting in ("standard_conforming_strings = off", "default_transaction_isolation = 'serializable'", "intervalstyle = 'iso_8601'",
@@ -135,7 +135,7 @@ def test_uninstall_leaves_roles_that_another_database_uses(server):
 
 
 def test_owner_need_not_be_superuser(server):
-    """The first needs CREATEROLE; the owner of a second database finds the roles there."""
+    """The first owner needs CREATEROLE; the owner of a second database finds the roles there."""
     admin = server.connect("postgres")
     for owner, database in (("first", "a"), ("second", "b")):
         run(admin, f"CREATE ROLE {owner} LOGIN" + " CREATEROLE" * (owner == "first"))
@@ -154,7 +154,7 @@ def test_owner_need_not_be_superuser(server):
     assert run(admin, ROLES) == ALL_ROLES
 
 
-# Each fits its call better than pg_catalog's own, so that it is taken wherever public is looked at.
+# Each matches its call better than the original in pg_catalog, so it is called wherever search_path has public.
 TRAPS = """
     CREATE FUNCTION public.spring() RETURNS void LANGUAGE plpgsql AS $$BEGIN RAISE 'trapped'; END$$;
     CREATE FUNCTION public.spring(json, text, bigint) RETURNS json LANGUAGE plpgsql AS $$BEGIN RAISE 'trapped'; END$$;
@@ -171,14 +171,14 @@ TRAPS = """
 """
 
 
-def test_what_stands_in_public_is_not_looked_at(server):
-    """By a publisher, where the public schema is open to all, as it was before PostgreSQL 15; before and after the installation."""
+def test_objects_in_public_are_not_used(server):
+    """A publisher creates them, before and after the installation, where public is open to all (before PostgreSQL 15)."""
     server.create("a")
     server.install("a")
     admin = server.connect("a")
     run(admin, "GRANT CREATE ON SCHEMA public TO PUBLIC; SET ROLE pgpoll_publisher")
     run(admin, TRAPS)
-    run(admin, "RESET ROLE; DROP VIEW pgpoll.stats CASCADE")   # with the functions of its type
+    run(admin, "RESET ROLE; DROP VIEW pgpoll.stats CASCADE")   # and the functions that use its row type
     server.install("a")
     run(admin, "SET ROLE pgpoll_publisher; CREATE FUNCTION public.row_to_json(pgpoll.stats) RETURNS json LANGUAGE sql"
                " AS 'SELECT public.spring()::text::json'; SET search_path = public, pg_catalog")
@@ -204,7 +204,7 @@ def test_a_server_that_is_too_old(server):
 
 
 def dump_of(source, *options):
-    """What pg_dump says, where that is fit for the server (tests/postgres has no other one for some)."""
+    """The output of pg_dump. Skips the test if pg_dump is too old for the server (see tests/postgres)."""
     program = int(re.search(r" (\d+)", subprocess.run(["pg_dump", "--version"], check=True, capture_output=True, text=True).stdout)[1])
     if program * 10000 > int(source.psql("postgres", "-qAtc", "SHOW server_version_num").stdout):
         pytest.skip("pg_dump is newer than the server, which does not know all settings that it writes")
@@ -221,7 +221,7 @@ def restore(source, from_database, target, to_database, form="plain", program=PS
 
 @pytest.mark.parametrize("program", [("plain", PSQL), ("custom", ("pg_restore", "--exit-on-error"))], ids=["psql", "pg_restore"])
 def test_restored_dump(server, program):
-    """Nothing is sent twice, cursors of before stay good, positions go on, and so does the retention's floor."""
+    """Nothing is delivered twice, old cursors stay valid, positions grow on, and pruned_to is kept."""
     server.create("a")
     server.install("a")
     admin = server.connect("a")
@@ -244,7 +244,7 @@ def test_restored_dump(server, program):
 
 
 def test_restored_data_only(server, cluster):
-    """Into a schema that was installed before, of another cluster. (That way all triggers end up enabled.)"""
+    """Data of another cluster, restored into an installed schema. (pg_restore leaves all triggers enabled.)"""
     cluster.start("fsync=off")
     for where, database in ((server, "a"), (cluster, "b")):
         where.create(database)
@@ -260,15 +260,15 @@ def test_restored_data_only(server, cluster):
     client.session = admin = cluster.connect("b")
     publish(admin, "t", 5)
     assert client.read() == [3, 4, 5]
-    run(admin, "DO $$BEGIN FOR n IN 1..2000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")    # past those of the other
+    run(admin, "DO $$BEGIN FOR n IN 1..2000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")    # beyond those of the other cluster
     publish(admin, "t", 6)
     assert client.read() == [6] and client.gaps == [] and Reader(admin, ["t"], {"t": 0}).read() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.fixture(name="subscribed")
 def subscribed_databases(server, cluster):
-    """A function that makes a database with messages 1 and 2, 1 with its position, and another that gets what is published of it.
-    Returns a session of either."""
+    """A function that creates a database with messages 1 and 2, of which 1 has its position, and a second database that
+    subscribes to it. Returns a session in each."""
     cluster.start("fsync=off")
     sessions = []
 
@@ -289,7 +289,7 @@ def subscribed_databases(server, cluster):
 
 
 def test_moved_by_logical_replication(subscribed):
-    """All tables, and then the copy goes on in the place of the original. (Sequences are not replicated.)"""
+    """All tables are replicated; then the copy replaces the original. (Sequences are not replicated.)"""
     origin, copy = subscribed("FOR ALL TABLES")
     client = Reader(origin, ["t"], {"t": 0})
     assert client.read() == [1, 2]
@@ -305,7 +305,7 @@ def test_moved_by_logical_replication(subscribed):
 
 
 def test_messages_by_logical_replication(subscribed):
-    """They are messages like others, announced at once, and there until they are pruned there."""
+    """The subscriber announces them at once and keeps them until it prunes them itself."""
     origin, copy = subscribed("FOR TABLE pgpoll.messages WITH (publish = 'insert')")
     client, bell = Reader(copy, ["t"], {"t": 0}), connect(**copy.info.dsn_parameters)
     wait_until(lambda: client.read() == [1, 2])
@@ -320,16 +320,16 @@ def test_messages_by_logical_replication(subscribed):
 
 
 def numbers(server):
-    """Of transactions: where they stand."""
+    """The next transaction number of a cluster."""
     return run(server.connect("postgres"), "SELECT pg_current_xact_id()::text::bigint")[0][0]
 
 
 def check_restored(source, target):
-    """Some had their position, some not; some are published before anybody looks, some while all are gone through."""
+    """Messages with and without a position, published before the first batch and while a backlog is worked off."""
     source.create("a")
     source.install("a")
     admin = source.connect("a")
-    assert assign(admin) == 0   # the first look ever goes through all
+    assert assign(admin) == 0   # the first batch of all reads the whole table
     under_way = source.connect("a", "READ COMMITTED")
     publish(under_way, "t", "not in the dump")
     publish(admin, "t", 1, 2)
@@ -342,7 +342,7 @@ def check_restored(source, target):
     publish(admin, "t", 5)
     publish(under_way, "t", 6)
     slow = target.connect("b", "READ COMMITTED")
-    run(slow, "ALTER SEQUENCE pgpoll.last_position CACHE 1")     # which is asked after the snapshot
+    run(slow, "ALTER SEQUENCE pgpoll.last_position CACHE 1")     # which is read after the snapshot
     reading = Background(client.read)
     wait_until(lambda: waits_for_lock(admin, client.session))
     under_way.commit()
@@ -355,7 +355,7 @@ def check_restored(source, target):
 
 
 def test_restored_in_another_cluster(server, cluster):
-    """Where the numbers of transactions are much higher, and then much lower."""
+    """A cluster whose transaction numbers are much higher, and then one whose numbers are much lower."""
     cluster.start("fsync=off")
     cluster.stop()
     if not cluster.has_program("pg_resetwal"):
@@ -368,7 +368,7 @@ def test_restored_in_another_cluster(server, cluster):
 
 
 def test_copy_of_the_cluster(server, cluster):
-    """A standby is promoted and goes on. A dump of it, restored where it came from, brings numbers that nobody has there yet."""
+    """A promoted standby. A dump of it, restored in the original cluster, has transaction numbers of the future there."""
     server.create("a")
     server.install("a")
     admin = server.connect("a")
@@ -401,7 +401,7 @@ def test_copy_of_the_cluster(server, cluster):
 
 
 def test_copy_of_the_cluster_restored_late(server, cluster):
-    """So late that those numbers have been given there, too."""
+    """The same, after the original cluster has used those numbers itself."""
     server.create("a")
     server.install("a")
     cluster.copy(server)
@@ -423,7 +423,7 @@ def test_copy_of_the_cluster_restored_late(server, cluster):
 
 
 def test_restart(server):
-    """Changes no row, and skips the positions that a crash may have taken though clients know them."""
+    """A restart updates no row, and skips the positions that a crash may have lost after clients saw them."""
     server.create("a")
     server.install("a")
     admin = server.connect("a")

@@ -1,4 +1,4 @@
-"""Nobody waits for each other in a circle: one lock order for all that lock several of the tables (sql/tables.sql)."""
+"""No deadlocks: one lock order for all that lock several of the tables (sql/tables.sql)."""
 import contextlib
 
 import psycopg2.errors
@@ -20,14 +20,14 @@ DOES = {
 
 
 def put_messages(admin):
-    """With and without a position."""
+    """One message with and one without a position."""
     publish(admin, "a", 1)
     run(admin, "SELECT pgpoll.assign_positions()")
     publish(admin, "b", 2)
 
 
 def do(what, session):
-    """In one transaction. Not to get a lock in 4 s is not to wait in a circle: the machine may be busy."""
+    """In one transaction. A lock_timeout is no deadlock: the machine may be busy."""
     with contextlib.suppress(psycopg2.errors.LockNotAvailable):
         run(session, DOES[what])
     session.commit()
@@ -36,7 +36,7 @@ def do(what, session):
 @pytest.mark.parametrize("second", DOES)
 @pytest.mark.parametrize("first", DOES)
 def test_no_deadlock(admin, first, second):
-    """The first is stopped on its way, before each table that it locks, and the second starts; then both go on."""
+    """Stops the first before each table that it locks, starts the second, and lets both continue."""
     one, other, holder = (connect(LEVELS[0]) for _ in range(3))
     for table in TABLES:
         for lock in WHOLE_TABLE, WRITERS:
@@ -52,7 +52,7 @@ def test_no_deadlock(admin, first, second):
 
 
 def test_lock_of_the_messages_against_prune(admin):
-    """As somebody does who wants to look before truncating."""
+    """LOCK TABLE before TRUNCATE, as by an operator who checks the table first."""
     put_messages(admin)
     truncater, pruner = connect(LEVELS[0]), connect()
     run(truncater, "LOCK TABLE pgpoll.messages")

@@ -1,4 +1,4 @@
-"""Races of a few sessions, step by step: who commits when, and what a reader sees between the steps."""
+"""Races of a few sessions, step by step: which commits when, and what a reader sees between the steps."""
 import hashlib
 import random
 
@@ -29,7 +29,7 @@ def test_first_to_insert_last_to_commit(admin, level):
     assert reader().read() == ["fast", "slow 1", "slow 2", "slow 3"]
 
 
-def test_reader_from_now_gets_what_was_under_way(admin, level):
+def test_reader_from_now_gets_transactions_under_way(admin, level):
     publish(admin, "a", "old")
     slow, client = connect(level), Reader(connect(), ["a", "b"])
     publish(slow, "a", "under way")
@@ -65,7 +65,7 @@ def test_rollback(admin, level):
     assert client.read() == ["next"]
 
 
-def test_open_transaction_holds_nobody_back(admin, level):
+def test_open_transaction_delays_only_its_own_messages(admin, level):
     opened, other, client = connect(level), connect(level), reader()
     publish(opened, "a", "opened")
     publish(other, "a", "other")
@@ -115,7 +115,7 @@ def test_assigner_finds_that_another_was_faster(admin):
 
 
 def test_positions_undone(admin):
-    """They are given again, and higher, since somebody may have heard of the first ones; nobody is notified of those."""
+    """After a rollback the messages get higher positions, and no notification of the first ones is sent."""
     listener, assigner = connect(), connect("READ COMMITTED")
     run(listener, "SELECT pgpoll.listen('{a}')")
     publish(admin, "a", 1, 2)
@@ -132,14 +132,14 @@ def test_positions_undone(admin):
 
 
 def test_commits_just_after_its_snapshot(admin, level):
-    """The query that gives positions sees more than the snapshot before it, which says what is of this batch."""
+    """The query that gives positions sees more than the snapshot before it, which defines the batch."""
     slow, slower, holder, assigner, client = connect(level), connect(level), connect("READ COMMITTED"), connect(), reader()
     publish(slower, "a", "under way for long")
     publish(admin, "a", "first")
     assert client.read() == ["first"]
     publish(slow, "a", "under way")
     publish(admin, "a", "seen")
-    run(holder, "ALTER SEQUENCE pgpoll.last_position CACHE 1")      # which is asked in between
+    run(holder, "ALTER SEQUENCE pgpoll.last_position CACHE 1")      # which is read in between
     waiting = Background(assign, assigner)
     wait_until(lambda: waits_for_lock(admin, assigner))
     slow.commit()
@@ -186,7 +186,7 @@ def test_gives_no_positions_with_an_old_snapshot(admin, level):
 
 
 def test_many_under_way(admin):
-    """Each message comes with the first look after its commit, whichever order the transactions end in, however long they last."""
+    """Each message is in the first batch after its commit, in whatever order the transactions end."""
     sessions = [connect(LEVELS[n % 3]) for n in range(30)]
     client, dice = reader(), random.Random(1)
     for n, session in enumerate(sessions):
@@ -215,7 +215,7 @@ def test_many_under_way(admin):
     assert reader().read(messages=7) == [payload for _, payload in client.got]
 
 
-def test_changed_by_others_before_it_has_a_position(admin, level):
+def test_message_changed_before_it_has_a_position(admin, level):
     other, client = connect(level), reader()
     publish(admin, "a", 1, 2, 3, 4)
     run(other, "DELETE FROM pgpoll.messages WHERE payload::text = '1'")
@@ -230,18 +230,18 @@ def test_changed_by_others_before_it_has_a_position(admin, level):
 
 
 def cost(session):
-    """Pages of memory that a look goes through. The first of a session also reads the catalogue, one in a hundred takes a note."""
+    """Buffers that a call reads. The first call of a session also reads catalogs, and one in a hundred stores a batch."""
     look = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT pgpoll.assign_positions()"
     plans = [run(session, look)[0][0][0]["Plan"] for _ in range(5)]
     return min(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans)
 
 
-def look_often(session):
+def call_often(session):
     run(session, "DO $$BEGIN FOR n IN 1..2000 LOOP PERFORM pgpoll.assign_positions(); COMMIT; END LOOP; END$$")
 
 
 def test_bulk(admin):
-    """Fifty thousand rows hold nobody up: not under way, not rolled back, and not delivered."""
+    """Fifty thousand rows delay no other messages, whether under way, rolled back or delivered."""
     bulk, client = connect("READ COMMITTED"), reader()
     insert = "INSERT INTO pgpoll.messages (topic, payload) SELECT 'a', to_json(n) FROM generate_series(1, 50000) AS n"
     publish(admin, "b", "first")
@@ -252,10 +252,10 @@ def test_bulk(admin):
     assert client.read() == ["beside it"] and cost(admin) <= idle + 10
     bulk.rollback()
     run(bulk, insert)
-    look_often(admin)       # nobody publishes beside it
+    call_often(admin)       # no other session publishes
     assert cost(admin) <= idle + 10
     bulk.rollback()
-    look_often(admin)
+    call_often(admin)
     assert cost(admin) <= idle + 10
 
     run(bulk, insert)
@@ -265,8 +265,8 @@ def test_bulk(admin):
     assert client.read(messages=20000) == list(range(1, 50001))
 
 
-def test_old_snapshot_does_not_slow_looks_down(admin):
-    """It keeps the dead rows of a thousand batches and messages."""
+def test_old_snapshot_does_not_slow_calls_down(admin):
+    """The snapshot keeps the dead rows of a thousand batches and messages."""
     idle = cost(admin)
     old = connect("REPEATABLE READ")
     run(old, "SELECT 1")
@@ -284,7 +284,7 @@ def test_old_snapshot_does_not_slow_looks_down(admin):
 
 
 def test_batches_are_forgotten(admin):
-    """Each is needed until the next; now and then the old ones go."""
+    """Only the last row of batches is needed; old ones are deleted now and then."""
     publish(admin, "a", 0)
     assert assign(admin) == 1
     first = run(admin, "SELECT max(position) FROM pgpoll.batches")[0][0]
@@ -301,7 +301,7 @@ def test_batches_are_forgotten(admin):
 
 
 def test_publishers_do_not_fail_each_other(admin, level):
-    """Serializable ones would if a commit read more than its own messages; a small table tempts the planner to."""
+    """Serializable ones would fail if a commit read more than its own messages, for example by a sequential scan."""
     publish(admin, "a", 0)
     run(admin, "VACUUM ANALYZE pgpoll.messages")
     first, second, client = connect(level), connect(level), reader()
@@ -322,7 +322,7 @@ def test_message_deleted_by_another_before_a_reader_comes(admin, level):
 
 
 def test_page_is_read_in_one_snapshot(admin):
-    """Pruned between catch_up's look for gaps and its look for messages: the one must not miss what the other does not tell."""
+    """A prune between the two queries of catch_up(), for gaps and for messages, must not cause a silent gap."""
     publish(admin, "a", "old")
     assign(admin)
     run(admin, "SELECT pg_sleep(0.002)")
@@ -352,8 +352,8 @@ def test_two_prunes_take_turns(admin):
 
 
 def test_announcements(admin):
-    """One on the channel of each topic, with its highest position in the batch, and one for the managers; listen() says the channels,
-    end_wait() ends it."""
+    """A batch sends one NOTIFY to each topic's channel, with the topic's highest position, and one to channel pgpoll.
+    listen() returns the channels; end_wait() undoes it."""
     topics = ["a", "Ünï ' \" \\"]
     waiter, manager, assigner = connect(), connect(), connect(LEVELS[0])
     channels = ["pgpoll_" + hashlib.sha256(topic.encode()).hexdigest()[:56] for topic in topics]
@@ -366,7 +366,7 @@ def test_announcements(admin):
     publish(admin, "b", "last")
     run(manager, "LISTEN pgpoll")
     run(waiter, "SELECT 1")
-    waiter.notifies.clear()         # the doorbell's
+    waiter.notifies.clear()         # sent by the publishers
     assert assign(assigner) == 6
     run(waiter, "SELECT 1")
     assert waiter.notifies == []

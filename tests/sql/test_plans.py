@@ -1,4 +1,4 @@
-"""What the programs' statements touch, whatever the statistics say: plans as PostgreSQL ran them (auto_explain), not times."""
+"""Which rows the programs' statements read, whatever the statistics say: the plans that ran (auto_explain), not times."""
 import json
 
 import pytest
@@ -7,7 +7,7 @@ from sessions import assign, connect, publish, run
 
 MANY = 20000
 PAGE = "SELECT pgpoll.catch_up('{{t0,t1,quiet,new}}', '{{{},{},0,NULL}}', 10, 100000)"
-ONCE = [    # each delivery, poll or second
+ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.assign_positions()",
     "SELECT pgpoll.new_messages(1000, 1000000)",
     "SELECT pgpoll.prune('1 day')",
@@ -56,7 +56,7 @@ def nodes(plan):
 
 
 def scans(plans):
-    """(node type, table or index, rows gone through) of each scan of the large tables."""
+    """(node type, table or index, rows read) of each scan of the large tables."""
     for plan in plans:
         for node in nodes(plan["Plan"]):
             removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
@@ -65,7 +65,7 @@ def scans(plans):
 
 
 def check(plans, statement, most):
-    """Nothing goes through a whole table or index, and nothing through more rows than it needs."""
+    """No scan reads a whole table or index, or more rows than it needs."""
     ran = plans.of(statement)
     for kind, name, rows in scans(ran):
         assert kind in ("Index Scan", "Index Only Scan", "Tid Scan"), (statement, kind, name)
@@ -77,7 +77,7 @@ def check(plans, statement, most):
 
 
 def check_all(plans, admin):
-    """With one new message each time."""
+    """Runs each statement with one new message."""
     last = [run(admin, "SELECT coalesce(max(position), 0) FROM pgpoll.feed WHERE topic = %s", topic)[0][0] for topic in ("t0", "t1")]
     for statement in [*ONCE, PAGE.format(0, 0), PAGE.format(*last)]:
         publish(admin, "t0", "new")
@@ -97,7 +97,7 @@ TABLES = "pgpoll.messages, pgpoll.feed, pgpoll.batches, pgpoll.retention"
 
 @pytest.fixture(name="quiet")
 def without_autovacuum(admin):
-    """The owner's session; the statistics are what the test made them."""
+    """The owner's session; only the test changes the statistics."""
     each = [f"ALTER TABLE {table} {{}}" for table in TABLES.split(", ")]
     run(admin, "; ".join(each).format(*["SET (autovacuum_enabled = off)"] * 4))
     yield admin
@@ -115,7 +115,7 @@ def test_a_scan_of_a_whole_table_is_noticed(admin):
 
 @pytest.mark.parametrize("known", [0, 1, 200, None], ids=["analyzed-empty", "of-one", "of-few", "never-analyzed"])
 def test_statistics_of_fewer_messages_than_there_are(quiet, known):
-    """In a session that has its plans, and in a new one."""
+    """In a session with cached plans, and in a new one."""
     if known is None:
         run(quiet, "UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname IN ('messages', 'feed'); DELETE FROM pg_statistic"
                    " WHERE starelid IN ('pgpoll.messages'::regclass, 'pgpoll.feed'::regclass)")
@@ -144,7 +144,7 @@ def test_statistics_of_more_messages_than_there_are(quiet):
 
 @pytest.mark.parametrize("lie", ["DELETE FROM pgpoll.messages", "VACUUM ANALYZE " + TABLES], ids=["stale", "right"])
 def test_a_backlog_and_its_pruning(quiet, lie):
-    """A batch goes through as many rows as it takes, and so does a prune."""
+    """A batch and a prune read as many rows as they take."""
     fill(quiet, 100)
     run(quiet, lie)
     fill(quiet, MANY)
@@ -160,14 +160,14 @@ def test_a_backlog_and_its_pruning(quiet, lie):
 
 
 def visited(session, statement):
-    """Pages of memory that it goes through, at the second time."""
+    """Buffers that the second run of a statement reads."""
     for _ in range(2):
         plan = run(session, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement)[0][0][0]["Plan"]
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
 
 
 def test_an_old_snapshot_keeps_what_was_pruned(quiet):
-    """Neither a prune nor a poll goes through it again."""
+    """Neither a prune nor a poll reads it again."""
     fill(quiet, MANY)
     old = connect("REPEATABLE READ")
     run(old, "SELECT 1")

@@ -1,11 +1,11 @@
-"""Row-level security: an operator's policies for publishers work; rows hidden from pgpoll itself are an error, and nothing is lost."""
+"""Row-level security: policies for publishers work; rows hidden from pgpoll itself cause an error and no loss."""
 import psycopg2.errors
 import pytest
 
 from conftest import Cluster
 from sessions import Reader, close_all, publish, run
 
-# Each needs one of the tables at least.
+# Each uses one of the tables or more.
 USES = {
     "SELECT pgpoll.assign_positions()": {"messages", "batches"},
     "SELECT pgpoll.new_messages(10, 1000)": {"messages", "batches"},
@@ -39,7 +39,7 @@ def one():
 
 @pytest.fixture
 def owner(one):
-    """No superuser; the tables are empty."""
+    """An owner without superuser rights; the tables are empty."""
     session = one.connect("d")
     run(session, "SET SESSION AUTHORIZATION pgpoll_owner; TRUNCATE pgpoll.messages; TRUNCATE pgpoll.waiters, pgpoll.retention")
     yield session
@@ -51,7 +51,7 @@ def owner(one):
 
 @pytest.fixture
 def app(one, owner):
-    """Publishes and polls."""
+    """A role that publishes and polls."""
     session = one.connect("d")
     run(session, "SET SESSION AUTHORIZATION app")
     return session
@@ -75,7 +75,7 @@ def test_what_is_hidden_from_the_owner_is_an_error(owner, app, table):
 
 
 def test_policies_for_publishers(owner, app):
-    """An operator says who may publish what; positions, pages and prune() are as ever."""
+    """Policies decide which roles publish what; positions, pages and prune() are unaffected."""
     run(owner, "ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY")
     run(owner, "CREATE POLICY mine ON pgpoll.messages FOR INSERT TO app WITH CHECK (topic LIKE 'app.%')")
     publish(app, "app.news", 1)

@@ -1,4 +1,4 @@
-"""TRUNCATE pgpoll.messages: whoever was overtaken is told, also of messages that nobody had given a position yet."""
+"""TRUNCATE pgpoll.messages: clients are told of the gap, also of messages that had no position yet."""
 import psycopg2
 import pytest
 
@@ -8,21 +8,21 @@ TRUNCATE = "TRUNCATE pgpoll.messages"
 
 
 def reader(*topics, **cursors):
-    """Has read to the end of its topics, or begins where its cursors say."""
+    """A reader that has read its topics to the end, or that starts at the cursors given."""
     client = Reader(connect(), topics, cursors)
     client.read()
     return client
 
 
 def gaps(client):
-    """The topics that it is told of as expired."""
+    """The topics for which the client gets the gap 'expired'."""
     client.gaps.clear()
     assert client.read() == []
     return sorted(topic for topic, gap, _, _ in client.gaps if gap == "expired")
 
 
 def goes_on(admin, *clients):
-    """Nothing is told twice, and each of them gets what is published from here on."""
+    """No client is told of the gap again, and each gets what is published from here on."""
     for client in clients:
         assert gaps(client) == []
     for topic in {topic for client in clients for topic in client.topics}:
@@ -92,8 +92,8 @@ def test_undone(admin):
     assert client.read() == [1] and not client.gaps
 
 
-def test_who_waits_is_told(admin):
-    """As of a batch: each topic's channel, and the managers, with a position that was given."""
+def test_truncate_is_announced(admin):
+    """Like a batch: to each topic's channel and to the managers, with a position that was given."""
     waiter, manager = connect(), connect()
     channels = [channel for channel, in run(waiter, "SELECT pgpoll.listen('{a,b}')")]
     publish(admin, "a", 1)
@@ -111,17 +111,17 @@ def test_who_waits_is_told(admin):
     waiter.notifies.clear()
     run(admin, TRUNCATE)
     run(waiter, "SELECT 1")
-    assert waiter.notifies == []        # nothing was there
+    assert waiter.notifies == []        # there were no messages
 
 
-def test_before_anybody_looks_since_the_server_was_started(admin, cluster):
-    """Transaction numbers cannot be relied on: the database may have been brought here from another cluster."""
+def test_before_the_first_batch_after_a_server_start(admin, cluster):
+    """Transaction numbers mean nothing: the database may come from another cluster."""
     cluster.start("fsync=off")
     cluster.create("d")
     cluster.install("d")
     owner = cluster.connect("d")
     publish(owner, "a", 1)
-    run(owner, TRUNCATE)                # no batch was ever noted
+    run(owner, TRUNCATE)                # there was no batch yet
     client = Reader(owner, ["a", "b", "c"], {"a": 0, "b": 0, "c": 0})
     assert gaps(client) == ["a"]
     publish(owner, "a", 1)
@@ -138,7 +138,7 @@ def test_before_anybody_looks_since_the_server_was_started(admin, cluster):
 
 @pytest.mark.parametrize("level", LEVELS[1:])
 def test_refused_with_an_old_snapshot(admin, level):
-    """It does not show what was published since, which would be removed without a word."""
+    """It does not show what was published since, which would be removed without a gap."""
     old, client = connect(level), reader("a")
     run(old, "SELECT 1 FROM pg_class")
     publish(admin, "a", 1)
@@ -149,7 +149,7 @@ def test_refused_with_an_old_snapshot(admin, level):
 
 
 def test_positions_wait_for_it(admin):
-    """Who looks for new messages meanwhile gives positions after those that it removes."""
+    """A batch that starts during a TRUNCATE gives positions after those that are removed."""
     truncater, assigner, client = connect(LEVELS[0]), connect(), reader("a")
     publish(admin, "a", 1)
     run(truncater, TRUNCATE)

@@ -1,4 +1,4 @@
-"""deploy/pgpoll-setup, and upgrades: from every version of the schema that was ever kept, and to a made-up next one."""
+"""deploy/pgpoll-setup, and upgrades: from every version of the schema in schemas/, and to a made-up next one."""
 import contextlib
 import os
 import pathlib
@@ -29,7 +29,7 @@ def one():
 
 @pytest.fixture
 def server(one):
-    """A cluster with an empty database d and no role of ours."""
+    """A cluster with an empty database d and no role of pgpoll."""
     admin = one.connect("postgres")
     for database in "d", "fresh":
         run(admin, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
@@ -41,7 +41,7 @@ def server(one):
 
 @pytest.fixture
 def next_sql(tmp_path):
-    """sql/, with two more versions."""
+    """A copy of sql/ with two more versions."""
     sql = tmp_path / "sql"
     shutil.copytree(ROOT / "sql", sql)
     for directory, _, _ in os.walk(tmp_path):   # psql may run as postgres
@@ -79,7 +79,7 @@ def version_of(server):
 
 
 def schema_of(server, database):
-    """As pg_dump has it, without the order in which things were made and the random names that it gives."""
+    """The lines of pg_dump, sorted, without the random names in it."""
     dump = subprocess.run(["pg_dump", "-s", "-n", "pgpoll", "-d", database], env=server.environment, check=True, capture_output=True,
                           text=True).stdout
     return sorted(line.strip().rstrip(",") for line in dump.splitlines() if not line.startswith("\\"))
@@ -93,8 +93,8 @@ def test_every_version_was_kept_and_can_be_left():
 
 @pytest.mark.parametrize("version", sorted(KEPT))
 def test_upgrade_from(server, version):
-    """Nothing is lost, no table is written anew, cursors of before stay good, publishers of before go on, roles keep what they may, and the
-    schema is that of an empty database."""
+    """Nothing is lost, no table is rewritten, old cursors stay valid, connected publishers continue, roles keep their
+    rights, and the schema equals a fresh one."""
     server.install("d", KEPT[version])
     admin = server.connect("d")
     run(admin, "CREATE ROLE pgpoll_app LOGIN IN ROLE pgpoll_publisher")
@@ -150,21 +150,21 @@ def test_an_upgrade_that_fails_changes_nothing(server, next_sql):
 
 
 def test_an_open_transaction_is_not_waited_for_forever(server, next_sql):
-    """Nor are other publishers held up behind it: the upgrade gives up, and succeeds later."""
+    """Nor do other publishers wait behind it: the upgrade gives up, and succeeds later."""
     done(server, "d")
     open_one, other = server.connect("d", "READ COMMITTED"), server.connect("d")
     publish(open_one, "t", 1)
     said = refused(server, "d", sql=next_sql)
     assert "lock timeout" in said and version_of(server) == VERSION, said
     publish(other, "t", 2)
-    assert "already" in done(server, "d")     # without an upgrade there is nobody to wait for
+    assert "already" in done(server, "d")     # without an upgrade it waits for no lock
     open_one.commit()
     assert "upgraded" in done(server, "d", sql=next_sql)
     assert sorted(Reader(other, ["t"], {"t": 0}).read()) == [1, 2]
 
 
-def test_waits_for_nobody_in_a_circle(server, next_sql):
-    """With everything that goes on, stopped before each table that it locks, and a version that alters all of them."""
+def test_an_upgrade_causes_no_deadlock(server, next_sql):
+    """With all that may run meanwhile, stopped before each table that it locks, and a version that alters all tables."""
     done(server, "d")
     admin = server.connect("d")
     tables = ["messages", "feed", "retention", "feed_lock", "batches"]
@@ -188,10 +188,10 @@ def test_waits_for_nobody_in_a_circle(server, next_sql):
             with contextlib.suppress(psycopg2.errors.LockNotAvailable):     # within 4 s
                 other.join()
         ran = upgrade.join()
-        assert ran.returncode == 0 or "lock timeout" in ran.stderr, ran     # it waits for 3 s, which the machine may have needed
+        assert ran.returncode == 0 or "lock timeout" in ran.stderr, ran     # 3 s, which a busy machine may exceed
 
 
-def test_programs_that_run_are_made_to_look_again(server, next_sql):
+def test_running_programs_have_to_check_the_version_again(server, next_sql):
     done(server, "d")
     program = server.connect("d")
     bystander = server.connect("d")
@@ -203,7 +203,7 @@ def test_programs_that_run_are_made_to_look_again(server, next_sql):
     wait_until(lambda: run(bystander, ended) == [])
 
 
-def test_an_owner_who_may_not_end_them_says_so(server, next_sql):
+def test_an_owner_without_the_right_to_end_sessions(server, next_sql):
     admin = server.connect("d")
     run(admin, "CREATE ROLE pgpoll_owner LOGIN CREATEROLE")
     run(admin, "GRANT CREATE ON DATABASE d TO pgpoll_owner")
@@ -245,7 +245,7 @@ STATEMENT = r"(?m)^((?:CREATE|GRANT) .*;)$"
 
 
 @pytest.mark.parametrize("role", ("pgpoll", "pgpoll Web-Data"))
-def test_setup_without_createrole_says_what_somebody_else_has_to_run(server, role):
+def test_setup_without_createrole_prints_what_an_administrator_runs(server, role):
     admin = server.connect("d")
     run(admin, "CREATE ROLE pgpoll_owner LOGIN")
     run(admin, "GRANT CREATE ON DATABASE d TO pgpoll_owner")

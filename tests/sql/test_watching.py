@@ -1,4 +1,4 @@
-"""sql/watch_views.sql, where that takes several sessions."""
+"""sql/watch_views.sql: the tests that need several sessions."""
 import pytest
 
 from sessions import Background, connect, publish, run, wait_until
@@ -7,14 +7,14 @@ HELD_UP = """SELECT pid, usename::text, application_name, waits_for, blocked_by,
                     blocked_by_state, waited BETWEEN '0' AND '1 minute' FROM pgpoll.held_up"""
 
 
-def test_who_is_held_up_and_by_whom(admin):
+def test_blocked_by_a_lock(admin):
     watcher, holder, publisher = connect(), connect("READ COMMITTED", application_name="nightly job"), connect(application_name="shop")
     run(watcher, "SET ROLE pgpoll_monitor")
     run(publisher, "SET ROLE pgpoll_publisher")
     assert run(watcher, HELD_UP) == []
     run(holder, "LOCK TABLE pgpoll.messages IN SHARE MODE")
     publishing = Background(publish, publisher, "t", "sesame")
-    wait_until(lambda: [row[-1] for row in run(watcher, HELD_UP)] == [True])    # since when is known a moment later
+    wait_until(lambda: [row[-1] for row in run(watcher, HELD_UP)] == [True])    # waitstart is set a moment later
     held_up = [publisher.info.backend_pid, "postgres", "shop", "pgpoll.messages", holder.info.backend_pid, "postgres", "nightly job"]
     assert run(watcher, HELD_UP) == [(*held_up, None, True)]
     assert run(admin, HELD_UP) == [(*held_up, "idle in transaction", True)]
@@ -26,7 +26,7 @@ def test_who_is_held_up_and_by_whom(admin):
 
 @pytest.fixture
 def standby_away(admin):
-    """Who asks for it waits in COMMIT, for a standby that is not there."""
+    """A function that makes a session wait in COMMIT for a standby that does not exist."""
     def configure(statement):
         run(admin, f"ALTER SYSTEM {statement}")
         run(admin, "SELECT pg_reload_conf()")
@@ -37,7 +37,7 @@ def standby_away(admin):
     configure("RESET synchronous_standby_names")
 
 
-def test_who_is_held_up_at_commit_by_a_notify(admin, standby_away):
+def test_blocked_at_commit_by_a_notify(admin, standby_away):
     watcher, first, second = connect(), connect(application_name="first"), connect(application_name="second")
     run(watcher, "SET ROLE pgpoll_monitor")
     run(first, "SET synchronous_commit = on")
@@ -49,7 +49,7 @@ def test_who_is_held_up_at_commit_by_a_notify(admin, standby_away):
     assert run(watcher, HELD_UP) == [(*held_up, None, True)]
     assert run(admin, HELD_UP) == [(*held_up, "active", True)]
     assert run(admin, "SELECT blocked_by_wait_event FROM pgpoll.held_up") == [("SyncRep",)]
-    run(admin, "SELECT pg_cancel_backend(%s)", first.info.backend_pid)     # it is committed all the same
+    run(admin, "SELECT pg_cancel_backend(%s)", first.info.backend_pid)     # the transaction commits all the same
     for publisher in publishing:
         publisher.join()
     assert run(watcher, HELD_UP) == []

@@ -20,13 +20,13 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_total')$$,
                   'counts add up, by host, and are there from the first zero; names are escaped');
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host="we\"b\\\n2"} 2'), ('host="web1"} 25')$$, 'workers add up');
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers_free{')$$, $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 17')$$,
-                  'who waits is not free');
-SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="web1"} 1')$$, 'one manager that hears is enough, a worker does not look');
+                  'a worker whose poll waits is not free');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="web1"} 1')$$, 'one manager that hears is enough; a worker does not test LISTEN');
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_waiting{')$$, $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'polls by host');
-SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for')$$, $$VALUES (' 1')$$, 'topics of all');
-SELECT ok(pgpoll.metrics() !~ 'secret', 'no topic is named');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for')$$, $$VALUES (' 1')$$, 'topics of all hosts');
+SELECT ok(pgpoll.metrics() !~ 'secret', 'topics do not appear');
 SET LOCAL standard_conforming_strings = off;
-SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES (E'host="we\\"b\\\\\\n2"} 2'), ('host="web1"} 25')$$, 'whatever strings are like');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES (E'host="we\\"b\\\\\\n2"} 2'), ('host="web1"} 25')$$, 'standard_conforming_strings does not matter');
 SET LOCAL standard_conforming_strings = on;
 
 SELECT pgpoll.write_listener('h', 9, 1, 1, false, '[{"metric":"wait_seconds","label":"sum","n":12345},{"metric":"wait_seconds","label":"0.1","n":2},
@@ -36,11 +36,11 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_wait_seconds')$$,
                   $$VALUES ('_bucket{host="h",le="0.1"} 2'), ('_bucket{host="h",le="5"} 2'), ('_bucket{host="h",le="15"} 5'),
                            ('_bucket{host="h",le="+Inf"} 6'), ('_sum{host="h"} 12.345'), ('_count{host="h"} 6')$$,
                   'buckets add up in the order of their bounds, and the sum is seconds');
-SELECT is_empty($$SELECT pg_temp.metric('pgpoll_made_up')$$, 'what is no metric of ours is not shown');
+SELECT is_empty($$SELECT pg_temp.metric('pgpoll_made_up')$$, 'unknown counters are not shown');
 SELECT is_empty($$SELECT FROM regexp_split_to_table(pgpoll.metrics(), E'\n') AS l (line)
-                  WHERE line !~ '^(# (HELP|TYPE) .+|pgpoll_[a-z_]+([{]([a-z]+="([^"\\]|\\.)*",?)+[}])? [0-9.]+|)$'$$, 'every line is one');
+                  WHERE line !~ '^(# (HELP|TYPE) .+|pgpoll_[a-z_]+([{]([a-z]+="([^"\\]|\\.)*",?)+[}])? [0-9.]+|)$'$$, 'every line has the format');
 
--- ---- who listens
+-- ---- listeners
 
 SELECT results_eq('SELECT host, pid, kind, alive, hears, workers, free_workers FROM pgpoll.listening',
                   $$VALUES ('h', 9, 'manager', true, false, 1, 1), ('we"b\' || E'\n2', 1, 'worker', true, NULL, 1, 1),
@@ -51,8 +51,8 @@ UPDATE pgpoll.listeners SET seen_at = now() - interval '16 s' WHERE pid = 1;
 SELECT set_eq('SELECT host, pid, alive, hears FROM pgpoll.listening',
               $$VALUES ('h', 9, true, false), ('we"b\' || E'\n2', 1, true, NULL), ('we"b\' || E'\n2', 2, false, NULL),
                        ('web1', 1, false, false), ('web1', 2, false, false)$$, 'a lost connection, and a manager that is silent for 15 s, are gone');
-SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host="h"} 1'), ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'their workers do not count');
-SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="h"} 0'), ('host="web1"} 0')$$, 'and hear nothing');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host="h"} 1'), ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'workers of missing listeners do not count');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="h"} 0'), ('host="web1"} 0')$$, 'missing managers hear nothing');
 
 UPDATE pgpoll.listeners SET seen_at = now() - interval '6 minutes', backend_pid = 2147483647;
 SELECT pgpoll.sweep_waiters() \g /dev/null
@@ -60,10 +60,10 @@ SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web
 UPDATE pgpoll.listeners SET seen_at = now() - interval '61 minutes';
 UPDATE pgpoll.counters SET changed_at = now() - interval '61 minutes' WHERE host = 'h' OR label = 'ok';
 SELECT pgpoll.sweep_waiters() \g /dev/null
-SELECT is_empty('SELECT FROM pgpoll.listeners', 'after an hour a manager is');
+SELECT is_empty('SELECT FROM pgpoll.listeners', 'after an hour a manager is forgotten');
 SELECT set_eq('SELECT DISTINCT host FROM pgpoll.counters', ARRAY['web1'], 'and a host''s counters an hour after the last was written');
 
--- ---- who waits, and what is kept
+-- ---- waiting polls and kept messages
 
 SELECT pgpoll.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 5000, 25000), pgpoll.begin_wait('web1', 11, '{b}', '192.0.2.2', 9000, 1000) \g /dev/null
 SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, time_left FROM pgpoll.waiting WHERE topics && '{a,b}'$$,
@@ -71,25 +71,25 @@ SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, 
                            ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s')$$, 'polls, the longest wait first');
 
 SELECT pg_temp.publish('big', '"sesame, a long payload"', '2'), pg_temp.publish('small', '3') \g /dev/null
-SELECT is((SELECT without_position FROM pgpoll.retained), 3::bigint, 'before anybody was ever there');
+SELECT is((SELECT without_position FROM pgpoll.retained), 3::bigint, 'before the first batch');
 SELECT pgpoll.assign_positions() \g /dev/null
 SELECT results_eq('SELECT topic COLLATE "default", messages, bytes, waiters FROM pgpoll.topics',
                   $$VALUES ('big', 2::bigint, 25::bigint, 0::bigint), ('small', 1, 1, 0)$$, 'topics, the largest first');
 SELECT ok(oldest BETWEEN now() - interval '1 minute' AND newest AND newest <= clock_timestamp() AND pruned_to IS NULL, topic || ' is as old as its messages')
 FROM pgpoll.topics;
 SELECT pg_sleep(0.002), pgpoll.prune('0') \g /dev/null
-SELECT is_empty('SELECT FROM pgpoll.topics', 'pruned');
+SELECT is_empty('SELECT FROM pgpoll.topics', 'a topic that was pruned completely is not shown');
 SELECT pg_temp.publish('small', '4'), pgpoll.assign_positions() \g /dev/null
-SELECT is((SELECT pruned_to < oldest FROM pgpoll.topics), true, 'and until when');
+SELECT is((SELECT pruned_to < oldest FROM pgpoll.topics), true, 'pruned_to is before the oldest message');
 SELECT results_eq('SELECT oldest, newest, age, pruned_topics FROM pgpoll.retained', $$VALUES (now(), now(), interval '0', 2::bigint)$$, 'what is kept');
 SELECT is((SELECT without_position FROM pgpoll.retained), 0::bigint, 'each has its position');
 SELECT pg_temp.publish('small', '5'), pg_temp.publish('big', '6') \g /dev/null
-SELECT is((SELECT without_position FROM pgpoll.retained), 2::bigint, 'until nobody is there to give it');
+SELECT is((SELECT without_position FROM pgpoll.retained), 2::bigint, 'without a pgpoll process, new messages have no position');
 SELECT pgpoll.assign_positions() \g /dev/null
-SELECT is((SELECT without_position FROM pgpoll.retained), 0::bigint, 'and then somebody is');
-SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_usage(), 'the queue');
+SELECT is((SELECT without_position FROM pgpoll.retained), 0::bigint, 'after a batch, each has its position');
+SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_usage(), 'the usage of the NOTIFY queue');
 
--- ---- all of them
+-- ---- all views, functions and columns
 
 SELECT is_empty($$SELECT c.relname FROM pg_class c
                   WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL$$,

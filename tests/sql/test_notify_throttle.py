@@ -1,4 +1,5 @@
-"""Whether publishers ring, and whether one who looks only when rung, or when told to, ever leaves a message lying."""
+"""The NOTIFY throttle (ARCHITECTURE.md): when publishers send a NOTIFY, and that a manager which relies on them misses
+no message."""
 import hashlib
 import random
 import threading
@@ -28,22 +29,22 @@ def publisher(level=None):
 
 
 @pytest.fixture
-def bell(admin):
-    """A session that hears the doorbell, and that of those who wait for topic a."""
+def listener(admin):
+    """A session that LISTENs as a manager does, and as a worker that waits for topic a."""
     session = connect()
     run(session, "LISTEN pgpoll; SELECT pgpoll.listen('{a}')")
     return session
 
 
-def rung(bell):
-    """By publishers: who gives positions announces those, now and then also that there was nothing."""
-    run(bell, "SELECT 1")
-    heard = [(n.channel, n.payload) for n in bell.notifies if n.payload == ""]
-    bell.notifies.clear()
+def notified(listener):
+    """The notifications that publishers sent. Those of batches, which carry a position, are left out."""
+    run(listener, "SELECT 1")
+    heard = [(n.channel, n.payload) for n in listener.notifies if n.payload == ""]
+    listener.notifies.clear()
     return heard
 
 
-RUNG = [("pgpoll", ""), ("pgpoll_" + hashlib.sha256(b"a").hexdigest()[:56], "")]
+NOTIFIED = [("pgpoll", ""), ("pgpoll_" + hashlib.sha256(b"a").hexdigest()[:56], "")]
 
 
 def mute(session, milliseconds=1000):
@@ -58,8 +59,8 @@ def is_muted(session):
     return run(session, f"SELECT last_value > {NOW_MS} FROM pgpoll.doorbell")[0][0]
 
 
-def keep_quiet(admin, bell, level, finish):
-    """A session whose transaction found the doorbell muted: another one, should that have taken longer than a mute lasts."""
+def publish_muted(admin, listener, level, finish):
+    """Returns a session whose transaction found NOTIFY muted. If the mute expired meanwhile, tries another session."""
     while True:
         session = publisher(level)
         mute(admin)
@@ -69,55 +70,55 @@ def keep_quiet(admin, bell, level, finish):
             return session
         session.close()
         assign(admin)
-        rung(bell)
+        notified(listener)
 
 
-def test_rings(admin, bell, level):
-    """Once a transaction, at its commit, with nothing that somebody might rely on."""
+def test_notifies(admin, listener, level):
+    """Once per transaction, at its commit, with an empty payload."""
     session = publisher(level)
     publish(session, "a", 1, 2)
     publish(session, "b", 3)
     run(session, IMMEDIATE)
     publish(session, "a", 4)
-    assert rung(bell) == []
+    assert notified(listener) == []
     session.commit()
-    assert sorted(rung(bell)) == RUNG
+    assert sorted(notified(listener)) == NOTIFIED
     publish(session, "a", "undone")
     session.rollback()
-    assert rung(bell) == []
+    assert notified(listener) == []
     assert Reader(admin, ["a", "b"], {"a": 0, "b": 0}).read() == [1, 2, 3, 4]
 
 
-def test_rings_for_the_topic_it_was_left_with(admin, bell):
+def test_notifies_the_topic_that_the_row_has_at_commit(admin, listener):
     run(admin, "BEGIN")
     publish(admin, "b", 1)
     run(admin, "UPDATE pgpoll.messages SET topic = 'a'")
     run(admin, "COMMIT")
-    assert RUNG[1] in rung(bell)
+    assert NOTIFIED[1] in notified(listener)
 
 
-def test_keeps_quiet_while_muted(admin, bell, level):
-    keep_quiet(admin, bell, level, lambda session: session.commit())
-    assert rung(bell) == []
+def test_sends_nothing_while_muted(admin, listener, level):
+    publish_muted(admin, listener, level, lambda session: session.commit())
+    assert notified(listener) == []
     assert unmute(admin) and assign(admin) == 1
 
 
-def test_rings_when_the_mute_has_lapsed(admin, bell, level):
+def test_notifies_when_the_mute_has_expired(admin, listener, level):
     session = publisher(level)
     mute(admin, 5)
     wait_until(lambda: not is_muted(admin))
     publish(session, "a", 1)
     session.commit()
-    assert sorted(rung(bell)) == RUNG
+    assert sorted(notified(listener)) == NOTIFIED
 
 
-def test_rings_when_the_clock_was_set_back(admin, bell, level):
-    """Then the mute lies further ahead than any."""
+def test_notifies_when_the_clock_was_set_back(admin, listener, level):
+    """Then the mute ends later than any mute can."""
     session = publisher(level)
     run(admin, f"SELECT setval('pgpoll.doorbell', {NOW_MS} + 3600000)")
     publish(session, "a", 1)
     session.commit()
-    assert sorted(rung(bell)) == RUNG and is_muted(admin)
+    assert sorted(notified(listener)) == NOTIFIED and is_muted(admin)
 
 
 def test_mute_lasts_a_second_at_most(admin):
@@ -125,66 +126,66 @@ def test_mute_lasts_a_second_at_most(admin):
     assert run(admin, f"SELECT last_value <= {NOW_MS} + 1000 FROM pgpoll.doorbell") == [(True,)]
 
 
-def test_rings_when_it_cannot_say_that_it_keeps_quiet(admin, bell, level):
-    """Anybody can hold an advisory lock. Publishers do not wait for him."""
+def test_notifies_when_it_cannot_take_the_lock(admin, listener, level):
+    """Any session can hold an advisory lock. Publishers do not wait for it."""
     other = connect()
     run(other, "SELECT pg_advisory_lock(%s, %s)", *LOCK)
-    keep_quiet(admin, bell, level, lambda session: session.commit())
-    assert sorted(rung(bell)) == RUNG
+    publish_muted(admin, listener, level, lambda session: session.commit())
+    assert sorted(notified(listener)) == NOTIFIED
     assert not unmute(admin) and assign(admin) == 1
     run(other, "SELECT pg_advisory_unlock(%s, %s)", *LOCK)
     assert unmute(admin)
 
 
-def test_unmuting_sees_who_keeps_quiet(admin, bell, level):
-    """The race that matters: muted when the publisher looks, unmuted and looked before it commits."""
-    session = keep_quiet(admin, bell, level, lambda session: run(session, IMMEDIATE))
+def test_unmute_sees_a_quiet_publisher(admin, listener, level):
+    """The race that matters: the publisher reads the mute; a manager unmutes and assigns; then the publisher commits."""
+    session = publish_muted(admin, listener, level, lambda session: run(session, IMMEDIATE))
     assert not unmute(admin) and assign(admin) == 0
     session.commit()
-    assert rung(bell) == []
+    assert notified(listener) == []
     assert unmute(admin) and assign(admin) == 1
 
 
-def test_unmuted_before_the_publisher_looks(admin, bell, level):
+def test_unmuted_before_the_publisher_commits(admin, listener, level):
     session = publisher(level)
     mute(admin)
     publish(session, "a", 1)
     assert unmute(admin) and assign(admin) == 0
     session.commit()
-    assert sorted(rung(bell)) == RUNG and assign(admin) == 1
+    assert sorted(notified(listener)) == NOTIFIED and assign(admin) == 1
 
 
-def test_publishers_ring_while_it_is_unmuted(admin, bell, level):
-    """That holds the lock until its commit, before which nobody sees that it is unmuted."""
+def test_publishers_notify_while_a_manager_unmutes(admin, listener, level):
+    """The manager holds the lock until its commit; a sequence changes without a commit."""
     session, manager = publisher(level), connect("READ COMMITTED")
     mute(admin)
     assert unmute(manager)
     publish(session, "a", 1)
     session.commit()
-    assert sorted(rung(bell)) == RUNG
+    assert sorted(notified(listener)) == NOTIFIED
 
 
-def test_quiet_publisher_rolls_back(admin, bell, level):
-    session = keep_quiet(admin, bell, level, lambda session: run(session, IMMEDIATE))
+def test_quiet_publisher_rolls_back(admin, listener, level):
+    session = publish_muted(admin, listener, level, lambda session: run(session, IMMEDIATE))
     assert not unmute(admin)
     session.rollback()
     assert unmute(admin) and assign(admin) == 0
 
 
-def test_quiet_in_a_savepoint(admin, bell, level):
-    """What was decided in a savepoint is forgotten with it, and decided again."""
+def test_quiet_in_a_savepoint(admin, listener, level):
+    """A rollback to the savepoint releases the lock. At the commit the trigger decides again."""
     def finish(session):
         run(session, "SAVEPOINT s")
         run(session, IMMEDIATE)
-    session = keep_quiet(admin, bell, level, finish)
+    session = publish_muted(admin, listener, level, finish)
     assert not unmute(admin)
     run(session, "ROLLBACK TO s")
     assert unmute(admin)
     session.commit()
-    assert sorted(rung(bell)) == RUNG and assign(admin) == 1
+    assert sorted(notified(listener)) == NOTIFIED and assign(admin) == 1
 
 
-def test_prepared_while_muted(admin, bell, level):
+def test_prepared_while_muted(admin, listener, level):
     session = connect()
     while True:
         run(session, f"BEGIN ISOLATION LEVEL {level}")
@@ -193,16 +194,16 @@ def test_prepared_while_muted(admin, bell, level):
         try:
             run(session, "PREPARE TRANSACTION 'p'")
             break
-        except psycopg2.errors.FeatureNotSupported:     # it took longer than a mute lasts
+        except psycopg2.errors.FeatureNotSupported:     # the mute expired before PREPARE
             assert not is_muted(admin)
             run(session, "ROLLBACK")
     session.close()
     assert not unmute(admin) and assign(admin) == 0
     publish(admin, "b", "goes on")
     assert assign(admin) == 1 and not unmute(admin)
-    rung(bell)
+    notified(listener)
     run(admin, "COMMIT PREPARED 'p'")
-    assert rung(bell) == []
+    assert notified(listener) == []
     assert unmute(admin) and assign(admin) == 1
 
 
@@ -212,12 +213,12 @@ def test_prepared_while_not_muted(admin, level):
     publish(session, "a", "prepared")
     with pytest.raises(psycopg2.errors.FeatureNotSupported):
         run(session, "PREPARE TRANSACTION 'p'")
-    assert unmute(admin) and assign(admin) == 0     # nothing is left that holds the lock
+    assert unmute(admin) and assign(admin) == 0     # nothing holds the lock any more
 
 
-class Looker:
-    """A manager, reduced to what matters here: it looks when the bell rings, when it feels like it while it mutes, and after that
-    until unmute_doorbell() says that nobody is under way who kept quiet. All this at random; then it trusts the bell."""
+class Manager:
+    """A model of a manager. It gives positions when it is notified, at random times while it mutes, and after unmuting
+    until unmute_doorbell() says that no quiet publisher is under way. From then on it relies on NOTIFY."""
 
     def __init__(self, seed, stop):
         self.session, self.stop, self.random = connect(), stop, random.Random(seed)
@@ -225,13 +226,13 @@ class Looker:
         self.count = {"muted": 0, "not yet": 0, "found quiet": 0}
         run(self.session, "LISTEN pgpoll")
 
-    def has_rung(self):
+    def was_notified(self):
         run(self.session, "SELECT 1")
         heard = [n for n in self.session.notifies if n.payload == ""]
         self.session.notifies.clear()
         return bool(heard)
 
-    def look(self):
+    def step(self):
         if self.muting and (self.stop.is_set() or self.random.random() < 0.5):
             self.muting = not unmute(self.session)
             self.count["not yet"] += self.muting
@@ -242,12 +243,12 @@ class Looker:
         return assign(self.session)
 
     def work(self):
-        """Until told to stop; then until it has nothing left to do."""
+        """Runs until it is told to stop and has nothing left to do."""
         while True:
             last = self.stop.is_set()
-            rung_now = self.has_rung()
-            if rung_now or self.muting:
-                self.count["found quiet"] += bool(self.look()) and not rung_now
+            notified_now = self.was_notified()
+            if notified_now or self.muting:
+                self.count["found quiet"] += bool(self.step()) and not notified_now
             elif last:
                 return
             time.sleep(self.random.random() * 0.001)
@@ -262,18 +263,18 @@ def publish_round(session, level, dice, number):
     run(session, "COMMIT")
 
 
-def test_nothing_is_left_lying(admin):
-    """After each of many short rounds nobody publishes any more, the looker has nothing to do, and every message has its position."""
+def test_no_message_is_left_without_a_position(admin):
+    """After each of many short rounds, when no publisher and no manager is active, every message has a position."""
     dice, counts = random.Random(7), {}
     sessions = [publisher() for _ in range(5)]
     published = 0
     for number in range(150):
         stop = threading.Event()
-        looker = Looker(number, stop)
-        looker.muting = dice.random() < 0.8
-        if looker.muting:
+        manager = Manager(number, stop)
+        manager.muting = dice.random() < 0.8
+        if manager.muting:
             mute(admin)
-        working = Background(looker.work)
+        working = Background(manager.work)
         publishing = [Background(publish_round, session, dice.choice(LEVELS), random.Random(f"{number} {n}"), published + n)
                       for n, session in enumerate(sessions)]
         published += len(sessions)
@@ -284,12 +285,12 @@ def test_nothing_is_left_lying(admin):
             thread.join()
         stop.set()
         working.join()
-        # It was told to stop when all had committed: it hears everybody who rang before.
-        looker.work()
+        # All have committed: their notifications have arrived.
+        manager.work()
         left = run(admin, "SELECT payload FROM pgpoll.messages m WHERE NOT EXISTS (SELECT FROM pgpoll.feed f WHERE f.message_id = m.id)")
         assert left == [], f"round {number}"
-        for what, n in looker.count.items():
+        for what, n in manager.count.items():
             counts[what] = counts.get(what, 0) + n
-        looker.session.close()
+        manager.session.close()
     assert run(admin, "SELECT count(*), count(DISTINCT message_id) FROM pgpoll.feed") == [(published, published)]
     assert min(counts.values()) > 20, counts
