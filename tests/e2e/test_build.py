@@ -80,7 +80,7 @@ def test_without_a_library_make_fails_and_names_the_package(build, program):
 
 
 def test_without_pkg_config_files_make_fails_and_names_the_packages(build):
-    (build.path / "src/cursor.o").unlink()
+    (build.path / "src/api/cursor.o").unlink()
     code, output = build("pgpoll.fcgi", PKG_CONFIG_LIBDIR="/nowhere")
     assert code != 0 and "libjson-c-dev" in output and "libpq-dev" in output, output
 
@@ -98,7 +98,7 @@ def test_an_old_libpq_is_refused(build, tmp_path):
     """That of Debian 11."""
     (tmp_path / "json-c.pc").write_text("Name: json-c\nDescription: x\nVersion: 0.15\nLibs: -ljson-c\n")
     (tmp_path / "libpq.pc").write_text("Name: libpq\nDescription: x\nVersion: 13.23\nLibs: -lpq\n")
-    (build.path / "src/cursor.o").unlink()
+    (build.path / "src/api/cursor.o").unlink()
     code, output = build("pgpoll.fcgi", PKG_CONFIG_LIBDIR=str(tmp_path))
     assert code != 0 and "libpq >= 14" in output and "13.23" in output, output
 

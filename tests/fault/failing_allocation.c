@@ -1,6 +1,6 @@
 /*
  * Preloaded into pgpoll.fcgi: makes one allocation of a worker fail. The program's malloc() hands on to these (fcgi/oom.c).
- * Governed from outside through the file that TEST_ALLOCATION names, as struct control.
+ * Governed from outside through the file that MALLOC_FAILURES names, as struct control.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -19,7 +19,7 @@ static struct control *control;
 
 __attribute__((constructor)) static void map_control(void)
 {
-    const char *path = getenv("TEST_ALLOCATION");
+    const char *path = getenv("MALLOC_FAILURES");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     void *memory = fd >= 0 ? mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
 

@@ -49,7 +49,7 @@ def server(request):
     server.allocation = Allocation(server.home)
     # Of its own: what is preloaded has no say in a worker linked statically.
     server.variables = {"BUILD": "build/dynamic", "WORKER_LDFLAGS": ""}
-    server.settings = {"LD_PRELOAD": str(server.allocation.library), "TEST_ALLOCATION": str(server.allocation.path)}
+    server.settings = {"LD_PRELOAD": str(server.allocation.library), "MALLOC_FAILURES": str(server.allocation.path)}
     with server:
         server.allocation.spare(server.manager or 0)
         yield server
