@@ -22,8 +22,8 @@ struct accept_loop {
     /* Serves one request. interrupts is what may end a wait for this client; borrowed for the call. */
     void (*serve)(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts);
     /*
-     * Called when no request has come for a second, or at a signal, to release the database connection. NULL:
-     * nothing to do.
+     * Called when no request has come for a second, or at a signal, to free what an idle process does not
+     * need. NULL: nothing to do.
      */
     void (*rest)(struct accept_loop *loop);
     int64_t peer_timeout_ms; /* for fcgi_io_set_timeout() */

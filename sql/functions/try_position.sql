@@ -1,4 +1,4 @@
--- Other sessions see nothing of it, except that numbers are missing from the sequences.
+-- The test message is rolled back. Other sessions only miss numbers of the sequences, and may wait briefly.
 CREATE OR REPLACE FUNCTION pgpoll.try_position() RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -9,7 +9,7 @@ AS $$
 DECLARE
     assigned integer;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'local', true); -- nothing remains to be replicated
+    PERFORM set_config('synchronous_commit', 'local', true); -- all is rolled back: no standby to wait for
     BEGIN
         INSERT INTO pgpoll.messages (topic, payload) VALUES ('pgpoll check', 'null');
         SET CONSTRAINTS ALL IMMEDIATE; -- fires ring_doorbell

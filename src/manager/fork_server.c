@@ -161,7 +161,7 @@ static struct result take_lost(const struct fork_server *fork_server)
     return result;
 }
 
-/* Outstanding requests are settled after its death, in take_lost(). */
+/* Kills a process that does not answer. take_lost() settles its requests once it is dead. */
 static void kill_overdue(struct fork_server *fork_server)
 {
     log_write(LOG_LEVEL_WARNING,

@@ -20,7 +20,10 @@ enum notify_throttle_action {
     NOTIFY_THROTTLE_UNMUTE /* call pgpoll.unmute_doorbell() before the look */
 };
 
-/* Begins as zero: no NOTIFY has arrived, publishers are not muted. All times are monotonic ms. */
+/*
+ * The relay sets heard and muting when a session begins: the manager before may have muted publishers. All
+ * times are monotonic ms.
+ */
 struct notify_throttle {
     bool heard;             /* a NOTIFY has arrived since the last look */
     bool muting;            /* publishers are muted, or some may not know yet that they are not */

@@ -7,7 +7,7 @@
 
 enum {
     OPEN_MS = 2500,      /* how long the answer is believed */
-    OPEN_AGAIN_MS = 1500 /* when it is asked again */
+    OPEN_AGAIN_MS = 1500 /* after a question, before the next one; less than OPEN_MS */
 };
 
 int64_t open_to_all_due_ms(const struct open_to_all *open)

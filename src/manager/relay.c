@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 enum {
-    READ_MESSAGES = 1000, /* at most, in one read */
+    READ_MESSAGES = 1000, /* at most, in one read and in one batch of positions */
     READ_BYTES = 8 * 1024 * 1024,
     QUESTIONS = 512,          /* at most, answered in one cycle */
     CONFIRM_MS = 1000,        /* until a full read, after a read showed messages that were not announced */

@@ -24,11 +24,11 @@ struct subscription {
     int64_t used_ms;                          /* when it was last polled */
     bool listening;                           /* LISTENed to, on the current connection */
     bool open;                                /* the message ring has it */
-    bool news;                                /* has news, and is in the list of those topics */
-    bool wake;                                /* got messages: the relay wakes its waiters */
-    int used_index;                           /* its index in the list of used topics */
-    uint64_t cycle;                           /* the relay's last cycle that asks for its newest position */
-    int newest_at;                            /* its index in that cycle's list */
+    bool news;      /* messages were announced and not read yet; in the list of such topics */
+    bool wake;      /* got messages: the relay wakes its waiters */
+    int used_index; /* its index in the list of used topics */
+    uint64_t cycle; /* the relay's last cycle that asks for its newest position */
+    int newest_at;  /* its index in that cycle's list */
 };
 
 struct subscriptions {

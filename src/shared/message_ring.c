@@ -190,11 +190,11 @@ static void append(struct message_ring *ring, int topic, const struct ring_messa
 
 void ring_append(struct message_ring *ring, int topic, const struct ring_message *message)
 {
-    /*
-     * A lost notification made it late. Readers search by position, so it cannot be inserted; they take it
-     * from the table.
-     */
     if (message->position <= ring->last_position) {
+        /*
+         * A later message is in the ring already: this one was announced too late. Workers search by
+         * position, so it cannot be inserted; they read it from the table.
+         */
         ring_skip(ring, topic, message->position);
     } else {
         ring->last_position = message->position;
@@ -353,8 +353,8 @@ static bool is_still_there(const struct message_ring *ring, const struct ring_to
 }
 
 /*
- * Whether the ring shows that some message had this position. A topic's newest position is set after the
- * head, so the newest entry is looked at as well. false: unknown; the table has to tell.
+ * Whether the ring proves that positions have been given up to this one. A topic's newest position is set
+ * after the head, so the newest entry is looked at as well. false: unknown; the table has to tell.
  */
 static bool was_given(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position,
                       uint64_t head, uint64_t *oldest_used)

@@ -40,7 +40,7 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* wait sets; a topic uses the one of its number modulo this */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_HANDOVERS = 2, /* polls of one client that may be ending at a time, beyond twice its quota */
+    SCOREBOARD_HANDOVERS = 2,          /* a client with more than 2 * quota + this many polls is refused */
     SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted this long */
     SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() takes */
 };
