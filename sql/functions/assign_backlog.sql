@@ -21,6 +21,8 @@ AS $$
 DECLARE
     -- Other sessions wait for feed_lock, so the clock is checked after each piece. A row costs 5 to 20 us.
     piece constant integer := 1000;
+    -- As stored. A piece has one message at least. To measure a message is to read it.
+    piece_bytes constant integer := 2097152;
     until constant timestamptz := clock_timestamp() + interval '50 ms';
     unseen xid8[] := ARRAY(SELECT pg_snapshot_xip(latest.seen));
     from_xid constant xid8 := latest.next_xid;
@@ -121,6 +123,12 @@ BEGIN
              OR part IS NOT NULL AND clock_timestamp() >= until;
 
         part := least(piece, most - cardinality(ids));
+        part := greatest(1, (SELECT count(*)
+                             FROM (SELECT sum(pg_column_size(m.payload)) OVER (ORDER BY m.id) AS size
+                                   FROM (SELECT * FROM pgpoll.messages m
+                                         WHERE m.id > latest.walked_to AND m.id <= latest.walk_end
+                                         ORDER BY m.id LIMIT part) m) s
+                             WHERE s.size <= piece_bytes));
         SELECT coalesce(array_agg(w.id ORDER BY w.id) FILTER (WHERE w.belongs), '{}'), count(*), max(w.id)
           INTO chosen, visited, reached
           FROM (SELECT m.id,

@@ -97,19 +97,24 @@ BEGIN
                 CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.xid >= x AND m.xid <= x
                                     ORDER BY m.xid, m.id LIMIT most + 1) m
                 LIMIT most + 1
+            ), fit AS (
+                -- pg_column_size() reads no payload; octet_length(), below, reads each.
+                SELECT CASE WHEN count(*) > 1 AND sum(pg_column_size(n.payload)) > 4194304 THEN most + 1
+                            ELSE count(*) END AS found
+                FROM new n
             ), fed AS (
                 INSERT INTO pgpoll.feed AS f (topic, position, message_id, bytes)
                 SELECT m.topic, after + row_number() OVER (ORDER BY m.id), m.id,
                        least(octet_length(m.payload::text)::bigint
                              + coalesce(octet_length(m.metadata::text), 0), 2147483647)
                 FROM new m
-                WHERE (SELECT count(*) FROM new) <= most
+                WHERE (SELECT f.found FROM fit f) <= most
                   AND (last.foreign_id IS NULL OR m.id > last.foreign_id
                        OR (SELECT f.message_id FROM pgpoll.feed f WHERE f.message_id = m.id LIMIT 1) IS NULL)
                 RETURNING f.topic, f.position, f.message_id, f.bytes
             )
             SELECT coalesce(array_agg(f.message_id), '{}'), array_agg(f.topic), sum(f.bytes),
-                   (SELECT count(*) FROM new)
+                   (SELECT f.found FROM fit f)
               INTO ids, topics, bytes, found
               FROM (SELECT * FROM fed ORDER BY position) f;
             assigned := cardinality(ids);
