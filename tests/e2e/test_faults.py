@@ -158,10 +158,10 @@ def test_a_transaction_timeout_that_an_operator_has_set(server, topic):
     if server.sql("SHOW server_version_num") < [("170000",)]:
         pytest.skip("PostgreSQL 17 has it")
     server.sql("ALTER ROLE pgpoll_worker SET transaction_timeout = '400ms'")
-    server.restrict(f"pg_sleep(1) IS NOT NULL AND topic <> '{topic}'", topic)
+    server.restrict(f"pg_sleep(0.6) IS NOT NULL AND topic <> '{topic}'", topic)
     try:
         server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
-        assert server.poll(new_topic()).messages == []
+        assert server.poll(new_topic(), timeout=2).messages == []
     finally:
         server.unrestrict()
         server.sql("ALTER ROLE pgpoll_worker RESET ALL")
