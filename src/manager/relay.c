@@ -443,13 +443,7 @@ static void set_read_only(struct relay *relay, bool read_only)
 {
     if (read_only)
         relay->look_ms = clock_min(relay->look_ms, clock_monotonic_ms() + READ_ONLY_LOOK_MS);
-    if (read_only && !relay->read_only)
-        log_write(LOG_LEVEL_WARNING,
-                  "the database is read-only (default_transaction_read_only): new messages are not "
-                  "delivered and statistics are not updated until it is writable again");
-    else if (relay->read_only && !read_only)
-        log_write(LOG_LEVEL_INFO, "the database is writable again");
-    relay->read_only = read_only;
+    database_note_read_only(&relay->read_only, read_only);
 }
 
 /*

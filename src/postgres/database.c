@@ -2,6 +2,7 @@
 
 #include "core/background.h"
 #include "core/clock.h"
+#include "core/log.h"
 #include "postgres/database_state.h"
 
 #include <endian.h>
@@ -205,4 +206,15 @@ bool database_is_connected(const struct database *database)
 const char *database_error(const struct database *database)
 {
     return database->error;
+}
+
+void database_note_read_only(bool *noted, bool read_only)
+{
+    if (read_only && !*noted)
+        log_write(LOG_LEVEL_WARNING,
+                  "the database is read-only (default_transaction_read_only): new messages are not "
+                  "delivered and statistics are not updated until it is writable again");
+    else if (*noted && !read_only)
+        log_write(LOG_LEVEL_INFO, "the database is writable again");
+    *noted = read_only;
 }

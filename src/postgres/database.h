@@ -126,4 +126,10 @@ void database_give_up(struct database *database);
 /* Returns the last error message, in one line, or "". Borrowed until the next call. */
 const char *database_error(const struct database *database);
 
+/*
+ * Logs that the database has become read-only, or writable again. *noted is what was noted before, at first
+ * false. A read-only database still serves the messages that have positions.
+ */
+void database_note_read_only(bool *noted, bool read_only);
+
 #endif

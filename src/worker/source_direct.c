@@ -3,7 +3,6 @@
 #include "api/poll_request.h"
 #include "core/clock.h"
 #include "core/config.h"
-#include "core/log.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/statement.h"
@@ -60,18 +59,6 @@ static void clear_counts(struct source_direct *source)
     source->written_ms = clock_monotonic_ms();
 }
 
-/* Notes and logs whether the database is read-only. It still serves the messages that have positions. */
-static void set_read_only(struct source_direct *source, bool read_only)
-{
-    if (read_only && !source->read_only)
-        log_write(LOG_LEVEL_WARNING,
-                  "the database is read-only (default_transaction_read_only): new messages are not "
-                  "delivered and statistics are not updated until it is writable again");
-    else if (source->read_only && !read_only)
-        log_write(LOG_LEVEL_INFO, "the database is writable again");
-    source->read_only = read_only;
-}
-
 /*
  * Handles the result of a statement that carried the counts. written: it wrote them; else the database is
  * read-only.
@@ -80,7 +67,7 @@ static void take_written(struct source_direct *source, bool written)
 {
     if (written)
         clear_counts(source);
-    set_read_only(source, !written);
+    database_note_read_only(&source->read_only, !written);
 }
 
 /*
