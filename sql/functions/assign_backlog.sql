@@ -124,7 +124,9 @@ BEGIN
 
         part := least(piece, most - cardinality(ids));
         part := greatest(1, (SELECT count(*)
-                             FROM (SELECT sum(pg_column_size(m.payload)) OVER (ORDER BY m.id) AS size
+                             FROM (SELECT sum(pg_column_size(m.payload)
+                                              + coalesce(pg_column_size(m.metadata), 0))
+                                          OVER (ORDER BY m.id) AS size
                                    FROM (SELECT * FROM pgpoll.messages m
                                          WHERE m.id > latest.walked_to AND m.id <= latest.walk_end
                                          ORDER BY m.id LIMIT part) m) s

@@ -47,7 +47,7 @@ DECLARE
     upto xid8;               -- seen shows no transaction with a greater number
     finished xid8[];         -- transactions that the last batch found unfinished
     drawn bigint;
-    found bigint;            -- how many messages are new, up to most + 1
+    found bigint;            -- how many messages are new; most + 1: more, or more bytes, than fit
     begun boolean := false;  -- whether this call began a backlog
     looked boolean := false;
     topics text[];
@@ -99,8 +99,10 @@ BEGIN
                 LIMIT most + 1
             ), fit AS (
                 -- pg_column_size() reads no payload; octet_length(), below, reads each.
-                SELECT CASE WHEN count(*) > 1 AND sum(pg_column_size(n.payload)) > 4194304 THEN most + 1
-                            ELSE count(*) END AS found
+                SELECT CASE WHEN count(*) > 1
+                                 AND sum(pg_column_size(n.payload)
+                                         + coalesce(pg_column_size(n.metadata), 0)) > 4194304
+                            THEN most + 1 ELSE count(*) END AS found
                 FROM new n
             ), fed AS (
                 INSERT INTO pgpoll.feed AS f (topic, position, message_id, bytes)

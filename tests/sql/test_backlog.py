@@ -71,10 +71,12 @@ def test_a_backlog_is_worked_off_in_batches_in_the_order_of_one_batch(admin):
     assert batch(admin) == (1, False) and read(client) == [(2, 1)]
 
 
-def test_large_messages_are_a_backlog(admin):
+@pytest.mark.parametrize("columns", ["payload, metadata", "metadata, payload"])
+def test_large_messages_are_a_backlog(admin, columns):
     """To measure one is to read it: 800 MB in one batch would hold up everybody, or never end if the statement is cancelled."""
     start(admin)
-    run(admin, "INSERT INTO pgpoll.messages (topic, payload) SELECT 't1', to_json(n || repeat('x', 4000000)) FROM generate_series(1, 200) AS n")
+    run(admin, f"INSERT INTO pgpoll.messages (topic, {columns})"
+               " SELECT 't1', to_json(n || repeat('x', 4000000)), '1' FROM generate_series(1, 200) AS n")
     done = []
     while True:
         assigned, more = run(admin, "SELECT assigned, more FROM pgpoll.new_messages(1000, 0)")[0]
