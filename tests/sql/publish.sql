@@ -86,7 +86,8 @@ SELECT is((pgpoll.assign_positions()).assigned, -1, 'nothing is given a position
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, previous FROM pgpoll.new_messages(2, 5)',
                   'VALUES (NULL, NULL::bigint, NULL, -1, NULL::bigint)', 'a manager is told so');
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\""}', 'what has a position is read');
-SELECT lives_ok($$SELECT pgpoll.end_wait('host', 1)$$, 'a worker can stop listening');
+SELECT lives_ok($$SELECT pgpoll.unlisten(NULL)$$, 'a worker can stop listening');
+SELECT is(pgpoll.write_statistics('host', '{"pid":1,"workers":1}'), false, 'no statistics are written');
 ROLLBACK TO writable;
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\"","\"waits\""}', 'the rest comes when it is writable');
 

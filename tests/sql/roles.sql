@@ -51,14 +51,11 @@ INSERT INTO rights VALUES
     ('pgpoll_poller', $$SELECT pgpoll.is_open_to_all()$$),
     ('pgpoll_poller', $$SELECT pgpoll.listen('{t}')$$),
     ('pgpoll_poller', $$SELECT pgpoll.unlisten('{t}')$$),
-    ('pgpoll_poller', $$SELECT pgpoll.write_waiters('h', '[]', '[]')$$),
     ('pgpoll_poller', 'SELECT pgpoll.assign_positions()'),
     ('pgpoll_poller', 'SELECT pgpoll.new_messages(1, 1)'),
     ('pgpoll_poller', 'SELECT pgpoll.mute_doorbell(1)'),
     ('pgpoll_poller', 'SELECT pgpoll.unmute_doorbell()'),
     ('pgpoll_poller', $$SELECT pgpoll.catch_up('{t}', '{0}', 1, 1)$$),
-    ('pgpoll_poller', $$SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1)$$),
-    ('pgpoll_poller', $$SELECT pgpoll.end_wait('h', 1)$$),
     ('pgpoll_poller', $$SELECT pgpoll.sweep_waiters()$$),
     ('pgpoll_poller pgpoll_monitor', $$SELECT pgpoll.schema_version()$$),
     ('pgpoll_poller pgpoll_monitor', 'SELECT * FROM pgpoll.stats'),
@@ -66,7 +63,7 @@ INSERT INTO rights VALUES
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.live_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.waiters'),
     ('', 'DELETE FROM pgpoll.waiters'),
-    ('pgpoll_poller', $$SELECT pgpoll.write_listener('h', 1, 1, 1, true, '[]')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.write_statistics('h', '{"pid":1,"workers":1}')$$),
     ('pgpoll_poller pgpoll_monitor', 'SELECT pgpoll.metrics()'),
     ('pgpoll_poller pgpoll_monitor', $$SELECT pgpoll.problems('h', 1, 1)$$),
     ('pgpoll_poller', 'SELECT pgpoll.try_position()'),
@@ -119,8 +116,8 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$, ARRAY['schema usag
     'messages.metadata insert'], 'what a publisher is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage', 'stats select', 'schema_version() execute',
     'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute', 'listen() execute', 'unlisten() execute', 'catch_up() execute',
-    'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'begin_wait() execute',
-    'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'end_listener() execute', 'sweep_waiters() execute',
+    'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'write_statistics() execute',
+    'sweep_waiters() execute',
     'metrics() execute', 'problems() execute', 'try_position() execute'], 'what a poller is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select', 'listening select', 'waiting select',
@@ -204,7 +201,7 @@ SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO 
                 'nor when NOTIFY is muted');
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
                   pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1), pgpoll.unmute_doorbell(),
-                  pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1),
+                  pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.unlisten(NULL), pgpoll.write_statistics('h', '{"pid":1,"workers":1}'),
                   pgpoll.problems('h', 1, 1), pgpoll.try_position()$q$)$$, 'nor the worker''s functions');
 SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
 SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');

@@ -9,12 +9,12 @@ $$;
 SELECT set_eq($$SELECT pg_temp.metric('# TYPE pgpoll_')$$, ARRAY['topics_waited_for gauge', 'notification_queue_used_ratio gauge'],
               'nothing was counted yet, and no host is known');
 
-SELECT pgpoll.write_listener('web1', 1, 20, 15, true, '[{"metric":"polls","label":"ok","n":3},{"metric":"polls","label":"timeout","n":0}]') \g /dev/null
-SELECT pgpoll.write_listener('web1', 1, 20, 12, true, '[{"metric":"polls","label":"ok","n":4}]') \g /dev/null
-SELECT pgpoll.write_listener('web1', 2, 5, 5, false, '[{"metric":"polls","label":"ok","n":1}]') \g /dev/null
-SELECT pgpoll.write_listener('we"b\' || E'\n2', 1, 1, NULL, NULL, '[{"metric":"polls","label":"ok","n":1}]') \g /dev/null
-SELECT pgpoll.write_listener('we"b\' || E'\n2', 2, 1, NULL, NULL, '[]') \g /dev/null
-SELECT pgpoll.begin_wait('we"b\' || E'\n2', 2, '{secret topic}', '192.0.2.1', 0, 30000) \g /dev/null
+SELECT pgpoll.write_statistics('web1', '{"pid":1,"workers":20,"free_workers":15,"hears":true,"counts":[{"metric":"polls","label":"ok","n":3},{"metric":"polls","label":"timeout","n":0}]}') \g /dev/null
+SELECT pgpoll.write_statistics('web1', '{"pid":1,"workers":20,"free_workers":12,"hears":true,"counts":[{"metric":"polls","label":"ok","n":4}]}') \g /dev/null
+SELECT pgpoll.write_statistics('web1', '{"pid":2,"workers":5,"free_workers":5,"hears":false,"counts":[{"metric":"polls","label":"ok","n":1}]}') \g /dev/null
+SELECT pgpoll.write_statistics('we"b\' || E'\n2', '{"pid":1,"workers":1,"counts":[{"metric":"polls","label":"ok","n":1}]}') \g /dev/null
+SELECT pgpoll.write_statistics('we"b\' || E'\n2', '{"pid":2,"workers":1}') \g /dev/null
+SELECT pg_temp.begin_wait('we"b\' || E'\n2', 2, '{secret topic}', '192.0.2.1', 0, 30000) \g /dev/null
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_total')$$,
                   $$VALUES ('{host="we\"b\\\n2",outcome="ok"} 1'), ('{host="web1",outcome="ok"} 8'), ('{host="web1",outcome="timeout"} 0')$$,
                   'counts add up, by host, and are there from the first zero; names are escaped');
@@ -29,9 +29,9 @@ SET LOCAL standard_conforming_strings = off;
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES (E'host="we\\"b\\\\\\n2"} 2'), ('host="web1"} 25')$$, 'standard_conforming_strings does not matter');
 SET LOCAL standard_conforming_strings = on;
 
-SELECT pgpoll.write_listener('h', 9, 1, 1, false, '[{"metric":"wait_seconds","label":"sum","n":12345},{"metric":"wait_seconds","label":"0.1","n":2},
+SELECT pgpoll.write_statistics('h', '{"pid":9,"workers":1,"free_workers":1,"hears":false,"counts":[{"metric":"wait_seconds","label":"sum","n":12345},{"metric":"wait_seconds","label":"0.1","n":2},
     {"metric":"wait_seconds","label":"5","n":0},{"metric":"wait_seconds","label":"15","n":3},{"metric":"wait_seconds","label":"+Inf","n":1},
-    {"metric":"wait_seconds","label":"x\" 1","n":1},{"metric":"made_up","label":"","n":1},{"metric":"polls","label":"x\"} 1","n":1}]') \g /dev/null
+    {"metric":"wait_seconds","label":"x\" 1","n":1},{"metric":"made_up","label":"","n":1},{"metric":"polls","label":"x\"} 1","n":1}]}') \g /dev/null
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_wait_seconds')$$,
                   $$VALUES ('_bucket{host="h",le="0.1"} 2'), ('_bucket{host="h",le="5"} 2'), ('_bucket{host="h",le="15"} 5'),
                            ('_bucket{host="h",le="+Inf"} 6'), ('_sum{host="h"} 12.345'), ('_count{host="h"} 6')$$,
@@ -65,7 +65,7 @@ SELECT set_eq('SELECT DISTINCT host FROM pgpoll.counters', ARRAY['web1'], 'and a
 
 -- ---- waiting polls and kept messages
 
-SELECT pgpoll.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 5000, 25000), pgpoll.begin_wait('web1', 11, '{b}', '192.0.2.2', 9000, 1000) \g /dev/null
+SELECT pg_temp.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 5000, 25000), pg_temp.begin_wait('web1', 11, '{b}', '192.0.2.2', 9000, 1000) \g /dev/null
 SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, time_left FROM pgpoll.waiting WHERE topics && '{a,b}'$$,
                   $$VALUES ('web1', 11, '192.0.2.2', '{b}'::text[], interval '9 s', interval '1 s'),
                            ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s')$$, 'polls, the longest wait first');
