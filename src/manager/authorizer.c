@@ -1,6 +1,7 @@
 #include "manager/authorizer.h"
 
 #include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
@@ -13,8 +14,7 @@
 
 enum {
     BATCH = QUERY_BATCH_MAX_STATEMENTS,
-    NO_WORKER = -1, /* instead of a worker that has died since it asked */
-    RETRY_MS = 200  /* after the connection failed */
+    NO_WORKER = -1 /* instead of a worker that has died since it asked */
 };
 
 struct answered {
@@ -34,7 +34,7 @@ struct authorizer {
     int asked[BATCH]; /* by statement of the batch: the worker that asked */
     struct query_batch batch;
     struct poll_topic *topics; /* of one question, for its statement */
-    int64_t retry_ms;
+    struct backoff backoff;    /* says when to connect again */
 };
 
 struct authorizer *authorizer_new(const struct config *config, struct scoreboard *scoreboard)
@@ -46,6 +46,7 @@ struct authorizer *authorizer_new(const struct config *config, struct scoreboard
     authorizer->config = config;
     authorizer->scoreboard = scoreboard;
     authorizer->limit = BATCH;
+    authorizer->backoff = BACKOFF_DATABASE;
     authorizer->database = database_new(config->query_timeout_s * 1000);
     authorizer->waiting = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->waiting);
     authorizer->answered = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->answered);
@@ -78,7 +79,7 @@ int64_t authorizer_due_ms(const struct authorizer *authorizer)
 {
     if (authorizer->batch.running)
         return query_batch_due_ms(&authorizer->batch);
-    return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
+    return authorizer->waiting_count > 0 ? authorizer->backoff.due_ms : INT64_MAX;
 }
 
 void authorizer_ask(struct authorizer *authorizer, int worker)
@@ -139,7 +140,7 @@ static void fail(struct authorizer *authorizer, enum error error)
     authorizer->limit = 1;
     if (error != ERROR_DATABASE_QUERY) { /* after an SQL error the connection is still good */
         database_close(authorizer->database, NULL);
-        authorizer->retry_ms = clock_monotonic_ms() + RETRY_MS;
+        backoff_fail(&authorizer->backoff, clock_monotonic_ms());
     }
     if (asked_count == 1) {
         add_answer(authorizer, authorizer->asked[0], error);
@@ -167,6 +168,7 @@ static void finish(struct authorizer *authorizer, enum error error)
             add_answer(authorizer, authorizer->asked[i],
                        database_is_true(authorizer->batch.results[i]) ? ERROR_NONE : ERROR_DENIED);
         authorizer->limit = (int)clock_min(authorizer->limit * 2, BATCH);
+        backoff_reset(&authorizer->backoff);
     }
     query_batch_end(&authorizer->batch);
 }

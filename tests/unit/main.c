@@ -26,6 +26,7 @@ int main(void)
         SUITE(answer_tests),
         SUITE(statement_tests),
         SUITE(catch_up_tests),
+        SUITE(backoff_tests),
         SUITE(wait_tests),
         SUITE(poll_waiter_tests),
         SUITE(message_ring_tests),
