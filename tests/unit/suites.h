@@ -33,5 +33,6 @@ extern CU_TestInfo query_batch_tests[];
 extern CU_TestInfo addresses_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
+extern CU_TestInfo worker_queue_tests[];
 
 #endif
