@@ -8,7 +8,7 @@ BEGIN
     RESET ROLE;
 END $$;
 
--- Rights: every role tries each statement.
+-- Every role tries each statement.
 CREATE TEMP TABLE rights (who text, sql text);
 INSERT INTO rights VALUES
     ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES ('t', '1', '{}')$$),
@@ -105,7 +105,7 @@ SELECT CASE WHEN role = ANY (string_to_array(who, ' '))
     format('%s cannot: %s', role, sql)) END
 FROM rights, unnest(ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor', 'anybody']) AS role;
 
--- All grants, as the catalogs show them. A function or view that is added, granted or not, shows here.
+-- All grants in the catalogs. A new function or view needs an entry here, or must not be granted to anybody.
 CREATE FUNCTION pg_temp.granted(role text) RETURNS SETOF text LANGUAGE sql AS $$
     WITH things (name, acl, owner) AS (
         SELECT 'schema', nspacl, nspowner FROM pg_namespace WHERE nspname = 'pgpoll'
@@ -143,10 +143,11 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$,
     'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
     'problems() execute'], 'what a monitor is granted');
 SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_'
-    OR m.member::regrole::text ~ '^pgpoll_'$$, 'the roles are nobody''s members as they come');
+    OR m.member::regrole::text ~ '^pgpoll_'$$,
+    'after the installation, the roles have no members and are members of no role');
 SELECT is_empty($$SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll_'
     AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb
-    OR rolreplication OR rolbypassrls)$$, 'and can do nothing by themselves');
+    OR rolreplication OR rolbypassrls)$$, 'the roles have no attributes');
 
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
     AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
@@ -160,14 +161,14 @@ SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 
     AND CASE c.relkind WHEN 'S'
     THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
     ELSE has_any_column_privilege('anybody', c.oid,
-    'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'nor touch a relation');
+    'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'PUBLIC has no right on any relation');
 SELECT set_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
     AND p.prosecdef
     AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))$$, ARRAY['ring_doorbell'],
-    'owner''s rights only with a pinned search_path, but for the one that must be fast');
+    'every SECURITY DEFINER function but ring_doorbell() pins its search_path');
 
--- A publisher whose session is full of traps: a copy of every function and operator of PostgreSQL whose name
--- occurs in ring_doorbell() or channel(), and of their types, comes before the original.
+-- A publisher may put traps into its session: for each function, operator and type of PostgreSQL whose name
+-- occurs in ring_doorbell() or channel(), an object of the same name that comes first in the search_path.
 SELECT string_agg(pg_get_functiondef(oid), ' ') AS prosrc FROM pg_proc
     WHERE oid IN ('pgpoll.ring_doorbell'::regproc, 'pgpoll.channel'::regproc) \gset
 CREATE TEMP TABLE traps AS
@@ -190,7 +191,7 @@ UNION ALL
 SELECT format('CREATE DOMAIN trap.%I AS pg_catalog.%I CHECK (trap.spring())', typname, typname)
 FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND :'prosrc' ~ ('\m' || typname || '\M')
     AND typtype = 'b';
-SELECT cmp_ok(count(*), '>', 300::bigint, 'traps') FROM traps;
+SELECT cmp_ok(count(*), '>', 300::bigint, 'there are many traps') FROM traps;
 GRANT SELECT ON traps TO pgpoll_publisher;
 
 CREATE SCHEMA trap AUTHORIZATION pgpoll_publisher;
@@ -227,29 +228,30 @@ ALTER FUNCTION pgpoll.ring_doorbell() COST 100; -- so that it is compiled again,
 SELECT pgpoll.unmute_doorbell() \g /dev/null
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher',
     $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"rung"')$q$)$$,
-    'what a session defines does not reach the trigger');
+    'objects that a session defines do not reach the trigger');
 SELECT pgpoll.mute_doorbell(1000) \g /dev/null
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher',
     $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"quiet"')$q$)$$,
-    'nor when NOTIFY is muted');
+    'they do not reach the trigger while NOTIFY is muted');
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'),
     pgpoll.listen('{t}'),
     pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1),
     pgpoll.unmute_doorbell(),
     pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.unlisten(NULL),
     pgpoll.write_statistics('h', '{"pid":1,"workers":1}'),
-    pgpoll.problems('h', 1, 1), pgpoll.try_position()$q$)$$, 'nor the worker''s functions');
+    pgpoll.problems('h', 1, 1), pgpoll.try_position()$q$)$$,
+    'they do not reach the functions that workers call');
 SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001',
     'trapped', 'the traps are set');
-SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');
-SELECT is_empty('SELECT FROM pg_temp.feed', 'its temporary tables are not used');
+SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages were published');
+SELECT is_empty('SELECT FROM pg_temp.feed', 'the session''s temporary tables are not used');
 SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"quiet"')
-    AND pg_temp.at('"quiet"') + (60000::bigint << 16), 'nor its sequences');
+    AND pg_temp.at('"quiet"') + (60000::bigint << 16), 'the session''s temporary sequences are not used');
 
 -- Authorisation
 
 SELECT ok(pgpoll.may_poll('', '{a,b}') AND pgpoll.may_poll('alice', '{a}'),
-    'as installed, everybody may poll everything');
+    'as installed, can_poll() lets everybody poll everything');
 SELECT ok(pgpoll.is_open_to_all(), 'is_open_to_all() is true as installed');
 CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
     AS $$SELECT CASE topic WHEN 'open' THEN true WHEN 'unsure' THEN NULL ELSE remote_user = topic END$$;
