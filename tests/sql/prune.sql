@@ -46,7 +46,8 @@ SELECT is(pg_temp.starts('{b}', ARRAY[:at6])::text ~ 'expired', true,
 SELECT is(pgpoll.prune('6600 years'), 0, 'prune() accepts an age beyond the range of positions');
 SELECT is(pg_temp.page('{c,d}', '{0,0}'), '{8,9}', 'that age deletes nothing');
 
-SELECT throws_ok(format('SELECT pgpoll.prune(%s)', arguments), '22023', NULL, 'prune() refuses: ' || arguments)
+SELECT throws_ok(format('SELECT pgpoll.prune(%s)', arguments), '22023', NULL,
+    'prune() refuses: ' || arguments)
 FROM unnest(ARRAY['NULL', $$'-1 second'$$, $$'1 hour', 0$$, $$'1 hour', -1$$, $$'1 hour', NULL$$])
     AS arguments;
 
