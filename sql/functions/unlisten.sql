@@ -1,5 +1,5 @@
--- A session that LISTENs and does not read blocks the NOTIFY queue of the whole cluster, so a worker without a
--- manager calls this function before it accepts the next request.
+-- A session that LISTENs and does not read blocks the NOTIFY queue of the whole cluster, so a worker without
+-- a manager calls this function before it accepts the next request.
 CREATE OR REPLACE FUNCTION pgpoll.unlisten(topics text[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

@@ -9,8 +9,8 @@
  *   1. Each queued question is a descriptor in flight. Linux allows a user RLIMIT_NOFILE of them (unix(7),
  *      ETOOMANYREFS): of 3,000 questions of 1,000 processes at a limit of 256, 2,191 failed.
  *   2. All workers that wait for room in the queue are woken whenever there is some. With 3,000 processes
- *      that asked at once, 8 readers and 0.3 ms a page, 9,000 pages took 7 to 18 s and 13 to 21 s of CPU time;
- *      with permits, which wake one worker each, 1.9 to 3.4 s and 5.4 s.
+ *      that asked at once, 8 readers and 0.3 ms a page, 9,000 pages took 7 to 18 s and 13 to 21 s of CPU
+ *      time; with permits, which wake one worker each, 1.9 to 3.4 s and 5.4 s.
  */
 #ifndef PGPOLL_READ_PERMITS_H
 #define PGPOLL_READ_PERMITS_H

@@ -1,6 +1,6 @@
 /*
- * A report to pgpoll.write_statistics(): the polls of a process that began and ended to wait, its workers, and
- * what it has counted. A manager reports for its workers (stats_writer.h), a lone worker for itself
+ * A report to pgpoll.write_statistics(): the polls of a process that began and ended to wait, its workers,
+ * and what it has counted. A manager reports for its workers (stats_writer.h), a lone worker for itself
  * (source_direct.h). The owner embeds a struct stats_report, zeroed at first, makes one report after another
  * in it, and releases it at the end. It holds the counts until they are written: if the success of a write is
  * unknown, they are written again, that is, counted twice rather than lost.
