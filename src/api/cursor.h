@@ -24,6 +24,9 @@ struct cursor {
     int64_t position; /* for CURSOR_MESSAGE and CURSOR_TIME; otherwise 0 */
 };
 
+/* Stands for the position of a topic that is read from now on, until the first read tells that position. */
+enum { CATCH_UP_FROM_NOW = -1 };
+
 enum {
     CURSOR_MESSAGE_ID_SIZE = 21, /* "msg_", 16 digits, NUL */
     CURSOR_STREAM_ID_SIZE = 24   /* enough for any position; usually 13 digits, "-", 1 digit, NUL */
