@@ -10,7 +10,9 @@ import threading
 import time
 
 import pytest
+from test_web import fronted
 
+import web
 from server import ROOT, Postgres, Server, until
 from stalls import stood_still
 
@@ -422,3 +424,121 @@ def test_the_module_s_types(tmp_path):
                            ROOT / "tests/e2e/client_types.mts", EXAMPLES / "long_polling_client.mjs", "node.d.ts"],
                           cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+def test_topics_come_and_go_while_the_module_runs(server, topic):
+    """Whatever a poll was doing when it was interrupted: nothing is lost, and nothing comes twice or in another order."""
+    other, last = topic + "-other", 300
+    with Program("node", "--input-type=module", "-e", f'''
+            import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+            const [, url, topic, other, last] = process.argv;
+            const messages = longPoll(url, [], {{ since: {{ [topic]: "0" }} }});      // without topics, it waits for one
+            let there = false;
+            const toggle = () => (there = !there) ? messages.add(other, "0") : messages.remove(other);
+            let pause = 5, toggling;
+            const toggleOn = () => {{
+                toggle();
+                toggling = setTimeout(toggleOn, pause *= 1.1);                       // at last, a poll is faster on every machine
+            }};
+            toggleOn();
+            setTimeout(() => messages.add(topic), 100);
+            const got = {{ [topic]: [], [other]: [] }};
+            console.log('"begins"');
+            for await (const message of messages) {{
+                got[message.topic].push(message.payload);
+                if (message.payload % 3 === 0 && got[topic].at(-1) !== +last)
+                    toggle();                                                        // in the middle of a page, too
+                if (message.topic === topic && message.payload === +last) {{
+                    clearTimeout(toggling);
+                    messages.add(other);
+                }}
+                if (got[topic].at(-1) === +last && got[other].at(-1) === +last)
+                    break;
+            }}
+            console.log(JSON.stringify([got[topic], got[other]]));
+            process.exit();
+            ''', "--", server.url, topic, other, str(last)) as program:
+        assert program.next() == '"begins"'
+        for n in range(1, last + 1):
+            server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s), (%s, %s)", topic, str(n), other, str(n))
+        assert json.loads(program.next(60)) == [list(range(1, last + 1))] * 2
+        assert not program.errors or stood_still(program.began)
+
+
+def test_a_loop_without_topics_ends():
+    """When it is aborted, though there is nothing to abort."""
+    assert run_node(f'''
+        import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+        const controller = new AbortController();
+        setTimeout(() => controller.abort(), 50);
+        for await (const message of longPoll("http://127.0.0.1:9", [], {{ signal: controller.signal }}));
+        console.log('"ended"');
+        ''') == ["ended"]
+
+
+LOGS_IN = f'''
+import {{ readFileSync }} from "node:fs";
+import {{ longPoll, Refused }} from "{EXAMPLES}/long_polling_client.mjs";
+
+const [, url, topic, file] = process.argv, say = (...words) => console.log(JSON.stringify(words));
+let password;
+const options = {{
+    since: {{ [topic]: "0" }},
+    headers: async (refused) => {{
+        if (refused || !password)
+            password = readFileSync(file, "utf8");
+        if (password === "gone")
+            throw new Refused(401, "logged out");
+        return {{ Authorization: "Basic " + btoa(`ann:${{password}}`) }};
+    }},
+    onRefused: async (error) => {{
+        say("refused", error.message);
+        while (password !== "gone" && readFileSync(file, "utf8") === password)
+            await new Promise((resolve) => setTimeout(resolve, 20));
+        return password !== "gone";
+    }},
+}};
+try {{
+    for await (const {{ payload }} of longPoll(url, [topic], options))
+        say("message", payload);
+}} catch (error) {{
+    say("ended", error instanceof Refused, error.message);
+}}
+'''
+
+
+def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_path):
+    """A password that changes while it polls: it is asked for again, once; then the page may let its user log in."""
+    known = tmp_path / "password"
+    known.write_text("secret")
+    with fronted(server, web.Lighttpd, edit=lambda text: web.uncomment(text, "Authentication")) as door:
+        def change(password):
+            hashed = subprocess.run(["openssl", "passwd", "-apr1", password], check=True, capture_output=True, text=True).stdout
+            door.front.users.write_text(f"ann:{hashed}")
+
+        def says(words):
+            return json.loads(program.next()) == words
+
+        with Program("node", "--input-type=module", "-e", LOGS_IN, "--", door.url, topic, str(known)) as program:
+            server.publish(topic, 1)
+            assert says(["message", 1])
+            server.until_waiting(topic)
+            change("second")
+            known.write_text("second")
+            server.publish(topic, 2)           # answered still; the poll after it gets 401
+            server.publish(topic, 3)
+            assert says(["message", 2]) and says(["message", 3])
+            server.until_waiting(topic)
+            change("third")
+            server.publish(topic, 4)
+            assert says(["message", 4])
+            assert json.loads(program.next())[0] == "refused"
+            server.publish(topic, 5)
+            known.write_text("third")          # the user logs in
+            assert says(["message", 5])
+            server.until_waiting(topic)
+            change("fourth")
+            known.write_text("gone")
+            server.publish(topic, 6)
+            assert says(["message", 6]) and says(["refused", "401 logged out"]) and says(["ended", True, "401 logged out"])
+            assert program.errors == []
