@@ -1,8 +1,10 @@
 """The client of the API document, word for word, and those in examples/."""
+import contextlib
 import http.server
 import json
 import os
 import queue
+import runpy
 import signal
 import subprocess
 import sys
@@ -542,3 +544,67 @@ def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_
             server.publish(topic, 6)
             assert says(["message", 6]) and says(["refused", "401 logged out"]) and says(["ended", True, "401 logged out"])
             assert program.errors == []
+
+
+class Tokens(http.server.BaseHTTPRequestHandler):
+    """Says to nginx who has the token that is good now, and keeps what it was shown."""
+
+    def do_GET(self):
+        shown = self.headers["Authorization"]
+        self.server.shown.append(shown)
+        self.send_response(200 if shown == f"Bearer {self.server.good}" else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def behind_tokens(server):
+    """The server behind an nginx that asks us about tokens, and what decides about them."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as tokens:
+        tokens.good, tokens.shown = "first", []
+        threading.Thread(target=tokens.serve_forever, daemon=True).start()
+        check = f"location = /token {{ internal; proxy_pass http://127.0.0.1:{tokens.server_port}; proxy_pass_request_body off;" \
+                ' proxy_set_header Content-Length ""; }\n'
+        with fronted(server, web.Nginx, edit=lambda text: check + text.replace("fastcgi_pass ", "auth_request /token; fastcgi_pass ", 1)) as door:
+            yield door, tokens
+        tokens.shutdown()
+
+
+def test_the_python_client_renews_its_token(server, topic, tmp_path):
+    """Once, when the server answers 401; if that does not help, it gives up."""
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    with behind_tokens(server) as (door, tokens):
+        with Program(*python_client(door.url, topic), "--token", str(token)) as program:
+            server.until_waiting(topic)
+            token.write_text("second")
+            tokens.good = "second"
+            server.publish(topic, 1)
+            assert program.messages(1) == [(topic, 1)]
+            server.until_waiting(topic)
+            tokens.good = "third"
+            server.publish(topic, 2)
+            assert program.messages(1) == [(topic, 2)]
+            until(lambda: program.process.poll() is not None, "the end")
+            assert program.process.returncode == 1 and "401" in "".join(program.errors)
+            assert tokens.shown[-2:] == ["Bearer second"] * 2
+
+
+def test_the_python_client_s_token_function(server, topic):
+    """Called for each poll, and again after a 401; the message that had been published by then comes."""
+    client = runpy.run_path(str(EXAMPLES / "long_polling_client.py"))["LongPollingClient"]
+    with behind_tokens(server) as (door, tokens):
+        asked = []
+
+        def token(renew):
+            asked.append(renew)
+            return tokens.good if renew else "expired"
+
+        pages = client(door.url, [topic], {topic: "0"}, token).pages()
+        for n in range(2):
+            server.publish(topic, n)
+            assert [message["payload"] for message in next(pages)["messages"]] == [n]
+        assert asked == [False, True] * 2
