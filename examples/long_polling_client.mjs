@@ -58,8 +58,8 @@ export async function* longPoll(url, topics, options = {}) {
 
     for (let failures = 0; !signal?.aborted;) {
         // Without a cursor, or with "$", a topic is read from now on. The first poll asks at once where now is, so that no failure of a
-        // longer poll can lose what is committed meanwhile.
-        const seconds = topics.every((topic) => cursors[topic]) ? timeout : 0;
+        // longer poll can lose what is committed meanwhile. So does one for the last few messages, whose cursor begins with "-".
+        const seconds = topics.every((topic) => cursors[topic] && !cursors[topic].startsWith("-")) ? timeout : 0;
         let answer;
         try {
             answer = await poll(`${url}`.replace(/\/$/, ""), { topics, since: cursors, timeout: seconds, limit }, options);
