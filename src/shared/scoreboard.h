@@ -76,6 +76,7 @@ struct slot {
     _Atomic int authorize;                /* also ask whether the user may poll */
     _Atomic int question_count;           /* topics asked about */
     _Atomic int64_t question_deadline_ms; /* after it the worker no longer waits for the reply */
+    _Atomic uint64_t look;                /* the look that it waits for, or waited for last: see look.h */
     char user[SCOREBOARD_USER_SIZE];
     _Atomic int topic_count;    /* topics waited for */
     struct counters counters;   /* the worker adds to them, the manager empties them */
@@ -112,6 +113,8 @@ struct manager_memory {
     uint64_t client_seed;          /* of the hashes in clients */
     _Atomic int64_t open_until_ms; /* until then can_poll() is taken to allow everything */
     _Atomic int readers;           /* running processes that read the table for the workers */
+    _Atomic uint64_t looks_begun, looks_done, looks_refused; /* see look.h */
+    _Atomic int looks_watched;
 };
 
 /* The head of the workers' memory. */
@@ -159,6 +162,7 @@ struct scoreboard {
     /* The workers' memory. */
     struct workers_memory *workers;
     _Atomic uint64_t *askers;                        /* set of workers whose question was not looked at yet */
+    _Atomic uint64_t *lookers;                       /* set of workers that wait for a look: see look.h */
     _Atomic uint64_t *wait_sets[SCOREBOARD_BUCKETS]; /* see wait_sets.h */
     _Atomic uint64_t *clients; /* by worker: its client's hash, see poll_quota.h; 0: none */
     char *slots;

@@ -13,6 +13,7 @@
 #include "fake_clock.h"
 #include "postgres/catch_up.h"
 #include "shared/latch.h"
+#include "shared/look.h"
 #include "shared/poll_quota.h"
 #include "shared/question.h"
 #include "shared/read_channel.h"
@@ -70,7 +71,10 @@ struct host {
     enum error answer;
     void (*once_waiting)(struct host *host);
     _Atomic int questions; /* how many it has answered */
-    bool authorized;       /* the last question asked whether the user may poll */
+    _Atomic int looks;     /* likewise */
+    enum look_state look;  /* how a look ends; LOOK_PENDING: as LOOK_DONE */
+    void (*during_look)(struct host *host);
+    bool authorized; /* the last question asked whether the user may poll */
     /* The reader. */
     int reader_queue;
     pthread_t reader;
@@ -117,6 +121,15 @@ static void answer_question(struct host *host)
     question_answer(scoreboard, WORKER, host->answer);
 }
 
+static void answer_look(struct host *host)
+{
+    look_begin(host->scoreboard);
+    if (host->during_look)
+        host->during_look(host);
+    atomic_fetch_add(&host->looks, 1);
+    look_end(host->scoreboard, host->look ? host->look : LOOK_DONE);
+}
+
 static void *manage(void *argument)
 {
     struct host *host = argument;
@@ -128,6 +141,8 @@ static void *manage(void *argument)
             (void)eventfd_read(host->scoreboard->latch, &rung);
         if (!atomic_load(&host->silent) && atomic_exchange(&host->scoreboard->askers[WORKER / 64], 0))
             answer_question(host);
+        if (!atomic_load(&host->silent) && look_is_wanted(host->scoreboard))
+            answer_look(host);
         if (host->once_waiting && atomic_load(&host->slot->state) == SLOT_WAITING) {
             host->once_waiting(host);
             host->once_waiting = NULL;
@@ -327,13 +342,86 @@ static void asks_only_what_it_must(void)
     append(&host, "b", START + 1, "one");
     READ(&host, SOURCE_AUTHORIZE, "one"); /* can_poll() allows everything */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 0);
     host.positions[1] = CATCH_UP_FROM_NOW;
-    READ(&host, SOURCE_AUTHORIZE, "");
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
-    CU_ASSERT_FALSE(host.authorized); /* it asked only for the position */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, once it is up to date */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_RING_PAGES]), 5);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 0);
+    close_host(&host);
+}
+
+static void append_during_look(struct host *host)
+{
+    append(host, "a", START + 1, "committed before");
+}
+
+/* A poll that does not wait gets what the ring has after a look that began after the question. */
+static void a_look_brings_what_is_committed(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.scoreboard->manager->open_until_ms = INT64_MAX;
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    host.request.timeout_s = 0;
+    host.during_look = append_during_look;
+    READ(&host, SOURCE_AUTHORIZE, "committed before");
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    CU_ASSERT_FALSE(look_is_wanted(host.scoreboard));
+    close_host(&host);
+}
+
+/* If the manager cannot tell, the worker asks about each topic. */
+static void a_look_may_be_refused(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.scoreboard->manager->open_until_ms = INT64_MAX;
+    host.look = LOOK_REFUSED;
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    host.positions[0] = CATCH_UP_FROM_NOW;
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(host.positions[0], START);
+    close_host(&host);
+}
+
+/* One look answers those that asked before it began, and only those. */
+static void a_look_answers_all_that_asked_before_it(void)
+{
+    struct host host;
+    struct scoreboard *scoreboard;
+    uint64_t before, after;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    scoreboard = host.scoreboard;
+    before = look_ask(scoreboard, 1);
+    CU_ASSERT_EQUAL(look_ask(scoreboard, WORKER), before);
+    CU_ASSERT_TRUE(look_is_wanted(scoreboard));
+    look_begin(scoreboard);
+    after = look_ask(scoreboard, 2);
+    CU_ASSERT_EQUAL(look_state(scoreboard, before), LOOK_PENDING);
+    look_end(scoreboard, LOOK_DONE);
+    CU_ASSERT_EQUAL(look_state(scoreboard, before), LOOK_DONE);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
+    CU_ASSERT_EQUAL(look_state(scoreboard, after), LOOK_PENDING);
+    CU_ASSERT_TRUE(look_is_wanted(scoreboard));
+    /* A broken worker writes what it wants. */
+    atomic_store(&host.slot->look, UINT64_MAX);
+    (void)atomic_fetch_or(&scoreboard->lookers[WORKER / 64], UINT64_MAX);
+    look_begin(scoreboard);
+    look_end(scoreboard, LOOK_REFUSED);
+    CU_ASSERT_EQUAL(look_state(scoreboard, after), LOOK_REFUSED);
+    CU_ASSERT_EQUAL(look_state(scoreboard, before), LOOK_DONE);
+    CU_ASSERT_FALSE(look_is_wanted(scoreboard));
     close_host(&host);
 }
 
@@ -617,6 +705,7 @@ static void a_drained_poll_does_not_wait_for_the_database(void)
 
     open_host(&host, "\"a\"", LONG_MS);
     host.answer = ERROR_DATABASE_AWAY;
+    host.look = LOOK_REFUSED;
     start_manager(&host);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
     latch_drain(host.scoreboard, WORKER);
@@ -882,6 +971,9 @@ static void the_memory_of_names_is_freed(void)
 CU_TestInfo source_shared_tests[] = {
     { "the memory of names is freed", the_memory_of_names_is_freed },
     { "asks only what it must", asks_only_what_it_must },
+    { "a look brings what is committed", a_look_brings_what_is_committed },
+    { "a look may be refused", a_look_may_be_refused },
+    { "a look answers all that asked before it", a_look_answers_all_that_asked_before_it },
     { "an answer may be no", an_answer_may_be_no },
     { "a silent manager is not waited for", a_silent_manager_is_not_waited_for },
     { "asking is interrupted", asking_is_interrupted },
