@@ -33,6 +33,7 @@ enum {
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
     LOOK_PATIENCE_MS = 20,    /* for the announcements of what other managers had numbered before a look */
     LOOK_MS = 5000,           /* look this often without any NOTIFY: a manager may have died while it muted */
+    NUMBERS_MS = 2 * LOOK_MS, /* for so long after a look the workers rely on this relay to number */
     MIN_PAUSE_MS = 50,
     MAX_PAUSE_MS = 1000,
     NO_WORKER = -1 /* instead of a worker that has died since it asked */
@@ -466,6 +467,14 @@ static void set_read_only(struct relay *relay, bool read_only)
     database_note_read_only(&relay->read_only, read_only);
 }
 
+/* Until when workers may leave it to this relay to number: only if it hears of new messages. */
+static void set_numbers_until(struct relay *relay, bool numbers)
+{
+    atomic_store(
+        &relay->scoreboard->manager->numbers_until_ms,
+        numbers && atomic_load(&relay->scoreboard->listen_works) ? relay->batch.started_ms + NUMBERS_MS : 0);
+}
+
 /*
  * Takes the messages of a batch that this manager numbered. If the batch continues where the ring ends, they
  * go into the ring at once. If not, others have numbered messages in between; all are announced, and are read
@@ -479,6 +488,7 @@ static void take_batch(struct relay *relay, const PGresult *result)
 
     notify_throttle_found(&relay->throttle, cycle->action, all_notify, batch.assigned, clock_monotonic_ms());
     set_read_only(relay, batch.read_only);
+    set_numbers_until(relay, !batch.read_only);
     if (batch.more)
         notify_throttle_hear(&relay->throttle); /* the next cycle continues, and answers questions as well */
     if (batch.read_only || batch.more) /* what is committed need not have a position: refuse the look */
@@ -581,7 +591,7 @@ static void end_look(struct relay *relay, enum look_state state)
 
 /*
  * Ends the look if the ring is complete. If not, others have numbered something that is not in the ring yet:
- * their announcements are under way, unless LISTEN delivers nothing.
+ * their announcements are under way.
  */
 static void check_look(struct relay *relay)
 {
@@ -589,7 +599,7 @@ static void check_look(struct relay *relay)
         relay->look_to = relay->cycle.numbered_to;
     if (relay->look_to > 0 && relay->complete_to >= relay->look_to)
         end_look(relay, LOOK_DONE);
-    else if (clock_monotonic_ms() >= relay->look_refused_ms || !atomic_load(&relay->scoreboard->listen_works))
+    else if (clock_monotonic_ms() >= relay->look_refused_ms)
         end_look(relay, LOOK_REFUSED);
 }
 
@@ -652,6 +662,7 @@ static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
     announcements_lose(&relay->announcements);
+    set_numbers_until(relay, false);
     database_close(relay->database, NULL);
     relay->pause_ms = relay->pause_ms ? relay->pause_ms * 2 : MIN_PAUSE_MS;
     if (relay->pause_ms > MAX_PAUSE_MS)

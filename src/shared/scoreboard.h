@@ -113,6 +113,8 @@ struct manager_memory {
     uint64_t client_seed;          /* of the hashes in clients */
     _Atomic int64_t open_until_ms; /* until then can_poll() is taken to allow everything */
     _Atomic int readers;           /* running processes that read the table for the workers */
+    _Atomic int64_t
+        numbers_until_ms; /* until then the manager gives new messages positions as it hears of them */
     _Atomic uint64_t looks_begun, looks_done, looks_refused; /* see look.h */
     _Atomic int looks_watched;
 };

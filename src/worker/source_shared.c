@@ -122,21 +122,35 @@ static enum error ask(struct source_shared *source, const struct source_poll *po
     return error;
 }
 
-/*
- * Has the manager bring the ring up to date. Then "now" is where each topic stands in it. The topics must be
- * in the ring. *done: whether they still are, and the manager could do it.
- */
-static enum error look(struct source_shared *source, const struct source_poll *poll, int64_t *positions,
-                       int64_t deadline_ms, bool *done)
+/* Whether the manager gives new messages their positions, so that nobody else need do it. */
+static bool manager_numbers(const struct source_shared *source)
 {
-    const uint64_t number = look_ask(source->scoreboard, source->worker);
-    const enum error error = wait_answer(source, number, poll->interrupts, deadline_ms);
+    return atomic_load(&source->scoreboard->manager->numbers_until_ms) > clock_monotonic_ms();
+}
 
-    *done = !error && look_state(source->scoreboard, number) == LOOK_DONE;
-    for (int i = 0; *done && i < poll->request->topic_count; i++)
-        if (positions[i] == CATCH_UP_FROM_NOW)
-            *done = ring_newest(source->scoreboard->ring, source->refs[i], &positions[i]);
-    return error;
+/*
+ * Has the manager give positions to all that is committed now, and bring the ring up to date. false: it
+ * cannot, or not in time.
+ */
+static bool look(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
+{
+    uint64_t number;
+
+    if (!manager_numbers(source))
+        return false;
+    number = look_ask(source->scoreboard, source->worker);
+    return wait_answer(source, number, poll->interrupts, deadline_ms) == ERROR_NONE &&
+           look_state(source->scoreboard, number) == LOOK_DONE;
+}
+
+/* After a look: "now" is where a topic stands in the ring. false: a topic is no longer there. */
+static bool find_now(const struct source_shared *source, int topic_count, int64_t *positions)
+{
+    for (int i = 0; i < topic_count; i++)
+        if (positions[i] == CATCH_UP_FROM_NOW &&
+            !ring_newest(source->scoreboard->ring, source->refs[i], &positions[i]))
+            return false;
+    return true;
 }
 
 static bool is_open_to_all(const struct scoreboard *scoreboard)
@@ -201,7 +215,7 @@ static enum error read_by_reader(struct source_shared *source, const struct read
 }
 
 static enum error read_table(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                             const int64_t *positions, struct page *page, int64_t deadline_ms)
+                             bool number, const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     /*
      * A poll with a short timeout also waits for a permit this long: a busy database is not an unreachable
@@ -218,8 +232,9 @@ static enum error read_table(struct source_shared *source, const struct source_p
     deadline_ms = clock_max(deadline_ms, clock_monotonic_ms() + QUICK_READ_MS);
     counters_add(&source->slot->counters, COUNTER_TABLE_PAGES, 1);
     error = read_by_reader(source,
-                           &(struct read_channel_question){
-                               poll->request, positions, authorize ? poll->remote_user : NULL, deadline_ms },
+                           &(struct read_channel_question){ poll->request, positions,
+                                                            authorize ? poll->remote_user : NULL, number,
+                                                            deadline_ms },
                            page);
     read_permits_return(source->scoreboard, source->worker);
     return error;
@@ -279,22 +294,23 @@ static bool is_up_to_date(const struct source_shared *source)
 }
 
 /*
- * Has the manager do what this read needs: check the user, find the topics, say what "now" is. starts: the
- * poll's positions; those from now on are replaced. *asked: whether it was a question about each topic.
+ * Has the manager do what this read needs: check the user, find the topics, number new messages, say what
+ * "now" is. starts: the poll's positions; those from now on are replaced. *asked: it was a question about each
+ * topic. *number: the manager may not have numbered what this read must have.
  */
 static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool may_poll,
-                          bool known, int64_t *starts, int64_t deadline_ms, bool *asked)
+                          bool known, int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
 {
-    bool looked = false;
-    enum error error = ERROR_NONE;
+    enum error error;
 
     *asked = may_poll || !known;
-    if (!*asked && needs_now(poll->request, starts)) {
-        error = look(source, poll, starts, deadline_ms, &looked);
-        *asked = !looked;
-    }
-    if (!error && *asked)
-        error = ask(source, poll, may_poll, starts, deadline_ms);
+    *number = !manager_numbers(source);
+    if (!*asked && needs_now(poll->request, starts))
+        *asked = !look(source, poll, deadline_ms) || !find_now(source, poll->request->topic_count, starts);
+    if (!*asked)
+        return ERROR_NONE;
+    *number = false;
+    error = ask(source, poll, may_poll, starts, deadline_ms);
     return error == ERROR_TIMEOUT ? ERROR_DATABASE_AWAY : error;
 }
 
@@ -307,20 +323,21 @@ static enum error read_source(struct source_shared *source, const struct source_
     /* If can_poll() allows everything, asking it would only cost time and a database connection. */
     const bool may_poll = authorize && !is_open_to_all(source->scoreboard);
     const bool known = find_topics(source, request);
-    bool asked;
+    bool asked, number;
     enum error error;
 
     /* Not worth LISTENing to. The manager is asked only if no reader reaches the database. */
     if (request->timeout_s == 0 && !known) {
-        error = read_table(source, poll, may_poll, positions, page, deadline_ms);
+        number = !look(source, poll, deadline_ms);
+        error = read_table(source, poll, may_poll, number, positions, page, deadline_ms);
         if (error != ERROR_DATABASE_AWAY)
             return error;
     }
     memcpy(source->starts, positions, (size_t)request->topic_count * sizeof *source->starts);
-    error = prepare(source, poll, may_poll, known, source->starts, deadline_ms, &asked);
+    error = prepare(source, poll, may_poll, known, source->starts, deadline_ms, &asked, &number);
     if (error == ERROR_DRAINED) { /* the manager may have ended, but a reader can still read the table */
         source->topic_count = 0;
-        return read_table(source, poll, authorize, positions, page, deadline_ms);
+        return read_table(source, poll, authorize, true, positions, page, deadline_ms);
     }
     if (error)
         return error;
@@ -332,7 +349,7 @@ static enum error read_source(struct source_shared *source, const struct source_
     if ((asked && !is_up_to_date(source)) ||
         !ring_read(source->scoreboard->ring, source->refs, source->starts, request->limit,
                    source->config->page_bytes, page))
-        return read_table(source, poll, false, source->starts, page, deadline_ms);
+        return read_table(source, poll, false, number, source->starts, page, deadline_ms);
     counters_add(&source->slot->counters, COUNTER_RING_PAGES, 1);
     return ERROR_NONE;
 }

@@ -808,6 +808,27 @@ def test_a_worker_killed_as_its_page_is_read(narrow, topic):
     assert [poll.result().payloads for poll in later] == [[1, 2]] * 6
 
 
+@contextlib.contextmanager
+def numbering_held_up(server):
+    """A session holds the lock under which positions are given."""
+    with contextlib.closing(server.connect()) as holder, holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE")
+        yield
+
+
+def test_who_comes_back_does_not_wait_for_new_positions(eight, topic):
+    """The manager gives them. The table is read by itself, while something new waits for its position."""
+    eight.publish(topic, 1, 2, 3)
+    (waiting,) = eight.wait(topic, timeout=30)     # from here on the manager reads the topic ahead
+    until(lambda: eight.sql("SELECT hears FROM pgpoll.listening WHERE hears"), "a manager that hears")
+    eight.poll(topic)   # which makes it look
+    with numbering_held_up(eight):
+        eight.publish(topic, "new")
+        answer = eight.poll(topic, since={topic: "0"}, timeout=30)
+        assert answer.payloads == [1, 2, 3] and not waiting.done()
+    assert waiting.result().payloads == ["new"]
+
+
 # --- can_poll()
 
 def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):

@@ -80,6 +80,7 @@ struct host {
     pthread_t reader;
     enum error table_answer;
     char asked_user[32];
+    bool asked_to_number;
     int64_t asked_position;
 };
 
@@ -188,6 +189,7 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     host->scoreboard = scoreboard_new(WORKERS, 3, TOPICS, 64, 64 * 256, 1);
     CU_ASSERT_PTR_NOT_NULL_FATAL(host->scoreboard);
     CU_ASSERT_TRUE_FATAL(read_channel_new_queue(pair));
+    host->scoreboard->manager->numbers_until_ms = INT64_MAX;
     host->scoreboard->read_queue = pair[0];
     host->reader_queue = pair[1];
     host->slot = scoreboard_slot(host->scoreboard, WORKER);
@@ -231,6 +233,7 @@ static void *read_one(void *argument)
     (void)snprintf(host->asked_user, sizeof host->asked_user, "%s",
                    job.question.remote_user ? job.question.remote_user : "nobody");
     host->asked_position = job.question.positions[0];
+    host->asked_to_number = job.question.number;
     (void)page_add(&page, 0, &job.request.topics[0], &message);
     read_channel_answer(socket, job.question.deadline_ms, host->table_answer, &page, "the table's own words");
     page_release(&page);
@@ -489,6 +492,7 @@ static void asking_is_interrupted(void)
     join_reader(&host);
     EXPECT_TEXT(host.asked_user, "eve");
     CU_ASSERT_EQUAL(host.asked_position, CATCH_UP_FROM_NOW);
+    CU_ASSERT_TRUE(host.asked_to_number);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
     release_flag = 0;
     (void)close(host.theirs);
@@ -524,6 +528,7 @@ static void what_the_ring_lacks_is_read_from_the_table(void)
     READ(&host, SOURCE_READ_ONLY, TABLE_MESSAGE);
     join_reader(&host);
     EXPECT_TEXT(host.asked_user, "nobody"); /* the manager has been asked */
+    CU_ASSERT_FALSE(host.asked_to_number);  /* it numbers */
     CU_ASSERT_EQUAL(host.asked_position, START);
     CU_ASSERT_EQUAL(host.positions[0], START + 1);
     EXPECT_TEXT(host.source->operations->error(host.source), "");
@@ -531,16 +536,40 @@ static void what_the_ring_lacks_is_read_from_the_table(void)
                     0); /* the manager has not started a reader */
     atomic_store(&host.scoreboard->manager->readers, 1);
     append(&host, "a", START + 2, NULL);
+    host.scoreboard->manager->numbers_until_ms = 0;
     start_reader(&host, ERROR_DATABASE_QUERY);
     FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_DATABASE_QUERY);
     join_reader(&host);
     EXPECT_TEXT(host.source->operations->error(host.source), "the table's own words");
+    CU_ASSERT_TRUE(host.asked_to_number);
     CU_ASSERT_NOT_EQUAL(eventfd_read(host.scoreboard->latch, &rung), 0); /* enough readers run */
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 2);
     close_host(&host);
 }
 
 /* A poll that does not wait reads the table first if the host does not listen to its topic. */
+static void a_topic_that_nobody_waits_for(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.request.timeout_s = 0;
+    start_manager(&host);
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1); /* so that the reader need not number */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 0);
+    CU_ASSERT_FALSE(host.asked_to_number);
+    host.scoreboard->manager->numbers_until_ms = 0;
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
+    CU_ASSERT_TRUE(host.asked_to_number);
+    close_host(&host);
+}
+
 static void a_table_out_of_reach(void)
 {
     struct host host;
@@ -978,6 +1007,7 @@ CU_TestInfo source_shared_tests[] = {
     { "a silent manager is not waited for", a_silent_manager_is_not_waited_for },
     { "asking is interrupted", asking_is_interrupted },
     { "what the ring lacks is read from the table", what_the_ring_lacks_is_read_from_the_table },
+    { "a topic that nobody waits for", a_topic_that_nobody_waits_for },
     { "a table that is not read", a_table_that_is_not_read },
     { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },
