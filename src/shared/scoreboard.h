@@ -187,6 +187,9 @@ struct scoreboard {
     _Atomic int heartbeat_wanted; /* send a heartbeat as soon as possible */
     _Atomic int64_t heartbeat_ms; /* when the statement that sent the last heartbeat was started */
     _Atomic int listen_works;
+    /* The deaf do not hear: heartbeats are sent regularly since then. */
+    _Atomic int64_t heartbeats_since_ms;
+    _Atomic int is_quiet; /* there were no polls for PGPOLL_IDLE_S, and no heartbeats are sent */
 };
 
 /*
