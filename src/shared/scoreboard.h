@@ -40,9 +40,8 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* wait sets; a topic uses the one of its number modulo this */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_HANDOVERS = 2,          /* a client with more than 2 * quota + this many polls is refused */
-    SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted this long */
-    SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() takes */
+    SCOREBOARD_HANDOVERS = 2,  /* a client with more than 2 * quota + this many polls is refused */
+    SCOREBOARD_DESCRIPTORS = 5 /* that scoreboard_join() takes */
 };
 
 enum slot_state {
@@ -64,7 +63,7 @@ struct slot_topic {
 struct slot {
     _Atomic int state; /* enum slot_state */
     _Atomic int woken; /* set before SIGUSR2 is sent; the worker clears it before it looks for work */
-    _Atomic int drain; /* answer early; set by the manager or by a newer poll of the same client */
+    _Atomic int drain; /* answer early, after this many ms; 0: no; see latch_drain() */
     _Atomic int has_read_permit; /* holds one of the permits of read_permits.h */
     /* The poll, for the choice of polls to drain and for the statistics. */
     _Atomic uint32_t wait_id; /* differs for each wait */

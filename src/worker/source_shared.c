@@ -383,16 +383,12 @@ static int64_t read_again_ms(const struct source_shared *source)
     return INT64_MAX;
 }
 
-/*
- * When the poll is to be answered early; INT64_MAX: not at all. It first lasts SCOREBOARD_SHORTEST_WAIT_MS:
- * otherwise two clients that share a quota of one, and poll again at once, would drain each other without a
- * pause.
- */
+/* When the poll is to be answered early; INT64_MAX: not at all. */
 static int64_t drain_ms(const struct source_shared *source)
 {
-    return atomic_load(&source->slot->drain)
-               ? atomic_load(&source->slot->since_ms) + SCOREBOARD_SHORTEST_WAIT_MS
-               : INT64_MAX;
+    const int shortest_ms = atomic_load(&source->slot->drain);
+
+    return shortest_ms ? atomic_load(&source->slot->since_ms) + shortest_ms : INT64_MAX;
 }
 
 static enum error shared_wait(struct message_source *base, const struct interrupts *interrupts,

@@ -686,7 +686,7 @@ static void by_the_client(void)
 
 static void release(struct host *host)
 {
-    latch_drain(host->scoreboard, WORKER);
+    latch_drain(host->scoreboard, WORKER, POLL_QUOTA_SHORTEST_MS);
 }
 
 static void by_the_manager(void)
@@ -712,18 +712,18 @@ static void by_a_newer_poll_but_not_too_soon(void)
     open_host(&host, "\"a\"", LONG_MS);
     start_manager(&host);
     READ(&host, SOURCE_AUTHORIZE, "");
-    latch_drain(host.scoreboard, WORKER);
+    latch_drain(host.scoreboard, WORKER, POLL_QUOTA_SHORTEST_MS);
     READ(&host, SOURCE_SUBSCRIBE, "");
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_READ_ONLY, "one");
     start_ms = host.poll.started_ms;
     WAIT(&host, ERROR_DRAINED);
-    EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS,
+    EXPECT(clock_monotonic_ms() - start_ms >= POLL_QUOTA_SHORTEST_MS,
            "two clients that share a quota of one would spin");
     start_ms = clock_monotonic_ms();
     WAIT(&host, ERROR_DRAINED); /* at once, now */
-    EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");
+    EXPECT(clock_monotonic_ms() - start_ms < POLL_QUOTA_SHORTEST_MS, "a second pause");
     close_host(&host);
 }
 
@@ -737,7 +737,7 @@ static void a_drained_poll_does_not_wait_for_the_database(void)
     host.look = LOOK_REFUSED;
     start_manager(&host);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
-    latch_drain(host.scoreboard, WORKER);
+    latch_drain(host.scoreboard, WORKER, POLL_QUOTA_SHORTEST_MS);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_TOO_MANY);
     FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_DRAINED);
     host.answer = ERROR_NONE;
