@@ -11,10 +11,11 @@ SELECT l.host, l.pid,
        date_trunc('milliseconds', now() - l.seen_at) AS last_seen
 FROM pgpoll.listeners l
 CROSS JOIN LATERAL
-    -- The process id may have been given to another session since. (Who may not see its start: NULL.)
+    -- Long after the last report of a quiet manager, its session's process id may be that of another session.
+    -- (Who may not see when that began: NULL.)
     (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid) s
-                    WHERE coalesce(s.backend_start <= l.seen_at, true))
-            AND (l.hears IS NULL OR l.quiet OR l.seen_at > now() - interval '15 seconds') AS alive) a
+                    WHERE l.quiet IS NOT TRUE OR coalesce(s.backend_start <= l.seen_at, true))
+            AND (l.hears IS NULL OR l.quiet IS TRUE OR l.seen_at > now() - interval '15 seconds') AS alive) a
 CROSS JOIN LATERAL
     (SELECT count(*) AS polls FROM pgpoll.live_waiters w WHERE w.host = l.host AND w.pid = l.pid) w
 ORDER BY l.host, l.pid;

@@ -35,6 +35,7 @@ enum {
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
     LOOK_PATIENCE_MS = 20,    /* for the announcements of what other managers had numbered before a look */
     LOOK_MS = 5000,           /* look this often without any NOTIFY: a manager may have died while it muted */
+    QUIET_MS = 60 * 1000,     /* between cycles while nobody polls: see stats_writer.h */
     NUMBERS_MS = 2 * LOOK_MS  /* for so long after a look the workers rely on this relay to number */
 };
 
@@ -710,6 +711,15 @@ static int64_t look_due_ms(const struct relay *relay)
     return relay->look_to == 0 || relay->announcements.last >= relay->look_to ? 0 : relay->look_refused_ms;
 }
 
+/* When the next cycle is due without any news or question. */
+static int64_t routine_due_ms(const struct relay *relay)
+{
+    const int64_t due_ms = clock_min(clock_min(relay->full_ms, relay->look_ms), relay->sweep_ms);
+
+    return atomic_load(&relay->scoreboard->is_quiet) ? clock_max(due_ms, relay->batch.started_ms + QUIET_MS)
+                                                     : due_ms;
+}
+
 int64_t relay_due_ms(const struct relay *relay)
 {
     if (relay->batch.running)
@@ -718,10 +728,10 @@ int64_t relay_due_ms(const struct relay *relay)
         return relay->backoff.due_ms;
     if (relay->pending.count > 0 || relay->subscriptions.news_count > 0)
         return 0;
-    return clock_min(clock_min(clock_min(relay->full_ms, relay->look_ms),
-                               clock_min(look_due_ms(relay), notify_throttle_due_ms(&relay->throttle))),
-                     clock_min(clock_min(relay->sweep_ms, announcements_deaf_ms(&relay->announcements)),
-                               open_to_all_due_ms(&relay->open_to_all)));
+    return clock_min(
+        clock_min(routine_due_ms(relay),
+                  clock_min(look_due_ms(relay), notify_throttle_due_ms(&relay->throttle))),
+        clock_min(announcements_deaf_ms(&relay->announcements), open_to_all_due_ms(&relay->open_to_all)));
 }
 
 static void begin(struct relay *relay, int64_t now_ms)

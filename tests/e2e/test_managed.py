@@ -141,6 +141,39 @@ def test_the_statistics_are_written_once_a_second(crowd, topic):
     assert all(poll.result().payloads == [1] for poll in polls)
 
 
+# --- nobody polls
+
+def last_questions(server):
+    """The start of each session's last statement."""
+    return server.sql("SELECT pid, query_start FROM pg_stat_activity WHERE usename = 'pgpoll_worker' ORDER BY pid")
+
+
+def test_a_manager_that_nobody_polls_is_quiet(topic):
+    """It writes nothing, asks at most once a minute, is not taken for dead, and answers the first poll at once."""
+    with Server(8, PGPOLL_IDLE_S="1") as server:
+        server.publish(topic, 1)
+        assert server.poll(topic, since={topic: "0"}).payloads == [1]
+        until(lambda: server.sql("SELECT quiet FROM pgpoll.listeners") == [(True,)], "quiet", 10 + STALL_S)
+        xids, asked = server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())"), last_questions(server)
+        # A heartbeat would come after 5 s.
+        until(lambda: server.sql("SELECT last_seen > '6 s' FROM pgpoll.listening") == [(True,)], "a while", 6 + STALL_S)
+        assert server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())") == xids
+        assert sum(before != after for before, after in zip(asked, last_questions(server), strict=True)) <= 1
+        # Even long after its report; a manager that is not quiet would be taken for dead after 15 s.
+        server.sql("UPDATE pgpoll.listeners SET seen_at = backend_start FROM pg_stat_activity WHERE pg_stat_activity.pid = backend_pid")
+        until(lambda: server.sql("SELECT last_seen > '15 s' FROM pgpoll.listening") == [(True,)], "a while", 15 + STALL_S)
+        assert server.sql("SELECT alive, hears, free_workers FROM pgpoll.listening") == [(True, True, 9)]
+        assert server.sql("SELECT message FROM pgpoll.listeners, pgpoll.problems(host, 8, 20) WHERE message ~ 'manager'") == []
+
+        (poll,) = server.wait(topic, timeout=30)
+        server.until_waiting(topic)
+        server.publish(topic, 2)
+        assert poll.result().payloads == [2]
+        assert server.sql("SELECT quiet FROM pgpoll.listeners") == [(False,)]
+        os.kill(server.manager, signal.SIGKILL)
+        until(lambda: server.sql("SELECT alive FROM pgpoll.listening") == [(False,)], "its death noticed")
+
+
 # --- full is not an error
 
 def test_six_clients_share_two_workers(small, topic):
