@@ -62,6 +62,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql
 \ir functions/assign_backlog.sql
+\ir functions/all_numbered.sql
 \ir functions/assign_batch.sql
 \ir functions/assign_positions.sql
 \ir functions/new_messages.sql

@@ -141,6 +141,39 @@ def test_the_statistics_are_written_once_a_second(crowd, topic):
     assert all(poll.result().payloads == [1] for poll in polls)
 
 
+# --- nobody polls
+
+def last_questions(server):
+    """The start of each session's last statement."""
+    return server.sql("SELECT pid, query_start FROM pg_stat_activity WHERE usename = 'pgpoll_worker' ORDER BY pid")
+
+
+def test_a_manager_that_nobody_polls_is_quiet(topic):
+    """It writes nothing, asks at most once a minute, is not taken for dead, and answers the first poll at once."""
+    with Server(8, PGPOLL_IDLE_S="1") as server:
+        server.publish(topic, 1)
+        assert server.poll(topic, since={topic: "0"}).payloads == [1]
+        until(lambda: server.sql("SELECT quiet FROM pgpoll.listeners") == [(True,)], "quiet", 10 + STALL_S)
+        xids, asked = server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())"), last_questions(server)
+        # A heartbeat would come after 5 s.
+        until(lambda: server.sql("SELECT last_seen > '6 s' FROM pgpoll.listening") == [(True,)], "a while", 6 + STALL_S)
+        assert server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())") == xids
+        assert sum(before != after for before, after in zip(asked, last_questions(server), strict=True)) <= 1
+        # Even long after its report; a manager that is not quiet would be taken for dead after 15 s.
+        server.sql("UPDATE pgpoll.listeners SET seen_at = backend_start FROM pg_stat_activity WHERE pg_stat_activity.pid = backend_pid")
+        until(lambda: server.sql("SELECT last_seen > '15 s' FROM pgpoll.listening") == [(True,)], "a while", 15 + STALL_S)
+        assert server.sql("SELECT alive, hears, free_workers FROM pgpoll.listening") == [(True, True, 9)]
+        assert server.sql("SELECT message FROM pgpoll.listeners, pgpoll.problems(host, 8, 20) WHERE message ~ 'manager'") == []
+
+        (poll,) = server.wait(topic, timeout=30)
+        server.until_waiting(topic)
+        server.publish(topic, 2)
+        assert poll.result().payloads == [2]
+        assert server.sql("SELECT quiet FROM pgpoll.listeners") == [(False,)]
+        os.kill(server.manager, signal.SIGKILL)
+        until(lambda: server.sql("SELECT alive FROM pgpoll.listening") == [(False,)], "its death noticed")
+
+
 # --- full is not an error
 
 def test_six_clients_share_two_workers(small, topic):
@@ -806,6 +839,27 @@ def test_a_worker_killed_as_its_page_is_read(narrow, topic):
         later = [narrow.poll_later(topic, since={topic: "0"}, timeout=20) for _ in range(6)]
         assert all(breaks(poll) for poll in polls)
     assert [poll.result().payloads for poll in later] == [[1, 2]] * 6
+
+
+@contextlib.contextmanager
+def numbering_held_up(server):
+    """A session holds the lock under which positions are given."""
+    with contextlib.closing(server.connect()) as holder, holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE")
+        yield
+
+
+def test_who_comes_back_does_not_wait_for_new_positions(eight, topic):
+    """The manager gives them. The table is read by itself, while something new waits for its position."""
+    eight.publish(topic, 1, 2, 3)
+    (waiting,) = eight.wait(topic, timeout=30)     # from here on the manager reads the topic ahead
+    until(lambda: eight.sql("SELECT hears FROM pgpoll.listening WHERE hears"), "a manager that hears")
+    eight.poll(topic)   # which makes it look
+    with numbering_held_up(eight):
+        eight.publish(topic, "new")
+        answer = eight.poll(topic, since={topic: "0"}, timeout=30)
+        assert answer.payloads == [1, 2, 3] and not waiting.done()
+    assert waiting.result().payloads == ["new"]
 
 
 # --- can_poll()
