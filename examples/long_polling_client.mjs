@@ -14,9 +14,9 @@
  * when the user comes back.
  */
 const FIRST_BACKOFF_S = 0.5, LAST_BACKOFF_S = 30, LONGEST_RETRY_AFTER_S = 3600, SILENCE_S = 10;
-const CUT_S = 1; // a poll that waited this long before a proxy ended it did not fail
+const CUT_S = 1; // a poll that a proxy ends after this time counts as a timeout, not as a failure
 
-/** The server says that this request is wrong. Asking again would not help. */
+/** Thrown when the server refuses the request: repeating it would not help. */
 export class Refused extends Error {
     constructor(status, text) {
         super(`${status} ${text}`);
@@ -49,7 +49,7 @@ export async function* longPoll(url, topics, options = {}) {
     const { timeout = 30, limit, signal, storage, onGap = warnOfGap, onRetry = warnOfRetry } = options;
     // Without a prototype: a topic may be called "__proto__".
     let cursors = Object.create(null);
-    const others = Object.create(null); // those of other topics stay in the storage
+    const others = Object.create(null); // cursors of other topics, which stay in the storage
     for (const [topic, cursor] of Object.entries({ ...options.since, ...(await storage?.load()) }))
         if (!topics.includes(topic))
             others[topic] = cursor;
@@ -57,8 +57,8 @@ export async function* longPoll(url, topics, options = {}) {
             cursors[topic] = cursor;
 
     for (let failures = 0; !signal?.aborted;) {
-        // Without a cursor, or with "$", a topic is read from now on. The first poll asks at once where now is, so that no failure of a
-        // longer poll can lose what is committed meanwhile.
+        // Without a cursor, or with "$", a topic is read from now on. The first poll asks, without waiting, for a cursor
+        // that means "now", so that no failure of a longer poll can lose what is committed meanwhile.
         const seconds = topics.every((topic) => cursors[topic]) ? timeout : 0;
         let answer;
         try {
@@ -111,7 +111,7 @@ async function poll(url, request, { headers, parse = JSON.parse, signal, onOpen 
     const stop = () => attempt.abort();
     const hide = () => attempt.abort(new Hidden());
     const began = Date.now(), waited = () => Date.now() - began >= CUT_S * 1000;
-    // Silence ends the attempt, not the time that an answer takes to arrive: on a slow line that may be minutes.
+    // The time limit applies to silence, not to the whole answer, which may take minutes on a slow line.
     let timer;
     const expect = (seconds) => {
         clearTimeout(timer);
@@ -148,13 +148,13 @@ async function poll(url, request, { headers, parse = JSON.parse, signal, onOpen 
         clearTimeout(timer);
         signal?.removeEventListener("abort", stop);
         globalThis.removeEventListener?.("pagehide", hide);
-        stop(); // a body that nobody reads holds its connection
+        stop(); // a body that is not read keeps its connection open
     }
 }
 
 /** The response's text. alive: called whenever a part of it has arrived. */
 async function read(response, alive) {
-    if (!response.body) // some platforms have no streams
+    if (!response.body) // the platform has no streams
         return response.text();
     const reader = response.body.getReader(), decoder = new TextDecoder();
     let text = "";
@@ -209,7 +209,7 @@ function inWebStorage(storage, key) {
     };
 }
 
-/** Keeps the cursors in a file (Node). Writes the file as a whole or not at all, also if the power fails. */
+/** Keeps the cursors in a file (Node.js). The file is replaced atomically, so that a power failure leaves the old or the new one. */
 export function inFile(path) {
     return {
         async load() {
