@@ -36,6 +36,7 @@ static int64_t cursor_position(const struct cursor *cursor)
         return CATCH_UP_FROM_NOW;
     case CURSOR_MESSAGE:
     case CURSOR_TIME:
+    case CURSOR_LAST:
         return cursor->position;
     case CURSOR_ALL:
     case CURSOR_UNKNOWN:
@@ -81,6 +82,7 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
     case CURSOR_UNKNOWN:
         return GAP_UNKNOWN;
     case CURSOR_ALL:
+    case CURSOR_LAST:
         return GAP_NONE; /* it asks for what is retained, so it misses nothing */
     case CURSOR_TIME:
         /* A time in the past with no later message. Only a time in the future can be from before a restore. */

@@ -579,7 +579,7 @@ static void run_mode(void)
 
 static void print_ms(const char *separator, int64_t ns)
 {
-    (void)printf("%s%.3f", separator, (double)ns / MS_NS);
+    (void)printf("%s%.3f", separator, (double)ns / (double)MS_NS);
 }
 
 static void print_times(void)
@@ -630,6 +630,6 @@ int main(int argc, char **argv)
     }
     int64_t begin_ns = now_ns();
     run_mode();
-    report((double)(now_ns() - begin_ns) / SECOND_NS);
+    report((double)(now_ns() - begin_ns) / (double)SECOND_NS);
     return lost || repeated ? 1 : 0;
 }

@@ -90,6 +90,8 @@ def debian_changelog(tmp_path):
 def test_every_place_says_the_same_version(tmp_path):
     assert RELEASES and RELEASES[0][0] == VERSION
     assert json.loads((ROOT / "deploy/openapi.json").read_text())["info"]["version"] == VERSION
+    assert json.loads((ROOT / "examples/package.json").read_text())["version"] == VERSION
+    assert re.findall(r'^version = "(.*)"$', (ROOT / "examples/pyproject.toml").read_text(), re.M) == [VERSION]
     said = subprocess.run([ROOT / "build/pgpoll.fcgi", "--version"], check=True, capture_output=True, text=True).stdout
     assert said == f"pgpoll.fcgi {VERSION}, for schema {SCHEMA_VERSION}\n"
     assert debian_changelog(tmp_path)[1][0][0] == VERSION

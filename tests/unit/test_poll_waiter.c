@@ -530,6 +530,10 @@ static void each_kind_of_cursor_has_its_gaps(void)
         { "\"0-7\"", 7, GAP_NONE, NULL },
         { "\"0-7\"", 7, GAP_EXPIRED, "expired" },
         { "\"0-7\"", 7, GAP_AHEAD, NULL }, /* a time before anything was published */
+        { "\"-1\"", -1, GAP_NONE, NULL },
+        { "\"-50\"", -50, GAP_EXPIRED, NULL },
+        { "\"-0\"", 0, GAP_NONE, "unknown" },
+        { "\"-1001\"", 0, GAP_NONE, "unknown" },
         { "\"msg_abc123\"", 0, GAP_NONE, "unknown" },
         { "\"msg_abc123\"", 0, GAP_EXPIRED, "unknown" },
     };
