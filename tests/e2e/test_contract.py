@@ -592,8 +592,7 @@ def test_the_worst_bodies_leave_the_workers_alive(server, topic, body, status):
 
 @pytest.mark.web
 @pytest.mark.parametrize("head, body", [
-    ("POST /messages/poll HTTP/1.1\r\nContent-Length: 500", b'{"topics": ["a"], '),       # shorter than its Content-Length, then the client
-    disconnects
+    ("POST /messages/poll HTTP/1.1\r\nContent-Length: 500", b'{"topics": ["a"], '),       # shorter than its Content-Length, then the client disconnects
     ("POST /messages/poll HTTP/1.1\r\nContent-Length: -1", b"{}"),
     ("POST /messages/poll HTTP/1.1\r\nContent-Length: 18446744073709551615", b"{}"),
     ("POST /messages/poll HTTP/1.1\r\nTransfer-Encoding: chunked", b"zz\r\n{}"),
