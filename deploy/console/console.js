@@ -1,5 +1,5 @@
 /*
- * The console: watches topics through examples/long_polling_client.mjs, beside it as .js. The topics are in the page's address, their cursors in
+ * The console: watches topics through examples/long_polling_client.mjs, which is installed beside it as .js. The topics are in the page's address, their cursors in
  * the tab's session storage, so that a reload goes on where the page was, and two tabs do not take each other's place.
  *
  * Whatever comes from the server is text and nothing else; the page's Content-Security-Policy has the browser refuse innerHTML.
@@ -22,18 +22,18 @@ function element(name, properties = {}, ...children) {
 const HIDING = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 const hex = (character) => character.charCodeAt(0).toString(16).padStart(4, "0");
 
-/** Characters that hide or turn others round, as JSON's escapes, which mean the same. */
+/** Replaces characters that hide or reorder others by their JSON escapes, which mean the same. */
 function visible(text) {
     return text.replace(HIDING, (character) => `\\u${hex(character)}`);
 }
 
-/** JSON.parse, but numbers keep all their digits where the browser can do that. */
+/** Parses JSON. Numbers keep all their digits if the browser can do that. */
 function parse(text) {
     try {
         return JSON.parse(text, (key, value, context) =>
             typeof value === "number" && context && JSON.rawJSON && String(value) !== context.source ? JSON.rawJSON(context.source) : value);
     } catch {
-        return JSON.parse(text); // a reviver cannot go as deep
+        return JSON.parse(text); // a reviver recurses, so deep values need a plain parse
     }
 }
 
@@ -45,7 +45,7 @@ function json(value, indent) {
     }
 }
 
-// --- saying things aloud: at once what the user did or must know, every few seconds how much has arrived
+// --- announcements for screen readers: results and errors at once, the number of new messages every few seconds
 
 let arrived = Object.create(null), announcing;
 
@@ -70,7 +70,7 @@ let cursors = Object.create(null);
 try {
     Object.assign(cursors, JSON.parse(sessionStorage.getItem("pgpoll.cursors")));
 } catch {
-    // None, or no storage: from now on.
+    // Nothing is stored, or there is no storage: read from now on.
 }
 
 function keepCursors(next) {
@@ -78,7 +78,7 @@ function keepCursors(next) {
     try {
         sessionStorage.setItem("pgpoll.cursors", JSON.stringify(cursors));
     } catch {
-        // Full or not allowed: only a reload would need them.
+        // The storage is full or not allowed. Only a reload would need the cursors.
     }
 }
 
@@ -145,7 +145,7 @@ at("add").addEventListener("submit", (event) => {
 
 let paused = false, state = "", countdown, watching = { stop: new AbortController(), ended: Promise.resolve() };
 
-/** kind: idle, connecting, waiting, retrying, paused, refused; only a change of it is said aloud. */
+/** kind: idle, connecting, waiting, retrying, paused or refused. Only a change of kind is announced. */
 function setState(kind, text) {
     clearInterval(countdown);
     at("state").dataset.kind = kind;
@@ -153,7 +153,7 @@ function setState(kind, text) {
     at("state-text").textContent = text;
     const settled = kind !== "retrying" && kind !== "refused";
     if (settled && document.activeElement === at("retry"))
-        at("pause").focus(); // the button goes
+        at("pause").focus(); // hides the button
     at("retry").hidden = settled;
     if (kind !== state && !(state === "" && kind === "idle"))
         announce(text);
@@ -173,7 +173,7 @@ function setRetrying(error, seconds) {
     countdown = setInterval(show, 250);
 }
 
-/** Polls from now on for the topics as they are, once the poll before has ended. */
+/** Polls for the present topics once the previous poll has ended. */
 function watch() {
     const stop = new AbortController(), before = watching;
     before.stop.abort();
@@ -219,7 +219,7 @@ at("pause").addEventListener("click", () => {
     watch();
 });
 
-// --- messages, the newest first, no more than can be kept
+// --- messages, the newest first, up to a limit
 
 let received = 0, characters = 0, latest = 0, entries = [], current;
 
@@ -361,7 +361,7 @@ at("clear").addEventListener("click", () => {
     announce("Cleared");
 });
 
-// One stop for Tab; the arrows walk through the list.
+// Tab stops once at the list; the arrow keys move through it.
 const summaries = () => [...at("messages").querySelectorAll("li:not([hidden]) summary")];
 
 function setCurrent(summary) {
@@ -382,7 +382,7 @@ at("messages").addEventListener("keydown", (event) => {
     all[Math.max(0, Math.min(to, all.length - 1))]?.focus();
 });
 
-// --- the server: who waits, and what to type
+// --- the server: its waiting polls, and the commands to type
 
 let stats = {};
 
@@ -410,7 +410,7 @@ function showStats() {
     at("stats-summary").textContent = `${counted(waiters, "poll")} on ${counted(names.length, "topic")}.`
         + (more > 0 ? ` The ${STATS_TOPICS} with the most:` : "");
 
-    // A row stays while its topic does: a button in it may have the focus.
+    // Keep the row of a topic that is still there: a button in it may have the focus.
     const body = at("stats").tBodies[0], old = new Map([...body.rows].map((row) => [row.topic, row]));
     const rows = names.slice(0, STATS_TOPICS).map((topic) => {
         const row = old.get(topic)?.watched === topics.includes(topic) ? old.get(topic) : statsRow(topic);
@@ -433,15 +433,15 @@ function statsRow(topic) {
     return Object.assign(element("tr", {}, element("th", { scope: "row" }, name), element("td")), { topic, watched });
 }
 
-/** SQL's escapes, too, for what visible() escapes. */
+/** Quotes an SQL literal, with escapes for the characters that visible() escapes. */
 const literal = (text) => text.search(HIDING) < 0 ? `'${text.replaceAll("'", "''")}'`
     : `U&'${text.replaceAll("'", "''").replaceAll("\\", "\\\\").replace(HIDING, (character) => `\\${hex(character)}`)}'`;
 
-/** In quotes for a POSIX shell; "!" is bash's own between double ones. */
+/** Quotes a word for a POSIX shell. bash expands "!" between double quotes. */
 const single = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 const quoted = (text) => text.includes("!") ? single(text) : `"${text.replace(/[\\"$`]/g, "\\$&")}"`;
 
-/** With the spaces that people put; a line of JSON text has no line ends of its own. */
+/** Formats JSON with spaces, on one line. JSON text has no line breaks within strings. */
 const spaced = (value) => JSON.stringify(value, null, 1).replace(/([{[])\n\s*/g, "$1").replace(/\n\s*([}\]])/g, "$1").replace(/\n\s*/g, " ");
 
 function showCommands() {
@@ -463,7 +463,7 @@ function showCommands() {
             shown.tabIndex = 0;
 }
 
-/** Where the browser keeps the clipboard from a page (not HTTPS, not this machine), the text is selected instead. */
+/** Without access to the clipboard (neither HTTPS nor localhost), the button selects the text instead. */
 function copyButton(label, text, shown) {
     const button = element("button", { type: "button", className: "small", textContent: label });
     button.addEventListener("click", async () => {

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell a reader to type, typed: only the port and the directory are this test's. And what they refer to is there."""
+"""Runs the commands of README.md and docs/ as a reader would type them, except for the port and the directory. Also checks their links."""
 import io
 import json
 import os
@@ -15,11 +15,11 @@ import pytest
 from documents import COMMANDS, PATHS, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
 from server import ROOT, Server, until
 
-# Typed by a test, but not as it stands there.
+# Commands that a test runs in another form.
 TYPED_ELSEWHERE = {
     "apt-get install make",                         # .ci/run, on a fresh machine, by deploy/packages
     "deploy/packages build deb && make deb",        # make test-deb
-    '"gaps": ',                                     # no command: an answer
+    '"gaps": ',                                     # an answer, not a command
 }
 
 
@@ -30,7 +30,7 @@ def fresh():
 
 
 def line(server, start):
-    """The one command that starts so, for this server."""
+    """Returns the command that starts with this text, changed for this server."""
     return command(start).replace("http://127.0.0.1:8080", server.url).replace(". .run/env", f". {server.run}/env")
 
 
@@ -57,7 +57,7 @@ def test_the_first_screen(fresh):
 
 
 def test_make_run(tmp_path):
-    """It prints the commands that README shows, and Ctrl-C stops all of it."""
+    """It prints the commands that README shows, and Ctrl-C stops all its processes."""
     server = Server(2)
     (tmp_path / "output").touch()
     try:
@@ -114,7 +114,7 @@ def test_the_answer_looks_like_the_one_shown(fresh):
 
 
 def test_a_time_is_a_cursor(fresh):
-    """As docs/poll.md says of stream_id."""
+    """docs/poll.md says so about stream_id."""
     fresh.publish("timed", 1)
     before = fresh.poll("timed", since={"timed": "0"}).messages[0]["stream_id"]
     milliseconds = int(before.partition("-")[0])
@@ -124,7 +124,7 @@ def test_a_time_is_a_cursor(fresh):
     assert fresh.poll("timed", since={"timed": before}).payloads == [2]
 
 
-def test_who_may_poll_what(fresh):
+def test_access_as_in_the_documents(fresh):
     def says(user, topic):
         return fresh.sql("SELECT pgpoll.can_poll(%s, %s)", user, topic)[0][0]
 
@@ -239,7 +239,7 @@ def test_operating_metrics(fresh, topic):
     fresh.until_waiting(topic)
     metrics = run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/metrics"))
     told = set(re.findall(r"`(pgpoll_\w+)", TEXTS["docs/operate.md"])) - {"pgpoll_monitor"}
-    there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # those with a value
+    there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # the metrics that have a value
     families = re.findall(r"^    \(\d+, '(\w+)', '(?:counter|gauge|histogram)'", (ROOT / "sql/functions/metrics.sql").read_text(), re.M)
     assert there <= told == {f"pgpoll_{name}" for name in families}
     fresh.publish(topic, 1)
@@ -259,7 +259,7 @@ def test_operating_views(fresh):
 
 @pytest.mark.parametrize("shown", (command("pgpoll-check http"), command("pgpoll-check --topic")))
 def test_operating_check(fresh, shown):
-    """As it is shown, but for whose database and which URL."""
+    """The output is as shown, except for the database and the URL."""
     typed = shown.replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
     typed = typed.replace("http://127.0.0.1", fresh.url).replace("https://www.example.org", fresh.url)
     output = run(f". {fresh.run}/env && PGUSER=pgpoll_worker PGPOLL_PROGRAM={fresh.run}/bin/pgpoll.fcgi {typed}")
@@ -276,7 +276,7 @@ def test_the_settings_are_those_of_help(fresh):
     assert {name: cells for name, *cells in rows} == settings
 
 
-def test_every_command_is_typed_by_a_test():
+def test_every_command_is_run_by_a_test():
     typed = {*TYPED_ELSEWHERE, *asked_for(*ROOT.glob("tests/*/test_*.py"))}
     assert [line for line in COMMANDS if not line.startswith(tuple(typed))] == []
     assert [start for start in typed if not commands(start)] == []
@@ -286,7 +286,7 @@ def test_links():
     assert [link for path in {*PATHS, *ROOT.glob("*.md")} for link in broken_links(path)] == []
 
 
-def test_what_refers_to_a_document_finds_it():
+def test_references_to_documents():
     missing = []
     for directory in "deploy", "examples", "fcgi", "sql", "src", "tests":
         for path in (ROOT / directory).rglob("*"):
