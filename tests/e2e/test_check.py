@@ -1,6 +1,7 @@
 """pgpoll.fcgi --check and pgpoll-check: every complaint, each for the fault that it reports."""
 import os
 import pathlib
+import pwd
 import re
 import resource
 import signal
@@ -440,6 +441,27 @@ def lighttpd(tmp_path, server, extra):
 
     until(answers, "the second lighttpd")
     return other, process
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root could give its rights away")
+def test_the_web_servers_program_gets_no_more_rights_than_its_process(own):
+    """Which configuration it reads is up to that process."""
+    with directory() as home:
+        (home / "users").touch(0o666)
+        (home / "users").chmod(0o666)
+        other, process = lighttpd(home, own, f"""
+            server.username = "nobody"
+            server.modules += ( "mod_proxy" )
+            proxy.server = ( "" => (( "host" => "127.0.0.1", "port" => {own.port} )) )
+            include_shell "id -u >>{home}/users; echo" """)
+        try:
+            started = (home / "users").read_text().split()
+            code, lines = check_url(other, seconds=1)
+            assert code == 0 and any("lighttpd accepts" in line for line in lines), "\n".join(lines)
+            assert set((home / "users").read_text().split()[len(started):]) == {str(pwd.getpwnam("nobody").pw_uid)}
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 @pytest.mark.parametrize("fault, words", (
