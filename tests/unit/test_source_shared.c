@@ -162,8 +162,8 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     char body[128];
     int pair[2], length = snprintf(body, sizeof body, "{\"topics\":[%s]}", topics);
 
-    *host =
-        (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 }, .positions = { -1, -1, -1 } };
+    *host = (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 },
+                           .positions = { CATCH_UP_FROM_NOW, CATCH_UP_FROM_NOW, CATCH_UP_FROM_NOW } };
     fake_clock_restore();
     CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     host->ours = pair[0];
@@ -423,6 +423,24 @@ static void open_lacking(struct host *host)
     READ(host, SOURCE_AUTHORIZE, "");
     stop_manager(host);
     append(host, "a", START + 1, NULL);
+}
+
+/* The ring has the topic, but does not tell what is retained. */
+static void the_last_few_are_read_from_the_table(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    append(&host, "a", START + 1, "one");
+    host.positions[0] = -5;
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.asked_position, -5);
+    CU_ASSERT_EQUAL(host.positions[0], START + 1);
+    close_host(&host);
 }
 
 static void what_the_ring_lacks_is_read_from_the_table(void)
@@ -886,6 +904,7 @@ CU_TestInfo source_shared_tests[] = {
     { "a silent manager is not waited for", a_silent_manager_is_not_waited_for },
     { "asking is interrupted", asking_is_interrupted },
     { "what the ring lacks is read from the table", what_the_ring_lacks_is_read_from_the_table },
+    { "the last few are read from the table", the_last_few_are_read_from_the_table },
     { "a table that is not read", a_table_that_is_not_read },
     { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },
