@@ -3,7 +3,7 @@
 REVOKE ALL ON SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgpoll FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgpoll FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA pgpoll FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA pgpoll TO pgpoll_publisher, pgpoll_poller, pgpoll_monitor;
 
@@ -39,6 +39,6 @@ GRANT EXECUTE ON FUNCTION pgpoll.end_listener(text, integer) TO pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer)
 TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;
-GRANT SELECT ON pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics,
+GRANT SELECT ON pgpoll.retention_rules, pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics,
     pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue
 TO pgpoll_monitor;

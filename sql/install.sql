@@ -79,6 +79,8 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/end_listener.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
+\ir functions/prune_part.sql
+\ir functions/prune_topics.sql
 \ir functions/schema_version.sql
 \ir watch_views.sql
 \ir functions/metrics.sql

@@ -40,6 +40,10 @@ INSERT INTO rights VALUES
     ('', 'SELECT pgpoll.adopt_messages(NULL)'),
     ('', 'SELECT pgpoll.assign_backlog(1, NULL)'),
     ('', $$SELECT pgpoll.prune('1 year')$$),
+    ('', $$SELECT pgpoll.prune_part(NULL, '1 year', 0, 1, NULL)$$),
+    ('', $$CALL pgpoll.prune_topics('1 year')$$),
+    ('pgpoll_monitor', 'SELECT FROM pgpoll.retention_rules'),
+    ('', $$INSERT INTO pgpoll.retention_rules VALUES ('t', '0')$$),
     ('', 'CREATE TABLE pgpoll.mine ()'),
     ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell'),
     ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER INSERT ON mine EXECUTE FUNCTION pgpoll.ring_doorbell()'),
@@ -124,7 +128,7 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage',
     'metrics() execute', 'problems() execute', 'try_position() execute'], 'what a poller is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select', 'listening select', 'waiting select',
-    'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
+    'topics select', 'retention_rules select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
     'problems() execute'], 'what a monitor is granted');
 SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_' OR m.member::regrole::text ~ '^pgpoll_'$$,
                 'the roles are nobody''s members as they come');
