@@ -32,22 +32,48 @@ COMMENT ON VIEW pgpoll.waiting IS
     'Who waits for what, and since when? One row per waiting poll, the longest wait first. pid: the '
     'worker''s process id on that host.';
 
+-- A feed of at most 500 pages is read as a whole. Of a larger one, a random sample of as many pages is read,
+-- and the figures of the largest 1,000 topics in it are multiplied; the exact ends of these topics come from
+-- the index.
 CREATE OR REPLACE VIEW pgpoll.topics AS
-SELECT f.topic, f.messages, f.bytes,
-       to_timestamp((f.oldest >> 16) / 1000.0) AS oldest,
-       to_timestamp((f.newest >> 16) / 1000.0) AS newest,
+WITH sample AS MATERIALIZED (
+    SELECT f.topic, count(*) AS messages, sum(f.bytes) AS bytes, min(f.position) AS oldest,
+           max(f.position) AS newest, s.factor
+    FROM (SELECT greatest(pg_relation_size('pgpoll.feed') / current_setting('block_size')::integer / 500.0,
+                          1.0) AS factor) s
+    CROSS JOIN LATERAL
+        (SELECT f.topic, f.bytes, f.position FROM pgpoll.feed f TABLESAMPLE SYSTEM (100 / s.factor)) f
+    GROUP BY f.topic, s.factor
+), largest AS MATERIALIZED (
+    (SELECT * FROM sample s WHERE s.factor = 1)
+    UNION ALL
+    (SELECT * FROM sample s WHERE s.factor > 1 ORDER BY s.bytes DESC, s.topic LIMIT 1000)
+)
+SELECT l.topic, round(l.messages * l.factor)::bigint AS messages, round(l.bytes * l.factor)::bigint AS bytes,
+       to_timestamp((e.oldest >> 16) / 1000.0) AS oldest,
+       to_timestamp((e.newest >> 16) / 1000.0) AS newest,
        to_timestamp((r.pruned_to >> 16) / 1000.0) AS pruned_to,
-       coalesce(w.waiters, 0) AS waiters
-FROM (SELECT topic, count(*) AS messages, sum(bytes) AS bytes,
-             min(position) AS oldest, max(position) AS newest
-      FROM pgpoll.feed GROUP BY topic) f
-LEFT JOIN pgpoll.retention r ON r.topic = f.topic
-LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic
-ORDER BY f.bytes DESC, f.topic;
+       coalesce(w.waiters, 0) AS waiters,
+       l.factor > 1 AS estimated
+FROM largest l
+CROSS JOIN LATERAL
+    (SELECT l.oldest, l.newest WHERE l.factor = 1
+     UNION ALL
+     SELECT (SELECT f.position FROM pgpoll.feed f WHERE f.topic >= l.topic AND f.topic <= l.topic
+             ORDER BY f.topic, f.position LIMIT 1),
+            (SELECT f.position FROM pgpoll.feed f WHERE f.topic >= l.topic AND f.topic <= l.topic
+             ORDER BY f.topic DESC, f.position DESC LIMIT 1)
+     WHERE l.factor > 1) e
+LEFT JOIN LATERAL
+    (SELECT r.pruned_to FROM pgpoll.retention r WHERE r.topic = l.topic OFFSET 0) r ON true
+LEFT JOIN pgpoll.topic_waiters w ON w.topic = l.topic
+ORDER BY l.bytes DESC, l.topic;
 COMMENT ON VIEW pgpoll.topics IS
     'How large and how old is each topic? Messages that are kept (without those that have no position '
     'yet: see pgpoll.retained), bytes of payload and metadata, when the first and the last of them were '
-    'committed, up to when the topic was pruned, and how many polls wait for it. Reads all of pgpoll.feed.';
+    'committed, up to when the topic was pruned, and how many polls wait for it. estimated: there are many '
+    'messages, so only about the 1,000 largest topics are shown, and messages and bytes are extrapolated '
+    'from a sample. Cheap.';
 
 CREATE OR REPLACE VIEW pgpoll.retained AS
 SELECT m.oldest, now() - m.oldest AS age, m.newest,
