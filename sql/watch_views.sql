@@ -32,42 +32,18 @@ COMMENT ON VIEW pgpoll.waiting IS
     'Who waits for what, and since when? One row per waiting poll, the longest wait first. pid: the '
     'worker''s process id on that host.';
 
--- A feed of at most 500 pages is read as a whole. Of a larger one, a random sample of as many pages is read,
--- and the figures of the largest 1,000 topics in it are multiplied; the exact ends of these topics come from
--- the index.
 CREATE OR REPLACE VIEW pgpoll.topics AS
-WITH sample AS MATERIALIZED (
-    SELECT f.topic, count(*) AS messages, sum(f.bytes) AS bytes, min(f.position) AS oldest,
-           max(f.position) AS newest, s.factor
-    FROM (SELECT greatest(pg_relation_size('pgpoll.feed') / current_setting('block_size')::integer / 500.0,
-                          1.0) AS factor) s
-    CROSS JOIN LATERAL
-        (SELECT f.topic, f.bytes, f.position FROM pgpoll.feed f TABLESAMPLE SYSTEM (100 / s.factor)) f
-    GROUP BY f.topic, s.factor
-), largest AS MATERIALIZED (
-    (SELECT * FROM sample s WHERE s.factor = 1)
-    UNION ALL
-    (SELECT * FROM sample s WHERE s.factor > 1 ORDER BY s.bytes DESC, s.topic LIMIT 1000)
-)
-SELECT l.topic, round(l.messages * l.factor)::bigint AS messages, round(l.bytes * l.factor)::bigint AS bytes,
-       to_timestamp((e.oldest >> 16) / 1000.0) AS oldest,
-       to_timestamp((e.newest >> 16) / 1000.0) AS newest,
+SELECT f.topic COLLATE "C" AS topic, f.messages, f.bytes,
+       to_timestamp((f.oldest >> 16) / 1000.0) AS oldest,
+       to_timestamp((f.newest >> 16) / 1000.0) AS newest,
        to_timestamp((r.pruned_to >> 16) / 1000.0) AS pruned_to,
        coalesce(w.waiters, 0) AS waiters,
-       l.factor > 1 AS estimated
-FROM largest l
-CROSS JOIN LATERAL
-    (SELECT l.oldest, l.newest WHERE l.factor = 1
-     UNION ALL
-     SELECT (SELECT f.position FROM pgpoll.feed f WHERE f.topic >= l.topic AND f.topic <= l.topic
-             ORDER BY f.topic, f.position LIMIT 1),
-            (SELECT f.position FROM pgpoll.feed f WHERE f.topic >= l.topic AND f.topic <= l.topic
-             ORDER BY f.topic DESC, f.position DESC LIMIT 1)
-     WHERE l.factor > 1) e
+       f.estimated
+FROM pgpoll.topic_sizes() f
 LEFT JOIN LATERAL
-    (SELECT r.pruned_to FROM pgpoll.retention r WHERE r.topic = l.topic OFFSET 0) r ON true
-LEFT JOIN pgpoll.topic_waiters w ON w.topic = l.topic
-ORDER BY l.bytes DESC, l.topic;
+    (SELECT r.pruned_to FROM pgpoll.retention r WHERE r.topic = f.topic COLLATE "C" OFFSET 0) r ON true
+LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic COLLATE "C"
+ORDER BY f.bytes DESC, f.topic COLLATE "C";
 COMMENT ON VIEW pgpoll.topics IS
     'How large and how old is each topic? Messages that are kept (without those that have no position '
     'yet: see pgpoll.retained), bytes of payload and metadata, when the first and the last of them were '
@@ -80,15 +56,7 @@ SELECT m.oldest, now() - m.oldest AS age, m.newest,
        c.messages AS messages_estimate,
        pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
        (SELECT count(*) FROM pgpoll.retention) AS pruned_topics,
-       (SELECT count(*) FROM (VALUES (1)) one
-        -- There is no row before the first batch.
-        LEFT JOIN (SELECT * FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b ON true
-        JOIN pgpoll.messages m ON m.xid >= CASE WHEN b.adopting THEN '0' ELSE coalesce(b.next_xid, '0') END
-                                  OR m.xid = ANY (b.unfinished)
-        -- In a backlog, and after a restore, transaction numbers do not show which messages lack a position.
-        WHERE m.id > greatest(b.foreign_id, b.walk_end)
-           OR (SELECT f.message_id FROM pgpoll.feed f
-               WHERE f.message_id = m.id LIMIT 1) IS NULL) AS without_position
+       pgpoll.without_position() AS without_position
 FROM (SELECT (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
              (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
 CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages

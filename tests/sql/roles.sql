@@ -129,7 +129,7 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage',
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select', 'listening select', 'waiting select',
     'topics select', 'retention_rules select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
-    'problems() execute'], 'what a monitor is granted');
+    'problems() execute', 'topic_sizes() execute', 'without_position() execute'], 'what a monitor is granted');
 SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_' OR m.member::regrole::text ~ '^pgpoll_'$$,
                 'the roles are nobody''s members as they come');
 SELECT is_empty($$SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll_' AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb
@@ -139,8 +139,9 @@ SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace
                   AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
                   AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
-                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname NOT IN ('schema_version', 'metrics', 'problems'))$$,
-                'a publisher may call nothing, a monitor only the version, the metrics and the problems');
+                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname NOT IN ('schema_version', 'metrics', 'problems',
+                                                                                                            'topic_sizes', 'without_position'))$$,
+                'a publisher may call nothing, a monitor only the version, the metrics, the problems and what its views call');
 SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v', 'S')
                   AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
                       ELSE has_any_column_privilege('anybody', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'nor touch a relation');
