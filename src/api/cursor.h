@@ -8,6 +8,7 @@
 #ifndef PGPOLL_CURSOR_H
 #define PGPOLL_CURSOR_H
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,12 @@ struct cursor {
 };
 
 enum { CURSOR_LAST_MAX = 1000 };
+
+/*
+ * Stands for the position of a topic that is read from now on. Other negative positions, down to
+ * -CURSOR_LAST_MAX, stand for that many last retained messages. The first read tells the real position.
+ */
+enum { CATCH_UP_FROM_NOW = INT_MIN };
 
 enum {
     CURSOR_MESSAGE_ID_SIZE = 21, /* "msg_", 16 digits, NUL */

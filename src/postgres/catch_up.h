@@ -9,18 +9,11 @@
 #include "core/error.h"
 
 #include <libpq-fe.h>
-#include <limits.h>
 #include <stdint.h>
 
 struct database;
 struct poll_request;
 struct statement;
-
-/*
- * The position of a topic that is read from now on. Other negative positions, down to -CURSOR_LAST_MAX, mean
- * the last so many retained messages; they become real positions with the first read.
- */
-enum { CATCH_UP_FROM_NOW = INT_MIN };
 
 /*
  * Initialises a statement that reads a page for request, with a position for each topic and at most

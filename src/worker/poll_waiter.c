@@ -1,10 +1,10 @@
 #include "worker/poll_waiter.h"
 
+#include "api/cursor.h"
 #include "api/poll_request.h"
 #include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
-#include "postgres/catch_up.h"
 
 #include <stdlib.h>
 

@@ -20,10 +20,8 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.unlisten('{t0,t1}')",
     "SELECT pgpoll.mute_doorbell(1)",
     "SELECT pgpoll.unmute_doorbell()",
-    "SELECT pgpoll.begin_wait('host', 1, '{t0,t1}', 'client', 0, 1000)",
-    "SELECT pgpoll.end_wait('host', 1)",
-    """SELECT pgpoll.write_waiters('host', '[{"pid": 2, "topics": ["t0"], "client": "c", "waited_ms": 1, "left_ms": 1000}]', '[1]')""",
-    """SELECT pgpoll.write_listener('host', 1, 1, 1, true, '[{"metric": "polls", "label": "ok", "n": 1}]')""",
+    """SELECT pgpoll.write_statistics('host', '{"pid": 1, "workers": 1, "free_workers": 1, "hears": true, "ended": [1], "began":
+        [{"pid": 2, "topics": ["t0"], "client": "c", "waited_ms": 1, "left_ms": 1000}], "counts": [{"metric": "polls", "label": "ok", "n": 1}]}')""",
     "SELECT pgpoll.sweep_waiters()",
     "SELECT pgpoll.metrics()",
     "SELECT * FROM pgpoll.stats",

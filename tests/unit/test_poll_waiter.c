@@ -1,10 +1,10 @@
 /* Scripts of a poll's calls and their results (fake_poll.h). The tests advance the clock and do not sleep. */
 #include "worker/poll_waiter.h"
 
+#include "api/cursor.h"
 #include "core/clock.h"
 #include "expect.h"
 #include "fake_poll.h"
-#include "postgres/catch_up.h"
 #include "suites.h"
 
 #include <inttypes.h>
