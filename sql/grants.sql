@@ -35,6 +35,6 @@ GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integ
 TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.topic_sizes(), pgpoll.without_position() TO pgpoll_monitor;
-GRANT SELECT ON pgpoll.retention_rules, pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics,
-    pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue
+GRANT SELECT ON pgpoll.retention_rules, pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting,
+    pgpoll.topics, pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue
 TO pgpoll_monitor;

@@ -150,7 +150,7 @@ FROM (VALUES
     (NULL, 'How long messages are kept, by topic. Of the rules that match a topic, the most specific one'
            ' counts: the one with the most literal characters; of several, the one with the fewest'
            ' wildcards; then the first in byte order.'),
-    ('topics', 'A LIKE pattern: % matches any characters, _ one; a backslash before them makes them literal.'),
+    ('topics', 'A LIKE pattern: % matches any characters, _ one; a backslash before one makes it literal.'),
     ('keep', 'A message is deleted if it was committed longer ago than this and is not among the last'
              ' keep_last of its topic.'),
     ('keep_last', 'How many messages of each topic are kept, however old they are.'),

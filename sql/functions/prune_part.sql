@@ -46,7 +46,8 @@ BEGIN
         topic_last := keep_last;
         IF pattern IS NULL THEN
             SELECT r.keep, r.keep_last INTO topic_keep, topic_last
-            FROM (SELECT r.keep, r.keep_last, false AS is_rest, r.literals, r.topics FROM pgpoll.retention_rules r
+            FROM (SELECT r.keep, r.keep_last, false AS is_rest, r.literals, r.topics
+                  FROM pgpoll.retention_rules r
                   WHERE reached LIKE r.topics
                   UNION ALL
                   SELECT prune_part.keep, prune_part.keep_last, true, 0, '') r

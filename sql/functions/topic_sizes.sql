@@ -1,6 +1,6 @@
--- What the view pgpoll.topics shows of pgpoll.feed, which is read as a whole if it has at most 250 pages. Of a
--- larger one a random sample of about as many pages is read: the figures of the largest 1,000 topics in it are
--- multiplied, and the exact ends of these topics come from the index.
+-- What the view pgpoll.topics shows of pgpoll.feed. That is read as a whole if it has at most 250 pages. Of a
+-- larger one, a random sample of about as many pages is read: the figures of the largest 1,000 topics in it
+-- are multiplied, and the exact ends of these topics come from the index.
 CREATE OR REPLACE FUNCTION pgpoll.topic_sizes()
 RETURNS TABLE (topic text, messages bigint, bytes bigint, oldest bigint, newest bigint, estimated boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER

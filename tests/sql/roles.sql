@@ -144,8 +144,9 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$,
     ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select',
     'listening select', 'waiting select',
-    'topics select', 'retention_rules select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
-    'problems() execute', 'topic_sizes() execute', 'without_position() execute'], 'what a monitor is granted');
+    'topics select', 'retention_rules select', 'retained select', 'held_up select',
+    'notification_queue select', 'metrics() execute', 'problems() execute', 'topic_sizes() execute',
+    'without_position() execute'], 'what a monitor is granted');
 SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_'
     OR m.member::regrole::text ~ '^pgpoll_'$$,
     'after the installation, the roles have no members and are members of no role');

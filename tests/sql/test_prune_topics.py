@@ -149,10 +149,12 @@ def test_beside_publishers_and_readers(owner):
             run(session, "CALL pgpoll.prune_topics('1 hour', batch => 7)")
 
     threads = [Background(publishing, connect()), Background(pruning, connect())]
-    reader, cursor = connect(), 0
-    while threads[0].is_alive() or run(reader, "SELECT max(position) > %s FROM pgpoll.feed WHERE topic = 'race.1'", cursor) == [(True,)]:
+    reader, cursor, publishing_on = connect(), 0, True
+    while publishing_on or rows[1:]:
+        publishing_on = threads[0].is_alive()
         assign(reader)
-        for _, position, created, payload, _, gap, _, _ in run(reader, "SELECT * FROM pgpoll.catch_up('{race.1}', ARRAY[%s], 5, 9999)", cursor):
+        rows = run(reader, "SELECT * FROM pgpoll.catch_up('{race.1}', ARRAY[%s], 5, 9999)", cursor)
+        for _, position, created, payload, _, gap, *_ in rows:
             if created is None:
                 gaps += [gap] if gap else []
                 cursor = max(cursor, position)
