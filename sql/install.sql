@@ -76,7 +76,11 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/write_statistics.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
+\ir functions/prune_part.sql
+\ir functions/prune_topics.sql
 \ir functions/schema_version.sql
+\ir functions/topic_sizes.sql
+\ir functions/without_position.sql
 \ir watch_views.sql
 \ir functions/metrics.sql
 \ir functions/problems.sql

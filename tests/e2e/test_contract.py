@@ -431,10 +431,13 @@ def test_the_last_messages_page_by_page(server, topic, timeout):
     server.publish(topic, 10)
     server.publish(new, "new")
     answer = server.poll(topic, other, new, since=answer.next_since, limit=4, timeout=timeout)
-    assert answer.payloads == [7, 8, 9, "other"] and answer.has_more and not answer.gaps
-    answer = server.poll(topic, other, new, since=answer.next_since, limit=4, timeout=timeout)
-    assert answer.payloads == [10, "new"] and not answer.has_more and not answer.gaps
-    assert not server.poll(topic, other, new, since=answer.next_since).messages
+    assert answer.payloads == [7, 8, 9, "other"] and not answer.gaps
+    got = []
+    while len(got) < 2:     # a poll that may wait can be answered with the first alone
+        answer = server.poll(topic, other, new, since=answer.next_since, limit=4, timeout=timeout)
+        got += answer.payloads
+        assert not answer.has_more and not answer.gaps
+    assert got == [10, "new"] and not server.poll(topic, other, new, since=answer.next_since).messages
 
 
 def test_the_last_messages_in_pages_of_1_mib(server, topic):

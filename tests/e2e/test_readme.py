@@ -101,6 +101,16 @@ def test_publishing(fresh):
     fresh.sql("RESET ROLE")
     assert fresh.poll("orders", since=since).payloads == list(range(50))
     assert fresh.sql(*re.findall(r"`(SELECT pgpoll\.prune\('7 days'\))`", TEXT)) == [(0,)]
+    fresh.publish("prices.a", 1, 2, 3)
+    until(lambda: len(fresh.read("prices.a")) == 3, "the prices")
+    for insert in commands("INSERT INTO pgpoll.retention_rules"):
+        fresh.sql(insert)
+    fresh.sql(command("CALL pgpoll.prune_topics("))
+    assert fresh.poll("prices.a", since={"prices.a": "0"}).payloads[-1] == 3
+    assert fresh.sql("SELECT count(*) FROM pgpoll.messages WHERE topic = 'prices.a'") == [(1,)]
+    assert fresh.sql("SELECT count(*) FROM pgpoll.messages WHERE topic = 'orders'") > [(50,)]
+    fresh.sql(*re.findall(r"`(CALL pgpoll\.prune_topics\('1 hour', 'ticks.%'\))`", TEXT))
+    fresh.sql("DELETE FROM pgpoll.retention_rules")
 
 
 def test_the_answer_looks_like_the_one_shown(fresh):

@@ -47,7 +47,8 @@ SELECT is(pg_temp.page('{a}', '{-3}', 2), '{3,4,more}', 'a page with fewer begin
 SELECT is(pg_temp.page('{a}', ARRAY[pg_temp.at('4')], 2), '{5}', 'and the next one continues');
 SELECT is(pg_temp.page('{b,a,quiet}', ARRAY[-1, pg_temp.at('4'), NULL]), '{2,5}', 'beside other cursors');
 SELECT is(pg_temp.starts('{quiet,b,a}', '{-3,-7,-1}'),
-    ARRAY['0', '0 ' || pg_temp.at('2'), pg_temp.at('4')::text], 'a read of the last messages has no gap');
+    ARRAY['0', '0 ' || pg_temp.at('2'), pg_temp.at('4')::text],
+          'a read of the last messages has no gap');
 SELECT pg_temp.publish('deleted', '"1"', '"2"', '"3"', '"4"', '"5"');
 SELECT pgpoll.assign_positions() \g /dev/null
 DELETE FROM pgpoll.messages WHERE topic = 'deleted' AND payload::text IN ('"2"', '"4"', '"5"');

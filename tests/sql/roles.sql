@@ -41,6 +41,10 @@ INSERT INTO rights VALUES
     ('', 'SELECT pgpoll.adopt_messages(NULL)'),
     ('', 'SELECT pgpoll.assign_backlog(1, NULL)'),
     ('', $$SELECT pgpoll.prune('1 year')$$),
+    ('', $$SELECT pgpoll.prune_part(NULL, '1 year', 0, 1, NULL)$$),
+    ('', $$CALL pgpoll.prune_topics('1 year')$$),
+    ('pgpoll_monitor', 'SELECT FROM pgpoll.retention_rules'),
+    ('', $$INSERT INTO pgpoll.retention_rules VALUES ('t', '0')$$),
     ('', 'CREATE TABLE pgpoll.mine ()'),
     ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell'),
     ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER INSERT ON mine
@@ -140,8 +144,9 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$,
     ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select',
     'listening select', 'waiting select',
-    'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
-    'problems() execute'], 'what a monitor is granted');
+    'topics select', 'retention_rules select', 'retained select', 'held_up select',
+    'notification_queue select', 'metrics() execute', 'problems() execute', 'topic_sizes() execute',
+    'without_position() execute'], 'what a monitor is granted');
 SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_'
     OR m.member::regrole::text ~ '^pgpoll_'$$,
     'after the installation, the roles have no members and are members of no role');
@@ -154,8 +159,8 @@ SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
     AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
     OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE')
-    AND p.proname NOT IN ('schema_version', 'metrics', 'problems'))$$,
-    'a publisher may call nothing, a monitor only the version, the metrics and the problems');
+    AND p.proname NOT IN ('schema_version', 'metrics', 'problems', 'topic_sizes', 'without_position'))$$,
+    'a publisher may call nothing, a monitor only the version, metrics, problems, and what its views call');
 SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace
     AND c.relkind IN ('r', 'v', 'S')
     AND CASE c.relkind WHEN 'S'

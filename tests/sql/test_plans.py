@@ -12,6 +12,7 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.assign_positions()",
     "SELECT pgpoll.new_messages(1000, 1000000)",
     "SELECT pgpoll.prune('1 day')",
+    "SELECT pgpoll.prune_part('t%', '1 day', 10, 100, NULL)",
     "SELECT pgpoll.schema_version()",
     "SELECT pgpoll.may_poll('', '{t0,t1}')",
     "SELECT pgpoll.is_open_to_all()",
