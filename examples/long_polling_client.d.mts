@@ -58,8 +58,8 @@ export interface LongPollOptions {
     parse?(text: string): any;
     /** Before the messages of the answer that told of it; console.warn if not given. */
     onGap?(topic: string, gap: Gap): void;
-    /** The server cannot be reached, or not now; console.warn if not given. */
-    onRetry?(error: Error, seconds: number): void;
+    /** The server cannot be reached, or not now; console.warn if not given. status: of its answer, if there was one. */
+    onRetry?(error: Error & { status?: number }, seconds: number): void;
     /**
      * The server has refused the poll; a 401 also with new headers. Return true, or a promise of it, to poll again, for example when the
      * user has logged in. Otherwise the loop throws the error.

@@ -53,6 +53,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \endif
 \ir tables.sql
 \ir watch_tables.sql
+\ir functions/retained_topics.sql
 \ir views.sql
 \ir functions/channel.sql
 \ir functions/ring_doorbell.sql

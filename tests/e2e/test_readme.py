@@ -227,7 +227,7 @@ def test_stats_in_psql(fresh, topic):
     (query,) = re.findall(r"`(SELECT \* FROM pgpoll\.stats)`", TEXT)
     (poll,) = fresh.wait(topic, timeout=20)
     fresh.until_waiting(topic)
-    (_, _, counts), = fresh.sql(query)
+    (_, _, counts, _), = fresh.sql(query)
     assert counts[topic] == 1
     assert fresh.sql("SELECT waiters FROM pgpoll.topic_waiters WHERE topic = %s", topic) == [(1,)]
     fresh.publish(topic, 1)
