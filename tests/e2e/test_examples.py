@@ -561,14 +561,14 @@ class Tokens(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def behind_tokens(server):
+def behind_tokens(server, edit=lambda text: text):
     """The server behind an nginx that asks us about tokens, and what decides about them."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as tokens:
         tokens.good, tokens.shown = "first", []
         threading.Thread(target=tokens.serve_forever, daemon=True).start()
         check = f"location = /token {{ internal; proxy_pass http://127.0.0.1:{tokens.server_port}; proxy_pass_request_body off;" \
                 ' proxy_set_header Content-Length ""; }\n'
-        with fronted(server, web.Nginx, edit=lambda text: check + text.replace("fastcgi_pass ", "auth_request /token; fastcgi_pass ", 1)) as door:
+        with fronted(server, web.Nginx, edit=lambda text: check + edit(text).replace("fastcgi_pass ", "auth_request /token; fastcgi_pass ", 1)) as door:
             yield door, tokens
         tokens.shutdown()
 
