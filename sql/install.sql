@@ -73,6 +73,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/listen.sql
 \ir functions/unlisten.sql
 \ir functions/catch_up.sql
+\ir functions/cursor.sql
 \ir functions/begin_wait.sql
 \ir functions/end_wait.sql
 \ir functions/write_waiters.sql

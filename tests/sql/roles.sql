@@ -63,6 +63,7 @@ INSERT INTO rights VALUES
     ('pgpoll_poller pgpoll_monitor', $$SELECT pgpoll.schema_version()$$),
     ('pgpoll_poller pgpoll_monitor', 'SELECT * FROM pgpoll.stats'),
     ('pgpoll_poller pgpoll_monitor', 'SELECT pgpoll.retained_topics(1)'),
+    ('pgpoll_publisher pgpoll_poller', 'SELECT pgpoll.cursor()'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.topic_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.live_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.waiters'),
@@ -117,12 +118,12 @@ CREATE FUNCTION pg_temp.granted(role text) RETURNS SETOF text LANGUAGE sql AS $$
 $$;
 SELECT is_empty($$SELECT pg_temp.granted('PUBLIC')$$, 'nothing is granted to PUBLIC');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$, ARRAY['schema usage', 'messages.topic insert', 'messages.payload insert',
-    'messages.metadata insert'], 'what a publisher is granted');
+    'messages.metadata insert', 'cursor() execute'], 'what a publisher is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage', 'stats select', 'schema_version() execute',
     'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute', 'listen() execute', 'unlisten() execute', 'catch_up() execute',
     'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'begin_wait() execute',
     'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'end_listener() execute', 'sweep_waiters() execute',
-    'metrics() execute', 'problems() execute', 'try_position() execute', 'retained_topics() execute'], 'what a poller is granted');
+    'metrics() execute', 'problems() execute', 'try_position() execute', 'retained_topics() execute', 'cursor() execute'], 'what a poller is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select', 'listening select', 'waiting select',
     'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
@@ -135,9 +136,9 @@ SELECT is_empty($$SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll_' AND (r
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
                   AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
-                  AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
+                  AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE') AND p.proname <> 'cursor'
                        OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname NOT IN ('schema_version', 'metrics', 'problems', 'retained_topics'))$$,
-                'a publisher may call nothing, a monitor only the version, the metrics, the problems and the topics');
+                'a publisher may only ask for a cursor, a monitor only the version, the metrics, the problems and the topics');
 SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v', 'S')
                   AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
                       ELSE has_any_column_privilege('anybody', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'nor touch a relation');
@@ -206,7 +207,7 @@ SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO 
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
                   pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1), pgpoll.unmute_doorbell(),
                   pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1),
-                  pgpoll.problems('h', 1, 1), pgpoll.try_position(), pgpoll.retained_topics(1)$q$)$$, 'nor the worker''s functions');
+                  pgpoll.problems('h', 1, 1), pgpoll.try_position(), pgpoll.retained_topics(1), pgpoll.cursor()$q$)$$, 'nor the worker''s functions');
 SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
 SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');
 SELECT is_empty('SELECT FROM pg_temp.feed', 'its temporary tables are not used');

@@ -24,6 +24,7 @@ ONCE = [    # run for each delivery or poll, or each second
     """SELECT pgpoll.write_listener('host', 1, 1, 1, true, '[{"metric": "polls", "label": "ok", "n": 1}]')""",
     "SELECT pgpoll.sweep_waiters()",
     "SELECT pgpoll.metrics()",
+    "SELECT pgpoll.cursor()",
     "SELECT * FROM pgpoll.stats",
 ]
 
