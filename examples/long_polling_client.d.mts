@@ -30,7 +30,10 @@ export interface CursorStorage {
 }
 
 export interface LongPollOptions {
-    /** Where to begin a topic that the storage has no cursor for; without one, from now on. "0": all that is kept. */
+    /**
+     * Where to begin a topic that the storage has no cursor for; without one, from now on. "0": all that is kept. "-50": the last 50
+     * messages that are kept ("-1" to "-1000").
+     */
     since?: Cursors;
     /** Seconds that a poll waits at the server, 1 to 60; 30 if not given. */
     timeout?: number;

@@ -37,7 +37,8 @@ class LongPollingClient:
         """token(renew) returns the bearer token. It is called before each poll, and again, with True, when the server answered 401."""
         self.url = url.rstrip("/") + "/messages/poll"
         self.topics = topics
-        # Topic -> cursor. Without a cursor, or with "$", a topic is read from now on; "0" reads everything that the server still has.
+        # Topic -> cursor. Without a cursor, or with "$", a topic is read from now on; "0" reads everything that the server still has,
+        # and "-50" the last 50 messages of that.
         self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor != "$"}
         self.token = token
         self.http = requests.Session()
@@ -46,8 +47,8 @@ class LongPollingClient:
     def poll(self):
         """Waits for messages, at most TIMEOUT_S. Returns the answer; the caller moves on to its next_since."""
         # A topic without a cursor is read from now on. The first poll asks at once where now is, so that no failure of a longer poll
-        # can lose what is committed meanwhile.
-        timeout = TIMEOUT_S if all(topic in self.since for topic in self.topics) else 0
+        # can lose what is committed meanwhile. So does one for the last few messages, whose cursor begins with "-".
+        timeout = 0 if any(self.since.get(topic, "-").startswith("-") for topic in self.topics) else TIMEOUT_S
         request = {"topics": self.topics, "since": self.since, "timeout": timeout}
         if self.limit:
             request["limit"] = self.limit

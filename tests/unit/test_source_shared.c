@@ -5,13 +5,13 @@
  */
 #include "worker/source_shared.h"
 
+#include "api/cursor.h"
 #include "api/poll_request.h"
 #include "api/topic.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "expect.h"
 #include "fake_clock.h"
-#include "postgres/catch_up.h"
 #include "shared/latch.h"
 #include "shared/poll_quota.h"
 #include "shared/question.h"
