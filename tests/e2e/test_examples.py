@@ -318,14 +318,16 @@ class Cutting(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_poll_that_a_proxy_cuts_is_no_failure(client):
+def test_a_poll_that_a_proxy_cuts_is_no_failure(client, tmp_path):
+    """Nor may it change what "the last five" are."""
+    (tmp_path / "cursors").write_text('{"a": "-5"}')
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cutting) as server:
         server.asked, server.over = [], threading.Event()
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with Program(*client(f"http://127.0.0.1:{server.server_port}", "a")) as program:
+        with Program(*client(f"http://127.0.0.1:{server.server_port}", "a", cursors=str(tmp_path / "cursors"))) as program:
             assert program.messages(1) == [("a", 1)]
             assert program.errors == []   # nothing to tell, and so no pause
-        assert [request["since"] for _, request in server.asked[:9]] == [{}] + [{"a": "msg_1"}] * 8
+        assert [request["since"] for _, request in server.asked[:9]] == [{"a": "-5"}] + [{"a": "msg_1"}] * 8
         server.over.set()
         server.shutdown()
 
