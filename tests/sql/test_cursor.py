@@ -15,6 +15,7 @@ def changes():
     admin, stop = connect(), threading.Event()
     run(admin, "CREATE TABLE state (id integer PRIMARY KEY, n integer)")
     run(admin, "INSERT INTO state SELECT id, 0 FROM generate_series(1, %s) id", ROWS)
+    run(admin, "SELECT pgpoll.assign_positions()")   # the first batch adopts what there is
 
     def write(session):
         for number in itertools.count():

@@ -75,8 +75,8 @@ SELECT set_eq('SELECT host, pid FROM pgpoll.waiters', $$VALUES ('web1', 10), ('o
 
 INSERT INTO pgpoll.feed SELECT to_char(t, 'FM"topic "000'), n, 1000 * t + n, 1
 FROM generate_series(1, 150) t, generate_series(1, 3) n;
-SELECT is((SELECT concat_ws(', ', json_array_length(retained_topics), retained_topics ->> 0, retained_topics ->> 99)
-           FROM pgpoll.stats), '100, topic 001, topic 100',
+SELECT is((SELECT concat_ws(', ', json_array_length(retained_topics), retained_topics ->> 0,
+                            retained_topics ->> 99) FROM pgpoll.stats), '100, topic 001, topic 100',
     'stats names each topic that has messages once, and not more than a hundred');
 
 SELECT * FROM finish();
