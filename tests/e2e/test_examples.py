@@ -421,6 +421,23 @@ def test_the_module_s_options(server, topic):
                     [topic, "unknown", "rubbish"], [topic, 1]]
 
 
+def test_the_module_without_streams(server, topic):
+    """Some platforms give no response.body."""
+    server.publish(topic, "€" * 1000)
+    assert run_node(f'''
+        import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+        const [, url, topic] = process.argv, {{ fetch }} = globalThis;
+        globalThis.fetch = async (...request) => {{
+            const response = await fetch(...request);
+            return {{ status: response.status, headers: response.headers, text: () => response.text() }};
+        }};
+        for await (const {{ payload }} of longPoll(url, [topic], {{ since: {{ [topic]: "0" }} }})) {{
+            console.log(JSON.stringify(payload));
+            break;
+        }}
+        ''', server.url, topic) == ["€" * 1000]
+
+
 def test_the_module_s_types(tmp_path):
     (tmp_path / "node.d.ts").write_text('declare module "node:fs/promises";')
     done = subprocess.run(["tsc", "--noEmit", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,dom.iterable",
