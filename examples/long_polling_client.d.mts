@@ -61,8 +61,11 @@ export interface LongPollOptions {
     parse?(text: string): any;
     /** Called for a gap, before the messages of the same answer. By default calls console.warn. */
     onGap?(topic: string, gap: Gap): void;
-    /** Called when a poll failed and will be repeated after so many seconds. By default calls console.warn. */
-    onRetry?(error: Error, seconds: number): void;
+    /**
+     * Called when a poll failed and will be repeated after so many seconds. status is that of the answer, if there was one.
+     * By default calls console.warn.
+     */
+    onRetry?(error: Error & { status?: number }, seconds: number): void;
     /**
      * The server has refused the poll; a 401 also with new headers. Return true, or a promise of it, to poll again, for example when the
      * user has logged in. Otherwise the loop throws the error.

@@ -30,6 +30,7 @@ class Unavailable extends Error {
     constructor(response) {
         super(`${response.status} ${response.statusText}`.trim());
         this.name = "Unavailable";
+        this.status = response.status;
         const asked = response.headers.get("Retry-After") ?? "";
         const seconds = /^\d+$/.test(asked) ? Number(asked) : (Date.parse(asked) - Date.now()) / 1000;
         this.retryAfter = Math.min(Math.max(seconds || 0, 0), LONGEST_RETRY_AFTER_S);

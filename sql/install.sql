@@ -53,6 +53,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \endif
 \ir tables.sql
 \ir watch_tables.sql
+\ir functions/retained_topics.sql
 \ir views.sql
 \ir functions/channel.sql
 \ir functions/ring_doorbell.sql
@@ -73,6 +74,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/listen.sql
 \ir functions/unlisten.sql
 \ir functions/catch_up.sql
+\ir functions/cursor.sql
 \ir functions/write_statistics.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql

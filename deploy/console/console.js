@@ -8,7 +8,7 @@ import { longPoll, Refused } from "./long_polling_client.js";
 
 const KEPT_MESSAGES = 1000, KEPT_CHARACTERS = 16_000_000, MAX_TOPICS = 50, PAGE = 200;
 const PREVIEW_CHARACTERS = 400, SHOWN_CHARACTERS = 20_000, STATS_TOPICS = 20;
-const STATS_MS = 2000, ANNOUNCE_MS = 5000, FILTER_MS = 150, FLOOD_MS = 100;
+const MAX_TOPIC_REM = 9, STATS_MS = 2000, ANNOUNCE_MS = 5000, FILTER_MS = 150, FLOOD_MS = 100;
 
 const at = (id) => document.getElementById(id);
 const counted = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
@@ -65,7 +65,7 @@ function announceLater(topic) {
 
 // --- topics and cursors
 
-let topics = [...new Set(new URLSearchParams(location.search).getAll("topic"))];
+let topics = [...new Set(new URLSearchParams(location.search).getAll("topic"))], refused = new Set();
 let cursors = Object.create(null);
 try {
     Object.assign(cursors, JSON.parse(sessionStorage.getItem("pgpoll.cursors")));
@@ -84,6 +84,7 @@ function keepCursors(next) {
 
 function setTopics(next) {
     topics = next;
+    refused.clear();
     keepCursors(Object.fromEntries(Object.entries(cursors).filter(([topic]) => topics.includes(topic))));
     const address = new URL(location.href);
     address.search = new URLSearchParams(topics.map((topic) => ["topic", topic]));
@@ -122,8 +123,11 @@ function showTopics() {
             (at("topics").querySelectorAll("button")[Math.min(index, topics.length - 1)] ?? at("topic")).focus();
             announce(`No longer watching ${visible(topic)}`);
         });
-        return element("li", {}, element("span", { className: "name", textContent: visible(topic), title: visible(topic) }), remove);
+        const isRefused = refused.has(topic), name = element("span", { className: "name", textContent: visible(topic), title: visible(topic) });
+        return element("li", { className: isRefused ? "refused" : "" }, name,
+            ...(isRefused ? [element("span", { className: "why", textContent: "refused" })] : []), remove);
     }));
+    widen(topics);
     showEmpty();
     showCommands();
     showStats();
@@ -145,13 +149,20 @@ at("add").addEventListener("submit", (event) => {
 
 let paused = false, state = "", countdown, watching = { stop: new AbortController(), ended: Promise.resolve() };
 
-/** kind: idle, connecting, waiting, retrying, paused or refused. Only a change of kind is announced. */
+/** Why no messages arrive, as far as it is known. "": everything works. */
+let fault = "";
+
+/** kind: idle, connecting, waiting, retrying, paused, refused or login. Only a change of kind is announced. */
 function setState(kind, text) {
     clearInterval(countdown);
+    at("login").hidden = kind !== "login";
+    if (kind !== "retrying")
+        fault = "";
+    at("why").textContent = fault;
     at("state").dataset.kind = kind;
     at("state").title = "";
     at("state-text").textContent = text;
-    const settled = kind !== "retrying" && kind !== "refused";
+    const settled = !["retrying", "refused"].includes(kind);
     if (settled && document.activeElement === at("retry"))
         at("pause").focus(); // hides the button
     at("retry").hidden = settled;
@@ -167,6 +178,8 @@ function setRetrying(error, seconds) {
         const left = Math.ceil((end - performance.now()) / 1000);
         at("state-text").textContent = left > 0 ? `Reconnecting in ${left} s` : "Reconnecting";
     };
+    fault = error.status === 503 ? "the server does not reach its database, or has no worker"
+        : error.status ? `the server answers with status ${error.status}` : "the server does not answer";
     setState("retrying", "Connection lost");
     at("state").title = error.message;
     show();
@@ -191,14 +204,69 @@ async function poll(signal) {
     const options = {
         signal, parse, limit: PAGE, onGap: addGap, onRetry: setRetrying,
         storage: { load: () => cursors, save: keepCursors },
-        onOpen: () => setState("waiting", "Waiting for messages"),
+        headers, onOpen: showWaiting,
+        onRefused: (error) => error.status === 401 && askForToken(signal),
     };
     try {
         for await (const message of longPoll(location.origin, topics, options))
             addMessage(message);
     } catch (error) {
         setState("refused", error instanceof Refused ? `Refused: ${reasonOf(error)}` : `Stopped: ${error.message}`);
+        if (error.status === 403)
+            markRefused(signal);
     }
+}
+
+/** While the server does not reach its database, it keeps polls that it has accepted. */
+function showWaiting() {
+    if (stats.isAway)
+        setState("waiting-in-vain", "The database is away");
+    else
+        setState("waiting", "Waiting for messages");
+}
+
+// Kept for as long as the page is there, and nowhere else.
+let token = "", tokenGiven;
+
+function headers() {
+    return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+/** Resolves to true once there is another token. */
+function askForToken(signal) {
+    setState("login", token ? "Refused: this token is not valid (any more)" : "The server asks who you are");
+    at("token").focus();
+    return new Promise((resolve) => {
+        tokenGiven = resolve;
+        signal.addEventListener("abort", () => resolve(false));
+    });
+}
+
+at("login").addEventListener("submit", (event) => {
+    event.preventDefault();
+    token = at("token").value.trim();
+    at("token").value = "";
+    if (!/^[\x21-\x7e]*$/.test(token))
+        token = "";
+    setState("connecting", "Connecting");
+    at("topic").focus();
+    tokenGiven?.(true);
+});
+
+/** The server's answer does not say which topic it refused, so each is asked for alone. */
+async function markRefused(signal) {
+    for (const topic of topics) {
+        try {
+            const response = await fetch("/messages/poll", { method: "POST", headers: headers(), signal,
+                body: JSON.stringify({ topics: [topic], since: { [topic]: "$" }, timeout: 0 }) });
+            if (response.status === 403)
+                refused.add(topic);
+        } catch {
+            return; // no longer asked, or no longer there
+        }
+    }
+    showTopics();
+    announce(`Refused: ${[...refused].map(visible).join(", ")}`);
 }
 
 function reasonOf(refused) {
@@ -221,7 +289,7 @@ at("pause").addEventListener("click", () => {
 
 // --- messages, the newest first, up to a limit
 
-let received = 0, characters = 0, latest = 0, entries = [], current;
+let received = 0, characters = 0, latest = 0, topicWidth = 3, entries = [], current;
 
 function addMessage(message) {
     const now = Date.now(), text = json(message.payload);
@@ -256,17 +324,65 @@ function addGap(topic, { reason, requested, oldest }) {
     announce(text);
 }
 
+// What somebody reads does not move: while the list is scrolled, has the focus or shows a whole message, messages are held back.
+let held = [];
+
+function isBeingRead() {
+    const list = at("messages");
+    return entries.length > 0 && (at("scroller").scrollTop > 0 || (list.contains(document.activeElement) && document.hasFocus())
+        || list.querySelector("details[open]") !== null);
+}
+
 function add(entry) {
+    if (held.length === 0 && !isBeingRead())
+        return show(entry);
+    held.push(entry);
+    if (held.length > KEPT_MESSAGES)
+        held.shift();
+    showHeld();
+}
+
+function showHeld() {
+    const focused = document.activeElement === at("held");
+    at("held").hidden = held.length === 0;
+    at("held").textContent = `Show ${counted(held.length, "new message")}`;
+    if (focused && held.length === 0)
+        at("messages").focus();
+}
+
+function release() {
+    held.splice(0).forEach(show);
+    showHeld();
+    showCount();
+}
+
+at("held").addEventListener("click", () => {
+    release();
+    at("scroller").scrollTop = 0;
+});
+
+for (const event of ["scroll", "focusout", "toggle"])
+    at("scroller").addEventListener(event, () => setTimeout(() => held.length > 0 && !isBeingRead() && release()), true);
+
+function show(entry) {
     entry.size = entry.text.length;
     entries.push(entry);
     characters += entry.size;
     entry.node.hidden = !matches(entry);
     at("messages").prepend(entry.node);
+    widen([entry.message.topic]);
     while (entries.length > KEPT_MESSAGES || (characters > KEPT_CHARACTERS && entries.length > 1))
         drop(entries.shift());
     if (!current?.isConnected || current.closest("li").hidden)
         setCurrent(summaries()[0]);
     showEmpty();
+}
+
+/** The column of topics is as wide as their names need, and the payload has the rest. */
+function widen(names) {
+    const wider = Math.min(MAX_TOPIC_REM, Math.max(topicWidth, ...names.map((name) => visible(name).length * 0.55)));
+    if (wider > topicWidth)
+        at("messages-section").style.setProperty("--topic", `${topicWidth = wider}rem`);
 }
 
 function drop({ node, size }) {
@@ -335,8 +451,11 @@ function showEmpty() {
     at("empty").hidden = entries.some(({ node }) => !node.hidden);
     at("empty").textContent = entries.length > 0 ? "No message matches the filter."
         : paused ? "Paused. What is published meanwhile stays at the server, and comes when you go on."
-        : topics.length === 0 ? "Type the name of a topic above to watch its messages arrive."
+        : topics.length === 0 ? "Type the name of a topic above to watch its messages arrive, or choose one of the “Topics at the server”."
         : state === "refused" ? "Nothing comes, because the server refused the poll: see above."
+        : state === "login" ? "Nothing comes until you log in: see above."
+        : state === "waiting-in-vain" ? "Nothing comes while the server does not reach its database. It goes on by itself."
+        : fault ? `Nothing comes, because ${fault}.`
         : "Nothing yet. Publish a message: the line is under “From a shell”.";
 }
 
@@ -355,6 +474,8 @@ at("filter").addEventListener("input", () => {
 
 at("clear").addEventListener("click", () => {
     entries.splice(0).forEach(drop);
+    held = [];
+    showHeld();
     received = 0;
     showEmpty();
     showCount();
@@ -389,26 +510,32 @@ let stats = {};
 async function readStats() {
     if (!document.hidden) {
         try {
-            const response = await fetch("/messages/poll/stats", { cache: "no-store", signal: AbortSignal.timeout(5000) });
-            stats = response.ok ? await response.json() : { closed: [401, 403, 404].includes(response.status) };
+            const response = await fetch("/messages/poll/stats", { cache: "no-store", headers: headers(), signal: AbortSignal.timeout(5000) });
+            stats = response.ok ? await response.json() : { closed: [401, 403, 404].includes(response.status),
+                isAway: response.status === 503 && response.headers.get("Content-Type") === "application/json" };
         } catch {
             stats = {};
         }
         showStats();
+        if (["waiting", "waiting-in-vain"].includes(state) && Boolean(stats.isAway) !== (state === "waiting-in-vain"))
+            showWaiting();
     }
     setTimeout(readStats, STATS_MS);
 }
 
 function showStats() {
-    const { active_waiters: waiters, topic_subscriber_counts: counts, closed } = stats;
-    at("stats").hidden = !counts || Object.keys(counts).length === 0;
-    if (!counts) {
-        at("stats-summary").textContent = closed ? "The statistics are closed to this address." : "Not known.";
+    const { active_waiters: waiters, topic_subscriber_counts: waiting, retained_topics: retained = [], closed, isAway } = stats;
+    if (!waiting) {
+        at("stats").hidden = true;
+        at("stats-summary").textContent = closed ? "The statistics are closed to this address." : isAway ? "The database is away." : "Not known.";
         return;
     }
+    const counts = Object.assign(Object.create(null), Object.fromEntries(retained.map((topic) => [topic, 0])), waiting);
     const names = Object.keys(counts).sort((a, b) => counts[b] - counts[a] || (a < b ? -1 : 1)), more = names.length - STATS_TOPICS;
-    at("stats-summary").textContent = `${counted(waiters, "poll")} on ${counted(names.length, "topic")}.`
+    at("stats").hidden = names.length === 0;
+    at("stats-summary").textContent = `${counted(waiters, "poll")} on ${counted(Object.keys(waiting).length, "topic")}.`
         + (more > 0 ? ` The ${STATS_TOPICS} with the most:` : "");
+    showKnown(names.filter((topic) => !topics.includes(topic)));
 
     // Keep the row of a topic that is still there: a button in it may have the focus.
     const body = at("stats").tBodies[0], old = new Map([...body.rows].map((row) => [row.topic, row]));
@@ -423,6 +550,13 @@ function showStats() {
         if (focused)
             (focused.isConnected ? focused : at("topic")).focus();
     }
+}
+
+/** What the field for a topic offers. */
+function showKnown(names) {
+    const shown = [...at("known").options].map(({ value }) => value);
+    if (names.length !== shown.length || names.some((name, index) => name !== shown[index]))
+        at("known").replaceChildren(...names.map((value) => element("option", { value })));
 }
 
 function statsRow(topic) {

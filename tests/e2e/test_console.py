@@ -10,6 +10,9 @@ import urllib.parse
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
+from test_examples import behind_tokens
+
+import web
 from documents import blocks
 from server import Postgres, Server, new_topic, until
 from stalls import stood_still
@@ -215,6 +218,111 @@ def test_gaps_and_refusals_are_shown(page, server, topic):
     page.until_state("Waiting for messages")
 
 
+def test_it_offers_the_topics_that_exist(page, server, topic):
+    server.publish(topic, "kept")
+    page.open()
+    until(lambda: topic in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "the topic offered")
+    assert [topic, "0"] in [page.run("return [...arguments[0].cells].map((cell) => cell.textContent)", row) for row in page.all("#stats tbody tr")]
+    page.run("[...document.querySelectorAll('#stats button')].find((button) => button.textContent === arguments[0]).click()", topic)
+    page.until_state("Waiting for messages")
+    until(lambda: topic not in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "no more offered")
+
+
+def test_it_says_why_nothing_comes(page, server, topic):
+    """The database is away: for a poll that waits, and for one that is refused."""
+    page.open(topic)
+    server.until_waiting(topic)
+    postgres = Postgres(server)
+    postgres.stop()
+    try:
+        page.until_state("The database is away")
+        assert page.text("#empty").startswith("Nothing comes while the server does not reach its database")
+        page.run("sessionStorage.clear()")   # a poll without a cursor does not wait
+        page.driver.refresh()
+        page.until_state(r"Reconnecting( in \d+ s)?")
+        assert "does not reach its database" in page.text("#why") and "does not reach its database" in page.text("#empty")
+    finally:
+        postgres.start()
+    page.until_state("Waiting for messages")
+    assert page.text("#why") == ""
+    server.publish(topic, 1)
+    page.until_payloads(1)
+    page.allow("status of 503")
+
+
+def test_what_is_read_does_not_move(page, server, topic):
+    """A message that is open, and a list that is scrolled."""
+    def top():
+        return page.run("return arguments[0].getBoundingClientRect().top", read)
+
+    page.open(topic)
+    server.publish(topic, *range(40))
+    page.until_payloads(*range(40))
+    read = page.one("#messages li:first-child summary")
+    read.click()
+    until(lambda: page.texts("#messages details[open] pre") == ["39"], "the message open")
+    for payload in "while it is open", "another":
+        before = top()
+        server.publish(topic, payload)
+        until(lambda: f"Show {payload == 'another' and '2 new messages' or '1 new message'}" in page.texts("#held"), "what came meanwhile")
+        assert top() == before
+    page.one("#held").click()
+    page.until_payloads(*range(40), "while it is open", "another")
+    assert page.run("return document.getElementById('scroller').scrollTop") == 0 and not page.one("#held").is_displayed()
+
+    read.click()
+    page.one("#filter").click()
+    page.run("document.getElementById('scroller').scrollTop = 300")
+    before = top()
+    server.publish(topic, "while it is scrolled")
+    until(lambda: page.one("#held").is_displayed(), "it is held back")
+    assert top() == before
+    page.run("document.getElementById('scroller').scrollTop = 0")    # back where new messages are
+    page.until_payloads(*range(40), "while it is open", "another", "while it is scrolled")
+
+
+def test_the_refused_topic_is_marked(page, server, topic):
+    wrong = new_topic("wrong")
+    try:
+        server.restrict(f"topic <> '{wrong}'", refused=wrong)
+        page.open(topic)
+        page.driver.get(f"{server.url}/?topic={topic}&topic={wrong}")
+        page.until_state("Refused: .*")
+        until(lambda: page.texts("#topics .refused .name") == [wrong], "the mark")
+        page.one("#topics .refused button").click()
+        page.until_state("Waiting for messages")
+        server.publish(topic, 1)
+        page.until_payloads(1)
+        page.allow("status of 403")
+    finally:
+        server.unrestrict()
+
+
+def test_it_asks_for_a_token(page, server, topic):
+    """When it gets 401, and again when the token is good no more."""
+    def console(text):
+        return web.uncomment(text, "The console").replace("/usr/local/share/pgpoll/www", str(server.run / "www"))
+
+    with behind_tokens(server, console) as (door, tokens):
+        page.driver.get(f"{door.url}/console/?topic={topic}")
+        page.until_state("The server asks who you are")
+        assert page.focused == "token"
+        page.type("wrong", Keys.ENTER)
+        page.until_state(r"Refused: this token .*")
+        page.type("first", Keys.ENTER)
+        page.until_state("Waiting for messages")
+        assert not page.one("#login").is_displayed()
+        server.until_waiting(topic)
+        tokens.good = "second"
+        server.publish(topic, 1)
+        page.until_state(r"Refused: this token .*")
+        server.publish(topic, 2)
+        page.type("second", Keys.ENTER)
+        page.until_payloads(1, 2)
+        page.driver.get("about:blank")
+        page.allow("status of 401")
+
+
 def test_pause_filter_clear(page, server, topic):
     page.open(topic)
     server.publish(topic, "apple", "pear", {"fruit": "Apple"})
@@ -311,6 +419,28 @@ def test_light_dark_narrow_and_without_motion(page, server, topic):
         page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False})
         assert page.run("return document.documentElement.scrollWidth <= innerWidth"), width
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_on_a_phone(page, server, topic):
+    """390 px: everything can be reached and touched, and the payload has the width."""
+    page.open(topic)
+    server.publish(topic, {"order_id": 1, "text": "x" * 1000})
+    until(lambda: page.payloads, "the message")
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
+    try:
+        assert page.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+        payload = page.run("return document.querySelector('#messages .payload').getBoundingClientRect().toJSON()")
+        assert payload["width"] > 330 and payload["bottom"] < 844
+        small = page.run("""return [...document.querySelectorAll("button, input, select, summary")].filter((part) => part.offsetParent)
+            .map((part) => [part.id || part.textContent, part.getBoundingClientRect()])
+            .filter(([, { left, right, height, width }]) => height < 24 || width < 24 || left < 0 || right > innerWidth)""")
+        assert small == []
+        page.one("#messages summary").click()
+        until(lambda: page.texts("#messages details[open] pre"), "the whole payload")
+        assert page.run("return document.querySelector('#messages pre').getBoundingClientRect().width") > 320
+        assert page.run("return document.documentElement.scrollWidth") == 390
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_fifty_topics_leave_room_for_messages(page, server, topic):

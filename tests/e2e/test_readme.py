@@ -1,4 +1,6 @@
 """Runs the commands of README.md and docs/ as a reader would type them, except for the port and the directory. Also checks their links."""
+import contextlib
+import http.server
 import io
 import json
 import os
@@ -7,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psycopg2
@@ -167,7 +170,7 @@ def test_the_python_client(fresh, tmp_path):
 
 
 def test_the_javascript_client(fresh, tmp_path):
-    (source,) = blocks("js")
+    (source,) = blocks("js", TEXTS["docs/poll.md"])
     (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url))
     shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
     client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
@@ -225,6 +228,68 @@ def test_the_packaged_javascript_client(fresh, tmp_path, packages):
     assert first_payload(subprocess.Popen(["node", "program.mjs", fresh.url], cwd=tmp_path, text=True, stdout=subprocess.PIPE)) is not None
 
 
+@contextlib.contextmanager
+def api(server, query, meanwhile):
+    """An HTTP API that answers every request with what the query returns, as web_user; meanwhile() is called just before and after."""
+    class Api(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            meanwhile()
+            server.sql("SET ROLE web_user")
+            (state,), = server.sql(query)
+            server.sql("RESET ROLE")
+            meanwhile()
+            body = json.dumps(state).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Api) as listening:
+        threading.Thread(target=listening.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{listening.server_port}"
+        finally:
+            listening.shutdown()
+
+
+def test_load_then_listen(fresh, tmp_path):
+    """Orders change just before and just after the state is read: each is in the state, or in a message."""
+    page = TEXTS["docs/load-then-listen.md"]
+    function, grants = blocks("sql", page)
+    fresh.sql("DROP TABLE IF EXISTS orders; CREATE TABLE orders (id integer PRIMARY KEY, status text); CREATE ROLE web_user")
+    fresh.sql(function)
+    fresh.sql(grants)
+    fresh.sql("GRANT SELECT ON orders TO web_user")
+    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
+    queries = "SELECT coalesce(json_agg(o), '[]') FROM orders o", "SELECT orders_page()"
+    for source, query in zip(blocks("js", page), queries, strict=True):
+        fresh.sql("TRUNCATE orders")
+        statuses = iter(range(10))
+
+        def change():
+            fresh.sql("""WITH o AS (INSERT INTO orders VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET status = excluded.status RETURNING *)
+                         INSERT INTO pgpoll.messages (topic, payload) SELECT 'orders', to_json(o) FROM o""", str(next(statuses)))
+
+        with api(fresh, query, change) as url:
+            change()
+            (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url).replace("http://127.0.0.1:3000", url))
+            client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+            try:
+                assert client.stdout.readline() == "loaded 1\n"
+                seen = client.stdout.readline()
+                assert seen in ("1 1\n", "1 2\n")      # in the state already, or not
+                if seen == "1 1\n":
+                    assert client.stdout.readline() == "1 2\n"
+                change()
+                assert client.stdout.readline() == "1 3\n"
+            finally:
+                client.terminate()
+                client.communicate()
+
+
 def test_clients_in_a_shell(fresh):
     fresh.publish("orders", *range(20))
     answer = json.loads(run(line(fresh, """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], "since""")))
@@ -237,7 +302,7 @@ def test_stats_in_psql(fresh, topic):
     (query,) = re.findall(r"`(SELECT \* FROM pgpoll\.stats)`", TEXT)
     (poll,) = fresh.wait(topic, timeout=20)
     fresh.until_waiting(topic)
-    (_, _, counts), = fresh.sql(query)
+    (_, _, counts, _), = fresh.sql(query)
     assert counts[topic] == 1
     assert fresh.sql("SELECT waiters FROM pgpoll.topic_waiters WHERE topic = %s", topic) == [(1,)]
     fresh.publish(topic, 1)
