@@ -1,10 +1,10 @@
--- report: {"pid", "workers", "free_workers", "hears", "quiet", "began", "ended", "counts", "ends"}; all but pid may be
--- absent. workers, free_workers, hears and quiet are columns of pgpoll.listeners.
+-- report: {"pid", "workers", "free_workers", "hears", "quiet", "began", "ended", "counts", "ends"}; all but
+-- pid may be absent. workers, free_workers, hears and quiet are columns of pgpoll.listeners.
 --   began:  [{"pid", "topics", "client", "waited_ms", "left_ms"}, ...], polls that began to wait. Their times
 --           are durations, so that the clock of the reporting host does not matter.
---   ended:  [pid, ...], processes whose polls no longer wait.
---   counts: [{"metric", "label", "n"}, ...], what was counted since the last report.
---   ends:   true if the reporting process ends. Then the rows that this session wrote are deleted, and no
+--   ended:  [pid, ...], processes whose polls no longer wait. counts: [{"metric", "label", "n"}, ...], what
+--   was counted since the last report. ends:   true if the reporting process ends. Then the rows that this
+--   session wrote are deleted, and no
 --           others: the successor on the host may have the same process id.
 CREATE OR REPLACE FUNCTION pgpoll.write_statistics(host text, report json) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
