@@ -29,9 +29,9 @@ void spare_workers_init(struct spare_workers *spare, struct scoreboard *scoreboa
 
 /*
  * Drains as many polls as idle workers are missing from the reserve, the longest waiting first. If clients
- * that are answered early come back at once, they and those in the web server's queue take turns. So that this
- * costs little, it drains at most a thousand polls a second that have waited less than 500 ms, and none that
- * has waited less than 50 ms. To be called in each turn of the loop.
+ * that are answered early come back at once, they and those in the web server's queue take turns. So that
+ * this costs little, it drains at most a thousand polls a second that have waited less than 500 ms, and none
+ * that has waited less than 50 ms. To be called in each turn of the loop.
  */
 void spare_workers_keep(struct spare_workers *spare, int64_t now_ms);
 

@@ -295,8 +295,8 @@ static bool is_up_to_date(const struct source_shared *source)
 
 /*
  * Has the manager do what this read needs: check the user, find the topics, number new messages, say what
- * "now" is. starts: the poll's positions; those from now on are replaced. *asked: it was a question about each
- * topic. *number: the manager may not have numbered what this read must have.
+ * "now" is. starts: the poll's positions; those from now on are replaced. *asked: it was a question about
+ * each topic. *number: the manager may not have numbered what this read must have.
  */
 static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool may_poll,
                           bool known, int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
