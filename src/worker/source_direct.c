@@ -25,7 +25,7 @@ struct source_direct {
 };
 
 enum {
-    WRITE_MS = 1000, /* polls that do not wait write the statistics at most this often */
+    WRITE_MS = 1000, /* the least time between writes for polls that do not wait */
     LAST_MS = 1000   /* how long a worker that ends waits for its last statement */
 };
 

@@ -517,6 +517,24 @@ static void open_lacking(struct host *host)
     append(host, "a", START + 1, NULL);
 }
 
+/* The ring has the topic, but does not tell what is retained. */
+static void the_last_few_are_read_from_the_table(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    append(&host, "a", START + 1, "one");
+    host.positions[0] = -5;
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.asked_position, -5);
+    CU_ASSERT_EQUAL(host.positions[0], START + 1);
+    close_host(&host);
+}
+
 static void what_the_ring_lacks_is_read_from_the_table(void)
 {
     struct host host;
@@ -1008,6 +1026,7 @@ CU_TestInfo source_shared_tests[] = {
     { "asking is interrupted", asking_is_interrupted },
     { "what the ring lacks is read from the table", what_the_ring_lacks_is_read_from_the_table },
     { "a topic that nobody waits for", a_topic_that_nobody_waits_for },
+    { "the last few are read from the table", the_last_few_are_read_from_the_table },
     { "a table that is not read", a_table_that_is_not_read },
     { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },
