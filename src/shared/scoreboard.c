@@ -66,9 +66,7 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
 {
     struct workers_layout layout = { .sets = whole_pages(sizeof(struct workers_memory)) };
 
-    /*
-     * The sets of askers and of lookers, the wait sets, and as many words as workers for the clients' hashes.
-     */
+    /* The sets of askers and lookers, the wait sets, and as many words as workers for the clients' hashes. */
     layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 2 + SCOREBOARD_WORD_BITS) *
                                                  set_words(plan) * sizeof(uint64_t));
     layout.slot_stride =

@@ -124,13 +124,12 @@ SELECT is(pg_temp.page('{ten}', '{0}', 1), '{"\"aaaaaaaa\""}',
 
 -- Of one topic more than a page takes, and of the others here and there.
 DELETE FROM pgpoll.messages m USING pgpoll.feed f
-WHERE f.message_id = m.id AND (f.topic = 'mix1'
-    AND f.position < (SELECT max(position) FROM pgpoll.feed WHERE topic = 'mix1')
-                               OR f.topic LIKE 'mix%' AND m.id % 5 = 0);
+WHERE f.message_id = m.id
+  AND (f.topic = 'mix1' AND f.position < (SELECT max(position) FROM pgpoll.feed WHERE topic = 'mix1')
+       OR f.topic LIKE 'mix%' AND m.id % 5 = 0);
 SELECT is(pg_temp.read_all('{mix2,mix0,mix3,mix1}', messages, 1000000),
           (SELECT array_agg(f.position ORDER BY f.position)
-           FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
-           WHERE f.topic LIKE 'mix%'),
+           FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id WHERE f.topic LIKE 'mix%'),
           format('what is left, in pages of at most %s', messages))
 FROM unnest(ARRAY[1, 2, 7, 300]) AS messages;
 
