@@ -51,7 +51,7 @@ COMMENT ON VIEW pgpoll.topics IS
     'How large and how old is each topic? Messages that are kept (without those that have no position '
     'yet: see pgpoll.retained), bytes of payload and metadata, when the first and the last of them were '
     'committed, up to when the topic was pruned, and how many polls wait for it. estimated: there are many '
-    'messages, so only about the 1,000 largest topics are shown, and messages and bytes are extrapolated '
+    'messages, so only about the 200 largest topics are shown, and messages and bytes are extrapolated '
     'from a sample. Cheap.';
 
 CREATE OR REPLACE VIEW pgpoll.retained AS

@@ -1,5 +1,5 @@
--- What the view pgpoll.topics shows of pgpoll.feed. That is read as a whole if it has at most 250 pages. Of a
--- larger one, a random sample of about as many pages is read: the figures of the largest 1,000 topics in it
+-- What the view pgpoll.topics shows of pgpoll.feed. That is read as a whole if it has at most 125 pages. Of a
+-- larger one, a random sample of about as many pages is read: the figures of the largest 200 topics in it
 -- are multiplied, and the exact ends of these topics come from the index.
 CREATE OR REPLACE FUNCTION pgpoll.topic_sizes()
 RETURNS TABLE (topic text, messages bigint, bytes bigint, oldest bigint, newest bigint, estimated boolean)
@@ -11,7 +11,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     factor constant float8 := greatest(pg_relation_size('pgpoll.feed')
-                                       / current_setting('block_size')::float8 / 250, 1);
+                                       / current_setting('block_size')::float8 / 125, 1);
 BEGIN
     RETURN QUERY
     WITH largest AS MATERIALIZED (
@@ -19,7 +19,7 @@ BEGIN
                max(f.position) AS newest
         FROM pgpoll.feed f TABLESAMPLE SYSTEM (100 / factor)
         GROUP BY f.topic
-        ORDER BY sum(f.bytes) DESC, f.topic LIMIT CASE WHEN factor > 1 THEN 1000 END
+        ORDER BY sum(f.bytes) DESC, f.topic LIMIT CASE WHEN factor > 1 THEN 200 END
     )
     SELECT l.topic, round(l.messages * factor)::bigint, round(l.bytes * factor)::bigint,
            CASE WHEN factor > 1 THEN (SELECT f.position FROM pgpoll.feed f

@@ -1,10 +1,12 @@
 """What `make bench` measures. Each part runs its systems in turn, round by round, so that what disturbs the machine disturbs all."""
 import contextlib
+import os
 import re
 import statistics
 import subprocess
 import time
 
+from kept import kept
 from systems import Notify, all_systems, clients_held, clients_rereading, cpu_s, kib_of, settled_kib, storm, until_gone
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
@@ -44,6 +46,10 @@ class Sizes:
         self.others = 40 if quick else 600
         self.rereaders, self.reread_messages = (4, 20) if quick else (24, 200)
         self.seconds = 1 if quick else 3
+        many = int(os.environ.get("KEPT") or (5000 if quick else 1_000_000))
+        # Messages and topics. The first, with few, has as many in a topic as the second.
+        self.kept = ((many // 50, many // 50_000 or 1), (many, many // 1000), (many, many))
+        self.kept_statements = 20 if quick else 300
         self.workers = max(self.fanout[-1], self.others) + 20
 
 
@@ -249,4 +255,4 @@ def polls(bench):
 
 
 # memory first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, publish, comeback, polls)}
+PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, kept, publish, comeback, polls)}

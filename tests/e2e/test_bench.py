@@ -54,7 +54,8 @@ def test_each_part_measures(disk, tmp_path):
     assert result["deliveries"] > 1000 and result["machine"]["cpus"] == os.cpu_count()
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
     expected = {"memory": every, "idle": every, "latency": every | {"bare NOTIFY"}, "fanout": every, "catchup": {"pgpoll", "Nchan"}, "publish": publishing,
-                "load": {"pgpoll"}, "comeback": {"pgpoll"}, "comeback_load": {"pgpoll"}, "polls": every}
+                "load": {"pgpoll"}, "comeback": {"pgpoll"}, "comeback_load": {"pgpoll"}, "polls": every,
+                "kept": {"pgpoll", "few messages"}, "kept_rates": {"pgpoll", "few messages"}}
     assert {name: set(report.systems_of(table)) for name, table in result["tables"].items()} == expected
     for name, table in result["tables"].items():
         for values in (values for row in table["rows"].values() for values in row.values()):
