@@ -3,10 +3,10 @@
 #include "core/clock.h"
 
 enum {
-    LOOK_MS = 2,        /* between looks while publishers are muted */
-    INTERVAL_MS = 20,   /* in which messages are counted */
-    BUSY_MESSAGES = 10, /* this many messages in an interval mute publishers: 500 a second */
-    MAX_PAUSE_MS = 100  /* between looks while unmuting */
+    LOOK_MS = 2,        /* time between two looks while publishers are muted */
+    INTERVAL_MS = 20,   /* length of the interval in which messages are counted */
+    BUSY_MESSAGES = 10, /* publishers are muted after this many messages in one interval: 500 a second */
+    MAX_PAUSE_MS = 100  /* longest pause between two looks while unmuting */
 };
 
 void notify_throttle_hear(struct notify_throttle *throttle)
@@ -51,7 +51,10 @@ void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttl
         return;
     throttle->muted_until_ms = 0;
     throttle->muting = !all_notify;
-    /* While a muted publisher is still committing, the pauses grow with the time that its commit takes. */
+    /*
+     * A publisher that was muted may still be committing, and for how long is unknown. So the pause doubles
+     * with each look.
+     */
     throttle->pause_ms = throttle->pause_ms ? clock_min(throttle->pause_ms * 2, MAX_PAUSE_MS) : 1;
     throttle->look_ms = now_ms + throttle->pause_ms;
 }

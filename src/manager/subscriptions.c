@@ -44,7 +44,10 @@ int subscriptions_add(struct subscriptions *subscriptions, const char *name, siz
     if (topic < 0 || subscriptions->by_topic[topic].quoted)
         return topic;
     subscription = &subscriptions->by_topic[topic];
-    /* news stays: a topic that had this number before may still be in the list of topics with news. */
+    /*
+     * news keeps its value, because the topic that had this number before may still be in the list of topics
+     * with news.
+     */
     *subscription = (struct subscription){ .used_ms = now_ms,
                                            .news = subscription->news,
                                            .used_index = subscriptions->used_count };
@@ -69,7 +72,10 @@ void subscriptions_remove(struct subscriptions *subscriptions, int topic)
     subscriptions->by_topic[last].used_index = subscription->used_index;
     if (subscription->open)
         ring_close(subscriptions->scoreboard->ring, topic);
-    /* A worker may have entered the wait set since the topic was found unused: wake it, and it asks again. */
+    /*
+     * A worker may have entered the wait set after the topic was found to be unused. Wake it, so that it asks
+     * again.
+     */
     wait_sets_wake(subscriptions->scoreboard, topic);
     (void)lh_table_delete(subscriptions->channels, subscription->channel);
     topic_table_remove(subscriptions->scoreboard->topics, topic);
