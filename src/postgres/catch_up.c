@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-/* The columns of catch_up() and new_messages(), in their order. Those of a message are the same in both. */
+/* The columns of catch_up() and new_messages(), in their order. Both begin with the columns of a message. */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST, NEWEST };
 enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS, MORE };
 
@@ -85,7 +85,8 @@ struct catch_up_batch catch_up_batch(const PGresult *result)
     struct catch_up_batch batch = { .more = true };
 
     if (PQntuples(result) == 0)
-        return batch; /* the messages were deleted meanwhile; the next run tells whether there are more */
+        /* the batch's messages were deleted meanwhile; the next run tells whether more need positions */
+        return batch;
     batch.more = *PQgetvalue(result, 0, MORE) == 1;
     batch.read_only = database_int4(result, 0, ASSIGNED) < 0;
     if (batch.read_only)
@@ -105,7 +106,7 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
 
         if (row.topic_index < 0 || row.topic_index >= page->topic_count) {
             page_clear(page);
-            return ERROR_DATABASE_QUERY; /* the function is not the one of this pgpoll version */
+            return ERROR_DATABASE_QUERY; /* catch_up() is not the function of this pgpoll version */
         }
         if (row.kind == CATCH_UP_TOPIC) {
             page->topics[row.topic_index] = row.topic;

@@ -1,6 +1,7 @@
 /*
  * Reads messages from the table: builds the statements that call pgpoll.catch_up() and pgpoll.new_messages()
- * (sql/functions/) and decodes their rows. The only code that knows these functions' parameters and columns.
+ * (sql/functions/) and decodes the rows of their results. Only this module knows the parameters and columns
+ * of these functions.
  */
 #ifndef PGPOLL_CATCH_UP_H
 #define PGPOLL_CATCH_UP_H
@@ -34,8 +35,8 @@ struct catch_up_row {
     int topic_index;
     struct page_topic topic; /* for CATCH_UP_TOPIC */
     /*
-     * For CATCH_UP_TOPIC, if the topic is read from now on: its newest position. During a backlog, "now" is a
-     * later position than this.
+     * For CATCH_UP_TOPIC, if the topic is read "from now": its newest position. While a backlog is being
+     * numbered, "now" (topic.start) is a higher position than newest.
      */
     int64_t newest;
     struct message message; /* for CATCH_UP_MESSAGE */
@@ -50,29 +51,35 @@ struct catch_up_row catch_up_row(const PGresult *result, int row);
  */
 bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes);
 
-/* The result of catch_up_batch_statement(). */
+/* What the result of catch_up_batch_statement() says. */
 struct catch_up_batch {
-    bool read_only;   /* the database is read-only, so no positions can be assigned now */
+    bool read_only;   /* the database is read-only, so no message can get a position now */
     int assigned;     /* how many messages got positions */
-    bool more;        /* there is a backlog: run the statement again at once */
-    int64_t previous; /* there are no messages between this position and the first of the batch */
+    bool more;        /* more messages need positions: run the statement again at once */
+    int64_t previous; /* no message has a position between this one and the first of the batch */
     /*
-     * How many rows are messages, in order of positions: catch_up_message() decodes them, column 0 is the
-     * topic. 0 if the batch exceeds the limits of the statement; then only the table has its messages.
+     * The number of rows, each of which is a message, in order of positions. catch_up_message() decodes a
+     * row; column 0 is its topic. If the batch exceeds the limits of the statement, the number is 0, and the
+     * messages must be read from the table.
      */
     int message_count;
 };
 
 struct catch_up_batch catch_up_batch(const PGresult *result);
 
-/* Decodes the message in a row of either statement's result. Texts are borrowed from the result. */
+/*
+ * Decodes the message in a row of the result of catch_up_statement() or catch_up_batch_statement(). Texts are
+ * borrowed from the result.
+ */
 struct message catch_up_message(const PGresult *result, int row);
 
 /*
- * Reads into a cleared page by deadline_ms. Sends up to four transactions in one network write:
+ * Reads a page into page, which is cleared, by deadline_ms. Sends up to four transactions in one network
+ * write:
  *  1. Checks whether remote_user may poll these topics, unless remote_user is NULL.
- *  2. Runs first, unless it is NULL, and sets *first_is_true to whether it returned true.
- *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more are left.
+ *  2. Runs the statement first, unless first is NULL, and sets *first_is_true to whether its result is true.
+ *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more messages
+ *     need positions.
  *  4. Reads the page.
  * Returns ERROR_NONE, ERROR_DENIED, ERROR_MEMORY or an error of database_run(); on errors the page is clear.
  */
