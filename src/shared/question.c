@@ -25,8 +25,9 @@ int question_next_asker(struct scoreboard *scoreboard, int from)
 }
 
 /*
- * Copies everything but the names; number and length of each topic say where its name is. *sound: whether a
- * sound worker may have written it. NULL: out of memory, or not sound.
+ * Copies everything but the names. The number of each topic is set to the offset of its name in the slot's
+ * memory for names, until copy_names() has run. *sound: whether a sound worker may have written what was
+ * copied. Returns NULL if out of memory or not sound.
  */
 static struct question *copy_bounds(const struct scoreboard *scoreboard, const struct slot *slot, bool *sound)
 {
@@ -55,7 +56,7 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
     return question;
 }
 
-/* Copies the names, and sets each number to -1. false: out of memory. */
+/* Copies the names, and sets the number of each topic to -1. Returns false if out of memory. */
 static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
     const char *names = scoreboard_names(scoreboard, slot);
@@ -76,7 +77,10 @@ static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, s
     return text != NULL;
 }
 
-/* The database would refuse an invalid name, and fail the whole batch with other workers' questions. */
+/*
+ * Whether all names are valid. The database would refuse an invalid name, and the whole batch with the
+ * questions of other workers would fail.
+ */
 static bool are_names_sound(const struct question *question)
 {
     for (int i = 0; i < question->topic_count; i++)
