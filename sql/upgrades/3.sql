@@ -15,3 +15,8 @@ DROP FUNCTION IF EXISTS pgpoll.assign_batch(boolean);
 DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);
 DROP FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint);
+
+-- Who waits; refused_topic() takes the place of may_poll().
+ALTER TABLE pgpoll.waiters ADD COLUMN remote_user text NOT NULL DEFAULT '';
+DROP FUNCTION pgpoll.begin_wait(text, integer, text[], text, bigint, bigint);
+DROP FUNCTION IF EXISTS pgpoll.may_poll(text, text[]);

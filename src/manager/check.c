@@ -16,7 +16,7 @@
 enum {
     DELIVERY_MS = 3000,     /* how long a notification may take */
     CLOCK_MS = 2000,        /* how far the database's clock may differ from this host's */
-    MANAGER_CONNECTIONS = 3 /* relay, authorizer, statistics writer */
+    MANAGER_CONNECTIONS = 2 /* relay, statistics writer; the authorizer's come on top */
 };
 
 enum kind { OK, NOTE, WRONG };
@@ -146,7 +146,9 @@ static bool check_problems(struct check *check)
     statement_init(&statement, "SELECT severity, message, blocking FROM pgpoll.problems($1, $2, $3)");
     statement_add_text(&statement, check->config->host);
     if (statement_add_int4(&statement, (int32_t)check->config->workers) &&
-        statement_add_int4(&statement, (int32_t)check->config->connections + MANAGER_CONNECTIONS))
+        statement_add_int4(&statement,
+                           (int32_t)(check->config->connections + check->config->access_connections) +
+                               MANAGER_CONNECTIONS))
         result = run(check, check->database, &statement, "pgpoll.problems() fails");
     for (int i = 0; i < PQntuples(result); i++) {
         say(check, strcmp(text(result, i, 0), "WRONG") == 0 ? WRONG : NOTE, "%s", text(result, i, 1));

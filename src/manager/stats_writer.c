@@ -4,6 +4,7 @@
 #include "core/config.h"
 #include "core/json_build.h"
 #include "core/log.h"
+#include "core/utf8.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/scoreboard.h"
@@ -135,6 +136,16 @@ static struct json_object *client_of(const struct slot *slot)
     return json_object_new_string_len(client, length);
 }
 
+/* The user's name as the worker wrote it; "" if it is no text. */
+static struct json_object *user_of(const struct slot *slot)
+{
+    char user[sizeof slot->client_user + 1];
+
+    memcpy(user, slot->client_user, sizeof slot->client_user);
+    user[sizeof user - 1] = '\0';
+    return json_object_new_string(utf8_or_empty(user));
+}
+
 /* Limits a time from a slot to a day around now: a broken worker may have written any value. */
 static int64_t near(int64_t ms, int64_t now_ms)
 {
@@ -153,6 +164,7 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
                                  json_object_new_int(scoreboard_pid(writer->scoreboard, worker))) &&
            json_build_add_member(row, "topics", topics_of(writer, slot)) &&
            json_build_add_member(row, "client", client_of(slot)) &&
+           json_build_add_member(row, "remote_user", user_of(slot)) &&
            json_build_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
            json_build_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
 }

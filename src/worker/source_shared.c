@@ -17,9 +17,10 @@
 #include <unistd.h>
 
 enum {
-    CROWDED_MS = 1000,   /* between reads of the table for topics that do not fit into the topic table */
-    QUICK_READ_MS = 500, /* that a poll with a permit may take for its page, even after its deadline */
-    LAST_WORD_MS = 100,  /* that the answer may come after the reader's deadline */
+    CROWDED_MS = 1000,     /* between reads of the table for topics that do not fit into the topic table */
+    QUICK_READ_MS = 500,   /* that a poll with a permit may take for its page, even after its deadline */
+    LAST_WORD_MS = 100,    /* that the answer may come after the reader's deadline */
+    DRAINED_ASK_MS = 3000, /* how long a worker that is told to end waits for its manager */
     NAMES_KEPT_BYTES = 64 * 1024 /* more names than this are freed after each question */
 };
 
@@ -62,16 +63,28 @@ static enum error wait_answer(struct source_shared *source, const struct interru
     }
 }
 
-/* Writes a question into the slot and tells the manager. Returns how many bytes of names the slot holds. */
-static size_t put_question(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                           int64_t deadline_ms)
+/* Publishes the question that the slot holds. */
+static void put_question(struct source_shared *source, enum question_kind kind, bool only_refresh,
+                         int64_t deadline_ms)
+{
+    struct slot *slot = source->slot;
+
+    atomic_store_explicit(&slot->question_kind, (int)kind, memory_order_relaxed);
+    atomic_store_explicit(&slot->only_refresh, only_refresh, memory_order_relaxed);
+    atomic_store_explicit(&slot->question_deadline_ms, deadline_ms, memory_order_relaxed);
+    atomic_store(&slot->asked, ++source->asked);
+    (void)atomic_fetch_or(&source->scoreboard->askers[source->worker / SCOREBOARD_WORD_BITS],
+                          scoreboard_bit(source->worker));
+    latch_set(source->scoreboard);
+}
+
+/* Writes the user and the topics into the slot. Returns how many bytes of names it holds. */
+static size_t put_topics(struct source_shared *source, const struct source_poll *poll)
 {
     struct slot *slot = source->slot;
     char *names = scoreboard_names(source->scoreboard, slot);
     uint32_t at = 0;
 
-    atomic_store_explicit(&slot->authorize, authorize, memory_order_relaxed);
-    atomic_store_explicit(&slot->question_deadline_ms, deadline_ms, memory_order_relaxed);
     (void)snprintf(slot->user, sizeof slot->user, "%s", poll->remote_user);
     for (int i = 0; i < poll->request->topic_count; i++) {
         const struct poll_topic *topic = &poll->request->topics[i];
@@ -82,34 +95,46 @@ static size_t put_question(struct source_shared *source, const struct source_pol
         at += (uint32_t)topic->length;
     }
     atomic_store_explicit(&slot->question_count, poll->request->topic_count, memory_order_relaxed);
-    atomic_store(&slot->asked, ++source->asked);
-    (void)atomic_fetch_or(&source->scoreboard->askers[source->worker / SCOREBOARD_WORD_BITS],
-                          scoreboard_bit(source->worker));
-    latch_set(source->scoreboard);
     return at;
 }
 
-/*
- * Has the manager listen to the topics, report their positions and, with authorize, check that the user may
- * poll them. The reply's positions replace those that are CATCH_UP_FROM_NOW.
- */
-static enum error ask(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                      int64_t *positions, int64_t deadline_ms)
+/* The manager moves the token out of the slot when it takes the question. */
+static void put_token(struct source_shared *source, const char *token)
+{
+    const size_t length = strlen(token);
+
+    source->slot->user[0] = '\0';
+    memcpy(scoreboard_names(source->scoreboard, source->slot), token, length);
+    atomic_store_explicit(&source->slot->token_length, (uint32_t)length, memory_order_relaxed);
+}
+
+/* Asks about the poll's topics. The manager answers by deadline_ms. */
+static enum error ask(struct source_shared *source, const struct source_poll *poll, enum question_kind kind,
+                      int64_t deadline_ms)
 {
     /* The manager may still work on a question for which an earlier poll stopped waiting. */
     enum error error = wait_answer(source, poll->interrupts, deadline_ms);
     size_t names_size = 0;
 
-    if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
-        return ERROR_DENIED; /* a name that long does not fit into the slot */
     if (!error) {
-        names_size = put_question(source, poll, authorize, deadline_ms);
-        error = wait_answer(source, poll->interrupts, deadline_ms);
+        names_size = put_topics(source, poll);
+        put_question(source, kind, false, deadline_ms);
+        error = wait_answer(source, poll->interrupts, deadline_ms + LAST_WORD_MS);
     }
     if (!error && names_size > NAMES_KEPT_BYTES)
         scoreboard_free_names(source->scoreboard, source->slot);
-    if (!error)
-        error = source->reply->error;
+    return error ? error : source->reply->error;
+}
+
+/*
+ * Has the manager listen to the topics, and report their positions, which replace those that are
+ * CATCH_UP_FROM_NOW.
+ */
+static enum error locate(struct source_shared *source, const struct source_poll *poll, int64_t *positions,
+                         int64_t deadline_ms)
+{
+    const enum error error = ask(source, poll, QUESTION_LOCATE, deadline_ms);
+
     for (int i = 0; !error && i < poll->request->topic_count; i++) {
         source->refs[i] = source->reply->topics[i].ref;
         if (positions[i] == CATCH_UP_FROM_NOW)
@@ -118,10 +143,132 @@ static enum error ask(struct source_shared *source, const struct source_poll *po
     return error;
 }
 
-static bool is_open_to_all(const struct scoreboard *scoreboard)
+/* ---- who may poll */
+
+/* Whether the manager has taken the last question, so that the slot may hold another one. */
+static bool may_put(const struct source_shared *source)
 {
-    return atomic_load(&scoreboard->manager->open_until_ms) > clock_monotonic_ms();
+    return atomic_load(&source->reply->answered) == source->asked;
 }
+
+static void count_remembered(const struct source_shared *source)
+{
+    counters_add(&source->slot->counters, COUNTER_ACCESS_REMEMBERED, 1);
+}
+
+/* Looks up what can_poll() said about the poll's topics. An answer of no to one of them is an answer. */
+static enum access_found find_permission(struct source_shared *source, const struct source_poll *poll,
+                                         enum error *answer)
+{
+    const struct access_memory *memory = source->scoreboard->permissions;
+    const struct keyed_hash user = access_memory_hash(memory, poll->remote_user, strlen(poll->remote_user));
+    const int64_t now_ms = clock_monotonic_ms();
+    enum access_found all = ACCESS_KNOWN;
+
+    *answer = ERROR_NONE;
+    for (int i = 0; i < poll->request->topic_count; i++) {
+        const struct poll_topic *topic = &poll->request->topics[i];
+        const struct keyed_hash hash = access_memory_hash_topic(user, topic->name, topic->length);
+        bool allowed = false;
+        const enum access_found found = access_memory_find(memory, hash, now_ms, &allowed);
+
+        if (found != ACCESS_UNKNOWN && !allowed) {
+            source->base.refused_topic = i;
+            *answer = ERROR_DENIED;
+            return ACCESS_KNOWN;
+        }
+        if (found == ACCESS_UNKNOWN || all == ACCESS_KNOWN)
+            all = found;
+        if (all == ACCESS_UNKNOWN)
+            break;
+    }
+    return all;
+}
+
+/* Whether the user may poll the topics: ERROR_NONE, ERROR_DENIED, or why that cannot be said. */
+static enum error authorize(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
+{
+    enum access_found found;
+    enum error error;
+
+    if (atomic_load(&source->scoreboard->manager->open_until_ms) > clock_monotonic_ms())
+        return ERROR_NONE; /* asking can_poll() would only cost time and a database connection */
+    if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
+        return ERROR_DENIED; /* a name that long does not fit into the slot */
+    found = find_permission(source, poll, &error);
+    if (found == ACCESS_UNKNOWN) {
+        error = ask(source, poll, QUESTION_AUTHORIZE, deadline_ms);
+        if (error == ERROR_DENIED)
+            source->base.refused_topic = source->reply->refused_topic;
+        return error == ERROR_TIMEOUT ? ERROR_DATABASE_AWAY : error;
+    }
+    count_remembered(source);
+    if (found == ACCESS_DUE && may_put(source)) {
+        (void)put_topics(source, poll);
+        put_question(source, QUESTION_AUTHORIZE, true, deadline_ms);
+    }
+    return error;
+}
+
+/* Asks the manager who sent the token, even while the worker is told to end: nobody else can say. */
+static enum error ask_user(struct source_shared *source, const struct source_poll *poll, const char *token,
+                           char user[static SOURCE_USER_SIZE], int64_t deadline_ms)
+{
+    static const volatile sig_atomic_t never;
+    struct interrupts interrupts = *poll->interrupts;
+    enum error error = wait_answer(source, &interrupts, deadline_ms);
+
+    if (!error) {
+        put_token(source, token);
+        put_question(source, QUESTION_AUTHENTICATE, false, deadline_ms);
+        error = wait_answer(source, &interrupts, deadline_ms + LAST_WORD_MS);
+    }
+    if (error == ERROR_DRAINED && !may_put(source)) {
+        interrupts.drain = &never;
+        error = wait_answer(source, &interrupts,
+                            clock_min(deadline_ms, clock_monotonic_ms() + DRAINED_ASK_MS) + LAST_WORD_MS);
+    }
+    if (!error)
+        error = source->reply->error;
+    if (!error)
+        memcpy(user, source->reply->user, SOURCE_USER_SIZE);
+    return error == ERROR_TIMEOUT || error == ERROR_DRAINED ? ERROR_DATABASE_AWAY : error;
+}
+
+static bool is_anonymous(const struct source_shared *source)
+{
+    return atomic_load(&source->scoreboard->manager->anonymous_until_ms) > clock_monotonic_ms();
+}
+
+static enum error shared_authenticate(struct message_source *base, const struct source_poll *poll,
+                                      const char *authorization, char user[static SOURCE_USER_SIZE],
+                                      int64_t deadline_ms)
+{
+    struct source_shared *source = (struct source_shared *)base;
+    const struct access_memory *memory = source->scoreboard->users;
+    const bool usable = source_is_usable(authorization);
+    enum access_found found;
+    enum error error = ERROR_NONE;
+
+    source->error[0] = user[0] = '\0';
+    if (is_anonymous(source))
+        return ERROR_NONE;
+    if (!usable)
+        authorization = ""; /* asked all the same, because authenticate() may be as installed */
+    found = access_memory_find(memory, access_memory_hash(memory, authorization, strlen(authorization)),
+                               clock_monotonic_ms(), user);
+    if (found == ACCESS_UNKNOWN)
+        error = ask_user(source, poll, authorization, user, deadline_ms);
+    else
+        count_remembered(source);
+    if (found == ACCESS_DUE && may_put(source)) {
+        put_token(source, authorization);
+        put_question(source, QUESTION_AUTHENTICATE, true, deadline_ms);
+    }
+    return error || usable || is_anonymous(source) ? error : ERROR_UNAUTHENTICATED;
+}
+
+/* ---- what must be asked */
 
 /* Looks up the references of all topics. false: one is not in the message ring. */
 static bool find_topics(struct source_shared *source, const struct poll_request *request)
@@ -214,6 +361,7 @@ static void enter(struct source_shared *source, const struct source_poll *poll)
     wait_sets_enter(source->scoreboard, source->worker);
     if (!source->entered) {
         (void)snprintf(slot->client, sizeof slot->client, "%s", poll->client);
+        (void)snprintf(slot->client_user, sizeof slot->client_user, "%s", poll->remote_user);
         atomic_store(&slot->since_ms, poll->started_ms);
         atomic_store(&slot->deadline_ms, poll->deadline_ms);
         (void)atomic_fetch_add(&slot->wait_id, 1);
@@ -252,41 +400,57 @@ static bool is_up_to_date(const struct source_shared *source)
     return true;
 }
 
+/* How long a poll may wait for can_poll(): as long as the poll lasts, or as one call may take. */
+static int64_t authorize_deadline_ms(const struct source_shared *source, const struct source_poll *poll,
+                                     int64_t deadline_ms)
+{
+    return clock_max(clock_max(deadline_ms, poll->deadline_ms),
+                     poll->started_ms + source->config->query_timeout_s * 1000);
+}
+
 static enum error shared_read(struct message_source *base, const struct source_poll *poll,
                               enum source_read how, const int64_t *positions, struct page *page,
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
     const struct poll_request *request = poll->request;
-    const bool authorize = how & SOURCE_AUTHORIZE;
-    /* If can_poll() allows everything, asking it would only cost time and a database connection. */
-    const bool ask_may_poll = authorize && !is_open_to_all(source->scoreboard);
-    const bool known = find_topics(source, request), once = request->timeout_s == 0;
+    const bool checks_user = how & SOURCE_AUTHORIZE, once = request->timeout_s == 0;
+    int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
+    enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
+    const int64_t began_ms = clock_monotonic_ms();
+    bool known, asked = false;
+
+    source->error[0] = '\0';
+    source->base.refused_topic = -1;
+    if (!error && checks_user) {
+        error = authorize(source, poll, authorize_deadline_ms(source, poll, deadline_ms));
+        deadline_ms += clock_monotonic_ms() - began_ms; /* the read has its time, however long that took */
+    }
+    if (error == ERROR_DRAINED)
+        goto drained;
+    if (error)
+        goto out;
+    known = find_topics(source, request);
     /*
      * A poll that does not wait expects what is committed now. The ring may get it a moment later, so it asks
      * the manager.
      */
-    const bool asked = ask_may_poll || once || !known || has_from_now(positions, request->topic_count);
-    int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
-    enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
-
-    source->error[0] = '\0';
-    if (error)
-        goto out;
+    asked = once || !known || has_from_now(positions, request->topic_count);
     /* Not worth LISTENing to. The manager is asked only if no reader reaches the database. */
     if (once && !known) {
-        error = read_table(source, poll, ask_may_poll, positions, page, deadline_ms);
+        error = read_table(source, poll, false, positions, page, deadline_ms);
         if (error != ERROR_DATABASE_AWAY)
             goto out;
     }
     memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
     if (asked)
-        error = ask(source, poll, ask_may_poll, starts, deadline_ms);
+        error = locate(source, poll, starts, deadline_ms);
     if (error == ERROR_TIMEOUT)
         error = ERROR_DATABASE_AWAY;
+drained:
     if (error == ERROR_DRAINED) { /* the manager may have ended, but a reader can still read the table */
         source->topic_count = 0;
-        error = read_table(source, poll, authorize, positions, page, deadline_ms);
+        error = read_table(source, poll, checks_user, positions, page, deadline_ms);
         goto out;
     }
     if (error)
@@ -308,7 +472,7 @@ out:
      * cursor to answer with.
      */
     if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->drain))
-        error = authorize ? ERROR_TOO_MANY : ERROR_DRAINED;
+        error = checks_user ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }
 
@@ -394,13 +558,14 @@ static void shared_free(struct message_source *base)
 struct message_source *source_shared_new(const struct config *config, struct scoreboard *scoreboard,
                                          int worker)
 {
-    static const struct source_operations operations = { shared_read,  shared_wait, shared_end,
-                                                         shared_error, NULL,        shared_free };
+    static const struct source_operations operations = { shared_authenticate, shared_read,  shared_wait,
+                                                         shared_end,          shared_error, NULL,
+                                                         shared_free };
     struct source_shared *source = calloc(1, sizeof *source);
 
     if (!source)
         return NULL;
-    *source = (struct source_shared){ .base = { &operations },
+    *source = (struct source_shared){ .base = { &operations, -1 },
                                       .config = config,
                                       .scoreboard = scoreboard,
                                       .worker = worker,

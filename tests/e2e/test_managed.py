@@ -811,7 +811,7 @@ def test_a_worker_killed_as_its_page_is_read(narrow, topic):
 # --- can_poll()
 
 def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
-    with Server(8, errors="a poll's question failed|database_query") as server:
+    with Server(8, errors="a poll's question failed") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE plpgsql STABLE AS"
                    " $$ BEGIN IF topic LIKE 'bad%' THEN RAISE EXCEPTION 'broken for %', topic; END IF; RETURN topic <> 'secret'; END $$")
         body = json.dumps({"topics": ["bad"], "timeout": 0})
@@ -839,7 +839,7 @@ def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
 
 
 def test_many_for_whom_can_poll_fails_do_not_make_others_wait(topic):
-    with Server(24, errors="database_query") as server:
+    with Server(24) as server:
         server.restrict("CASE WHEN topic LIKE 'bad%' THEN 1 / length(remote_user) > 0 ELSE topic <> 'secret' END", "secret")
         bad = [server.poll_later("bad", timeout=5, status=503) for _ in range(20)]
         until(lambda: logged(server, "pgpoll.can_poll() failed: division by zero"), "the first failure")

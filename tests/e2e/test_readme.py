@@ -132,8 +132,7 @@ def test_who_may_poll_what(fresh):
         return fresh.request("POST", "/messages/poll", '{"topics": ["alice:orders"], "timeout": 0}').status
 
     assert status() == 200
-    (block,) = blocks("sql", TEXTS["docs/login.md"])
-    fresh.sql(block)
+    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "can_poll" in block))
     try:
         until(lambda: status() == 403, "refused")
         assert says("alice", "alice:orders") and not says("alice", "alice") and not says("alice", "bob:orders")
@@ -141,6 +140,24 @@ def test_who_may_poll_what(fresh):
     finally:
         fresh.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT true'")
         until(lambda: status() == 200, "open again")
+
+
+def test_api_keys(fresh):
+    """As docs/login.md has them: a table of hashes, a key, a poll with it."""
+    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "api_keys" in block))
+    poll = line(fresh, "curl http://127.0.0.1:8080/messages/poll -H")
+    wrong = poll.replace("$key", "wrong").replace('"topics"', '"timeout": 0, "topics"') + " -s -o /dev/null -w '%{http_code}'"
+    try:
+        until(lambda: run(wrong) == "401", "refused")
+        waiting = shell(f". {fresh.run}/env; {command('key=$(openssl')}; {command('psql -c')} >&2; {poll}")
+        until(lambda: fresh.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = '{alice:orders}'") == [("alice",)], "alice waits")
+        fresh.publish("alice:orders", "for alice")
+        output, _ = waiting.communicate(timeout=30)
+        assert json.loads(output)["messages"][0]["payload"] == "for alice"
+    finally:
+        fresh.sql("DROP TABLE api_keys")
+        fresh.authenticate_as_installed()
+    until(lambda: run(wrong) == "200", "everybody is anonymous again")
 
 
 def test_the_python_client(fresh, tmp_path):

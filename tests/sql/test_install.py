@@ -49,6 +49,8 @@ def test_installing_again_keeps_what_is_there(server):
     assert assign(admin) == 1
     before = run(admin, "SELECT position FROM pgpoll.feed")
     run(admin, "COMMENT ON FUNCTION pgpoll.can_poll(text, text) IS 'ours'")
+    run(admin, """CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                  $$ SELECT CASE WHEN $1 = 'Bearer 1' THEN 'alice' END $$""")
     vacuum = server.connect("a", LEVELS[0])
     run(vacuum, "LOCK TABLE pgpoll.messages IN SHARE UPDATE EXCLUSIVE MODE")    # the lock that VACUUM takes
     server.install("a")
@@ -57,7 +59,8 @@ def test_installing_again_keeps_what_is_there(server):
     run(admin, "SET ROLE app")
     publish(admin, "t", 2)
     assert Reader(admin, ["t"], {"t": 0}).read() == [1, 2]
-    assert run(admin, "SELECT pgpoll.may_poll('', '{mine}'), pgpoll.may_poll('', '{t}')") == [(True, False)]
+    assert run(admin, "SELECT pgpoll.refused_topic('', '{mine}'), pgpoll.refused_topic('', '{mine,t}')") == [(0, 2)]
+    assert run(admin, "SELECT pgpoll.authenticate('Bearer 1'), pgpoll.has_authenticate()") == [("alice", True)]
     run(admin, "RESET ROLE")
     assert run(admin, "SELECT position FROM pgpoll.feed ORDER BY position")[:1] == before
 
@@ -185,7 +188,7 @@ def test_objects_in_public_are_not_used(server):
     publish(admin, "t", 1)
     run(admin, "RESET ROLE; SET search_path = public, pg_catalog; SET ROLE pgpoll_poller")
     assert Reader(admin, ["t"], {"t": 0}).read() == [1]
-    run(admin, "SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1000), pgpoll.sweep_waiters()")
+    run(admin, "SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 'alice', 0, 1000), pgpoll.sweep_waiters()")
     run(admin, """SELECT pgpoll.write_waiters('h', '[{"pid": 2, "topics": ["t"], "client": "c", "waited_ms": 1, "left_ms": 1000}]', '[]')""")
     counts = run(admin, "RESET search_path; SELECT pg_catalog.row_to_json(s) FROM pgpoll.stats s")[0][0]
     assert counts["topic_subscriber_counts"] == {"t": 2}

@@ -358,7 +358,7 @@ def test_announcements(admin):
     waiter, manager, assigner = connect(), connect(), connect(LEVELS[0])
     channels = ["pgpoll_" + hashlib.sha256(topic.encode()).hexdigest()[:56] for topic in topics]
     assert [channel for channel, in run(waiter, "SELECT pgpoll.listen(%s)", topics)] == channels
-    run(waiter, "SELECT pgpoll.begin_wait('host', 1, %s, 'client', 0, 1000)", topics)
+    run(waiter, "SELECT pgpoll.begin_wait('host', 1, %s, 'client', 'alice', 0, 1000)", topics)
     publish(admin, "b", "not asked for")
     publish(admin, topics[1], 1, 2)
     publish(admin, topics[0], 3)
@@ -390,7 +390,7 @@ def test_announcements(admin):
 
 def test_killed_worker_is_not_counted(admin):
     worker = connect()
-    run(worker, "SELECT pgpoll.begin_wait('host', 1, '{a}', 'client', 0, 60000)")
+    run(worker, "SELECT pgpoll.begin_wait('host', 1, '{a}', 'client', 'alice', 0, 60000)")
     active = "SELECT active_waiters FROM pgpoll.stats"
     assert run(admin, active) == [(1,)]
     run(admin, "SELECT pg_terminate_backend(%s)", worker.info.backend_pid)

@@ -3,8 +3,8 @@
 CREATE FUNCTION pg_temp.stats() RETURNS text LANGUAGE sql AS 'SELECT s::text FROM pgpoll.stats s';
 SELECT is(pg_temp.stats(), '(0,0,{})', 'nobody waits');
 
-SELECT pgpoll.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 0, 30000), pgpoll.begin_wait('web1', 11, '{b}', '192.0.2.2', 0, 30000),
-       pgpoll.begin_wait('web2', 10, '{"say \"x\"",b}', '192.0.2.1', 0, 30000) \g /dev/null
+SELECT pgpoll.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 'alice', 0, 30000), pgpoll.begin_wait('web1', 11, '{b}', '192.0.2.2', 'alice', 0, 30000),
+       pgpoll.begin_wait('web2', 10, '{"say \"x\"",b}', '192.0.2.1', 'alice', 0, 30000) \g /dev/null
 SELECT results_eq('SELECT active_waiters, subscribed_topics, topic_subscriber_counts::text FROM pgpoll.stats',
                   $$VALUES (3::bigint, 3::bigint, '{ "b" : 3, "a" : 1, "say \"x\"" : 1 }')$$, 'polls, topics and polls per topic, most first');
 SELECT results_eq('SELECT topic COLLATE "default", waiters, longest_since FROM pgpoll.topic_waiters ORDER BY topic COLLATE "C"',
@@ -12,7 +12,7 @@ SELECT results_eq('SELECT topic COLLATE "default", waiters, longest_since FROM p
 SELECT results_eq($$SELECT host, pid, backend_pid, topics COLLATE "default", client, started_at, deadline, seen_at FROM pgpoll.waiters WHERE pid = 11$$,
                   $$VALUES ('web1', 11, pg_backend_pid(), '{b}'::text[], '192.0.2.2', now(), now() + interval '30 s', now())$$, 'a row per poll');
 
-SELECT pgpoll.begin_wait('web1', 11, '{c}', '192.0.2.3', 2000, 1000) \g /dev/null
+SELECT pgpoll.begin_wait('web1', 11, '{c}', '192.0.2.3', 'alice', 2000, 1000) \g /dev/null
 SELECT results_eq($$SELECT topics COLLATE "default", client, started_at, deadline FROM pgpoll.waiters WHERE host = 'web1' AND pid = 11$$,
                   $$VALUES ('{c}'::text[], '192.0.2.3', now() - interval '2 s', now() + interval '1 s')$$, 'a worker that waits again has one row');
 SELECT pgpoll.end_wait('web1', 11), pgpoll.end_wait('web2', 10), pgpoll.end_wait('nobody', 1) \g /dev/null

@@ -14,7 +14,7 @@ SELECT pgpoll.write_listener('web1', 1, 20, 12, true, '[{"metric":"polls","label
 SELECT pgpoll.write_listener('web1', 2, 5, 5, false, '[{"metric":"polls","label":"ok","n":1}]') \g /dev/null
 SELECT pgpoll.write_listener('we"b\' || E'\n2', 1, 1, NULL, NULL, '[{"metric":"polls","label":"ok","n":1}]') \g /dev/null
 SELECT pgpoll.write_listener('we"b\' || E'\n2', 2, 1, NULL, NULL, '[]') \g /dev/null
-SELECT pgpoll.begin_wait('we"b\' || E'\n2', 2, '{secret topic}', '192.0.2.1', 0, 30000) \g /dev/null
+SELECT pgpoll.begin_wait('we"b\' || E'\n2', 2, '{secret topic}', '192.0.2.1', 'alice', 0, 30000) \g /dev/null
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_total')$$,
                   $$VALUES ('{host="we\"b\\\n2",outcome="ok"} 1'), ('{host="web1",outcome="ok"} 8'), ('{host="web1",outcome="timeout"} 0')$$,
                   'counts add up, by host, and are there from the first zero; names are escaped');
@@ -65,7 +65,7 @@ SELECT set_eq('SELECT DISTINCT host FROM pgpoll.counters', ARRAY['web1'], 'and a
 
 -- ---- waiting polls and kept messages
 
-SELECT pgpoll.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 5000, 25000), pgpoll.begin_wait('web1', 11, '{b}', '192.0.2.2', 9000, 1000) \g /dev/null
+SELECT pgpoll.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 'alice', 5000, 25000), pgpoll.begin_wait('web1', 11, '{b}', '192.0.2.2', 'alice', 9000, 1000) \g /dev/null
 SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, time_left FROM pgpoll.waiting WHERE topics && '{a,b}'$$,
                   $$VALUES ('web1', 11, '192.0.2.2', '{b}'::text[], interval '9 s', interval '1 s'),
                            ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s')$$, 'polls, the longest wait first');

@@ -107,7 +107,7 @@ static void parameters_keep_their_order(void)
     static const int64_t positions[] = { 5 };
     struct statement statement;
 
-    statement_init(&statement, "SELECT $1, $2, $3, $4, $5, $6, $7");
+    statement_init(&statement, "SELECT $1, $2, $3, $4, $5, $6, $7, $8");
     CU_ASSERT_TRUE(statement_add_int4(&statement, 1));
     CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 1));
     CU_ASSERT_TRUE(statement_add_int8(&statement, 2));
@@ -115,6 +115,7 @@ static void parameters_keep_their_order(void)
     statement_add_text(&statement, "x");
     CU_ASSERT_TRUE(statement_add_int4(&statement, 3));
     statement_add_text(&statement, "y");
+    statement_add_text(&statement, "z");
     CU_ASSERT_EQUAL(statement.count, STATEMENT_MAX_PARAMETERS);
     EXPECT_TEXT(bytes_of(&statement, 0), "00000001");
     EXPECT_TEXT(bytes_of(&statement, 2), "0000000000000002");
