@@ -408,64 +408,72 @@ static int64_t authorize_deadline_ms(const struct source_shared *source, const s
                      poll->started_ms + source->config->query_timeout_s * 1000);
 }
 
+/* Checks the user. Moves *deadline_ms, so that the read has its time however long that took. */
+static enum error check_user(struct source_shared *source, const struct source_poll *poll,
+                             int64_t *deadline_ms)
+{
+    const int64_t began_ms = clock_monotonic_ms();
+    const enum error error = authorize(source, poll, authorize_deadline_ms(source, poll, *deadline_ms));
+
+    *deadline_ms += clock_monotonic_ms() - began_ms;
+    return error;
+}
+
+/* Reads after positions, which it replaces where they are CATCH_UP_FROM_NOW. The user is checked. */
+static enum error read_allowed(struct source_shared *source, const struct source_poll *poll, bool subscribe,
+                               int64_t *positions, struct page *page, int64_t deadline_ms)
+{
+    const struct poll_request *request = poll->request;
+    const bool known = find_topics(source, request), once = request->timeout_s == 0;
+    /*
+     * A poll that does not wait expects what is committed now. The ring may get it a moment later, so it asks
+     * the manager.
+     */
+    const bool asked = once || !known || has_from_now(positions, request->topic_count);
+    enum error error = ERROR_DATABASE_AWAY;
+
+    /* Not worth LISTENing to. The manager is asked only if no reader reaches the database. */
+    if (once && !known)
+        error = read_table(source, poll, false, positions, page, deadline_ms);
+    if (error != ERROR_DATABASE_AWAY)
+        return error;
+    error = asked ? locate(source, poll, positions, deadline_ms) : ERROR_NONE;
+    if (error)
+        return error == ERROR_TIMEOUT ? ERROR_DATABASE_AWAY : error;
+
+    /* A waiting poll had to ask because its topics were removed meanwhile; now they have other numbers. */
+    if (subscribe || (asked && source->entered))
+        enter(source, poll);
+    note_newest(source, request->topic_count);
+    if ((asked && !is_up_to_date(source)) || !ring_read(source->scoreboard->ring, source->refs, positions,
+                                                        request->limit, source->config->page_bytes, page))
+        return read_table(source, poll, false, positions, page, deadline_ms);
+    counters_add(&source->slot->counters, COUNTER_RING_PAGES, 1);
+    return ERROR_NONE;
+}
+
 static enum error shared_read(struct message_source *base, const struct source_poll *poll,
                               enum source_read how, const int64_t *positions, struct page *page,
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
-    const struct poll_request *request = poll->request;
-    const bool checks_user = how & SOURCE_AUTHORIZE, once = request->timeout_s == 0;
-    int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
+    const size_t size = (size_t)poll->request->topic_count * sizeof *positions;
+    const bool checks_user = how & SOURCE_AUTHORIZE;
+    int64_t *starts = malloc(size);
     enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
-    const int64_t began_ms = clock_monotonic_ms();
-    bool known, asked = false;
 
     source->error[0] = '\0';
     source->base.refused_topic = -1;
-    if (!error && checks_user) {
-        error = authorize(source, poll, authorize_deadline_ms(source, poll, deadline_ms));
-        deadline_ms += clock_monotonic_ms() - began_ms; /* the read has its time, however long that took */
+    if (!error && checks_user)
+        error = check_user(source, poll, &deadline_ms);
+    if (!error) {
+        memcpy(starts, positions, size);
+        error = read_allowed(source, poll, how & SOURCE_SUBSCRIBE, starts, page, deadline_ms);
     }
-    if (error == ERROR_DRAINED)
-        goto drained;
-    if (error)
-        goto out;
-    known = find_topics(source, request);
-    /*
-     * A poll that does not wait expects what is committed now. The ring may get it a moment later, so it asks
-     * the manager.
-     */
-    asked = once || !known || has_from_now(positions, request->topic_count);
-    /* Not worth LISTENing to. The manager is asked only if no reader reaches the database. */
-    if (once && !known) {
-        error = read_table(source, poll, false, positions, page, deadline_ms);
-        if (error != ERROR_DATABASE_AWAY)
-            goto out;
-    }
-    memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
-    if (asked)
-        error = locate(source, poll, starts, deadline_ms);
-    if (error == ERROR_TIMEOUT)
-        error = ERROR_DATABASE_AWAY;
-drained:
     if (error == ERROR_DRAINED) { /* the manager may have ended, but a reader can still read the table */
         source->topic_count = 0;
         error = read_table(source, poll, checks_user, positions, page, deadline_ms);
-        goto out;
     }
-    if (error)
-        goto out;
-
-    /* A waiting poll had to ask because its topics were removed meanwhile; now they have other numbers. */
-    if ((how & SOURCE_SUBSCRIBE) || (asked && source->entered))
-        enter(source, poll);
-    note_newest(source, request->topic_count);
-    if ((!asked || is_up_to_date(source)) && ring_read(source->scoreboard->ring, source->refs, starts,
-                                                       request->limit, source->config->page_bytes, page))
-        counters_add(&source->slot->counters, COUNTER_RING_PAGES, 1);
-    else
-        error = read_table(source, poll, false, starts, page, deadline_ms);
-out:
     free(starts);
     /*
      * This poll is to end early, so it does not wait for the database. If this was its first read, it has no
