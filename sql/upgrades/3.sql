@@ -16,7 +16,13 @@ DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);
 DROP FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint);
 
--- Who waits; refused_topic() takes the place of may_poll().
+-- write_statistics() does what these did.
+DROP FUNCTION IF EXISTS pgpoll.begin_wait(text, integer, text[], text, bigint, bigint);
+DROP FUNCTION IF EXISTS pgpoll.end_wait(text, integer);
+DROP FUNCTION IF EXISTS pgpoll.write_waiters(text, json, json);
+DROP FUNCTION IF EXISTS pgpoll.write_listener(text, integer, integer, integer, boolean, json);
+DROP FUNCTION IF EXISTS pgpoll.end_listener(text, integer);
+
+-- Who waits; refused_topic() does what may_poll() did.
 ALTER TABLE pgpoll.waiters ADD COLUMN remote_user text NOT NULL DEFAULT '';
-DROP FUNCTION pgpoll.begin_wait(text, integer, text[], text, bigint, bigint);
 DROP FUNCTION IF EXISTS pgpoll.may_poll(text, text[]);

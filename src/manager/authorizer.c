@@ -1,6 +1,7 @@
 #include "manager/authorizer.h"
 
 #include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
@@ -17,7 +18,6 @@
 #include <string.h>
 
 enum {
-    RETRY_MS = 200,              /* after a connection failed, before the session connects again */
     OPEN_AFTER_MS = 5,           /* that a question waits before another session is opened for it */
     IDLE_MS = 10 * 1000,         /* after which a session is closed, except the first */
     SLOW_MS = 60 * 1000,         /* how long an asker is known to be slow */
@@ -35,7 +35,8 @@ struct session {
     struct poll_topic *topics; /* those asked about */
     int *indexes;              /* of each of these topics in the question */
     int topic_count;
-    int64_t retry_ms, idle_ms; /* when it may connect again; since when it is free */
+    struct backoff backoff; /* says when it may connect again */
+    int64_t idle_ms;        /* since when it is free */
 };
 
 struct slow_asker {
@@ -63,6 +64,7 @@ struct authorizer {
 static bool session_init(struct session *session, const struct config *config, int max_topics)
 {
     session->worker = WORKER_QUEUE_NONE;
+    session->backoff = BACKOFF_DATABASE;
     session->database = database_new(config->query_timeout_s * 1000);
     session->topics = calloc((size_t)max_topics, sizeof *session->topics);
     session->indexes = calloc((size_t)max_topics, sizeof *session->indexes);
@@ -593,7 +595,7 @@ static void fail(struct authorizer *authorizer, struct session *session, enum er
     const bool slow = named == timeout_of(session->question);
     const bool was_away = authorizer->is_away;
 
-    /* A connection that cannot be made is tried again five times a second: logged once while it lasts. */
+    /* A connection that cannot be made is tried again and again: logged once while it lasts. */
     authorizer->is_away = named == error;
     if (!was_away || !authorizer->is_away)
         log_failure(session, named);
@@ -601,7 +603,8 @@ static void fail(struct authorizer *authorizer, struct session *session, enum er
         note_slow(authorizer, session->question->asker, now_ms);
     if (error != ERROR_DATABASE_QUERY) { /* after an SQL error the connection is still good */
         database_close(session->database, NULL);
-        session->retry_ms = slow ? 0 : now_ms + RETRY_MS;
+        if (!slow)
+            backoff_fail(&session->backoff, now_ms);
     }
     if (session->worker != WORKER_QUEUE_NONE)
         question_answer(authorizer->scoreboard, session->worker, named);
@@ -613,6 +616,7 @@ static void finish(struct authorizer *authorizer, struct session *session, enum 
         fail(authorizer, session, error);
     } else {
         authorizer->is_away = false;
+        backoff_reset(&session->backoff);
         if (session->question->kind == QUESTION_AUTHENTICATE)
             finish_authenticate(authorizer, session, session->batch.results[0]);
         else
@@ -657,7 +661,7 @@ static int64_t start_ms(const struct authorizer *authorizer, const struct sessio
         return INT64_MAX;
     if (database_is_connected(session->database))
         return 0;
-    return clock_max(session->retry_ms, session == authorizer->sessions ? 0 : since_ms + OPEN_AFTER_MS);
+    return clock_max(session->backoff.due_ms, session == authorizer->sessions ? 0 : since_ms + OPEN_AFTER_MS);
 }
 
 int64_t authorizer_due_ms(const struct authorizer *authorizer)

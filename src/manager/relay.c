@@ -2,6 +2,7 @@
 
 #include "api/message.h"
 #include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
@@ -31,9 +32,7 @@ enum {
     QUESTIONS = 512,          /* at most, answered in one cycle */
     CONFIRM_MS = 1000,        /* until a full read, after a read showed messages that were not announced */
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
-    LOOK_MS = 5000,           /* look this often without any NOTIFY: a manager may have died while it muted */
-    MIN_PAUSE_MS = 50,
-    MAX_PAUSE_MS = 1000
+    LOOK_MS = 5000            /* look this often without any NOTIFY: a manager may have died while it muted */
 };
 
 /* Topics that one statement is about. */
@@ -76,10 +75,10 @@ struct relay {
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
     bool read_only;          /* the database was read-only in the last batch that numbered */
     struct open_to_all *open_to_all;
-    int64_t retry_ms, pause_ms; /* when to connect again; the last pause before that */
-    int64_t full_ms;            /* time of the next full read */
-    int64_t sweep_ms;           /* time of the next search for unused topics */
-    int64_t look_ms;            /* time of the next look for messages without a position */
+    struct backoff backoff; /* says when to connect again */
+    int64_t full_ms;        /* time of the next full read */
+    int64_t sweep_ms;       /* time of the next search for unused topics */
+    int64_t look_ms;        /* time of the next look for messages without a position */
     struct printbuf *json;
 };
 
@@ -117,6 +116,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
         return NULL;
     relay->config = config;
     relay->scoreboard = scoreboard;
+    relay->backoff = BACKOFF_DATABASE;
     relay->open_to_all = open;
     relay->announcements = (struct announcements){ .scoreboard = scoreboard,
                                                    .subscriptions = &relay->subscriptions,
@@ -572,7 +572,7 @@ static void succeed(struct relay *relay)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;
     relay->logged_error = ERROR_NONE;
-    relay->pause_ms = 0;
+    backoff_reset(&relay->backoff);
     if (cycle->listen_at >= 0)
         take_channels(relay, relay->batch.results[cycle->listen_at]);
     if (cycle->numbering_at >= 0)
@@ -594,10 +594,7 @@ static void reconnect(struct relay *relay)
     relay->is_lost = true;
     announcements_lose(&relay->announcements);
     database_close(relay->database, NULL);
-    relay->pause_ms = relay->pause_ms ? relay->pause_ms * 2 : MIN_PAUSE_MS;
-    if (relay->pause_ms > MAX_PAUSE_MS)
-        relay->pause_ms = MAX_PAUSE_MS;
-    relay->retry_ms = clock_monotonic_ms() + relay->pause_ms / 2 + random() % (relay->pause_ms / 2 + 1);
+    backoff_fail(&relay->backoff, clock_monotonic_ms());
 }
 
 /* The cycle failed: its questions and its topics with news go back to wait for the next one. */
@@ -642,7 +639,7 @@ int64_t relay_due_ms(const struct relay *relay)
     if (relay->batch.running)
         return query_batch_due_ms(&relay->batch);
     if (!database_is_connected(relay->database))
-        return relay->retry_ms;
+        return relay->backoff.due_ms;
     if (relay->pending.count > 0 || relay->subscriptions.news_count > 0)
         return 0;
     return clock_min(

@@ -18,7 +18,7 @@ bool catch_up_statement(struct statement *statement, const struct poll_request *
 {
     statement_init(statement, "SELECT * FROM pgpoll.catch_up($1, $2, $3, $4)");
     return statement_add_topics(statement, request->topics, request->topic_count) &&
-           statement_add_positions(statement, positions, request->topic_count) &&
+           statement_add_int8s(statement, positions, request->topic_count, CATCH_UP_FROM_NOW) &&
            statement_add_int4(statement, request->limit) && statement_add_int8(statement, page_bytes);
 }
 

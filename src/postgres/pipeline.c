@@ -16,7 +16,7 @@ void pipeline_clear(struct pipeline *pipeline)
 /* Sends each statement with a Sync of its own, which ends its transaction. */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline)
 {
-    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+    static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
 
     for (int i = 0; i < pipeline->count; i++) {
         const struct statement *statement = &pipeline->statements[i];

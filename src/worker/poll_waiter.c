@@ -1,9 +1,10 @@
 #include "worker/poll_waiter.h"
 
+#include "api/cursor.h"
 #include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
-#include "postgres/catch_up.h"
 
 #include <stdlib.h>
 
@@ -28,12 +29,6 @@ enum { QUIET_MS = 250 };
  */
 enum { BACKLOG_PAUSE_MS = 20 };
 
-/*
- * Pauses between attempts to reach the database: none before the second attempt, then doubled from FIRST to
- * LAST, with jitter.
- */
-enum { FIRST_PAUSE_MS = 50, LAST_PAUSE_MS = 1000 };
-
 static int64_t cursor_position(const struct cursor *cursor)
 {
     switch (cursor->kind) {
@@ -41,6 +36,7 @@ static int64_t cursor_position(const struct cursor *cursor)
         return CATCH_UP_FROM_NOW;
     case CURSOR_MESSAGE:
     case CURSOR_TIME:
+    case CURSOR_LAST:
         return cursor->position;
     case CURSOR_ALL:
     case CURSOR_UNKNOWN:
@@ -86,6 +82,7 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
     case CURSOR_UNKNOWN:
         return GAP_UNKNOWN;
     case CURSOR_ALL:
+    case CURSOR_LAST:
         return GAP_NONE; /* it asks for what is retained, so it misses nothing */
     case CURSOR_TIME:
         /* Nothing was published after that time; it is no position from before a restore of the database. */
@@ -115,22 +112,18 @@ static void copy_starts(struct poll_waiter *waiter, bool first)
 }
 
 /*
- * Sleeps before another attempt, and doubles *pause_ms. Before the first read there is no cursor to answer
- * with, so a drain does not end the pause then.
+ * Sleeps until another attempt is due. Before the first read there is no cursor to answer with, so a drain
+ * does not end the pause then.
  */
-static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t *pause_ms,
-                                     int64_t deadline_ms)
+static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t due_ms)
 {
     static const volatile sig_atomic_t never;
     struct interrupts interrupts = *waiter->interrupts;
-    int64_t now_ms = clock_monotonic_ms(), jittered_ms = *pause_ms / 2 + random() % (*pause_ms / 2 + 1);
     enum error error;
 
     if (first)
         interrupts.drain = &never;
-    error = wait_for_event(&interrupts, -1, 0, clock_min(now_ms + jittered_ms, deadline_ms));
-
-    *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
+    error = wait_for_event(&interrupts, -1, 0, due_ms);
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
 }
 
@@ -168,8 +161,8 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
 {
     int64_t deadline_ms = clock_max(waiter->poll.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
     const bool first = attempt.authorization || attempt.how & SOURCE_AUTHORIZE;
-    bool drained = false;
-    int64_t pause_ms = 0;
+    bool drained = false, failed = false;
+    struct backoff backoff = BACKOFF_DATABASE;
     enum error error, interrupted;
 
     for (;;) {
@@ -185,7 +178,10 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
         }
         if (!first)
             attempt.how |= SOURCE_SUBSCRIBE; /* the subscription was lost with the connection */
-        interrupted = pause_before_retry(waiter, first, &pause_ms, deadline_ms);
+        if (failed) /* the second attempt follows at once: perhaps only an idle connection was lost */
+            backoff_fail(&backoff, clock_monotonic_ms());
+        failed = true;
+        interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, deadline_ms));
         if (interrupted)
             return first ? error : interrupted;
     }

@@ -1,9 +1,9 @@
 #include "worker/source_shared.h"
 
+#include "api/cursor.h"
 #include "api/poll_request.h"
 #include "core/clock.h"
 #include "core/config.h"
-#include "postgres/catch_up.h"
 #include "shared/latch.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
@@ -583,7 +583,7 @@ struct message_source *source_shared_new(const struct config *config, struct sco
                                       .seen = calloc((size_t)scoreboard->max_topics, sizeof *source->seen) };
     if (!source->refs || !source->seen) {
         shared_free(&source->base);
-        return NULL;
+        return NULL; /* cppcheck-suppress memleak; base is its first member */
     }
     source->asked = atomic_load(&source->reply->answered);
     return &source->base;
