@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 
-from systems import Notify, all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until_gone
+from systems import Notify, all_systems, clients_held, cpu_s, kib_of, settled_kib, storm, until, until_gone
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
 
@@ -43,6 +43,7 @@ class Sizes:
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
         self.seconds = 1 if quick else 3
+        self.users, self.user_messages = (30, 3) if quick else (500, 12)
         self.workers = max(self.fanout[-1], self.others) + 20
 
 
@@ -222,5 +223,33 @@ def polls(bench):
             table.add("while another client waits", system.name, result["answers"] / result["seconds"])
 
 
+AUTHENTICATE = """CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                  $$ SELECT substring($1 FROM '^Bearer ([0-9]+)$') $$"""
+CAN_POLL = "CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS $$ %s $$"
+
+
+def access(bench):
+    """Each client is a user of its own. A system's ratio is p99 with a slow can_poll() to p99 as installed."""
+    server, sizes = bench.systems[0].server, bench.sizes
+    table = bench.table("access", f"Delivery to {sizes.users} users, a message a second, p99", "ms")
+    ratios = bench.table("access ratio", "The same, as a multiple of p99 as installed", "×")
+    for _ in range(sizes.rounds):
+        found = {}
+        try:
+            for row, body in {"as installed": None, "can_poll() takes 50 ms": "SELECT true FROM pg_sleep(0.05)"}.items():
+                if body:
+                    server.sql(AUTHENTICATE)
+                    server.sql(CAN_POLL % body)
+                    until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 401, "the functions heeded", 10)
+                result = bench.storm(bench.systems[0], "paced", clients=sizes.users, messages=sizes.user_messages, rate=1)
+                found[row] = percentile(flat(result["delivered_ms"]), 99)
+                table.add(row, "pgpoll", found[row])
+                ratios.add(row, "pgpoll", found[row] / found["as installed"])
+        finally:
+            server.unrestrict()
+            server.authenticate_as_installed()
+        until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 200, "the functions as installed", 10)
+
+
 # memory first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, publish, polls)}
+PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, publish, polls, access)}

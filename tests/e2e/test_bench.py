@@ -54,7 +54,7 @@ def test_each_part_measures(disk, tmp_path):
     assert result["deliveries"] > 1000 and result["machine"]["cpus"] == os.cpu_count()
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
     expected = {"memory": every, "idle": every, "latency": every | {"bare NOTIFY"}, "fanout": every, "catchup": {"pgpoll", "Nchan"}, "publish": publishing,
-                "load": {"pgpoll"}, "polls": every}
+                "load": {"pgpoll"}, "polls": every, "access": {"pgpoll"}, "access ratio": {"pgpoll"}}
     assert {name: set(report.systems_of(table)) for name, table in result["tables"].items()} == expected
     for name, table in result["tables"].items():
         for values in (values for row in table["rows"].values() for values in row.values()):
