@@ -41,11 +41,13 @@ SELECT is(pg_temp.page('{A,"a ",c}', '{0,0,0}'), '{}', 'topics are compared byte
 -- The last n
 
 SELECT is(pg_temp.page('{a}', ARRAY[n]), p::text[], format('the last %s', -n))
-FROM (VALUES (-1, '{5}'), (-2, '{4,5}'), (-3, '{3,4,5}'), (-4, '{1,3,4,5}'), (-5, '{1,3,4,5}'), (-1000, '{1,3,4,5}')) v (n, p);
+FROM (VALUES (-1, '{5}'), (-2, '{4,5}'), (-3, '{3,4,5}'), (-4, '{1,3,4,5}'), (-5, '{1,3,4,5}'),
+    (-1000, '{1,3,4,5}')) v (n, p);
 SELECT is(pg_temp.page('{a}', '{-3}', 2), '{3,4,more}', 'a page with fewer begins with the oldest of them');
 SELECT is(pg_temp.page('{a}', ARRAY[pg_temp.at('4')], 2), '{5}', 'and the next one continues');
 SELECT is(pg_temp.page('{b,a,quiet}', ARRAY[-1, pg_temp.at('4'), NULL]), '{2,5}', 'beside other cursors');
-SELECT is(pg_temp.starts('{quiet,b,a}', '{-3,-7,-1}'), ARRAY['0', '0 ' || pg_temp.at('2'), pg_temp.at('4')::text],
+SELECT is(pg_temp.starts('{quiet,b,a}', '{-3,-7,-1}'),
+    ARRAY['0', '0 ' || pg_temp.at('2'), pg_temp.at('4')::text],
           'where reading starts: no gap');
 SELECT pg_temp.publish('deleted', '"1"', '"2"', '"3"', '"4"', '"5"');
 SELECT pgpoll.assign_positions() \g /dev/null
