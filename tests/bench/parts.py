@@ -43,7 +43,7 @@ class Sizes:
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
         self.seconds = 1 if quick else 3
-        self.users, self.user_messages = (30, 3) if quick else (500, 12)
+        self.users, self.user_messages, self.until_known = (30, 3, 0) if quick else (500, 16, 6)
         self.workers = max(self.fanout[-1], self.others) + 20
 
 
@@ -229,9 +229,9 @@ CAN_POLL = "CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic t
 
 
 def access(bench):
-    """Each client is a user of its own. A system's ratio is p99 with a slow can_poll() to p99 as installed."""
+    """Each client is a user of its own. The first messages, until each user is known, do not count."""
     server, sizes = bench.systems[0].server, bench.sizes
-    table = bench.table("access", f"Delivery to {sizes.users} users, a message a second, p99", "ms")
+    table = bench.table("access", f"Delivery to {sizes.users} users, a message a second, once each user is known, p99", "ms")
     ratios = bench.table("access ratio", "The same, as a multiple of p99 as installed", "×")
     for _ in range(sizes.rounds):
         found = {}
@@ -242,7 +242,7 @@ def access(bench):
                     server.sql(CAN_POLL % body)
                     until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 401, "the functions heeded", 10)
                 result = bench.storm(bench.systems[0], "paced", clients=sizes.users, messages=sizes.user_messages, rate=1)
-                found[row] = percentile(flat(result["delivered_ms"]), 99)
+                found[row] = percentile(flat(result["delivered_ms"][sizes.until_known:]), 99)
                 table.add(row, "pgpoll", found[row])
                 ratios.add(row, "pgpoll", found[row] / found["as installed"])
         finally:
