@@ -1,4 +1,6 @@
 """What README.md and docs/ tell a reader to type, typed: only the port and the directory are this test's. And what they refer to is there."""
+import base64
+import hmac
 import io
 import json
 import os
@@ -158,6 +160,44 @@ def test_api_keys(fresh):
         fresh.sql("DROP TABLE api_keys")
         fresh.authenticate_as_installed()
     until(lambda: run(wrong) == "200", "everybody is anonymous again")
+
+
+def jwt(claims, secret, head={"alg": "HS256", "typ": "JWT"}):
+    def encoded(data):
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    signed = ".".join(encoded(json.dumps(part).encode()) for part in (head, claims))
+    return f"{signed}.{encoded(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
+
+
+def test_json_web_tokens(fresh):
+    """As docs/login.md checks them; whatever is wrong with one, it is refused without an error."""
+    def user(token, scheme="Bearer "):
+        return fresh.sql("SELECT pgpoll.authenticate(%s)", scheme + token)[0][0]
+
+    secret, now = "a secret of thirty-two bytes or more", time.time()
+    good = {"sub": "ann\u00e9", "aud": "pgpoll", "exp": now + 60, "role": "web_user"}
+    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "jwt_secret" in block))
+    try:
+        token = jwt(good, secret)
+        assert user(token) is None   # there is no secret yet
+        fresh.sql("INSERT INTO jwt_secret VALUES (%s)", secret)
+        for length in range(4):      # of any remainder in base64
+            assert user(jwt({**good, "x": "y" * length}, secret)) == "ann\u00e9"
+        assert user(jwt({**good, "aud": ["other", "pgpoll"]}, secret)) == "ann\u00e9"
+        for wrong in ({"exp": now - 1}, {"exp": None}, {"aud": "other"}, {"aud": None}, {"aud": ["pgpolls"]}, {"sub": None}, {"sub": ""}):
+            assert user(jwt({**good, **wrong}, secret)) is None, wrong
+        assert user(jwt({name: value for name, value in good.items() if name != "exp"}, secret)) is None
+        assert user(jwt(good, secret, {"alg": "none"})) is None and user(jwt(good, secret, {"alg": "HS512"})) is None
+        head, claims, signature = token.split(".")
+        forged = jwt({**good, "sub": "root"}, "another secret")
+        for bad in (jwt(good, secret + "x"), forged, f"{head}.{forged.split('.')[1]}.{signature}", f"{head}.{claims}.", f"{head}.{claims}", "",
+                    f"{head}.{claims}.{signature[:-1]}", f"{head}.{claims}.{'A' * 43}", token + "=", f" {token}", f"{token}\n", "a.b.c"):
+            assert user(bad) is None, bad
+        assert user(token, "bearer ") is None and user(token, "Basic ") is None and user("", "") is None
+    finally:
+        fresh.sql("DROP TABLE jwt_secret; DROP EXTENSION pgcrypto")
+        fresh.authenticate_as_installed()
 
 
 def test_the_python_client(fresh, tmp_path):
