@@ -143,7 +143,8 @@ static enum error take_refused(struct catch_up_user *user, const PGresult *resul
 
 enum error catch_up_run(struct database *database, const struct poll_request *request,
                         struct catch_up_user *user, const struct statement *first, bool *first_is_true,
-                        const int64_t *positions, int64_t page_bytes, struct page *page, int64_t deadline_ms)
+                        bool number, const int64_t *positions, int64_t page_bytes, struct page *page,
+                        int64_t deadline_ms)
 {
     enum { MAX_STATEMENTS = 4 };
     struct statement refused = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MAX_STATEMENTS];
@@ -159,7 +160,8 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     if (first)
         statements[count++] = *first;
     statement_init(&assign, "SELECT more FROM pgpoll.assign_positions()");
-    statements[count++] = assign;
+    if (number)
+        statements[count++] = assign;
     statements[count++] = catch_up;
 
     error = database_run(database, statements, count, results, deadline_ms);
@@ -168,10 +170,10 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     else if (user)
         error = take_refused(user, results[0]);
     if (!error && first)
-        *first_is_true = database_is_true(results[count - 3]);
+        *first_is_true = database_is_true(results[user != NULL]);
     if (!error)
         error = fill_page(results[count - 1], request, page);
-    if (!error)
+    if (!error && number)
         page->backlog = database_is_true(results[count - 2]);
 out:
     for (int i = 0; i < count; i++)

@@ -34,8 +34,9 @@ static void serve(const struct config *config, struct database *database, int so
         return; /* the worker is gone, or it will notice that its deadline has passed */
     user.name = question->remote_user;
     if (page_init(&page, question->request->topic_count)) {
-        error = catch_up_run(database, question->request, user.name ? &user : NULL, NULL, NULL,
-                             question->positions, config->page_bytes, &page, question->deadline_ms);
+        error =
+            catch_up_run(database, question->request, user.name ? &user : NULL, NULL, NULL, question->number,
+                         question->positions, config->page_bytes, &page, question->deadline_ms);
         read_channel_answer(socket, question->deadline_ms, error, &page, database_error(database));
         page_release(&page);
     } else {

@@ -29,7 +29,7 @@ struct source_direct {
 };
 
 enum {
-    WRITE_MS = 1000, /* polls that do not wait write the statistics at most this often */
+    WRITE_MS = 1000, /* the least time between writes for polls that do not wait */
     LAST_MS = 1000,  /* how long a worker that ends waits for its last statement */
     LOOK_MS = 2500   /* between two looks whether authenticate() is as installed */
 };
@@ -190,8 +190,8 @@ static enum error direct_read(struct message_source *base, const struct source_p
     if (!subscribes || subscribe_statement(&subscribe, source, poll)) {
         source->subscribed = source->subscribed || subscribes; /* even if the batch fails after LISTEN */
         error = catch_up_run(source->database, poll->request, checks_user ? &user : NULL,
-                             subscribes ? &subscribe : NULL, &written, positions, source->config->page_bytes,
-                             page, deadline_ms);
+                             subscribes ? &subscribe : NULL, &written, true, positions,
+                             source->config->page_bytes, page, deadline_ms);
     }
     source->base.refused_topic = user.refused_topic;
     statement_release(&subscribe);
