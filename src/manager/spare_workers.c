@@ -1,7 +1,6 @@
 #include "manager/spare_workers.h"
 
 #include "shared/latch.h"
-#include "shared/scoreboard.h"
 
 #include <stdatomic.h>
 
@@ -46,7 +45,7 @@ static int coming(struct spare_workers *spare, int64_t now_ms)
  */
 static int find_longest(const struct scoreboard *scoreboard, int64_t before_ms, int *workers, int count)
 {
-    int64_t since[SPARE_WORKERS_MOST];
+    int64_t since[SCOREBOARD_RESERVE_MAX];
     int found = 0;
 
     for (int i = 0; i < scoreboard->worker_count; i++) {
@@ -85,7 +84,7 @@ void spare_workers_keep(struct spare_workers *spare, int64_t now_ms)
 {
     struct scoreboard *scoreboard = spare->scoreboard;
     int wanted = scoreboard->reserve - scoreboard_idle(scoreboard), found, shorter = 0;
-    int workers[SPARE_WORKERS_MOST];
+    int workers[SCOREBOARD_RESERVE_MAX];
 
     if (wanted <= 0)
         spare->drain_ms = INT64_MAX;

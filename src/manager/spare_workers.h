@@ -6,11 +6,9 @@
 #ifndef PGPOLL_SPARE_WORKERS_H
 #define PGPOLL_SPARE_WORKERS_H
 
+#include "shared/scoreboard.h"
+
 #include <stdint.h>
-
-struct scoreboard;
-
-enum { SPARE_WORKERS_MOST = 32 }; /* polls drained at a time; also the largest reserve */
 
 struct spare_workers {
     struct scoreboard *scoreboard;
@@ -19,7 +17,7 @@ struct spare_workers {
     struct {
         int worker;
         uint32_t wait_id;
-    } drained[SPARE_WORKERS_MOST];
+    } drained[SCOREBOARD_RESERVE_MAX];
     int drained_count;
     int64_t drained_ms; /* when the last of them was drained */
 };

@@ -222,7 +222,8 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
 struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t ring_messages,
                                   size_t ring_bytes, int readers)
 {
-    const int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20;
+    const int share = polls / 20 < 1 ? 1 : polls / 20;
+    const int reserve = share > SCOREBOARD_RESERVE_MAX ? SCOREBOARD_RESERVE_MAX : share;
     const struct scoreboard_plan plan = { polls + reserve, max_topics,    topics,
                                           readers,         ring_messages, ring_bytes };
     struct scoreboard *scoreboard = new_view();

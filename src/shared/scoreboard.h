@@ -41,8 +41,9 @@ enum {
     SCOREBOARD_BUCKETS = 256,     /* wait sets; a topic uses the one of its number modulo this */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_HANDOVERS = 2,  /* a client with more than 2 * quota + this many polls is refused */
-    SCOREBOARD_DESCRIPTORS = 5 /* that scoreboard_join() takes */
+    SCOREBOARD_HANDOVERS = 2,   /* a client with more than 2 * quota + this many polls is refused */
+    SCOREBOARD_DESCRIPTORS = 5, /* that scoreboard_join() takes */
+    SCOREBOARD_RESERVE_MAX = 32 /* idle workers that the manager tries to keep */
 };
 
 enum slot_state {
