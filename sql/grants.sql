@@ -27,6 +27,8 @@ GRANT EXECUTE ON FUNCTION
 TO pgpoll_poller;
 GRANT SELECT ON pgpoll.stats TO pgpoll_poller;
 
+GRANT EXECUTE ON FUNCTION pgpoll.cursor() TO pgpoll_publisher, pgpoll_poller;
+GRANT EXECUTE ON FUNCTION pgpoll.retained_topics(integer) TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO pgpoll_monitor;
 GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.waiters TO pgpoll_monitor;
 

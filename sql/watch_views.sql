@@ -11,16 +11,19 @@ SELECT l.host, l.pid,
        date_trunc('milliseconds', now() - l.seen_at) AS last_seen
 FROM pgpoll.listeners l
 CROSS JOIN LATERAL
-    (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid))
-            AND (l.hears IS NULL OR l.seen_at > now() - interval '15 seconds') AS alive) a
+    -- Long after the last report of a quiet manager, its session's process id may be that of another session.
+    -- (Who may not see when that began: NULL.)
+    (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid) s
+                    WHERE l.quiet IS NOT TRUE OR coalesce(s.backend_start <= l.seen_at, true))
+            AND (l.hears IS NULL OR l.quiet IS TRUE OR l.seen_at > now() - interval '15 seconds') AS alive) a
 CROSS JOIN LATERAL
     (SELECT count(*) AS polls FROM pgpoll.live_waiters w WHERE w.host = l.host AND w.pid = l.pid) w
 ORDER BY l.host, l.pid;
 COMMENT ON VIEW pgpoll.listening IS
     'Is anybody listening? Each manager, and each worker without a manager, that has reported lately. '
-    'alive: its connection exists and, for a manager, it has reported within 15 s. hears: LISTEN was '
-    'found to deliver (empty for a worker, which does not test it). last_seen: how long ago it last '
-    'reported; a manager reports every 5 s.';
+    'alive: its connection exists and, for a manager that polls use, it has reported within 15 s. hears: '
+    'LISTEN was found to deliver (empty for a worker, which does not test it). last_seen: how long ago it '
+    'last reported; a manager reports every 5 s, but not while there are no polls (PGPOLL_IDLE_S).';
 
 CREATE OR REPLACE VIEW pgpoll.waiting AS
 SELECT w.host, w.pid, w.client, w.topics,

@@ -26,7 +26,17 @@ BEGIN
         RETURN;
     END IF;
     batch := pgpoll.assign_batch(random() < 0.01, max_messages);
-    IF batch.assigned > 0 AND batch.bytes <= max_bytes THEN
+    IF (batch.single).id IS NOT NULL AND batch.bytes <= max_bytes THEN
+        topic := (batch.single).topic;
+        "position" := batch.after + 1;
+        created_at := (batch.single).created_at;
+        payload := (batch.single).payload;
+        metadata := (batch.single).metadata;
+        assigned := 1;
+        previous := batch.previous;
+        more := false;
+        RETURN NEXT;
+    ELSIF batch.assigned > 0 AND batch.bytes <= max_bytes THEN
         RETURN QUERY
         SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
                batch.assigned, batch.previous, batch.more
