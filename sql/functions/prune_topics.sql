@@ -37,5 +37,5 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgpoll.prune_topics(interval, text, integer, integer) IS
-    'Deletes messages that are older than keep and not among the last keep_last of their topic, in topics that '
-    'match the pattern (LIKE). Without one: in all, and rules in pgpoll.retention_rules precede.';
+    'Deletes messages that are older than keep and not among the last keep_last of their topic, in topics '
+    'that match the pattern (LIKE). Without one: in all, and rules in pgpoll.retention_rules precede.';
