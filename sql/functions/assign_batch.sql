@@ -81,7 +81,7 @@ BEGIN
         drawn := pg_sequence_last_value('pgpoll.messages_id_seq');
     END IF;
     IF last.server_start IS DISTINCT FROM pg_postmaster_start_time() THEN
-        last := pgpoll.adopt_messages(last);
+        last := pgpoll.adopt_messages(seen, last);
         begun := last.seen IS NOT NULL AND last.walked_to IS NULL;
         note := true;
     END IF;
