@@ -20,9 +20,10 @@
 -- Parameters:
 --   most      the most messages to take, so that nobody waits long for the lock. If there are more, they
 --             become a backlog: see assign_backlog().
---   note      store a batch even if it is empty. That is needed now and then: without it, rows that were
---             rolled back, or whose transaction is under way, would be read by every call until somebody
---             publishes. If these are so many that to look takes more than 10 ms, a batch is always stored.
+--   note      store a batch even if it is empty, unless no transaction has got a number since the last one.
+--             That is needed now and then: without it, rows that were rolled back, or whose transaction is
+--             under way, would be read by every call until somebody publishes. If these are so many that
+--             a look takes more than 10 ms, a batch is stored in any case.
 -- Results:
 --   assigned  how many messages got a position; ids[n] has position after + n
 --   single    the message, if the batch has only one, which is not large and was found on the short way
@@ -62,8 +63,11 @@ DECLARE
 BEGIN
     assigned := 0;
     more := false;
+    IF mine IS NULL AND NOT note THEN
+        previous := pgpoll.all_numbered();
+    END IF;
     -- The snapshot must be newer than the lock. Another session will give these positions.
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
+    IF previous IS NOT NULL OR current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
     LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- keeps TRUNCATE away: see tables.sql
@@ -84,6 +88,11 @@ BEGIN
         last := pgpoll.adopt_messages(seen, last);
         begun := last.seen IS NOT NULL AND last.walked_to IS NULL;
         note := true;
+    ELSIF note THEN
+        -- The last batch itself has a number, next_xid. Without another one there is nothing to note.
+        seen := pg_current_snapshot();
+        note := last.next_xid::text::bigint + 1 < pg_snapshot_xmax(seen)::text::bigint
+                OR EXISTS (SELECT FROM unnest(last.unfinished) AS x WHERE pg_visible_in_snapshot(x, seen));
     END IF;
     previous := last.position;
 

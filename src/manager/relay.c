@@ -15,6 +15,7 @@
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/latch.h"
+#include "shared/look.h"
 #include "shared/question.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
@@ -32,7 +33,10 @@ enum {
     QUESTIONS = 512,          /* at most, answered in one cycle */
     CONFIRM_MS = 1000,        /* until a full read, after a read showed messages that were not announced */
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
-    LOOK_MS = 5000            /* look this often without any NOTIFY: a manager may have died while it muted */
+    LOOK_PATIENCE_MS = 20,    /* for the announcements of what other managers had numbered before a look */
+    LOOK_MS = 5000,           /* look this often without any NOTIFY: a manager may have died while it muted */
+    QUIET_MS = 60 * 1000,     /* between cycles while nobody polls: see stats_writer.h */
+    NUMBERS_MS = 2 * LOOK_MS  /* for so long after a look the workers rely on this relay to number */
 };
 
 /* Topics that one statement is about. */
@@ -51,7 +55,9 @@ struct cycle {
     int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: it has died since */
     int question_count;
     bool full;            /* read all topics, not only those with news */
+    bool look;            /* its numbering is the look that workers wait for */
     int64_t backlog_end;  /* where a backlog that is being numbered ends; 0: none */
+    int64_t numbered_to;  /* all that its numbering saw has a position up to this one; 0: unknown */
     int64_t announced_to; /* the last position announced before the batch began */
     struct list listen, newest, read, unlisten;
 };
@@ -70,6 +76,9 @@ struct relay {
     struct query_batch batch;
     struct cycle cycle;
     uint64_t cycle_number;
+    bool looking;            /* a look of look.h was begun and has not ended */
+    int64_t look_to;         /* it ends when the ring is complete up to this position; 0: unknown yet */
+    int64_t look_refused_ms; /* when it is refused, if the ring is not complete by then */
     enum error logged_error; /* of the connection; logged once while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
@@ -210,6 +219,18 @@ static void list_questions(struct relay *relay, int64_t now_ms)
     relay->sweep_ms = clock_min(relay->sweep_ms, sweep_due_ms(relay, now_ms));
 }
 
+/* Begins the look that workers ask for, unless one is under way. */
+static void list_look(struct relay *relay, int64_t now_ms)
+{
+    if (!relay->looking && look_is_wanted(relay->scoreboard)) {
+        look_begin(relay->scoreboard);
+        relay->looking = true;
+        relay->look_to = 0;
+        relay->look_refused_ms = now_ms + LOOK_PATIENCE_MS;
+    }
+    relay->cycle.look = relay->looking && relay->look_to == 0;
+}
+
 static void list_read(struct relay *relay, int topic)
 {
     if (relay->subscriptions.by_topic[topic].open)
@@ -260,7 +281,7 @@ static bool numbering_statements(struct relay *relay, int64_t now_ms)
 
     cycle->action = NOTIFY_THROTTLE_LEAVE;
     /* First read what others have numbered, so that our next batch continues where the ring ends. */
-    if (!cycle->full && cycle->question_count == 0 &&
+    if (!cycle->full && !cycle->look && cycle->question_count == 0 &&
         (cycle->read.count > 0 ||
          now_ms < clock_min(relay->look_ms, notify_throttle_due_ms(&relay->throttle))))
         return true;
@@ -319,9 +340,10 @@ static bool compose(struct relay *relay, int64_t now_ms)
 
     cycle->listen_at = cycle->unmute_at = cycle->numbering_at = cycle->newest_at = cycle->open_at =
         cycle->read_at = -1;
-    cycle->backlog_end = 0;
+    cycle->backlog_end = cycle->numbered_to = 0;
     cycle->full = relay->relisten || now_ms >= relay->full_ms;
     relay->cycle_number++;
+    list_look(relay, now_ms);
     if (cycle->full)
         relay->full_ms = now_ms + relay->config->reread_s * 1000;
     list_reads(relay);
@@ -443,6 +465,14 @@ static void set_read_only(struct relay *relay, bool read_only)
     database_note_read_only(&relay->read_only, read_only);
 }
 
+/* Until when workers may leave it to this relay to number: only if it hears of new messages. */
+static void set_numbers_until(struct relay *relay, bool numbers)
+{
+    atomic_store(
+        &relay->scoreboard->manager->numbers_until_ms,
+        numbers && atomic_load(&relay->scoreboard->listen_works) ? relay->batch.started_ms + NUMBERS_MS : 0);
+}
+
 /*
  * Takes the messages of a batch that this manager numbered. If the batch continues where the ring ends, they
  * go into the ring at once. If not, others have numbered messages in between; all are announced, and are read
@@ -456,10 +486,17 @@ static void take_batch(struct relay *relay, const PGresult *result)
 
     notify_throttle_found(&relay->throttle, cycle->action, all_notify, batch.assigned, clock_monotonic_ms());
     set_read_only(relay, batch.read_only);
+    set_numbers_until(relay, !batch.read_only);
     if (batch.more)
         notify_throttle_hear(&relay->throttle); /* the next cycle continues, and answers questions as well */
+    if (batch.read_only || batch.more) /* what is committed need not have a position: refuse the look */
+        relay->look_refused_ms = 0;
     if (batch.read_only)
         return;
+    if (!batch.more && batch.assigned == 0)
+        cycle->numbered_to = batch.previous;
+    else if (!batch.more && batch.message_count > 0)
+        cycle->numbered_to = catch_up_message(result, batch.message_count - 1).position;
     /* No position above batch.previous existed: the announcement was forged, so what it led to is unknown. */
     if (PQntuples(result) > 0 && relay->announcements.last > batch.previous)
         relay->announcements.last = relay->complete_to = cycle->announced_to = relay->full_ms = 0;
@@ -534,6 +571,36 @@ static bool take_news(struct relay *relay, const PGresult *result)
     return !more;
 }
 
+/* After a full read that came after the numbering, the ring has all that the numbering saw. */
+static void complete_ring(struct relay *relay, bool read_all)
+{
+    if (read_all)
+        relay->complete_to = clock_max(relay->complete_to, relay->cycle.announced_to);
+    if (read_all && relay->cycle.full)
+        relay->complete_to = clock_max(relay->complete_to, relay->cycle.numbered_to);
+}
+
+static void end_look(struct relay *relay, enum look_state state)
+{
+    if (relay->looking)
+        look_end(relay->scoreboard, state);
+    relay->looking = false;
+}
+
+/*
+ * Ends the look if the ring is complete. If not, others have numbered something that is not in the ring yet:
+ * their announcements are under way.
+ */
+static void check_look(struct relay *relay)
+{
+    if (relay->cycle.look)
+        relay->look_to = relay->cycle.numbered_to;
+    if (relay->look_to > 0 && relay->complete_to >= relay->look_to)
+        end_look(relay, LOOK_DONE);
+    else if (clock_monotonic_ms() >= relay->look_refused_ms)
+        end_look(relay, LOOK_REFUSED);
+}
+
 static void answer_questions(struct relay *relay)
 {
     struct cycle *cycle = &relay->cycle;
@@ -579,11 +646,11 @@ static void succeed(struct relay *relay)
         take_batch(relay, relay->batch.results[cycle->numbering_at]);
     if (cycle->newest_at >= 0)
         take_newest(relay, relay->batch.results[cycle->newest_at]);
-    if (cycle->read_at >= 0 && take_news(relay, relay->batch.results[cycle->read_at]))
-        relay->complete_to = clock_max(relay->complete_to, cycle->announced_to);
+    complete_ring(relay, cycle->read_at < 0 || take_news(relay, relay->batch.results[cycle->read_at]));
     if (cycle->open_at >= 0)
         open_to_all_take(&relay->open_to_all, relay->batch.results[cycle->open_at], relay->batch.started_ms);
     answer_questions(relay);
+    check_look(relay);
     for (int i = 0; i < cycle->unlisten.count; i++)
         subscriptions_remove(&relay->subscriptions, cycle->unlisten.topic_numbers[i]);
 }
@@ -593,6 +660,7 @@ static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
     announcements_lose(&relay->announcements);
+    set_numbers_until(relay, false);
     database_close(relay->database, NULL);
     backoff_fail(&relay->backoff, clock_monotonic_ms());
 }
@@ -607,6 +675,7 @@ static void fail(struct relay *relay, enum error error)
     for (int i = 0; i < cycle->unlisten.count; i++) /* UNLISTEN may have taken effect before the error */
         subscriptions_remove(&relay->subscriptions, cycle->unlisten.topic_numbers[i]);
     worker_queue_put_back(&relay->pending, cycle->questions, cycle->question_count);
+    end_look(relay, LOOK_REFUSED);
     if (relay->logged_error != error)
         log_write(error_log_level(error), "LISTEN connection failed, reconnecting: %s",
                   database_error(relay->database));
@@ -634,6 +703,23 @@ struct pollfd relay_pollfd(const struct relay *relay)
     return database_pollfd(relay->database);
 }
 
+/* When the next cycle is due because of a look. */
+static int64_t look_due_ms(const struct relay *relay)
+{
+    if (!relay->looking)
+        return look_is_wanted(relay->scoreboard) ? 0 : INT64_MAX;
+    return relay->look_to == 0 || relay->announcements.last >= relay->look_to ? 0 : relay->look_refused_ms;
+}
+
+/* When the next cycle is due without any news or question. */
+static int64_t routine_due_ms(const struct relay *relay)
+{
+    const int64_t due_ms = clock_min(clock_min(relay->full_ms, relay->look_ms), relay->sweep_ms);
+
+    return atomic_load(&relay->scoreboard->is_quiet) ? clock_max(due_ms, relay->batch.started_ms + QUIET_MS)
+                                                     : due_ms;
+}
+
 int64_t relay_due_ms(const struct relay *relay)
 {
     if (relay->batch.running)
@@ -643,9 +729,9 @@ int64_t relay_due_ms(const struct relay *relay)
     if (relay->pending.count > 0 || relay->subscriptions.news_count > 0)
         return 0;
     return clock_min(
-        clock_min(clock_min(relay->full_ms, relay->look_ms), notify_throttle_due_ms(&relay->throttle)),
-        clock_min(clock_min(relay->sweep_ms, announcements_deaf_ms(&relay->announcements)),
-                  open_to_all_due_ms(&relay->open_to_all)));
+        clock_min(routine_due_ms(relay),
+                  clock_min(look_due_ms(relay), notify_throttle_due_ms(&relay->throttle))),
+        clock_min(announcements_deaf_ms(&relay->announcements), open_to_all_due_ms(&relay->open_to_all)));
 }
 
 static void begin(struct relay *relay, int64_t now_ms)
@@ -689,6 +775,7 @@ void relay_step(struct relay *relay, bool ready)
     }
     if (relay_due_ms(relay) <= now_ms)
         begin(relay, now_ms);
+    look_watch(relay->scoreboard, relay->batch.running);
 }
 
 void relay_ask(struct relay *relay, int worker)

@@ -7,7 +7,8 @@ import statistics
 
 RESULTS = pathlib.Path(__file__).with_name("results")
 KEPT_TABLE = re.compile(r"(?s)(<!-- make bench KEEP=NAME writes this -->\n).*(<!-- end -->\n)")
-COLOURS = {"pgpoll": "#2869c7", "no database": "#8b949e", "bare NOTIFY": "#7c3aed", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed"}
+COLOURS = {"pgpoll": "#2869c7", "no database": "#8b949e", "bare NOTIFY": "#7c3aed", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed",
+           "few messages": "#8b949e"}
 
 SYSTEMS = ("“No database” is what one process per poll behind the same lighttpd can do at best: it waits on an eventfd and answers from memory. "
            "“Bare NOTIFY” is the same, told by the NOTIFY of a transaction that INSERTs: the least that a database adds, without positions, order or a second try. "

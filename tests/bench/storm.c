@@ -35,7 +35,8 @@ enum {
     MS_NS = 1000 * 1000,
     POLL_S = 60,
     PAYLOAD_BYTES = 200,
-    PATIENCE_S = 20
+    PATIENCE_S = 20,
+    CURSOR_BYTES = 8192 /* of fifty topics and more */
 };
 
 __attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *format, ...)
@@ -89,15 +90,15 @@ static const struct target {
     { "nchan", "/sub/", "/ask/", "/pub/", NULL },
 };
 
-enum mode { PACED, FANOUT, HOLD, DRAIN, ASK };
-static const char *const modes[] = { "paced", "fanout", "hold", "drain", "ask" };
+enum mode { PACED, FANOUT, HOLD, DRAIN, ASK, REREAD };
+static const char *const modes[] = { "paced", "fanout", "hold", "drain", "ask", "reread" };
 
 static struct options {
     enum mode mode;
     const struct target *target;
     const char *topic;
-    unsigned port, clients, messages, rate, gap_ms, seconds;
-} opt = { .clients = 10, .messages = 10, .rate = 100, .gap_ms = 300, .seconds = 5 };
+    unsigned port, clients, topics, messages, rate, gap_ms, seconds;
+} opt = { .clients = 10, .topics = 10, .messages = 10, .rate = 100, .gap_ms = 300, .seconds = 5 };
 
 static const struct argp_option option_list[] = {
     { "target", 't', "NAME", 0,
@@ -108,7 +109,8 @@ static const struct argp_option option_list[] = {
     { "messages", 'm', "M", 0, "to publish, beside two that come first", 0 },
     { "rate", 'r', "R", 0, "paced: messages a second", 0 },
     { "gap", 'g', "MS", 0, "fanout: between a message's last delivery and the next message", 0 },
-    { "seconds", 's', "S", 0, "ask: for how long", 0 },
+    { "seconds", 's', "S", 0, "ask, reread: for how long", 0 },
+    { "topics", 'n', "N", 0, "reread: how many topics each client reads", 0 },
     { 0 },
 };
 
@@ -162,6 +164,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case 'g':
         opt.gap_ms = number_of(value, state);
         break;
+    case 'n':
+        opt.topics = number_of(value, state);
+        break;
     case 's':
         opt.seconds = number_of(value, state);
         break;
@@ -180,14 +185,16 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
 
 static const struct argp argp = { option_list,
                                   parse_option,
-                                  "paced|fanout|hold|drain|ask",
+                                  "paced|fanout|hold|drain|ask|reread",
                                   "Load generator and delivery checker for long polling.\v"
                                   "paced: publishes at a steady rate. fanout: publishes when the message "
                                   "before has reached all. hold: says so when "
                                   "all poll, until its "
                                   "stdin ends. drain: clients that have read nothing read what was published "
                                   "before. ask: polls that do not wait, of "
-                                  "clients that have read all.",
+                                  "clients that have read all. reread: clients read the topics T-0, T-1, ... "
+                                  "page by page, and "
+                                  "then from the start again; other programs publish there.",
                                   NULL,
                                   NULL,
                                   NULL };
@@ -321,8 +328,8 @@ static void *publisher_main(void *unused)
 
 struct client {
     int fd;
-    char cursor[512]; /* as the next request carries it */
-    uint32_t next;    /* the message that must come next */
+    char cursor[CURSOR_BYTES]; /* as the next request carries it */
+    uint32_t next;             /* the message that must come next */
     struct answer answer;
 };
 
@@ -335,6 +342,32 @@ static uint32_t under_way;               /* polls */
 static uint64_t answers, lost, repeated; /* repeated: or out of order */
 static uint32_t refusals;
 
+/* reread: the client's next page is the first. */
+static void client_begin_again(struct client *c)
+{
+    size_t length = 0;
+    for (unsigned n = 0; n < opt.topics; n++)
+        length += (size_t)snprintf(c->cursor + length, sizeof c->cursor - length, "%s\"%s-%u\":\"0\"",
+                                   n ? "," : "{", opt.topic, n);
+    if (length + 1 >= sizeof c->cursor)
+        die("too many topics");
+    (void)strcat(c->cursor, "}");
+}
+
+/* reread: a poll of the topics, which are the names in the cursor. */
+static int write_reread(const struct client *c, char *body, size_t size)
+{
+    size_t length = (size_t)snprintf(body, size, "{\"topics\":[");
+    for (unsigned n = 0; n < opt.topics && length < size; n++)
+        length += (size_t)snprintf(body + length, size - length, "%s\"%s-%u\"", n ? "," : "", opt.topic, n);
+    if (length < size)
+        length += (size_t)snprintf(body + length, size - length, "],\"since\":%s,\"timeout\":%d}", c->cursor,
+                                   POLL_S);
+    if (length >= size)
+        die("too many topics");
+    return (int)length;
+}
+
 static void client_connect(struct client *c)
 {
     struct epoll_event event = { .events = EPOLLIN, .data.ptr = c };
@@ -345,11 +378,14 @@ static void client_connect(struct client *c)
 
 static void client_poll(struct client *c)
 {
-    char request[2048], body[1024];
+    static char request[3 * CURSOR_BYTES], body[2 * CURSOR_BYTES];
     int length;
     if (speaks_json()) {
-        int body_length = snprintf(body, sizeof body, "{\"topics\":[\"%s\"],%s\"timeout\":%d,\"limit\":1000}",
-                                   opt.topic, c->cursor, asking ? 0 : POLL_S);
+        int body_length =
+            opt.mode == REREAD
+                ? write_reread(c, body, sizeof body)
+                : snprintf(body, sizeof body, "{\"topics\":[\"%s\"],%s\"timeout\":%d,\"limit\":1000}",
+                           opt.topic, c->cursor, asking ? 0 : POLL_S);
         length = snprintf(request, sizeof request,
                           "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s",
                           opt.target->poll_path, body_length, body);
@@ -373,6 +409,15 @@ static const char *after(const char *text, const char *mark)
 /* Keeps where the answer ends, in the words of the next request. */
 static void client_keep_cursor(struct client *c)
 {
+    if (opt.mode == REREAD) {
+        const char *since = after(c->answer.body, "\"next_since\":");
+        const size_t length = strcspn(since, "}") + 1;
+        if (strstr(c->answer.body, "\"has_more\":false"))
+            client_begin_again(c);
+        else
+            (void)snprintf(c->cursor, sizeof c->cursor, "%.*s", (int)length, since);
+        return;
+    }
     if (speaks_json()) {
         const char *value = after(after(c->answer.body, "\"next_since\":{"), "\":\"");
         (void)snprintf(c->cursor, sizeof c->cursor, "\"since\":{\"%s\":\"%.*s\"},", opt.topic,
@@ -415,7 +460,7 @@ static void client_answered(struct client *c)
     const bool refused = asking && a->status == 503 && refusals++ < opt.clients;
     if (a->status != 200 && a->status != 304 && !refused)
         die("an answer that should not be: %.300s", a->text);
-    if (a->status == 200)
+    if (a->status == 200 && opt.mode != REREAD)
         for (const char *at = a->body; (at = strstr(at, mark)); at += sizeof mark)
             client_receive(c, (uint32_t)strtoul(at + sizeof mark - 1, NULL, 10), received_ns);
     if (!refused) {
@@ -550,7 +595,7 @@ static void run_mode(void)
     polling_on = true;
     answers = 0;
     asking = opt.mode == ASK;
-    deadline_ns = now_ns() + (opt.mode == ASK ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
+    deadline_ns = now_ns() + (opt.mode >= ASK ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
     clients_poll();
     switch (opt.mode) {
     case PACED:
@@ -570,6 +615,7 @@ static void run_mode(void)
         run_until(all_drained);
         break;
     case ASK:
+    case REREAD:
         run_until(time_is_up);
         break;
     }
@@ -625,6 +671,9 @@ int main(int argc, char **argv)
     if (opt.mode == DRAIN) {
         publish_backlog();
         clients_begin_at_0();
+    } else if (opt.mode == REREAD) {
+        for (struct client *c = clients; c < clients + opt.clients; c++)
+            client_begin_again(c);
     } else {
         clients_learn_now();
     }

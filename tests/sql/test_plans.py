@@ -12,6 +12,7 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.assign_positions()",
     "SELECT pgpoll.new_messages(1000, 1000000)",
     "SELECT pgpoll.prune('1 day')",
+    "SELECT pgpoll.prune_part('t%', '1 day', 10, 100, NULL)",
     "SELECT pgpoll.schema_version()",
     "SELECT pgpoll.may_poll('', '{t0,t1}')",
     "SELECT pgpoll.is_open_to_all()",
@@ -23,6 +24,7 @@ ONCE = [    # run for each delivery or poll, or each second
         [{"pid": 2, "topics": ["t0"], "client": "c", "waited_ms": 1, "left_ms": 1000}], "counts": [{"metric": "polls", "label": "ok", "n": 1}]}')""",
     "SELECT pgpoll.sweep_waiters()",
     "SELECT pgpoll.metrics()",
+    "SELECT pgpoll.cursor()",
     "SELECT * FROM pgpoll.stats",
 ]
 
