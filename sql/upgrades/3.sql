@@ -24,5 +24,9 @@ DROP FUNCTION IF EXISTS pgpoll.write_waiters(text, json, json);
 DROP FUNCTION IF EXISTS pgpoll.write_listener(text, integer, integer, integer, boolean, json);
 DROP FUNCTION IF EXISTS pgpoll.end_listener(text, integer);
 
+-- Who waits; refused_topic() does what may_poll() did.
+ALTER TABLE pgpoll.waiters ADD COLUMN remote_user text NOT NULL DEFAULT '';
+DROP FUNCTION IF EXISTS pgpoll.may_poll(text, text[]);
+
 -- A manager that nobody polls says so, and does not report again before there is a poll.
 ALTER TABLE IF EXISTS pgpoll.listeners ADD COLUMN quiet boolean;
