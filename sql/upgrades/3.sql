@@ -11,6 +11,7 @@ ALTER TABLE IF EXISTS pgpoll.batches ADD COLUMN drawn_id bigint, ADD COLUMN low_
     ADD COLUMN foreign_id bigint, ADD COLUMN seen pg_snapshot, ADD COLUMN walked_to bigint,
     ADD COLUMN walk_end bigint, ADD COLUMN reserved bigint, ADD COLUMN adopting boolean;
 DROP INDEX IF EXISTS pgpoll.messages_xid; -- tables.sql creates it again, with another column
+DROP FUNCTION IF EXISTS pgpoll.adopt_messages(pgpoll.batches);
 DROP FUNCTION IF EXISTS pgpoll.assign_batch(boolean);
 DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);

@@ -38,7 +38,7 @@ INSERT INTO rights VALUES
     ('', $$SELECT nextval('pgpoll.doorbell')$$),
     ('', 'SELECT last_value FROM pgpoll.doorbell'),
     ('', 'SELECT pgpoll.assign_batch(true, 1)'),
-    ('', 'SELECT pgpoll.adopt_messages(NULL)'),
+    ('', 'SELECT pgpoll.adopt_messages(NULL, NULL)'),
     ('', 'SELECT pgpoll.assign_backlog(1, NULL)'),
     ('', $$SELECT pgpoll.prune('1 year')$$),
     ('', $$SELECT pgpoll.prune_part(NULL, '1 year', 0, 1, NULL)$$),
