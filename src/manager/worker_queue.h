@@ -26,7 +26,10 @@ void worker_queue_release(struct worker_queue *queue);
 /* Adds a worker at the end. */
 void worker_queue_add(struct worker_queue *queue, int worker);
 
-/* Removes and returns the first worker, or returns WORKER_QUEUE_NONE if the queue is empty. */
+/* The oldest worker. WORKER_QUEUE_NONE: the queue is empty. */
+int worker_queue_first(const struct worker_queue *queue);
+
+/* Takes the oldest worker. WORKER_QUEUE_NONE: the queue is empty. */
 int worker_queue_take(struct worker_queue *queue);
 
 /*

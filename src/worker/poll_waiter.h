@@ -43,9 +43,10 @@ struct poll_waiter {
     struct poll_state *states; /* in the order of the request's topics */
     int64_t *positions;        /* the positions of states, as an array for read() */
     struct page page;
-    bool began_wait;        /* the head is out */
-    int64_t waits_since_ms; /* when the wait began; 0: there was no need to wait */
-    int64_t heartbeat_ms;   /* when the next heartbeat is due; INT64_MAX: none are sent */
+    char user[SOURCE_USER_SIZE]; /* from poll_waiter_authenticate() */
+    bool began_wait;             /* the head is out */
+    int64_t waits_since_ms;      /* when the wait began; 0: there was no need to wait */
+    int64_t heartbeat_ms;        /* when the next heartbeat is due; INT64_MAX: none are sent */
 };
 
 /*
@@ -56,6 +57,12 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
                             struct message_source *source, const struct interrupts *interrupts,
                             struct poll_client *client, const struct poll_request *request,
                             const char *remote_user, const char *client_address);
+
+/*
+ * Asks authenticate() who polls, by the Authorization header ("": none): poll.remote_user is set to that
+ * name. Call it first if the web server has authenticated nobody. An error is the answer.
+ */
+enum error poll_waiter_authenticate(struct poll_waiter *waiter, const char *authorization);
 
 /*
  * Runs the poll. After ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_DRAINED, and after any error
