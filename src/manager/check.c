@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 enum {
-    DELIVERY_MS = 3000,     /* how long a notification may take */
-    CLOCK_MS = 2000,        /* how far the database's clock may differ from this host's */
-    MANAGER_CONNECTIONS = 2 /* relay, statistics writer; the authorizer's come on top */
+    DELIVERY_MS = 3000,     /* how long to wait for a notification */
+    CLOCK_MS = 2000,        /* largest accepted difference between the database's clock and this host's */
+    MANAGER_CONNECTIONS = 2 /* of the relay and the statistics writer, without those of the authorizer */
 };
 
 enum kind { OK, NOTE, WRONG };
@@ -146,7 +146,10 @@ static bool check_problems(struct check *check)
     PGresult *result = NULL;
     bool blocking = false;
 
-    /* As installed, can_poll() and authenticate() need no more than one connection to be replaced. */
+    /*
+     * As long as can_poll() and authenticate() are as installed, one connection is counted for the
+     * authorizer, which it will need when one of them is replaced.
+     */
     statement_init(&statement,
                    "SELECT severity, message, blocking FROM pgpoll.problems($1, $2, $3 + CASE"
                    " WHEN pgpoll.is_open_to_all() AND NOT pgpoll.has_authenticate() THEN 1 ELSE $4 END)");

@@ -44,7 +44,8 @@ struct manager {
     struct relay *relay;
     struct authorizer *authorizer;
     struct open_to_all open_to_all;
-    struct worker_queue undecided; /* workers whose questions wait for the relay to look at open_to_all */
+    /* workers whose questions wait until the relay has looked at open_to_all */
+    struct worker_queue undecided;
     struct stats_writer *stats_writer;
     struct fork_server fork_server;
     struct reader_pool reader_pool;
@@ -347,14 +348,17 @@ static void read_signals(struct manager *manager)
     }
 }
 
-/* can_poll() and authenticate() are as installed: everybody may poll, and nobody is known. */
+/*
+ * Answers a question without the authorizer: can_poll() and authenticate() are as installed, so every user
+ * may poll and every client is anonymous.
+ */
 static void answer_open(const struct manager *manager, int worker)
 {
     scoreboard_reply(manager->scoreboard, worker)->user[0] = '\0';
     question_answer(manager->scoreboard, worker, ERROR_NONE);
 }
 
-/* Takes over a question that nobody waits for. */
+/* Takes over a question whose worker does not wait for the answer. */
 static void refresh(struct manager *manager, int worker, enum open_answer open)
 {
     struct question *question = question_take_over(manager->scoreboard, worker);
@@ -365,7 +369,10 @@ static void refresh(struct manager *manager, int worker, enum open_answer open)
         scoreboard_free_question(question);
 }
 
-/* Where topics stand is the relay's business; who may poll what, the authorizer's, unless all may. */
+/*
+ * Passes a question on. The relay answers QUESTION_LOCATE. The authorizer answers the others, unless
+ * can_poll() and authenticate() are as installed; if that is not known, the question waits in undecided.
+ */
 static void route_question(struct manager *manager, int worker)
 {
     const struct question *question = scoreboard_question(manager->scoreboard, worker);
@@ -400,7 +407,7 @@ static void take_questions(struct manager *manager)
     }
 }
 
-/* Once the relay has looked, routes the questions that waited for it. */
+/* Routes the questions that wait in undecided, as soon as the relay has looked at open_to_all. */
 static void route_undecided(struct manager *manager)
 {
     for (int left = manager->open_to_all.wanted ? 0 : manager->undecided.count; left > 0; left--)

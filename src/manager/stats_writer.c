@@ -138,7 +138,7 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
     const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
     const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
     const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
-    /* Copies that end: the worker may be broken. */
+    /* copies with a NUL at their end, which a broken worker's texts may lack */
     char client[sizeof slot->client + 1] = "", user[sizeof slot->client_user + 1] = "";
 
     memcpy(client, slot->client, sizeof slot->client);

@@ -26,10 +26,10 @@ void worker_queue_release(struct worker_queue *queue);
 /* Adds a worker at the end. */
 void worker_queue_add(struct worker_queue *queue, int worker);
 
-/* The oldest worker. WORKER_QUEUE_NONE: the queue is empty. */
+/* Returns the first worker, or WORKER_QUEUE_NONE if the queue is empty. */
 int worker_queue_first(const struct worker_queue *queue);
 
-/* Takes the oldest worker. WORKER_QUEUE_NONE: the queue is empty. */
+/* Removes and returns the first worker, or returns WORKER_QUEUE_NONE if the queue is empty. */
 int worker_queue_take(struct worker_queue *queue);
 
 /*

@@ -121,7 +121,8 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
 }
 
 /*
- * What a failure of catch_up_run() is called. The check of the user, if there is one, is the first statement.
+ * Returns the error that catch_up_run() returns for a failure of database_run(). checked: the first statement
+ * was the check of the user, whose failure has errors of its own.
  */
 static enum error name_error(const struct database *database, enum error error, bool checked)
 {

@@ -73,17 +73,19 @@ struct catch_up_batch catch_up_batch(const PGresult *result);
  */
 struct message catch_up_message(const PGresult *result, int row);
 
-/* Whose poll it is, to be checked before a read. */
+/* The user whose right to poll is checked before a read. */
 struct catch_up_user {
     const char *name;  /* "": not authenticated */
     int refused_topic; /* set with ERROR_DENIED: the index of the topic that can_poll() refuses */
 };
 
 /*
- * Reads into a cleared page by deadline_ms. Sends up to four transactions in one network write:
+ * Reads a page into page, which is cleared, by deadline_ms. Sends up to four transactions in one network
+ * write:
  *  1. Checks whether the user may poll these topics, unless user is NULL.
- *  2. Runs first, unless it is NULL, and sets *first_is_true to whether it returned true.
- *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more are left.
+ *  2. Runs the statement first, unless first is NULL, and sets *first_is_true to whether its result is true.
+ *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more messages
+ *     need positions.
  *  4. Reads the page.
  * Returns ERROR_NONE, ERROR_DENIED, ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT, ERROR_MEMORY or an error
  * of database_run(); on errors the page is clear.

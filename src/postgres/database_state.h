@@ -73,9 +73,10 @@ struct database {
     struct statement check_statement;
     PGresult *check_result;
     char error[512];
-    char sqlstate[6]; /* of the error in the caller's statements; "": it did not come from the server */
-    int failed;       /* which of the caller's statements failed */
-    bool timed_out;   /* because it took too long */
+    /* SQLSTATE of the error in the caller's statements; "": the error did not come from the server */
+    char sqlstate[6];
+    int failed;     /* index of the caller's statement that failed */
+    bool timed_out; /* whether that statement failed because it took too long */
 };
 
 /* ---- session_end.c */

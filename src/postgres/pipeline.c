@@ -50,13 +50,13 @@ static bool is_transient(const char *sqlstate)
     return false;
 }
 
-/* Whether a statement took too long: query_canceled, lock_not_available. */
+/* Whether a statement failed because it took too long: query_canceled or lock_not_available. */
 static bool is_timeout(const char *sqlstate)
 {
     return strcmp(sqlstate, "57014") == 0 || strcmp(sqlstate, "55P03") == 0;
 }
 
-/* Notes for the caller which of its statements failed, and why. */
+/* Notes for the caller which of its statements failed and whether it took too long. */
 static void note_failure(struct database *database, const struct pipeline *pipeline, const char *sqlstate)
 {
     database->failed = pipeline->received;

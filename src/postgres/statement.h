@@ -47,8 +47,8 @@ bool statement_add_int8s(struct statement *statement, const int64_t *numbers, in
 
 /*
  * Initialises a statement that asks which of these topics can_poll() refuses to remote_user ("": not
- * authenticated; borrowed). Its result is the number of the first one, from 1; 0: none. Returns false if out
- * of memory.
+ * authenticated; borrowed). The statement's result is the number of the first refused topic, counted from 1,
+ * or 0 if none is refused. Returns false if out of memory.
  */
 bool statement_refused_topic(struct statement *statement, const char *remote_user,
                              const struct poll_topic *topics, int count);

@@ -31,7 +31,7 @@ static void serve(const struct config *config, struct database *database, int so
     enum error error;
 
     if (!read_channel_accept(socket, &job))
-        return; /* the worker is gone, or it will notice that its deadline has passed */
+        return; /* the worker has gone, or it will give up at its deadline */
     user.name = question->remote_user;
     if (page_init(&page, question->request->topic_count)) {
         error =

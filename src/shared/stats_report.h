@@ -31,9 +31,10 @@ struct stats_gauges {
 };
 
 /*
- * Adds a poll that began to wait: the process id of its worker, its topics (an array, taken), the client's
- * address (copied; characters that no address has are replaced), the user (copied; "": not authenticated, or
- * no UTF-8), and how long it has waited and will wait at most. false: out of memory; the report is empty.
+ * Adds a poll that has begun to wait. pid: of its worker. topics: an array, taken. client: the client's
+ * address, copied; characters that no address has are replaced. user: copied; "" if not authenticated or not
+ * UTF-8. waited_ms and left_ms: how long the poll has waited and will still wait at most. Returns false if
+ * out of memory; then the report is empty.
  */
 bool stats_report_add_began(struct stats_report *report, int pid, struct json_object *topics,
                             const char *client, const char *user, int64_t waited_ms, int64_t left_ms);
