@@ -14,9 +14,10 @@
 #include <unistd.h>
 
 enum {
-    DELIVERY_MS = 3000,     /* how long to wait for a notification */
-    CLOCK_MS = 2000,        /* largest accepted difference between the database's clock and this host's */
-    MANAGER_CONNECTIONS = 2 /* of the relay and the statistics writer, without those of the authorizer */
+    DELIVERY_MS = 3000, /* how long to wait for a notification */
+    CLOCK_MS = 2000,    /* largest accepted difference between the database's clock and this host's */
+    /* connections of the relay and the statistics writer; those of the authorizer are added */
+    MANAGER_CONNECTIONS = 2
 };
 
 enum kind { OK, NOTE, WRONG };

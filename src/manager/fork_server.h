@@ -1,11 +1,11 @@
 /*
  * The fork server, a process that forks the workers, and the manager's interface to it. The fork server runs
  * the program pgpoll-worker, which is small because it does not link libpq. It initializes itself like a
- * worker. Whenever the manager asks for a worker, it forks one, as a child of the manager.
+ * worker. Whenever the manager asks for a worker, the fork server forks one, as a child of the manager.
  *
- * This interface starts the fork server when it is first needed, and again after it has died. The functions
- * for the manager do not block: they send requests, and read results that have arrived. If the fork server
- * does not answer in time, they kill it. Part of the manager, which creates, drives and releases it.
+ * This interface starts the fork server when it is first needed, and again after it has died. Its functions
+ * send requests, and read results that have arrived. They do not block, except fork_server_end(). If the fork
+ * server does not answer in time, they kill it. Part of the manager, which creates, drives and releases it.
  */
 #ifndef PGPOLL_FORK_SERVER_H
 #define PGPOLL_FORK_SERVER_H

@@ -358,7 +358,10 @@ static void answer_open(const struct manager *manager, int worker)
     question_answer(manager->scoreboard, worker, ERROR_NONE);
 }
 
-/* Takes over a question whose worker does not wait for the answer. */
+/*
+ * Takes over a question whose worker does not wait for the answer. Lets the authorizer renew the answer,
+ * unless the function that would be called is as installed.
+ */
 static void refresh(struct manager *manager, int worker, enum open_answer open)
 {
     struct question *question = question_take_over(manager->scoreboard, worker);

@@ -42,9 +42,9 @@ void open_to_all_take(struct open_to_all *open, const PGresult *result, int64_t 
 void open_to_all_deny(struct scoreboard *scoreboard);
 
 /*
- * Whether the function that this question is for is as installed, and so need not be called: OPEN_YES or
- * OPEN_NO, according to the database's last answer. If that answer is too old or there is none yet, returns
- * OPEN_UNKNOWN, and the relay asks the database soon.
+ * Says whether the function that this question is for must be called. OPEN_YES: it is as installed and need
+ * not be called. OPEN_NO: it was not as installed when the database was last asked, so it must be called.
+ * OPEN_UNKNOWN: the database has not been asked, or too long ago for OPEN_YES; the relay asks it soon.
  */
 enum open_answer { OPEN_UNKNOWN, OPEN_YES, OPEN_NO };
 enum open_answer open_to_all_judge(struct open_to_all *open, const struct question *question);

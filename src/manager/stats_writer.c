@@ -265,9 +265,9 @@ static void fail(struct stats_writer *writer, enum error error)
 }
 
 /*
- * Takes the results of a batch. A read-only database has written nothing; then the counters are kept and
- * written later. Otherwise the counters are cleared, but not before this point, because the result of a write
- * may be lost. They are then written twice rather than not at all.
+ * Takes the results of a batch. If the database is read-only, nothing was written, and the counters are kept
+ * for a later write. Otherwise they are cleared, and only here: if the result of a write is lost, its counts
+ * are written once more, because counting twice is better than losing them.
  */
 static void succeed(struct stats_writer *writer)
 {

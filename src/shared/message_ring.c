@@ -136,11 +136,11 @@ static void drop_oldest(struct message_ring *ring)
         if (get(state->complete_from) < get(entry->position))
             set(state->complete_from, get(entry->position));
         atomic_store_explicit(&state->first, get(entry->next),
-                              memory_order_release); /* after complete_from */
+                              memory_order_release); /* stored after complete_from */
         if (get(state->last) == tail)
             set(state->last, 0);
     }
-    atomic_store_explicit(&ring->tail, tail + 1, memory_order_release); /* after complete_from */
+    atomic_store_explicit(&ring->tail, tail + 1, memory_order_release); /* stored after complete_from */
 }
 
 /*
@@ -286,10 +286,7 @@ static uint64_t find_start(const struct message_ring *ring, struct ring_topic_re
     if (is_newer && get(ring->tail) <= first)
         return first;
     at = search(ring, tail, head, position);
-    /*
-     * Most cursors are the position of the last message that the topic had before, whose entry links to the
-     * next one.
-     */
+    /* Usually position is that of the topic's previous message, whose entry links to the next one. */
     if (at > tail && get(entry_at(ring, at - 1)->position) == position &&
         belongs(entry_at(ring, at - 1), ref)) {
         *oldest_used = at - 1 < *oldest_used ? at - 1 : *oldest_used;

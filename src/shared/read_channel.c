@@ -203,7 +203,10 @@ int read_channel_ask(int queue, const struct read_channel_question *question)
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return -1;
     put_in = put(queue, pair[1], question->deadline_ms);
-    /* now only the queue, and later the reader, holds this end; so we notice when it is closed there */
+    /*
+     * From here on only the queue, and later the reader, holds this end. So the worker notices when it is
+     * closed there.
+     */
     (void)close(pair[1]);
     if (put_in && send_question(pair[0], question))
         return pair[0];
