@@ -138,7 +138,7 @@ void authorizer_free(struct authorizer *authorizer)
     free(authorizer);
 }
 
-/* ---- what is remembered */
+/* ---- the access memories */
 
 static struct keyed_hash user_hash(const struct authorizer *authorizer, const struct question *question)
 {
@@ -325,7 +325,7 @@ void authorizer_forget_worker(struct authorizer *authorizer, int worker)
         }
 }
 
-/* ---- answering from what is remembered, and giving up */
+/* ---- answering from the access memories, and giving up */
 
 static void answer(const struct authorizer *authorizer, int worker, enum error error, int refused_topic)
 {

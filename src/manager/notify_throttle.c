@@ -52,7 +52,7 @@ void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttl
     throttle->muted_until_ms = 0;
     throttle->muting = !all_notify;
     /*
-     * A publisher that was muted may still be committing, and for how long is unknown. So the pause doubles
+     * A publisher that was muted may still be committing, and nobody knows for how long. So the pause doubles
      * with each look.
      */
     throttle->pause_ms = throttle->pause_ms ? clock_min(throttle->pause_ms * 2, MAX_PAUSE_MS) : 1;

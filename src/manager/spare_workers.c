@@ -6,7 +6,7 @@
 
 enum {
     DRAIN_AGAIN_MS = 5,    /* time between two checks while too few workers are idle */
-    DRAIN_LASTS_MS = 50,   /* a drained poll's worker counts as soon idle for this long */
+    DRAIN_LASTS_MS = 50,   /* for this long, the worker of a drained poll counts as about to be idle */
     SHORTEST_WAIT_MS = 50, /* a poll is not drained before it has waited this long */
     LONG_WAIT_MS = 500,    /* polls that have waited this long are drained without a limit */
     /* at most this many polls that have waited less than LONG_WAIT_MS are drained in one check: one per ms */

@@ -25,8 +25,8 @@ void latch_wake_stats_writer(struct scoreboard *scoreboard);
 void latch_wake(struct scoreboard *scoreboard, int worker);
 
 /*
- * Asks a worker to answer its poll early, without messages, and wakes the worker. The poll lasts at least
- * shortest_ms (more than 0) all the same. For the manager and other workers.
+ * Asks a worker to answer its poll early, without messages, as soon as the poll has lasted shortest_ms (more
+ * than 0). Wakes the worker. For the manager and other workers.
  */
 void latch_drain(struct scoreboard *scoreboard, int worker, int shortest_ms);
 

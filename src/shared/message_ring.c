@@ -196,8 +196,9 @@ void ring_append(struct message_ring *ring, int topic, const struct ring_message
 {
     if (message->position <= ring->last_position) {
         /*
-         * The ring already has a message with a higher position, because this one was announced too late. It
-         * cannot be inserted, because readers search by position. They read it from the table.
+         * The ring already has a message with a higher position, because this one was announced too late.
+         * This message cannot be inserted, because readers search by position. So they read it from the
+         * table.
          */
         ring_skip(ring, topic, message->position);
     } else {

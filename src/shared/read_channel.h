@@ -24,7 +24,7 @@ enum { READ_CHANNEL_TEXT_SIZE = 512 }; /* size of an error's text, including its
 
 struct read_channel_question {
     const struct poll_request *request; /* gives the topics' names and the limit */
-    const int64_t *positions;           /* one per topic */
+    const int64_t *positions;           /* one per topic: the page has messages after it */
     const char *remote_user; /* the reader must check that this user may poll; NULL: no check is needed */
     /* the reader must give positions to new messages before it reads, because the manager does not */
     bool number;
