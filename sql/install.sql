@@ -64,13 +64,14 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/assign_backlog.sql
 \ir functions/assign_batch.sql
 \ir functions/assign_positions.sql
+\ir functions/read_feed.sql
 \ir functions/new_messages.sql
+\ir functions/newest_positions.sql
 \ir triggers.sql
 \ir functions/can_poll.sql
 \ir functions/may_poll.sql
 \ir functions/is_open_to_all.sql
 \ir functions/listen.sql
-\ir functions/unlisten.sql
 \ir functions/catch_up.sql
 \ir functions/begin_wait.sql
 \ir functions/end_wait.sql

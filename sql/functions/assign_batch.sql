@@ -1,6 +1,8 @@
 -- Gives positions to committed messages that have none, in the order of delivery, and announces them: it
--- sends each topic's channel the topic's highest position in this batch, then channel pgpoll the last
--- position. ARCHITECTURE.md, "Positions", explains the design; the reasons in short:
+-- sends each topic's channel the topic's highest position in this batch, for workers without a manager; then
+-- channel pgpoll, for managers, the last position, a space, and the 8 hex digits of each topic's hash
+-- (newest_positions()), or * if they do not fit into a payload. ARCHITECTURE.md, "Positions", explains the
+-- design; the reasons in short:
 --
 -- Why readers miss nothing: batches take their snapshots one after the other, under a lock that each holds
 -- until its positions are visible. So a snapshot that shows a position shows every lower one. An identity
@@ -51,6 +53,7 @@ DECLARE
     begun boolean := false;  -- whether this call began a backlog
     looked boolean := false;
     topics text[];
+    hashes text;             -- of the topics
     part record;
 BEGIN
     assigned := 0;
@@ -173,9 +176,13 @@ BEGIN
     PERFORM setval('pgpoll.last_position',
                    greatest(last.position, last.reserved, pg_sequence_last_value('pgpoll.last_position')));
     INSERT INTO pgpoll.batches VALUES (last.*);
-    PERFORM pg_notify(pgpoll.channel(t.topic), (after + max(t.n))::text)
-       FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic;
-    PERFORM pg_notify('pgpoll', last.position::text);
+    -- A payload has less than 8,000 bytes.
+    SELECT CASE WHEN count(pg_notify(t.channel, t.position)) <= 900
+                THEN string_agg(substr(t.channel, 8, 8), '') ELSE '*' END
+      INTO hashes
+      FROM (SELECT pgpoll.channel(t.topic) AS channel, (after + max(t.n))::text AS position
+            FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic) t;
+    PERFORM pg_notify('pgpoll', concat(last.position, ' ', hashes));
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;
     END IF;

@@ -15,3 +15,4 @@ DROP FUNCTION IF EXISTS pgpoll.assign_batch(boolean);
 DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);
 DROP FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint);
+DROP FUNCTION IF EXISTS pgpoll.unlisten(text[]);

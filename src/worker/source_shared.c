@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 enum {
-    CROWDED_MS = 1000,   /* between reads of the table for topics that do not fit into the topic table */
     QUICK_READ_MS = 500, /* that a poll with a permit may take for its page, even after its deadline */
     LAST_WORD_MS = 100,  /* that the answer may come after the reader's deadline */
     NAMES_KEPT_BYTES = 64 * 1024 /* more names than this are freed after each question */
@@ -229,8 +228,7 @@ static bool has_news(const struct source_shared *source)
     int64_t newest;
 
     for (int i = 0; i < source->topic_count; i++)
-        if (ring_has_topic(source->refs[i]) &&
-            (!ring_newest(source->scoreboard->ring, source->refs[i], &newest) || newest != source->seen[i]))
+        if (!ring_newest(source->scoreboard->ring, source->refs[i], &newest) || newest != source->seen[i])
             return true;
     return false;
 }
@@ -313,17 +311,6 @@ out:
 }
 
 /*
- * When to read the table again for topics that did not fit into the topic table; INT64_MAX: there are none.
- */
-static int64_t read_again_ms(const struct source_shared *source)
-{
-    for (int i = 0; i < source->topic_count; i++)
-        if (!ring_has_topic(source->refs[i]))
-            return clock_monotonic_ms() + CROWDED_MS;
-    return INT64_MAX;
-}
-
-/*
  * When the poll is to be answered early; INT64_MAX: not at all. It first lasts SCOREBOARD_SHORTEST_WAIT_MS:
  * otherwise two clients that share a quota of one, and poll again at once, would drain each other without a
  * pause.
@@ -339,8 +326,6 @@ static enum error shared_wait(struct message_source *base, const struct interrup
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
-    const int64_t again_ms = clock_min(deadline_ms, read_again_ms(source));
-
     for (;;) {
         int64_t early_ms;
         enum error error;
@@ -351,11 +336,9 @@ static enum error shared_wait(struct message_source *base, const struct interrup
             return ERROR_DRAINED;
         if (has_news(source))
             return ERROR_NONE;
-        error = wait_for_event(interrupts, -1, 0, clock_min(again_ms, early_ms));
-        if (error == ERROR_TIMEOUT && early_ms <= again_ms)
+        error = wait_for_event(interrupts, -1, 0, clock_min(deadline_ms, early_ms));
+        if (error == ERROR_TIMEOUT && early_ms <= deadline_ms)
             continue;
-        if (error == ERROR_TIMEOUT && again_ms < deadline_ms)
-            return ERROR_NONE;
         if (error)
             return error;
     }

@@ -61,16 +61,16 @@ SELECT is(ARRAY[pg_temp.at('"a"'), pg_temp.at('"b"'), pg_temp.at('"c"')], ARRAY[
 
 SELECT pg_temp.publish('m2', '"x"');
 SELECT pg_temp.publish('m1', '"y"');
-SELECT results_eq('SELECT topic COLLATE "default", "position", created_at, payload::text, metadata::text, assigned, previous FROM pgpoll.new_messages(2, 6)',
-                  $$VALUES ('m2', pg_temp.at('"x"'), now(), '"x"', NULL, 2, pg_temp.at('"c"')),
-                           ('m1', pg_temp.at('"y"'), now(), '"y"', NULL, 2, pg_temp.at('"c"'))$$, 'in order');
+SELECT results_eq('SELECT topic COLLATE "default", "position", created_at, payload::text, metadata::text, assigned, complete_to FROM pgpoll.new_messages(2, 6)',
+                  $$VALUES ('m2', pg_temp.at('"x"'), now(), '"x"', NULL, 2, pg_temp.at('"y"')),
+                           ('m1', pg_temp.at('"y"'), now(), '"y"', NULL, 2, pg_temp.at('"y"'))$$, 'in order');
 SELECT pg_temp.publish('m', '"v"', '"w"');
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, more FROM pgpoll.new_messages(1, 100)',
                   'VALUES (NULL, NULL::bigint, NULL, 0, false)', 'too many of its own transaction: they wait for its end');
 SELECT is((pgpoll.assign_positions()).assigned, 2, 'or for more room');
 SELECT pg_temp.publish('m', '"s"', '"t"');
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned FROM pgpoll.new_messages(2, 5)',
-                  'VALUES (NULL, NULL::bigint, NULL, 2)', 'too large: only their number');
+                  $$VALUES (NULL, NULL::bigint, NULL, 2), ('m', pg_temp.at('"s"'), '"s"', 2)$$, 'too large: one page, and their number');
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned FROM pgpoll.new_messages(2, 5)',
                   'VALUES (NULL, NULL::bigint, NULL, 0)', 'none');
 SELECT is(pg_temp.page('{m}', '{0}'), '{"\"v\"","\"w\"","\"s\"","\"t\""}', 'they have their positions all the same');
@@ -83,8 +83,10 @@ SELECT pg_temp.publish('full', '"waits"');
 SAVEPOINT writable;
 SET TRANSACTION READ ONLY;
 SELECT is((pgpoll.assign_positions()).assigned, -1, 'nothing is given a position');
-SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, previous FROM pgpoll.new_messages(2, 5)',
-                  'VALUES (NULL, NULL::bigint, NULL, -1, NULL::bigint)', 'a manager is told so');
+SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, complete_to FROM pgpoll.new_messages(2, 8)',
+                  $$VALUES (NULL, NULL::bigint, NULL, -1, pg_temp.at('"before"'))$$, 'a manager is told so');
+SELECT results_eq($$SELECT topic COLLATE "default", payload::text, assigned FROM pgpoll.new_messages(2, 8, pg_temp.at('"before"') - 1)$$,
+                  $$VALUES (NULL, NULL, -1), ('full', '"before"', -1)$$, 'and gets what has a position');
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\""}', 'what has a position is read');
 SELECT lives_ok($$SELECT pgpoll.end_wait('host', 1)$$, 'a worker can stop listening');
 ROLLBACK TO writable;
@@ -175,7 +177,7 @@ SELECT is(pg_temp.seq_scans(), :'before', 'positions are given by the indexes, h
 SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'few'), 81::bigint, 'to all of them');
 
 -- No rollback does this.
-SELECT setval('pgpoll.last_position', 0) AS back \gset
+SELECT setval('pgpoll.last_position', 0), setval('pgpoll.last_deleted', 0) AS back \gset
 
 SELECT * FROM finish();
 ROLLBACK;

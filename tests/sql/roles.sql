@@ -50,10 +50,11 @@ INSERT INTO rights VALUES
     ('pgpoll_poller', $$SELECT pgpoll.may_poll('', '{t}')$$),
     ('pgpoll_poller', $$SELECT pgpoll.is_open_to_all()$$),
     ('pgpoll_poller', $$SELECT pgpoll.listen('{t}')$$),
-    ('pgpoll_poller', $$SELECT pgpoll.unlisten('{t}')$$),
     ('pgpoll_poller', $$SELECT pgpoll.write_waiters('h', '[]', '[]')$$),
     ('pgpoll_poller', 'SELECT pgpoll.assign_positions()'),
     ('pgpoll_poller', 'SELECT pgpoll.new_messages(1, 1)'),
+    ('pgpoll_poller', $$SELECT pgpoll.read_feed(1, 1, 0, '{t}')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.newest_positions('{t}')$$),
     ('pgpoll_poller', 'SELECT pgpoll.mute_doorbell(1)'),
     ('pgpoll_poller', 'SELECT pgpoll.unmute_doorbell()'),
     ('pgpoll_poller', $$SELECT pgpoll.catch_up('{t}', '{0}', 1, 1)$$),
@@ -118,7 +119,7 @@ SELECT is_empty($$SELECT pg_temp.granted('PUBLIC')$$, 'nothing is granted to PUB
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$, ARRAY['schema usage', 'messages.topic insert', 'messages.payload insert',
     'messages.metadata insert'], 'what a publisher is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage', 'stats select', 'schema_version() execute',
-    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute', 'listen() execute', 'unlisten() execute', 'catch_up() execute',
+    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute', 'listen() execute', 'catch_up() execute', 'read_feed() execute', 'newest_positions() execute',
     'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'begin_wait() execute',
     'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'end_listener() execute', 'sweep_waiters() execute',
     'metrics() execute', 'problems() execute', 'try_position() execute'], 'what a poller is granted');
@@ -204,7 +205,7 @@ SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO 
                 'nor when NOTIFY is muted');
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
                   pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1), pgpoll.unmute_doorbell(),
-                  pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1),
+                  pgpoll.read_feed(1, 1, 0, '{t}'), pgpoll.newest_positions('{t}'), pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1),
                   pgpoll.problems('h', 1, 1), pgpoll.try_position()$q$)$$, 'nor the worker''s functions');
 SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
 SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');

@@ -15,7 +15,7 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.may_poll('', '{t0,t1}')",
     "SELECT pgpoll.is_open_to_all()",
     "SELECT pgpoll.listen('{t0,t1}')",
-    "SELECT pgpoll.unlisten('{t0,t1}')",
+    "SELECT pgpoll.newest_positions('{t0,t1}')",
     "SELECT pgpoll.mute_doorbell(1)",
     "SELECT pgpoll.unmute_doorbell()",
     "SELECT pgpoll.begin_wait('host', 1, '{t0,t1}', 'client', 0, 1000)",

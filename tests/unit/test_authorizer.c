@@ -28,7 +28,7 @@ static void ask_for_all(struct authorizer *authorizer, const struct scoreboard *
 static void room_for_all_when_a_batch_of_dead_workers_fails(void)
 {
     const struct config config = { .query_timeout_s = 5 };
-    struct scoreboard *scoreboard = scoreboard_new(POLLS, 1, 16, 64, 64 * 256, 1);
+    struct scoreboard *scoreboard = scoreboard_new(POLLS, 1, 64, 64 * 256, 1);
     struct authorizer *authorizer = scoreboard ? authorizer_new(&config, scoreboard) : NULL;
     int silent = silence_begin();
     enum error answer;
