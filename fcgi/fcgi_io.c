@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/wait.h"
 #include "fcgi_records.h"
 
 #include <errno.h>
@@ -22,21 +23,6 @@ void fcgi_io_set_timeout(int64_t timeout_ms)
     io_timeout_ms = timeout_ms;
 }
 
-/*
- * Waits for events on fd. Returns false at the deadline. Signals stay blocked: a request that has begun is
- * read to its end.
- */
-static bool wait_until(int fd, short events, int64_t deadline_ms)
-{
-    struct pollfd ready = { .fd = fd, .events = events };
-    int64_t left_ms = deadline_ms - clock_monotonic_ms();
-
-    if (left_ms > 0 && poll(&ready, 1, (int)left_ms) != 0)
-        return true;
-    errno = ETIMEDOUT;
-    return false;
-}
-
 static bool would_block(ssize_t size)
 {
     return size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
@@ -48,13 +34,17 @@ int OS_Read(int fd, char *buf, size_t len)
 
     if (request.deadline_ms == 0)
         request.deadline_ms = clock_monotonic_ms() + io_timeout_ms;
-    while (would_block(got = recv(fd, buf, len, MSG_DONTWAIT)) || clock_monotonic_ms() >= request.deadline_ms)
-        if (!wait_until(fd, POLLIN, request.deadline_ms)) {
-            log_write(
-                LOG_LEVEL_WARNING,
-                "a request did not arrive completely within PGPOLL_PEER_TIMEOUT_S, closing its connection");
-            return -1;
-        }
+    /* Signals stay blocked: a request that has begun is read to its end. */
+    do
+        got = recv(fd, buf, len, MSG_DONTWAIT);
+    while (would_block(got) && wait_for_fd(fd, POLLIN, request.deadline_ms));
+    /* Also for a web server that sends a little all the time. */
+    if (would_block(got) || clock_monotonic_ms() >= request.deadline_ms) {
+        log_write(LOG_LEVEL_WARNING, "a request did not arrive completely within PGPOLL_PEER_TIMEOUT_S, "
+                                     "closing its connection");
+        errno = ETIMEDOUT;
+        return -1;
+    }
     if (got > 0 && !fcgi_records_follow(&request.records, (const unsigned char *)buf, (size_t)got)) {
         log_write(LOG_LEVEL_WARNING,
                   "received data that are not a FastCGI request, closing the connection; only a web server "
@@ -71,9 +61,10 @@ int OS_Write(int fd, char *buf, size_t len)
     ssize_t put;
 
     while (would_block(put = send(fd, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL)))
-        if (!wait_until(fd, POLLOUT, deadline_ms)) {
+        if (!wait_for_fd(fd, POLLOUT, deadline_ms)) {
             log_write(LOG_LEVEL_WARNING, "the web server did not accept an answer within "
                                          "PGPOLL_PEER_TIMEOUT_S, closing its connection");
+            errno = ETIMEDOUT;
             return -1;
         }
     return (int)put;

@@ -99,7 +99,7 @@ static bool rewrite_unicode_escape(struct rewriter *rewriter, bool is_name)
 {
     uint32_t character, low;
     char encoded[UTF8_MAX_BYTES];
-    size_t length = UNIT_LENGTH;
+    size_t length = UNIT_LENGTH, encoded_length;
 
     if (!read_unit(rewriter, rewriter->at, &character))
         return refuse(rewriter, "invalid escape");
@@ -118,7 +118,8 @@ static bool rewrite_unicode_escape(struct rewriter *rewriter, bool is_name)
     }
     if (character == '"' || character == '\\')
         put(rewriter, "\\", 1);
-    put(rewriter, encoded, utf8_encode(character, encoded));
+    encoded_length = utf8_encode(character, encoded);
+    put(rewriter, encoded, encoded_length);
     rewriter->at += length;
     return true;
 }

@@ -1,6 +1,6 @@
 #include "core/background.h"
 
-#include "core/clock.h"
+#include "core/wait.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -98,11 +98,7 @@ int background_fd(const struct background *background)
 
 void background_wait(const struct background *background, int64_t deadline_ms)
 {
-    struct pollfd fd = { .fd = background->fd, .events = POLLIN };
-    int64_t left_ms;
-
-    while (!background_is_done(background) && (left_ms = deadline_ms - clock_monotonic_ms()) > 0)
-        (void)poll(&fd, 1, (int)left_ms);
+    (void)wait_for_fd(background->fd, POLLIN, deadline_ms);
 }
 
 void background_free(struct background *background)

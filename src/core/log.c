@@ -61,6 +61,7 @@ static void find_kind(void)
     int fd;
 
     out.kind = KIND_FILE;
+    /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions): only KIND_SYSLOG has NO_FD */
     if (fstat(out.fd, &status) != 0 || S_ISREG(status.st_mode))
         return;
     out.kind = S_ISSOCK(status.st_mode) ? KIND_SOCKET : KIND_MAY_BLOCK;
@@ -142,7 +143,7 @@ static const char *level_name(enum log_level level)
 
 /* ---- writing lines */
 
-/* Returns whether the whole line was written. */
+/* Returns whether the whole line was written. If not, errno is set, also if a part of it was written. */
 static bool put(const char *line, size_t size)
 {
     struct iovec part = { (void *)(uintptr_t)line, size };
@@ -167,6 +168,8 @@ static bool put(const char *line, size_t size)
         written = write(out.fd, line, size);
         break;
     }
+    if (written >= 0 && written < (ssize_t)size)
+        errno = ENOSPC;
     return written == (ssize_t)size;
 }
 

@@ -3,10 +3,23 @@
 #include "core/clock.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <sys/socket.h>
 #include <time.h>
+
+bool wait_for_fd(int fd, short events, int64_t deadline_ms)
+{
+    struct pollfd waited = { .fd = fd, .events = events };
+    int ready;
+
+    do {
+        const int64_t left_ms = clock_max(deadline_ms - clock_monotonic_ms(), 0);
+
+        ready = poll(&waited, 1, (int)clock_min(left_ms, INT_MAX));
+    } while (ready < 0 && errno == EINTR);
+    return ready != 0;
+}
 
 /*
  * Whether the web server has closed the connection or sent FCGI_ABORT_REQUEST (FastCGI specification 5.4),

@@ -1,6 +1,6 @@
 /*
- * Waits for a descriptor, a deadline, a disconnect of the client or a signal. Every sleep of a worker that
- * serves a request happens here.
+ * Waits for a descriptor or a deadline, and in a worker also for a disconnect of the client or a signal.
+ * Deadlines are monotonic milliseconds.
  */
 #ifndef PGPOLL_WAIT_H
 #define PGPOLL_WAIT_H
@@ -8,6 +8,7 @@
 #include "core/error.h"
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* What can end a wait early. The accept loop owns it; the worker borrows it for one request. */
@@ -21,8 +22,14 @@ struct interrupts {
 };
 
 /*
- * Sleeps until fd (-1: none) is ready for events, which are those of poll(2), or until woken is set. Then
- * returns ERROR_NONE. Otherwise returns ERROR_TIMEOUT (at deadline_ms, monotonic), ERROR_CLIENT_GONE or
+ * Sleeps until fd (-1: none) is ready for events, which are those of poll(2), or failed: then true. Returns
+ * false at deadline_ms. Signals do not end it. Checks fd once even if the deadline has passed.
+ */
+bool wait_for_fd(int fd, short events, int64_t deadline_ms);
+
+/*
+ * For a worker that serves a request: sleeps until fd (-1: none) is ready for events or until woken is set.
+ * Then returns ERROR_NONE. Otherwise returns ERROR_TIMEOUT (at deadline_ms), ERROR_CLIENT_GONE or
  * ERROR_DRAINED. Checks everything once even if the deadline has passed.
  */
 enum error wait_for_event(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms);

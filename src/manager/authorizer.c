@@ -1,9 +1,11 @@
 #include "manager/authorizer.h"
 
 #include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "manager/worker_queue.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/scoreboard.h"
@@ -11,11 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    BATCH = QUERY_BATCH_MAX_STATEMENTS,
-    NO_WORKER = -1, /* instead of a worker that has died since it asked */
-    RETRY_MS = 200  /* after the connection failed */
-};
+enum { BATCH = QUERY_BATCH_MAX_STATEMENTS };
 
 struct answered {
     int worker;
@@ -26,15 +24,14 @@ struct authorizer {
     const struct config *config;
     struct scoreboard *scoreboard;
     struct database *database;
-    int *waiting; /* workers whose questions wait for the next batch, oldest first */
-    int waiting_count;
+    struct worker_queue waiting; /* workers whose questions wait for the next batch */
     struct answered *answered;
     int answered_count;
     int limit; /* questions in a batch: 1 after a failure, to find the one that fails; doubled by success */
-    int asked[BATCH]; /* by statement of the batch: the worker that asked */
+    int asked[BATCH]; /* by statement of the batch: the worker that asked; WORKER_QUEUE_NONE: it has died */
     struct query_batch batch;
     struct poll_topic *topics; /* of one question, for its statement */
-    int64_t retry_ms;
+    struct backoff backoff;    /* says when to connect again */
 };
 
 struct authorizer *authorizer_new(const struct config *config, struct scoreboard *scoreboard)
@@ -46,11 +43,12 @@ struct authorizer *authorizer_new(const struct config *config, struct scoreboard
     authorizer->config = config;
     authorizer->scoreboard = scoreboard;
     authorizer->limit = BATCH;
+    authorizer->backoff = BACKOFF_DATABASE;
     authorizer->database = database_new(config->query_timeout_s * 1000);
-    authorizer->waiting = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->waiting);
     authorizer->answered = calloc((size_t)scoreboard->worker_count, sizeof *authorizer->answered);
     authorizer->topics = calloc((size_t)scoreboard->max_topics, sizeof *authorizer->topics);
-    if (!authorizer->database || !authorizer->waiting || !authorizer->answered || !authorizer->topics) {
+    if (!worker_queue_init(&authorizer->waiting, scoreboard->worker_count) || !authorizer->database ||
+        !authorizer->answered || !authorizer->topics) {
         authorizer_free(authorizer);
         return NULL;
     }
@@ -63,7 +61,7 @@ void authorizer_free(struct authorizer *authorizer)
         return;
     database_free(authorizer->database);
     query_batch_end(&authorizer->batch);
-    free(authorizer->waiting);
+    worker_queue_release(&authorizer->waiting);
     free(authorizer->answered);
     free(authorizer->topics);
     free(authorizer);
@@ -78,40 +76,34 @@ int64_t authorizer_due_ms(const struct authorizer *authorizer)
 {
     if (authorizer->batch.running)
         return query_batch_due_ms(&authorizer->batch);
-    return authorizer->waiting_count > 0 ? authorizer->retry_ms : INT64_MAX;
+    return authorizer->waiting.count > 0 ? authorizer->backoff.due_ms : INT64_MAX;
 }
 
 void authorizer_ask(struct authorizer *authorizer, int worker)
 {
-    /* There is room: each worker asks one question at a time. */
-    authorizer->waiting[authorizer->waiting_count++] = worker;
+    worker_queue_add(&authorizer->waiting, worker);
 }
 
 static void add_answer(struct authorizer *authorizer, int worker, enum error answer)
 {
-    if (worker != NO_WORKER)
+    if (worker != WORKER_QUEUE_NONE)
         authorizer->answered[authorizer->answered_count++] = (struct answered){ worker, answer };
 }
 
 int authorizer_take(struct authorizer *authorizer, enum error *answer)
 {
     if (authorizer->answered_count == 0)
-        return NO_WORKER;
+        return WORKER_QUEUE_NONE;
     *answer = authorizer->answered[--authorizer->answered_count].answer;
     return authorizer->answered[authorizer->answered_count].worker;
 }
 
 void authorizer_forget_worker(struct authorizer *authorizer, int worker)
 {
-    int kept = 0;
-
-    for (int i = 0; i < authorizer->waiting_count; i++)
-        if (authorizer->waiting[i] != worker)
-            authorizer->waiting[kept++] = authorizer->waiting[i];
-    authorizer->waiting_count = kept;
+    worker_queue_remove(&authorizer->waiting, worker);
     for (int i = 0; i < authorizer->batch.count; i++)
         if (authorizer->asked[i] == worker)
-            authorizer->asked[i] = NO_WORKER;
+            authorizer->asked[i] = WORKER_QUEUE_NONE;
 }
 
 static bool make_statement(struct authorizer *authorizer, int worker)
@@ -133,29 +125,18 @@ static bool make_statement(struct authorizer *authorizer, int worker)
 static void fail(struct authorizer *authorizer, enum error error)
 {
     const int asked_count = authorizer->batch.count;
-    int alive = 0;
 
     log_write(LOG_LEVEL_WARNING, "pgpoll.can_poll() failed: %s", database_error(authorizer->database));
     authorizer->limit = 1;
     if (error != ERROR_DATABASE_QUERY) { /* after an SQL error the connection is still good */
         database_close(authorizer->database, NULL);
-        authorizer->retry_ms = clock_monotonic_ms() + RETRY_MS;
+        backoff_fail(&authorizer->backoff, clock_monotonic_ms());
     }
     if (asked_count == 1) {
         add_answer(authorizer, authorizer->asked[0], error);
         return;
     }
-    /*
-     * Drop dead workers: those that replaced them may be waiting too, and there is room for one question a
-     * worker.
-     */
-    for (int i = 0; i < asked_count; i++)
-        if (authorizer->asked[i] != NO_WORKER)
-            authorizer->asked[alive++] = authorizer->asked[i];
-    memmove(authorizer->waiting + alive, authorizer->waiting,
-            (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
-    memcpy(authorizer->waiting, authorizer->asked, (size_t)alive * sizeof *authorizer->asked);
-    authorizer->waiting_count += alive;
+    worker_queue_put_back(&authorizer->waiting, authorizer->asked, asked_count);
 }
 
 static void finish(struct authorizer *authorizer, enum error error)
@@ -167,6 +148,7 @@ static void finish(struct authorizer *authorizer, enum error error)
             add_answer(authorizer, authorizer->asked[i],
                        database_is_true(authorizer->batch.results[i]) ? ERROR_NONE : ERROR_DENIED);
         authorizer->limit = (int)clock_min(authorizer->limit * 2, BATCH);
+        backoff_reset(&authorizer->backoff);
     }
     query_batch_end(&authorizer->batch);
 }
@@ -175,18 +157,15 @@ static void begin(struct authorizer *authorizer, int64_t now_ms)
 {
     enum error error = ERROR_MEMORY;
     bool made = true;
-    int taken = 0;
+    int worker;
 
-    for (; made && taken < authorizer->waiting_count && authorizer->batch.count < authorizer->limit;
-         taken++) {
-        if (scoreboard_question(authorizer->scoreboard, authorizer->waiting[taken])->deadline_ms < now_ms)
-            add_answer(authorizer, authorizer->waiting[taken], ERROR_DATABASE_AWAY);
+    while (made && authorizer->batch.count < authorizer->limit &&
+           (worker = worker_queue_take(&authorizer->waiting)) != WORKER_QUEUE_NONE) {
+        if (scoreboard_question(authorizer->scoreboard, worker)->deadline_ms < now_ms)
+            add_answer(authorizer, worker, ERROR_DATABASE_AWAY);
         else
-            made = make_statement(authorizer, authorizer->waiting[taken]);
+            made = make_statement(authorizer, worker);
     }
-    authorizer->waiting_count -= taken;
-    memmove(authorizer->waiting, authorizer->waiting + taken,
-            (size_t)authorizer->waiting_count * sizeof *authorizer->waiting);
     if (made)
         error = query_batch_begin(&authorizer->batch, authorizer->database, now_ms,
                                   authorizer->config->query_timeout_s * 1000);

@@ -2,11 +2,11 @@
 
 #include "core/clock.h"
 #include "core/config.h"
+#include "core/wait.h"
 #include "postgres/database.h"
 #include "postgres/statement.h"
 
 #include <inttypes.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -190,10 +190,9 @@ static bool hears(struct database *database)
     PGnotify *notification = NULL;
 
     while (database_consume(database) == ERROR_NONE && !(notification = database_notification(database))) {
-        struct pollfd fd = database_pollfd(database);
-        const int64_t left_ms = deadline_ms - clock_monotonic_ms();
+        const struct pollfd fd = database_pollfd(database);
 
-        if (left_ms <= 0 || poll(&fd, 1, (int)left_ms) <= 0)
+        if (!wait_for_fd(fd.fd, fd.events, deadline_ms))
             break;
     }
     PQfreemem(notification);

@@ -10,6 +10,9 @@
 
 struct config;
 
+/* If a child dies earlier than this after its start, the next one may as well, so its start is delayed. */
+enum { CHILDREN_QUICK_DEATH_MS = 1000 };
+
 /* How long a child that was told to end may take before it is killed, in milliseconds. */
 int64_t children_end_ms(const struct config *config);
 

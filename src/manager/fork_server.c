@@ -113,7 +113,7 @@ bool fork_server_ask(struct fork_server *fork_server, int worker, const sigset_t
 {
     if (fork_server->socket == NO_SOCKET && !start(fork_server, mask))
         return false;
-    if (send(fork_server->socket, &worker, sizeof worker, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof worker) {
+    if (send(fork_server->socket, &worker, sizeof worker, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         if (errno == EPIPE) /* the process is dead and will be waited for soon */
             errno = ECHILD;
         return false;

@@ -1,5 +1,6 @@
 #include "manager/manager.h"
 
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
@@ -32,11 +33,8 @@
 enum {
     INSPECT_MS = 1000, /* interval between inspections of the workers */
     LONGEST_SLEEP_MS = 60 * 1000,
-    BEGIN_MS = 10 * 1000,  /* a worker that has not begun after this time is broken */
-    QUICK_DEATH_MS = 1000, /* a worker that dies this early makes forking pause: the next may die as well */
-    MIN_PAUSE_MS = 100,
-    MAX_PAUSE_MS = 5000,
-    MESSAGE_BYTES = 256 /* assumed average size of a message in the ring */
+    BEGIN_MS = 10 * 1000, /* a worker that has not begun after this time is broken */
+    MESSAGE_BYTES = 256   /* assumed average size of a message in the ring */
 };
 
 struct manager {
@@ -58,25 +56,22 @@ struct manager {
     bool inspect_requested;   /* by a worker's death: inspect the workers even if no poll has begun */
     uint64_t inspected_polls; /* how many polls had begun at the last inspection */
     int64_t inspect_ms;       /* time of the next inspection, if one is needed */
-    int64_t spawn_ms;         /* no worker is forked before this time */
-    int64_t spawn_pause_ms;   /* the last pause between forks; 0: workers live long enough */
+    int64_t step_ms;          /* while a reload replaces the workers: when to fork the next few */
+    struct backoff backoff;   /* no worker is forked before its due_ms */
     int64_t kill_deadline_ms; /* while stopping: children that are left are killed at this time */
 };
 
 /* ---- workers */
 
-static void pause_spawning(struct manager *manager)
+static int64_t spawn_due_ms(const struct manager *manager)
 {
-    manager->spawn_pause_ms = manager->spawn_pause_ms ? manager->spawn_pause_ms * 2 : MIN_PAUSE_MS;
-    if (manager->spawn_pause_ms > MAX_PAUSE_MS)
-        manager->spawn_pause_ms = MAX_PAUSE_MS;
-    manager->spawn_ms = clock_monotonic_ms() + manager->spawn_pause_ms;
+    return clock_max(manager->step_ms, manager->backoff.due_ms);
 }
 
 static void fail_spawning(struct manager *manager, int error)
 {
     log_write(LOG_LEVEL_ERROR, "cannot start a worker: %s", strerror(error));
-    pause_spawning(manager);
+    backoff_fail(&manager->backoff, clock_monotonic_ms());
 }
 
 static bool is_missing(const struct manager *manager, int worker)
@@ -92,7 +87,7 @@ static void spawn_missing(struct manager *manager)
         rolls ? manager->running + reexec_step_size(manager->scoreboard) : manager->scoreboard->worker_count;
 
     if (rolls)
-        manager->spawn_ms = clock_monotonic_ms() + REEXEC_STEP_MS;
+        manager->step_ms = clock_monotonic_ms() + REEXEC_STEP_MS;
     for (int i = 0; i < manager->scoreboard->worker_count; i++) {
         if (manager->running == enough || !fork_server_is_ready(&manager->fork_server))
             return;
@@ -147,7 +142,10 @@ static void clear_slot(struct manager *manager, int worker)
     latch_wake_stats_writer(manager->scoreboard);
 }
 
-/* Removes a child that was waited for. Returns whether it was a worker that died within QUICK_DEATH_MS. */
+/*
+ * Removes a child that was waited for. Returns whether it was a worker that died within
+ * CHILDREN_QUICK_DEATH_MS.
+ */
 static bool forget_child(struct manager *manager, pid_t pid, int status)
 {
     const bool fork_server = fork_server_forget_process(&manager->fork_server, pid),
@@ -166,9 +164,9 @@ static bool forget_child(struct manager *manager, pid_t pid, int status)
     manager->running--;
     manager->inspect_requested = true;
     clear_slot(manager, worker);
-    if (clock_monotonic_ms() - manager->spawned_ms[worker] < QUICK_DEATH_MS)
+    if (clock_monotonic_ms() - manager->spawned_ms[worker] < CHILDREN_QUICK_DEATH_MS)
         return true;
-    manager->spawn_pause_ms = 0;
+    backoff_reset(&manager->backoff);
     return false;
 }
 
@@ -181,7 +179,7 @@ static bool reap_one(struct manager *manager, pid_t pid)
 
 /*
  * Waits for dead children, except old workers: an old manager signals those by process id, which must not be
- * reused. Returns whether a worker died within QUICK_DEATH_MS.
+ * reused. Returns whether a worker died within CHILDREN_QUICK_DEATH_MS.
  */
 static bool reap_new(struct manager *manager)
 {
@@ -208,10 +206,12 @@ static void reap(struct manager *manager)
         if (forget_child(manager, pid, status))
             died_young = true;
     if (died_young && !manager->stopping) { /* one pause for all workers that died together */
-        pause_spawning(manager);
+        const int64_t now_ms = clock_monotonic_ms();
+
+        backoff_fail(&manager->backoff, now_ms);
         log_write(LOG_LEVEL_ERROR,
                   "a worker died as soon as it was started: starting the next one in %" PRId64 " ms",
-                  manager->spawn_pause_ms);
+                  manager->backoff.due_ms - now_ms);
     }
 }
 
@@ -376,7 +376,7 @@ static int64_t workers_due_ms(const struct manager *manager)
 
     if (!manager->reexec.is_old && manager->running < manager->scoreboard->worker_count &&
         fork_server_is_ready(&manager->fork_server))
-        due_ms = clock_min(due_ms, manager->spawn_ms);
+        due_ms = clock_min(due_ms, spawn_due_ms(manager));
     return due_ms;
 }
 
@@ -410,7 +410,7 @@ static void step_children(struct manager *manager, int64_t now_ms)
     reexec_end_old(&manager->reexec, manager->stopping, now_ms);
     if (manager->stopping)
         end_children(manager, now_ms);
-    else if (manager->running < manager->scoreboard->worker_count && now_ms >= manager->spawn_ms)
+    else if (manager->running < manager->scoreboard->worker_count && now_ms >= spawn_due_ms(manager))
         spawn_missing(manager);
     if (!manager->stopping || manager->running > 0)
         reader_pool_keep(&manager->reader_pool, &manager->usual_mask);
@@ -494,6 +494,7 @@ static bool set_up(struct manager *manager, const struct config *config, char **
 int manager_run(const struct config *config, char **argv)
 {
     struct manager manager = { .config = config,
+                               .backoff = BACKOFF_CHILDREN,
                                .fork_server = { .socket = -1 },
                                .reader_pool = { .queue = -1 } };
     int status = EXIT_FAILURE;

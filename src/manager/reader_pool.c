@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "manager/children.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -11,16 +12,11 @@
 #include <string.h>
 #include <unistd.h>
 
-/*
- * If a reader dies earlier than this after a start, the next one is started after a pause of the same length.
- */
-enum { QUICK_DEATH_MS = 1000 };
-
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1 };
+    *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1, .backoff = BACKOFF_CHILDREN };
     pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
     if (!pool->pids || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
@@ -59,7 +55,7 @@ static int missing(const struct reader_pool *pool)
 
 int64_t reader_pool_due_ms(const struct reader_pool *pool)
 {
-    return missing(pool) > 0 ? pool->pause_ms : INT64_MAX;
+    return missing(pool) > 0 ? pool->backoff.due_ms : INT64_MAX;
 }
 
 void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
@@ -67,7 +63,7 @@ void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
     struct scoreboard *scoreboard = pool->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int left = missing(pool); left > 0 && now_ms >= pool->pause_ms; left--) {
+    for (int left = missing(pool); left > 0 && now_ms >= pool->backoff.due_ms; left--) {
         pid_t pid =
             subprocess_start(&pool->subprocess, (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, -1 },
                              SUBPROCESS_WITH_DATABASE, mask);
@@ -75,7 +71,7 @@ void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
         pool->started_ms = now_ms;
         if (pid < 0) {
             log_write(LOG_LEVEL_ERROR, "cannot start a reader: %s", strerror(errno));
-            pool->pause_ms = now_ms + QUICK_DEATH_MS;
+            backoff_fail(&pool->backoff, now_ms);
         } else {
             pool->pids[atomic_fetch_add(&scoreboard->manager->readers, 1)] = pid;
         }
@@ -90,8 +86,10 @@ bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
     for (int i = 0; pool->pids && i < atomic_load(&scoreboard->manager->readers); i++)
         if (pool->pids[i] == pid) {
             pool->pids[i] = pool->pids[atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1];
-            if (now_ms - pool->started_ms < QUICK_DEATH_MS)
-                pool->pause_ms = now_ms + QUICK_DEATH_MS;
+            if (now_ms - pool->started_ms < CHILDREN_QUICK_DEATH_MS)
+                backoff_fail(&pool->backoff, now_ms);
+            else
+                backoff_reset(&pool->backoff);
             return true;
         }
     return false;

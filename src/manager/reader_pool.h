@@ -6,6 +6,7 @@
 #ifndef PGPOLL_READER_POOL_H
 #define PGPOLL_READER_POOL_H
 
+#include "core/backoff.h"
 #include "core/subprocess.h"
 
 #include <signal.h>
@@ -18,10 +19,10 @@ struct scoreboard;
 struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
-    int queue;          /* the readers' end of the queue of questions; -1: closed */
-    pid_t *pids;        /* as many as scoreboard->manager->readers */
-    int64_t started_ms; /* when the last one was started */
-    int64_t pause_ms;   /* no reader is started before this time */
+    int queue;              /* the readers' end of the queue of questions; -1: closed */
+    pid_t *pids;            /* as many as scoreboard->manager->readers */
+    int64_t started_ms;     /* when the last one was started */
+    struct backoff backoff; /* no reader is started before its due_ms */
 };
 
 /*

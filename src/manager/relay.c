@@ -2,6 +2,7 @@
 
 #include "api/message.h"
 #include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
@@ -9,6 +10,7 @@
 #include "manager/notify_throttle.h"
 #include "manager/open_to_all.h"
 #include "manager/subscriptions.h"
+#include "manager/worker_queue.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
@@ -32,9 +34,6 @@ enum {
     LONG_AWAY_MS = 10 * 1000, /* after this time without the database the ring does not catch up */
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
     LOOK_MS = 5000,           /* look this often without any NOTIFY: a manager may have died while it muted */
-    MIN_PAUSE_MS = 50,
-    MAX_PAUSE_MS = 1000,
-    NO_WORKER = -1, /* instead of a worker that has died since it asked */
     NO_CYCLE = 0
 };
 
@@ -53,7 +52,7 @@ struct cycle {
     enum notify_throttle_action action;
     bool numbers;             /* messages_at gives positions before it reads */
     bool skips;               /* it does not read what the ring missed; all topics are asked about again */
-    int questions[QUESTIONS]; /* the workers that asked */
+    int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: it has died since */
     int question_count;
     struct asked asked;
 };
@@ -65,8 +64,7 @@ struct relay {
     struct subscriptions subscriptions;
     int *to_wake; /* topics that got messages and whose waiters must be woken */
     int to_wake_count;
-    int *pending; /* workers whose questions wait for the next cycle, oldest first */
-    int pending_count;
+    struct worker_queue pending; /* workers whose questions wait for the next cycle */
     struct announcements announcements;
     /* The ring has every message of open topics up to this position; CATCH_UP_FROM_NOW: none is open. */
     int64_t complete_to;
@@ -80,10 +78,10 @@ struct relay {
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
     bool read_only;          /* the database was read-only in the last batch that numbered */
     struct open_to_all open_to_all;
-    int64_t retry_ms, pause_ms; /* when to connect again; the last pause before that */
-    int64_t worked_ms;          /* when a cycle succeeded last */
-    int64_t sweep_ms;           /* time of the next search for unused topics */
-    int64_t look_ms;            /* time of the next look for messages without a position */
+    struct backoff backoff; /* says when to connect again */
+    int64_t worked_ms;      /* when a cycle succeeded last */
+    int64_t sweep_ms;       /* time of the next search for unused topics */
+    int64_t look_ms;        /* time of the next look for messages without a position */
     struct printbuf *json;
 };
 
@@ -112,6 +110,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
         return NULL;
     relay->config = config;
     relay->scoreboard = scoreboard;
+    relay->backoff = BACKOFF_DATABASE;
     relay->open_to_all = (struct open_to_all){ .scoreboard = scoreboard };
     relay->announcements = (struct announcements){ .scoreboard = scoreboard,
                                                    .subscriptions = &relay->subscriptions,
@@ -119,12 +118,11 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
     relay->database = database_new(config->query_timeout_s * 1000);
     relay->complete_to = CATCH_UP_FROM_NOW;
     relay->to_wake = calloc(READ_MESSAGES, sizeof *relay->to_wake);
-    relay->pending = calloc((size_t)scoreboard->worker_count, sizeof *relay->pending);
     relay->json = printbuf_new();
     (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
                    (int)getpid());
     if (!subscriptions_init(&relay->subscriptions, scoreboard) || !relay->database || !relay->to_wake ||
-        !relay->pending || !relay->json ||
+        !worker_queue_init(&relay->pending, scoreboard->worker_count) || !relay->json ||
         !asked_init(&relay->cycle.asked, QUESTION_TOPICS + scoreboard->max_topics)) {
         relay_free(relay);
         return NULL;
@@ -140,7 +138,7 @@ void relay_free(struct relay *relay)
     query_batch_end(&relay->batch);
     subscriptions_release(&relay->subscriptions);
     free(relay->to_wake);
-    free(relay->pending);
+    worker_queue_release(&relay->pending);
     printbuf_free(relay->json);
     asked_release(&relay->cycle.asked);
     free(relay);
@@ -188,15 +186,13 @@ static void list_question(struct relay *relay, struct question *question, int64_
 static void list_questions(struct relay *relay, int64_t now_ms)
 {
     struct cycle *cycle = &relay->cycle;
-    int taken = 0;
+    int worker;
 
-    while (taken < relay->pending_count && cycle->question_count < QUESTIONS &&
-           cycle->asked.count < QUESTION_TOPICS) {
-        cycle->questions[cycle->question_count++] = relay->pending[taken];
-        list_question(relay, scoreboard_question(relay->scoreboard, relay->pending[taken++]), now_ms);
+    while (cycle->question_count < QUESTIONS && cycle->asked.count < QUESTION_TOPICS &&
+           (worker = worker_queue_take(&relay->pending)) != WORKER_QUEUE_NONE) {
+        cycle->questions[cycle->question_count++] = worker;
+        list_question(relay, scoreboard_question(relay->scoreboard, worker), now_ms);
     }
-    relay->pending_count -= taken;
-    memmove(relay->pending, relay->pending + taken, (size_t)relay->pending_count * sizeof *relay->pending);
     /* The topics added may have made room short, and unused topics then linger less long. */
     relay->sweep_ms = clock_min(relay->sweep_ms, sweep_due_ms(relay, now_ms));
 }
@@ -490,7 +486,7 @@ static void answer_questions(struct relay *relay)
     const struct cycle *cycle = &relay->cycle;
 
     for (int i = 0; i < cycle->question_count; i++)
-        if (cycle->questions[i] != NO_WORKER)
+        if (cycle->questions[i] != WORKER_QUEUE_NONE)
             question_answer(relay->scoreboard, cycle->questions[i],
                             answer_question(relay, cycle->questions[i]));
 }
@@ -505,7 +501,7 @@ static void succeed(struct relay *relay)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;
     relay->logged_error = ERROR_NONE;
-    relay->pause_ms = 0;
+    backoff_reset(&relay->backoff);
     relay->worked_ms = clock_monotonic_ms();
     if (cycle->listen_at >= 0)
         take_channel(relay, relay->batch.results[cycle->listen_at]);
@@ -524,10 +520,7 @@ static void reconnect(struct relay *relay)
     relay->is_lost = true;
     announcements_lose(&relay->announcements);
     database_close(relay->database, NULL);
-    relay->pause_ms = relay->pause_ms ? relay->pause_ms * 2 : MIN_PAUSE_MS;
-    if (relay->pause_ms > MAX_PAUSE_MS)
-        relay->pause_ms = MAX_PAUSE_MS;
-    relay->retry_ms = clock_monotonic_ms() + relay->pause_ms / 2 + random() % (relay->pause_ms / 2 + 1);
+    backoff_fail(&relay->backoff, clock_monotonic_ms());
 }
 
 /* The cycle failed: its questions go back to wait for the next one. */
@@ -535,13 +528,7 @@ static void fail(struct relay *relay, enum error error)
 {
     struct cycle *cycle = &relay->cycle;
 
-    for (int i = cycle->question_count - 1; i >= 0; i--)
-        if (cycle->questions[i] == NO_WORKER)
-            cycle->questions[i] = cycle->questions[--cycle->question_count];
-    memmove(relay->pending + cycle->question_count, relay->pending,
-            (size_t)relay->pending_count * sizeof *relay->pending);
-    memcpy(relay->pending, cycle->questions, (size_t)cycle->question_count * sizeof *cycle->questions);
-    relay->pending_count += cycle->question_count;
+    worker_queue_put_back(&relay->pending, cycle->questions, cycle->question_count);
     if (relay->logged_error != error)
         log_write(error_log_level(error), "LISTEN connection failed, reconnecting: %s",
                   database_error(relay->database));
@@ -573,8 +560,8 @@ int64_t relay_due_ms(const struct relay *relay)
     if (relay->batch.running)
         return query_batch_due_ms(&relay->batch);
     if (!database_is_connected(relay->database))
-        return relay->retry_ms;
-    if (relay->pending_count > 0)
+        return relay->backoff.due_ms;
+    if (relay->pending.count > 0)
         return 0;
     return clock_min(clock_min(clock_min(relay->look_ms, notify_throttle_due_ms(&relay->throttle)),
                                announcements_due_ms(&relay->announcements)),
@@ -629,19 +616,13 @@ void relay_step(struct relay *relay, bool ready)
 
 void relay_ask(struct relay *relay, int worker)
 {
-    /* There is room: each worker asks one question at a time. */
-    relay->pending[relay->pending_count++] = worker;
+    worker_queue_add(&relay->pending, worker);
 }
 
 void relay_forget_worker(struct relay *relay, int worker)
 {
-    int kept = 0;
-
-    for (int i = 0; i < relay->pending_count; i++)
-        if (relay->pending[i] != worker)
-            relay->pending[kept++] = relay->pending[i];
-    relay->pending_count = kept;
+    worker_queue_remove(&relay->pending, worker);
     for (int i = 0; i < relay->cycle.question_count; i++)
         if (relay->cycle.questions[i] == worker)
-            relay->cycle.questions[i] = NO_WORKER;
+            relay->cycle.questions[i] = WORKER_QUEUE_NONE;
 }

@@ -4,6 +4,7 @@
 #include "core/config.h"
 #include "core/json_build.h"
 #include "core/log.h"
+#include "core/wait.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/scoreboard.h"
@@ -348,13 +349,11 @@ static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
     enum error error = ERROR_PENDING;
 
     while (writer->batch.running && error == ERROR_PENDING) {
-        struct pollfd fd = database_pollfd(writer->database);
-        int64_t now_ms = clock_monotonic_ms();
+        const struct pollfd fd = database_pollfd(writer->database);
 
-        if (now_ms >= deadline_ms)
+        if (!wait_for_fd(fd.fd, fd.events, deadline_ms))
             return ERROR_PENDING;
-        error = query_batch_step(&writer->batch, poll(&fd, 1, (int)(deadline_ms - now_ms)) > 0,
-                                 clock_monotonic_ms());
+        error = query_batch_step(&writer->batch, true, clock_monotonic_ms());
     }
     return error;
 }

@@ -214,11 +214,10 @@ static enum error refuse_schema(struct database *database, int version)
                        "to upgrade it, run pgpoll-setup %.63s",
                        name, version, PGPOLL_SCHEMA_VERSION, name);
     else
-        (void)snprintf(
-            text, sizeof text,
-            "the pgpoll schema in database %.63s has version %d, this program (pgpoll " PGPOLL_VERSION
-            ") only knows version %d: install the pgpoll that upgraded it, then reload",
-            name, version, PGPOLL_SCHEMA_VERSION);
+        (void)snprintf(text, sizeof text,
+                       "the pgpoll schema in database %.63s has version %d, this program (pgpoll %s) "
+                       "only knows version %d: install the pgpoll that upgraded it, then reload",
+                       name, version, PGPOLL_VERSION, PGPOLL_SCHEMA_VERSION);
     database_close(database, text);
     return ERROR_SCHEMA;
 }

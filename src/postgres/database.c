@@ -3,11 +3,10 @@
 #include "core/background.h"
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/wait.h"
 #include "postgres/database_state.h"
 
 #include <endian.h>
-#include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,15 +108,11 @@ bool database_is_resolving(const struct database *database)
 /* Waits until a step is due. Returns false if the deadline came first. */
 static bool wait_ready(const struct database *database, int64_t deadline_ms)
 {
-    struct pollfd fd = database_pollfd(database);
+    const struct pollfd fd = database_pollfd(database);
     const int64_t due_ms = database_due_ms(database);
-    int ready;
 
-    do {
-        int64_t left_ms = clock_min(deadline_ms, due_ms) - clock_monotonic_ms();
-        ready = fd.fd < 0 ? 0 : poll(&fd, 1, left_ms > 0 ? (int)left_ms : 0);
-    } while (ready < 0 && errno == EINTR);
-    return ready > 0 || (due_ms <= deadline_ms && clock_monotonic_ms() >= due_ms);
+    return (fd.fd >= 0 && wait_for_fd(fd.fd, fd.events, clock_min(deadline_ms, due_ms))) ||
+           (due_ms <= deadline_ms && clock_monotonic_ms() >= due_ms);
 }
 
 enum error database_run(struct database *database, const struct statement *statements, int count,

@@ -367,8 +367,11 @@ bool ring_read(const struct message_ring *ring, const struct ring_topic_ref *ref
 {
     uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire), oldest_used = UINT64_MAX;
     uint64_t *at = calloc((size_t)page->topic_count, sizeof *at);
-    bool read = at && is_still_there(ring, refs, positions, page->topic_count, oldest_used);
+    bool read;
 
+    if (!at)
+        return false;
+    read = is_still_there(ring, refs, positions, page->topic_count, oldest_used);
     for (int i = 0; read && i < page->topic_count; i++) {
         uint64_t first = get(topic_at(ring, refs[i].topic)->first);
 

@@ -1,6 +1,7 @@
 #include "shared/read_channel.h"
 
 #include "core/clock.h"
+#include "core/wait.h"
 
 #include <errno.h>
 #include <json-c/printbuf.h>
@@ -43,19 +44,6 @@ struct answer_head {
 
 /* ---- bytes */
 
-static bool wait_for(int socket, short events, int64_t deadline_ms)
-{
-    struct pollfd fd = { .fd = socket, .events = events };
-    int ready;
-
-    do {
-        int64_t left_ms = deadline_ms - clock_monotonic_ms();
-
-        ready = left_ms > 0 ? poll(&fd, 1, (int)clock_min(left_ms, INT_MAX)) : 0;
-    } while (ready < 0 && errno == EINTR);
-    return ready > 0;
-}
-
 static bool is_temporary(void)
 {
     return errno == EAGAIN || errno == EINTR;
@@ -74,7 +62,7 @@ static bool send_all(int socket, const void *data, size_t size, int64_t deadline
         if (sent >= 0) {
             at += sent;
             size -= (size_t)sent;
-        } else if (!is_temporary() || !wait_for(socket, POLLOUT, deadline_ms)) {
+        } else if (!is_temporary() || !wait_for_fd(socket, POLLOUT, deadline_ms)) {
             return false;
         }
     }
@@ -93,7 +81,7 @@ static enum receipt receive_all(int socket, void *data, size_t size, int64_t dea
             size -= (size_t)got;
         } else if (got == 0 || !is_temporary()) {
             return CLOSED;
-        } else if (!wait_for(socket, POLLIN, deadline_ms)) {
+        } else if (!wait_for_fd(socket, POLLIN, deadline_ms)) {
             return LATE;
         }
     }
@@ -128,7 +116,7 @@ static bool put(int queue, int socket, int64_t deadline_ms)
     header->cmsg_len = CMSG_LEN(sizeof socket);
     memcpy(CMSG_DATA(header), &socket, sizeof socket);
     while (sendmsg(queue, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
-        if (!is_temporary() || !wait_for(queue, POLLOUT, deadline_ms))
+        if (!is_temporary() || !wait_for_fd(queue, POLLOUT, deadline_ms))
             return false;
     return true;
 }

@@ -1,6 +1,7 @@
 #include "worker/poll_waiter.h"
 
 #include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "postgres/catch_up.h"
@@ -27,12 +28,6 @@ enum { QUIET_MS = 250 };
  * perhaps no other process does.
  */
 enum { BACKLOG_PAUSE_MS = 20 };
-
-/*
- * Pauses between attempts to reach the database: none before the second attempt, then doubled from FIRST to
- * LAST, with jitter.
- */
-enum { FIRST_PAUSE_MS = 50, LAST_PAUSE_MS = 1000 };
 
 static int64_t cursor_position(const struct cursor *cursor)
 {
@@ -115,22 +110,18 @@ static void copy_starts(struct poll_waiter *waiter, bool first)
 }
 
 /*
- * Sleeps before another attempt, and doubles *pause_ms. Before the first read there is no cursor to answer
- * with, so a drain does not end the pause then.
+ * Sleeps until another attempt is due. Before the first read there is no cursor to answer with, so a drain
+ * does not end the pause then.
  */
-static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t *pause_ms,
-                                     int64_t deadline_ms)
+static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t due_ms)
 {
     static const volatile sig_atomic_t never;
     struct interrupts interrupts = *waiter->interrupts;
-    int64_t now_ms = clock_monotonic_ms(), jittered_ms = *pause_ms / 2 + random() % (*pause_ms / 2 + 1);
     enum error error;
 
     if (first)
         interrupts.drain = &never;
-    error = wait_for_event(&interrupts, -1, 0, clock_min(now_ms + jittered_ms, deadline_ms));
-
-    *pause_ms = *pause_ms ? clock_min(*pause_ms * 2, LAST_PAUSE_MS) : FIRST_PAUSE_MS;
+    error = wait_for_event(&interrupts, -1, 0, due_ms);
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
 }
 
@@ -150,8 +141,8 @@ static bool is_worth_retry(enum error error)
 static enum error read_page(struct poll_waiter *waiter, enum source_read how)
 {
     int64_t read_deadline_ms = clock_max(waiter->poll.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
-    bool first = how & SOURCE_AUTHORIZE, drained = false;
-    int64_t pause_ms = 0;
+    bool first = how & SOURCE_AUTHORIZE, drained = false, failed = false;
+    struct backoff backoff = BACKOFF_DATABASE;
     enum error error, interrupted;
 
     for (;;) {
@@ -170,7 +161,10 @@ static enum error read_page(struct poll_waiter *waiter, enum source_read how)
         }
         if (!first)
             how |= SOURCE_SUBSCRIBE; /* the subscription was lost with the connection */
-        interrupted = pause_before_retry(waiter, first, &pause_ms, read_deadline_ms);
+        if (failed) /* the second attempt follows at once: perhaps only an idle connection was lost */
+            backoff_fail(&backoff, clock_monotonic_ms());
+        failed = true;
+        interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, read_deadline_ms));
         if (interrupted) {
             error = first ? error : interrupted;
             break;

@@ -244,7 +244,7 @@ struct message_source *source_direct_new(const struct config *config, struct cou
     source->counting = counters;
     if (!source->database) {
         direct_free(&source->base);
-        return NULL;
+        return NULL; /* cppcheck-suppress memleak; base is its first member */
     }
     return &source->base;
 }

@@ -393,7 +393,7 @@ struct message_source *source_shared_new(const struct config *config, struct sco
                                       .seen = calloc((size_t)scoreboard->max_topics, sizeof *source->seen) };
     if (!source->refs || !source->seen) {
         shared_free(&source->base);
-        return NULL;
+        return NULL; /* cppcheck-suppress memleak; base is its first member */
     }
     source->asked = atomic_load(&source->reply->answered);
     return &source->base;

@@ -5,13 +5,13 @@
  *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES
  *
  * POST /herd/publish: the body is the next message. GET /herd/waiting: how many polls wait. All else is a poll.
- * Built with HERD_CHANNEL, the payload of each notification on that channel is the next message, too; the database by PG* variables. That is
+ * Built with HERD_LISTEN, a statement that LISTENs, the payload of each notification is the next message, too; the database by PG* variables. That is
  * the least that a database can add: nothing is kept, and what is notified while nobody listens is lost. (Another program, because the
  * libraries behind libpq cost every process memory.)
  */
 #include <errno.h>
 #include <fcgiapp.h>
-#ifdef HERD_CHANNEL
+#ifdef HERD_LISTEN
 #include <libpq-fe.h>
 #include <poll.h>
 #endif
@@ -30,12 +30,13 @@
 
 enum { SLOTS = 4096, SLOT_SIZE = 1024, WAIT_MS = 60 * 1000 };
 
-static struct shared {
+struct shared {
     atomic_uint last; /* messages so far */
     atomic_uint waiting;
     char messages[SLOTS][SLOT_SIZE];
-} * shared;
+};
 
+static struct shared *shared;
 static int wake_fd, epoll_fd;
 
 /* Where to write the message that add_message() then gives to all. */
@@ -58,13 +59,13 @@ static void publish(FCGX_Request *request)
     (void)FCGX_PutS("Status: 202 Accepted\r\n\r\n", request->out);
 }
 
-#ifdef HERD_CHANNEL
+#ifdef HERD_LISTEN
 /* Until the connection is lost. */
 static void listen_to_channel(void)
 {
     PGconn *db = PQconnectdb("");
     struct pollfd socket = { .fd = PQsocket(db), .events = POLLIN };
-    PQclear(PQexec(db, "LISTEN " HERD_CHANNEL));
+    PQclear(PQexec(db, HERD_LISTEN));
     while (PQstatus(db) == CONNECTION_OK) {
         PGnotify *notification;
         while ((notification = PQnotifies(db))) {
@@ -150,7 +151,7 @@ int main(int argc, char **argv)
             serve();
             return 1;
         }
-#ifdef HERD_CHANNEL
+#ifdef HERD_LISTEN
     listen_to_channel();
 #endif
     while (wait(NULL) > 0 || errno == EINTR)

@@ -195,11 +195,13 @@ static bool speaks_json(void)
 
 /* --- what is published */
 
-static struct message {
+struct message {
     int64_t start_ns, return_ns;
     uint32_t deliveries;
     int64_t *delivered_ns; /* in the order in which it reached clients */
-} * messages;
+};
+
+static struct message *messages;
 
 static uint32_t message_count(void)
 {
@@ -313,12 +315,14 @@ static void *publisher_main(void *unused)
 
 /* --- clients */
 
-static struct client {
+struct client {
     int fd;
     char cursor[512]; /* as the next request carries it */
     uint32_t next;    /* the message that must come next */
     struct answer answer;
-} * clients;
+};
+
+static struct client *clients;
 
 static int epoll_fd;
 static bool polling_on;                  /* a client that has its answer polls again */

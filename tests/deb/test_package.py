@@ -162,6 +162,11 @@ def test_nobody_runs_or_listens_as_more_than_needed(machine):
 def test_pgpoll_check_finds_nothing_wrong(machine):
     said = machine.says(command("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
     assert "WRONG" not in said and "ok     A poll of 1 s took " in said, said
+    (accepted,) = re.findall(r"ok     lighttpd accepts (\d+) polls at a time, and there are 500 workers", said)
+    version = tuple(map(int, re.search(r"/(\d+)\.(\d+)\.(\d+)", machine.says("lighttpd -v")).groups()))
+    files = int(machine.says("awk '/^Max open files/ { print $4 }' /proc/$(pgrep -xo lighttpd)/limits"))
+    assert int(accepted) == min(16000, files // (10 if version >= (1, 4, 83) else 2))
+    assert f"1/10 server.max-fds ({files})" in machine.says("cat /var/log/lighttpd/error.log") or version < (1, 4, 83)
 
 
 # --- restarts

@@ -11,7 +11,8 @@ import pytest
 
 from between import directory, pgbouncer
 from server import ROOT, Postgres, Server, until
-from web import free_port
+from test_web import fronted
+from web import SERVERS, free_port
 
 pytestmark = pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
 
@@ -340,10 +341,10 @@ def test_clock(own, tmp_path):
 
 # --- through the web server
 
-def check_url(server, *arguments, seconds=2, url=None, first=False):
+def check_url(server, *arguments, seconds=2, url=None, first=False, workers=2):
     """first: the arguments come before the URL."""
     environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_PROGRAM": server.run / "bin/pgpoll.fcgi"}
-    done = subprocess.run([ROOT / "deploy/pgpoll-check", "--workers", "2", "--seconds", str(seconds),
+    done = subprocess.run([ROOT / "deploy/pgpoll-check", "--workers", str(workers), "--seconds", str(seconds),
                            *([*arguments, url or server.url] if first else [url or server.url, *arguments])],
                           env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     assert done.stderr == "", done
@@ -354,7 +355,7 @@ def test_through_the_web_server(own):
     code, lines = check_url(own)
     told = "\n".join(lines)
     assert code == 0 and "WRONG" not in told, told
-    for words in ("LISTEN delivers", "A poll with timeout 0 is answered", "ok     A poll of 2 s took ", "poll/stats answers while", "poll/metrics answers while",
+    for words in ("LISTEN delivers", "A poll with timeout 0 is answered", "polls at a time, and there are 2 workers", "ok     A poll of 2 s took ", "poll/stats answers while", "poll/metrics answers while",
                   "poll/stats answers everybody"):
         assert words in told, told
 
@@ -403,6 +404,18 @@ def test_workers_without_a_database(own):
         assert code == 1 and any("503: pgpoll itself answered (JSON" in line and "do not reach the database" in line for line in lines), "\n".join(lines)
     finally:
         postgres.start()
+
+
+@pytest.mark.parametrize("kind, size, limit", (
+    ("lighttpd", "server.max-connections = ", "100 polls"), ("nginx", "worker_connections ", f"{os.cpu_count() * 50} polls"),
+    ("apache", "MaxRequestWorkers   ", "200 polls")))
+def test_fewer_connections_than_workers(own, kind, size, limit):
+    """As the web server that runs is configured."""
+    few = lambda text: re.sub(rf"({size})\d+", r"\g<1>" + ("200" if kind == "apache" else "100"), text)
+    with fronted(own, SERVERS[kind], edit=few) as door:
+        _, lines = check_url(door, url=f"http://127.0.0.1:{door.port}", seconds=1, workers=15000)
+        assert any(line.startswith("WRONG") and kind in line and f"accepts {limit} at a time, but there are 15000 workers" in line
+                   for line in lines), "\n".join(lines)
 
 
 def lighttpd(tmp_path, server, extra):

@@ -2,15 +2,20 @@
 import contextlib
 import http.client
 import json
+import re
+import resource
 import socket
+import subprocess
 import threading
 import time
 
 from test_web import fronted, slow_clients, under_fcgid
 
 import h2_client
+import pytest
+
 import web
-from server import POLL, Server, new_topic
+from server import POLL, STATS, Server, new_topic, until
 
 BUSY_S, WAIT_S, POLLS = 10, 60, 8
 
@@ -106,3 +111,37 @@ def test_hundreds_wait():
                 for client in clients:
                     text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
                     assert " 200 " in text.split("\r\n")[0] and "for all" in text
+
+
+def without_http_2(text):
+    """Where lighttpd accepts only a tenth of max-fds connections with it."""
+    version = re.search(r"lighttpd/(\d+)\.(\d+)\.(\d+)", subprocess.check_output([web.Lighttpd.binary, "-v"], text=True)).groups()
+    return re.sub(r"(?m)^#(server\.feature-flags)", r"\1", text) if tuple(map(int, version)) >= (1, 4, 83) else text
+
+
+def two_processes(text):
+    return without_http_2(text) + "server.max-worker = 2\n"
+
+
+def as_shipped(text):
+    """If it may have the 65535 files that it is shipped for. In some containers root may not."""
+    return text if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 65535 else without_http_2(text)
+
+
+@pytest.mark.parametrize("polls, edit", ((500, str), (5000, as_shipped), (10000, two_processes)))
+def test_lighttpd_holds_what_the_documents_say(polls, edit):
+    """Each row of the table in docs/operate.md, at once, and the statistics are answered meanwhile."""
+    topic = new_topic()
+    body = json.dumps({"topics": [topic], "timeout": 60})
+    request = f"POST {POLL} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    with Server(polls) as server, fronted(server, web.Lighttpd, edit=edit) as door, contextlib.ExitStack() as stack:
+        until(lambda: server.sql("SELECT sum(workers) >= %s FROM pgpoll.listening", polls) == [(True,)], "all workers", 90)
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", door.port), 60)) for _ in range(polls)]
+        for client in clients:
+            client.sendall(request)
+        until(lambda: server.sql("SELECT count(*) FROM pgpoll.live_waiters WHERE topics = %s", [topic]) == [(polls,)], f"{polls} polls", 55)
+        answer = door.request("GET", STATS)
+        assert answer.status == 200 and answer.json["topic_subscriber_counts"] == {topic: polls}
+        server.publish(topic, "for all")
+        for client in clients:
+            assert b"for all" in b"".join(iter(lambda: client.recv(65536), b""))

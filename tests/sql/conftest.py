@@ -65,8 +65,8 @@ class Cluster:
         self._do("cluster_stop")
         shutil.rmtree(self.directory)
 
-    def connect(self, database, level=None):
-        return connect(level, host=self.directory, dbname=database)
+    def connect(self, database, level=None, **options):
+        return connect(level, host=self.directory, dbname=database, **options)
 
     def psql(self, database, *arguments, user="postgres"):
         return subprocess.run(["psql", "-X", "-d", database, "-U", user, *arguments], env=self.environment, text=True,

@@ -33,7 +33,7 @@ def server(one):
     admin = one.connect("postgres")
     for database in "d", "fresh":
         run(admin, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-    for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll' ORDER BY rolname = 'pgpoll_owner', rolname"):
+    for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll' ORDER BY rolcanlogin, rolname"):
         run(admin, f'DROP ROLE "{name}"')
     one.create("d")
     return one
@@ -266,6 +266,31 @@ def test_setup_without_createrole_prints_what_an_administrator_runs(server, role
     run(admin, f'REVOKE pgpoll_poller FROM "{role}"')
     said = refused(server, *asked, user="pgpoll_owner")
     assert re.findall(STATEMENT, said) == statements[-1:] and "the schema is installed, but" in said, said
+
+
+def test_setup_of_a_second_database_by_another_owner(server):
+    """From PostgreSQL 16 on, CREATEROLE is no right over the roles that the first owner has created."""
+    admin, asked = server.connect("d"), ("--role=pgpoll_second", "fresh")
+    server.create("fresh")
+    for owner, database in ("pgpoll_first", "d"), ("pgpoll_owner", "fresh"):
+        run(admin, f"CREATE ROLE {owner} LOGIN CREATEROLE")
+        run(admin, f"GRANT CREATE ON DATABASE {database} TO {owner}")
+    first = done(server, "d", user="pgpoll_first")
+    assert "ADMIN OPTION" not in first, first
+    if admin.server_version >= 160000:
+        said = refused(server, *asked, user="pgpoll_owner")
+        assert "the schema is installed, but role pgpoll_second cannot use it" in said, said
+        (statement,) = re.findall(STATEMENT, said)
+        assert statement == "GRANT pgpoll_publisher, pgpoll_poller, pgpoll_monitor TO pgpoll_owner WITH ADMIN OPTION;"
+        shared = done(server, "fresh", user="pgpoll_owner")   # with the first database's role, which may poll already
+        assert f"unless somebody who may has run: {statement}" in shared, shared
+        run(server.connect("d", user="pgpoll_first"), statement)
+    said = done(server, *asked, user="pgpoll_owner")
+    assert "role pgpoll_second may poll" in said and "ADMIN OPTION" not in said, said
+    run(admin, "CREATE ROLE pgpoll_app")
+    run(server.connect("fresh", user="pgpoll_owner"), "GRANT pgpoll_publisher TO pgpoll_app")
+    worker = server.connect("fresh", user="pgpoll_second")
+    assert Reader(worker, ["t"], {"t": 0}).read() == []
 
 
 def test_install_without_createrole_names_the_roles(server):

@@ -6,41 +6,40 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define SUITE(tests)                                                                                         \
-    {                                                                                                        \
-#tests, NULL, NULL, NULL, NULL, tests                                                                \
-    }
+#define SUITE(tests) #tests, NULL, NULL, NULL, NULL, tests
 
 int main(void)
 {
     CU_SuiteInfo suites[] = {
-        SUITE(cursor_tests),
-        SUITE(topic_tests),
-        SUITE(utf8_tests),
-        SUITE(json_text_tests),
-        SUITE(poll_request_tests),
-        SUITE(config_tests),
-        SUITE(cors_tests),
-        SUITE(message_tests),
-        SUITE(page_tests),
-        SUITE(answer_tests),
-        SUITE(statement_tests),
-        SUITE(catch_up_tests),
-        SUITE(wait_tests),
-        SUITE(poll_waiter_tests),
-        SUITE(message_ring_tests),
-        SUITE(topic_table_tests),
-        SUITE(stress_tests),
-        SUITE(source_shared_tests),
-        SUITE(read_channel_tests),
-        SUITE(allocation_failures_tests),
-        SUITE(notify_throttle_tests),
-        SUITE(counters_tests),
-        SUITE(query_batch_tests),
-        SUITE(authorizer_tests),
-        SUITE(scoreboard_tests),
-        SUITE(addresses_tests),
-        SUITE(poll_counters_tests),
+        { SUITE(cursor_tests) },
+        { SUITE(topic_tests) },
+        { SUITE(utf8_tests) },
+        { SUITE(json_text_tests) },
+        { SUITE(poll_request_tests) },
+        { SUITE(config_tests) },
+        { SUITE(cors_tests) },
+        { SUITE(message_tests) },
+        { SUITE(page_tests) },
+        { SUITE(answer_tests) },
+        { SUITE(statement_tests) },
+        { SUITE(catch_up_tests) },
+        { SUITE(backoff_tests) },
+        { SUITE(wait_tests) },
+        { SUITE(poll_waiter_tests) },
+        { SUITE(message_ring_tests) },
+        { SUITE(topic_table_tests) },
+        { SUITE(stress_tests) },
+        { SUITE(source_shared_tests) },
+        { SUITE(read_channel_tests) },
+        { SUITE(allocation_failures_tests) },
+        { SUITE(notify_throttle_tests) },
+        { SUITE(counters_tests) },
+        { SUITE(query_batch_tests) },
+        { SUITE(authorizer_tests) },
+        { SUITE(scoreboard_tests) },
+        { SUITE(worker_queue_tests) },
+        { SUITE(addresses_tests) },
+        { SUITE(poll_counters_tests) },
         CU_SUITE_INFO_NULL,
     };
     bool passed;

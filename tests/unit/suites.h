@@ -16,6 +16,7 @@ extern CU_TestInfo page_tests[];
 extern CU_TestInfo answer_tests[];
 extern CU_TestInfo statement_tests[];
 extern CU_TestInfo catch_up_tests[];
+extern CU_TestInfo backoff_tests[];
 extern CU_TestInfo wait_tests[];
 extern CU_TestInfo poll_waiter_tests[];
 extern CU_TestInfo notify_throttle_tests[];
@@ -31,5 +32,6 @@ extern CU_TestInfo query_batch_tests[];
 extern CU_TestInfo addresses_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
+extern CU_TestInfo worker_queue_tests[];
 
 #endif

@@ -66,7 +66,7 @@ static void expect_read(const struct message_ring *ring, const char *from, int l
                         const char *expected, bool more, int line)
 {
     struct ring_topic_ref refs[TOPICS];
-    int64_t positions[TOPICS];
+    int64_t positions[TOPICS] = { 0 };
     struct page page;
     bool read;
     int count = 0;

@@ -19,10 +19,7 @@
 #define BEATS .call = FAKE_HEARTBEAT
 
 /* The first part of a wait, before the head is sent. */
-#define QUIET                                                                                                \
-    {                                                                                                        \
-        WAITS, .error = ERROR_TIMEOUT                                                                        \
-    }
+#define QUIETLY_WAITS WAITS, .error = ERROR_TIMEOUT
 
 /* Results of a read: nothing after position 5 yet, or message 6. */
 #define NOTHING .topics = { { .start = 5, .oldest = -1 } }
@@ -92,7 +89,7 @@ static void errors_not_worth_a_retry_end_the_poll(void)
 static void waits_then_delivers(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },    { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
+        { AUTHORIZES, NOTHING },    { SUBSCRIBES, NOTHING }, { QUIETLY_WAITS }, { BEGINS },
         { WAITS, .takes_ms = 100 }, { READS, MESSAGE },
     };
     struct fake_poll poll;
@@ -128,14 +125,8 @@ static void news_at_once_are_answered_whole(void)
 static void a_wake_without_messages_goes_on_waiting(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },
-        { SUBSCRIBES, NOTHING },
-        QUIET,
-        { BEGINS },
-        { WAITS, .takes_ms = 100 },
-        { READS, NOTHING },
-        { WAITS, .takes_ms = 100 },
-        { READS, MESSAGE },
+        { AUTHORIZES, NOTHING },    { SUBSCRIBES, NOTHING }, { QUIETLY_WAITS },          { BEGINS },
+        { WAITS, .takes_ms = 100 }, { READS, NOTHING },      { WAITS, .takes_ms = 100 }, { READS, MESSAGE },
     };
 
     PLAY(BODY, script, ERROR_NONE, 1, ID(6));
@@ -144,11 +135,11 @@ static void a_wake_without_messages_goes_on_waiting(void)
 static void the_timeout_reads_once_more(void)
 {
     static const struct fake_step empty[] = {
-        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { QUIETLY_WAITS }, { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, NOTHING },
     };
     static const struct fake_step late[] = {
-        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { QUIETLY_WAITS }, { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT }, { SUBSCRIBES, MESSAGE },
     };
     struct fake_poll poll;
@@ -167,7 +158,7 @@ static void a_lost_notification_only_delays(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT },
         { SUBSCRIBES, NOTHING },
@@ -186,13 +177,14 @@ static void a_lost_notification_only_delays(void)
 
 static void a_client_that_left_ends_the_poll(void)
 {
-    static const struct fake_step at_begin[] = {
-        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS, .error = ERROR_CLIENT_GONE }
-    };
+    static const struct fake_step at_begin[] = { { AUTHORIZES, NOTHING },
+                                                 { SUBSCRIBES, NOTHING },
+                                                 { QUIETLY_WAITS },
+                                                 { BEGINS, .error = ERROR_CLIENT_GONE } };
     static const struct fake_step waiting[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS, .error = ERROR_CLIENT_GONE },
     };
@@ -204,7 +196,7 @@ static void a_client_that_left_ends_the_poll(void)
 static void a_drain_answers_at_once_with_the_cursors(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, QUIET, { BEGINS },
+        { AUTHORIZES, NOTHING },           { SUBSCRIBES, NOTHING }, { QUIETLY_WAITS }, { BEGINS },
         { WAITS, .error = ERROR_DRAINED },
     };
 
@@ -216,7 +208,7 @@ static void heartbeats_go_out_between_waits(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT },
         { BEATS },
@@ -228,7 +220,7 @@ static void heartbeats_go_out_between_waits(void)
     static const struct fake_step leaves[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS, .error = ERROR_TIMEOUT },
         { BEATS, .error = ERROR_CLIENT_GONE },
@@ -270,8 +262,8 @@ static void lost_at_first_and_found(void)
 static void lost_while_waiting_and_found(void)
 {
     static const struct fake_step script[] = {
-        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, QUIET, { BEGINS }, { WAITS, AWAY },
-        { SUBSCRIBES, AWAY },    { SUBSCRIBES, MESSAGE },
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING }, { QUIETLY_WAITS },       { BEGINS },
+        { WAITS, AWAY },         { SUBSCRIBES, AWAY },    { SUBSCRIBES, MESSAGE },
     };
 
     PLAY(BODY, script, ERROR_NONE, 1, ID(6));
@@ -283,7 +275,7 @@ static void lost_and_found_goes_on_waiting(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS, AWAY, .takes_ms = 4000 },
         { SUBSCRIBES, NOTHING },
@@ -305,7 +297,7 @@ static void a_retry_starts_from_the_same_positions(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS },
         { READS, AWAY, .topics = { { .start = 8, .gap = GAP_EXPIRED } }, .messages = { { 0, 9 } },
@@ -344,7 +336,7 @@ static void away_until_the_deadline_is_an_empty_answer_after_it(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS },
         { READS, AWAY, .takes_ms = 4000, .topics = { { .start = 8 } }, .messages = { { 0, 9 } } },
@@ -367,7 +359,7 @@ static void no_attempt_outlasts_the_poll_by_much(void)
     static const struct fake_step script[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS },
         { READS, AWAY, .takes_ms = 4500 },
@@ -464,17 +456,14 @@ static void a_gap_is_answered_at_once(void)
 static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
 {
     static const struct fake_step restored[] = {
-        { AUTHORIZES, NOTHING },
-        { SUBSCRIBES, NOTHING },
-        QUIET,
-        { BEGINS },
-        { WAITS, AWAY },
-        { SUBSCRIBES, .topics = { { .start = 2, .gap = GAP_AHEAD, .oldest = 1 } } },
+        { AUTHORIZES, NOTHING }, { SUBSCRIBES, NOTHING },
+        { QUIETLY_WAITS },       { BEGINS },
+        { WAITS, AWAY },         { SUBSCRIBES, .topics = { { .start = 2, .gap = GAP_AHEAD, .oldest = 1 } } },
     };
     static const struct fake_step pruned[] = {
         { AUTHORIZES, NOTHING },
         { SUBSCRIBES, NOTHING },
-        QUIET,
+        { QUIETLY_WAITS },
         { BEGINS },
         { WAITS },
         { READS, .topics = { { .start = 7, .gap = GAP_EXPIRED, .oldest = -1 } } },

@@ -1,5 +1,5 @@
 /*
- * Tests wait_for_event() with real sockets and signals. Each wait ends within a few milliseconds, unless
+ * Tests wait_for_event() and wait_for_fd() with real sockets and signals. Each wait ends within a few milliseconds, unless
  * there is a bug.
  */
 #include "core/wait.h"
@@ -20,7 +20,7 @@ enum { SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000 }; /* PROMPT_MS allows 
 
 static volatile sig_atomic_t drain_flag, woken_flag;
 
-static void set_release(int number)
+static void set_drain(int number)
 {
     (void)number;
     drain_flag = 1;
@@ -50,7 +50,7 @@ struct line {
  */
 static void open_line(struct line *line)
 {
-    struct sigaction action = { .sa_handler = set_release };
+    struct sigaction action = { .sa_handler = set_drain };
     sigset_t ours;
     int pair[2];
 
@@ -259,6 +259,26 @@ static void other_signals_do_not_end_the_wait(void)
     close_line(&line);
 }
 
+/* Without a client and flags: only the descriptor and the deadline end it. */
+static void a_descriptor_is_waited_for_through_signals(void)
+{
+    struct itimerval soon = { .it_value = { 0, SHORT_MS * 1000 } };
+    int64_t start_ms = clock_monotonic_ms();
+    struct line line;
+
+    open_line(&line);
+    (void)sigprocmask(SIG_SETMASK, &line.before, NULL);
+    (void)setitimer(ITIMER_REAL, &soon, NULL);
+    CU_ASSERT_FALSE(wait_for_fd(line.news[0], POLLIN, start_ms + 2 * SHORT_MS));
+    CU_ASSERT_EQUAL(drain_flag, 1);
+    CU_ASSERT(clock_monotonic_ms() >= start_ms + 2 * SHORT_MS);
+    CU_ASSERT_FALSE(wait_for_fd(-1, POLLIN, start_ms));
+    CU_ASSERT_EQUAL(write(line.news[1], "x", 1), 1);
+    CU_ASSERT_TRUE(wait_for_fd(line.news[0], POLLIN, INT64_MAX));
+    CU_ASSERT_TRUE(wait_for_fd(line.news[0], POLLIN, start_ms - LONG_MS));
+    close_line(&line);
+}
+
 CU_TestInfo wait_tests[] = {
     { "a ready descriptor ends the wait", a_ready_descriptor_ends_the_wait },
     { "the deadline ends the wait", the_deadline_ends_the_wait },
@@ -270,5 +290,6 @@ CU_TestInfo wait_tests[] = {
     { "a signal before the wait drains", a_signal_before_the_wait_drains },
     { "a wake-up ends one wait", a_wake_up_ends_one_wait },
     { "other signals do not end the wait", other_signals_do_not_end_the_wait },
+    { "a descriptor is waited for through signals", a_descriptor_is_waited_for_through_signals },
     CU_TEST_INFO_NULL,
 };

@@ -1,0 +1,60 @@
+#include "manager/worker_queue.h"
+
+#include <stdlib.h>
+
+bool worker_queue_init(struct worker_queue *queue, int capacity)
+{
+    *queue = (struct worker_queue){ .workers = calloc((size_t)capacity, sizeof *queue->workers),
+                                    .capacity = capacity };
+    return queue->workers != NULL;
+}
+
+void worker_queue_release(struct worker_queue *queue)
+{
+    free(queue->workers);
+    *queue = (struct worker_queue){ 0 };
+}
+
+/* The place of the worker that is the index-th from the oldest. */
+static int *place(const struct worker_queue *queue, int index)
+{
+    return &queue->workers[(queue->first + index) % queue->capacity];
+}
+
+void worker_queue_add(struct worker_queue *queue, int worker)
+{
+    *place(queue, queue->count++) = worker;
+}
+
+int worker_queue_take(struct worker_queue *queue)
+{
+    int worker;
+
+    if (queue->count == 0)
+        return WORKER_QUEUE_NONE;
+    worker = *place(queue, 0);
+    queue->first = (queue->first + 1) % queue->capacity;
+    queue->count--;
+    return worker;
+}
+
+void worker_queue_put_back(struct worker_queue *queue, const int *workers, int count)
+{
+    for (int i = count - 1; i >= 0; i--) {
+        if (workers[i] == WORKER_QUEUE_NONE)
+            continue;
+        queue->first = (queue->first + queue->capacity - 1) % queue->capacity;
+        queue->count++;
+        *place(queue, 0) = workers[i];
+    }
+}
+
+void worker_queue_remove(struct worker_queue *queue, int worker)
+{
+    int kept = 0;
+
+    for (int i = 0; i < queue->count; i++)
+        if (*place(queue, i) != worker)
+            *place(queue, kept++) = *place(queue, i);
+    queue->count = kept;
+}
