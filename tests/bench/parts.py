@@ -39,7 +39,7 @@ class Sizes:
         self.fanout_messages, self.fanout_gap_ms = (1, 50) if quick else (6, 300)
         self.memory = (20,) if quick else (1000, 3000)
         self.own_clients, self.own_topics = (40, 20) if quick else (2000, 50)
-        self.idle_s, self.settle_s = (1, 0) if quick else (5, 3)
+        self.idle_s, self.settle_s, self.report_s = (1, 0, 0) if quick else (5, 3, 11)
         self.backlog = 1000 if quick else 10000
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
@@ -155,13 +155,12 @@ def topics(bench):
         memory_kib = {}
         for each in (1, sizes.own_topics)[:: 1 if number % 2 == 0 else -1]:
             name = f"{each} topic" + "s" * (each > 1) + " each"
-            before = settled_kib(sizes.settle_s)
             with Pgpoll(bench.directory, sizes.own_clients + 20) as system:
                 until(lambda: system.free_workers() > sizes.own_clients, "all workers", 60)
                 with own_clients(system, sizes.own_clients, each, 100 * sizes.seconds) as own:
                     start.add("until all wait", name, own.wait_until_held())
-                    memory_kib[each] = before - settled_kib(sizes.settle_s) - kib_of(f"/proc/{own.pid}/smaps_rollup", "Pss")
-                    idle.add("transactions", name, system.transactions(sizes.idle_s))
+                    idle.add("transactions", name, system.transactions(sizes.idle_s, sizes.report_s))
+                    memory_kib[each] = system.memory_kib(own.pid)
                     result = own.publish()
                     bench.deliveries += result["deliveries"]
                     for percent in 50, 90:

@@ -47,14 +47,22 @@ class Pgpoll:
     def pids(self):
         return list(self.server.processes())
 
+    def memory_kib(self, client_pid):
+        """Of all processes, the database's included."""
+        total = 0
+        for pid in set(self.pids()) - {client_pid}:
+            with contextlib.suppress(OSError):
+                total += kib_of(f"/proc/{pid}/smaps_rollup", "Pss")
+        return total
+
     def free_workers(self):
         return self.server.sql("SELECT coalesce(sum(free_workers), 0) FROM pgpoll.listeners")[0][0]
 
-    def transactions(self, seconds):
-        """How many the database does a second, by itself."""
+    def transactions(self, seconds, patience_s):
+        """How many the database does a second, by itself. An idle session reports what it did up to 10 s later."""
         def done():
             return self.server.sql("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()")[0][0]
-        time.sleep(2)   # sessions report now and then
+        time.sleep(patience_s)
         begin, before = time.monotonic(), done()
         time.sleep(seconds)
         return (done() - before - 1) / (time.monotonic() - begin)

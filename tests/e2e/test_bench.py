@@ -54,13 +54,14 @@ def test_each_part_measures(disk, tmp_path):
     assert result["deliveries"] > 1000 and result["machine"]["cpus"] == os.cpu_count()
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
     expected = {"memory": every, "idle": every, "latency": every | {"bare NOTIFY"}, "fanout": every, "catchup": {"pgpoll", "Nchan"}, "publish": publishing,
-                "load": {"pgpoll"}, "polls": every}
+                "load": {"pgpoll"}, "polls": every, "topics_memory": {"pgpoll"},
+                **dict.fromkeys(("topics", "topics_start", "topics_idle"), {"1 topic each", "20 topics each"})}
     assert {name: set(report.systems_of(table)) for name, table in result["tables"].items()} == expected
     for name, table in result["tables"].items():
         for values in (values for row in table["rows"].values() for values in row.values()):
             assert len(values) == 1 and math.isfinite(values[0]) and abs(values[0]) < 1e6, table
             # So few clients take less memory than comes and goes by itself, and perhaps no time.
-            assert values[0] > 0 or name in ("memory", "idle"), table
+            assert values[0] > 0 or name in ("memory", "idle", "topics_idle", "topics_memory"), table
         assert table["title"] in output.read_text() and report.chart(table) in (tmp_path / "report.html").read_text()
 
 
