@@ -47,6 +47,7 @@ static void take_batch(struct announcements *announcements, const char *payload,
     char *rest;
     uint32_t hash;
 
+    notify_throttle_take_batch(announcements->throttle, clock_monotonic_ms());
     if (strtoll(payload, &rest, 10) <= complete_to)
         return;
     if (!announcements->unread)
@@ -71,7 +72,7 @@ static void take_notification(struct announcements *announcements, const PGnotif
     } else if (*notification->extra) {
         take_batch(announcements, notification->extra, complete_to);
     } else {
-        notify_throttle_hear(announcements->throttle);
+        notify_throttle_take_notify(announcements->throttle, clock_monotonic_ms());
     }
 }
 

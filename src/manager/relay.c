@@ -48,7 +48,7 @@ struct asked {
 /* One batch of statements in progress. */
 struct cycle {
     /* Index of each statement in the batch; -1: not in this batch. */
-    int listen_at, unmute_at, messages_at, newest_at, open_at;
+    int listen_at, lead_at, unmute_at, messages_at, newest_at, open_at;
     enum notify_throttle_action action;
     bool numbers;             /* messages_at gives positions before it reads */
     bool skips;               /* it does not read what the ring missed; all topics are asked about again */
@@ -257,6 +257,9 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
         return true;
     if (cycle->numbers) {
         relay->look_ms = now_ms + LOOK_MS;
+        /* Anybody can hold this lock. That only costs LEAD_MS now and then. */
+        if (relay->throttle.follows)
+            (void)add_statement(relay, "SELECT pg_try_advisory_lock(1885827180, 2)", &cycle->lead_at);
         if (!throttle_statement(relay, now_ms))
             return false;
     }
@@ -286,7 +289,8 @@ static bool compose(struct relay *relay, int64_t now_ms)
     struct cycle *cycle = &relay->cycle;
     bool made;
 
-    cycle->listen_at = cycle->unmute_at = cycle->messages_at = cycle->newest_at = cycle->open_at = -1;
+    cycle->listen_at = cycle->lead_at = cycle->unmute_at = cycle->messages_at = cycle->newest_at =
+        cycle->open_at = -1;
     cycle->skips = relay->relisten && now_ms - relay->worked_ms > LONG_AWAY_MS;
     relay->cycle_number++;
     list_questions(relay, now_ms);
@@ -505,6 +509,8 @@ static void succeed(struct relay *relay)
     relay->worked_ms = clock_monotonic_ms();
     if (cycle->listen_at >= 0)
         take_channel(relay, relay->batch.results[cycle->listen_at]);
+    if (cycle->lead_at >= 0)
+        relay->throttle.follows = !database_is_true(relay->batch.results[cycle->lead_at]);
     if (cycle->messages_at >= 0)
         take_messages(relay, relay->batch.results[cycle->messages_at]);
     if (cycle->newest_at >= 0)
@@ -579,7 +585,7 @@ static void begin(struct relay *relay, int64_t now_ms)
          * The previous session may have muted publishers: look until unmute_doorbell() says that all NOTIFY
          * again.
          */
-        relay->throttle = (struct notify_throttle){ .heard = true, .muting = true };
+        relay->throttle = (struct notify_throttle){ .heard = true, .follows = true, .muting = true };
     }
     if (compose(relay, now_ms))
         error =
