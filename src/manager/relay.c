@@ -256,7 +256,7 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
     if (!cycle->numbers && now_ms < announcements_due_ms(&relay->announcements))
         return true;
     if (cycle->numbers) {
-        relay->look_ms = now_ms + LOOK_MS;
+        relay->look_ms = now_ms + clock_min(LOOK_MS, relay->config->reread_s * 1000);
         /* Anybody can hold this lock. That only costs LEAD_MS now and then. */
         if (relay->throttle.follows)
             (void)add_statement(relay, "SELECT pg_try_advisory_lock(1885827180, 2)", &cycle->lead_at);

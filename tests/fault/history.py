@@ -280,7 +280,7 @@ def between(positions, after, last):
 
 class Check:
     """sent, clients: the records. outages: (what, from, to). pruned: messages were pruned meanwhile. deaf: notifications were lost,
-    so that one topic's messages may be overtaken by another's, and what there is more of come late. several_hosts: what one of them
+    so that what there is more of may come late. several_hosts: what one of them
     has told of another may hear of a moment later. survivors: what is left at the end, where the database has lost something.
     complaints: what is wrong, each beginning with a word for what kind it is."""
 
@@ -346,7 +346,7 @@ class Check:
                 continue
             places = [position(message_id) for _, message_id, _ in poll.messages]
             in_order = [position(message_id) for _, message_id, text in poll.messages if self.is_left(text)]
-            if any(a >= b for a, b in itertools.pairwise(in_order if self.deaf else [newest, *in_order])):
+            if any(a >= b for a, b in itertools.pairwise([newest, *in_order])):
                 self.complain("order", who, "got", *(text for _, _, text in poll.messages), "after", self.texts.get(newest))
             if len(places) > poll.limit:
                 self.complain("page", who, "got", len(places), "asked for", poll.limit)
