@@ -51,7 +51,7 @@ struct cycle {
     int listen_at, lead_at, unmute_at, messages_at, newest_at, open_at;
     enum notify_throttle_action action;
     bool numbers;             /* messages_at gives positions before it reads */
-    bool skips;               /* it does not read what the ring missed; all topics are asked about again */
+    bool skips;               /* the ring does not go on where it ends; all topics are asked about again */
     int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: it has died since */
     int question_count;
     struct asked asked;
@@ -76,6 +76,7 @@ struct relay {
     enum error logged_error; /* of the connection; logged once while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
+    char server[64];         /* when the server was started, and which table it has */
     bool read_only;          /* the database was read-only in the last batch that numbered */
     struct open_to_all open_to_all;
     struct backoff backoff; /* says when to connect again */
@@ -205,8 +206,12 @@ static bool listen_statements(struct relay *relay)
     if (!relay->relisten)
         return true;
     (void)query_batch_add(&relay->batch, "LISTEN pgpoll");
-    return statement_add_topics(add_statement(relay, "SELECT pgpoll.listen($1)", &relay->cycle.listen_at),
-                                &self, 1);
+    return statement_add_topics(
+        add_statement(relay,
+                      "SELECT pgpoll.listen($1),"
+                      " concat(pg_postmaster_start_time(), ' ', 'pgpoll.messages'::regclass::oid)",
+                      &relay->cycle.listen_at),
+        &self, 1);
 }
 
 static bool throttle_statement(struct relay *relay, int64_t now_ms)
@@ -302,8 +307,17 @@ static bool compose(struct relay *relay, int64_t now_ms)
 
 /* ---- reading a cycle's results */
 
-static void take_channel(struct relay *relay, const PGresult *result)
+/*
+ * The connection is new. If it is to another server, or to this one after a restart, what has positions up to
+ * complete_to may not be what the ring had there: a standby may have been promoted, or a backup restored.
+ */
+static void take_server(struct relay *relay, const PGresult *result)
 {
+    const char *server = PQgetvalue(result, 0, 1);
+
+    if (strncmp(relay->server, server, sizeof relay->server - 1) != 0)
+        relay->cycle.skips = true;
+    (void)snprintf(relay->server, sizeof relay->server, "%s", server);
     (void)snprintf(relay->announcements.self_channel, sizeof relay->announcements.self_channel, "%s",
                    PQgetvalue(result, 0, 0));
     relay->announcements.heard_ms = clock_monotonic_ms();
@@ -508,7 +522,7 @@ static void succeed(struct relay *relay)
     backoff_reset(&relay->backoff);
     relay->worked_ms = clock_monotonic_ms();
     if (cycle->listen_at >= 0)
-        take_channel(relay, relay->batch.results[cycle->listen_at]);
+        take_server(relay, relay->batch.results[cycle->listen_at]);
     if (cycle->lead_at >= 0)
         relay->throttle.follows = !database_is_true(relay->batch.results[cycle->lead_at]);
     if (cycle->messages_at >= 0)
