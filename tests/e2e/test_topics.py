@@ -2,13 +2,16 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
 
 import pytest
 
-from server import MODE, ROOT, Server, until
+from between import manager
+from fastcgi import poll_as
+from server import MODE, ROOT, Server, soon, until
 
 STORM = ROOT / "build" / "tests" / "bench" / "storm"
 CLIENTS, TOPICS, MESSAGES = 90, 50, 150
@@ -115,3 +118,33 @@ def test_one_transaction_with_thousands_of_topics(many, topic):
             got += answer.payloads
             answer = many.poll(*names[n::500], since=answer.next_since)
         assert got == list(range(n, 1500, 500))
+
+
+def lock_holder(server):
+    """The process id of the session that leads, by the advisory lock."""
+    return [pid for pid, in server.sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885827180 AND objid = 2")]
+
+
+def test_a_manager_whose_leader_is_silent(many, topic, tmp_path):
+    """One of two managers looks when a publisher sends NOTIFY. If it does not, the other does, long before its look every 5 s; and
+    it leads when the first has gone."""
+    def seconds():
+        answered = many.threads.submit(poll_as, other.socket, "", topic, timeout=60)
+        many.until_waiting(topic)
+        os.kill(many.manager, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            many.publish(topic, 1)
+            assert [message["payload"] for message in answered.result(20)[1]["messages"]] == [1]
+            return time.monotonic() - began
+        finally:
+            os.kill(many.manager, signal.SIGCONT)
+
+    until(lambda: lock_holder(many), "a leader")
+    with manager(many, "other", tmp_path / "log") as other:
+        until(other.socket.exists, "the other manager's socket")
+        leader = lock_holder(many)
+        assert soon(seconds, 3)
+        assert lock_holder(many) == leader
+        many.sql("SELECT pg_terminate_backend(%s)", *leader)
+        until(lambda: lock_holder(many) not in ([], leader), "another leader")
