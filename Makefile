@@ -74,7 +74,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
-        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall dist deb test-deb test-debian test-postgres test-container clean help
+        lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall dist deb clients test-deb test-debian test-postgres test-container build-clang build-arm64 objects clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
 
@@ -217,8 +217,23 @@ dist: ## makes the source tarball of the last commit, build/pgpoll-VERSION.tar.g
 deb: ## builds the Debian package, build/deb/pgpoll_VERSION_ARCHITECTURE.deb (what it needs: deploy/packages build deb)
 	@VERSION=$(VERSION) deploy/debian/build $(BUILD)/deb
 
+# Nobody publishes them. setuptools is Debian's: nothing is downloaded.
+clients: ## packages the clients of examples/ for npm and pip, in build/clients: a .tgz (if there is npm) and a .whl
+	@deploy/packages clients
+	@rm -rf build/clients && mkdir -p build/clients/source && cp LICENSE examples/*.* build/clients/source
+	@cd build/clients/source && /usr/bin/python3 -c 'from setuptools.build_meta import build_wheel; build_wheel("..")' >../log 2>&1 || { cat ../log; exit 1; }
+	@! command -v npm >/dev/null || npm pack --silent ./build/clients/source --pack-destination build/clients >/dev/null
+	@rm -rf build/clients/source build/clients/log && ls -d build/clients/*
+
 clean: ## removes what was built
 	rm -rf build
+
+# What another compiler warns about. For arm64 it only compiles, with this machine's headers after those of its own libc.
+build-clang: ## builds all with clang, in build/clang (package: deploy/packages builds)
+	@$(MAKE) CI=true CC=clang BUILD=build/clang all unit-runner bench-programs
+build-arm64: ## compiles all for arm64, in build/arm64 (package: deploy/packages builds)
+	@$(MAKE) CI=true CC=aarch64-linux-gnu-gcc CPPFLAGS='-idirafter /usr/include' BUILD=build/arm64 objects
+objects: $(OBJECTS)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 10

@@ -30,14 +30,30 @@ export interface CursorStorage {
 }
 
 export interface LongPollOptions {
-    /** Where to begin a topic that the storage has no cursor for; without one, from now on. "0": all that is kept. */
+    /**
+     * Where to begin a topic that the storage has no cursor for; without one, from now on. "0": all that is kept. "-50": the last 50
+     * messages that are kept ("-1" to "-1000").
+     */
     since?: Cursors;
     /** Seconds that a poll waits at the server, 1 to 60; 30 if not given. */
     timeout?: number;
     /** Messages in one answer, 1 to 1,000; 100 if not given. */
     limit?: number;
-    /** Further request headers, such as Authorization. */
-    headers?: Record<string, string>;
+    /**
+     * Further request headers, such as Authorization. A function is asked before each poll, and once more when the server answered 401:
+     * then refused is that answer, and what an earlier call returned is of no use any more. If it throws Refused, nobody can log in; any
+     * other error is tried again later.
+     */
+    headers?: Record<string, string> | ((refused?: Refused) => Record<string, string> | Promise<Record<string, string>>);
+    /** "include" sends cookies to another origin, too; the server has to list the page's origin. */
+    credentials?: RequestCredentials;
+    /** true: polls only while the page is visible. Meanwhile, messages stay at the server. */
+    pauseWhenHidden?: boolean;
+    /**
+     * A name. All pages of the origin that use the same name and url wait with one poll. It must be another one for each user, since the
+     * pages get each other's messages. Without Web Locks, which browsers have on HTTPS and localhost only, each page polls for itself.
+     */
+    share?: string;
     /** Ends the loop, quietly. */
     signal?: AbortSignal;
     storage?: CursorStorage;
@@ -47,13 +63,29 @@ export interface LongPollOptions {
     onGap?(topic: string, gap: Gap): void;
     /** The server cannot be reached, or not now; console.warn if not given. */
     onRetry?(error: Error, seconds: number): void;
+    /**
+     * The server has refused the poll; a 401 also with new headers. Return true, or a promise of it, to poll again, for example when the
+     * user has logged in. Otherwise the loop throws the error.
+     */
+    onRefused?(error: Refused): unknown;
     /** The server has taken the poll, or answered it. */
     onOpen?(): void;
 }
 
 /** The server says that this request is wrong: asking again would not help. */
 export class Refused extends Error {
+    constructor(status: number, text: string);
     readonly status: number;
+}
+
+export interface LongPoll<Payload = unknown> extends AsyncGenerator<Message<Payload>, void, undefined> {
+    /**
+     * One topic more. It is read from where this loop or the storage has stopped to read it, else from since, else from now on.
+     * No message of the other topics is lost or comes twice.
+     */
+    add(topic: string, since?: string): void;
+    /** One topic less. Its cursor is kept. Without any topic, the loop waits for the next one. */
+    remove(topic: string): void;
 }
 
 /** Yields every message of the topics, for ever: until the loop is left, options.signal aborts it or the server refuses. */
@@ -61,7 +93,7 @@ export function longPoll<Payload = unknown>(
     url: string | URL,
     topics: readonly string[],
     options?: LongPollOptions,
-): AsyncGenerator<Message<Payload>, void, undefined>;
+): LongPoll<Payload>;
 
 /**
  * Keeps the cursors in the browser, under this key, for all tabs and after the browser is closed. Two tabs that use the key at

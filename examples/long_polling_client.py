@@ -33,29 +33,29 @@ class Cut(Exception):
 
 
 class LongPollingClient:
-    def __init__(self, url, topics, since=None):
+    def __init__(self, url, topics, since=None, token=None):
+        """token(renew) returns the bearer token. It is called before each poll, and again, with True, when the server answered 401."""
         self.url = url.rstrip("/") + "/messages/poll"
         self.topics = topics
-        # Topic -> cursor. Without a cursor, or with "$", a topic is read from now on; "0" reads everything that the server still has.
+        # Topic -> cursor. Without a cursor, or with "$", a topic is read from now on; "0" reads everything that the server still has,
+        # and "-50" the last 50 messages of that.
         self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor != "$"}
+        self.token = token
         self.http = requests.Session()
         self.limit = None   # messages per page; None: the server's default
 
     def poll(self):
         """Waits for messages, at most TIMEOUT_S. Returns the answer; the caller moves on to its next_since."""
         # A topic without a cursor is read from now on. The first poll asks at once where now is, so that no failure of a longer poll
-        # can lose what is committed meanwhile.
-        timeout = TIMEOUT_S if all(topic in self.since for topic in self.topics) else 0
+        # can lose what is committed meanwhile. So does one for the last few messages, whose cursor begins with "-".
+        timeout = 0 if any(self.since.get(topic, "-").startswith("-") for topic in self.topics) else TIMEOUT_S
         request = {"topics": self.topics, "since": self.since, "timeout": timeout}
         if self.limit:
             request["limit"] = self.limit
         began = time.monotonic()
-        response = self.http.post(self.url, json=request, timeout=(5, timeout + 10), stream=True)
-        with response:
-            try:
-                text = response.content.decode(errors="replace")
-            except requests.RequestException:
-                text = ""
+        response, text = self.send(request)
+        if response.status_code == 401 and self.token:
+            response, text = self.send(request, renew=True)
         cut = response.status_code == 504 or response.status_code == 200 and not text.strip()
         if cut and time.monotonic() - began >= CUT_S:
             raise Cut
@@ -64,6 +64,15 @@ class LongPollingClient:
         if response.status_code != 200:
             raise requests.HTTPError(f"{response.status_code} {response.reason}", response=response)
         return self.read(text)
+
+    def send(self, request, renew=False):
+        headers = {"Authorization": "Bearer " + self.token(renew)} if self.token else {}
+        response = self.http.post(self.url, json=request, headers=headers, timeout=(5, request["timeout"] + 10), stream=True)
+        with response:
+            try:
+                return response, response.content.decode(errors="replace")
+            except requests.RequestException:
+                return response, ""
 
     def read(self, text):
         """Parses an answer. Where Python cannot, asks for single messages; one that it cannot parse alone is skipped."""
@@ -150,14 +159,21 @@ def save(path, cursors):
     os.replace(path + ".new", path)
 
 
-def main():
+def read_token(path):
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def run():
     parser = argparse.ArgumentParser(description="Prints every message of some topics, one JSON object per line.")
     parser.add_argument("url", help="where /messages/poll is, such as http://127.0.0.1:8080")
     parser.add_argument("topics", nargs="+", metavar="topic")
     parser.add_argument("--cursors", metavar="FILE", help="keep the cursors in this file; those of other topics in it stay")
+    parser.add_argument("--token", metavar="FILE", help="send the bearer token in this file, which is read before each poll")
     arguments = parser.parse_args()
 
-    client = LongPollingClient(arguments.url, arguments.topics, load(arguments.cursors) if arguments.cursors else None)
+    client = LongPollingClient(arguments.url, arguments.topics, load(arguments.cursors) if arguments.cursors else None,
+                               (lambda renew: read_token(arguments.token)) if arguments.token else None)
     for answer in client.pages():
         for topic, gap in answer.get("gaps", {}).items():
             print(f"{topic}: messages may be missing ({gap['reason']}), asked for {gap['requested']}", file=sys.stderr)
@@ -167,10 +183,14 @@ def main():
             save(arguments.cursors, answer["next_since"])
 
 
-if __name__ == "__main__":
+def main():
     try:
-        main()
+        run()
     except KeyboardInterrupt:
         pass
     except (Refused, OSError, ValueError) as error:
         sys.exit(f"long_polling_client.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

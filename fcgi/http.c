@@ -139,6 +139,7 @@ static void put_cors(FCGX_Request *request, const struct config *config)
         put_header(request, "Vary", "Origin"); /* caches must not serve one origin's answer to another */
         if (!cors_allows(config->cors_origin, origin))
             return;
+        put_header(request, "Access-Control-Allow-Credentials", "true"); /* browsers refuse it beside "*" */
     }
     put_header(request, "Access-Control-Allow-Origin", origin);
     put_header(request, "Access-Control-Expose-Headers", "Retry-After");

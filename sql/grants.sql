@@ -16,6 +16,7 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.is_open_to_all(),
     pgpoll.channel(text),
     pgpoll.listen(text[]),
+    pgpoll.unlisten(text[]),
     pgpoll.assign_positions(),
     pgpoll.new_messages(integer, bigint, bigint, text[]),
     pgpoll.read_feed(integer, bigint, bigint, text[], bigint),
@@ -23,9 +24,7 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.mute_doorbell(integer),
     pgpoll.unmute_doorbell(),
     pgpoll.catch_up(text[], bigint[], integer, bigint),
-    pgpoll.begin_wait(text, integer, text[], text, bigint, bigint),
-    pgpoll.end_wait(text, integer),
-    pgpoll.write_waiters(text, json, json),
+    pgpoll.write_statistics(text, json),
     pgpoll.sweep_waiters()
 TO pgpoll_poller;
 GRANT SELECT ON pgpoll.stats TO pgpoll_poller;
@@ -34,9 +33,6 @@ GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO pgpoll_monitor;
 GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.waiters TO pgpoll_monitor;
 
 -- For statistics and checks.
-GRANT EXECUTE ON FUNCTION pgpoll.write_listener(text, integer, integer, integer, boolean, json)
-TO pgpoll_poller;
-GRANT EXECUTE ON FUNCTION pgpoll.end_listener(text, integer) TO pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer)
 TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;

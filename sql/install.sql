@@ -72,12 +72,9 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/may_poll.sql
 \ir functions/is_open_to_all.sql
 \ir functions/listen.sql
+\ir functions/unlisten.sql
 \ir functions/catch_up.sql
-\ir functions/begin_wait.sql
-\ir functions/end_wait.sql
-\ir functions/write_waiters.sql
-\ir functions/write_listener.sql
-\ir functions/end_listener.sql
+\ir functions/write_statistics.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
 \ir functions/schema_version.sql

@@ -94,7 +94,7 @@ function setTopics(next) {
 
 function watchTopic(topic, start = "$") {
     const next = Object.assign(Object.create(null), cursors);
-    if (start === "0")
+    if (start !== "$")
         next[topic] = start;
     cursors = next;
     setTopics([...topics, topic]);

@@ -1,7 +1,9 @@
 -- Returns one page of messages after the given positions, of all topics, merged in the order of delivery and
 -- read in one snapshot.
 --
--- topics[n] and positions[n] belong together; a NULL position means from now. max_messages and max_bytes (of
+-- topics[n] and positions[n] belong together. A NULL position means from now, and -n the last n messages of
+-- the topic and what follows them: reading starts after the message before them, or, if there are not more,
+-- at the beginning, which is no gap. max_messages and max_bytes (of
 -- payload and metadata, as text) bound the page. If the first message alone is larger than max_bytes, it is
 -- returned all the same.
 --
@@ -36,6 +38,21 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first: see tables.sql
+    IF 0 > ANY (positions) THEN
+        positions := ARRAY(
+            SELECT CASE WHEN r.requested < 0
+                        THEN coalesce((SELECT f.position FROM pgpoll.feed f
+                                       WHERE (f.topic, f.position) > (r.topic, coalesce(p.pruned_to, 0))
+                                         AND f.topic <= r.topic
+                                         AND (SELECT m.id FROM pgpoll.messages m
+                                              WHERE m.id = f.message_id LIMIT 1) IS NOT NULL
+                                       ORDER BY f.topic DESC, f.position DESC OFFSET -r.requested LIMIT 1),
+                                      p.pruned_to, 0)
+                        ELSE r.requested END
+            FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
+            LEFT JOIN pgpoll.retention p ON p.topic = r.topic
+            ORDER BY r.no);
+    END IF;
     RETURN QUERY
     SELECT t.no::integer,
            CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN greatest(t.newest, t.reserved)

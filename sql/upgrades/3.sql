@@ -15,4 +15,10 @@ DROP FUNCTION IF EXISTS pgpoll.assign_batch(boolean);
 DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);
 DROP FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint);
-DROP FUNCTION IF EXISTS pgpoll.unlisten(text[]);
+
+-- write_statistics() does what these did.
+DROP FUNCTION IF EXISTS pgpoll.begin_wait(text, integer, text[], text, bigint, bigint);
+DROP FUNCTION IF EXISTS pgpoll.end_wait(text, integer);
+DROP FUNCTION IF EXISTS pgpoll.write_waiters(text, json, json);
+DROP FUNCTION IF EXISTS pgpoll.write_listener(text, integer, integer, integer, boolean, json);
+DROP FUNCTION IF EXISTS pgpoll.end_listener(text, integer);

@@ -66,6 +66,19 @@ static bool read_stream_id(const char *text, size_t length, int64_t *position)
     return true;
 }
 
+/* Sets *position to -n. */
+static bool read_last(const char *text, size_t length, int64_t *position)
+{
+    const char *at = text + 1, *end = text + length;
+    int64_t count;
+
+    if (length < 2 || *text != '-' || !read_decimal(&at, end, CURSOR_LAST_MAX, &count) || at != end ||
+        count == 0)
+        return false;
+    *position = -count;
+    return true;
+}
+
 struct cursor cursor_parse(const char *text, size_t length)
 {
     struct cursor cursor = { CURSOR_UNKNOWN, 0 };
@@ -78,6 +91,8 @@ struct cursor cursor_parse(const char *text, size_t length)
         cursor.kind = CURSOR_MESSAGE;
     else if (read_stream_id(text, length, &cursor.position))
         cursor.kind = CURSOR_TIME;
+    else if (read_last(text, length, &cursor.position))
+        cursor.kind = CURSOR_LAST;
     return cursor;
 }
 

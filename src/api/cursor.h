@@ -8,6 +8,7 @@
 #ifndef PGPOLL_CURSOR_H
 #define PGPOLL_CURSOR_H
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,13 +17,22 @@ enum cursor_kind {
     CURSOR_ALL,     /* "0": all retained messages */
     CURSOR_MESSAGE, /* msg_ and 16 lower-case hex digits: messages after this one */
     CURSOR_TIME,    /* <ms>-<n>, a stream_id: messages after this position, which need not be a message's */
-    CURSOR_UNKNOWN  /* not a cursor of pgpoll */
+    CURSOR_LAST, /* -<n>: the last n retained messages, n from 1 to CURSOR_LAST_MAX, and what follows them */
+    CURSOR_UNKNOWN /* not a cursor of pgpoll */
 };
 
 struct cursor {
     enum cursor_kind kind;
-    int64_t position; /* for CURSOR_MESSAGE and CURSOR_TIME; otherwise 0 */
+    int64_t position; /* for CURSOR_MESSAGE and CURSOR_TIME; -n for CURSOR_LAST; otherwise 0 */
 };
+
+enum { CURSOR_LAST_MAX = 1000 };
+
+/*
+ * Stands for the position of a topic that is read from now on. Other negative positions, down to
+ * -CURSOR_LAST_MAX, stand for that many last retained messages. The first read tells the real position.
+ */
+enum { CATCH_UP_FROM_NOW = INT_MIN };
 
 enum {
     CURSOR_MESSAGE_ID_SIZE = 21, /* "msg_", 16 digits, NUL */

@@ -1,8 +1,8 @@
 /*
  * Exponential backoff: the pauses between attempts at something that keeps failing. Each pause is twice as
  * long as the one before, up to a limit, less a random part of up to one half, so that processes that failed
- * together do not try again together. The owner embeds a struct backoff, asks when due_ms has come, tries, and
- * reports the outcome. Nothing here sleeps. The random part comes from random(3), which programs seed.
+ * together do not try again together. The owner embeds a struct backoff, asks when due_ms has come, tries,
+ * and reports the outcome. Nothing here sleeps. The random part comes from random(3), which programs seed.
  */
 #ifndef PGPOLL_BACKOFF_H
 #define PGPOLL_BACKOFF_H

@@ -2,12 +2,12 @@
 
 #include "core/clock.h"
 #include "core/config.h"
-#include "core/json_build.h"
 #include "core/log.h"
 #include "core/wait.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/scoreboard.h"
+#include "shared/stats_report.h"
 #include "shared/topic_table.h"
 
 #include <json-c/json.h>
@@ -31,24 +31,16 @@ struct entry {
     int64_t since_ms;
 };
 
-/* The manager's row in pgpoll.listeners. */
-struct gauges {
-    int workers, idle;
-    bool listen_works;
-};
-
 struct stats_writer {
     const struct config *config;
     struct scoreboard *scoreboard;
     struct database *database;
     struct entry *entries; /* by worker */
-    struct gauges gauges;
-    struct counters counters; /* counted and not written yet */
-    bool counters_began;      /* every counter has a row in pgpoll.counters */
+    struct stats_gauges gauges;
+    struct stats_report report; /* a statement of the batch borrows its text */
     struct query_batch batch;
-    struct json_object *began, *ended, *counts; /* borrowed by the statements of the batch */
-    bool sends_heartbeat;                       /* in the current batch */
-    enum error logged_error;                    /* of the connection; logged once while it lasts */
+    bool sends_heartbeat;    /* in the current batch */
+    enum error logged_error; /* of the connection; logged once while it lasts */
     int64_t look_ms, write_ms, heartbeat_ms, sweep_ms;
 };
 
@@ -74,10 +66,7 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
 static void end_batch(struct stats_writer *writer)
 {
     query_batch_end(&writer->batch);
-    json_object_put(writer->began);
-    json_object_put(writer->ended);
-    json_object_put(writer->counts);
-    writer->began = writer->ended = writer->counts = NULL;
+    stats_report_release(&writer->report);
 }
 
 void stats_writer_free(struct stats_writer *writer)
@@ -120,22 +109,6 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
     return topics;
 }
 
-/*
- * The client's address as the worker wrote it. Characters that no address has are replaced: the worker may be
- * broken.
- */
-static struct json_object *client_of(const struct slot *slot)
-{
-    char client[sizeof slot->client];
-    int length = 0;
-
-    memcpy(client, slot->client, sizeof client);
-    for (; length < (int)sizeof client && client[length]; length++)
-        if (client[length] < ' ' || client[length] > '~')
-            client[length] = '?';
-    return json_object_new_string_len(client, length);
-}
-
 /* Limits a time from a slot to a day around now: a broken worker may have written any value. */
 static int64_t near(int64_t ms, int64_t now_ms)
 {
@@ -147,15 +120,11 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
     const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
     const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
     const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
-    struct json_object *row = json_object_new_object();
+    char client[sizeof slot->client + 1] = ""; /* a copy that ends: the worker may be broken */
 
-    return json_build_add_item(writer->began, row) &&
-           json_build_add_member(row, "pid",
-                                 json_object_new_int(scoreboard_pid(writer->scoreboard, worker))) &&
-           json_build_add_member(row, "topics", topics_of(writer, slot)) &&
-           json_build_add_member(row, "client", client_of(slot)) &&
-           json_build_add_member(row, "waited_ms", json_object_new_int64(now_ms - since_ms)) &&
-           json_build_add_member(row, "left_ms", json_object_new_int64(deadline_ms - now_ms));
+    memcpy(client, slot->client, sizeof slot->client);
+    return stats_report_add_began(&writer->report, scoreboard_pid(writer->scoreboard, worker),
+                                  topics_of(writer, slot), client, now_ms - since_ms, deadline_ms - now_ms);
 }
 
 /*
@@ -166,10 +135,6 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 {
     bool made = true;
 
-    writer->began = json_object_new_array();
-    writer->ended = json_object_new_array();
-    if (!writer->began || !writer->ended)
-        return false;
     for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
         struct entry *entry = &writer->entries[i];
@@ -178,7 +143,7 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
         const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
 
         if (entry->pid && (!waits || entry->pid != now.pid)) {
-            made = json_build_add_item(writer->ended, json_object_new_int(entry->pid));
+            made = stats_report_add_ended(&writer->report, entry->pid);
             entry->pid = 0;
         }
         if (made && waits &&
@@ -187,16 +152,15 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
             *entry = now;
         }
     }
-    return made &&
-           (json_object_array_length(writer->began) > 0 || json_object_array_length(writer->ended) > 0);
+    return made && (writer->report.began || writer->report.ended);
 }
 
 /* Whether the gauges have changed since the last write; notes them as written. */
 static bool read_gauges(struct stats_writer *writer)
 {
-    struct gauges now = { 0, scoreboard_idle(writer->scoreboard),
-                          atomic_load(&writer->scoreboard->listen_works) };
-    const struct gauges before = writer->gauges;
+    struct stats_gauges now = { 0, scoreboard_idle(writer->scoreboard),
+                                atomic_load(&writer->scoreboard->listen_works) };
+    const struct stats_gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         now.workers += scoreboard_pid(writer->scoreboard, i) != 0;
@@ -212,11 +176,12 @@ static bool take_counts(struct stats_writer *writer)
 
     if (lost > 0)
         counters_add(&writer->scoreboard->counters, COUNTER_LOG_LINES_LOST, lost);
-    any = counters_take(&writer->counters, &writer->scoreboard->counters);
+    any = counters_take(&writer->report.counters, &writer->scoreboard->counters);
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
-        any = counters_take(&writer->counters, &scoreboard_slot(writer->scoreboard, i)->counters) || any;
-    return any || atomic_load(&writer->counters.fresh);
+        any =
+            counters_take(&writer->report.counters, &scoreboard_slot(writer->scoreboard, i)->counters) || any;
+    return any || atomic_load(&writer->report.counters.fresh);
 }
 
 /* ---- writing it */
@@ -226,7 +191,7 @@ static void forget_rows(struct stats_writer *writer)
 {
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         writer->entries[i].pid = 0;
-    writer->gauges = (struct gauges){ 0 };
+    writer->gauges = (struct stats_gauges){ 0 };
 }
 
 static void fail(struct stats_writer *writer, enum error error)
@@ -248,45 +213,28 @@ static void fail(struct stats_writer *writer, enum error error)
  */
 static void succeed(struct stats_writer *writer)
 {
-    const PGresult *source = writer->batch.results[writer->batch.count - 1]; /* add_listener() comes last */
+    const PGresult *written = writer->batch.results[writer->batch.count - 1]; /* add_report() comes last */
 
     writer->logged_error = ERROR_NONE;
     if (writer->sends_heartbeat)
         atomic_store(&writer->scoreboard->heartbeat_ms, writer->batch.started_ms);
-    if (PQntuples(source) == 0) {
+    if (!database_is_true(written)) {
         forget_rows(writer);
         writer->write_ms = writer->batch.started_ms + HEARTBEAT_MS;
         return;
     }
-    writer->counters_began = true;
-    counters_clear(&writer->counters);
+    stats_report_written(&writer->report);
 }
 
-static void add_polls(struct stats_writer *writer)
+static bool add_report(struct stats_writer *writer, bool ends)
 {
-    struct statement *write = query_batch_add(
-        &writer->batch, "SELECT pgpoll.write_waiters($1, $2::json, $3::json) WHERE " STATEMENT_WRITABLE);
+    const char *report = stats_report_finish(&writer->report, &writer->gauges, ends);
+    struct statement *write = query_batch_add(&writer->batch, "SELECT pgpoll.write_statistics($1, $2::json)");
 
     statement_add_text(write, writer->config->host);
-    statement_add_text(write, json_object_to_json_string_ext(writer->began, JSON_C_TO_STRING_PLAIN));
-    statement_add_text(write, json_object_to_json_string_ext(writer->ended, JSON_C_TO_STRING_PLAIN));
-}
-
-static bool add_listener(struct stats_writer *writer)
-{
-    struct statement *write = query_batch_add(
-        &writer->batch,
-        "SELECT pgpoll.write_listener($1, $2, $3, $4, $5 > 0, $6::json) WHERE " STATEMENT_WRITABLE);
-
-    writer->counts = counters_json(&writer->counters, !writer->counters_began);
-    statement_add_text(write, writer->config->host);
-    if (!writer->counts || !statement_add_int4(write, (int32_t)getpid()) ||
-        !statement_add_int4(write, writer->gauges.workers) ||
-        !statement_add_int4(write, writer->gauges.idle) ||
-        !statement_add_int4(write, writer->gauges.listen_works))
-        return false;
-    statement_add_text(write, json_object_to_json_string_ext(writer->counts, JSON_C_TO_STRING_PLAIN));
-    return true;
+    if (report)
+        statement_add_text(write, report);
+    return report;
 }
 
 /*
@@ -301,7 +249,7 @@ static void add_heartbeat(struct stats_writer *writer, int64_t now_ms)
     writer->heartbeat_ms = now_ms + HEARTBEAT_MS;
 }
 
-static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
+static void begin(struct stats_writer *writer, int64_t now_ms)
 {
     enum error error = ERROR_MEMORY;
 
@@ -310,11 +258,9 @@ static void begin(struct stats_writer *writer, bool polls, int64_t now_ms)
         (void)query_batch_add(&writer->batch, "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
         writer->sweep_ms = now_ms + SWEEP_MS;
     }
-    if (polls)
-        add_polls(writer);
     if (writer->sends_heartbeat)
         add_heartbeat(writer, now_ms);
-    if (add_listener(writer))
+    if (add_report(writer, false))
         error = query_batch_begin(&writer->batch, writer->database, now_ms,
                                   writer->config->query_timeout_s * 1000);
     if (error != ERROR_PENDING) {
@@ -338,7 +284,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     writer->sends_heartbeat =
         atomic_exchange(&writer->scoreboard->heartbeat_wanted, 0) || now_ms >= writer->heartbeat_ms;
     if (polls || gauges || counts || writer->sends_heartbeat)
-        begin(writer, polls, now_ms);
+        begin(writer, now_ms);
     else
         end_batch(writer);
 }
@@ -360,7 +306,6 @@ static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
 
 void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
 {
-    struct statement *end;
     enum error error = ERROR_NONE;
 
     if (writer->batch.running) {
@@ -373,13 +318,8 @@ void stats_writer_finish(struct stats_writer *writer, int64_t deadline_ms)
         return;
     (void)take_counts(writer);
     (void)read_gauges(writer);
-    if (!add_listener(writer))
-        return;
-    end = query_batch_add(&writer->batch, "SELECT pgpoll.end_listener($1, $2) WHERE " STATEMENT_WRITABLE);
-    statement_add_text(end, writer->config->host);
-    if (statement_add_int4(end, (int32_t)getpid()) &&
-        query_batch_begin(&writer->batch, writer->database, clock_monotonic_ms(), LAST_WRITE_MS) ==
-            ERROR_PENDING)
+    if (add_report(writer, true) && query_batch_begin(&writer->batch, writer->database, clock_monotonic_ms(),
+                                                      LAST_WRITE_MS) == ERROR_PENDING)
         (void)wait_end(writer, deadline_ms);
     end_batch(writer);
 }

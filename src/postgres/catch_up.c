@@ -22,7 +22,7 @@ bool catch_up_statement(struct statement *statement, const struct poll_request *
 {
     statement_init(statement, "SELECT * FROM pgpoll.catch_up($1, $2, $3, $4)");
     return statement_add_topics(statement, request->topics, request->topic_count) &&
-           statement_add_positions(statement, positions, request->topic_count) &&
+           statement_add_int8s(statement, positions, request->topic_count, CATCH_UP_FROM_NOW) &&
            statement_add_int4(statement, request->limit) && statement_add_int8(statement, page_bytes);
 }
 
@@ -87,7 +87,7 @@ static bool add_range(struct statement *statement, int max_messages, int64_t max
 bool catch_up_new_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
                             const struct poll_topic *wanted, int wanted_count)
 {
-    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2, nullif($3, -1), $4)");
+    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
     return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
 }
 
@@ -96,7 +96,7 @@ bool catch_up_feed_statement(struct statement *statement, int max_messages, int6
 {
     statement_init(statement,
                    "SELECT topic, position, created_at, payload, metadata, 0, complete_to, more, deleted_to"
-                   " FROM pgpoll.read_feed($1, $2, nullif($3, -1), $4)");
+                   " FROM pgpoll.read_feed($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
     return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
 }
 

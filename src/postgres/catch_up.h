@@ -17,9 +17,6 @@ struct poll_request;
 struct poll_topic;
 struct statement;
 
-/* The position of a topic that is read from now on. */
-enum { CATCH_UP_FROM_NOW = -1 };
-
 /*
  * Initialises a statement that reads a page for request, with a position for each topic and at most
  * page_bytes of payload and metadata. Returns false if out of memory. The caller releases the statement in

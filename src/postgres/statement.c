@@ -103,21 +103,21 @@ bool statement_add_topics(struct statement *statement, const struct poll_topic *
     return true;
 }
 
-bool statement_add_positions(struct statement *statement, const int64_t *positions, int count)
+bool statement_add_int8s(struct statement *statement, const int64_t *numbers, int count, int64_t null)
 {
     size_t size = ARRAY_HEAD_SIZE;
     char *at;
 
     for (int i = 0; i < count; i++)
-        size += ELEMENT_HEAD_SIZE + (positions[i] < 0 ? 0 : sizeof *positions);
+        size += ELEMENT_HEAD_SIZE + (numbers[i] == null ? 0 : sizeof *numbers);
     at = add_owned(statement, OID_INT8_ARRAY, size);
     if (!at)
         return false;
     at = put_array_head(at, OID_INT8, count);
     for (int i = 0; i < count; i++) {
-        at = put_int4(at, positions[i] < 0 ? -1 : (int32_t)sizeof *positions);
-        if (positions[i] >= 0)
-            at = put_int8(at, positions[i]);
+        at = put_int4(at, numbers[i] == null ? -1 : (int32_t)sizeof *numbers);
+        if (numbers[i] != null)
+            at = put_int8(at, numbers[i]);
     }
     return true;
 }

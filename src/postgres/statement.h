@@ -42,8 +42,8 @@ bool statement_add_int8(struct statement *statement, int64_t number);
 /* Appends the topics' names as text[]. */
 bool statement_add_topics(struct statement *statement, const struct poll_topic *topics, int count);
 
-/* Appends positions as bigint[]; negative ones (CATCH_UP_FROM_NOW) become NULL. */
-bool statement_add_positions(struct statement *statement, const int64_t *positions, int count);
+/* Appends numbers as bigint[]; those that are equal to null become NULL. */
+bool statement_add_int8s(struct statement *statement, const int64_t *numbers, int count, int64_t null);
 
 /*
  * Initialises a statement that asks whether remote_user ("": not authenticated; borrowed) may poll these

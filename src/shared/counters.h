@@ -65,7 +65,7 @@ bool counters_take(struct counters *into, struct counters *from);
 void counters_clear(struct counters *counters);
 
 /*
- * Builds [{"metric", "label", "n"}, ...], the argument of pgpoll.write_listener(). It has the counters that
+ * Builds [{"metric", "label", "n"}, ...], for a report (stats_report.h). It has the counters that
  * are not zero, or with all every counter, so that each metric exists from the start. A new tree, owned by
  * the caller; NULL: out of memory.
  */

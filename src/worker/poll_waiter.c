@@ -1,10 +1,10 @@
 #include "worker/poll_waiter.h"
 
+#include "api/cursor.h"
 #include "api/poll_request.h"
 #include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
-#include "postgres/catch_up.h"
 
 #include <stdlib.h>
 
@@ -36,6 +36,7 @@ static int64_t cursor_position(const struct cursor *cursor)
         return CATCH_UP_FROM_NOW;
     case CURSOR_MESSAGE:
     case CURSOR_TIME:
+    case CURSOR_LAST:
         return cursor->position;
     case CURSOR_ALL:
     case CURSOR_UNKNOWN:
@@ -81,6 +82,7 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
     case CURSOR_UNKNOWN:
         return GAP_UNKNOWN;
     case CURSOR_ALL:
+    case CURSOR_LAST:
         return GAP_NONE; /* it asks for what is retained, so it misses nothing */
     case CURSOR_TIME:
         /* Nothing was published after that time; it is no position from before a restore of the database. */

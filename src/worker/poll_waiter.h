@@ -29,7 +29,7 @@ struct poll_client {
 
 /* A topic's state in this poll. */
 struct poll_state {
-    int64_t position; /* reading starts after it; CATCH_UP_FROM_NOW until the first read */
+    int64_t position; /* reading starts after it; until the first read it may be negative (catch_up.h) */
     int64_t oldest;   /* with a gap: the oldest retained position; -1: none, or unknown */
     enum gap gap;     /* to be told to the client */
 };

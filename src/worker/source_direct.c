@@ -6,7 +6,7 @@
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/statement.h"
-#include "shared/counters.h"
+#include "shared/stats_report.h"
 
 #include <json-c/json.h>
 #include <stdlib.h>
@@ -18,16 +18,14 @@ struct source_direct {
     struct database *database;
     bool subscribed;
     struct counters *counting;  /* the worker's counters */
-    struct counters counted;    /* taken from there, and not written to the database yet */
-    struct json_object *counts; /* the JSON of counted, which a statement borrows */
-    bool counts_began;          /* every counter has a row in the database */
+    struct stats_report report; /* a statement borrows its text */
     bool lost;                  /* the last call found the connection lost */
     bool read_only;             /* the database is read-only */
-    int64_t written_ms;         /* when the counters were written last */
+    int64_t written_ms;         /* when the statistics were written last */
 };
 
 enum {
-    WRITE_MS = 1000, /* polls that do not wait write the counters at most this often */
+    WRITE_MS = 1000, /* polls that do not wait write the statistics at most this often */
     LAST_MS = 1000   /* how long a worker that ends waits for its last statement */
 };
 
@@ -37,56 +35,47 @@ enum {
  */
 enum { READ_ONLY_LOOK_MS = 1000 };
 
-/* ---- counters */
-
-/* Returns the counts to write as JSON text, borrowed until the next call; NULL: out of memory. */
-static const char *take_counts(struct source_direct *source)
-{
-    (void)counters_take(&source->counted, source->counting);
-    json_object_put(source->counts);
-    source->counts = counters_json(&source->counted, !source->counts_began);
-    return source->counts ? json_object_to_json_string_ext(source->counts, JSON_C_TO_STRING_PLAIN) : NULL;
-}
+/* ---- statistics */
 
 /*
- * The counts are written. If a write's success is unknown, they are written again: counted twice rather than
- * lost.
+ * Adds the parameters of pgpoll.write_statistics(): the host and the finished report. ends: the worker ends.
+ * false: out of memory.
  */
-static void clear_counts(struct source_direct *source)
+static bool add_report(struct source_direct *source, struct statement *statement, bool ends)
 {
-    counters_clear(&source->counted);
-    source->counts_began = true;
-    source->written_ms = clock_monotonic_ms();
+    const char *report;
+
+    (void)counters_take(&source->report.counters, source->counting);
+    report = stats_report_finish(&source->report, NULL, ends);
+    statement_add_text(statement, source->config->host);
+    if (report)
+        statement_add_text(statement, report);
+    return report;
 }
 
 /*
- * Handles the result of a statement that carried the counts. written: it wrote them; else the database is
+ * Handles the result of a statement that carried a report. written: it wrote it; else the database is
  * read-only.
  */
 static void take_written(struct source_direct *source, bool written)
 {
-    if (written)
-        clear_counts(source);
+    if (written) {
+        stats_report_written(&source->report);
+        source->written_ms = clock_monotonic_ms();
+    }
     database_note_read_only(&source->read_only, !written);
 }
 
-/*
- * Runs a statement about this worker. $1 is its host, $2 its process id, $3 its counts. The statement returns
- * whether it has written the counts.
- */
-static enum error run_statement(struct source_direct *source, const char *sql, int64_t timeout_ms)
+/* Writes the statistics, by a statement that returns the result of pgpoll.write_statistics($1, $2) first. */
+static enum error write_report(struct source_direct *source, const char *sql, bool ends, int64_t timeout_ms)
 {
     struct statement statement;
     PGresult *result = NULL;
     enum error error = ERROR_MEMORY;
-    const char *counts = take_counts(source);
 
     statement_init(&statement, sql);
-    statement_add_text(&statement, source->config->host);
-    if (counts && statement_add_int4(&statement, (int32_t)getpid())) {
-        statement_add_text(&statement, counts);
+    if (add_report(source, &statement, ends))
         error = database_run(source->database, &statement, 1, &result, clock_monotonic_ms() + timeout_ms);
-    }
     if (!error)
         take_written(source, database_is_true(result));
     PQclear(result);
@@ -99,26 +88,17 @@ static enum error run_statement(struct source_direct *source, const char *sql, i
 static bool subscribe_statement(struct statement *statement, struct source_direct *source,
                                 const struct source_poll *poll)
 {
-    int64_t now_ms = clock_monotonic_ms();
-    const char *counts = take_counts(source);
+    const int64_t now_ms = clock_monotonic_ms();
+    struct json_object *topics = json_object_new_array();
 
-    statement_init(statement,
-                   "SELECT " STATEMENT_WRITABLE ","
-                   " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.begin_wait($2, $3, $1, $4, $5, $6) END,"
-                   " CASE WHEN " STATEMENT_WRITABLE
-                   " THEN pgpoll.write_listener($2, $3, 1, NULL, NULL, $7::json) END"
-                   " FROM pgpoll.listen($1) LIMIT 1");
-    if (!counts || !statement_add_topics(statement, poll->request->topics, poll->request->topic_count))
-        return false;
-    statement_add_text(statement, source->config->host);
-    if (!statement_add_int4(statement, (int32_t)getpid()))
-        return false;
-    statement_add_text(statement, poll->client);
-    if (!statement_add_int8(statement, now_ms - poll->started_ms) ||
-        !statement_add_int8(statement, poll->deadline_ms - now_ms))
-        return false;
-    statement_add_text(statement, counts);
-    return true;
+    for (int i = 0; topics && i < poll->request->topic_count; i++)
+        (void)json_object_array_add(topics, json_object_new_string_len(poll->request->topics[i].name,
+                                                                       (int)poll->request->topics[i].length));
+    statement_init(statement, "SELECT pgpoll.write_statistics($2, $3::json) FROM pgpoll.listen($1) LIMIT 1");
+    return stats_report_add_began(&source->report, (int)getpid(), topics, poll->client,
+                                  now_ms - poll->started_ms, poll->deadline_ms - now_ms) &&
+           statement_add_topics(statement, poll->request->topics, poll->request->topic_count) &&
+           add_report(source, statement, false);
 }
 
 static enum error direct_read(struct message_source *base, const struct source_poll *poll,
@@ -162,14 +142,11 @@ static enum error direct_wait(struct message_source *base, const struct interrup
     return error;
 }
 
-static const char write_listener[] = "SELECT " STATEMENT_WRITABLE ", CASE WHEN " STATEMENT_WRITABLE
-                                     " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END";
+static const char write_only[] = "SELECT pgpoll.write_statistics($1, $2::json)";
 
 static void direct_end(struct message_source *base)
 {
-    static const char end_wait[] =
-        "SELECT " STATEMENT_WRITABLE ", pgpoll.end_wait($1, $2),"
-        " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END";
+    static const char end_wait[] = "SELECT pgpoll.write_statistics($1, $2::json), pgpoll.unlisten(NULL)";
     struct source_direct *source = (struct source_direct *)base;
     const int64_t timeout_ms = source->config->query_timeout_s * 1000;
     const bool subscribed = source->subscribed;
@@ -182,10 +159,11 @@ static void direct_end(struct message_source *base)
      * A session that LISTENs but is not read blocks the cluster's notification queue, so it is closed if
      * UNLISTEN fails.
      */
-    if (subscribed && run_statement(source, end_wait, timeout_ms) != ERROR_NONE)
+    if (subscribed && (!stats_report_add_ended(&source->report, (int)getpid()) ||
+                       write_report(source, end_wait, false, timeout_ms) != ERROR_NONE))
         database_close(source->database, NULL);
     if (!subscribed && clock_monotonic_ms() - source->written_ms >= WRITE_MS)
-        (void)run_statement(source, write_listener, timeout_ms);
+        (void)write_report(source, write_only, false, timeout_ms);
 }
 
 static const char *direct_error(const struct message_source *base)
@@ -198,8 +176,9 @@ static void direct_rest(struct message_source *base)
     struct source_direct *source = (struct source_direct *)base;
 
     /* An idle worker keeps its connection for the next poll, and its row counts it as idle. */
-    if (!source->counts_began || atomic_load(&source->counting->fresh) || atomic_load(&source->counted.fresh))
-        (void)run_statement(source, write_listener, source->config->query_timeout_s * 1000);
+    if (!source->report.counters_began || atomic_load(&source->counting->fresh) ||
+        atomic_load(&source->report.counters.fresh))
+        (void)write_report(source, write_only, false, source->config->query_timeout_s * 1000);
 }
 
 /*
@@ -208,13 +187,8 @@ static void direct_rest(struct message_source *base)
  */
 static void finish(struct source_direct *source)
 {
-    static const char end_listener[] =
-        "SELECT " STATEMENT_WRITABLE ", CASE WHEN " STATEMENT_WRITABLE
-        " THEN pgpoll.write_listener($1, $2, 1, NULL, NULL, $3::json) END,"
-        " CASE WHEN " STATEMENT_WRITABLE " THEN pgpoll.end_listener($1, $2) END";
-
     if (database_is_connected(source->database))
-        (void)run_statement(source, end_listener, LAST_MS);
+        (void)write_report(source, write_only, true, LAST_MS);
 }
 
 static void direct_free(struct message_source *base)
@@ -226,7 +200,7 @@ static void direct_free(struct message_source *base)
     if (source->database)
         finish(source);
     database_free(source->database);
-    json_object_put(source->counts);
+    stats_report_release(&source->report);
     free(source);
 }
 

@@ -1,9 +1,9 @@
 #include "worker/source_shared.h"
 
+#include "api/cursor.h"
 #include "api/poll_request.h"
 #include "core/clock.h"
 #include "core/config.h"
-#include "postgres/catch_up.h"
 #include "shared/latch.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"

@@ -1,13 +1,17 @@
 /*
- * What one process per poll can do at best behind the same web server: FastCGI workers that wait on an eventfd and answer from
- * shared memory. No database, one topic, nothing checked. What pgpoll takes longer than this is pgpoll's.
+ * The least that one process per poll costs behind the same web server: FastCGI workers that wait on an
+ * eventfd and answer from shared memory. There is no database and one topic, and nothing is checked. The
+ * difference between pgpoll's time and this program's is pgpoll's own cost.
  *
  *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES
  *
- * POST /herd/publish: the body is the next message. GET /herd/waiting: how many polls wait. All else is a poll.
- * Built with HERD_LISTEN, a statement that LISTENs, the payload of each notification is the next message, too; the database by PG* variables. That is
- * the least that a database can add: nothing is kept, and what is notified while nobody listens is lost. (Another program, because the
- * libraries behind libpq cost every process memory.)
+ * POST /herd/publish sets the next message, which is the body. GET /herd/waiting returns how many polls wait.
+ * All other requests are polls.
+ *
+ * HERD_LISTEN makes it LISTEN: it is a statement, and the payload of each notification is the next message,
+ * too. The PG* variables choose the database. That is the least that a database adds: nothing is kept, and a
+ * notification that comes while nobody listens is lost. This is a program of its own, because libpq and its
+ * libraries cost every process memory.
  */
 #include <errno.h>
 #include <fcgiapp.h>

@@ -20,7 +20,10 @@ enum answer_state { ANSWER_PARTIAL, ANSWER_WHOLE, ANSWER_BROKEN };
 /* A new connection to 127.0.0.1, or -1. */
 int http_connect(int port);
 
-/* Reads once from a connection. ANSWER_PARTIAL: more must come. ANSWER_BROKEN: it is no answer, or the connection ended. */
+/*
+ * Reads once from a connection. ANSWER_PARTIAL: the answer is not complete yet. ANSWER_BROKEN: the data are
+ * not an answer, or the connection has ended.
+ */
 enum answer_state answer_read(struct answer *a, int fd);
 
 /* Copies the value of a header of an answer, '\0'-terminated; "" if there is none. */

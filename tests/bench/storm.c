@@ -1,11 +1,12 @@
 /*
- * Long-polling clients, as many as asked for, on one loop, and one publisher beside them: so all times are by one clock. The
- * messages published are {"n":0,...}, {"n":1,...} and so on; every client must get each of them, once and in this order.
+ * Any number of long-polling clients in one event loop, and one publisher beside them, so that all times are
+ * from one clock. The messages published are {"n":0,...}, {"n":1,...} and so on; every client must get each
+ * of them once and in this order.
  *
  *   storm MODE --target pgpoll|herd|notify|nchan --port P --topic T ...      (storm --help)
  *
- * Prints one JSON object; tests/bench/run makes sense of it. It does not parse JSON: it knows what it published, and looks for that.
- * Anything that should not happen ends it with status 1.
+ * Prints one JSON object for tests/bench/run. It does not parse JSON: it searches for what it published. It
+ * exits with status 1 if anything happens that should not.
  */
 #include <argp.h>
 #include <errno.h>
@@ -72,7 +73,10 @@ static void sleep_until(int64_t when_ns)
 
 /* --- what is asked for */
 
-/* Where polls and publications go: paths end with the topic where they are Nchan's. A publication is a POST or an SQL statement. */
+/*
+ * Where polls and publications are sent. The paths of Nchan end with the topic. A publication is a POST or an
+ * SQL statement.
+ */
 static const struct target {
     const char *name, *poll_path, *ask_path, *publish_path, *publish_sql;
 } targets[] = {
@@ -460,7 +464,10 @@ static void client_answered(struct client *c)
     static const char mark[] = "{\"n\":";
     int64_t received_ns = now_ns();
     struct answer *a = &c->answer;
-    /* A poll that does not wait may be refused where the machine stands still for a second: once for each client. */
+    /*
+     * A poll that does not wait may be refused once per client, because the machine may stand still for a
+     * second.
+     */
     const bool refused = asking && a->status == 503 && refusals++ < opt.clients;
     if (a->status != 200 && a->status != 304 && !refused)
         die("an answer that should not be: %.300s", a->text);
@@ -577,8 +584,9 @@ static void ask_for_now(void)
 }
 
 /*
- * As docs/poll.md tells clients: first they ask, without waiting, where "now" is. Here one does for all, when there is a first message; by a
- * bare NOTIFY that comes a moment after its COMMIT has returned.
+ * As docs/poll.md tells clients, they first ask, without waiting, for a cursor that means "now". Here one
+ * client asks for all of them once there is a first message. A bare NOTIFY may arrive a moment after its
+ * COMMIT has returned.
  */
 static void clients_learn_now(void)
 {
@@ -645,7 +653,7 @@ static void run_mode(void)
 
 static void print_ms(const char *separator, int64_t ns)
 {
-    (void)printf("%s%.3f", separator, (double)ns / MS_NS);
+    (void)printf("%s%.3f", separator, (double)ns / (double)MS_NS);
 }
 
 static void print_times(void)
@@ -699,6 +707,6 @@ int main(int argc, char **argv)
     }
     int64_t begin_ns = now_ns();
     run_mode();
-    report((double)(now_ns() - begin_ns) / SECOND_NS);
+    report((double)(now_ns() - begin_ns) / (double)SECOND_NS);
     return lost || repeated ? 1 : 0;
 }

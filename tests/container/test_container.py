@@ -124,6 +124,7 @@ def test_what_is_published_is_delivered(container, database):
 def test_it_finds_nothing_wrong_with_itself(container):
     done = container.exec(*line("docker exec ")[3:-1], "--seconds", "1", line("docker exec ")[-1])
     assert "WRONG" not in done.stdout and "ok     A poll of 1 s took " in done.stdout, done.stdout
+    assert re.search(r"ok     lighttpd accepts \d{4,} polls at a time, and there are 40 workers", done.stdout), done.stdout
     assert podman("healthcheck", "run", container.id, check=False).returncode == 0
 
 

@@ -7,6 +7,7 @@ export async function everyOption(signal: AbortSignal): Promise<string | undefin
     try {
         for await (const message of longPoll<{ order_id: number }>(new URL("http://127.0.0.1:8080"), ["orders"] as const, {
             since: { orders: "0" }, timeout: 20, limit: 10, headers: { Authorization: "Basic x" }, signal, storage: inMemory({}),
+            credentials: "include", pauseWhenHidden: true, share: "ann", onRefused: async (error) => error.status === 401,
             parse: JSON.parse, onGap: (topic, gap) => console.log(topic, gap.reason === "expired", gap.oldest?.length),
             onRetry: (error, seconds) => console.log(error.message, seconds.toFixed(1)), onOpen() {},
         })) {
@@ -29,6 +30,23 @@ export async function unknownPayload(): Promise<void> {
     }
 }
 
+const token = async (old?: number) => `${old}`;
+const messages = longPoll("http://127.0.0.1:8080", ["orders"], {
+    headers: async (refused) => ({ Authorization: await token(refused?.status) }),
+    onRefused: (error) => console.log(error.message),
+});
+messages.add("invoices", "0");
+messages.add("alerts");
+messages.remove("orders");
+// @ts-expect-error: a cursor is a string
+messages.add("orders", 0);
+longPoll("http://127.0.0.1:8080", [], {
+    headers: () => {
+        throw new Refused(401, "nobody is logged in");
+    },
+});
+// @ts-expect-error: headers have names
+longPoll("http://127.0.0.1:8080", ["orders"], { headers: () => "Bearer x" });
 // @ts-expect-error: topics are a list
 longPoll("http://127.0.0.1:8080", "orders", { storage: inLocalStorage("orders") });
 longPoll("http://127.0.0.1:8080", ["orders"], { storage: inSessionStorage("orders") });

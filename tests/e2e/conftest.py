@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 
+import chromium
 import pytest
 
 from server import ROOT, Server, new_topic
@@ -42,3 +43,11 @@ def npm():
         return path
 
     return directory
+
+
+@pytest.fixture(scope="session")
+def driver():
+    """Chromium, which tests use one after the other: they leave one window."""
+    driver = chromium.start()
+    yield driver
+    driver.quit()

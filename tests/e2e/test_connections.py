@@ -144,7 +144,7 @@ def test_bookkeeping_waits_for_no_standby(own):
     own.sql("CREATE TABLE IF NOT EXISTS kept (n integer)")
     with contextlib.closing(own.connect()) as session, session.cursor() as cursor, hanging(own, "INSERT INTO kept VALUES (1)"):
         def run():
-            for statement in "mute_doorbell(200)", "unmute_doorbell()", "sweep_waiters()", "write_waiters('x', '[]', '[]')":
+            for statement in "mute_doorbell(200)", "unmute_doorbell()", "sweep_waiters()", """write_statistics('x', '{"pid": 1, "workers": 1}')""":
                 cursor.execute(f"SELECT pgpoll.{statement}")
                 session.commit()
             return True

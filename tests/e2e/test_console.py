@@ -8,9 +8,7 @@ import time
 import urllib.parse
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 
 from documents import blocks
 from server import Postgres, Server, new_topic, until
@@ -87,17 +85,6 @@ class Page:
     def allow(self, pattern):
         """Such complaints, until now."""
         assert not [error for error in self.errors() if not re.search(pattern, error)]
-
-
-@pytest.fixture(scope="module")
-def driver():
-    options = webdriver.ChromeOptions()
-    for argument in "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,800":
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

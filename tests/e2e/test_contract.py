@@ -402,9 +402,10 @@ def stream_id(message_id, ms=0):
     (lambda ids: stream_id(ids[4]), []), (lambda ids: "0", [1, 2, 3, 4, 5]), (lambda ids: ZERO, [1, 2, 3, 4, 5]),
     (lambda ids: "$", []), (lambda ids: None, []), (lambda ids: stream_id(ids[0], ms=-1), [1, 2, 3, 4, 5]),
     (lambda ids: "1600000000000-0", [1, 2, 3, 4, 5]), (lambda ids: "1600000000000-65535", [1, 2, 3, 4, 5]),
-    (lambda ids: stream_id(ids[4], ms=1), []), (lambda ids: f"msg_{int(ids[3][4:], 16) - 1:016x}", [4, 5])],
+    (lambda ids: "-1", [5]), (lambda ids: "-4", [2, 3, 4, 5]), (lambda ids: "-5", [1, 2, 3, 4, 5]),
+    (lambda ids: "-1000", [1, 2, 3, 4, 5]), (lambda ids: stream_id(ids[4], ms=1), []), (lambda ids: f"msg_{int(ids[3][4:], 16) - 1:016x}", [4, 5])],
     ids=["message_id", "stream_id", "last", "last stream_id", "0", "zero", "$", "null", "ms before", "old time", "old time-n",
-         "ms after", "between"])
+         "last 1", "last 4", "last 5 of 5", "last 1000 of 5", "ms after", "between"])
 def test_cursors(server, topic, cursor, got):
     server.publish(topic, 1, 2, 3, 4, 5)
     last = int(stream_id(server.read(topic)[-1]["message_id"]).split("-")[0])
@@ -416,6 +417,50 @@ def test_cursors(server, topic, cursor, got):
     assert not after.messages and not after.gaps
     server.publish(topic, 6)
     assert server.poll(topic, since=answer.next_since).payloads == [6]
+
+
+@pytest.mark.parametrize("timeout", [0, 20])
+def test_the_last_messages_page_by_page(server, topic, timeout):
+    """What is published between the pages follows; other topics have other cursors."""
+    other, new = new_topic("other"), new_topic("new")
+    server.publish(topic, *range(10))
+    server.publish(other, "old", "other")
+    old = server.read(other)[0]["message_id"]
+    answer = server.poll(topic, other, new, since={topic: "-7", other: old, new: "-3"}, limit=4, timeout=timeout)
+    assert answer.payloads == [3, 4, 5, 6] and answer.has_more and not answer.gaps
+    server.publish(topic, 10)
+    server.publish(new, "new")
+    answer = server.poll(topic, other, new, since=answer.next_since, limit=4, timeout=timeout)
+    assert answer.payloads == [7, 8, 9, "other"] and answer.has_more and not answer.gaps
+    answer = server.poll(topic, other, new, since=answer.next_since, limit=4, timeout=timeout)
+    assert answer.payloads == [10, "new"] and not answer.has_more and not answer.gaps
+    assert not server.poll(topic, other, new, since=answer.next_since).messages
+
+
+def test_the_last_messages_in_pages_of_1_mib(server, topic):
+    large = ["%d" % n * 400_000 for n in range(5)]
+    server.publish(topic, "before", *large)
+    answer = server.poll(topic, since={topic: "-5"})
+    got = answer.payloads
+    assert got == large[:2] and answer.has_more
+    while answer.has_more:
+        answer = server.poll(topic, since=answer.next_since)
+        got += answer.payloads
+    assert got == large and not answer.gaps
+
+
+def test_the_last_messages_where_none_is_kept(server, topic):
+    """Pruned or never published: from now on, and that position is no gap later."""
+    for pruned in False, True:
+        if pruned:
+            server.publish(topic, 1, 2)
+            server.prune(topic)
+        answer = server.poll(topic, since={topic: "-5"})
+        assert not answer.messages and not answer.gaps and re.fullmatch("msg_[0-9a-f]{16}", answer.next_since[topic])
+        server.publish(topic, 3)
+        answer = server.poll(topic, since=answer.next_since)
+        assert answer.payloads == [3] and not answer.gaps
+        server.prune(topic)
 
 
 def test_next_since_before_the_first_message(server, topic):
@@ -447,7 +492,7 @@ def test_an_expired_cursor(server, topic):
         answer = server.poll(topic, since={topic: cursor})
         assert answer.gaps == {topic: {"reason": "expired", "requested": cursor, "oldest": None}} and not answer.messages
         assert not server.poll(topic, since=answer.next_since).gaps
-    for cursor in ids[2], "0", "$", None:   # nothing after it was deleted, or everything that is retained was asked for
+    for cursor in ids[2], "0", "-2", "$", None:   # nothing after it was deleted, or everything that is retained was asked for
         answer = server.poll(topic, since={topic: cursor})
         assert not answer.gaps and not answer.messages and not server.poll(topic, since=answer.next_since).gaps
     server.publish(topic, 4, 5)
@@ -455,13 +500,13 @@ def test_an_expired_cursor(server, topic):
     answer = server.poll(topic, since={topic: ids[1]})
     assert answer.gaps == {topic: {"reason": "expired", "requested": ids[1], "oldest": oldest}} and answer.payloads == [4, 5]
     assert not server.poll(topic, since=answer.next_since).gaps
-    for cursor in ids[2], "0":
+    for cursor in ids[2], "0", "-2", "-3":
         answer = server.poll(topic, since={topic: cursor})
         assert not answer.gaps and answer.payloads == [4, 5]
 
 
 @pytest.mark.parametrize("cursor", ["", "abc", "msg_xyz789", "msg_0001", "msg_000000000000000A", "MSG_0000000000000001", "msg_00000000000000001",
-                                    " msg_0000000000000001", "msg_0000000000000001\n", "-1-0", "1600000000000", "1600000000000-", "00",
+                                    " msg_0000000000000001", "msg_0000000000000001\n", "-1-0", "-0", "-01", "--1", "-1001", "1600000000000", "1600000000000-", "00",
                                     "1600000000000-65536", "1600000000000-0x", "99999999999999999999-0", "$$", "é" * 300, "'", "\0"], ids=ascii)
 def test_an_unknown_cursor_reads_from_the_oldest(server, topic, cursor):
     assert server.poll(topic, since={topic: cursor}).gaps == {topic: {"reason": "unknown", "requested": cursor, "oldest": None}}

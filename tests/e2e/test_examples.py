@@ -1,8 +1,10 @@
 """The client of the API document, word for word, and those in examples/."""
+import contextlib
 import http.server
 import json
 import os
 import queue
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,7 +12,9 @@ import threading
 import time
 
 import pytest
+from test_web import fronted
 
+import web
 from server import ROOT, Postgres, Server, until
 from stalls import stood_still
 
@@ -422,3 +426,185 @@ def test_the_module_s_types(tmp_path):
                            ROOT / "tests/e2e/client_types.mts", EXAMPLES / "long_polling_client.mjs", "node.d.ts"],
                           cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+def test_topics_come_and_go_while_the_module_runs(server, topic):
+    """Whatever a poll was doing when it was interrupted: nothing is lost, and nothing comes twice or in another order."""
+    other, last = topic + "-other", 300
+    with Program("node", "--input-type=module", "-e", f'''
+            import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+            const [, url, topic, other, last] = process.argv;
+            const messages = longPoll(url, [], {{ since: {{ [topic]: "0" }} }});      // without topics, it waits for one
+            let there = false;
+            const toggle = () => (there = !there) ? messages.add(other, "0") : messages.remove(other);
+            let pause = 5, toggling;
+            const toggleOn = () => {{
+                toggle();
+                toggling = setTimeout(toggleOn, pause *= 1.1);                       // at last, a poll is faster on every machine
+            }};
+            toggleOn();
+            setTimeout(() => messages.add(topic), 100);
+            const got = {{ [topic]: [], [other]: [] }};
+            console.log('"begins"');
+            for await (const message of messages) {{
+                got[message.topic].push(message.payload);
+                if (message.payload % 3 === 0 && got[topic].at(-1) !== +last)
+                    toggle();                                                        // in the middle of a page, too
+                if (message.topic === topic && message.payload === +last) {{
+                    clearTimeout(toggling);
+                    messages.add(other);
+                }}
+                if (got[topic].at(-1) === +last && got[other].at(-1) === +last)
+                    break;
+            }}
+            console.log(JSON.stringify([got[topic], got[other]]));
+            process.exit();
+            ''', "--", server.url, topic, other, str(last)) as program:
+        assert program.next() == '"begins"'
+        for n in range(1, last + 1):
+            server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s), (%s, %s)", topic, str(n), other, str(n))
+        assert json.loads(program.next(60)) == [list(range(1, last + 1))] * 2
+        assert not program.errors or stood_still(program.began)
+
+
+def test_a_loop_without_topics_ends():
+    """When it is aborted, though there is nothing to abort."""
+    assert run_node(f'''
+        import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+        const controller = new AbortController();
+        setTimeout(() => controller.abort(), 50);
+        for await (const message of longPoll("http://127.0.0.1:9", [], {{ signal: controller.signal }}));
+        console.log('"ended"');
+        ''') == ["ended"]
+
+
+LOGS_IN = f'''
+import {{ readFileSync }} from "node:fs";
+import {{ longPoll, Refused }} from "{EXAMPLES}/long_polling_client.mjs";
+
+const [, url, topic, file] = process.argv, say = (...words) => console.log(JSON.stringify(words));
+let password;
+const options = {{
+    since: {{ [topic]: "0" }},
+    headers: async (refused) => {{
+        if (refused || !password)
+            password = readFileSync(file, "utf8");
+        if (password === "gone")
+            throw new Refused(401, "logged out");
+        return {{ Authorization: "Basic " + btoa(`ann:${{password}}`) }};
+    }},
+    onRefused: async (error) => {{
+        say("refused", error.message);
+        while (password !== "gone" && readFileSync(file, "utf8") === password)
+            await new Promise((resolve) => setTimeout(resolve, 20));
+        return password !== "gone";
+    }},
+}};
+try {{
+    for await (const {{ payload }} of longPoll(url, [topic], options))
+        say("message", payload);
+}} catch (error) {{
+    say("ended", error instanceof Refused, error.message);
+}}
+'''
+
+
+def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_path):
+    """A password that changes while it polls: it is asked for again, once; then the page may let its user log in."""
+    known = tmp_path / "password"
+    known.write_text("secret")
+    with fronted(server, web.Lighttpd, edit=lambda text: web.uncomment(text, "Authentication")) as door:
+        def change(password):
+            hashed = subprocess.run(["openssl", "passwd", "-apr1", password], check=True, capture_output=True, text=True).stdout
+            door.front.users.write_text(f"ann:{hashed}")
+
+        def says(words):
+            return json.loads(program.next()) == words
+
+        with Program("node", "--input-type=module", "-e", LOGS_IN, "--", door.url, topic, str(known)) as program:
+            server.publish(topic, 1)
+            assert says(["message", 1])
+            server.until_waiting(topic)
+            change("second")
+            known.write_text("second")
+            server.publish(topic, 2)           # answered still; the poll after it gets 401
+            server.publish(topic, 3)
+            assert says(["message", 2]) and says(["message", 3])
+            server.until_waiting(topic)
+            change("third")
+            server.publish(topic, 4)
+            assert says(["message", 4])
+            assert json.loads(program.next())[0] == "refused"
+            server.publish(topic, 5)
+            known.write_text("third")          # the user logs in
+            assert says(["message", 5])
+            server.until_waiting(topic)
+            change("fourth")
+            known.write_text("gone")
+            server.publish(topic, 6)
+            assert says(["message", 6]) and says(["refused", "401 logged out"]) and says(["ended", True, "401 logged out"])
+            assert program.errors == []
+
+
+class Tokens(http.server.BaseHTTPRequestHandler):
+    """Says to nginx who has the token that is good now, and keeps what it was shown."""
+
+    def do_GET(self):
+        shown = self.headers["Authorization"]
+        self.server.shown.append(shown)
+        self.send_response(200 if shown == f"Bearer {self.server.good}" else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def behind_tokens(server):
+    """The server behind an nginx that asks us about tokens, and what decides about them."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as tokens:
+        tokens.good, tokens.shown = "first", []
+        threading.Thread(target=tokens.serve_forever, daemon=True).start()
+        check = f"location = /token {{ internal; proxy_pass http://127.0.0.1:{tokens.server_port}; proxy_pass_request_body off;" \
+                ' proxy_set_header Content-Length ""; }\n'
+        with fronted(server, web.Nginx, edit=lambda text: check + text.replace("fastcgi_pass ", "auth_request /token; fastcgi_pass ", 1)) as door:
+            yield door, tokens
+        tokens.shutdown()
+
+
+def test_the_python_client_renews_its_token(server, topic, tmp_path):
+    """Once, when the server answers 401; if that does not help, it gives up."""
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    with behind_tokens(server) as (door, tokens):
+        with Program(*python_client(door.url, topic), "--token", str(token)) as program:
+            server.until_waiting(topic)
+            token.write_text("second")
+            tokens.good = "second"
+            server.publish(topic, 1)
+            assert program.messages(1) == [(topic, 1)]
+            server.until_waiting(topic)
+            tokens.good = "third"
+            server.publish(topic, 2)
+            assert program.messages(1) == [(topic, 2)]
+            until(lambda: program.process.poll() is not None, "the end")
+            assert program.process.returncode == 1 and "401" in "".join(program.errors)
+            assert tokens.shown[-2:] == ["Bearer second"] * 2
+
+
+def test_the_python_client_s_token_function(server, topic):
+    """Called for each poll, and again after a 401; the message that had been published by then comes."""
+    client = runpy.run_path(str(EXAMPLES / "long_polling_client.py"))["LongPollingClient"]
+    with behind_tokens(server) as (door, tokens):
+        asked = []
+
+        def token(renew):
+            asked.append(renew)
+            return tokens.good if renew else "expired"
+
+        pages = client(door.url, [topic], {topic: "0"}, token).pages()
+        for n in range(2):
+            server.publish(topic, n)
+            assert [message["payload"] for message in next(pages)["messages"]] == [n]
+        assert asked == [False, True] * 2

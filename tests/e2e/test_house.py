@@ -228,11 +228,13 @@ def test_settings_reach_the_workers(topic):
             assert [answer.status for answer in found] == [200, 200, 200, 405, 422, 400, 413]
             for answer in found:
                 assert answer.headers["Access-Control-Allow-Origin"] == asking, answer
+                assert answer.headers["Access-Control-Allow-Credentials"] == "true", answer
                 assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After", answer
                 assert "Origin" in answer.headers["Vary"], answer
         preflight = server.request("OPTIONS", POLL, headers={**asks, "Origin": "https://app.example.evil"})
         for answer in [*answers(), *answers(Origin="https://app.example.evil"), preflight]:
             assert answer.status != 403 and "Access-Control-Allow-Origin" not in answer.headers, answer
+            assert "Access-Control-Allow-Credentials" not in answer.headers, answer
             assert "Origin" in answer.headers["Vary"], answer
 
         def too_many():

@@ -152,7 +152,7 @@ def test_what_is_invalid(checked, body):
 
 
 @pytest.mark.parametrize("fields", [
-    {}, {"since": None}, {"since": []}, {"since": {"a": None}}, {"since": {"a": "$"}}, {"timeout": None}, {"timeout": 0.0}, {"limit": 5.0}, {"limit": None},
+    {}, {"since": None}, {"since": []}, {"since": {"a": None}}, {"since": {"a": "$"}}, {"since": {"a": "-50"}}, {"timeout": None}, {"timeout": 0.0}, {"limit": 5.0}, {"limit": None},
     {"topics": ["😀" * 255, " a ", "\u2028b"]}, {"topics": ["a"] * 50}, {"unknown": {}}], ids=json.dumps)
 def test_what_is_valid(checked, fields):
     body = {"topics": ["a"], "timeout": 0, **fields}

@@ -170,6 +170,51 @@ def test_the_javascript_client(fresh, tmp_path):
         client.communicate()
 
 
+@pytest.fixture(scope="module")
+def packages():
+    run(command("make clients"))
+
+
+def first_payload(program):
+    try:
+        return json.loads(program.stdout.readline())["payload"]
+    finally:
+        program.terminate()
+        program.communicate()
+
+
+def test_the_packaged_python_client(fresh, tmp_path, packages):
+    """pip finds no network here, so what the client needs is Debian's."""
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--system-site-packages", tmp_path], check=True, timeout=120)
+    run(f"PIP_NO_INDEX=1 {tmp_path}/bin/{command('pip install').replace(' install', ' install -q --no-input')}")
+    fresh.publish("orders", "seen")
+    cursors = tmp_path / "orders.json"
+    cursors.write_text('{"orders": "0"}')
+    program = [tmp_path / "bin/long-polling-client", fresh.url, "orders", "--cursors", cursors]
+    assert first_payload(subprocess.Popen(program, cwd=tmp_path, text=True, stdout=subprocess.PIPE)) is not None
+    run(f"{tmp_path}/bin/python3 -c 'from long_polling_client import LongPollingClient'")
+
+
+@pytest.mark.skipif(not shutil.which("npm"), reason="no npm")
+def test_the_packaged_javascript_client(fresh, tmp_path, packages):
+    """For Node and for TypeScript."""
+    install = command("npm install").replace("build/clients", f"{ROOT}/build/clients")
+    run(f"cd {tmp_path} && npm init -y >/dev/null && {install} --offline --silent --no-audit --no-fund >/dev/null")
+    (tmp_path / "program.mts").write_text("""
+        import { longPoll, type Message } from "pgpoll-client";
+        for await (const message of longPoll<number>(process.argv[2], ["orders"], { since: { orders: "0" } })) {
+            const number: Message<number> = message;
+            console.log(JSON.stringify(number));
+        }
+        """)
+    (tmp_path / "node.d.ts").write_text("declare const process: { argv: string[] };")
+    tsc = subprocess.run(["tsc", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom", "--strict", "program.mts", "node.d.ts"],
+                         cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert tsc.returncode == 0, tsc.stdout
+    fresh.publish("orders", "seen")
+    assert first_payload(subprocess.Popen(["node", "program.mjs", fresh.url], cwd=tmp_path, text=True, stdout=subprocess.PIPE)) is not None
+
+
 def test_clients_in_a_shell(fresh):
     fresh.publish("orders", *range(20))
     answer = json.loads(run(line(fresh, """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], "since""")))

@@ -67,6 +67,15 @@ def test_modules_that_include_each_other_are_refused(tree):
 
 # ---- one version
 
+def test_lines_of_c_and_sql_have_at_most_110_columns():
+    """The formatter does not wrap every line. The schemas of older versions stay as they were."""
+    long = [f"{path.relative_to(ROOT)}:{number}"
+            for directory in ("src", "fcgi", "sql", "tests") for path in sorted((ROOT / directory).rglob("*"))
+            if path.suffix in (".c", ".h", ".sql", ".psql") and path.parent.name != "schemas"
+            for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 110]
+    assert not long
+
+
 def debian_changelog(tmp_path):
     """(version, distribution, date) of each entry."""
     made = tmp_path / "changelog"
@@ -81,6 +90,8 @@ def debian_changelog(tmp_path):
 def test_every_place_says_the_same_version(tmp_path):
     assert RELEASES and RELEASES[0][0] == VERSION
     assert json.loads((ROOT / "deploy/openapi.json").read_text())["info"]["version"] == VERSION
+    assert json.loads((ROOT / "examples/package.json").read_text())["version"] == VERSION
+    assert re.findall(r'^version = "(.*)"$', (ROOT / "examples/pyproject.toml").read_text(), re.M) == [VERSION]
     said = subprocess.run([ROOT / "build/pgpoll.fcgi", "--version"], check=True, capture_output=True, text=True).stdout
     assert said == f"pgpoll.fcgi {VERSION}, for schema {SCHEMA_VERSION}\n"
     assert debian_changelog(tmp_path)[1][0][0] == VERSION

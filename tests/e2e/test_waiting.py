@@ -58,7 +58,7 @@ def test_the_default_timeout(server, topic):
     assert poll.result().payloads == [1]
 
 
-@pytest.mark.parametrize("cursor", ["0", "$", "msg_0000000000000000", "1600000000000-0"])
+@pytest.mark.parametrize("cursor", ["0", "-2", "$", "msg_0000000000000000", "1600000000000-0"])
 def test_every_cursor_waits_where_nothing_is(server, topic, cursor):
     (poll,) = server.wait(topic, since={topic: cursor}, timeout=20)
     server.publish(topic, 1)

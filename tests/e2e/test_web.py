@@ -30,7 +30,7 @@ def fronted(server, kind=None, **options):
     """The server behind another web server of the kind under test, set up like this."""
     with (kind or web.SERVERS[WEB])(server.run / "fcgi", **options) as front:
         door = copy.copy(server)
-        door.front, door.port, door.tls_port = front, front.port, front.tls_port
+        door.front, door.port, door.tls_port, door.url = front, front.port, front.tls_port, f"http://127.0.0.1:{front.port}"
         yield door
 
 

@@ -1,6 +1,7 @@
 /*
- * Preloaded into pgpoll.fcgi: makes one allocation of a worker fail. The program's malloc() hands on to these (fcgi/oom.c).
- * Governed from outside through the file that MALLOC_FAILURES names, as struct control.
+ * Is preloaded into pgpoll.fcgi and makes one allocation of a worker fail. The program's malloc() calls these
+ * functions (fcgi/oom.c). The test controls it through a struct control in the file that MALLOC_FAILURES
+ * names.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -21,7 +22,8 @@ __attribute__((constructor)) static void map_control(void)
 {
     const char *path = getenv("MALLOC_FAILURES");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
-    void *memory = fd >= 0 ? mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    void *memory =
+        fd >= 0 ? mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
 
     control = memory == MAP_FAILED ? NULL : memory;
     if (fd >= 0)

@@ -266,7 +266,7 @@ def end_of(topic):
 
 def position(cursor):
     """A cursor as a number; None: from now."""
-    if cursor in (None, "$"):
+    if cursor in (None, "$") or cursor.startswith("-"):
         return None
     if cursor.startswith("msg_"):
         return int(cursor[4:], 16)
@@ -385,6 +385,7 @@ class Check:
             return end      # a stream_id is taken for a time, at which nothing had been published yet
         if start is None or (poll.since[topic] == "0" and self.pruned):     # what is kept
             start = got[0] - 1 if got else end
+            self.check_last(who, poll, topic, got, end)
         if end < start or (got and got[-1] > end):
             self.complain("cursor", who, "was sent back in", topic)
         if got and got[0] <= start:
@@ -396,6 +397,17 @@ class Check:
         if gap and (not missing or not self.pruned or gap["reason"] != "expired"):
             self.complain("gap", who, "was told", gap, "and missed", len(missing))
         return start
+
+
+    def check_last(self, who, poll, topic, got, end):
+        """For the last n, a page without more has n, or all that there were before the poll, up to where it ends (what a backlog
+        still has follows), and perhaps what came during it."""
+        count = poll.since.get(topic) or "$"
+        if not count.startswith("-") or poll.has_more or self.pruned or self.survivors is not None:
+            return
+        before = [place for place in self.by_topic[topic] if place <= end and self.sent[self.texts[place]].ended < poll.began]
+        if len(got) < min(int(count[1:]), len(before)):
+            self.complain("last", who, "asked for", count, "of", topic, "and got", len(got), "of", len(before))
 
 
 def check_failures(clients, outages=(), kills=0, dead=0):

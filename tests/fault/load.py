@@ -127,10 +127,12 @@ class Load:
         self.threads.append(self.server.threads.submit(client.run, self.ending, lambda: self.deadline))
 
     def come_late(self, dice, seconds):
-        """A client that begins in the midst of it: from the beginning, from now, or from a cursor that another has had."""
+        """A client that begins in the midst of it: from the beginning, from now, with the last few, or from a cursor
+        that another has had."""
         self.writing_over.wait(seconds if dice.random() < 0.7 else 0)
         had = [message_id for poll in list(self.referee.polls) for _, message_id, _ in poll.messages]
-        kind = dice.choice(["0", "$", None, "message", "stream", "time"] if had else ["0", "$", None])
+        last = f"-{dice.choice([1, 20, 1000])}"
+        kind = dice.choice(["0", "$", None, last, "message", "stream", "time"] if had else ["0", "$", None, last])
         if kind in ("message", "stream", "time"):
             cursor = dice.choice(had)
             place = position(cursor)

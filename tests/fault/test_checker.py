@@ -141,6 +141,12 @@ def overtaken(_, clients):
     second.since["a"], second.since["b"] = cursor(11), cursor(3)
 
 
+def fewer_of_the_last(_, clients):
+    clients.append(Reader(answer({"a": "-4", "b": "$"}, ["a8", "a10", "a11"], {"a": 11, "b": 9})))
+    clients[-1].polls[0].began = 11.7
+    clients[-1].polls[0].ended = 11.8
+
+
 def never_ended(_, clients):
     clients[0].wanting = {"a"}
 
@@ -150,7 +156,7 @@ def never_ended(_, clients):
     ("lost", nobody_got_it), ("lost", cursor_too_far), ("order", swap), ("order", swap_for_all), ("order", begun_after),
     ("order", overtaken),
     ("id", one_id_for_two), ("twice", again), ("id", again_with_another_id), ("phantom", rolled_back), ("phantom", other_topic),
-    ("cursor", cursor_back), ("gap", false_gap), ("page", no_more), ("page", too_many), ("stuck", never_ended)])
+    ("cursor", cursor_back), ("gap", false_gap), ("page", no_more), ("page", too_many), ("last", fewer_of_the_last), ("stuck", never_ended)])
 def test_planted(sent, clients, kind, plant):
     plant(sent, clients)
     assert kind in kinds(sent, clients)

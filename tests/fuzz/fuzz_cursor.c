@@ -2,6 +2,8 @@
 #include "api/cursor.h"
 #include "fuzz.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static void check_text(const char *text, size_t length)
@@ -9,9 +11,9 @@ static void check_text(const char *text, size_t length)
     const struct cursor cursor = cursor_parse(text, length);
     char id[CURSOR_MESSAGE_ID_SIZE], stream_id[CURSOR_STREAM_ID_SIZE];
 
-    HOLDS(cursor.position >= 0);
-    cursor_message_id(cursor.position, id);
-    cursor_stream_id(cursor.position, stream_id);
+    HOLDS((cursor.position < 0) == (cursor.kind == CURSOR_LAST));
+    cursor_message_id(cursor.position < 0 ? 0 : cursor.position, id);
+    cursor_stream_id(cursor.position < 0 ? 0 : cursor.position, stream_id);
     switch (cursor.kind) {
     case CURSOR_NOW:
         HOLDS(length == 1 && *text == '$');
@@ -24,6 +26,11 @@ static void check_text(const char *text, size_t length)
         break;
     case CURSOR_TIME:
         HOLDS(strlen(stream_id) == length && memcmp(stream_id, text, length) == 0);
+        break;
+    case CURSOR_LAST:
+        HOLDS(cursor.position >= -CURSOR_LAST_MAX);
+        (void)snprintf(id, sizeof id, "%" PRId64, cursor.position);
+        HOLDS(strlen(id) == length && memcmp(id, text, length) == 0);
         break;
     case CURSOR_UNKNOWN:
         HOLDS(cursor.position == 0);

@@ -10,48 +10,58 @@ $$;
 CREATE FUNCTION pg_temp.floors() RETURNS SETOF text LANGUAGE sql AS
     'SELECT format(''%s %s'', topic, pruned_to) FROM pgpoll.retention ORDER BY topic';
 
-SELECT is(pgpoll.prune('1 hour'), 0, 'no messages');
-SELECT pg_temp.aged('a', format('%s', n), interval '3 hours' + n * interval '-1 minute') FROM generate_series(1, 5) AS n;
+SELECT is(pgpoll.prune('1 hour'), 0, 'prune() of an empty table deletes nothing');
+SELECT pg_temp.aged('a', format('%s', n), interval '3 hours' + n * interval '-1 minute')
+    FROM generate_series(1, 5) AS n;
 SELECT pg_temp.aged('b', '6', '2 hours');
 SELECT pg_temp.aged('b', '7', '30 minutes');
 SELECT pg_temp.publish('c', '8');
 SELECT pg_temp.at('2') AS at2, pg_temp.at('5') AS at5, pg_temp.at('6') AS at6 \gset
 
-SELECT is(pgpoll.prune('4 hours'), 0, 'nothing that old');
-SELECT is_empty('SELECT pg_temp.floors()', 'nothing pruned, no floor');
-SELECT is(pgpoll.prune('1 hour', 2), 2, 'a batch');
-SELECT is(pg_temp.page('{a,b,c}', '{0,0,0}'), '{3,4,5,6,7,8}', 'the oldest of a topic go first');
-SELECT set_eq('SELECT pg_temp.floors()', ARRAY['a ' || :at2], 'how far the topic was pruned');
+SELECT is(pgpoll.prune('4 hours'), 0, 'prune() deletes nothing if no message is that old');
+SELECT is_empty('SELECT pg_temp.floors()', 'a topic that was not pruned has no row in retention');
+SELECT is(pgpoll.prune('1 hour', 2), 2, 'prune() deletes at most one batch');
+SELECT is(pg_temp.page('{a,b,c}', '{0,0,0}'), '{3,4,5,6,7,8}',
+    'prune() deletes the oldest messages of a topic first');
+SELECT set_eq('SELECT pg_temp.floors()', ARRAY['a ' || :at2], 'retention holds how far the topic was pruned');
 SELECT is(pg_temp.starts('{a,b}', '{1,1}'), ARRAY[concat_ws(' ', :at2, 'expired', pg_temp.at('3')), '1'],
-          'a gap in the topic that lost messages, none in the other');
-SELECT is(ARRAY[pgpoll.prune('1 hour', 3), pgpoll.prune('1 hour', 3), pgpoll.prune('1 hour', 3)], '{3,1,0}', 'until nothing is left');
-SELECT set_eq('SELECT pg_temp.floors()', ARRAY['a ' || :at5, 'b ' || :at6], 'floors grow');
-SELECT is(pg_temp.page('{a,b,c}', '{0,0,0}'), '{7,8}', 'younger ones stay');
-SELECT is((SELECT count(*) FROM pgpoll.messages), 2::bigint, 'the messages themselves are gone too');
+    'only the topic that lost messages has a gap');
+SELECT is(ARRAY[pgpoll.prune('1 hour', 3), pgpoll.prune('1 hour', 3), pgpoll.prune('1 hour', 3)], '{3,1,0}',
+    'further calls delete the rest');
+SELECT set_eq('SELECT pg_temp.floors()', ARRAY['a ' || :at5, 'b ' || :at6], 'retention follows');
+SELECT is(pg_temp.page('{a,b,c}', '{0,0,0}'), '{7,8}', 'younger messages stay');
+SELECT is((SELECT count(*) FROM pgpoll.messages), 2::bigint, 'prune() deletes from messages, too');
 
 INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES ('d', '9', now() - interval '1 year');
-SELECT is(pgpoll.prune('1 hour'), 0, 'created_at does not matter');
-SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'd'), 1::bigint, 'prune() gives positions in a database that nobody polls');
+SELECT is(pgpoll.prune('1 hour'), 0, 'created_at is ignored');
+SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'd'), 1::bigint,
+    'prune() gives positions if no pgpoll process runs');
 
 DELETE FROM pgpoll.messages WHERE payload::text = '7';
-SELECT is(pgpoll.prune('10 minutes'), 1, 'one deleted by hand leaves no row behind');
-SELECT is(pg_temp.starts('{b}', ARRAY[:at6])::text ~ 'expired', true, 'a message deleted by hand counts as pruned');
+SELECT is(pgpoll.prune('10 minutes'), 1,
+    'prune() deletes the feed row of a message that was deleted by hand');
+SELECT is(pg_temp.starts('{b}', ARRAY[:at6])::text ~ 'expired', true,
+    'a message deleted by hand counts as pruned');
 
-SELECT is(pgpoll.prune('6600 years'), 0, 'an age beyond the range of positions');
-SELECT is(pg_temp.page('{c,d}', '{0,0}'), '{8,9}', 'deletes nothing');
+SELECT is(pgpoll.prune('6600 years'), 0, 'prune() accepts an age beyond the range of positions');
+SELECT is(pg_temp.page('{c,d}', '{0,0}'), '{8,9}', 'that age deletes nothing');
 
-SELECT throws_ok(format('SELECT pgpoll.prune(%s)', arguments), '22023', NULL, 'refused: ' || arguments)
-FROM unnest(ARRAY['NULL', $$'-1 second'$$, $$'1 hour', 0$$, $$'1 hour', -1$$, $$'1 hour', NULL$$]) AS arguments;
+SELECT throws_ok(format('SELECT pgpoll.prune(%s)', arguments), '22023', NULL,
+    'prune() refuses: ' || arguments)
+FROM unnest(ARRAY['NULL', $$'-1 second'$$, $$'1 hour', 0$$, $$'1 hour', -1$$, $$'1 hour', NULL$$])
+    AS arguments;
 
--- A batch across many topics, and its plan.
+-- A batch spans many topics.
 INSERT INTO pgpoll.messages (topic, payload) SELECT 't' || n % 70, '0' FROM generate_series(1, 700) AS n;
 SELECT pgpoll.assign_positions() \g /dev/null
 SELECT pg_sleep(0.002);
 SELECT sum(seq_scan) AS before FROM pg_stat_xact_user_tables WHERE relname IN ('messages', 'feed') \gset
-SELECT is(pgpoll.prune('0', 105), 105, 'a batch ends within a topic');
-SELECT is((SELECT sum(seq_scan) FROM pg_stat_xact_user_tables WHERE relname IN ('messages', 'feed')), numeric :'before', 'index scans only');
-SELECT is(pgpoll.prune('0'), 597, 'the rest');
-SELECT is((SELECT count(*) FROM pgpoll.retention WHERE topic ~ '^t'), 70::bigint, 'a floor for every topic');
+SELECT is(pgpoll.prune('0', 105), 105, 'a batch may end within a topic');
+SELECT is((SELECT sum(seq_scan) FROM pg_stat_xact_user_tables WHERE relname IN ('messages', 'feed')),
+    numeric :'before', 'prune() uses only index scans');
+SELECT is(pgpoll.prune('0'), 597, 'the next call deletes the rest');
+SELECT is((SELECT count(*) FROM pgpoll.retention WHERE topic ~ '^t'), 70::bigint,
+    'every topic has a row in retention');
 
 SELECT * FROM finish();
 ROLLBACK;

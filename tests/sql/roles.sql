@@ -8,11 +8,12 @@ BEGIN
     RESET ROLE;
 END $$;
 
--- Rights: every role tries each statement.
+-- Every role tries each statement.
 CREATE TEMP TABLE rights (who text, sql text);
 INSERT INTO rights VALUES
     ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES ('t', '1', '{}')$$),
-    ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') ON CONFLICT DO NOTHING$$),
+    ('pgpoll_publisher', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1')
+        ON CONFLICT DO NOTHING$$),
     ('', $$INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES ('t', '1', now())$$),
     ('', $$INSERT INTO pgpoll.messages (id, topic, payload) OVERRIDING SYSTEM VALUE VALUES (1, 't', '1')$$),
     ('', $$INSERT INTO pgpoll.messages (topic, payload, xid) VALUES ('t', '1', NULL)$$),
@@ -42,15 +43,19 @@ INSERT INTO rights VALUES
     ('', $$SELECT pgpoll.prune('1 year')$$),
     ('', 'CREATE TABLE pgpoll.mine ()'),
     ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell'),
-    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER INSERT ON mine EXECUTE FUNCTION pgpoll.ring_doorbell()'),
-    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t BEFORE INSERT ON mine EXECUTE FUNCTION pgpoll.replicate_message()'),
-    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER TRUNCATE ON mine EXECUTE FUNCTION pgpoll.truncate_messages()'),
-    ('', $$CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql AS 'SELECT true'$$),
+    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER INSERT ON mine
+        EXECUTE FUNCTION pgpoll.ring_doorbell()'),
+    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t BEFORE INSERT ON mine
+        EXECUTE FUNCTION pgpoll.replicate_message()'),
+    ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER TRUNCATE ON mine
+        EXECUTE FUNCTION pgpoll.truncate_messages()'),
+    ('', $$CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean
+        LANGUAGE sql AS 'SELECT true'$$),
     ('pgpoll_poller', $$SELECT pgpoll.can_poll('', 't')$$),
     ('pgpoll_poller', $$SELECT pgpoll.may_poll('', '{t}')$$),
     ('pgpoll_poller', $$SELECT pgpoll.is_open_to_all()$$),
     ('pgpoll_poller', $$SELECT pgpoll.listen('{t}')$$),
-    ('pgpoll_poller', $$SELECT pgpoll.write_waiters('h', '[]', '[]')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.unlisten('{t}')$$),
     ('pgpoll_poller', 'SELECT pgpoll.assign_positions()'),
     ('pgpoll_poller', 'SELECT pgpoll.new_messages(1, 1)'),
     ('pgpoll_poller', $$SELECT pgpoll.read_feed(1, 1, 0, '{t}')$$),
@@ -58,8 +63,6 @@ INSERT INTO rights VALUES
     ('pgpoll_poller', 'SELECT pgpoll.mute_doorbell(1)'),
     ('pgpoll_poller', 'SELECT pgpoll.unmute_doorbell()'),
     ('pgpoll_poller', $$SELECT pgpoll.catch_up('{t}', '{0}', 1, 1)$$),
-    ('pgpoll_poller', $$SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1)$$),
-    ('pgpoll_poller', $$SELECT pgpoll.end_wait('h', 1)$$),
     ('pgpoll_poller', $$SELECT pgpoll.sweep_waiters()$$),
     ('pgpoll_poller pgpoll_monitor', $$SELECT pgpoll.schema_version()$$),
     ('pgpoll_poller pgpoll_monitor', 'SELECT * FROM pgpoll.stats'),
@@ -67,22 +70,25 @@ INSERT INTO rights VALUES
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.live_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.waiters'),
     ('', 'DELETE FROM pgpoll.waiters'),
-    ('pgpoll_poller', $$SELECT pgpoll.write_listener('h', 1, 1, 1, true, '[]')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.write_statistics('h', '{"pid":1,"workers":1}')$$),
     ('pgpoll_poller pgpoll_monitor', 'SELECT pgpoll.metrics()'),
     ('pgpoll_poller pgpoll_monitor', $$SELECT pgpoll.problems('h', 1, 1)$$),
     ('pgpoll_poller', 'SELECT pgpoll.try_position()'),
-    ('pgpoll_monitor', 'SELECT * FROM pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics'),
+    ('pgpoll_monitor',
+        'SELECT * FROM pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue'),
     ('', 'DELETE FROM pgpoll.listeners'),
     ('', 'DELETE FROM pgpoll.counters'),
-    ('', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') ON CONFLICT (id) DO UPDATE SET topic = 'u'$$),
+    ('', $$INSERT INTO pgpoll.messages (topic, payload) VALUES ('t', '1') ON CONFLICT (id) DO UPDATE
+        SET topic = 'u'$$),
     ('', $$INSERT INTO pgpoll.messages (topic, payload) SELECT topic, payload FROM pgpoll.messages$$),
     ('', $$INSERT INTO pgpoll.waiters VALUES ('h', 1, 1, '{t}', 'c', now(), now(), now())$$),
     ('', $$INSERT INTO pgpoll.retention VALUES ('t', 1)$$),
     ('', 'CREATE TEMP VIEW mine AS SELECT * FROM pgpoll.messages; SELECT FROM mine'),
     ('', 'LOCK TABLE pgpoll.feed IN SHARE MODE'),
     ('', 'SELECT pgpoll.assign_batch(true, 1)'),
-    ('', 'CREATE TRIGGER mine BEFORE INSERT ON pgpoll.messages EXECUTE FUNCTION suppress_redundant_updates_trigger()'),
+    ('', 'CREATE TRIGGER mine BEFORE INSERT ON pgpoll.messages
+        EXECUTE FUNCTION suppress_redundant_updates_trigger()'),
     ('', 'CREATE RULE mine AS ON INSERT TO pgpoll.messages DO INSTEAD NOTHING'),
     ('', 'CREATE INDEX ON pgpoll.messages (topic)'),
     ('', 'CREATE OR REPLACE VIEW pgpoll.stats AS SELECT 1::bigint AS active_waiters'),
@@ -95,75 +101,100 @@ INSERT INTO rights VALUES
     ('', 'DROP SCHEMA pgpoll CASCADE'),
     ('', 'SET LOCAL session_replication_role = replica');
 SELECT CASE WHEN role = ANY (string_to_array(who, ' '))
-            THEN lives_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), format('%s can: %s', role, sql))
-            ELSE throws_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), '42501', NULL, format('%s cannot: %s', role, sql)) END
+    THEN lives_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql),
+    format('%s can: %s', role, sql))
+    ELSE throws_ok(format('SELECT pg_temp.as_role(%L, %L)', role, sql), '42501', NULL,
+    format('%s cannot: %s', role, sql)) END
 FROM rights, unnest(ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor', 'anybody']) AS role;
 
--- All grants, as the catalogs show them. A function or view that is added, granted or not, shows here.
+-- All grants in the catalogs. A new function or view needs an entry here, or must not be granted to anybody.
 CREATE FUNCTION pg_temp.granted(role text) RETURNS SETOF text LANGUAGE sql AS $$
     WITH things (name, acl, owner) AS (
         SELECT 'schema', nspacl, nspowner FROM pg_namespace WHERE nspname = 'pgpoll'
         UNION ALL
-        SELECT relname, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)), relowner
+        SELECT relname, coalesce(relacl,
+            acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)), relowner
         FROM pg_class WHERE relnamespace = 'pgpoll'::regnamespace AND relkind NOT IN ('i', 't')
         UNION ALL
         SELECT c.relname || '.' || a.attname, a.attacl, c.relowner
-        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'pgpoll'::regnamespace
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relnamespace = 'pgpoll'::regnamespace
         UNION ALL
-        SELECT proname || '()', coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc WHERE pronamespace = 'pgpoll'::regnamespace)
-    SELECT t.name || ' ' || lower(a.privilege_type) || CASE WHEN a.is_grantable THEN ' and pass on' ELSE '' END
+        SELECT proname || '()', coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc
+            WHERE pronamespace = 'pgpoll'::regnamespace)
+    SELECT t.name || ' ' || lower(a.privilege_type) || CASE WHEN a.is_grantable THEN ' and pass on'
+        ELSE '' END
     FROM things t CROSS JOIN LATERAL aclexplode(t.acl) a
     WHERE a.grantee <> t.owner AND a.grantee = CASE role WHEN 'PUBLIC' THEN 0 ELSE role::regrole::oid END
 $$;
 SELECT is_empty($$SELECT pg_temp.granted('PUBLIC')$$, 'nothing is granted to PUBLIC');
-SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$, ARRAY['schema usage', 'messages.topic insert', 'messages.payload insert',
+SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$,
+    ARRAY['schema usage', 'messages.topic insert', 'messages.payload insert',
     'messages.metadata insert'], 'what a publisher is granted');
-SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$, ARRAY['schema usage', 'stats select', 'schema_version() execute',
-    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute', 'listen() execute', 'catch_up() execute', 'read_feed() execute', 'newest_positions() execute',
-    'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute', 'unmute_doorbell() execute', 'begin_wait() execute',
-    'end_wait() execute', 'write_waiters() execute', 'write_listener() execute', 'end_listener() execute', 'sweep_waiters() execute',
+SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$,
+    ARRAY['schema usage', 'stats select', 'schema_version() execute',
+    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute',
+    'listen() execute', 'unlisten() execute', 'catch_up() execute',
+    'read_feed() execute', 'newest_positions() execute',
+    'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute',
+    'unmute_doorbell() execute', 'write_statistics() execute', 'sweep_waiters() execute',
     'metrics() execute', 'problems() execute', 'try_position() execute'], 'what a poller is granted');
-SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$, ARRAY['schema usage', 'schema_version() execute', 'stats select',
-    'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select', 'listening select', 'waiting select',
+SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$,
+    ARRAY['schema usage', 'schema_version() execute', 'stats select',
+    'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select',
+    'listening select', 'waiting select',
     'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
     'problems() execute'], 'what a monitor is granted');
-SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_' OR m.member::regrole::text ~ '^pgpoll_'$$,
-                'the roles are nobody''s members as they come');
-SELECT is_empty($$SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll_' AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb
-                  OR rolreplication OR rolbypassrls)$$, 'and can do nothing by themselves');
+SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_'
+    OR m.member::regrole::text ~ '^pgpoll_'$$,
+    'after the installation, the roles have no members and are members of no role');
+SELECT is_empty($$SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll_'
+    AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb
+    OR rolreplication OR rolbypassrls)$$, 'the roles have no attributes');
 
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
-                  AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
+    AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
-                  AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
-                       OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE') AND p.proname NOT IN ('schema_version', 'metrics', 'problems'))$$,
-                'a publisher may call nothing, a monitor only the version, the metrics and the problems');
-SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v', 'S')
-                  AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
-                      ELSE has_any_column_privilege('anybody', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'nor touch a relation');
-SELECT set_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace AND p.prosecdef
-                AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))$$, ARRAY['ring_doorbell'],
-              'owner''s rights only with a pinned search_path, but for the one that must be fast');
+    AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
+    OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE')
+    AND p.proname NOT IN ('schema_version', 'metrics', 'problems'))$$,
+    'a publisher may call nothing, a monitor only the version, the metrics and the problems');
+SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace
+    AND c.relkind IN ('r', 'v', 'S')
+    AND CASE c.relkind WHEN 'S'
+    THEN has_sequence_privilege('anybody', c.oid, 'USAGE, SELECT, UPDATE')
+    ELSE has_any_column_privilege('anybody', c.oid,
+    'SELECT, INSERT, UPDATE, REFERENCES') END$$, 'PUBLIC has no right on any relation');
+SELECT set_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
+    AND p.prosecdef
+    AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))$$, ARRAY['ring_doorbell'],
+    'every SECURITY DEFINER function but ring_doorbell() pins its search_path');
 
--- A publisher whose session is full of traps: a copy of every function and operator of PostgreSQL whose name
--- occurs in ring_doorbell() or channel(), and of their types, comes before the original.
-SELECT string_agg(pg_get_functiondef(oid), ' ') AS prosrc FROM pg_proc WHERE oid IN ('pgpoll.ring_doorbell'::regproc, 'pgpoll.channel'::regproc) \gset
+-- A publisher may put traps into its session: for each function, operator and type of PostgreSQL whose name
+-- occurs in ring_doorbell() or channel(), an object of the same name that comes first in the search_path.
+SELECT string_agg(pg_get_functiondef(oid), ' ') AS prosrc FROM pg_proc
+    WHERE oid IN ('pgpoll.ring_doorbell'::regproc, 'pgpoll.channel'::regproc) \gset
 CREATE TEMP TABLE traps AS
-SELECT format('CREATE FUNCTION trap.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$', proname,
+SELECT format('CREATE FUNCTION trap.%I(%s) RETURNS %s
+    LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$', proname,
               oidvectortypes(proargtypes), prorettype::regtype) AS sql
 FROM pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace AND :'prosrc' ~ ('\m' || proname || '\M') AND prokind = 'f'
-  AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = ANY (proargtypes || ARRAY[prorettype]) AND t.typtype = 'p' AND t.typname <> 'void')
+  AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = ANY (proargtypes || ARRAY[prorettype])
+      AND t.typtype = 'p' AND t.typname <> 'void')
 UNION ALL
-SELECT format('CREATE FUNCTION trap.operator_%s(%s, %s) RETURNS %s LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$;
-               CREATE OPERATOR trap.%s (FUNCTION = trap.operator_%s, LEFTARG = %s, RIGHTARG = %s)', oid, oprleft::regtype, oprright::regtype,
+SELECT format('CREATE FUNCTION trap.operator_%s(%s, %s) RETURNS %s
+    LANGUAGE plpgsql AS $f$BEGIN RAISE $m$trapped$m$; END$f$;
+               CREATE OPERATOR trap.%s (FUNCTION = trap.operator_%s, LEFTARG = %s,
+               RIGHTARG = %s)', oid, oprleft::regtype, oprright::regtype,
               oprresult::regtype, oprname, oid, oprleft::regtype, oprright::regtype)
 FROM pg_operator
 WHERE oprnamespace = 'pg_catalog'::regnamespace AND position(oprname IN :'prosrc') > 0 AND oprkind = 'b'
 UNION ALL
 SELECT format('CREATE DOMAIN trap.%I AS pg_catalog.%I CHECK (trap.spring())', typname, typname)
-FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND :'prosrc' ~ ('\m' || typname || '\M') AND typtype = 'b';
-SELECT cmp_ok(count(*), '>', 300::bigint, 'traps') FROM traps;
+FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND :'prosrc' ~ ('\m' || typname || '\M')
+    AND typtype = 'b';
+SELECT cmp_ok(count(*), '>', 300::bigint, 'there are many traps') FROM traps;
 GRANT SELECT ON traps TO pgpoll_publisher;
 
 CREATE SCHEMA trap AUTHORIZATION pgpoll_publisher;
@@ -198,31 +229,43 @@ BEGIN
 END $$;
 ALTER FUNCTION pgpoll.ring_doorbell() COST 100; -- so that it is compiled again, in a session with the traps
 SELECT pgpoll.unmute_doorbell() \g /dev/null
-SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"rung"')$q$)$$,
-                'what a session defines does not reach the trigger');
+SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher',
+    $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"rung"')$q$)$$,
+    'objects that a session defines do not reach the trigger');
 SELECT pgpoll.mute_doorbell(1000) \g /dev/null
-SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"quiet"')$q$)$$,
-                'nor when NOTIFY is muted');
-SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'), pgpoll.listen('{t}'),
-                  pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1), pgpoll.unmute_doorbell(),
-                  pgpoll.read_feed(1, 1, 0, '{t}'), pgpoll.newest_positions('{t}'), pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.end_wait('h', 1),
-                  pgpoll.problems('h', 1, 1), pgpoll.try_position()$q$)$$, 'nor the worker''s functions');
-SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001', 'trapped', 'the traps are set');
-SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages are there');
-SELECT is_empty('SELECT FROM pg_temp.feed', 'its temporary tables are not used');
-SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"quiet"') AND pg_temp.at('"quiet"') + (60000::bigint << 16), 'nor its sequences');
+SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher',
+    $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"quiet"')$q$)$$,
+    'they do not reach the trigger while NOTIFY is muted');
+SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'),
+    pgpoll.listen('{t}'),
+    pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1),
+    pgpoll.unmute_doorbell(),
+    pgpoll.read_feed(1, 1, 0, '{t}'), pgpoll.newest_positions('{t}'),
+    pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.unlisten(NULL),
+    pgpoll.write_statistics('h', '{"pid":1,"workers":1}'),
+    pgpoll.problems('h', 1, 1), pgpoll.try_position()$q$)$$,
+    'they do not reach the functions that workers call');
+SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001',
+    'trapped', 'the traps are set');
+SELECT is(pg_temp.page('{trapped}', '{0}'), '{"\"rung\"","\"quiet\""}', 'the messages were published');
+SELECT is_empty('SELECT FROM pg_temp.feed', 'the session''s temporary tables are not used');
+SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"quiet"')
+    AND pg_temp.at('"quiet"') + (60000::bigint << 16), 'the session''s temporary sequences are not used');
 
 -- Authorisation
 
-SELECT ok(pgpoll.may_poll('', '{a,b}') AND pgpoll.may_poll('alice', '{a}'), 'as installed, everybody may poll everything');
+SELECT ok(pgpoll.may_poll('', '{a,b}') AND pgpoll.may_poll('alice', '{a}'),
+    'as installed, can_poll() lets everybody poll everything');
 SELECT ok(pgpoll.is_open_to_all(), 'is_open_to_all() is true as installed');
 CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
     AS $$SELECT CASE topic WHEN 'open' THEN true WHEN 'unsure' THEN NULL ELSE remote_user = topic END$$;
 SELECT ok(NOT pgpoll.is_open_to_all(), 'is_open_to_all() is false when can_poll() was replaced');
 SELECT is(pgpoll.may_poll(u, t::text[]), may, format('%L polls %s: %s', u, t, may))
-FROM (VALUES ('', '{open}', true), ('', '{open,alice}', false), ('alice', '{open,alice}', true), ('alice', '{alice,bob}', false),
-             ('alice', '{unsure}', false), ('alice', '{open,unsure}', false), ('', '{}', true)) v (u, t, may);
-SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}')$q$)$$, 'replacing can_poll keeps its grant');
+FROM (VALUES ('', '{open}', true), ('', '{open,alice}', false), ('alice', '{open,alice}', true),
+    ('alice', '{alice,bob}', false),
+    ('alice', '{unsure}', false), ('alice', '{open,unsure}', false), ('', '{}', true)) v (u, t, may);
+SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}')$q$)$$,
+    'replacing can_poll keeps its grant');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -43,6 +43,14 @@ def publish(session, topic, *payloads):
         run(session, "INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, json.dumps(payload))
 
 
+def write_statistics(session, host, pid, began=None, ended=()):
+    """Reports that a worker without a manager begins to wait for topics, or that others have ended to wait."""
+    report = {"pid": pid, "workers": 1, "ended": list(ended)}
+    if began:
+        report["began"] = [{"pid": pid, "topics": began, "client": "192.0.2.1", "waited_ms": 0, "left_ms": 60000}]
+    run(session, "SELECT pgpoll.write_statistics(%s, %s)", host, json.dumps(report))
+
+
 def check_refusals(session):
     """Rows that break the rules of the table are refused."""
     for column, value in *(("topic", name) for name in ("", " \u3000", "a\tb", "x" * 256)), ("created_at", "infinity"):

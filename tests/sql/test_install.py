@@ -7,7 +7,7 @@ import pytest
 
 from conftest import INSTALL, UNINSTALL, Cluster
 from sessions import (LEVELS, Background, Reader, assign, check_refusals, close_all, connect, opened, publish, run,
-                      wait_until, waits_for_lock)
+                      wait_until, waits_for_lock, write_statistics)
 
 ROLES_SCRIPT = os.path.join(os.path.dirname(INSTALL), "roles.sql")
 PRUNE = os.path.join(os.path.dirname(INSTALL), "prune.sql")
@@ -185,11 +185,12 @@ def test_objects_in_public_are_not_used(server):
     publish(admin, "t", 1)
     run(admin, "RESET ROLE; SET search_path = public, pg_catalog; SET ROLE pgpoll_poller")
     assert Reader(admin, ["t"], {"t": 0}).read() == [1]
-    run(admin, "SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1000), pgpoll.sweep_waiters()")
-    run(admin, """SELECT pgpoll.write_waiters('h', '[{"pid": 2, "topics": ["t"], "client": "c", "waited_ms": 1, "left_ms": 1000}]', '[]')""")
+    write_statistics(admin, "h", 1, began=["t"])
+    write_statistics(admin, "h", 2, began=["t"])
+    run(admin, "SELECT pgpoll.sweep_waiters()")
     counts = run(admin, "RESET search_path; SELECT pg_catalog.row_to_json(s) FROM pgpoll.stats s")[0][0]
     assert counts["topic_subscriber_counts"] == {"t": 2}
-    run(admin, "SELECT pgpoll.end_wait('h', 1)")
+    write_statistics(admin, "h", 1, ended=[1])
     run(admin, "RESET ROLE; SET search_path = public, pg_catalog; SELECT pgpoll.prune('0')")
 
 

@@ -5,7 +5,7 @@ import random
 import psycopg2
 import pytest
 
-from sessions import LEVELS, Background, Reader, assign, connect, publish, run, wait_until, waits_for_lock
+from sessions import LEVELS, Background, Reader, assign, connect, publish, run, wait_until, waits_for_lock, write_statistics
 
 
 @pytest.fixture(params=LEVELS)
@@ -352,14 +352,13 @@ def test_two_prunes_take_turns(admin):
 
 
 def test_announcements(admin):
-    """A batch sends one NOTIFY to each topic's channel, with the topic's highest position, and one to channel pgpoll, with its last
-    position and the topics' hashes. listen() returns the channels; end_wait() undoes it."""
+    """A batch sends one NOTIFY to each topic's channel, with the topic's highest position, and one to channel pgpoll,
+    with its last position and the topics' hashes. listen() returns the channels; unlisten() undoes it."""
     assign(admin)
     topics = ["a", "Ünï ' \" \\"]
     waiter, manager, assigner = connect(), connect(), connect(LEVELS[0])
     channels = ["pgpoll_" + hashlib.sha256(topic.encode()).hexdigest()[:56] for topic in topics]
     assert [channel for channel, in run(waiter, "SELECT pgpoll.listen(%s)", topics)] == channels
-    run(waiter, "SELECT pgpoll.begin_wait('host', 1, %s, 'client', 0, 1000)", topics)
     publish(admin, "b", "not asked for")
     publish(admin, topics[1], 1, 2)
     publish(admin, topics[0], 3)
@@ -383,8 +382,10 @@ def test_announcements(admin):
     assert position == positions["b"] and sorted(hashes[at:at + 8] for at in range(0, len(hashes), 8)) == sorted(known)
 
     waiter.notifies.clear()
-    run(waiter, "SELECT pgpoll.end_wait('host', 1)")
-    assert run(waiter, "SELECT pg_listening_channels()") == [] and run(admin, "SELECT 1 FROM pgpoll.waiters") == []
+    run(waiter, "SELECT pgpoll.unlisten(%s)", topics[:1])
+    assert run(waiter, "SELECT pg_listening_channels()") == [(channels[1],)]
+    run(waiter, "SELECT pgpoll.unlisten(NULL)")
+    assert run(waiter, "SELECT pg_listening_channels()") == []
     publish(admin, "a", "nobody listens")
     run(waiter, "SELECT 1")
     assert waiter.notifies == []
@@ -392,7 +393,7 @@ def test_announcements(admin):
 
 def test_killed_worker_is_not_counted(admin):
     worker = connect()
-    run(worker, "SELECT pgpoll.begin_wait('host', 1, '{a}', 'client', 0, 60000)")
+    write_statistics(worker, "host", 1, began=["a"])
     active = "SELECT active_waiters FROM pgpoll.stats"
     assert run(admin, active) == [(1,)]
     run(admin, "SELECT pg_terminate_backend(%s)", worker.info.backend_pid)

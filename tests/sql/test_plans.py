@@ -7,6 +7,7 @@ from sessions import assign, connect, publish, run
 
 MANY = 20000
 PAGE = "SELECT pgpoll.catch_up('{{t0,t1,quiet,new}}', '{{{},{},0,NULL}}', 10, 100000)"
+LAST = "SELECT pgpoll.catch_up('{t0,quiet,t1}', '{-10,-20,-5}', 10, 100000)"
 ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.assign_positions()",
     "SELECT pgpoll.new_messages(1000, 1000000)",
@@ -18,10 +19,8 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.newest_positions('{t0,t1}')",
     "SELECT pgpoll.mute_doorbell(1)",
     "SELECT pgpoll.unmute_doorbell()",
-    "SELECT pgpoll.begin_wait('host', 1, '{t0,t1}', 'client', 0, 1000)",
-    "SELECT pgpoll.end_wait('host', 1)",
-    """SELECT pgpoll.write_waiters('host', '[{"pid": 2, "topics": ["t0"], "client": "c", "waited_ms": 1, "left_ms": 1000}]', '[1]')""",
-    """SELECT pgpoll.write_listener('host', 1, 1, 1, true, '[{"metric": "polls", "label": "ok", "n": 1}]')""",
+    """SELECT pgpoll.write_statistics('host', '{"pid": 1, "workers": 1, "free_workers": 1, "hears": true, "ended": [1], "began":
+        [{"pid": 2, "topics": ["t0"], "client": "c", "waited_ms": 1, "left_ms": 1000}], "counts": [{"metric": "polls", "label": "ok", "n": 1}]}')""",
     "SELECT pgpoll.sweep_waiters()",
     "SELECT pgpoll.metrics()",
     "SELECT * FROM pgpoll.stats",
@@ -79,7 +78,7 @@ def check(plans, statement, most):
 def check_all(plans, admin):
     """Runs each statement with one new message."""
     last = [run(admin, "SELECT coalesce(max(position), 0) FROM pgpoll.feed WHERE topic = %s", topic)[0][0] for topic in ("t0", "t1")]
-    for statement in [*ONCE, PAGE.format(0, 0), PAGE.format(*last)]:
+    for statement in [*ONCE, PAGE.format(0, 0), PAGE.format(*last), LAST]:
         publish(admin, "t0", "new")
         check(plans, statement, 50)
     for n in range(3):

@@ -12,11 +12,7 @@ USES = {
     "SELECT pgpoll.catch_up('{t}', '{0}', 10, 1000)": {"messages", "feed", "retention"},
     "SELECT pgpoll.prune('1 day')": {"messages", "feed", "retention"},
     "TRUNCATE pgpoll.messages": {"messages", "feed", "retention", "batches"},
-    "SELECT pgpoll.begin_wait('h', 1, '{t}', 'c', 0, 1000)": {"waiters"},
-    "SELECT pgpoll.end_wait('h', 1)": {"waiters"},
-    "SELECT pgpoll.write_waiters('h', '[]', '[1]')": {"waiters"},
-    "SELECT pgpoll.write_listener('h', 1, 1, 1, true, '[]')": {"listeners", "counters"},
-    "SELECT pgpoll.end_listener('h', 1)": {"waiters", "listeners"},
+    """SELECT pgpoll.write_statistics('h', '{"pid": 1, "workers": 1}')""": {"waiters", "listeners", "counters"},
     "SELECT pgpoll.sweep_waiters()": {"waiters", "listeners", "counters"},
     "SELECT pgpoll.metrics()": {"waiters", "listeners", "counters"},
 }

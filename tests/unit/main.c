@@ -34,6 +34,7 @@ int main(void)
         { SUITE(allocation_failures_tests) },
         { SUITE(notify_throttle_tests) },
         { SUITE(counters_tests) },
+        { SUITE(stats_report_tests) },
         { SUITE(query_batch_tests) },
         { SUITE(authorizer_tests) },
         { SUITE(scoreboard_tests) },

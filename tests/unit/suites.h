@@ -27,6 +27,7 @@ extern CU_TestInfo source_shared_tests[];
 extern CU_TestInfo read_channel_tests[];
 extern CU_TestInfo allocation_failures_tests[];
 extern CU_TestInfo counters_tests[];
+extern CU_TestInfo stats_report_tests[];
 extern CU_TestInfo poll_counters_tests[];
 extern CU_TestInfo query_batch_tests[];
 extern CU_TestInfo addresses_tests[];

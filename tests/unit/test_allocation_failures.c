@@ -3,6 +3,7 @@
  * correct; there must be no crash and no leak.
  */
 #include "allocation.h"
+#include "api/cursor.h"
 #include "expect.h"
 #include "fake_poll.h"
 #include "postgres/catch_up.h"

@@ -205,7 +205,7 @@ static void a_feed_is_read_from_a_position(void)
     EXPECT(strstr(statement.sql, "pgpoll.new_messages"), "%s", statement.sql);
     CU_ASSERT_EQUAL(statement.count, 4);
     EXPECT(memcmp(statement.values[0], "\0\0\0\7", 4) == 0, "messages");
-    EXPECT(memcmp(statement.values[2], "\377\377\377\377\377\377\377\377", 8) == 0, "after");
+    EXPECT(*statement.values[2] == '\377', "a negative position");
     statement_release(&statement);
 
     CU_ASSERT_TRUE(catch_up_feed_statement(&statement, 7, 1048576, 5, wanted, 0));

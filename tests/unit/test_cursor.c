@@ -23,6 +23,9 @@ static void parses_every_kind(void)
         { "1764000000000-0", CURSOR_TIME, INT64_C(1764000000000) * 65536 },
         { "1764000000000-65535", CURSOR_TIME, INT64_C(1764000000000) * 65536 + 65535 },
         { "140737488355327-65535", CURSOR_TIME, INT64_MAX },
+        { "-1", CURSOR_LAST, -1 },
+        { "-50", CURSOR_LAST, -50 },
+        { "-1000", CURSOR_LAST, -1000 },
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
@@ -42,7 +45,17 @@ static void other_text_is_an_unknown_cursor(void)
         "$ ",
         "-",
         "--",
-        "-1",
+        "-0",
+        "-01",
+        "--1",
+        "-+1",
+        "- 1",
+        "-1 ",
+        " -1",
+        "-1.0",
+        "-1e2",
+        "-1001",
+        "-99999999999999999999999",
         "1-",
         "-1-1",
         "+1-1",
@@ -69,11 +82,12 @@ static void other_text_is_an_unknown_cursor(void)
         "msg-000000000000002a",
         "null",
     };
-    static const char with_nul[] = "1-1\0";
+    static const char with_nul[] = "1-1\0", last_with_nul[] = "-1\0";
 
     for (size_t i = 0; i < COUNT(rows); i++)
         EXPECT(cursor_parse(rows[i], strlen(rows[i])).kind == CURSOR_UNKNOWN, "%s", rows[i]);
     EXPECT(cursor_parse(with_nul, sizeof with_nul - 1).kind == CURSOR_UNKNOWN, "1-1 and a NUL");
+    EXPECT(cursor_parse(last_with_nul, sizeof last_with_nul - 1).kind == CURSOR_UNKNOWN, "-1 and a NUL");
 }
 
 static void ids_parse_back_to_the_position(void)

@@ -50,12 +50,12 @@ static void a_poll_is_counted_by_its_outcome(void)
     count_poll(-1, 0, ERROR_NONE, GAP_EXPIRED);
     count_poll(-1, 0, ERROR_NONE, GAP_NONE);
     count_poll(-1, 0, ERROR_CLIENT_GONE, GAP_UNKNOWN);
-    CU_ASSERT_EQUAL(counted(COUNTER_POLLS + ERROR_NONE), 2);
-    CU_ASSERT_EQUAL(counted(COUNTER_POLLS + ERROR_CLIENT_GONE), 1);
+    CU_ASSERT_EQUAL(counted(COUNTER_POLLS + (int)ERROR_NONE), 2);
+    CU_ASSERT_EQUAL(counted(COUNTER_POLLS + (int)ERROR_CLIENT_GONE), 1);
     CU_ASSERT_EQUAL(counted(COUNTER_MESSAGES), 2);
     CU_ASSERT_EQUAL(counted(COUNTER_BYTES), 4);
-    CU_ASSERT_EQUAL(counted(COUNTER_GAPS + GAP_EXPIRED), 1);
-    EXPECT(counted(COUNTER_GAPS + GAP_UNKNOWN) == 0, "a client that left was told nothing");
+    CU_ASSERT_EQUAL(counted(COUNTER_GAPS + (int)GAP_EXPIRED), 1);
+    EXPECT(counted(COUNTER_GAPS + (int)GAP_UNKNOWN) == 0, "a client that left was told nothing");
 }
 
 static void the_wait_is_counted_if_there_was_one(void)
@@ -92,8 +92,8 @@ static void a_gap_without_a_message_has_no_latency(void)
     CU_ASSERT_TRUE_FATAL(page_init(&waiter.page, 1));
     poll_counters_add(&counters, &waiter, ERROR_NONE);
     page_release(&waiter.page);
-    CU_ASSERT_EQUAL(counted(COUNTER_POLLS + ERROR_NONE), 1);
-    CU_ASSERT_EQUAL(counted(COUNTER_GAPS + GAP_EXPIRED), 1);
+    CU_ASSERT_EQUAL(counted(COUNTER_POLLS + (int)ERROR_NONE), 1);
+    CU_ASSERT_EQUAL(counted(COUNTER_GAPS + (int)GAP_EXPIRED), 1);
     CU_ASSERT_EQUAL(observed(COUNTER_LATENCY_MS, COUNTER_LATENCY_BUCKETS), 0);
 }
 

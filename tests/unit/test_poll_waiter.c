@@ -1,10 +1,10 @@
 /* Scripts of a poll's calls and their results (fake_poll.h). The tests advance the clock and do not sleep. */
 #include "worker/poll_waiter.h"
 
+#include "api/cursor.h"
 #include "core/clock.h"
 #include "expect.h"
 #include "fake_poll.h"
-#include "postgres/catch_up.h"
 #include "suites.h"
 
 #include <inttypes.h>
@@ -530,6 +530,10 @@ static void each_kind_of_cursor_has_its_gaps(void)
         { "\"0-7\"", 7, GAP_NONE, NULL },
         { "\"0-7\"", 7, GAP_EXPIRED, "expired" },
         { "\"0-7\"", 7, GAP_AHEAD, NULL }, /* a time before anything was published */
+        { "\"-1\"", -1, GAP_NONE, NULL },
+        { "\"-50\"", -50, GAP_EXPIRED, NULL },
+        { "\"-0\"", 0, GAP_NONE, "unknown" },
+        { "\"-1001\"", 0, GAP_NONE, "unknown" },
         { "\"msg_abc123\"", 0, GAP_NONE, "unknown" },
         { "\"msg_abc123\"", 0, GAP_EXPIRED, "unknown" },
     };

@@ -5,13 +5,13 @@
  */
 #include "worker/source_shared.h"
 
+#include "api/cursor.h"
 #include "api/poll_request.h"
 #include "api/topic.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "expect.h"
 #include "fake_clock.h"
-#include "postgres/catch_up.h"
 #include "shared/latch.h"
 #include "shared/poll_quota.h"
 #include "shared/question.h"
@@ -154,8 +154,8 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     char body[128];
     int pair[2], length = snprintf(body, sizeof body, "{\"topics\":[%s]}", topics);
 
-    *host =
-        (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 }, .positions = { -1, -1, -1 } };
+    *host = (struct host){ .config = { .page_bytes = 1000, .query_timeout_s = 5 },
+                           .positions = { CATCH_UP_FROM_NOW, CATCH_UP_FROM_NOW, CATCH_UP_FROM_NOW } };
     fake_clock_restore();
     CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     host->ours = pair[0];

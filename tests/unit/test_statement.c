@@ -80,21 +80,23 @@ static void topics_are_encoded_as_text(void)
     statement_release(&statement);
 }
 
-static void positions_are_encoded_as_bigint_with_nulls(void)
+static void numbers_are_encoded_as_bigint_with_nulls(void)
 {
-    static const int64_t positions[] = { 0, -1, INT64_MAX };
+    static const int64_t numbers[] = { 0, -1, -2, INT64_MAX };
     struct statement statement;
 
     statement_init(&statement, "SELECT $1");
-    CU_ASSERT_TRUE(statement_add_positions(&statement, positions, 3));
+    CU_ASSERT_TRUE(statement_add_int8s(&statement, numbers, 4, -1));
     EXPECT_TEXT(bytes_of(&statement, 0), "00000001"
                                          "00000001"
                                          "00000014"
-                                         "00000003"
+                                         "00000004"
                                          "00000001"
                                          "00000008"
                                          "0000000000000000"
                                          "ffffffff"
+                                         "00000008"
+                                         "fffffffffffffffe"
                                          "00000008"
                                          "7fffffffffffffff");
     CU_ASSERT_EQUAL(statement.types[0], 1016);
@@ -111,7 +113,7 @@ static void parameters_keep_their_order(void)
     CU_ASSERT_TRUE(statement_add_int4(&statement, 1));
     CU_ASSERT_TRUE(statement_add_topics(&statement, topics, 1));
     CU_ASSERT_TRUE(statement_add_int8(&statement, 2));
-    CU_ASSERT_TRUE(statement_add_positions(&statement, positions, 1));
+    CU_ASSERT_TRUE(statement_add_int8s(&statement, positions, 1, -1));
     statement_add_text(&statement, "x");
     CU_ASSERT_TRUE(statement_add_int4(&statement, 3));
     statement_add_text(&statement, "y");
@@ -130,7 +132,7 @@ CU_TestInfo statement_tests[] = {
     { "numbers are big-endian", numbers_are_big_endian },
     { "text is sent unchanged", text_is_sent_unchanged },
     { "topics are encoded as text[]", topics_are_encoded_as_text },
-    { "positions are encoded as bigint[] with NULLs", positions_are_encoded_as_bigint_with_nulls },
+    { "numbers are encoded as bigint[] with NULLs", numbers_are_encoded_as_bigint_with_nulls },
     { "parameters keep their order", parameters_keep_their_order },
     CU_TEST_INFO_NULL,
 };

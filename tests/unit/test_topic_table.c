@@ -115,16 +115,9 @@ static void a_removed_name_is_gone(void)
 
 static void names_are_any_text(void)
 {
-    static const char *const names[] = { "a",
-                                         "A",
-                                         " ",
-                                         "a/b?c=\"d\"\\",
-                                         "größe",
-                                         "日本語",
-                                         "\xf0\x9f\x90\x98",
-                                         "\xc2\xa0",
-                                         "a"
-                                         "b" };
+    static const char *const names[] = {
+        "a", "A", " ", "a/b?c=\"d\"\\", "größe", "日本語", "\xf0\x9f\x90\x98", "\xc2\xa0", "ab"
+    };
     struct fixture fixture = new_fixture(SIZE);
     char longest[NAME_BYTES + 1] = "";
     int numbers[COUNT(names)];

@@ -1,6 +1,6 @@
 /*
- * Tests wait_for_event() and wait_for_fd() with real sockets and signals. Each wait ends within a few milliseconds, unless
- * there is a bug.
+ * Tests wait_for_event() and wait_for_fd() with real sockets and signals. Each wait ends within a few
+ * milliseconds, unless there is a bug.
  */
 #include "core/wait.h"
 
