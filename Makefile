@@ -8,7 +8,7 @@ WORKERS ?= 64
 MODE    ?= managed
 PREFIX  ?= /usr/local
 DESTDIR ?=
-# SANITIZE=address,undefined builds one that watches itself, in a directory of its own.
+# SANITIZE=address,undefined builds with sanitizers, in a directory of its own.
 SANITIZE ?=
 SUITES  ?= lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database
 FUZZ_S  ?= 60
@@ -22,27 +22,27 @@ BUILD    := $(call build_of,$(SANITIZE))
 CC     := $(if $(filter default,$(origin CC)),gcc,$(CC))
 CFLAGS ?= -g $(if $(SANITIZE),-O1,-O2)
 
-# One short line a step, none with -s; V=1 shows the commands.
+# Each step prints one short line, none with -s. V=1 prints the commands.
 Q    := $(if $(V),,@)
 note  = $(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),,@echo '  $(1)' $@)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wconversion \
             -Wwrite-strings $(if $(filter true,$(CI)),-Werror)
 ifdef SANITIZE
-# (-Wno-tsan: the thread sanitizer does not model fences. Everything that they order is atomic, or marked: racy_read.h.)
+# -Wno-tsan: the thread sanitizer does not know fences. All data that fences order are atomic or marked (racy_read.h).
 GUARDS  := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer $(if $(filter thread,$(SANITIZE)),-Wno-tsan)
 LDGUARDS := $(GUARDS)
 WORKER_LDFLAGS :=
 else
 GUARDS  := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
 LDGUARDS := -pie -Wl,-z,relro,-z,now
-# A manager has thousands of workers, and each library that they have mapped costs 40 KiB a worker (kernel memory and dirtied pages). So
-# they are linked statically where the linker finds the archives. Both libfcgi and libc define functions that we define instead (peer.h,
-# memory.h); -z muldefs takes ours. It would hide it if two of our own objects defined the same; the link of pgpoll.fcgi does not.
+# A manager has thousands of workers, and each shared library costs every worker 40 KiB (kernel memory and dirty pages). Therefore workers
+# are linked statically if the linker finds the archives. Our code replaces functions of libfcgi and libc (fcgi_io.h, oom.h); -z muldefs
+# makes the linker take ours. It would also hide duplicate definitions in our own objects, which the link of pgpoll.fcgi reports.
 WORKER_LDFLAGS ?= $(if $(MISSING_ARCHIVES),,-static-pie -Wl$(comma)-z$(comma)muldefs)
 endif
 
-# These are asked when first needed, and once: on a fresh machine the packages are there only by then.
+# These run when they are first needed, and only once: on a new machine the packages are installed by then.
 once       = $(eval $(1) := $(2))$($(1))
 LIBRARIES  := 'json-c >= 0.15' 'libpq >= 14'
 pkg_config = $(shell pkg-config $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error pkg-config does not find all of $(LIBRARIES): install libjson-c-dev and libpq-dev, or run `make packages`))
@@ -50,7 +50,7 @@ PKG_CFLAGS = $(call once,PKG_CFLAGS,$(call pkg_config,--cflags $(LIBRARIES)))
 JSON_LIBS  = $(call once,JSON_LIBS,$(call pkg_config,--libs json-c))
 PKG_LIBS   = $(call once,PKG_LIBS,$(call pkg_config,--libs $(LIBRARIES)))
 
-# What the linker lacks for these options, by linking an empty program: names such as -lfcgi, or the options themselves if it does not say.
+# What the linker lacks for these options, found by linking an empty program: names such as -lfcgi, or the options themselves if it names none.
 lacking = $(shell said=$$(echo 'int main(void) { return 0; }' | LC_ALL=C $(CC) -o /dev/null -x c - $(LDFLAGS) $(1) 2>&1) || { \
     names=$$(echo "$$said" | sed -nE 's/.*(cannot find|unable to find library) ([^: ]+).*/\2/p' | sort -u); echo $${names:-$(1)}; })
 FCGI_LIBS = $(call once,FCGI_LIBS,$(if $(call lacking,-lfcgi),$(error the linker does not find libfcgi: install libfcgi-dev, or run `make packages`),-lfcgi))
@@ -90,7 +90,7 @@ $(PROGRAMS):
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
 	$(if $(filter %/pgpoll-worker,$@),$(SAY_SHARED))
 
-# Only where nobody has asked for it. Debian's packages have the archives, other systems' may not.
+# Printed only if shared libraries were not asked for. Debian's packages have the archives; those of other systems may not.
 SAY_SHARED = $(if $(filter file,$(origin WORKER_LDFLAGS)),$(if $(SANITIZE),,$(if $(MISSING_ARCHIVES),@echo '  NOTE pgpoll-worker is linked with shared libraries: no static library for $(MISSING_ARCHIVES) (Debian has them in libfcgi-dev, libjson-c-dev, libc6-dev). It works the same and takes 40 KiB more a worker.')))
 
 $(LIBRARY): $(SRC)
@@ -102,7 +102,7 @@ $(BUILD)/tests/unit/run: $(UNIT) $(LIBRARY)
 	$(call note,LINK)
 	$(Q)$(LINK) -o $@ $^ -lcunit $(PKG_LIBS)
 
-# Each harness is a file; jansson last, for it shares names with json-c.
+# Each harness is a file. jansson comes last, because it defines some of json-c's names.
 fuzzers: $(call fuzzers,$(BUILD))
 $(call fuzzers,$(BUILD)): %: %.o $(BUILD)/tests/fuzz/second_opinion.o $(FCGI) $(LIBRARY)
 	$(call note,LINK)
@@ -129,7 +129,7 @@ $(BUILD)/src/manager/check.o $(BUILD)/src/postgres/connect.o $(BUILD)/fcgi/start
 
 -include $(OBJECTS:.o=.d)
 
-# Packages are installed only for a goal that promises it; then they come before anything else.
+# Only goals that say so install packages, and they do so before anything else.
 packages: packages-run ## installs the Debian packages that building and running need (root or sudo)
 packages-run:
 	@deploy/packages build run
@@ -193,7 +193,7 @@ lint-shell:
 	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint $(wildcard deploy/debian/p*) deploy/debian/build deploy/runit/*/run tests/layers tests/run tests/sum tests/postgres tests/debian/bootstrap tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 lint-layers:
 	tests/layers
-# One file at a time: with several, clang-tidy 14 finds uninitialised va_lists that are none. Of a clean file it only says how many
+# One file at a time: with several files, clang-tidy 14 wrongly reports uninitialised va_lists. Of a clean file it only says how many
 # warnings it hides.
 TIDY_FILES := $(wildcard src/*/*.c fcgi/*.c)
 lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
@@ -208,7 +208,7 @@ INSTALLED := $(addprefix $(DESTDIR)$(PREFIX)/,lib/pgpoll share/pgpoll share/doc/
 uninstall: ## removes that; the settings stay
 	$(Q)rm -rf $(INSTALLED)
 
-# What is committed, and no more. Everything but this goal works in it without git.
+# Contains only what is committed. All goals except this one work in the unpacked tarball without git.
 dist: ## makes the source tarball of the last commit, build/pgpoll-VERSION.tar.gz
 	@mkdir -p build
 	@git archive --prefix=pgpoll-$(VERSION)/ -o build/pgpoll-$(VERSION).tar.gz HEAD

@@ -1,4 +1,4 @@
-# Turns what `pgpoll.fcgi --help` says of the environment into lines of a sample file (-v without=NAME) or a manual page (-v man=1).
+# Turns the settings in the output of `pgpoll.fcgi --help` into lines of a sample file (-v without=NAME) or a manual page (-v man=1).
 function wrapped(text, words, count, line, all, i) {
     count = split(text, words, " ")
     for (i = 1; i <= count; i++) {
@@ -17,7 +17,7 @@ function show() {
     if (man) {
         gsub(/\\/, "\\e", text)
         gsub(/ --/, " \\-\\-", text)
-        gsub(/[.] /, ".\n", text) # a sentence a line
+        gsub(/[.] /, ".\n", text) # one sentence per line
         printf ".It Ev %s\n%s\n", name, text
         if (range)
             print range

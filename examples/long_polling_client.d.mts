@@ -1,29 +1,29 @@
 /** What was published. */
 export interface Message<Payload = unknown> {
     topic: string;
-    /** Sorts in the order of delivery; a cursor. */
+    /** Sorts in the order of delivery. Can be used as a cursor. */
     message_id: string;
     payload: Payload;
     /** When the publisher's transaction began: UTC, as YYYY-MM-DDTHH:MM:SS.ffffff. */
     timestamp: string;
     metadata: unknown;
-    /** A cursor, too. */
+    /** Can be used as a cursor, too. */
     stream_id: string;
 }
 
-/** Topic to cursor. */
+/** Maps topics to cursors. */
 export type Cursors = Record<string, string>;
 
-/** A cursor could not be honoured: messages may be missing. */
+/** Messages may be missing after a cursor. */
 export interface Gap {
-    /** The messages after it were pruned; it is none of the server's; or it is newer than the database. */
+    /** expired: messages after the cursor were deleted. unknown: it is no cursor of this server. ahead: it is newer than the database. */
     reason: "expired" | "unknown" | "ahead";
     requested: string;
     /** The message_id of the oldest message that is kept, if there is one. */
     oldest: string | null;
 }
 
-/** Where cursors live between two runs: one for each set of topics. */
+/** Keeps the cursors between two runs. Use one storage for each set of topics. */
 export interface CursorStorage {
     load(): Cursors | Promise<Cursors>;
     save(cursors: Cursors): void | Promise<void>;
@@ -35,9 +35,9 @@ export interface LongPollOptions {
      * messages that are kept ("-1" to "-1000").
      */
     since?: Cursors;
-    /** Seconds that a poll waits at the server, 1 to 60; 30 if not given. */
+    /** How long a poll waits at the server, in seconds: 1 to 60, by default 30. */
     timeout?: number;
-    /** Messages in one answer, 1 to 1,000; 100 if not given. */
+    /** The largest number of messages in one answer: 1 to 1,000, by default 100. */
     limit?: number;
     /**
      * Further request headers, such as Authorization. A function is asked before each poll, and once more when the server answered 401:
@@ -54,25 +54,28 @@ export interface LongPollOptions {
      * pages get each other's messages. Without Web Locks, which browsers have on HTTPS and localhost only, each page polls for itself.
      */
     share?: string;
-    /** Ends the loop, quietly. */
+    /** Ends the loop without an error. */
     signal?: AbortSignal;
     storage?: CursorStorage;
-    /** Reads an answer; JSON.parse if not given, which rounds numbers beyond 2^53. */
+    /** Parses an answer. By default JSON.parse, which rounds integers beyond 2^53. */
     parse?(text: string): any;
-    /** Before the messages of the answer that told of it; console.warn if not given. */
+    /** Called for a gap, before the messages of the same answer. By default calls console.warn. */
     onGap?(topic: string, gap: Gap): void;
-    /** The server cannot be reached, or not now; console.warn if not given. */
-    onRetry?(error: Error, seconds: number): void;
+    /**
+     * Called when a poll failed and will be repeated after so many seconds. status is that of the answer, if there was one.
+     * By default calls console.warn.
+     */
+    onRetry?(error: Error & { status?: number }, seconds: number): void;
     /**
      * The server has refused the poll; a 401 also with new headers. Return true, or a promise of it, to poll again, for example when the
      * user has logged in. Otherwise the loop throws the error.
      */
     onRefused?(error: Refused): unknown;
-    /** The server has taken the poll, or answered it. */
+    /** Called when the server has accepted or answered a poll. */
     onOpen?(): void;
 }
 
-/** The server says that this request is wrong: asking again would not help. */
+/** Thrown when the server refuses the request: repeating it would not help. */
 export class Refused extends Error {
     constructor(status: number, text: string);
     readonly status: number;
@@ -88,7 +91,7 @@ export interface LongPoll<Payload = unknown> extends AsyncGenerator<Message<Payl
     remove(topic: string): void;
 }
 
-/** Yields every message of the topics, for ever: until the loop is left, options.signal aborts it or the server refuses. */
+/** Yields every message of the topics until the loop is left, options.signal aborts it or the server refuses the request. */
 export function longPoll<Payload = unknown>(
     url: string | URL,
     topics: readonly string[],
@@ -104,5 +107,5 @@ export function inLocalStorage(key: string): CursorStorage;
 /** Keeps the cursors of this tab, under this key, until the tab is closed. A reload continues where it was. */
 export function inSessionStorage(key: string): CursorStorage;
 
-/** Keeps the cursors in a file (Node). Writes the file as a whole or not at all, also if the power fails. */
+/** Keeps the cursors in a file (Node.js). The file is replaced atomically, so that a power failure leaves the old or the new one. */
 export function inFile(path: string): CursorStorage;

@@ -14,10 +14,10 @@
  * comes back. With the option share, all pages of an origin wait with one poll.
  */
 const FIRST_BACKOFF_S = 0.5, LAST_BACKOFF_S = 30, LONGEST_RETRY_AFTER_S = 3600, SILENCE_S = 10;
-const CUT_S = 1; // a poll that waited this long before a proxy ended it did not fail
+const CUT_S = 1; // a poll that a proxy ends after this time counts as a timeout, not as a failure
 const LEADER_SILENCE_S = 5, KEEP_S = 20, FORGET_S = 90, QUEUED_PAGES = 16; // of pages that share a poll
 
-/** The server says that this request is wrong. Asking again would not help. */
+/** Thrown when the server refuses the request: repeating it would not help. */
 export class Refused extends Error {
     constructor(status, text) {
         super(`${status} ${text}`);
@@ -30,6 +30,7 @@ class Unavailable extends Error {
     constructor(response) {
         super(`${response.status} ${response.statusText}`.trim());
         this.name = "Unavailable";
+        this.status = response.status;
         const asked = response.headers.get("Retry-After") ?? "";
         const seconds = /^\d+$/.test(asked) ? Number(asked) : (Date.parse(asked) - Date.now()) / 1000;
         this.retryAfter = Math.min(Math.max(seconds || 0, 0), LONGEST_RETRY_AFTER_S);
@@ -269,7 +270,7 @@ class Poller {
     async trySend(request, refused) {
         const { headers, credentials, parse = JSON.parse, onOpen } = this.options;
         const attempt = this.attempt = new AbortController();
-        // Silence ends the attempt, not the time that an answer takes to arrive: on a slow line that may be minutes.
+        // The time limit applies to silence, not to the whole answer, which may take minutes on a slow line.
         let timer;
         const expect = () => {
             const seconds = request.timeout + SILENCE_S;
@@ -311,7 +312,7 @@ class Poller {
         } finally {
             clearTimeout(timer);
             this.isSent = false;
-            attempt.abort(); // a body that nobody reads holds its connection
+            attempt.abort(); // a body that is not read keeps its connection open
         }
     }
 }
@@ -523,7 +524,7 @@ class Share {
 
 /** The response's text. alive: called whenever a part of it has arrived. */
 async function read(response, alive) {
-    if (!response.body) // some platforms have no streams
+    if (!response.body) // the platform has no streams
         return response.text();
     const reader = response.body.getReader(), decoder = new TextDecoder();
     let text = "";
@@ -565,7 +566,7 @@ function inWebStorage(storage, key) {
     };
 }
 
-/** Keeps the cursors in a file (Node). Writes the file as a whole or not at all, also if the power fails. */
+/** Keeps the cursors in a file (Node.js). The file is replaced atomically, so that a power failure leaves the old or the new one. */
 export function inFile(path) {
     return {
         async load() {

@@ -21,11 +21,11 @@ import requests
 
 TIMEOUT_S = 30
 FIRST_BACKOFF_S, LAST_BACKOFF_S, LONGEST_RETRY_AFTER_S = 0.5, 30, 3600
-CUT_S = 1   # a poll that waited this long before a proxy ended it did not fail
+CUT_S = 1   # a poll that a proxy ends after this time counts as a timeout, not as a failure
 
 
 class Refused(Exception):
-    """The server says that this request is wrong: asking again would not help."""
+    """The server refuses the request: repeating it would not help."""
 
 
 class Cut(Exception):
@@ -45,9 +45,9 @@ class LongPollingClient:
         self.limit = None   # messages per page; None: the server's default
 
     def poll(self):
-        """Waits for messages, at most TIMEOUT_S. Returns the answer; the caller moves on to its next_since."""
-        # A topic without a cursor is read from now on. The first poll asks at once where now is, so that no failure of a longer poll
-        # can lose what is committed meanwhile. So does one for the last few messages, whose cursor begins with "-".
+        """Waits for messages for at most TIMEOUT_S. Returns the answer. The caller continues from its next_since."""
+        # A topic without a cursor is read from now on. The first poll asks, without waiting, for a cursor that means
+        # "now", so that no failure of a longer poll can lose what is committed meanwhile. So does one for the last few messages, whose cursor begins with "-".
         timeout = 0 if any(self.since.get(topic, "-").startswith("-") for topic in self.topics) else TIMEOUT_S
         request = {"topics": self.topics, "since": self.since, "timeout": timeout}
         if self.limit:
@@ -75,7 +75,7 @@ class LongPollingClient:
                 return response, ""
 
     def read(self, text):
-        """Parses an answer. Where Python cannot, asks for single messages; one that it cannot parse alone is skipped."""
+        """Parses an answer. If Python cannot parse it, polls for single messages, and skips one that it cannot parse alone."""
         try:
             answer = json.loads(text, parse_int=read_int, parse_float=read_float)
         except RecursionError:
@@ -93,7 +93,7 @@ class LongPollingClient:
         return answer
 
     def pages(self):
-        """Yields answers without end. An answer is done when the caller asks for the next one."""
+        """Yields answers without end. Asking for the next answer acknowledges the one before."""
         failures = 0
         while True:
             try:
@@ -124,18 +124,18 @@ def read_float(text):
 
 
 def read_next_since(text):
-    """The cursors of an answer whose messages cannot be parsed; they follow the messages."""
+    """Returns the cursors of an answer whose messages cannot be parsed. The cursors stand after the messages."""
     end = len(text)
     while (end := text.rfind('"next_since":', 0, end)) >= 0:
         try:
             return json.loads("{" + text[end:])["next_since"]
         except ValueError:
-            pass   # a topic of this name, in next_since
+            pass   # "next_since" is the name of a topic here
     raise ValueError("this is not an answer of pgpoll")
 
 
 def backoff(failures, response):
-    """Seconds to wait: random, at most twice as long after each failure, and never less than the server asked for."""
+    """Returns how many seconds to wait: a random number, whose limit doubles with each failure, plus the server's Retry-After."""
     longest = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10))
     asked = response.headers.get("Retry-After", "") if response is not None else ""
     return (min(int(asked), LONGEST_RETRY_AFTER_S) if re.fullmatch("[0-9]+", asked) else 0) + random.uniform(0, longest)
@@ -150,7 +150,7 @@ def load(path):
 
 
 def save(path, cursors):
-    """Writes the file as a whole or not at all, also if the power fails. Cursors of other topics stay."""
+    """Replaces the file atomically, so that a power failure leaves the old or the new one. Cursors of other topics stay."""
     cursors = {**load(path), **cursors}
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(cursors, file)
@@ -178,7 +178,7 @@ def run():
         for topic, gap in answer.get("gaps", {}).items():
             print(f"{topic}: messages may be missing ({gap['reason']}), asked for {gap['requested']}", file=sys.stderr)
         for message in answer["messages"]:
-            print(json.dumps(message, default=str), flush=True)   # ASCII, which every terminal and file takes
+            print(json.dumps(message, default=str), flush=True)   # ASCII only, which every terminal and file accepts
         if arguments.cursors:
             save(arguments.cursors, answer["next_since"])
 

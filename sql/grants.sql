@@ -3,7 +3,7 @@
 REVOKE ALL ON SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgpoll FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgpoll FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA pgpoll FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA pgpoll TO pgpoll_publisher, pgpoll_poller, pgpoll_monitor;
 
@@ -29,6 +29,8 @@ GRANT EXECUTE ON FUNCTION
 TO pgpoll_poller;
 GRANT SELECT ON pgpoll.stats TO pgpoll_poller;
 
+GRANT EXECUTE ON FUNCTION pgpoll.cursor() TO pgpoll_publisher, pgpoll_poller;
+GRANT EXECUTE ON FUNCTION pgpoll.retained_topics(integer) TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO pgpoll_monitor;
 GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.waiters TO pgpoll_monitor;
 
@@ -36,6 +38,7 @@ GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.
 GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer)
 TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;
-GRANT SELECT ON pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting, pgpoll.topics,
-    pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue
+GRANT EXECUTE ON FUNCTION pgpoll.topic_sizes(), pgpoll.without_position() TO pgpoll_monitor;
+GRANT SELECT ON pgpoll.retention_rules, pgpoll.listeners, pgpoll.counters, pgpoll.listening, pgpoll.waiting,
+    pgpoll.topics, pgpoll.retained, pgpoll.held_up, pgpoll.notification_queue
 TO pgpoll_monitor;

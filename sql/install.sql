@@ -53,6 +53,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \endif
 \ir tables.sql
 \ir watch_tables.sql
+\ir functions/retained_topics.sql
 \ir views.sql
 \ir functions/channel.sql
 \ir functions/ring_doorbell.sql
@@ -62,6 +63,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/unmute_doorbell.sql
 \ir functions/adopt_messages.sql
 \ir functions/assign_backlog.sql
+\ir functions/all_numbered.sql
 \ir functions/assign_batch.sql
 \ir functions/assign_positions.sql
 \ir functions/read_feed.sql
@@ -74,10 +76,15 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/listen.sql
 \ir functions/unlisten.sql
 \ir functions/catch_up.sql
+\ir functions/cursor.sql
 \ir functions/write_statistics.sql
 \ir functions/sweep_waiters.sql
 \ir functions/prune.sql
+\ir functions/prune_part.sql
+\ir functions/prune_topics.sql
 \ir functions/schema_version.sql
+\ir functions/topic_sizes.sql
+\ir functions/without_position.sql
 \ir watch_views.sql
 \ir functions/metrics.sql
 \ir functions/problems.sql

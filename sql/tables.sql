@@ -139,6 +139,33 @@ CREATE TABLE IF NOT EXISTS pgpoll.retention (
     pruned_to bigint NOT NULL
 );
 
+-- How long prune_topics() keeps the messages of topics. The owner edits it.
+CREATE TABLE IF NOT EXISTS pgpoll.retention_rules (
+    topics    text COLLATE "C" PRIMARY KEY CHECK (topics !~ '(^|[^\\])(\\\\)*\\$'),
+    keep      interval NOT NULL CHECK (keep BETWEEN '0' AND '1000 years'),
+    keep_last integer NOT NULL DEFAULT 0 CHECK (keep_last >= 0),
+    literals  integer NOT NULL GENERATED ALWAYS AS
+        (length(regexp_replace(regexp_replace(topics, '\\.', 'x', 'g'), '[%_]', '', 'g'))) STORED
+);
+SELECT format('COMMENT ON %s IS %L',
+              coalesce('COLUMN pgpoll.retention_rules.' || a.attname, 'TABLE pgpoll.retention_rules'),
+              d.description)
+FROM (VALUES
+    (NULL, 'How long messages are kept, by topic. Of the rules that match a topic, the most specific one'
+           ' counts: the one with the most literal characters; of several, the one with the fewest'
+           ' wildcards; then the first in byte order.'),
+    ('topics', 'A LIKE pattern: % matches any characters, _ one; a backslash before one makes it literal.'),
+    ('keep', 'A message is deleted if it was committed longer ago than this and is not among the last'
+             ' keep_last of its topic.'),
+    ('keep_last', 'How many messages of each topic are kept, however old they are.'),
+    ('literals', 'How many characters of the pattern are no wildcards.')
+) AS d (attname, description)
+LEFT JOIN pg_attribute a ON a.attrelid = 'pgpoll.retention_rules'::regclass AND a.attname = d.attname
+WHERE coalesce(col_description('pgpoll.retention_rules'::regclass, a.attnum),
+               CASE WHEN a.attnum IS NULL
+                    THEN obj_description('pgpoll.retention_rules'::regclass, 'pg_class') END)
+      IS DISTINCT FROM d.description \gexec
+
 -- One row per waiting poll. Unlogged, because a crash ends all connections that wait.
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.waiters (
     host        text NOT NULL,

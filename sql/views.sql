@@ -23,7 +23,8 @@ CREATE OR REPLACE VIEW pgpoll.stats AS
 SELECT (SELECT count(*) FROM pgpoll.live_waiters) AS active_waiters,
        count(*) AS subscribed_topics,
        coalesce(json_object_agg(t.topic, t.waiters ORDER BY t.waiters DESC, t.topic), '{}')
-           AS topic_subscriber_counts
+           AS topic_subscriber_counts,
+       pgpoll.retained_topics(100) AS retained_topics
 FROM pgpoll.topic_waiters t;
 COMMENT ON VIEW pgpoll.stats IS
-    'What does GET /messages/poll/stats return?';
+    'What does GET /messages/poll/stats return? retained_topics: topics that have messages, the first 100.';

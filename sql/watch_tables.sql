@@ -8,6 +8,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.listeners (
     free_workers integer,               -- workers that can accept a poll; NULL: derive it from waiters
     hears        boolean,               -- whether LISTEN was found to deliver; NULL: a worker
     seen_at      timestamptz NOT NULL,
+    quiet        boolean,               -- a manager that does not report again before there is a poll
     PRIMARY KEY (host, pid)
 );
 

@@ -11,16 +11,19 @@ SELECT l.host, l.pid,
        date_trunc('milliseconds', now() - l.seen_at) AS last_seen
 FROM pgpoll.listeners l
 CROSS JOIN LATERAL
-    (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid))
-            AND (l.hears IS NULL OR l.seen_at > now() - interval '15 seconds') AS alive) a
+    -- Long after the last report of a quiet manager, its session's process id may be that of another session.
+    -- (Who may not see when that began: NULL.)
+    (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid) s
+                    WHERE l.quiet IS NOT TRUE OR coalesce(s.backend_start <= l.seen_at, true))
+            AND (l.hears IS NULL OR l.quiet IS TRUE OR l.seen_at > now() - interval '15 seconds') AS alive) a
 CROSS JOIN LATERAL
     (SELECT count(*) AS polls FROM pgpoll.live_waiters w WHERE w.host = l.host AND w.pid = l.pid) w
 ORDER BY l.host, l.pid;
 COMMENT ON VIEW pgpoll.listening IS
     'Is anybody listening? Each manager, and each worker without a manager, that has reported lately. '
-    'alive: its connection exists and, for a manager, it has reported within 15 s. hears: LISTEN was '
-    'found to deliver (empty for a worker, which does not test it). last_seen: how long ago it last '
-    'reported; a manager reports every 5 s.';
+    'alive: its connection exists and, for a manager that polls use, it has reported within 15 s. hears: '
+    'LISTEN was found to deliver (empty for a worker, which does not test it). last_seen: how long ago it '
+    'last reported; a manager reports every 5 s, but not while there are no polls (PGPOLL_IDLE_S).';
 
 CREATE OR REPLACE VIEW pgpoll.waiting AS
 SELECT w.host, w.pid, w.client, w.topics,
@@ -33,36 +36,30 @@ COMMENT ON VIEW pgpoll.waiting IS
     'worker''s process id on that host.';
 
 CREATE OR REPLACE VIEW pgpoll.topics AS
-SELECT f.topic, f.messages, f.bytes,
+SELECT f.topic COLLATE "C" AS topic, f.messages, f.bytes,
        to_timestamp((f.oldest >> 16) / 1000.0) AS oldest,
        to_timestamp((f.newest >> 16) / 1000.0) AS newest,
        to_timestamp((r.pruned_to >> 16) / 1000.0) AS pruned_to,
-       coalesce(w.waiters, 0) AS waiters
-FROM (SELECT topic, count(*) AS messages, sum(bytes) AS bytes,
-             min(position) AS oldest, max(position) AS newest
-      FROM pgpoll.feed GROUP BY topic) f
-LEFT JOIN pgpoll.retention r ON r.topic = f.topic
-LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic
-ORDER BY f.bytes DESC, f.topic;
+       coalesce(w.waiters, 0) AS waiters,
+       f.estimated
+FROM pgpoll.topic_sizes() f
+LEFT JOIN LATERAL
+    (SELECT r.pruned_to FROM pgpoll.retention r WHERE r.topic = f.topic COLLATE "C" OFFSET 0) r ON true
+LEFT JOIN pgpoll.topic_waiters w ON w.topic = f.topic COLLATE "C"
+ORDER BY f.bytes DESC, f.topic COLLATE "C";
 COMMENT ON VIEW pgpoll.topics IS
     'How large and how old is each topic? Messages that are kept (without those that have no position '
     'yet: see pgpoll.retained), bytes of payload and metadata, when the first and the last of them were '
-    'committed, up to when the topic was pruned, and how many polls wait for it. Reads all of pgpoll.feed.';
+    'committed, up to when the topic was pruned, and how many polls wait for it. estimated: there are many '
+    'messages, so only about the 200 largest topics are shown, and messages and bytes are extrapolated '
+    'from a sample. Cheap.';
 
 CREATE OR REPLACE VIEW pgpoll.retained AS
 SELECT m.oldest, now() - m.oldest AS age, m.newest,
        c.messages AS messages_estimate,
        pg_total_relation_size('pgpoll.messages') + pg_total_relation_size('pgpoll.feed') AS disk_bytes,
        (SELECT count(*) FROM pgpoll.retention) AS pruned_topics,
-       (SELECT count(*) FROM (VALUES (1)) one
-        -- There is no row before the first batch.
-        LEFT JOIN (SELECT * FROM pgpoll.batches ORDER BY position DESC LIMIT 1) b ON true
-        JOIN pgpoll.messages m ON m.xid >= CASE WHEN b.adopting THEN '0' ELSE coalesce(b.next_xid, '0') END
-                                  OR m.xid = ANY (b.unfinished)
-        -- In a backlog, and after a restore, transaction numbers do not show which messages lack a position.
-        WHERE m.id > greatest(b.foreign_id, b.walk_end)
-           OR (SELECT f.message_id FROM pgpoll.feed f
-               WHERE f.message_id = m.id LIMIT 1) IS NULL) AS without_position
+       pgpoll.without_position() AS without_position
 FROM (SELECT (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id LIMIT 1) AS oldest,
              (SELECT created_at::timestamptz FROM pgpoll.messages ORDER BY id DESC LIMIT 1) AS newest) m
 CROSS JOIN (SELECT greatest(reltuples, 0)::bigint AS messages

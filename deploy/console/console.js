@@ -1,5 +1,5 @@
 /*
- * The console: watches topics through examples/long_polling_client.mjs, beside it as .js. The topics are in the page's address, their cursors in
+ * The console: watches topics through examples/long_polling_client.mjs, which is installed beside it as .js. The topics are in the page's address, their cursors in
  * the tab's session storage, so that a reload goes on where the page was, and two tabs do not take each other's place.
  *
  * Whatever comes from the server is text and nothing else; the page's Content-Security-Policy has the browser refuse innerHTML.
@@ -8,7 +8,7 @@ import { longPoll, Refused } from "./long_polling_client.js";
 
 const KEPT_MESSAGES = 1000, KEPT_CHARACTERS = 16_000_000, MAX_TOPICS = 50, PAGE = 200;
 const PREVIEW_CHARACTERS = 400, SHOWN_CHARACTERS = 20_000, STATS_TOPICS = 20;
-const STATS_MS = 2000, ANNOUNCE_MS = 5000, FILTER_MS = 150, FLOOD_MS = 100;
+const MAX_TOPIC_REM = 9, STATS_MS = 2000, ANNOUNCE_MS = 5000, FILTER_MS = 150, FLOOD_MS = 100;
 
 const at = (id) => document.getElementById(id);
 const counted = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
@@ -22,18 +22,18 @@ function element(name, properties = {}, ...children) {
 const HIDING = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 const hex = (character) => character.charCodeAt(0).toString(16).padStart(4, "0");
 
-/** Characters that hide or turn others round, as JSON's escapes, which mean the same. */
+/** Replaces characters that hide or reorder others by their JSON escapes, which mean the same. */
 function visible(text) {
     return text.replace(HIDING, (character) => `\\u${hex(character)}`);
 }
 
-/** JSON.parse, but numbers keep all their digits where the browser can do that. */
+/** Parses JSON. Numbers keep all their digits if the browser can do that. */
 function parse(text) {
     try {
         return JSON.parse(text, (key, value, context) =>
             typeof value === "number" && context && JSON.rawJSON && String(value) !== context.source ? JSON.rawJSON(context.source) : value);
     } catch {
-        return JSON.parse(text); // a reviver cannot go as deep
+        return JSON.parse(text); // a reviver recurses, so deep values need a plain parse
     }
 }
 
@@ -45,7 +45,7 @@ function json(value, indent) {
     }
 }
 
-// --- saying things aloud: at once what the user did or must know, every few seconds how much has arrived
+// --- announcements for screen readers: results and errors at once, the number of new messages every few seconds
 
 let arrived = Object.create(null), announcing;
 
@@ -65,12 +65,12 @@ function announceLater(topic) {
 
 // --- topics and cursors
 
-let topics = [...new Set(new URLSearchParams(location.search).getAll("topic"))];
+let topics = [...new Set(new URLSearchParams(location.search).getAll("topic"))], refused = new Set();
 let cursors = Object.create(null);
 try {
     Object.assign(cursors, JSON.parse(sessionStorage.getItem("pgpoll.cursors")));
 } catch {
-    // None, or no storage: from now on.
+    // Nothing is stored, or there is no storage: read from now on.
 }
 
 function keepCursors(next) {
@@ -78,12 +78,13 @@ function keepCursors(next) {
     try {
         sessionStorage.setItem("pgpoll.cursors", JSON.stringify(cursors));
     } catch {
-        // Full or not allowed: only a reload would need them.
+        // The storage is full or not allowed. Only a reload would need the cursors.
     }
 }
 
 function setTopics(next) {
     topics = next;
+    refused.clear();
     keepCursors(Object.fromEntries(Object.entries(cursors).filter(([topic]) => topics.includes(topic))));
     const address = new URL(location.href);
     address.search = new URLSearchParams(topics.map((topic) => ["topic", topic]));
@@ -122,8 +123,11 @@ function showTopics() {
             (at("topics").querySelectorAll("button")[Math.min(index, topics.length - 1)] ?? at("topic")).focus();
             announce(`No longer watching ${visible(topic)}`);
         });
-        return element("li", {}, element("span", { className: "name", textContent: visible(topic), title: visible(topic) }), remove);
+        const isRefused = refused.has(topic), name = element("span", { className: "name", textContent: visible(topic), title: visible(topic) });
+        return element("li", { className: isRefused ? "refused" : "" }, name,
+            ...(isRefused ? [element("span", { className: "why", textContent: "refused" })] : []), remove);
     }));
+    widen(topics);
     showEmpty();
     showCommands();
     showStats();
@@ -145,15 +149,22 @@ at("add").addEventListener("submit", (event) => {
 
 let paused = false, state = "", countdown, watching = { stop: new AbortController(), ended: Promise.resolve() };
 
-/** kind: idle, connecting, waiting, retrying, paused, refused; only a change of it is said aloud. */
+/** Why no messages arrive, as far as it is known. "": everything works. */
+let fault = "";
+
+/** kind: idle, connecting, waiting, retrying, paused, refused or login. Only a change of kind is announced. */
 function setState(kind, text) {
     clearInterval(countdown);
+    at("login").hidden = kind !== "login";
+    if (kind !== "retrying")
+        fault = "";
+    at("why").textContent = fault;
     at("state").dataset.kind = kind;
     at("state").title = "";
     at("state-text").textContent = text;
-    const settled = kind !== "retrying" && kind !== "refused";
+    const settled = !["retrying", "refused"].includes(kind);
     if (settled && document.activeElement === at("retry"))
-        at("pause").focus(); // the button goes
+        at("pause").focus(); // hides the button
     at("retry").hidden = settled;
     if (kind !== state && !(state === "" && kind === "idle"))
         announce(text);
@@ -167,13 +178,15 @@ function setRetrying(error, seconds) {
         const left = Math.ceil((end - performance.now()) / 1000);
         at("state-text").textContent = left > 0 ? `Reconnecting in ${left} s` : "Reconnecting";
     };
+    fault = error.status === 503 ? "the server does not reach its database, or has no worker"
+        : error.status ? `the server answers with status ${error.status}` : "the server does not answer";
     setState("retrying", "Connection lost");
     at("state").title = error.message;
     show();
     countdown = setInterval(show, 250);
 }
 
-/** Polls from now on for the topics as they are, once the poll before has ended. */
+/** Polls for the present topics once the previous poll has ended. */
 function watch() {
     const stop = new AbortController(), before = watching;
     before.stop.abort();
@@ -191,14 +204,69 @@ async function poll(signal) {
     const options = {
         signal, parse, limit: PAGE, onGap: addGap, onRetry: setRetrying,
         storage: { load: () => cursors, save: keepCursors },
-        onOpen: () => setState("waiting", "Waiting for messages"),
+        headers, onOpen: showWaiting,
+        onRefused: (error) => error.status === 401 && askForToken(signal),
     };
     try {
         for await (const message of longPoll(location.origin, topics, options))
             addMessage(message);
     } catch (error) {
         setState("refused", error instanceof Refused ? `Refused: ${reasonOf(error)}` : `Stopped: ${error.message}`);
+        if (error.status === 403)
+            markRefused(signal);
     }
+}
+
+/** While the server does not reach its database, it keeps polls that it has accepted. */
+function showWaiting() {
+    if (stats.isAway)
+        setState("waiting-in-vain", "The database is away");
+    else
+        setState("waiting", "Waiting for messages");
+}
+
+// Kept for as long as the page is there, and nowhere else.
+let token = "", tokenGiven;
+
+function headers() {
+    return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+/** Resolves to true once there is another token. */
+function askForToken(signal) {
+    setState("login", token ? "Refused: this token is not valid (any more)" : "The server asks who you are");
+    at("token").focus();
+    return new Promise((resolve) => {
+        tokenGiven = resolve;
+        signal.addEventListener("abort", () => resolve(false));
+    });
+}
+
+at("login").addEventListener("submit", (event) => {
+    event.preventDefault();
+    token = at("token").value.trim();
+    at("token").value = "";
+    if (!/^[\x21-\x7e]*$/.test(token))
+        token = "";
+    setState("connecting", "Connecting");
+    at("topic").focus();
+    tokenGiven?.(true);
+});
+
+/** The server's answer does not say which topic it refused, so each is asked for alone. */
+async function markRefused(signal) {
+    for (const topic of topics) {
+        try {
+            const response = await fetch("/messages/poll", { method: "POST", headers: headers(), signal,
+                body: JSON.stringify({ topics: [topic], since: { [topic]: "$" }, timeout: 0 }) });
+            if (response.status === 403)
+                refused.add(topic);
+        } catch {
+            return; // no longer asked, or no longer there
+        }
+    }
+    showTopics();
+    announce(`Refused: ${[...refused].map(visible).join(", ")}`);
 }
 
 function reasonOf(refused) {
@@ -219,9 +287,9 @@ at("pause").addEventListener("click", () => {
     watch();
 });
 
-// --- messages, the newest first, no more than can be kept
+// --- messages, the newest first, up to a limit
 
-let received = 0, characters = 0, latest = 0, entries = [], current;
+let received = 0, characters = 0, latest = 0, topicWidth = 3, entries = [], current;
 
 function addMessage(message) {
     const now = Date.now(), text = json(message.payload);
@@ -256,17 +324,65 @@ function addGap(topic, { reason, requested, oldest }) {
     announce(text);
 }
 
+// What somebody reads does not move: while the list is scrolled, has the focus or shows a whole message, messages are held back.
+let held = [];
+
+function isBeingRead() {
+    const list = at("messages");
+    return entries.length > 0 && (at("scroller").scrollTop > 0 || (list.contains(document.activeElement) && document.hasFocus())
+        || list.querySelector("details[open]") !== null);
+}
+
 function add(entry) {
+    if (held.length === 0 && !isBeingRead())
+        return show(entry);
+    held.push(entry);
+    if (held.length > KEPT_MESSAGES)
+        held.shift();
+    showHeld();
+}
+
+function showHeld() {
+    const focused = document.activeElement === at("held");
+    at("held").hidden = held.length === 0;
+    at("held").textContent = `Show ${counted(held.length, "new message")}`;
+    if (focused && held.length === 0)
+        at("messages").focus();
+}
+
+function release() {
+    held.splice(0).forEach(show);
+    showHeld();
+    showCount();
+}
+
+at("held").addEventListener("click", () => {
+    release();
+    at("scroller").scrollTop = 0;
+});
+
+for (const event of ["scroll", "focusout", "toggle"])
+    at("scroller").addEventListener(event, () => setTimeout(() => held.length > 0 && !isBeingRead() && release()), true);
+
+function show(entry) {
     entry.size = entry.text.length;
     entries.push(entry);
     characters += entry.size;
     entry.node.hidden = !matches(entry);
     at("messages").prepend(entry.node);
+    widen([entry.message.topic]);
     while (entries.length > KEPT_MESSAGES || (characters > KEPT_CHARACTERS && entries.length > 1))
         drop(entries.shift());
     if (!current?.isConnected || current.closest("li").hidden)
         setCurrent(summaries()[0]);
     showEmpty();
+}
+
+/** The column of topics is as wide as their names need, and the payload has the rest. */
+function widen(names) {
+    const wider = Math.min(MAX_TOPIC_REM, Math.max(topicWidth, ...names.map((name) => visible(name).length * 0.55)));
+    if (wider > topicWidth)
+        at("messages-section").style.setProperty("--topic", `${topicWidth = wider}rem`);
 }
 
 function drop({ node, size }) {
@@ -335,8 +451,11 @@ function showEmpty() {
     at("empty").hidden = entries.some(({ node }) => !node.hidden);
     at("empty").textContent = entries.length > 0 ? "No message matches the filter."
         : paused ? "Paused. What is published meanwhile stays at the server, and comes when you go on."
-        : topics.length === 0 ? "Type the name of a topic above to watch its messages arrive."
+        : topics.length === 0 ? "Type the name of a topic above to watch its messages arrive, or choose one of the “Topics at the server”."
         : state === "refused" ? "Nothing comes, because the server refused the poll: see above."
+        : state === "login" ? "Nothing comes until you log in: see above."
+        : state === "waiting-in-vain" ? "Nothing comes while the server does not reach its database. It goes on by itself."
+        : fault ? `Nothing comes, because ${fault}.`
         : "Nothing yet. Publish a message: the line is under “From a shell”.";
 }
 
@@ -355,13 +474,15 @@ at("filter").addEventListener("input", () => {
 
 at("clear").addEventListener("click", () => {
     entries.splice(0).forEach(drop);
+    held = [];
+    showHeld();
     received = 0;
     showEmpty();
     showCount();
     announce("Cleared");
 });
 
-// One stop for Tab; the arrows walk through the list.
+// Tab stops once at the list; the arrow keys move through it.
 const summaries = () => [...at("messages").querySelectorAll("li:not([hidden]) summary")];
 
 function setCurrent(summary) {
@@ -382,35 +503,41 @@ at("messages").addEventListener("keydown", (event) => {
     all[Math.max(0, Math.min(to, all.length - 1))]?.focus();
 });
 
-// --- the server: who waits, and what to type
+// --- the server: its waiting polls, and the commands to type
 
 let stats = {};
 
 async function readStats() {
     if (!document.hidden) {
         try {
-            const response = await fetch("/messages/poll/stats", { cache: "no-store", signal: AbortSignal.timeout(5000) });
-            stats = response.ok ? await response.json() : { closed: [401, 403, 404].includes(response.status) };
+            const response = await fetch("/messages/poll/stats", { cache: "no-store", headers: headers(), signal: AbortSignal.timeout(5000) });
+            stats = response.ok ? await response.json() : { closed: [401, 403, 404].includes(response.status),
+                isAway: response.status === 503 && response.headers.get("Content-Type") === "application/json" };
         } catch {
             stats = {};
         }
         showStats();
+        if (["waiting", "waiting-in-vain"].includes(state) && Boolean(stats.isAway) !== (state === "waiting-in-vain"))
+            showWaiting();
     }
     setTimeout(readStats, STATS_MS);
 }
 
 function showStats() {
-    const { active_waiters: waiters, topic_subscriber_counts: counts, closed } = stats;
-    at("stats").hidden = !counts || Object.keys(counts).length === 0;
-    if (!counts) {
-        at("stats-summary").textContent = closed ? "The statistics are closed to this address." : "Not known.";
+    const { active_waiters: waiters, topic_subscriber_counts: waiting, retained_topics: retained = [], closed, isAway } = stats;
+    if (!waiting) {
+        at("stats").hidden = true;
+        at("stats-summary").textContent = closed ? "The statistics are closed to this address." : isAway ? "The database is away." : "Not known.";
         return;
     }
+    const counts = Object.assign(Object.create(null), Object.fromEntries(retained.map((topic) => [topic, 0])), waiting);
     const names = Object.keys(counts).sort((a, b) => counts[b] - counts[a] || (a < b ? -1 : 1)), more = names.length - STATS_TOPICS;
-    at("stats-summary").textContent = `${counted(waiters, "poll")} on ${counted(names.length, "topic")}.`
+    at("stats").hidden = names.length === 0;
+    at("stats-summary").textContent = `${counted(waiters, "poll")} on ${counted(Object.keys(waiting).length, "topic")}.`
         + (more > 0 ? ` The ${STATS_TOPICS} with the most:` : "");
+    showKnown(names.filter((topic) => !topics.includes(topic)));
 
-    // A row stays while its topic does: a button in it may have the focus.
+    // Keep the row of a topic that is still there: a button in it may have the focus.
     const body = at("stats").tBodies[0], old = new Map([...body.rows].map((row) => [row.topic, row]));
     const rows = names.slice(0, STATS_TOPICS).map((topic) => {
         const row = old.get(topic)?.watched === topics.includes(topic) ? old.get(topic) : statsRow(topic);
@@ -425,6 +552,13 @@ function showStats() {
     }
 }
 
+/** What the field for a topic offers. */
+function showKnown(names) {
+    const shown = [...at("known").options].map(({ value }) => value);
+    if (names.length !== shown.length || names.some((name, index) => name !== shown[index]))
+        at("known").replaceChildren(...names.map((value) => element("option", { value })));
+}
+
 function statsRow(topic) {
     const watched = topics.includes(topic), text = { className: "name", textContent: visible(topic), title: visible(topic) };
     const name = watched ? element("span", text) : element("button", { ...text, type: "button", ariaLabel: `Watch ${visible(topic)}` });
@@ -433,15 +567,15 @@ function statsRow(topic) {
     return Object.assign(element("tr", {}, element("th", { scope: "row" }, name), element("td")), { topic, watched });
 }
 
-/** SQL's escapes, too, for what visible() escapes. */
+/** Quotes an SQL literal, with escapes for the characters that visible() escapes. */
 const literal = (text) => text.search(HIDING) < 0 ? `'${text.replaceAll("'", "''")}'`
     : `U&'${text.replaceAll("'", "''").replaceAll("\\", "\\\\").replace(HIDING, (character) => `\\${hex(character)}`)}'`;
 
-/** In quotes for a POSIX shell; "!" is bash's own between double ones. */
+/** Quotes a word for a POSIX shell. bash expands "!" between double quotes. */
 const single = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 const quoted = (text) => text.includes("!") ? single(text) : `"${text.replace(/[\\"$`]/g, "\\$&")}"`;
 
-/** With the spaces that people put; a line of JSON text has no line ends of its own. */
+/** Formats JSON with spaces, on one line. JSON text has no line breaks within strings. */
 const spaced = (value) => JSON.stringify(value, null, 1).replace(/([{[])\n\s*/g, "$1").replace(/\n\s*([}\]])/g, "$1").replace(/\n\s*/g, " ");
 
 function showCommands() {
@@ -463,7 +597,7 @@ function showCommands() {
             shown.tabIndex = 0;
 }
 
-/** Where the browser keeps the clipboard from a page (not HTTPS, not this machine), the text is selected instead. */
+/** Without access to the clipboard (neither HTTPS nor localhost), the button selects the text instead. */
 function copyButton(label, text, shown) {
     const button = element("button", { type: "button", className: "small", textContent: label });
     button.addEventListener("click", async () => {

@@ -22,11 +22,14 @@
 -- Parameters:
 --   most      the most messages to take, so that nobody waits long for the lock. If there are more, they
 --             become a backlog: see assign_backlog().
---   note      store a batch even if it is empty. That is needed now and then: without it, rows that were
---             rolled back, or whose transaction is under way, would be read by every call until somebody
---             publishes.
+--   note      store a batch even if it is empty, unless no transaction has got a number since the last one.
+--             That is needed now and then: without it, rows that were rolled back, or whose transaction is
+--             under way, would be read by every call until somebody publishes. If these are so many that
+--             a look takes more than 10 ms, a batch is stored in any case.
 -- Results:
 --   assigned  how many messages got a position; ids[n] has position after + n
+--   single    the message, if the batch has only one, which is not large and was found on the short way
+--             (below)
 --   previous  no position was given between previous and those of this batch
 --   more      call again, in another transaction: there is a backlog, or newer messages may have come while
 --             one was worked off
@@ -36,35 +39,50 @@
 --
 -- Only assign_positions() and new_messages() call it. They set what it needs: search_path, and that plans use
 -- the indexes. It runs for every delivery, so it has few and small queries: to start one costs more than to
--- run it.
+-- run it, and more the more nodes its plan has. Therefore one message, the usual case, goes a short way.
+-- Expressions that need no query (:=) cost a tenth of PERFORM.
 CREATE OR REPLACE FUNCTION pgpoll.assign_batch(note boolean, most integer, OUT assigned integer,
                                                OUT previous bigint, OUT after bigint, OUT ids bigint[],
-                                               OUT bytes bigint, OUT more boolean)
+                                               OUT bytes bigint, OUT more boolean,
+                                               OUT single pgpoll.messages)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     mine xid8 := pg_current_xact_id_if_assigned();
-    last pgpoll.batches;
     seen pg_snapshot;
+    given bigint;            -- the last position given
+    last pgpoll.batches;
     upto xid8;               -- seen shows no transaction with a greater number
     finished xid8[];         -- transactions that the last batch found unfinished
     drawn bigint;
     found bigint;            -- how many messages are new; most + 1: more, or more bytes, than fit
     begun boolean := false;  -- whether this call began a backlog
-    looked boolean := false;
+    looked timestamptz;      -- when it looked for new messages
     topics text[];
     hashes text;             -- of the topics
+    message pgpoll.messages;
     part record;
+    sent boolean;
 BEGIN
     assigned := 0;
     more := false;
+    IF mine IS NULL AND NOT note THEN
+        previous := pgpoll.all_numbered();
+    END IF;
     -- The snapshot must be newer than the lock. Another session will give these positions.
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
+    IF previous IS NOT NULL OR current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
     LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- keeps TRUNCATE away: see tables.sql
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
-    SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
+    seen := pg_current_snapshot();
+    given := pg_sequence_last_value('pgpoll.last_position');
+    -- The bound saves a scan from reading a whole page of the index. It excludes the last row only if
+    -- positions were reserved or lost.
+    SELECT * INTO last FROM pgpoll.batches b WHERE b.position >= given ORDER BY b.position DESC LIMIT 1;
+    IF last.position IS NULL THEN
+        SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
+    END IF;
     drawn := last.drawn_id;
     IF mine IS NULL THEN
         drawn := pg_sequence_last_value('pgpoll.messages_id_seq');
@@ -73,57 +91,89 @@ BEGIN
         last := pgpoll.adopt_messages(last);
         begun := last.seen IS NOT NULL AND last.walked_to IS NULL;
         note := true;
+    ELSIF note THEN
+        -- The last batch itself has a number, next_xid. Without another one there is nothing to note.
+        seen := pg_current_snapshot();
+        note := last.next_xid::text::bigint + 1 < pg_snapshot_xmax(seen)::text::bigint
+                OR EXISTS (SELECT FROM unnest(last.unfinished) AS x WHERE pg_visible_in_snapshot(x, seen));
     END IF;
     previous := last.position;
 
     LOOP
-        seen := pg_current_snapshot();
-        after := greatest(last.position, pg_sequence_last_value('pgpoll.last_position'),
+        after := greatest(last.position, given,
                           ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1);
         IF last.seen IS NULL THEN
-            looked := true;
-            -- What is committed after seen is for the next batch, although the query below may see it.
+            looked := clock_timestamp();
+            -- What is committed after seen is for the next batch, although the queries below may see it.
             upto := greatest(pg_snapshot_xmax(seen), mine);
             finished := '{}';
             IF last.unfinished <> '{}' THEN
                 finished := ARRAY(SELECT x FROM unnest(last.unfinished) AS x
                                   WHERE x < last.next_xid AND pg_visible_in_snapshot(x, seen));
             END IF;
-            -- ORDER BY keeps the planner from using other indexes; LIMIT keeps the batch bounded.
-            WITH new AS MATERIALIZED (
-                SELECT m.* FROM (SELECT * FROM pgpoll.messages m
-                                 WHERE m.xid >= last.next_xid AND m.xid <= upto
-                                   AND (pg_visible_in_snapshot(m.xid, seen) OR m.xid = mine)
-                                 ORDER BY m.xid, m.id LIMIT most + 1) m
-                UNION ALL
-                SELECT m.* FROM unnest(finished) AS x
-                CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.xid >= x AND m.xid <= x
-                                    ORDER BY m.xid, m.id LIMIT most + 1) m
-                LIMIT most + 1
-            ), fit AS (
-                -- pg_column_size() reads no payload; octet_length(), below, reads each.
-                SELECT CASE WHEN count(*) > 1
-                                 AND sum(pg_column_size(n.payload)
-                                         + coalesce(pg_column_size(n.metadata), 0)) > 4194304
-                            THEN most + 1 ELSE count(*) END AS found
-                FROM new n
-            ), fed AS (
-                INSERT INTO pgpoll.feed AS f (topic, position, message_id, bytes)
-                SELECT m.topic, after + row_number() OVER (ORDER BY m.id), m.id,
-                       least(octet_length(m.payload::text)::bigint
-                             + coalesce(octet_length(m.metadata::text), 0), 2147483647)
-                FROM new m
-                WHERE (SELECT f.found FROM fit f) <= most
-                  AND (last.foreign_id IS NULL OR m.id > last.foreign_id
-                       OR (SELECT f.message_id FROM pgpoll.feed f WHERE f.message_id = m.id LIMIT 1) IS NULL)
-                RETURNING f.topic, f.position, f.message_id, f.bytes
-            )
-            SELECT coalesce(array_agg(f.message_id), '{}'), array_agg(f.topic), sum(f.bytes),
-                   (SELECT f.found FROM fit f)
-              INTO ids, topics, bytes, found
-              FROM (SELECT * FROM fed ORDER BY position) f;
-            assigned := cardinality(ids);
-            IF assigned = 0 AND found <= most AND NOT note THEN
+            -- The short way. ORDER BY keeps the planner from using other indexes.
+            found := 0;
+            IF finished = '{}' AND mine IS NULL THEN
+                FOR message IN
+                    SELECT * FROM pgpoll.messages m
+                    WHERE m.xid >= last.next_xid AND m.xid <= upto AND pg_visible_in_snapshot(m.xid, seen)
+                    ORDER BY m.xid, m.id LIMIT 2
+                LOOP
+                    found := found + 1;
+                    single := message;
+                END LOOP;
+            END IF;
+            IF found = 1 AND (last.foreign_id IS NULL OR single.id > last.foreign_id) THEN
+                assigned := 1;
+                ids := ARRAY[single.id];
+                topics := ARRAY[single.topic];
+                bytes := octet_length(single.payload::text)::bigint
+                         + coalesce(octet_length(single.metadata::text), 0);
+                INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
+                VALUES (single.topic, after + 1, single.id, least(bytes, 2147483647));
+                IF bytes > 65536 THEN
+                    single := NULL; -- a result would be a copy of it
+                END IF;
+            ELSIF found > 0 OR finished <> '{}' OR mine IS NOT NULL THEN
+                single := NULL;
+                -- LIMIT keeps the batch bounded.
+                WITH new AS MATERIALIZED (
+                    SELECT m.* FROM (SELECT * FROM pgpoll.messages m
+                                     WHERE m.xid >= last.next_xid AND m.xid <= upto
+                                       AND (pg_visible_in_snapshot(m.xid, seen) OR m.xid = mine)
+                                     ORDER BY m.xid, m.id LIMIT most + 1) m
+                    UNION ALL
+                    SELECT m.* FROM unnest(finished) AS x
+                    CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.xid >= x AND m.xid <= x
+                                        ORDER BY m.xid, m.id LIMIT most + 1) m
+                    LIMIT most + 1
+                ), fit AS (
+                    -- pg_column_size() reads no payload; octet_length(), below, reads each.
+                    SELECT CASE WHEN count(*) > 1
+                                     AND sum(pg_column_size(n.payload)
+                                             + coalesce(pg_column_size(n.metadata), 0)) > 4194304
+                                THEN most + 1 ELSE count(*) END AS found
+                    FROM new n
+                ), fed AS (
+                    INSERT INTO pgpoll.feed AS f (topic, position, message_id, bytes)
+                    SELECT m.topic, after + row_number() OVER (ORDER BY m.id), m.id,
+                           least(octet_length(m.payload::text)::bigint
+                                 + coalesce(octet_length(m.metadata::text), 0), 2147483647)
+                    FROM new m
+                    WHERE (SELECT f.found FROM fit f) <= most
+                      AND (last.foreign_id IS NULL OR m.id > last.foreign_id
+                           OR (SELECT f.message_id FROM pgpoll.feed f
+                               WHERE f.message_id = m.id LIMIT 1) IS NULL)
+                    RETURNING f.topic, f.position, f.message_id, f.bytes
+                )
+                SELECT coalesce(array_agg(f.message_id), '{}'), array_agg(f.topic), sum(f.bytes),
+                       (SELECT f.found FROM fit f)
+                  INTO ids, topics, bytes, found
+                  FROM (SELECT * FROM fed ORDER BY position) f;
+                assigned := cardinality(ids);
+            END IF;
+            IF assigned = 0 AND found <= most AND NOT note
+               AND clock_timestamp() - looked < interval '10 ms' THEN
                 RETURN;
             END IF;
             IF found <= most THEN
@@ -164,8 +214,9 @@ BEGIN
         more := last.seen IS NOT NULL OR NOT begun OR mine IS NOT NULL AND assigned > 0;
         last.position := greatest(last.position, after + 1);
         note := true;
-        EXIT WHEN assigned > 0 OR last.seen IS NOT NULL OR looked;
+        EXIT WHEN assigned > 0 OR last.seen IS NOT NULL OR looked IS NOT NULL;
         begun := true; -- the backlog was empty: this call can take newer messages
+        seen := pg_current_snapshot();
     END LOOP;
     last.drawn_id := drawn;
 
@@ -173,16 +224,21 @@ BEGIN
         -- Without a flush, a crash could lose positions that clients have seen.
         SET LOCAL synchronous_commit = local;
     END IF;
-    PERFORM setval('pgpoll.last_position',
-                   greatest(last.position, last.reserved, pg_sequence_last_value('pgpoll.last_position')));
+    given := setval('pgpoll.last_position', greatest(last.position, last.reserved, given));
     INSERT INTO pgpoll.batches VALUES (last.*);
     -- A payload has less than 8,000 bytes.
-    SELECT CASE WHEN count(pg_notify(t.channel, t.position)) <= 900
-                THEN string_agg(substr(t.channel, 8, 8), '') ELSE '*' END
-      INTO hashes
-      FROM (SELECT pgpoll.channel(t.topic) AS channel, (after + max(t.n))::text AS position
-            FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic) t;
-    PERFORM pg_notify('pgpoll', concat(last.position, ' ', hashes));
+    IF cardinality(topics) = 1 THEN
+        hashes := pgpoll.channel(topics[1]);
+        sent := pg_notify(hashes, last.position::text) IS NULL;
+        hashes := substr(hashes, 8, 8);
+    ELSE
+        SELECT CASE WHEN count(pg_notify(t.channel, t.position)) <= 900
+                    THEN string_agg(substr(t.channel, 8, 8), '') ELSE '*' END
+          INTO hashes
+          FROM (SELECT pgpoll.channel(t.topic) AS channel, (after + max(t.n))::text AS position
+                FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic) t;
+    END IF;
+    sent := pg_notify('pgpoll', concat(last.position, ' ', hashes)) IS NULL;
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;
     END IF;

@@ -16,7 +16,6 @@ SET jit = off
 AS $$
 DECLARE
     last pgpoll.batches;
-    note constant boolean := random() < 0.01;
     batch record;
 BEGIN
     assigned := -1;
@@ -27,32 +26,17 @@ BEGIN
     assigned := 0;
     LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
-    IF last.server_start = pg_postmaster_start_time() THEN
-        IF last.seen IS NOT NULL THEN
-            -- During a backlog readers do not queue for the lock: they read what has a position.
-            BEGIN
-                LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
-            EXCEPTION WHEN lock_not_available THEN
-                assigned := NULL;
-                more := true;
-                RETURN;
-            END;
-        -- Usually there is nothing new. Readers find that out without waiting for each other.
-        ELSIF NOT note
-              AND NOT EXISTS (SELECT FROM (SELECT m.xid FROM pgpoll.messages m
-                                           WHERE m.xid >= last.next_xid
-                                             AND m.xid <= pg_snapshot_xmax(pg_current_snapshot())
-                                           ORDER BY m.xid, m.id LIMIT 1) m)
-              AND (last.unfinished = '{}'
-                   OR NOT EXISTS (SELECT FROM unnest(last.unfinished) AS x
-                                  CROSS JOIN LATERAL (SELECT m.xid FROM pgpoll.messages m
-                                                      WHERE m.xid >= x AND m.xid <= x
-                                                      ORDER BY m.xid, m.id LIMIT 1) m
-                                  WHERE pg_visible_in_snapshot(x, pg_current_snapshot()))) THEN
+    IF last.server_start = pg_postmaster_start_time() AND last.seen IS NOT NULL THEN
+        -- During a backlog readers do not queue for the lock: they read what has a position.
+        BEGIN
+            LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
+        EXCEPTION WHEN lock_not_available THEN
+            assigned := NULL;
+            more := true;
             RETURN;
-        END IF;
+        END;
     END IF;
-    batch := pgpoll.assign_batch(note, 5000); -- a row costs 5 to 20 us
+    batch := pgpoll.assign_batch(random() < 0.01, 5000); -- a row costs 5 to 20 us
     assigned := batch.assigned;
     more := batch.more;
 END $$;

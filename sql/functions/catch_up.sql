@@ -36,6 +36,12 @@ SET enable_mergejoin = off
 SET jit = off
 AS $$
 #variable_conflict use_column
+DECLARE
+    checked boolean := cardinality(topics) = 1; -- whether every candidate is looked up in messages
+    nos bigint[];     -- of each message: its topic's number, position, id and bytes
+    places bigint[];
+    ids bigint[];
+    sizes integer[];
 BEGIN
     PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first: see tables.sql
     IF 0 > ANY (positions) THEN
@@ -79,6 +85,36 @@ BEGIN
           LEFT JOIN pgpoll.retention p ON p.topic = r.topic) t
     ORDER BY t.no;
 
+    -- The page's messages and the one after them. An operator may have deleted some. That is rare, and each
+    -- topic has as many candidates as a page takes, so only those of the page are looked up, unless one is
+    -- missing there.
+    LOOP
+        SELECT array_agg(f.no), array_agg(f.position), array_agg(f.message_id), array_agg(f.bytes)
+          INTO nos, places, ids, sizes
+          FROM (SELECT r.no, f.position, f.message_id, f.bytes
+                FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
+                -- Start after the dead rows that an old snapshot keeps.
+                LEFT JOIN pgpoll.retention p ON p.topic = r.topic
+                CROSS JOIN LATERAL
+                    (SELECT f.position, f.message_id, f.bytes
+                     FROM pgpoll.feed f
+                     WHERE (f.topic, f.position) > (r.topic, greatest(r.requested, p.pruned_to))
+                       AND f.topic <= r.topic AND r.requested IS NOT NULL
+                       -- One look-up per message, no join.
+                       AND (NOT checked OR (SELECT m.id FROM pgpoll.messages m
+                                            WHERE m.id = f.message_id LIMIT 1) IS NOT NULL)
+                     ORDER BY f.topic, f.position LIMIT max_messages + 1) f
+                ORDER BY f.position LIMIT max_messages + 1) f;
+        EXIT WHEN ids IS NULL OR checked
+                  OR NOT EXISTS (SELECT FROM unnest(ids) AS i (id)
+                                 WHERE (SELECT m.id FROM pgpoll.messages m
+                                        WHERE m.id = i.id LIMIT 1) IS NULL);
+        checked := true;
+    END LOOP;
+    IF ids IS NULL THEN
+        RETURN;
+    END IF;
+
     RETURN QUERY
     SELECT p.no::integer, p.position, m.created_at::timestamptz,
            CASE WHEN p.fits THEN m.payload END, CASE WHEN p.fits THEN m.metadata END,
@@ -86,25 +122,12 @@ BEGIN
     FROM (SELECT c.*,
                  c.n <= max_messages AND (c.total <= max_bytes OR c.n = 1) AS fits,
                  c.n - 1 <= max_messages AND (c.total - c.bytes <= max_bytes OR c.n <= 2) AS previous_fits
-          FROM (SELECT f.*, row_number() OVER page AS n, sum(f.bytes) OVER page AS total
-                FROM (SELECT r.no, f.position, f.message_id, f.bytes
-                      FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
-                      -- Start after the dead rows that an old snapshot keeps.
-                      LEFT JOIN pgpoll.retention p ON p.topic = r.topic
-                      CROSS JOIN LATERAL
-                          (SELECT f.position, f.message_id, f.bytes
-                           FROM pgpoll.feed f
-                           WHERE (f.topic, f.position) > (r.topic, greatest(r.requested, p.pruned_to))
-                             AND f.topic <= r.topic AND r.requested IS NOT NULL
-                             -- One look-up per message, no join.
-                             AND (SELECT m.id FROM pgpoll.messages m
-                                  WHERE m.id = f.message_id LIMIT 1) IS NOT NULL
-                           ORDER BY f.topic, f.position LIMIT max_messages + 1) f
-                      ORDER BY f.position LIMIT max_messages + 1) f
-                WINDOW page AS (ORDER BY f.position ROWS UNBOUNDED PRECEDING)) c) p
+          FROM (SELECT f.*, sum(f.bytes) OVER (ROWS UNBOUNDED PRECEDING) AS total
+                FROM unnest(nos, places, ids, sizes) WITH ORDINALITY
+                     AS f (no, position, message_id, bytes, n)) c) p
     CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.id = p.message_id OFFSET 0) m
     WHERE p.previous_fits
-    ORDER BY p.position;
+    ORDER BY p.n;
 END $$;
 COMMENT ON FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) IS
     'Returns one page of the messages after a position of each topic, merged in the order of delivery, '

@@ -32,8 +32,8 @@ WITH family (no, name, type, label_name, help) AS (VALUES
      'Worker processes. A worker without a manager counts once it has been idle for 1 s.'),
     (12, 'workers_free', 'gauge', NULL, 'Worker processes that can take a poll.'),
     (13, 'listener_up', 'gauge', NULL,
-     '1: LISTEN delivers to the manager of the host, which tests it every 5 s. 0: it does not, or the '
-     'manager is gone. No value without a manager.'),
+     '1: LISTEN delivers to the manager of the host, which tests it every 5 s while there are polls. 0: it '
+     'does not, or the manager is gone. No value without a manager.'),
     (14, 'notification_queue_used_ratio', 'gauge', NULL,
      'How full the NOTIFY queue of the cluster is, from 0 to 1.'),
     (15, 'log_lines_lost_total', 'counter', NULL,

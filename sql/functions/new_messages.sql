@@ -34,7 +34,18 @@ BEGIN
     END IF;
     batch := pgpoll.assign_batch(random() < 0.01, max_messages);
     after := coalesce(after, batch.previous);
-    IF batch.previous = after AND batch.assigned > 0 AND batch.bytes <= max_bytes THEN
+    IF batch.previous = after AND (batch.single).id IS NOT NULL AND batch.bytes <= max_bytes THEN
+        topic := (batch.single).topic;
+        "position" := batch.after + 1;
+        created_at := (batch.single).created_at;
+        payload := (batch.single).payload;
+        metadata := (batch.single).metadata;
+        assigned := 1;
+        complete_to := batch.after + 1;
+        more := false;
+        deleted_to := 0;
+        RETURN NEXT;
+    ELSIF batch.previous = after AND batch.assigned > 0 AND batch.bytes <= max_bytes THEN
         RETURN QUERY
         SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
                batch.assigned, batch.after + batch.assigned, batch.more, 0::bigint

@@ -1,7 +1,8 @@
 -- Deletes at most batch messages, oldest first, and records how far each topic was pruned. Returns how many
 -- it deleted: call it until that is 0. It also gives positions, one batch at each call, for databases that
 -- nobody polls; a call that finds nothing to delete while messages still lack their positions returns how
--- many got one. It may run at any time. Call it in READ COMMITTED: at other isolation levels it gives no
+-- many got one. It refuses to run if there are rules for topics, which it does not know: see prune_topics().
+-- It may run at any time. Call it in READ COMMITTED: at other isolation levels it gives no
 -- positions.
 CREATE OR REPLACE FUNCTION pgpoll.prune(keep interval, batch integer DEFAULT 5000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
@@ -27,6 +28,12 @@ BEGIN
     END IF;
     IF batch IS NULL OR batch < 1 THEN
         RAISE EXCEPTION 'batch must be at least 1' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    IF EXISTS (SELECT FROM pgpoll.retention_rules) THEN
+        RAISE EXCEPTION 'pgpoll.prune() does not know the rules in pgpoll.retention_rules' USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = format('CALL pgpoll.prune_topics(%L);', keep);
     END IF;
 
     LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- first: see tables.sql

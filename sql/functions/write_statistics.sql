@@ -1,10 +1,10 @@
--- report: {"pid", "workers", "free_workers", "hears", "began", "ended", "counts", "ends"}; all but pid may be
--- absent. workers, free_workers and hears are columns of pgpoll.listeners.
+-- report: {"pid", "workers", "free_workers", "hears", "quiet", "began", "ended", "counts", "ends"}; all but
+-- pid may be absent. workers, free_workers, hears and quiet are columns of pgpoll.listeners.
 --   began:  [{"pid", "topics", "client", "waited_ms", "left_ms"}, ...], polls that began to wait. Their times
 --           are durations, so that the clock of the reporting host does not matter.
---   ended:  [pid, ...], processes whose polls no longer wait.
---   counts: [{"metric", "label", "n"}, ...], what was counted since the last report.
---   ends:   true if the reporting process ends. Then the rows that this session wrote are deleted, and no
+--   ended:  [pid, ...], processes whose polls no longer wait. counts: [{"metric", "label", "n"}, ...], what
+--   was counted since the last report. ends:   true if the reporting process ends. Then the rows that this
+--   session wrote are deleted, and no
 --           others: the successor on the host may have the same process id.
 CREATE OR REPLACE FUNCTION pgpoll.write_statistics(host text, report json) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
@@ -31,12 +31,14 @@ BEGIN
       = (excluded.backend_pid, excluded.topics, excluded.client, excluded.started_at, excluded.deadline,
          excluded.seen_at);
 
-    INSERT INTO pgpoll.listeners (host, pid, backend_pid, workers, free_workers, hears, seen_at)
-    SELECT $1, r.pid, pg_backend_pid(), r.workers, r.free_workers, r.hears, now()
-    FROM json_to_record($2) AS r (pid integer, workers integer, free_workers integer, hears boolean)
+    INSERT INTO pgpoll.listeners (host, pid, backend_pid, workers, free_workers, hears, quiet, seen_at)
+    SELECT $1, r.pid, pg_backend_pid(), r.workers, r.free_workers, r.hears, r.quiet, now()
+    FROM json_to_record($2)
+         AS r (pid integer, workers integer, free_workers integer, hears boolean, quiet boolean)
     ON CONFLICT (host, pid) DO UPDATE
-    SET (backend_pid, workers, free_workers, hears, seen_at)
-      = (excluded.backend_pid, excluded.workers, excluded.free_workers, excluded.hears, excluded.seen_at);
+    SET (backend_pid, workers, free_workers, hears, quiet, seen_at)
+      = (excluded.backend_pid, excluded.workers, excluded.free_workers, excluded.hears, excluded.quiet,
+         excluded.seen_at);
 
     -- All processes lock the rows in the same order: no deadlock between workers of one host.
     INSERT INTO pgpoll.counters AS c (host, metric, label, value, changed_at)

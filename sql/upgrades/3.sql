@@ -22,3 +22,6 @@ DROP FUNCTION IF EXISTS pgpoll.end_wait(text, integer);
 DROP FUNCTION IF EXISTS pgpoll.write_waiters(text, json, json);
 DROP FUNCTION IF EXISTS pgpoll.write_listener(text, integer, integer, integer, boolean, json);
 DROP FUNCTION IF EXISTS pgpoll.end_listener(text, integer);
+
+-- A manager that nobody polls says so, and does not report again before there is a poll.
+ALTER TABLE IF EXISTS pgpoll.listeners ADD COLUMN quiet boolean;

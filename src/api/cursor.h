@@ -17,8 +17,8 @@ enum cursor_kind {
     CURSOR_ALL,     /* "0": all retained messages */
     CURSOR_MESSAGE, /* msg_ and 16 lower-case hex digits: messages after this one */
     CURSOR_TIME,    /* <ms>-<n>, a stream_id: messages after this position, which need not be a message's */
-    CURSOR_LAST, /* -<n>: the last n retained messages, n from 1 to CURSOR_LAST_MAX, and what follows them */
-    CURSOR_UNKNOWN /* not a cursor of pgpoll */
+    CURSOR_LAST,    /* -<n>, n from 1 to CURSOR_LAST_MAX: the last n retained messages, and what follows */
+    CURSOR_UNKNOWN  /* not a cursor of pgpoll */
 };
 
 struct cursor {

@@ -44,6 +44,9 @@ static const struct variable {
       "maximum bytes of payload and metadata in one answer; a single message that is larger is sent alone" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
       "seconds after which a waiting poll reads the table again, in case a notification was lost" },
+    { "PGPOLL_IDLE_S", TYPE_INTEGER, offsetof(struct config, idle_s), "60", 1, 86400,
+      "seconds without a poll after which a manager writes no more to the database, and asks it only once a "
+      "minute, until the next poll" },
     { "PGPOLL_QUERY_TIMEOUT_S", TYPE_INTEGER, offsetof(struct config, query_timeout_s), "5", 1, 60,
       "seconds after which a query that gets no answer is cancelled and its connection is closed; each "
       "session's lock_timeout is 0.8 of this time and its statement_timeout 0.9" },

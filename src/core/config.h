@@ -25,6 +25,7 @@ struct config {
     int64_t max_polls_per_client; /* 0: no limit */
     int64_t page_bytes;
     int64_t reread_s;
+    int64_t idle_s;
     int64_t query_timeout_s;
     int64_t peer_timeout_s;
     int64_t heartbeat_s;          /* 0: none */

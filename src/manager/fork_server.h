@@ -52,8 +52,8 @@ void fork_server_end(struct fork_server *fork_server);
 bool fork_server_is_ready(const struct fork_server *fork_server);
 
 /*
- * Asks for this worker; fork_server_take() returns the result. mask: the signal mask of a process that must
- * be started for that. false: errno says why.
+ * Asks the fork server to fork this worker; fork_server_take() returns the result. Starts the fork server
+ * first if none runs, with the signal mask mask. false: errno says why.
  */
 bool fork_server_ask(struct fork_server *fork_server, int worker, const sigset_t *mask);
 

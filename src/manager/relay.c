@@ -15,6 +15,7 @@
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/latch.h"
+#include "shared/look.h"
 #include "shared/question.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
@@ -33,7 +34,10 @@ enum {
     QUESTION_TOPICS = 5000,   /* about so many topics at most, as long as it is one question */
     LONG_AWAY_MS = 10 * 1000, /* after this time without the database the ring does not catch up */
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
+    LOOK_PATIENCE_MS = 20,    /* for what a look found but the first read did not return whole */
     LOOK_MS = 5000,           /* look this often without any NOTIFY: a manager may have died while it muted */
+    QUIET_MS = 60 * 1000,     /* between cycles while nobody polls: see stats_writer.h */
+    NUMBERS_MS = 2 * LOOK_MS, /* for so long after a look the workers rely on this relay to number */
     NO_CYCLE = 0
 };
 
@@ -54,6 +58,7 @@ struct cycle {
     bool skips;               /* the ring does not go on where it ends; all topics are asked about again */
     int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: it has died since */
     int question_count;
+    bool look; /* it begins the look that workers wait for */
     struct asked asked;
 };
 
@@ -73,6 +78,9 @@ struct relay {
     struct query_batch batch;
     struct cycle cycle;
     uint64_t cycle_number;
+    bool looking;            /* a look of look.h was begun and has not ended */
+    int64_t look_refused_ms; /* when it is refused, if the ring is not complete by then */
+    bool caught_up;          /* the cycle's read reached the end of what has a position */
     enum error logged_error; /* of the connection; logged once while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
@@ -198,6 +206,17 @@ static void list_questions(struct relay *relay, int64_t now_ms)
     relay->sweep_ms = clock_min(relay->sweep_ms, sweep_due_ms(relay, now_ms));
 }
 
+/* Begins the look that workers ask for, unless one is under way. */
+static void list_look(struct relay *relay, int64_t now_ms)
+{
+    relay->cycle.look = !relay->looking && look_is_wanted(relay->scoreboard);
+    if (!relay->cycle.look)
+        return;
+    look_begin(relay->scoreboard);
+    relay->looking = true;
+    relay->look_refused_ms = now_ms + LOOK_PATIENCE_MS;
+}
+
 static bool listen_statements(struct relay *relay)
 {
     const struct poll_topic self = { .name = relay->scoreboard->self_topic,
@@ -256,7 +275,7 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
     char *names;
     bool made;
 
-    cycle->numbers = cycle->question_count > 0 ||
+    cycle->numbers = cycle->question_count > 0 || cycle->look ||
                      now_ms >= clock_min(relay->look_ms, notify_throttle_due_ms(&relay->throttle));
     if (!cycle->numbers && now_ms < announcements_due_ms(&relay->announcements))
         return true;
@@ -297,7 +316,9 @@ static bool compose(struct relay *relay, int64_t now_ms)
     cycle->listen_at = cycle->lead_at = cycle->unmute_at = cycle->messages_at = cycle->newest_at =
         cycle->open_at = -1;
     cycle->skips = relay->relisten && now_ms - relay->worked_ms > LONG_AWAY_MS;
+    relay->caught_up = false;
     relay->cycle_number++;
+    list_look(relay, now_ms);
     list_questions(relay, now_ms);
     made = listen_statements(relay) && messages_statement(relay, now_ms) && newest_statement(relay);
     if (now_ms >= open_to_all_due_ms(&relay->open_to_all))
@@ -377,6 +398,14 @@ static void set_read_only(struct relay *relay, bool read_only)
     database_note_read_only(&relay->read_only, read_only);
 }
 
+/* Until when workers may leave it to this relay to number: only if it hears of new messages. */
+static void set_numbers_until(struct relay *relay, bool numbers)
+{
+    atomic_store(
+        &relay->scoreboard->manager->numbers_until_ms,
+        numbers && atomic_load(&relay->scoreboard->listen_works) ? relay->batch.started_ms + NUMBERS_MS : 0);
+}
+
 static void take_numbering(struct relay *relay, const struct catch_up_feed *feed)
 {
     struct cycle *cycle = &relay->cycle;
@@ -384,8 +413,11 @@ static void take_numbering(struct relay *relay, const struct catch_up_feed *feed
 
     notify_throttle_found(&relay->throttle, cycle->action, all_notify, feed->assigned, clock_monotonic_ms());
     set_read_only(relay, feed->read_only);
+    set_numbers_until(relay, !feed->read_only);
     if (feed->more)
         notify_throttle_hear(&relay->throttle); /* the next cycle continues, and answers questions as well */
+    if (feed->read_only || feed->more) /* what is committed need not have a position: refuse the look */
+        relay->look_refused_ms = 0;
 }
 
 /* The topic of a message in a row of a read, if the ring has it; -1: the ring does not. */
@@ -461,7 +493,8 @@ static void take_messages(struct relay *relay, const PGresult *result)
     wake_waiters(relay);
     if (whole)
         relay->complete_to = feed.complete_to;
-    if (whole && !feed.more)
+    relay->caught_up = whole && !feed.more;
+    if (relay->caught_up)
         announcements_clear(&relay->announcements);
     else
         relay->announcements.urgent = true;
@@ -499,6 +532,25 @@ static enum error answer_question(struct relay *relay, int worker)
     return ERROR_NONE;
 }
 
+static void end_look(struct relay *relay, enum look_state state)
+{
+    if (relay->looking)
+        look_end(relay->scoreboard, state);
+    relay->looking = false;
+}
+
+/*
+ * Ends the look if the ring has all that it found. If not, the next cycle reads what the first one did not
+ * return whole.
+ */
+static void check_look(struct relay *relay)
+{
+    if (relay->caught_up && relay->look_refused_ms > 0)
+        end_look(relay, LOOK_DONE);
+    else if (clock_monotonic_ms() >= relay->look_refused_ms)
+        end_look(relay, LOOK_REFUSED);
+}
+
 static void answer_questions(struct relay *relay)
 {
     const struct cycle *cycle = &relay->cycle;
@@ -532,6 +584,7 @@ static void succeed(struct relay *relay)
     if (cycle->open_at >= 0)
         open_to_all_take(&relay->open_to_all, relay->batch.results[cycle->open_at], relay->batch.started_ms);
     answer_questions(relay);
+    check_look(relay);
 }
 
 /* Closes the connection; the next one is opened after a pause. */
@@ -539,6 +592,7 @@ static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
     announcements_lose(&relay->announcements);
+    set_numbers_until(relay, false);
     database_close(relay->database, NULL);
     backoff_fail(&relay->backoff, clock_monotonic_ms());
 }
@@ -549,6 +603,7 @@ static void fail(struct relay *relay, enum error error)
     struct cycle *cycle = &relay->cycle;
 
     worker_queue_put_back(&relay->pending, cycle->questions, cycle->question_count);
+    end_look(relay, LOOK_REFUSED);
     if (relay->logged_error != error)
         log_write(error_log_level(error), "LISTEN connection failed, reconnecting: %s",
                   database_error(relay->database));
@@ -575,6 +630,23 @@ struct pollfd relay_pollfd(const struct relay *relay)
     return database_pollfd(relay->database);
 }
 
+/* When the next cycle is due because of a look. */
+static int64_t look_due_ms(const struct relay *relay)
+{
+    if (!relay->looking)
+        return look_is_wanted(relay->scoreboard) ? 0 : INT64_MAX;
+    return relay->look_refused_ms;
+}
+
+/* When the next cycle is due without any news or question. */
+static int64_t routine_due_ms(const struct relay *relay)
+{
+    const int64_t due_ms = clock_min(relay->look_ms, relay->sweep_ms);
+
+    return atomic_load(&relay->scoreboard->is_quiet) ? clock_max(due_ms, relay->batch.started_ms + QUIET_MS)
+                                                     : due_ms;
+}
+
 int64_t relay_due_ms(const struct relay *relay)
 {
     if (relay->batch.running)
@@ -583,9 +655,10 @@ int64_t relay_due_ms(const struct relay *relay)
         return relay->backoff.due_ms;
     if (relay->pending.count > 0)
         return 0;
-    return clock_min(clock_min(clock_min(relay->look_ms, notify_throttle_due_ms(&relay->throttle)),
-                               announcements_due_ms(&relay->announcements)),
-                     clock_min(clock_min(relay->sweep_ms, announcements_deaf_ms(&relay->announcements)),
+    return clock_min(clock_min(clock_min(routine_due_ms(relay), look_due_ms(relay)),
+                               notify_throttle_due_ms(&relay->throttle)),
+                     clock_min(clock_min(announcements_due_ms(&relay->announcements),
+                                         announcements_deaf_ms(&relay->announcements)),
                                open_to_all_due_ms(&relay->open_to_all)));
 }
 
@@ -632,6 +705,7 @@ void relay_step(struct relay *relay, bool ready)
     }
     if (relay_due_ms(relay) <= now_ms)
         begin(relay, now_ms);
+    look_watch(relay->scoreboard, relay->batch.running);
 }
 
 void relay_ask(struct relay *relay, int worker)

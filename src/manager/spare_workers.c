@@ -1,11 +1,16 @@
 #include "manager/spare_workers.h"
 
 #include "shared/latch.h"
-#include "shared/scoreboard.h"
 
 #include <stdatomic.h>
 
-enum { DRAIN_AGAIN_MS = 20 }; /* workers whose polls were drained are idle after this time, or soon will be */
+enum {
+    DRAIN_AGAIN_MS = 5,    /* between looks while too few workers are idle */
+    DRAIN_LASTS_MS = 50,   /* a worker whose poll was drained is idle after this time, or counts no more */
+    SHORTEST_WAIT_MS = 50, /* that is drained */
+    LONG_WAIT_MS = 500,    /* longer waits are drained without a limit */
+    MOST_SHORT = DRAIN_AGAIN_MS /* in one look, shorter waits than that: one per ms */
+};
 
 void spare_workers_init(struct spare_workers *spare, struct scoreboard *scoreboard)
 {
@@ -17,36 +22,85 @@ int64_t spare_workers_due_ms(const struct spare_workers *spare)
     return spare->drain_ms;
 }
 
-/* The worker whose poll has waited longest and was not drained yet; -1: none has waited long enough. */
-static int longest_waiting(const struct scoreboard *scoreboard, int64_t now_ms)
+/* How many workers are about to be idle, because their polls were drained a moment ago. */
+static int coming(struct spare_workers *spare, int64_t now_ms)
 {
-    int longest = -1;
-    int64_t since_ms = now_ms - SCOREBOARD_SHORTEST_WAIT_MS;
+    int kept = 0;
+
+    if (now_ms >= spare->drained_ms + DRAIN_LASTS_MS)
+        spare->drained_count = 0;
+    for (int i = 0; i < spare->drained_count; i++) {
+        const struct slot *slot = scoreboard_slot(spare->scoreboard, spare->drained[i].worker);
+
+        if (atomic_load(&slot->state) == SLOT_WAITING &&
+            atomic_load(&slot->wait_id) == spare->drained[i].wait_id)
+            spare->drained[kept++] = spare->drained[i];
+    }
+    return spare->drained_count = kept;
+}
+
+/*
+ * Finds the workers whose polls have waited longest, longest first, of those that waited before before_ms and
+ * were not drained yet. Returns how many it has found, at most count.
+ */
+static int find_longest(const struct scoreboard *scoreboard, int64_t before_ms, int *workers, int count)
+{
+    int64_t since[SCOREBOARD_RESERVE_MAX];
+    int found = 0;
 
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, i);
+        const int64_t since_ms = atomic_load(&slot->since_ms);
+        int at = found;
 
-        if (atomic_load(&slot->state) == SLOT_WAITING && !atomic_load(&slot->drain) &&
-            atomic_load(&slot->since_ms) <= since_ms) {
-            longest = i;
-            since_ms = atomic_load(&slot->since_ms);
+        if (atomic_load(&slot->state) != SLOT_WAITING || atomic_load(&slot->drain) || since_ms > before_ms ||
+            (found == count && since_ms >= since[count - 1]))
+            continue;
+        if (found < count)
+            found++;
+        else
+            at = count - 1;
+        for (; at > 0 && since[at - 1] > since_ms; at--) {
+            since[at] = since[at - 1];
+            workers[at] = workers[at - 1];
         }
+        since[at] = since_ms;
+        workers[at] = i;
     }
-    return longest;
+    return found;
+}
+
+static void drain(struct spare_workers *spare, int worker, int64_t now_ms)
+{
+    struct slot *slot = scoreboard_slot(spare->scoreboard, worker);
+
+    spare->drained[spare->drained_count].worker = worker;
+    spare->drained[spare->drained_count++].wait_id = atomic_load(&slot->wait_id);
+    spare->drained_ms = now_ms;
+    latch_drain(spare->scoreboard, worker, SHORTEST_WAIT_MS);
 }
 
 void spare_workers_keep(struct spare_workers *spare, int64_t now_ms)
 {
     struct scoreboard *scoreboard = spare->scoreboard;
-    int wanted = scoreboard->reserve - scoreboard_idle(scoreboard), worker;
+    int wanted = scoreboard->reserve - scoreboard_idle(scoreboard), found, shorter = 0;
+    int workers[SCOREBOARD_RESERVE_MAX];
 
     if (wanted <= 0)
         spare->drain_ms = INT64_MAX;
     if (wanted <= 0 || (spare->drain_ms != INT64_MAX && now_ms < spare->drain_ms))
         return;
     spare->drain_ms = now_ms + DRAIN_AGAIN_MS;
-    while (wanted-- > 0 && (worker = longest_waiting(scoreboard, now_ms)) >= 0)
-        latch_drain(scoreboard, worker);
+    wanted -= coming(spare, now_ms);
+    if (wanted <= 0)
+        return;
+    found = find_longest(scoreboard, now_ms - SHORTEST_WAIT_MS, workers, wanted);
+    for (int i = 0; i < found && shorter < MOST_SHORT; i++) {
+        const struct slot *slot = scoreboard_slot(scoreboard, workers[i]);
+
+        shorter += now_ms - atomic_load(&slot->since_ms) < LONG_WAIT_MS;
+        drain(spare, workers[i], now_ms);
+    }
 }
 
 void spare_workers_count(struct scoreboard *scoreboard)

@@ -41,7 +41,10 @@ struct stats_writer {
     struct query_batch batch;
     bool sends_heartbeat;    /* in the current batch */
     enum error logged_error; /* of the connection; logged once while it lasts */
-    int64_t look_ms, write_ms, heartbeat_ms, sweep_ms;
+    uint64_t polls;          /* how many had begun at the last look */
+    int64_t active_ms;       /* the last look at which there was a poll */
+    int64_t look_ms, write_ms, sweep_ms;
+    int64_t heartbeat_ms; /* INT64_MAX: not while it is quiet */
 };
 
 struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard)
@@ -52,6 +55,7 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         return NULL;
     writer->config = config;
     writer->scoreboard = scoreboard;
+    writer->active_ms = clock_monotonic_ms();
     writer->database = database_new(config->query_timeout_s * 1000);
     writer->entries = calloc((size_t)scoreboard->worker_count, sizeof *writer->entries);
     if (!writer->database || !writer->entries) {
@@ -155,18 +159,51 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
     return made && (writer->report.began || writer->report.ended);
 }
 
+static bool any_poll_waits(const struct stats_writer *writer)
+{
+    for (int i = 0; i < writer->scoreboard->worker_count; i++)
+        if (writer->entries[i].pid)
+            return true;
+    return false;
+}
+
+/*
+ * Finds out whether there were no polls for PGPOLL_IDLE_S. Then the next report says so, and is the last one
+ * until there is a poll, which sets the latch.
+ */
+static void check_quiet(struct stats_writer *writer, int64_t now_ms)
+{
+    struct scoreboard *scoreboard = writer->scoreboard;
+    const uint64_t polls = atomic_load(&scoreboard->workers->polls);
+    const bool was_quiet = atomic_load(&scoreboard->is_quiet);
+
+    if (polls != writer->polls || any_poll_waits(writer))
+        writer->active_ms = now_ms;
+    writer->polls = polls;
+    /* Without LISTEN, whether this process lives shows only by its reports. */
+    atomic_store(&scoreboard->is_quiet, now_ms - writer->active_ms >= writer->config->idle_s * 1000 &&
+                                            atomic_load(&scoreboard->listen_works));
+    if (atomic_load(&scoreboard->is_quiet)) {
+        writer->heartbeat_ms = INT64_MAX;
+    } else if (was_quiet) {
+        writer->heartbeat_ms = now_ms;
+        atomic_store(&scoreboard->heartbeats_since_ms, now_ms);
+    }
+}
+
 /* Whether the gauges have changed since the last write; notes them as written. */
 static bool read_gauges(struct stats_writer *writer)
 {
     struct stats_gauges now = { 0, scoreboard_idle(writer->scoreboard),
-                                atomic_load(&writer->scoreboard->listen_works) };
+                                atomic_load(&writer->scoreboard->listen_works),
+                                atomic_load(&writer->scoreboard->is_quiet) };
     const struct stats_gauges before = writer->gauges;
 
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         now.workers += scoreboard_pid(writer->scoreboard, i) != 0;
     writer->gauges = now;
     return now.workers != before.workers || now.idle != before.idle ||
-           now.listen_works != before.listen_works;
+           now.listen_works != before.listen_works || now.is_quiet != before.is_quiet;
 }
 
 static bool take_counts(struct stats_writer *writer)
@@ -279,6 +316,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     /* Before the look: a worker that makes a change after the look sets the latch. */
     atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 1);
     polls = list_polls(writer, now_ms);
+    check_quiet(writer, now_ms);
     gauges = read_gauges(writer);
     counts = take_counts(writer);
     writer->sends_heartbeat =

@@ -1,9 +1,11 @@
 /*
  * Writes the manager's statistics to the database: the polls that wait (pgpoll.waiters), the counters
  * (pgpoll.counters), and how many workers run and are idle and whether LISTEN delivers (pgpoll.listeners). It
- * writes what has changed, at most once a second, and a heartbeat every five seconds. Its connection is its
- * own, so that messages never wait for it. Part of the manager, which creates, drives and frees it. Never
- * blocks, except in stats_writer_finish(). Logs its errors itself.
+ * writes what has changed, at most once a second, and a heartbeat every five seconds. If there was no poll
+ * for PGPOLL_IDLE_S, it says so in a last report, and is quiet until the next poll; the relay then looks at
+ * the database once a minute. Its connection is its own, so that messages never wait for it. Part of the
+ * manager, which creates, drives and frees it. Never blocks, except in stats_writer_finish(). Logs its errors
+ * itself.
  */
 #ifndef PGPOLL_STATS_WRITER_H
 #define PGPOLL_STATS_WRITER_H

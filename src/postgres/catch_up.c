@@ -167,7 +167,8 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
 
 enum error catch_up_run(struct database *database, const struct poll_request *request,
                         const char *remote_user, const struct statement *first, bool *first_is_true,
-                        const int64_t *positions, int64_t page_bytes, struct page *page, int64_t deadline_ms)
+                        bool number, const int64_t *positions, int64_t page_bytes, struct page *page,
+                        int64_t deadline_ms)
 {
     enum { MAX_STATEMENTS = 4 };
     struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MAX_STATEMENTS];
@@ -183,17 +184,18 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     if (first)
         statements[count++] = *first;
     statement_init(&assign, "SELECT more FROM pgpoll.assign_positions()");
-    statements[count++] = assign;
+    if (number)
+        statements[count++] = assign;
     statements[count++] = catch_up;
 
     error = database_run(database, statements, count, results, deadline_ms);
     if (!error && remote_user && !database_is_true(results[0]))
         error = ERROR_DENIED;
     if (!error && first)
-        *first_is_true = database_is_true(results[count - 3]);
+        *first_is_true = database_is_true(results[remote_user != NULL]);
     if (!error)
         error = fill_page(results[count - 1], request, page);
-    if (!error)
+    if (!error && number)
         page->backlog = database_is_true(results[count - 2]);
 out:
     for (int i = 0; i < count; i++)

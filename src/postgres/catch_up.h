@@ -90,12 +90,13 @@ struct message catch_up_message(const PGresult *result, int row);
  * Reads into a cleared page by deadline_ms. Sends up to four transactions in one network write:
  *  1. Checks whether remote_user may poll these topics, unless remote_user is NULL.
  *  2. Runs first, unless it is NULL, and sets *first_is_true to whether it returned true.
- *  3. Assigns positions to one batch of new messages. Sets page->backlog if more are left.
+ *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more are left.
  *  4. Reads the page.
  * Returns ERROR_NONE, ERROR_DENIED, ERROR_MEMORY or an error of database_run(); on errors the page is clear.
  */
 enum error catch_up_run(struct database *database, const struct poll_request *request,
                         const char *remote_user, const struct statement *first, bool *first_is_true,
-                        const int64_t *positions, int64_t page_bytes, struct page *page, int64_t deadline_ms);
+                        bool number, const int64_t *positions, int64_t page_bytes, struct page *page,
+                        int64_t deadline_ms);
 
 #endif

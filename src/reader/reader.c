@@ -32,7 +32,7 @@ static void serve(const struct config *config, struct database *database, int so
     if (!read_channel_accept(socket, &job))
         return; /* the worker is gone, or it will notice that its deadline has passed */
     if (page_init(&page, question->request->topic_count)) {
-        error = catch_up_run(database, question->request, question->remote_user, NULL, NULL,
+        error = catch_up_run(database, question->request, question->remote_user, NULL, NULL, question->number,
                              question->positions, config->page_bytes, &page, question->deadline_ms);
         read_channel_answer(socket, question->deadline_ms, error, &page, database_error(database));
         page_release(&page);

@@ -29,8 +29,8 @@ void latch_wake(struct scoreboard *scoreboard, int worker)
         (void)kill(pid, SIGUSR2);
 }
 
-void latch_drain(struct scoreboard *scoreboard, int worker)
+void latch_drain(struct scoreboard *scoreboard, int worker, int shortest_ms)
 {
-    atomic_store(&scoreboard_slot(scoreboard, worker)->drain, 1);
+    atomic_store(&scoreboard_slot(scoreboard, worker)->drain, shortest_ms);
     latch_wake(scoreboard, worker);
 }

@@ -25,8 +25,9 @@ void latch_wake_stats_writer(struct scoreboard *scoreboard);
 void latch_wake(struct scoreboard *scoreboard, int worker);
 
 /*
- * Asks a worker to answer its poll early, without messages, and wakes it. For the manager and other workers.
+ * Asks a worker to answer its poll early, without messages, but not before it has lasted shortest_ms (more
+ * than 0), and wakes it. For the manager and other workers.
  */
-void latch_drain(struct scoreboard *scoreboard, int worker);
+void latch_drain(struct scoreboard *scoreboard, int worker, int shortest_ms);
 
 #endif

@@ -60,7 +60,7 @@ bool poll_quota_claim(struct scoreboard *scoreboard, int worker, const char *use
         return false;
     }
     for (; polls.kept > quota && polls.oldest >= 0; polls = find_polls(scoreboard, client))
-        latch_drain(scoreboard, polls.oldest);
+        latch_drain(scoreboard, polls.oldest, POLL_QUOTA_SHORTEST_MS);
     return true;
 }
 

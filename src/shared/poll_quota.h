@@ -11,6 +11,12 @@
 #include <stdbool.h>
 
 /*
+ * A poll lasts this long before it is drained for a newer one: otherwise two clients that share a quota of
+ * one, and poll again at once, would drain each other without a pause.
+ */
+enum { POLL_QUOTA_SHORTEST_MS = 500 };
+
+/*
  * For a worker: claims a poll slot for this client, keyed by user, or by address if user is "". If the client
  * has more than quota polls, the oldest ones are drained. A poll being drained still counts until its worker
  * returns the claim; so that a client cannot occupy all workers with those, the result is false, and nothing

@@ -25,6 +25,7 @@ struct question_head {
     int32_t topic_count;
     int32_t limit;
     uint32_t user_size; /* 0: no user needs to be checked */
+    uint32_t number;
     int64_t deadline_ms;
 };
 
@@ -162,8 +163,11 @@ static bool send_question(int socket, const struct read_channel_question *questi
 {
     const struct poll_request *request = question->request;
     const size_t bytes = question_bytes(question);
-    struct question_head head = { (uint32_t)bytes, request->topic_count, request->limit, 0,
-                                  question->deadline_ms };
+    struct question_head head = { .bytes = (uint32_t)bytes,
+                                  .topic_count = request->topic_count,
+                                  .limit = request->limit,
+                                  .number = question->number,
+                                  .deadline_ms = question->deadline_ms };
     char *memory = bytes <= QUESTION_MAX_BYTES ? malloc(sizeof head + bytes) : NULL, *at = memory;
     bool sent;
 
@@ -271,7 +275,8 @@ bool read_channel_accept(int socket, struct read_channel_job *job)
     positions = (int64_t *)(void *)(topics + count);
     job->request =
         (struct poll_request){ .topics = topics, .topic_count = head.topic_count, .limit = head.limit };
-    job->question = (struct read_channel_question){ &job->request, positions, NULL, head.deadline_ms };
+    job->question =
+        (struct read_channel_question){ &job->request, positions, NULL, head.number, head.deadline_ms };
     if (receive_all(socket, positions + count, head.bytes, deadline_ms) == RECEIVED &&
         decode(job, &head, (const char *)(positions + count), topics, positions))
         return true;

@@ -26,6 +26,7 @@ struct read_channel_question {
     const struct poll_request *request; /* gives the topics' names and the limit */
     const int64_t *positions;           /* one per topic */
     const char *remote_user;            /* check that this user may poll; NULL: no check is needed */
+    bool number;                        /* first give positions to new messages: the manager does not */
     int64_t deadline_ms;                /* monotonic; the worker does not wait for the answer any longer */
 };
 

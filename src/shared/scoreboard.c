@@ -66,8 +66,8 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
 {
     struct workers_layout layout = { .sets = whole_pages(sizeof(struct workers_memory)) };
 
-    /* The set of askers, the wait sets, and as many words as workers for the clients' hashes. */
-    layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 1 + SCOREBOARD_WORD_BITS) *
+    /* The sets of askers and lookers, the wait sets, and as many words as workers for the clients' hashes. */
+    layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 2 + SCOREBOARD_WORD_BITS) *
                                                  set_words(plan) * sizeof(uint64_t));
     layout.slot_stride =
         whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
@@ -93,8 +93,9 @@ static void find_parts(struct scoreboard *scoreboard, const struct scoreboard_pl
     scoreboard->replies = manager_memory + manager.replies;
     scoreboard->reply_stride = manager.reply_stride;
     scoreboard->askers = (_Atomic uint64_t *)(void *)(workers_memory + workers.sets);
-    scoreboard->wait_sets = scoreboard->askers + words;
-    scoreboard->clients = scoreboard->askers + (SCOREBOARD_BUCKETS + 1) * words;
+    scoreboard->lookers = scoreboard->askers + words;
+    scoreboard->wait_sets = scoreboard->askers + 2 * words;
+    scoreboard->clients = scoreboard->askers + (SCOREBOARD_BUCKETS + 2) * words;
     scoreboard->slots = workers_memory + workers.slots;
     scoreboard->slot_stride = workers.slot_stride;
 }
@@ -194,7 +195,8 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
 struct scoreboard *scoreboard_new(int polls, int max_topics, size_t ring_messages, size_t ring_bytes,
                                   int readers)
 {
-    const int reserve = polls / 20 < 1 ? 1 : polls / 20 > 32 ? 32 : polls / 20;
+    const int share = polls / 20 < 1 ? 1 : polls / 20;
+    const int reserve = share > SCOREBOARD_RESERVE_MAX ? SCOREBOARD_RESERVE_MAX : share;
     const int workers = polls + reserve;
     const struct scoreboard_plan plan = { workers, max_topics,    2 * workers * max_topics,
                                           readers, ring_messages, ring_bytes };

@@ -40,9 +40,9 @@ enum {
     SCOREBOARD_BUCKETS = 4096,    /* wait sets; a topic uses the one of its number modulo this */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
-    SCOREBOARD_HANDOVERS = 2,          /* a client with more than 2 * quota + this many polls is refused */
-    SCOREBOARD_SHORTEST_WAIT_MS = 500, /* a poll is not answered early before it has lasted this long */
-    SCOREBOARD_DESCRIPTORS = 5         /* that scoreboard_join() takes */
+    SCOREBOARD_HANDOVERS = 2,   /* a client with more than 2 * quota + this many polls is refused */
+    SCOREBOARD_DESCRIPTORS = 5, /* that scoreboard_join() takes */
+    SCOREBOARD_RESERVE_MAX = 32 /* idle workers that the manager tries to keep */
 };
 
 enum slot_state {
@@ -64,7 +64,7 @@ struct slot_topic {
 struct slot {
     _Atomic int state; /* enum slot_state */
     _Atomic int woken; /* set before SIGUSR2 is sent; the worker clears it before it looks for work */
-    _Atomic int drain; /* answer early; set by the manager or by a newer poll of the same client */
+    _Atomic int drain; /* answer early, after this many ms; 0: no; see latch_drain() */
     _Atomic int has_read_permit; /* holds one of the permits of read_permits.h */
     /* The poll, for the choice of polls to drain and for the statistics. */
     _Atomic uint32_t wait_id; /* differs for each wait */
@@ -76,6 +76,7 @@ struct slot {
     _Atomic int authorize;                /* also ask whether the user may poll */
     _Atomic int question_count;           /* topics asked about */
     _Atomic int64_t question_deadline_ms; /* after it the worker no longer waits for the reply */
+    _Atomic uint64_t look;                /* the look that it waits for, or waited for last: see look.h */
     char user[SCOREBOARD_USER_SIZE];
     _Atomic int topic_count;    /* topics waited for */
     struct counters counters;   /* the worker adds to them, the manager empties them */
@@ -112,6 +113,10 @@ struct manager_memory {
     uint64_t client_seed;          /* of the hashes in clients */
     _Atomic int64_t open_until_ms; /* until then can_poll() is taken to allow everything */
     _Atomic int readers;           /* running processes that read the table for the workers */
+    _Atomic int64_t
+        numbers_until_ms; /* until then the manager gives new messages positions as it hears of them */
+    _Atomic uint64_t looks_begun, looks_done, looks_refused; /* see look.h */
+    _Atomic int looks_watched;
 };
 
 /* The head of the workers' memory. */
@@ -159,6 +164,7 @@ struct scoreboard {
     /* The workers' memory. */
     struct workers_memory *workers;
     _Atomic uint64_t *askers;    /* set of workers whose question was not looked at yet */
+    _Atomic uint64_t *lookers;   /* set of workers that wait for a look: see look.h */
     _Atomic uint64_t *wait_sets; /* SCOREBOARD_BUCKETS sets: see wait_sets.h */
     _Atomic uint64_t *clients;   /* by worker: its client's hash, see poll_quota.h; 0: none */
     char *slots;
@@ -181,6 +187,9 @@ struct scoreboard {
     _Atomic int heartbeat_wanted; /* send a heartbeat as soon as possible */
     _Atomic int64_t heartbeat_ms; /* when the statement that sent the last heartbeat was started */
     _Atomic int listen_works;
+    /* The deaf do not hear: heartbeats are sent regularly since then. */
+    _Atomic int64_t heartbeats_since_ms;
+    _Atomic int is_quiet; /* there were no polls for PGPOLL_IDLE_S, and no heartbeats are sent */
 };
 
 /*

@@ -10,6 +10,7 @@ void slot_reset(struct scoreboard *scoreboard, int worker)
 
     wait_sets_remove(scoreboard, worker);
     (void)atomic_fetch_and(&scoreboard->askers[worker / SCOREBOARD_WORD_BITS], ~scoreboard_bit(worker));
+    (void)atomic_fetch_and(&scoreboard->lookers[worker / SCOREBOARD_WORD_BITS], ~scoreboard_bit(worker));
     poll_quota_return(scoreboard, worker);
     read_permits_return(scoreboard, worker);
     scoreboard_drop_question(scoreboard, worker);

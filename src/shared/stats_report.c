@@ -62,7 +62,8 @@ static bool put_gauges(struct json_object *json, const struct stats_gauges *gaug
         return json_build_add_member(json, "workers", json_object_new_int(1));
     return json_build_add_member(json, "workers", json_object_new_int(gauges->workers)) &&
            json_build_add_member(json, "free_workers", json_object_new_int(gauges->idle)) &&
-           json_build_add_member(json, "hears", json_object_new_boolean(gauges->listen_works));
+           json_build_add_member(json, "hears", json_object_new_boolean(gauges->listen_works)) &&
+           json_build_add_member(json, "quiet", json_object_new_boolean(gauges->is_quiet));
 }
 
 const char *stats_report_finish(struct stats_report *report, const struct stats_gauges *gauges, bool ends)

@@ -26,6 +26,7 @@ struct stats_report {
 struct stats_gauges {
     int workers, idle;
     bool listen_works;
+    bool is_quiet; /* this is the last report until there is a poll */
 };
 
 /*

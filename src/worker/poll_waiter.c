@@ -85,7 +85,7 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
     case CURSOR_LAST:
         return GAP_NONE; /* it asks for what is retained, so it misses nothing */
     case CURSOR_TIME:
-        /* Nothing was published after that time; it is no position from before a restore of the database. */
+        /* A time in the past without a later message. Only one in the future can be from before a restore. */
         return gap == GAP_AHEAD && cursor_position_ms(cursor->position) <= clock_wall_ms() ? GAP_NONE : gap;
     case CURSOR_NOW:
     case CURSOR_MESSAGE:

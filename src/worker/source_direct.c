@@ -25,7 +25,7 @@ struct source_direct {
 };
 
 enum {
-    WRITE_MS = 1000, /* polls that do not wait write the statistics at most this often */
+    WRITE_MS = 1000, /* the least time between writes for polls that do not wait */
     LAST_MS = 1000   /* how long a worker that ends waits for its last statement */
 };
 
@@ -115,8 +115,8 @@ static enum error direct_read(struct message_source *base, const struct source_p
         source->subscribed = source->subscribed || subscribes; /* even if the batch fails after LISTEN */
         error =
             catch_up_run(source->database, poll->request, how & SOURCE_AUTHORIZE ? poll->remote_user : NULL,
-                         subscribes ? &subscribe : NULL, &written, positions, source->config->page_bytes,
-                         page, deadline_ms);
+                         subscribes ? &subscribe : NULL, &written, true, positions,
+                         source->config->page_bytes, page, deadline_ms);
     }
     statement_release(&subscribe);
     if (!error) {

@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "shared/latch.h"
+#include "shared/look.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -35,16 +36,18 @@ struct source_shared {
     int topic_count;                    /* of this poll */
     struct ring_topic_ref *refs;        /* this poll's topics in the message ring */
     int64_t *seen;                      /* their newest positions at the last read of the ring */
+    int64_t *starts;                    /* where the current read starts */
 };
 
 /* ---- asking the manager */
 
 /*
- * Sleeps until the manager has answered every question. Ignores disconnects: a client that has closed only
- * its sending side still needs an answer, and before the first read there is no cursor to answer with.
+ * Sleeps until the manager has answered: every question or, if look is not 0, the look of that number.
+ * Ignores disconnects: a client that has closed only its sending side still needs an answer, and before the
+ * first read there is no cursor to answer with.
  */
-static enum error wait_answer(struct source_shared *source, const struct interrupts *interrupts,
-                              int64_t deadline_ms)
+static enum error wait_answer(struct source_shared *source, uint64_t look,
+                              const struct interrupts *interrupts, int64_t deadline_ms)
 {
     struct interrupts without_client = *interrupts;
 
@@ -53,7 +56,8 @@ static enum error wait_answer(struct source_shared *source, const struct interru
         enum error error;
 
         (void)atomic_exchange(&source->slot->woken, 0); /* also acquires what was written before it was set */
-        if (atomic_load(&source->reply->answered) == source->asked)
+        if (look ? look_state(source->scoreboard, look) != LOOK_PENDING
+                 : atomic_load(&source->reply->answered) == source->asked)
             return ERROR_NONE;
         error = wait_for_event(&without_client, -1, 0, deadline_ms);
         if (error)
@@ -96,14 +100,14 @@ static enum error ask(struct source_shared *source, const struct source_poll *po
                       int64_t *positions, int64_t deadline_ms)
 {
     /* The manager may still work on a question for which an earlier poll stopped waiting. */
-    enum error error = wait_answer(source, poll->interrupts, deadline_ms);
+    enum error error = wait_answer(source, 0, poll->interrupts, deadline_ms);
     size_t names_size = 0;
 
     if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
         return ERROR_DENIED; /* a name that long does not fit into the slot */
     if (!error) {
         names_size = put_question(source, poll, authorize, deadline_ms);
-        error = wait_answer(source, poll->interrupts, deadline_ms);
+        error = wait_answer(source, 0, poll->interrupts, deadline_ms);
     }
     if (!error && names_size > NAMES_KEPT_BYTES)
         scoreboard_free_names(source->scoreboard, source->slot);
@@ -115,6 +119,37 @@ static enum error ask(struct source_shared *source, const struct source_poll *po
             positions[i] = source->reply->topics[i].now;
     }
     return error;
+}
+
+/* Whether the manager gives new messages their positions, so that nobody else need do it. */
+static bool manager_numbers(const struct source_shared *source)
+{
+    return atomic_load(&source->scoreboard->manager->numbers_until_ms) > clock_monotonic_ms();
+}
+
+/*
+ * Has the manager give positions to all that is committed now, and bring the ring up to date. false: it
+ * cannot, or not in time.
+ */
+static bool look(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
+{
+    uint64_t number;
+
+    if (!manager_numbers(source))
+        return false;
+    number = look_ask(source->scoreboard, source->worker);
+    return wait_answer(source, number, poll->interrupts, deadline_ms) == ERROR_NONE &&
+           look_state(source->scoreboard, number) == LOOK_DONE;
+}
+
+/* After a look: "now" is where a topic stands in the ring. false: a topic is no longer there. */
+static bool find_now(const struct source_shared *source, int topic_count, int64_t *positions)
+{
+    for (int i = 0; i < topic_count; i++)
+        if (positions[i] == CATCH_UP_FROM_NOW &&
+            !ring_newest(source->scoreboard->ring, source->refs[i], &positions[i]))
+            return false;
+    return true;
 }
 
 static bool is_open_to_all(const struct scoreboard *scoreboard)
@@ -132,12 +167,17 @@ static bool find_topics(struct source_shared *source, const struct poll_request 
     return true;
 }
 
-static bool has_from_now(const int64_t *positions, int count)
+/*
+ * Whether the answer must have all that is committed now: the poll does not wait, or it has no cursor for a
+ * topic. The ring alone may get that a moment later.
+ */
+static bool needs_now(const struct poll_request *request, const int64_t *positions)
 {
-    for (int i = 0; i < count; i++)
-        if (positions[i] == CATCH_UP_FROM_NOW)
-            return true;
-    return false;
+    bool needs = request->timeout_s == 0;
+
+    for (int i = 0; !needs && i < request->topic_count; i++)
+        needs = positions[i] == CATCH_UP_FROM_NOW;
+    return needs;
 }
 
 /* ---- reading the table */
@@ -174,7 +214,7 @@ static enum error read_by_reader(struct source_shared *source, const struct read
 }
 
 static enum error read_table(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                             const int64_t *positions, struct page *page, int64_t deadline_ms)
+                             bool number, const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     /*
      * A poll with a short timeout also waits for a permit this long: a busy database is not an unreachable
@@ -191,8 +231,9 @@ static enum error read_table(struct source_shared *source, const struct source_p
     deadline_ms = clock_max(deadline_ms, clock_monotonic_ms() + QUICK_READ_MS);
     counters_add(&source->slot->counters, COUNTER_TABLE_PAGES, 1);
     error = read_by_reader(source,
-                           &(struct read_channel_question){
-                               poll->request, positions, authorize ? poll->remote_user : NULL, deadline_ms },
+                           &(struct read_channel_question){ poll->request, positions,
+                                                            authorize ? poll->remote_user : NULL, number,
+                                                            deadline_ms },
                            page);
     read_permits_return(source->scoreboard, source->worker);
     return error;
@@ -250,76 +291,91 @@ static bool is_up_to_date(const struct source_shared *source)
     return true;
 }
 
-static enum error shared_read(struct message_source *base, const struct source_poll *poll,
+/*
+ * Has the manager do what this read needs: check the user, find the topics, number new messages, say what
+ * "now" is. starts: the poll's positions; those from now on are replaced. *asked: it was a question about
+ * each topic. *number: the manager may not have numbered what this read must have.
+ */
+static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool may_poll,
+                          bool known, int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
+{
+    enum error error;
+
+    *asked = may_poll || !known;
+    *number = !manager_numbers(source);
+    if (!*asked && needs_now(poll->request, starts))
+        *asked = !look(source, poll, deadline_ms) || !find_now(source, poll->request->topic_count, starts);
+    if (!*asked)
+        return ERROR_NONE;
+    *number = false;
+    error = ask(source, poll, may_poll, starts, deadline_ms);
+    return error == ERROR_TIMEOUT ? ERROR_DATABASE_AWAY : error;
+}
+
+static enum error read_source(struct source_shared *source, const struct source_poll *poll,
                               enum source_read how, const int64_t *positions, struct page *page,
                               int64_t deadline_ms)
 {
-    struct source_shared *source = (struct source_shared *)base;
     const struct poll_request *request = poll->request;
     const bool authorize = how & SOURCE_AUTHORIZE;
     /* If can_poll() allows everything, asking it would only cost time and a database connection. */
-    const bool ask_may_poll = authorize && !is_open_to_all(source->scoreboard);
-    const bool known = find_topics(source, request), once = request->timeout_s == 0;
-    /*
-     * A poll that does not wait expects what is committed now. The ring may get it a moment later, so it asks
-     * the manager.
-     */
-    const bool asked = ask_may_poll || once || !known || has_from_now(positions, request->topic_count);
-    int64_t *starts = calloc((size_t)request->topic_count, sizeof *starts);
-    enum error error = starts ? ERROR_NONE : ERROR_MEMORY;
+    const bool may_poll = authorize && !is_open_to_all(source->scoreboard);
+    const bool known = find_topics(source, request);
+    bool asked, number;
+    enum error error;
 
-    source->error[0] = '\0';
-    if (error)
-        goto out;
     /* Not worth LISTENing to. The manager is asked only if no reader reaches the database. */
-    if (once && !known) {
-        error = read_table(source, poll, ask_may_poll, positions, page, deadline_ms);
+    if (request->timeout_s == 0 && !known) {
+        number = !look(source, poll, deadline_ms);
+        error = read_table(source, poll, may_poll, number, positions, page, deadline_ms);
         if (error != ERROR_DATABASE_AWAY)
-            goto out;
+            return error;
     }
-    memcpy(starts, positions, (size_t)request->topic_count * sizeof *starts);
-    if (asked)
-        error = ask(source, poll, ask_may_poll, starts, deadline_ms);
-    if (error == ERROR_TIMEOUT)
-        error = ERROR_DATABASE_AWAY;
+    memcpy(source->starts, positions, (size_t)request->topic_count * sizeof *source->starts);
+    error = prepare(source, poll, may_poll, known, source->starts, deadline_ms, &asked, &number);
     if (error == ERROR_DRAINED) { /* the manager may have ended, but a reader can still read the table */
         source->topic_count = 0;
-        error = read_table(source, poll, authorize, positions, page, deadline_ms);
-        goto out;
+        return read_table(source, poll, authorize, true, positions, page, deadline_ms);
     }
     if (error)
-        goto out;
+        return error;
 
     /* A waiting poll had to ask because its topics were removed meanwhile; now they have other numbers. */
     if ((how & SOURCE_SUBSCRIBE) || (asked && source->entered))
         enter(source, poll);
     note_newest(source, request->topic_count);
-    if ((!asked || is_up_to_date(source)) && ring_read(source->scoreboard->ring, source->refs, starts,
-                                                       request->limit, source->config->page_bytes, page))
-        counters_add(&source->slot->counters, COUNTER_RING_PAGES, 1);
-    else
-        error = read_table(source, poll, false, starts, page, deadline_ms);
-out:
-    free(starts);
+    if ((asked && !is_up_to_date(source)) ||
+        !ring_read(source->scoreboard->ring, source->refs, source->starts, request->limit,
+                   source->config->page_bytes, page))
+        return read_table(source, poll, false, number, source->starts, page, deadline_ms);
+    counters_add(&source->slot->counters, COUNTER_RING_PAGES, 1);
+    return ERROR_NONE;
+}
+
+static enum error shared_read(struct message_source *base, const struct source_poll *poll,
+                              enum source_read how, const int64_t *positions, struct page *page,
+                              int64_t deadline_ms)
+{
+    struct source_shared *source = (struct source_shared *)base;
+    enum error error;
+
+    source->error[0] = '\0';
+    error = read_source(source, poll, how, positions, page, deadline_ms);
     /*
      * This poll is to end early, so it does not wait for the database. If this was its first read, it has no
      * cursor to answer with.
      */
     if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->drain))
-        error = authorize ? ERROR_TOO_MANY : ERROR_DRAINED;
+        error = how & SOURCE_AUTHORIZE ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }
 
-/*
- * When the poll is to be answered early; INT64_MAX: not at all. It first lasts SCOREBOARD_SHORTEST_WAIT_MS:
- * otherwise two clients that share a quota of one, and poll again at once, would drain each other without a
- * pause.
- */
+/* When the poll is to be answered early; INT64_MAX: not at all. */
 static int64_t drain_ms(const struct source_shared *source)
 {
-    return atomic_load(&source->slot->drain)
-               ? atomic_load(&source->slot->since_ms) + SCOREBOARD_SHORTEST_WAIT_MS
-               : INT64_MAX;
+    const int shortest_ms = atomic_load(&source->slot->drain);
+
+    return shortest_ms ? atomic_load(&source->slot->since_ms) + shortest_ms : INT64_MAX;
 }
 
 static enum error shared_wait(struct message_source *base, const struct interrupts *interrupts,
@@ -371,6 +427,7 @@ static void shared_free(struct message_source *base)
     shared_end(base);
     free(source->refs);
     free(source->seen);
+    free(source->starts);
     free(source);
 }
 
@@ -383,15 +440,17 @@ struct message_source *source_shared_new(const struct config *config, struct sco
 
     if (!source)
         return NULL;
-    *source = (struct source_shared){ .base = { &operations },
-                                      .config = config,
-                                      .scoreboard = scoreboard,
-                                      .worker = worker,
-                                      .slot = scoreboard_slot(scoreboard, worker),
-                                      .reply = scoreboard_reply(scoreboard, worker),
-                                      .refs = calloc((size_t)scoreboard->max_topics, sizeof *source->refs),
-                                      .seen = calloc((size_t)scoreboard->max_topics, sizeof *source->seen) };
-    if (!source->refs || !source->seen) {
+    *source =
+        (struct source_shared){ .base = { &operations },
+                                .config = config,
+                                .scoreboard = scoreboard,
+                                .worker = worker,
+                                .slot = scoreboard_slot(scoreboard, worker),
+                                .reply = scoreboard_reply(scoreboard, worker),
+                                .refs = calloc((size_t)scoreboard->max_topics, sizeof *source->refs),
+                                .seen = calloc((size_t)scoreboard->max_topics, sizeof *source->seen),
+                                .starts = calloc((size_t)scoreboard->max_topics, sizeof *source->starts) };
+    if (!source->refs || !source->seen || !source->starts) {
         shared_free(&source->base);
         return NULL; /* cppcheck-suppress memleak; base is its first member */
     }

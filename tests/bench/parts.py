@@ -1,11 +1,14 @@
 """What `make bench` measures. Each part runs its systems in turn, round by round, so that what disturbs the machine disturbs all."""
 import contextlib
+import os
 import re
 import statistics
 import subprocess
 import time
 
-from systems import Notify, Pgpoll, all_systems, clients_held, cpu_s, kib_of, own_clients, settled_kib, storm, until, until_gone
+from kept import kept
+from systems import (Notify, Pgpoll, all_systems, clients_held, clients_rereading, cpu_s, kib_of, own_clients, settled_kib, storm, until,
+                     until_gone)
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
 
@@ -43,7 +46,12 @@ class Sizes:
         self.backlog = 1000 if quick else 10000
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
+        self.rereaders, self.reread_messages = (4, 20) if quick else (24, 200)
         self.seconds = 1 if quick else 3
+        many = int(os.environ.get("KEPT") or (5000 if quick else 1_000_000))
+        # Messages and topics. The first, with few, has as many in a topic as the second.
+        self.kept = ((many // 50, many // 50_000 or 1), (many, many // 1000), (many, many))
+        self.kept_statements = 20 if quick else 300
         self.workers = max(self.fanout[-1], self.others) + 20
 
 
@@ -230,6 +238,31 @@ def publish(bench):
     assert found == published, f"{published} messages were published, {found} can be delivered"
 
 
+def comeback(bench):
+    """The readers and those who publish share the machine, so half of it is what can be had."""
+    system, sizes, topics = bench.systems[0], bench.sizes, 10
+    writers = sizes.writers[len(sizes.writers) // 2]
+    some = f"{sizes.rereaders} clients read {topics} topics each from the start, again and again"
+    rates = bench.table("comeback", f"Publishing, {writers} writers, while {some}", "transactions/s", "more")
+    load = bench.table("comeback_load", f"Delivery to 10 other clients, 100 messages/s, while {some}", "ms")
+    topic = f"again-{time.monotonic_ns()}"
+    system.server.sql(f"INSERT INTO pgpoll.messages (topic, payload) SELECT %s || t, '{PAYLOAD}'"
+                      " FROM generate_series(1, %s) n, generate_series(0, %s) t", f"{topic}-", sizes.reread_messages, topics - 1)
+
+    def rate():
+        done = subprocess.run(**pgbench(system.server, bench.directory, "pgpoll", writers, sizes.seconds), timeout=sizes.seconds + 60)
+        return rate_of(done.stdout)[1]
+
+    for _ in range(sizes.rounds):
+        settle(system.server)
+        rates.add("nobody reads", "pgpoll", rate())
+        with clients_rereading(system, topic, sizes.seconds + 1, clients=sizes.rereaders, topics=topics):
+            rates.add("meanwhile", "pgpoll", rate())
+        settle(system.server)
+        with clients_rereading(system, topic, sizes.seconds + 1, clients=sizes.rereaders, topics=topics):
+            add_deliveries(load, "pgpoll", bench.storm(system, "paced", messages=100 * sizes.seconds))
+
+
 def settle(server):
     """Publishes one more message; returns how many seconds it takes to come, which is after all others."""
     topic, begin = f"last-{time.monotonic_ns()}", time.monotonic()
@@ -251,4 +284,4 @@ def polls(bench):
 
 
 # memory and topics first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, topics, latency, fanout, catchup, publish, polls)}
+PARTS = {part.__name__: part for part in (memory, topics, latency, fanout, catchup, kept, publish, comeback, polls)}

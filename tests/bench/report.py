@@ -9,7 +9,7 @@ RESULTS = pathlib.Path(__file__).with_name("results")
 KEPT_TABLE = re.compile(r"(?s)(<!-- make bench KEEP=NAME writes this -->\n).*(<!-- end -->\n)")
 OURS = "#2869c7"
 COLOURS = {"no database": "#8b949e", "bare NOTIFY": "#7c3aed", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed",
-           "1 topic each": "#8b949e"}
+           "few messages": "#8b949e", "1 topic each": "#8b949e"}
 
 SYSTEMS = ("“No database” is what one process per poll behind the same lighttpd can do at best: it waits on an eventfd and answers from memory. "
            "“Bare NOTIFY” is the same, told by the NOTIFY of a transaction that INSERTs: the least that a database adds, without positions, order or a second try. "

@@ -89,15 +89,15 @@ static const struct target {
     { "nchan", "/sub/", "/ask/", "/pub/", NULL },
 };
 
-enum mode { PACED, FANOUT, HOLD, DRAIN, ASK, OWN };
-static const char *const modes[] = { "paced", "fanout", "hold", "drain", "ask", "own" };
+enum mode { PACED, FANOUT, HOLD, DRAIN, ASK, REREAD, OWN };
+static const char *const modes[] = { "paced", "fanout", "hold", "drain", "ask", "reread", "own" };
 
 static struct options {
     enum mode mode;
     const struct target *target;
     const char *topic;
     unsigned port, clients, topics, messages, rate, gap_ms, seconds;
-} opt = { .clients = 10, .topics = 1, .messages = 10, .rate = 100, .gap_ms = 300, .seconds = 5 };
+} opt = { .clients = 10, .messages = 10, .rate = 100, .gap_ms = 300, .seconds = 5 };
 
 static const struct argp_option option_list[] = {
     { "target", 't', "NAME", 0,
@@ -105,11 +105,12 @@ static const struct argp_option option_list[] = {
     { "port", 'p', "PORT", 0, "of the web server, on 127.0.0.1", 0 },
     { "topic", 'T', "NAME", 0, "nothing was published to it before", 0 },
     { "clients", 'c', "N", 0, "that poll at a time", 0 },
-    { "topics", 'k', "K", 0, "own: that each client polls and no other does", 0 },
     { "messages", 'm', "M", 0, "to publish, beside two that come first", 0 },
     { "rate", 'r', "R", 0, "paced, own: messages a second", 0 },
     { "gap", 'g', "MS", 0, "fanout: between a message's last delivery and the next message", 0 },
-    { "seconds", 's', "S", 0, "ask: for how long", 0 },
+    { "seconds", 's', "S", 0, "ask, reread: for how long", 0 },
+    { "topics", 'n', "N", 0, "reread: how many topics each client reads; own: that no other client polls",
+      0 },
     { 0 },
 };
 
@@ -154,9 +155,6 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case 'c':
         opt.clients = number_of(value, state);
         break;
-    case 'k':
-        opt.topics = number_of(value, state);
-        break;
     case 'm':
         opt.messages = number_of(value, state);
         break;
@@ -166,6 +164,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case 'g':
         opt.gap_ms = number_of(value, state);
         break;
+    case 'n':
+        opt.topics = number_of(value, state);
+        break;
     case 's':
         opt.seconds = number_of(value, state);
         break;
@@ -173,6 +174,8 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         choose_mode(value, state);
         break;
     case ARGP_KEY_END:
+        if (!opt.topics)
+            opt.topics = opt.mode == REREAD ? 10 : 1;
         if (state->arg_num != 1 || !opt.target || !opt.topic || !opt.port || !opt.clients || !opt.topics ||
             !opt.rate)
             argp_usage(state);
@@ -183,20 +186,25 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     return 0;
 }
 
-static const struct argp argp = { option_list,
-                                  parse_option,
-                                  "paced|fanout|hold|drain|ask|own",
-                                  "Load generator and delivery checker for long polling.\v"
-                                  "paced: publishes at a steady rate. fanout: publishes when the message "
-                                  "before has reached all. hold: says so when "
-                                  "all poll, until its "
-                                  "stdin ends. drain: clients that have read nothing read what was published "
-                                  "before. ask: polls that do not wait, of "
-                                  "clients that have read all. own: like paced, but each message goes to "
-                                  "one topic of one client, and the first when stdin has a line.",
-                                  NULL,
-                                  NULL,
-                                  NULL };
+static const struct argp argp = {
+    option_list,
+    parse_option,
+    "paced|fanout|hold|drain|ask|reread|own",
+    "Load generator and delivery checker for long polling.\v"
+    "paced: publishes at a steady rate. fanout: publishes when the message "
+    "before has reached all. hold: says so when "
+    "all poll, until its "
+    "stdin ends. drain: clients that have read nothing read what was published "
+    "before. ask: polls that do not wait, of "
+    "clients that have read all. reread: clients read the topics T-0, T-1, ... "
+    "page by page, and "
+    "then from the start again; other programs publish there. own: like paced, "
+    "but each message goes to one topic of one client, and the first when stdin "
+    "has a line.",
+    NULL,
+    NULL,
+    NULL
+};
 
 static bool speaks_json(void)
 {
@@ -352,6 +360,11 @@ struct client {
     struct answer answer;
 };
 
+static size_t cursor_size(void)
+{
+    return 512 + (size_t)opt.topics * (TOPIC_BYTES + 64);
+}
+
 static struct client *clients;
 
 static int epoll_fd;
@@ -361,17 +374,38 @@ static uint32_t under_way;               /* polls */
 static uint64_t answers, lost, repeated; /* repeated: or out of order */
 static uint32_t refusals;
 
+/* reread: the client's next page is the first. */
+static void client_begin_again(struct client *c)
+{
+    size_t length = 0;
+    for (unsigned n = 0; n < opt.topics; n++)
+        length += (size_t)snprintf(c->cursor + length, cursor_size() - length, "%s\"%s-%u\":\"0\"",
+                                   n ? "," : "{", opt.topic, n);
+    if (length + 1 >= cursor_size())
+        die("too many topics");
+    (void)strcat(c->cursor, "}");
+}
+
+/* reread: a poll of the topics, which are the names in the cursor. */
+static int write_reread(const struct client *c, char *body, size_t size)
+{
+    size_t length = (size_t)snprintf(body, size, "{\"topics\":[");
+    for (unsigned n = 0; n < opt.topics && length < size; n++)
+        length += (size_t)snprintf(body + length, size - length, "%s\"%s-%u\"", n ? "," : "", opt.topic, n);
+    if (length < size)
+        length += (size_t)snprintf(body + length, size - length, "],\"since\":%s,\"timeout\":%d}", c->cursor,
+                                   POLL_S);
+    if (length >= size)
+        die("too many topics");
+    return (int)length;
+}
+
 static void client_connect(struct client *c)
 {
     struct epoll_event event = { .events = EPOLLIN, .data.ptr = c };
     c->fd = http_connect((int)opt.port);
     if (c->fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event) != 0)
         die("cannot connect: %s", strerror(errno));
-}
-
-static size_t cursor_size(void)
-{
-    return 512 + (size_t)opt.topics * (TOPIC_BYTES + 64);
 }
 
 /* Writes the names of a client's topics as JSON. Returns the length. */
@@ -388,17 +422,22 @@ static int put_topics(char *at, uint32_t owner)
 static void client_poll(struct client *c)
 {
     static char *request, *body;
-    const size_t size = 2 * cursor_size() + 1024;
+    const size_t size = 3 * cursor_size() + 1024;
     int length;
     if (!request) {
         request = allocate(1, size);
         body = allocate(1, size);
     }
     if (speaks_json()) {
-        int body_length = sprintf(body, "{\"topics\":[");
-        body_length += put_topics(body + body_length, (uint32_t)(c - clients));
-        body_length +=
-            sprintf(body + body_length, "],%s\"timeout\":%d,\"limit\":1000}", c->cursor, asking ? 0 : POLL_S);
+        int body_length;
+        if (opt.mode == REREAD) {
+            body_length = write_reread(c, body, size);
+        } else {
+            body_length = sprintf(body, "{\"topics\":[");
+            body_length += put_topics(body + body_length, (uint32_t)(c - clients));
+            body_length += sprintf(body + body_length, "],%s\"timeout\":%d,\"limit\":1000}", c->cursor,
+                                   asking ? 0 : POLL_S);
+        }
         length = snprintf(request, size, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s",
                           opt.target->poll_path, body_length, body);
     } else {
@@ -421,6 +460,15 @@ static const char *after(const char *text, const char *mark)
 /* Keeps where the answer ends, in the words of the next request. */
 static void client_keep_cursor(struct client *c)
 {
+    if (opt.mode == REREAD) {
+        const char *since = after(c->answer.body, "\"next_since\":");
+        const size_t length = strcspn(since, "}") + 1;
+        if (strstr(c->answer.body, "\"has_more\":false"))
+            client_begin_again(c);
+        else
+            (void)snprintf(c->cursor, cursor_size(), "%.*s", (int)length, since);
+        return;
+    }
     if (speaks_json()) {
         const char *since = after(c->answer.body, "\"next_since\":{");
         (void)snprintf(c->cursor, cursor_size(), "\"since\":{%.*s},", (int)strcspn(since, "}"), since);
@@ -471,7 +519,7 @@ static void client_answered(struct client *c)
     const bool refused = asking && a->status == 503 && refusals++ < opt.clients;
     if (a->status != 200 && a->status != 304 && !refused)
         die("an answer that should not be: %.300s", a->text);
-    if (a->status == 200)
+    if (a->status == 200 && opt.mode != REREAD)
         for (const char *at = a->body; (at = strstr(at, mark)); at += sizeof mark)
             client_receive(c, (uint32_t)strtoul(at + sizeof mark - 1, NULL, 10), received_ns);
     if (!refused) {
@@ -621,7 +669,8 @@ static void run_mode(void)
     polling_on = true;
     answers = 0;
     asking = opt.mode == ASK;
-    deadline_ns = now_ns() + (opt.mode == ASK ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
+    deadline_ns =
+        now_ns() + (opt.mode == ASK || opt.mode == REREAD ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
     clients_poll();
     switch (opt.mode) {
     case OWN:
@@ -644,6 +693,7 @@ static void run_mode(void)
         run_until(all_drained);
         break;
     case ASK:
+    case REREAD:
         run_until(time_is_up);
         break;
     }
@@ -702,6 +752,9 @@ int main(int argc, char **argv)
     if (opt.mode == DRAIN) {
         publish_backlog();
         clients_begin_at_0();
+    } else if (opt.mode == REREAD) {
+        for (struct client *c = clients; c < clients + opt.clients; c++)
+            client_begin_again(c);
     } else if (opt.mode != OWN) {
         clients_learn_now();
     }

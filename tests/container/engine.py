@@ -1,4 +1,4 @@
-"""podman without a daemon, and with a store of its own, in a sandbox: no systemd, no network for containers, limits as they are here."""
+"""podman without a daemon and with a store of its own, for a sandbox: no systemd, no network for containers, this machine's limits."""
 import json
 import pathlib
 import resource
@@ -8,10 +8,10 @@ import tarfile
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STORE = "/var/tmp/pgpoll-podman"   # kept: the base image, and the layers of the last build
+STORE = "/var/tmp/pgpoll-podman"   # the base image and the layers of the last build are kept
 BASE = "localhost/pgpoll-debian"
 _, FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
-LIMITS = ["--ulimit", f"nofile={FILES}:{FILES}", "--ulimit", "nproc=10000:10000"]   # no more than the caller's own
+LIMITS = ["--ulimit", f"nofile={FILES}:{FILES}", "--ulimit", "nproc=10000:10000"]   # the caller's own limits, which podman cannot raise
 
 
 def podman(*words, check=True, **options):
@@ -23,7 +23,7 @@ def podman(*words, check=True, **options):
 
 
 def make_base():
-    """Of Debian's packages, because no registry of images can be reached."""
+    """Makes a base image from Debian's packages, because no registry of images can be reached."""
     if podman("image", "exists", BASE, check=False).returncode == 0:
         return
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pgpoll-root.") as directory:
@@ -35,14 +35,14 @@ def make_base():
 
 
 def build(command):
-    """As docs/install.md has it, on the base image of Debian's packages."""
+    """Builds the image as in docs/install.md, on the base image made from Debian's packages."""
     assert command[:2] == ["docker", "build"]
     make_base()
     podman("build", "--format", "docker", "--network", "host", *LIMITS, "--build-arg", f"BASE={BASE}", *command[2:], cwd=ROOT)
 
 
 class Container:
-    """One that was started; its only network is its own loopback."""
+    """A running container. Its only network is its own loopback interface."""
 
     def __init__(self, *words, limits=LIMITS):
         self.id = podman("run", "-d", "--network", "none", *limits, *words).stdout.strip()
@@ -70,7 +70,7 @@ class Container:
         return int(podman("wait", self.id).stdout)
 
     def process_ids(self):
-        """Seen from outside, by name."""
+        """Returns the process ids outside the container, by name."""
         found, ours = {}, pathlib.Path(f"/proc/{self.inspect('.State.Pid')}/ns/pid").readlink()
         for directory in pathlib.Path("/proc").glob("[0-9]*"):
             try:
@@ -81,7 +81,7 @@ class Container:
         return found
 
     def curl_command(self, path, *options, port=8080):
-        """One that asks from inside the container's network."""
+        """Returns a curl command that runs inside the container's network."""
         return ["nsenter", "-t", self.inspect(".State.Pid"), "-n", "curl", "-sS", "-m", "90", *options, f"http://127.0.0.1:{port}{path}"]
 
     def curl(self, path, *options, **more):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 
 
 def line(start):
-    """The one command of the documents that starts so, in words."""
+    """Returns the words of the command in the documents that starts with this text."""
     return shlex.split(command(start))
 
 
@@ -57,7 +57,7 @@ class Database:
 
 @pytest.fixture(scope="module")
 def database():
-    """It asks for passwords, as one elsewhere does."""
+    """A PostgreSQL that asks for passwords, as one on another host does."""
     directory = subprocess.check_output(["mktemp", "-d", "/tmp/pgpoll-container.XXXXXX"], text=True).strip()
     os.chmod(directory, 0o755)
     database = Database(directory)
@@ -81,7 +81,7 @@ def image():
 
 
 def here(words, database):
-    """The documents' `docker run`, for the database of this test."""
+    """The `docker run` of the documents, for the database of this test."""
     assert words[:2] == ["docker", "run"]
     words = [word.replace("db.example", "/pg") for word in words[2:] if word not in ("-d", "-p", "8080:8080", "--name=pgpoll")]
     return ["-v", f"{database.directory}:/pg", *words]
@@ -121,7 +121,7 @@ def test_what_is_published_is_delivered(container, database):
     until(lambda: "/messages/poll" in container.logs() or "orders" in container.logs(), "a line of the log")
 
 
-def test_it_finds_nothing_wrong_with_itself(container):
+def test_pgpoll_check_finds_no_problems(container):
     done = container.exec(*line("docker exec ")[3:-1], "--seconds", "1", line("docker exec ")[-1])
     assert "WRONG" not in done.stdout and "ok     A poll of 1 s took " in done.stdout, done.stdout
     assert re.search(r"ok     lighttpd accepts \d{4,} polls at a time, and there are 40 workers", done.stdout), done.stdout
@@ -129,7 +129,7 @@ def test_it_finds_nothing_wrong_with_itself(container):
 
 
 def test_statistics_are_not_for_everybody(container):
-    """Who comes from elsewhere has another port for them; 127.0.0.2 is elsewhere for lighttpd."""
+    """Clients on other hosts must use another port for them; 127.0.0.2 is another host for lighttpd."""
     elsewhere = "--interface", "127.0.0.2"
     for path, word in ("/messages/poll/stats", "active_waiters"), ("/messages/poll/metrics", "pgpoll_polls_waiting"):
         assert container.ask(path, *elsewhere)[0] == 403
@@ -145,7 +145,7 @@ def test_long_requests_pass_as_the_setting_says(container):
     assert subprocess.check_output(command, input=body, text=True) == "200"
 
 
-def test_nobody_is_root_and_nothing_can_be_written(container):
+def test_no_process_is_root_and_the_file_system_is_read_only(container):
     processes = [pid for pids in container.process_ids().values() for pid in pids]
     assert len(processes) > 40
     for pid in processes:
@@ -164,7 +164,7 @@ def statuses(polls):
 
 
 @pytest.mark.parametrize("name", ("SIGTERM", "SIGINT"))
-def test_a_signal_answers_what_waits(installed, database, name):
+def test_sigterm_answers_waiting_polls(installed, database, name):
     with started(database) as container:
         until(container.serves, "an answer", 60)
         polls = [container.poll_later(name) for _ in range(20)]
@@ -175,8 +175,8 @@ def test_a_signal_answers_what_waits(installed, database, name):
         assert not re.search("error|warning", container.logs(), re.I), container.logs()
 
 
-def test_a_client_that_does_not_read_does_not_keep_it(installed, database):
-    """What is on its way to the client is more than the kernel holds for it."""
+def test_a_client_that_does_not_read_does_not_keep_the_container(installed, database):
+    """The answer is larger than the kernel's socket buffers."""
     with started(database) as container:
         until(container.serves, "an answer", 60)
         database.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'large', to_json(repeat('x', 30000000))")
@@ -190,8 +190,8 @@ def test_a_client_that_does_not_read_does_not_keep_it(installed, database):
 
 
 @pytest.mark.parametrize("part", ("pgpoll.fcgi", "multiwatch", "lighttpd"))
-def test_a_part_that_dies_ends_all(installed, database, part):
-    """So that whoever runs it sees that, and starts it again. What waits is answered, unless it was lighttpd's."""
+def test_the_container_ends_if_one_process_dies(installed, database, part):
+    """The engine then starts it again. Waiting polls are answered, unless lighttpd has died."""
     with started(database) as container:
         until(container.serves, "an answer", 60)
         polls = [container.poll_later(part) for _ in range(5)]
@@ -225,7 +225,7 @@ def test_too_few_descriptors_stop_the_start(installed, database):
 
 
 def test_it_waits_for_the_database(installed, database):
-    """One that comes later, and one that goes away: the container stays, and is healthy when it is there."""
+    """The database comes later, and goes away once. The container runs on, and is healthy while the database is there."""
     database.stop()
     try:
         with started(database) as container:
@@ -243,10 +243,10 @@ def test_it_waits_for_the_database(installed, database):
         database.start()
 
 
-# --- what runs it
+# --- compose and Kubernetes
 
 def composed(**passwords):
-    """The services of compose.yaml, once docker-compose has found them valid and filled in the environment."""
+    """Returns the services of compose.yaml after docker-compose has validated them and filled in the environment."""
     done = subprocess.run(["docker-compose", "-f", ROOT / "deploy/container/compose.yaml", "config"], capture_output=True, text=True,
                           env={"PATH": os.environ["PATH"], **passwords})
     return done, yaml.safe_load(done.stdout) if done.returncode == 0 else None
@@ -266,7 +266,7 @@ def options_of(service, database):
 
 
 def test_the_composed_services(image, database):
-    """Those of the image; stock PostgreSQL is another's. Set-up can be repeated, as it is at each `up`."""
+    """Runs the services of our image, not the stock PostgreSQL. The set-up can be repeated, as at each `up`."""
     done, project = composed(POSTGRES_PASSWORD=ADMIN, PGPOLL_PASSWORD="it's $1")
     assert done.returncode == 0, done
     services = project["services"]
@@ -283,7 +283,8 @@ def test_the_composed_services(image, database):
 
 @pytest.mark.skipif(not shutil.which("npm"), reason="the types of Kubernetes' API come from npm's registry")
 def test_the_kubernetes_manifest(tmp_path):
-    """By the types of Kubernetes' API: unknown names, missing ones and wrong types are errors. No cluster has seen it."""
+    """Validates the manifest against the types of Kubernetes' API: unknown names, missing names and wrong types are errors. It is not run in a
+    cluster."""
     objects = list(yaml.safe_load_all((ROOT / "deploy/container/kubernetes.yaml").read_text()))
     deployment, service = objects
     pod = deployment["spec"]["template"]

@@ -1,5 +1,5 @@
-"""A Debian of a test's own: PostgreSQL, lighttpd and systemd as process 1, in a container without a network. Needs root.
-SUITE says which Debian, if not this machine's. `python3 machine.py` only makes the root file system that machines start from."""
+"""A Debian system for tests: PostgreSQL, lighttpd and systemd as process 1, in a container without a network. Needs root. SUITE chooses the
+release of Debian, by default this machine's. `python3 machine.py` only makes the root file system from which machines start."""
 import os
 import pathlib
 import re
@@ -10,17 +10,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 from server import until   # noqa: E402
 
-# The release of the machine and, if it is not this machine's own, where the package was built: in a copy of the tree, in another root.
+# The release of the machine. For another release than this machine's, the package is built in a copy of the tree in another root directory.
 SUITE = os.environ.get("SUITE")
 TREE = pathlib.Path(f"/var/tmp/pgpoll-debian-{SUITE}/trees", str(ROOT).replace("/", "_")) if SUITE else ROOT
 BUILT_IN = ["tests/debian/root", SUITE] if SUITE else []
 SUITE = SUITE or re.search(r"^VERSION_CODENAME=(.*)$", pathlib.Path("/etc/os-release").read_text(), re.M)[1]
 
-# Made once, kept, and written to by no machine.
+# The root file system is made once and kept; no machine writes to it.
 BASE = pathlib.Path(f"/var/tmp/pgpoll-machine-{SUITE}")
 PACKAGES = ("systemd,systemd-sysv,dbus,procps,man-db,curl,postgresql,lighttpd,libjson-c5,"
             + ("libfcgi0ldbl" if SUITE == "bookworm" else "libfcgi0t64"))
-BOOT_S = 180   # on a machine that is busy with other things
+BOOT_S = 180   # long enough for a busy machine
 
 
 def make_base():
@@ -28,7 +28,7 @@ def make_base():
 
 
 def remove_cgroups():
-    """Those that an earlier nspawn left behind: where systemd is not process 1, the next one takes them for its own and fails."""
+    """Removes the cgroups that an earlier nspawn left behind: if systemd is not process 1, the next nspawn takes them for its own and fails."""
     mounted = subprocess.run(["findmnt", "-n", "-t", "cgroup2", "-o", "TARGET"], check=False, capture_output=True, text=True).stdout.split()
     if not mounted:     # in a chroot
         return
@@ -56,7 +56,7 @@ class Machine:
             until(lambda: self.run("systemctl is-system-running", check=False).stdout.strip() in ("running", "degraded"), "booted", BOOT_S)
         except BaseException:
             self.__exit__()
-            print(self.log.read_text())   # pytest shows it
+            print(self.log.read_text())   # pytest prints it
             raise
         return self
 
@@ -65,7 +65,7 @@ class Machine:
         try:
             self.nspawn.wait(30)
         except subprocess.TimeoutExpired:
-            self.nspawn.terminate()   # a second one does not wait
+            self.nspawn.terminate()   # the second SIGTERM ends it at once
             self.nspawn.wait(30)
 
     def find_init(self):
@@ -100,7 +100,7 @@ class Machine:
         return self.says(f"systemctl show --property {name} --value {unit}")
 
     def put(self, path):
-        """A file of ours, for the machine to read."""
+        """Copies a file to the machine."""
         target = f"/root/{path.name}"
         (self.root / target[1:]).write_bytes(path.read_bytes())
         return target

@@ -1,4 +1,4 @@
-"""The Debian package on a clean system, from its installation to its removal; the tests run in order, on one machine."""
+"""The Debian package on a new system, from its installation to its removal. The tests run in order on one machine."""
 import json
 import re
 import shutil
@@ -43,14 +43,13 @@ def workers(machine):
 
 
 def settle(machine, workers):
-    """Waits until there are so many workers and the manager's reserve, and nobody of before."""
+    """Waits until this many workers and the manager's reserve run, and no process from before."""
     expected = workers + max(workers // 20, 1)
     until(lambda: int(machine.run("pgrep -cx pgpoll-worker", check=False).stdout) == expected, f"{expected} processes", 30)
 
 
 class Clients:
-    """Clients that poll from cursor to cursor, in a process inside the machine's network, until the message "last". patient: they may be told to
-    try again."""
+    """Clients that poll in a loop until the message "last", in a process inside the machine's network. patient: answers with 503 are allowed."""
     PROGRAM = """
 import http.client, json, sys, threading
 def client(n):
@@ -98,9 +97,9 @@ print(json.dumps([errors, results]))
             assert got == [*payloads, "last"]
 
 
-# --- before
+# --- installation
 
-def test_lintian_has_nothing_to_say():
+def test_lintian_reports_nothing():
     changes = [file.relative_to(TREE) for file in (TREE / "build/deb").glob("*.changes")]
     done = subprocess.run([*BUILT_IN, "lintian", "--allow-root", "--fail-on", "error,warning", *changes], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done
@@ -114,7 +113,7 @@ def test_installing_starts_nothing(machine):
     assert "disabled" in machine.run("systemctl is-enabled pgpoll.service pgpoll.socket", check=False).stdout
     pages = machine.says("man -w pgpoll pgpoll.fcgi pgpoll-stats.fcgi pgpoll-setup pgpoll-check").split()
     assert len(pages) == 5
-    machine.run(f"lexgrog {' '.join(pages)}")   # which apropos and whatis go by
+    machine.run(f"lexgrog {' '.join(pages)}")   # apropos and whatis use its output
 
 
 def test_pgpoll_setup_starts_it(machine):
@@ -128,7 +127,7 @@ def test_pgpoll_setup_starts_it(machine):
     until(lambda: not old & workers(machine), "workers of before the reload are gone", 60)
     settle(machine, 500)
     for unit in (SERVICES + " pgpoll.socket pgpoll-stats.socket").split():
-        until(lambda: machine.show(unit, "ActiveState") == "active", unit)   # for a moment it is "reloading"
+        until(lambda: machine.show(unit, "ActiveState") == "active", unit)   # its state is "reloading" for a moment
     assert machine.says("systemctl is-enabled pgpoll.service pgpoll.socket pgpoll-stats.socket") == "enabled\n" * 2 + "enabled"
     assert machine.says("systemctl --failed --no-legend") == ""
 
@@ -147,7 +146,7 @@ def test_a_poll_through_lighttpd(machine):
     assert status == "200" and [message["payload"] for message in json.loads(answer)["messages"]] == [1]
 
 
-def test_nobody_runs_or_listens_as_more_than_needed(machine):
+def test_processes_and_sockets_have_minimal_rights(machine):
     processes = [line.split() for line in machine.says("ps -eo user=,comm=").splitlines()]
     ours = {name for user, name in processes if user == "pgpoll"}
     assert ours == {"pgpoll.fcgi", "pgpoll-forker", "pgpoll-worker", "pgpoll-reader", "pgpoll-stats.fc"}
@@ -162,17 +161,18 @@ def test_nobody_runs_or_listens_as_more_than_needed(machine):
 def test_pgpoll_check_finds_nothing_wrong(machine):
     said = machine.says(command("pgpoll-check http").replace("pgpoll-check", "pgpoll-check --seconds 1"))
     assert "WRONG" not in said and "ok     A poll of 1 s took " in said, said
-    (accepted,) = re.findall(r"ok     lighttpd accepts (\d+) polls at a time, and there are 500 workers", said)
+    accepted = re.search(r"ok     lighttpd accepts (\d+) polls at a time, and there are 500 workers", said)
+    assert accepted, said
     version = tuple(map(int, re.search(r"/(\d+)\.(\d+)\.(\d+)", machine.says("lighttpd -v")).groups()))
     files = int(machine.says("awk '/^Max open files/ { print $4 }' /proc/$(pgrep -xo lighttpd)/limits"))
-    assert int(accepted) == min(16000, files // (10 if version >= (1, 4, 83) else 2))
+    assert int(accepted[1]) == min(16000, files // (10 if version >= (1, 4, 83) else 2))
     assert f"1/10 server.max-fds ({files})" in machine.says("cat /var/log/lighttpd/error.log") or version < (1, 4, 83)
 
 
 # --- restarts
 
 def test_a_manager_that_is_killed_is_replaced(machine):
-    """Its workers are given the time to answer what waits."""
+    """Its workers have the time to answer waiting polls."""
     clients, before = Clients(machine, 300), manager(machine)
     machine.run(f"kill -KILL {before}")
     until(lambda: manager(machine) not in (0, before), "another manager", 60)
@@ -219,11 +219,11 @@ def test_restart_costs_nothing(machine):
     clients.expect(machine, 1, 2, 3)
     assert manager(machine) != before
     machine.run("journalctl --sync")
-    assert "signal 15" not in journal(machine)   # to be ended is no trouble
+    assert "signal 15" not in journal(machine)   # the log reports no process that was told to end
 
 
-def test_it_comes_back_however_often_it_failed(machine):
-    """systemd's own limit is five starts in ten seconds; then the socket would be gone, too."""
+def test_the_service_restarts_after_any_number_of_failures(machine):
+    """systemd's default limit is five starts in ten seconds, after which it would close the socket, too."""
     machine.run("echo PGPOLL_REREAD_S=nonsense >>/etc/default/pgpoll; systemctl restart pgpoll")
     until(lambda: int(machine.show("pgpoll.service", "NRestarts")) > 6, "starts that failed", 30)
     assert "PGPOLL_REREAD_S" in journal(machine)
@@ -238,7 +238,7 @@ def test_it_comes_back_however_often_it_failed(machine):
 
 
 def test_boot_starts_it(machine):
-    """As far as that goes without booting: both targets want it."""
+    """This is checked without booting: both targets want the unit."""
     for unit, target in ("pgpoll.service", "multi-user.target"), ("pgpoll.socket", "sockets.target"), ("pgpoll-stats.socket", "sockets.target"):
         assert target in machine.show(unit, "WantedBy").split()
     machine.run(command("systemctl stop "))
@@ -250,7 +250,7 @@ def test_boot_starts_it(machine):
 def test_pruning(machine):
     machine.run("""sed -i 's/^#PRUNE_KEEP=.*/PRUNE_KEEP="0 seconds"/' /etc/default/pgpoll""")
     machine.psql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'old', '1' FROM generate_series(1, 12000)")
-    # The age of a message counts from when it got its position.
+    # The age of a message counts from the time when it got its position.
     until(lambda: machine.psql("SELECT without_position FROM pgpoll.retained") == "0", "all positions given")
     machine.run("sleep 0.01; systemctl start pgpoll-prune.service")
     assert machine.psql("SELECT count(*) FROM pgpoll.messages") == "0", machine.says("journalctl -u pgpoll-prune")
@@ -265,8 +265,8 @@ def test_pruning(machine):
 # --- upgrades
 
 def repacked(tmp_path, version, schema=None, limit=None):
-    """The package under a higher version, with a setting more and, if wanted, for the next version of the schema, or with another
-    limit of descriptors."""
+    """Returns the package with a higher version and one more setting and, if wanted, for the next version of the schema or with another limit of
+    descriptors."""
     tree = tmp_path / "tree"
     subprocess.run(["dpkg-deb", "-R", DEB, tree], check=True)
     control = tree / "DEBIAN/control"
@@ -301,7 +301,7 @@ def test_upgrading_the_package_costs_nothing(machine, tmp_path):
     clients, before, settings = Clients(machine), manager(machine), machine.says("cat /etc/default/pgpoll")
     publish(machine, "t", 1)
     machine.run(f"dpkg -i {machine.put(repacked(tmp_path, '9.0'))}")
-    until(lambda: program_of(machine) == "/usr/lib/pgpoll/pgpoll.fcgi", "the new program")   # the old one is "(deleted)"
+    until(lambda: program_of(machine) == "/usr/lib/pgpoll/pgpoll.fcgi", "the new program")   # the path of the old program ends in "(deleted)"
     publish(machine, "t", 2)
     clients.expect(machine, 1, 2)
     assert manager(machine) == before
@@ -309,7 +309,7 @@ def test_upgrading_the_package_costs_nothing(machine, tmp_path):
 
 
 def test_an_upgrade_of_the_units_costs_nothing(machine, tmp_path):
-    """Only a restart brings those into force."""
+    """Only a restart puts changed units into force."""
     clients, before = Clients(machine), manager(machine)
     publish(machine, "t", 1)
     machine.run(f"dpkg -i {machine.put(repacked(tmp_path, '9.1', limit=15000))}")
@@ -333,7 +333,7 @@ def test_upgrading_to_another_schema(machine, tmp_path):
     clients.expect(machine, 1, 2)
 
 
-# --- after
+# --- removal
 
 def test_removing_it(machine):
     machine.run(command("runuser "))

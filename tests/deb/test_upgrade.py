@@ -1,5 +1,5 @@
-"""The Debian package, from version 0.1.0 to this one without a question, and its removal in the middle of an upgrade; in order, on one
-machine."""
+"""The upgrade of the Debian package from version 0.1.0 to this one without a question, and its removal in the middle of an upgrade. The tests run
+in order on one machine."""
 import json
 import os
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(SUITE != "bookworm", reason="0.1.0 was for Debia
 
 @pytest.fixture(scope="module")
 def released():
-    """The package of 0.1.0; it is kept, because what it is built from does not change."""
+    """The package of version 0.1.0. It is kept, because its sources do not change."""
     tree = ROOT / "build" / RELEASED
     if not list(tree.glob("build/deb/*.deb")):
         subprocess.run(["rm", "-rf", tree], check=True)
@@ -56,7 +56,7 @@ def test_the_old_version_is_set_up(machine, released):
 def test_the_upgrade_asks_nothing_and_keeps_the_settings(machine):
     settings = machine.says(f"cat {SETTINGS}")
     assert "PGDATABASE=mydb" in settings
-    machine.run(f"rm -f /root/{DEB.name}")   # the old one has the same name
+    machine.run(f"rm -f /root/{DEB.name}")   # the old package has the same file name
     clients = Clients(machine, patient=True)
     publish(machine, "t", 1)
     said = machine.says(f"dpkg -i {machine.put(DEB)}")
@@ -78,8 +78,8 @@ def test_the_upgrade_asks_nothing_and_keeps_the_settings(machine):
     assert "WRONG" not in machine.says("pgpoll-check --seconds 1 http://127.0.0.1")
 
 
-def test_purging_what_was_unpacked_only(machine, tmp_path):
-    """dpkg runs no prerm of it, and the services run."""
+def test_purging_a_package_that_was_only_unpacked(machine, tmp_path):
+    """dpkg does not run its prerm, and the services run."""
     assert manager(machine)
     machine.run(f"dpkg --unpack {machine.put(repacked(tmp_path, '9.0'))}")
     assert machine.says("dpkg-query -W -f '${db:Status-Status}' pgpoll") == "unpacked" and manager(machine)

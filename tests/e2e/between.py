@@ -1,4 +1,4 @@
-"""What may stand between pgpoll and its PostgreSQL: PgBouncer in transaction mode, and a wire that loses notifications."""
+"""Proxies between pgpoll and its PostgreSQL: PgBouncer in transaction mode, and one that loses notifications."""
 import contextlib
 import os
 import pathlib
@@ -13,7 +13,7 @@ from server import until
 
 @contextlib.contextmanager
 def directory():
-    """With a short path, for everybody."""
+    """A directory with a short path that all users can read."""
     made = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-between-", dir="/tmp"))
     made.chmod(0o777)
     try:
@@ -29,7 +29,7 @@ def accepts(path):
 
 @contextlib.contextmanager
 def pgbouncer(server):
-    """Gives the directory of a PgBouncer's socket, its PGHOST."""
+    """Yields the directory of a PgBouncer's socket, to be used as PGHOST."""
     database = server.env
     with directory() as home:
         (home / "pgbouncer.ini").write_text(f"""
@@ -57,8 +57,8 @@ def pgbouncer(server):
 
 
 class Wire:
-    """A socket, in a directory of its own, that leads to a server's PostgreSQL. While deaf is set, notifications get lost on it; with
-    version set, the server seems to be of that one."""
+    """A proxy to a server's PostgreSQL, on a socket in a directory of its own. While deaf is set, it drops notifications. If version is set, it
+    pretends that the server has that version."""
 
     def __init__(self, server, home):
         self.deaf = False
@@ -86,7 +86,7 @@ class Wire:
             target.shutdown(socket.SHUT_WR)
 
     def _carry_back(self, source, target):
-        """Message by message: a type, a length that counts itself, and the rest."""
+        """Copies message by message: a type, a length that includes itself, and the rest."""
         with contextlib.suppress(OSError), source.makefile("rb") as messages:
             while head := messages.read(5):
                 message = head + messages.read(int.from_bytes(head[1:], "big") - 4)
@@ -100,7 +100,7 @@ class Wire:
 
 @contextlib.contextmanager
 def wire(server):
-    """Gives the wire and its PGHOST."""
+    """Yields the proxy and its PGHOST."""
     with directory() as home:
         made = Wire(server, home)
         try:
@@ -111,8 +111,8 @@ def wire(server):
 
 @contextlib.contextmanager
 def manager(server, host, log, stderr=subprocess.DEVNULL, user=None, under=(), workers=2, **settings):
-    """One more manager for a server's database (workers=0: a worker alone); yields its process, with the socket's path as .socket.
-    under: the words of a command to start it with."""
+    """Starts another manager for a server's database, or with workers=0 a worker without a manager. Yields its process, with the socket's path as
+    .socket. under: a command that runs it, as a list of words."""
     environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_HOST": host, "PGPOLL_LOG": str(log),
                    **{name: str(value) for name, value in settings.items()}}
     with directory() as home:

@@ -9,7 +9,7 @@ export async function everyOption(signal: AbortSignal): Promise<string | undefin
             since: { orders: "0" }, timeout: 20, limit: 10, headers: { Authorization: "Basic x" }, signal, storage: inMemory({}),
             credentials: "include", pauseWhenHidden: true, share: "ann", onRefused: async (error) => error.status === 401,
             parse: JSON.parse, onGap: (topic, gap) => console.log(topic, gap.reason === "expired", gap.oldest?.length),
-            onRetry: (error, seconds) => console.log(error.message, seconds.toFixed(1)), onOpen() {},
+            onRetry: (error, seconds) => console.log(error.message, error.status === 503, seconds.toFixed(1)), onOpen() {},
         })) {
             const id: number = message.payload.order_id;
             // @ts-expect-error: it is a number

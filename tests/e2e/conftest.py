@@ -13,14 +13,14 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def server():
-    """The one that most tests share."""
+    """The server that most tests share."""
     with Server(24) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def small():
-    """Two workers: both can be kept busy."""
+    """A server with two workers, which a test can keep busy."""
     with Server(2) as server:
         yield server
 
@@ -32,7 +32,7 @@ def topic():
 
 @pytest.fixture(scope="session")
 def npm():
-    """npm("package@version"): its directory. Fetched once; what Debian does not have."""
+    """npm("package@version") returns the directory of a package that Debian does not have. It is downloaded once."""
     def directory(package):
         path = ROOT / "build" / "npm" / package / "node_modules" / package.rsplit("@", 1)[0]
         if not path.is_dir():

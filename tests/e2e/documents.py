@@ -1,4 +1,4 @@
-"""The user's documents, README.md and docs/: their commands, their code and their links, for the tests that run and follow them."""
+"""Reads README.md and docs/: their commands, code and links, which the tests run and follow."""
 import ast
 import pathlib
 import re
@@ -8,28 +8,28 @@ PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PATHS}
 TEXT = "\n".join(TEXTS.values())
 
-# Without blocks of code, and without the comments behind commands.
+# Code blocks and the comments after commands are left out.
 COMMANDS = re.findall(r"^    (\S.*?)(?: +# .*|(?<=;) +-- .*)?$", re.sub(r"(?ms)^```.*?^```$", "", TEXT), re.M)
 
 
 def commands(start):
-    """The indented lines that start so."""
+    """Returns the indented lines that start with this text."""
     return [line for line in COMMANDS if line.startswith(start)]
 
 
 def command(start):
-    """The only one."""
+    """Returns the only such line."""
     (found,) = commands(start)
     return found
 
 
 def blocks(language, text=TEXT):
-    """The fenced blocks of code in this language."""
+    """Returns the fenced code blocks in this language."""
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
 def asked_for(*tests):
-    """What the modules ask command() and commands() for."""
+    """Returns the arguments that test modules pass to command() and commands()."""
     for path in tests:
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and getattr(call.func, "id", None) in ("command", "commands", "line"):
@@ -37,13 +37,13 @@ def asked_for(*tests):
 
 
 def anchors(path):
-    """Those that GitHub gives to the headings of a document."""
+    """Returns the anchors that GitHub generates for the headings of a document."""
     text = re.sub(r"(?ms)^```.*?^```$", "", path.read_text())
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.M)}
 
 
 def broken_links(path):
-    """Links to files and anchors that are not there."""
+    """Returns the links whose file or anchor does not exist."""
     text = re.sub(r"(?ms)^```.*?^```$|`[^`]*`", "", path.read_text())
     for target in re.findall(r"\]\(([^)\s]+)\)|\b(?:src|srcset|href)=\"([^\"]+)\"", text):
         target = "".join(target)

@@ -1,4 +1,4 @@
-"""FastCGI as a web server speaks it (FastCGI specification 1.0), to speak it wrongly."""
+"""The web server's side of FastCGI (FastCGI specification 1.0), for tests that break the protocol."""
 import json
 import re
 import socket
@@ -15,7 +15,7 @@ def record(kind, content=b"", request=1, version=1, padding=0):
 
 
 def stream(kind, content, **options):
-    """Any length, with the empty record that ends it."""
+    """Records for a stream of any length, with the empty record that ends it."""
     pieces = [content[at:at + 65535] for at in range(0, len(content), 65535)]
     return b"".join(record(kind, piece, **options) for piece in [*pieces, b""])
 
@@ -43,7 +43,7 @@ def request(body, flags=0, **more):
 
 
 def connect(place, pool="poll", seconds=30):
-    """place: a server, or the path of a socket."""
+    """Connects to place, which is a server or the path of a socket."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(seconds)
     client.connect(str(place.run / "fcgi" / f"{pool}.sock" if hasattr(place, "run") else place))
@@ -51,7 +51,7 @@ def connect(place, pool="poll", seconds=30):
 
 
 def read_all(client):
-    """What comes until the other side closes; an error is such an end, too, but not silence."""
+    """Reads until the other side closes the connection or resets it. Fails if nothing arrives for too long."""
     got = b""
     try:
         while piece := client.recv(65536):
@@ -62,7 +62,7 @@ def read_all(client):
 
 
 def reply(said):
-    """Status and text of an answer; None: it was not begun, or broken off after the header."""
+    """Returns the status and the text of an answer; None if there is no answer, or if it is incomplete."""
     content, at = b"", 0
     while at + 8 <= len(said):
         kind, size, padding = said[at + 1], *struct.unpack(">HB", said[at + 4:at + 7])
@@ -74,14 +74,14 @@ def reply(said):
 
 
 def poll_as(server, user, *topics, timeout=0, **fields):
-    """A poll by somebody whom the web server has authenticated: status and JSON."""
+    """Polls as a user whom the web server has authenticated. Returns the status and the JSON."""
     body = json.dumps({"topics": topics, "timeout": timeout, **fields}).encode()
     status, text = ask_as(server, user, body, seconds=timeout + 30)
     return status, json.loads(text)
 
 
 def ask_as(server, user, body, seconds=30):
-    """Status and text of the answer to a body of any bytes."""
+    """Sends any bytes as the body. Returns the status and the text of the answer."""
     def ask():
         with connect(server, seconds=seconds) as client:
             client.sendall(request(body, REMOTE_USER=user))

@@ -1,4 +1,4 @@
-"""An HTTP/2 client over TLS that can do what a browser does and curl cannot: give up one request of several."""
+"""An HTTP/2 client over TLS that can cancel one request of several on a connection, as browsers do and curl cannot."""
 import json
 import socket
 import ssl
@@ -63,13 +63,13 @@ class connect:
         self.flush()
 
     def most_streams(self):
-        """How many requests the server lets one connection have open."""
+        """Returns how many open requests the server allows on one connection."""
         while not self.settled:
             self.receive()
         return self.http.remote_settings.max_concurrent_streams
 
     def answer(self, stream):
-        """The body of a 200."""
+        """Returns the body of an answer, whose status must be 200."""
         while stream not in self.ended:
             self.receive()
         assert self.status[stream] == "200", (self.status[stream], self.bodies[stream])

@@ -1,4 +1,4 @@
-"""A pgpoll to test: started, reloaded and stopped through make, as its users do; asked over HTTP; watched through SQL."""
+"""A pgpoll server for tests. It is started, reloaded and stopped through make, as users do it, polled over HTTP, and observed through SQL."""
 import concurrent.futures
 import http.client
 import json
@@ -26,18 +26,18 @@ POLL = "/messages/poll"
 STATS = "/messages/poll/stats"
 METRICS = "/messages/poll/metrics"
 SCHEMA_VERSION = re.search(r"^\\set schema_version (\d+)$", (ROOT / "sql/version.sql").read_text(), re.M)[1]
-MODE = os.environ.get("MODE", "managed")   # or direct: how the tests have pgpoll run
-WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: what the tests' requests go through
-# Seconds that a machine with other things to do may add to what is promised.
+MODE = os.environ.get("MODE", "managed")   # or direct: the mode in which the tests run pgpoll
+WEB = os.environ.get("WEB", "lighttpd")     # or apache, nginx: the web server under test
+# A busy machine may take this many seconds longer than promised.
 STALL_S = 3
-# Seconds after which a client's leaving has freed its worker: Apache tells nobody, a heartbeat a second finds out.
+# The worker of a client that has disconnected is free after this many seconds. Apache hides the disconnect, so a heartbeat per second finds it.
 LEAVING_S = (3 if WEB == "apache" else 1) + STALL_S
-# Nothing of a sanitizer, and no error: those are for faults of ours.
+# The log must contain no report of a sanitizer and no error, which is logged only for faults of pgpoll.
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z pgpoll(-stats)?\.fcgi\[\d+\] (warning|info|debug): ")
 
 
 def max_body(topics=50):
-    """Bytes of the longest request that is accepted where so many topics are."""
+    """Returns the size of the longest request that is accepted if this many topics are allowed."""
     return 65_536 + topics * 6_400
 
 
@@ -46,7 +46,8 @@ def new_topic(name="topic"):
 
 
 def until(condition, what, seconds=20.0):
-    """Returns the first true value of condition(); fails when there is none in time. seconds: where so much is promised, with STALL_S."""
+    """Calls condition() until it returns a true value, and returns that. Fails if there is none in time. seconds: the promised time, plus
+    STALL_S."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -55,17 +56,17 @@ def until(condition, what, seconds=20.0):
 
 
 def soon(measure, seconds):
-    """Whether measure(), which tells how long something took, tells less at one of a few tries: during any of them the machine may be busy."""
+    """Whether measure(), which returns a duration, returns less than this in one of a few attempts. During any of them the machine may be busy."""
     return any(measure() < seconds for _ in range(5))
 
 
 def breaks(poll):
-    """Whether the poll, a future, ends without an answer. (Not to end at all is an OSError to Python, too.)"""
+    """Whether a poll, given as a future, ends without an answer. (For Python a timeout is an OSError, too.)"""
     return isinstance(poll.exception(20), (AssertionError, http.client.HTTPException, OSError))
 
 
 class Answer:
-    """An HTTP answer, read to its end."""
+    """An HTTP answer that was read completely."""
 
     def __init__(self, response, seconds):
         self.status, self.headers, self.seconds = response.status, response.headers, seconds
@@ -100,7 +101,7 @@ class Answer:
 
 
 class Server:
-    """errors: a regular expression for what it may say at level error, where a test means it to."""
+    """A running server. errors: a regular expression for errors that the test expects in the log."""
 
     def __init__(self, workers, run=None, port=None, errors=None, **settings):
         self.home = None if run else pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-e2e-", dir="/tmp"))  # sockets: short paths
@@ -108,9 +109,9 @@ class Server:
             self.home.chmod(0o755)
         self.run = run or self.home / "run"
         self.workers, self.port, self.settings = workers, port or web.free_port(), settings
-        self.variables = {}     # more of make's
+        self.variables = {}     # further variables for make
         self.url = f"http://127.0.0.1:{self.port}"
-        self.front = None   # another web server than make's own, which then has a port that nobody uses
+        self.front = None   # a web server to use instead of make's own, which then listens on an unused port
         self.make_port = self.port if WEB == "lighttpd" else web.free_port()
         if WEB == "apache":
             self.settings.setdefault("PGPOLL_HEARTBEAT_S", "1")
@@ -119,7 +120,7 @@ class Server:
         self.db = None
 
     def make(self, goal, *, top=ROOT, **settings):
-        """Runs make; returns its exit code and output (through a file: what it leaves running must not hold us up)."""
+        """Runs make. Returns its exit code and output, which goes through a file so that processes left running do not keep a pipe open."""
         variables = {"RUN": self.run, "PORT": self.make_port, "WORKERS": self.workers, "MODE": self.mode, **self.variables}
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MAKE", "MFLAGS"))}
         with tempfile.TemporaryFile("w+") as output:
@@ -149,7 +150,7 @@ class Server:
         assert code == 0, output
 
     def stop_lighttpd(self):
-        """Its connections are cut."""
+        """Kills lighttpd, which cuts its connections."""
         pid = int((self.run / "lighttpd.pid").read_text())
         os.kill(pid, signal.SIGTERM)
         until(lambda: not pathlib.Path(f"/proc/{pid}/exe").exists(), "lighttpd gone")
@@ -167,7 +168,7 @@ class Server:
             raise
 
     def __exit__(self, *_):
-        """Stops it; fails when it said something that it should not have."""
+        """Stops the server. Fails if the log contains something unexpected."""
         try:
             self.stop()
             lines = self.log()
@@ -188,7 +189,7 @@ class Server:
         return (self.run / "log" / "pgpoll.log").read_text().splitlines()
 
     def processes(self):
-        """Process id -> command line of everything that belongs to this server."""
+        """Returns the command lines of all processes of this server, by process id."""
         found = {}
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
             try:
@@ -202,14 +203,14 @@ class Server:
 
     @property
     def manager(self):
-        """Process id of the manager; None: there is none in this mode."""
+        """The process id of the manager; None in direct mode."""
         return int((self.run / "poll.pids").read_text()) if self.mode == "managed" else None
 
     def worker_pids(self):
         return self.named("pgpoll-worker" if self.mode == "managed" else "pgpoll.fcgi")
 
     def named(self, name):
-        """Process ids of ours that go by this name."""
+        """Returns the ids of the server's processes with this name."""
         def is_so(pid):
             try:
                 return pathlib.Path(f"/proc/{pid}/comm").read_text() == name + "\n"
@@ -219,29 +220,29 @@ class Server:
 
     @property
     def worker_count(self):
-        """Of processes: under a manager there are a few more than polls that wait, so that one of them can accept."""
+        """The number of worker processes. A manager runs a few more than polls may wait, so that one of them can accept."""
         return self.workers + (min(max(self.workers // 20, 1), 32) if self.mode == "managed" else 0)
 
     def until_workers(self, seconds=20.0):
-        """As many as there should be; returns their process ids."""
+        """Waits until as many workers run as configured. Returns their process ids."""
         return until(lambda: len(pids := self.worker_pids()) == self.worker_count and pids,
                      f"{self.worker_count} workers", seconds)
 
     def backends(self):
-        """Sessions that the programs have in PostgreSQL."""
+        """Returns the PostgreSQL sessions of the programs."""
         return self.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
 
     def restrict(self, condition, refused):
-        """Lets can_poll() allow what the condition says (SQL over remote_user and topic), and not the refused topic; returns when
-        that is in force: at once, but a manager may go by what it knew for 5 s."""
+        """Makes can_poll() return this SQL condition on remote_user and topic, and deny the refused topic. Returns when that is in force; a
+        manager may use what it knew for up to 5 s."""
         self.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
                  f" LANGUAGE sql STABLE AS $$ SELECT {condition} $$")
-        # One that may wait: others are asked about each time, whatever the manager knew.
+        # A poll that may wait, because the manager asks about others each time.
         body = json.dumps({"topics": [refused], "timeout": 1})
         until(lambda: self.request("POST", POLL, body).status == 403, "can_poll() heeded", 5 + STALL_S if self.mode == "managed" else 0)
 
     def unrestrict(self):
-        """can_poll() as it came."""
+        """Restores can_poll() as it was installed."""
         self.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
                  " LANGUAGE sql STABLE AS 'SELECT true'")
 
@@ -272,12 +273,12 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
     def publish(self, topic, *payloads):
-        """One transaction a message."""
+        """Publishes each message in a transaction of its own."""
         for payload in payloads:
             self.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, json.dumps(payload))
 
     def publish_unheard(self, topic):
-        """A message whose publisher does not ring, as if the notification were lost."""
+        """Publishes a message without a NOTIFY, as if it were lost."""
         self.sql("""BEGIN;
                     ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell;
                     INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '"unheard"');
@@ -285,13 +286,13 @@ class Server:
                     COMMIT""", topic)
 
     def prune(self, topic):
-        """Prunes everything committed up to now, at least all of this topic."""
+        """Prunes all messages committed so far, at least those of this topic."""
         left = "SELECT count(*) FROM pgpoll.feed WHERE topic = %s"
         until(lambda: self.sql("SELECT pgpoll.prune('0')") and self.sql(left, topic) == [(0,)], "topic pruned")
 
     def waiting(self, *topics):
-        """Process ids of the workers whose poll waits for any of these topics, without those that a message has reached
-        and that are only about to leave the statistics."""
+        """Returns the process ids of the workers whose poll waits for one of these topics. Leaves out polls that a message has reached and that
+        are still in the statistics."""
         return [pid for pid, in self.sql("""
             SELECT w.pid FROM pgpoll.live_waiters w WHERE w.topics && %s AND w.deadline > now() AND NOT EXISTS
                 (SELECT FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
@@ -304,11 +305,11 @@ class Server:
     # --- HTTP
 
     def request(self, *arguments, **options):
-        """As ask() has it."""
+        """Like ask(), for any method and path."""
         return again_after_a_stall(lambda: self.ask(*arguments, **options), lambda answer: answer.status == 503)
 
     def ask(self, method, path, body=None, headers={}, began=None, **options):
-        """began: an event to set when the answer's header is there without its length, which tells that the poll waits."""
+        """Sends a request. Sets the event began when the head of the answer arrives without a length, which shows that the poll waits."""
         started = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
         try:
@@ -323,7 +324,7 @@ class Server:
             connection.close()
 
     def poll(self, *topics, status=200, began=None, **fields):
-        """fields: since, timeout (0 if not given), limit."""
+        """Polls with these fields: since, timeout (by default 0), limit."""
         answer = self.request("POST", POLL, json.dumps({"timeout": 0, "topics": topics, **fields}), began=began)
         assert answer.status == status, answer
         if status == 200:
@@ -334,7 +335,7 @@ class Server:
         return self.threads.submit(self.poll, *topics, **fields)
 
     def wait(self, *topics, polls=1, **fields):
-        """Polls that wait now, as futures. (In the statistics they may be a second later.)"""
+        """Starts polls and returns them as futures when they wait. (They may appear in the statistics a second later.)"""
         began = [threading.Event() for _ in range(polls)]
         futures = [self.poll_later(*topics, began=event, **fields) for event in began]
         for event, future in zip(began, futures):
@@ -342,13 +343,13 @@ class Server:
         return futures
 
     def poll_on(self, *topics, answer, **fields):
-        """Has answer's client poll on until there is a message: when all workers wait, a manager has polls answered early."""
+        """Continues polling from an answer until there is a message: if all workers wait, a manager answers polls early."""
         while not answer.messages and self.mode == "managed":
             answer = self.poll(*topics, since=answer.next_since, **fields)
         return answer
 
     def read(self, *topics, since="0"):
-        """All messages after since, page by page."""
+        """Returns all messages after since, reading page by page."""
         messages, since, more = [], dict.fromkeys(topics, since), True
         while more:
             answer = self.poll(*topics, since=since)
@@ -362,7 +363,8 @@ class Server:
 
 
 class Postgres:
-    """The PostgreSQL below a server, to stop and start it under the server's feet. under: the words of a command to start it with."""
+    """The PostgreSQL cluster of a server, which the test can stop and start while the server runs. under: a command that runs it, as a list of
+    words."""
 
     def __init__(self, server, under=()):
         self.server, self.under = server, under

@@ -1,5 +1,5 @@
-"""When the machine stood still. A poll that does not wait is refused (503, Retry-After) if the database does not answer within a second;
-then that says nothing about pgpoll."""
+"""Records when the machine stood still. A poll that does not wait gets 503 with Retry-After if the database does not answer within a second. If
+the machine stood still meanwhile, that is no fault of pgpoll."""
 import threading
 import time
 
@@ -18,14 +18,14 @@ threading.Thread(target=watch, daemon=True).start()
 
 
 def stood_still(since):
-    """Whether it did, between then and now."""
+    """Whether the machine stood still since then."""
     now = time.monotonic()
-    time.sleep(0.1)     # so that a stall that is just over is known
+    time.sleep(0.1)     # so that a stall that has just ended is recorded
     return any(ended >= since and began <= now for began, ended in stalls)
 
 
 def again_after_a_stall(ask, is_refused):
-    """What ask() returns; if that is a refusal and the machine stood still meanwhile, it is asked again, as clients are told to."""
+    """Returns what ask() returns. If that is a 503 and the machine stood still meanwhile, asks again, as clients are told to."""
     while True:
         began = time.monotonic()
         answer = ask()

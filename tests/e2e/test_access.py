@@ -1,4 +1,4 @@
-"""Who may poll what, and what nobody gets to see; no spelling, cursor or forged notification gets round it."""
+"""Access control: can_poll() holds for every spelling, cursor and forged notification, and logs hold no secrets."""
 import json
 import os
 import stat
@@ -14,14 +14,14 @@ from server import POLL, STALL_S, Server, new_topic, until
 
 @pytest.fixture(scope="module")
 def server():
-    """Everything it has to say is logged."""
+    """A server that logs everything."""
     with Server(40, errors="poll .*: database_query", PGPOLL_LOG_LEVEL="debug") as server:
         yield server
 
 
 @pytest.fixture
 def secret(server):
-    """A topic for alice only, with a message."""
+    """A topic with a message that only alice may poll."""
     name = new_topic("Sécret")
     server.publish(name, "hidden")
     server.restrict(f"remote_user = 'alice' OR topic <> '{name}'", refused=name)
@@ -33,7 +33,7 @@ def raw(server, body, user="mallory"):
     return ask_as(server, user, body)
 
 
-# --- topics by other names
+# --- other spellings of a topic
 
 def spellings(name):
     return {name.upper(), name.lower(), name.swapcase(), unicodedata.normalize("NFD", name), unicodedata.normalize("NFKD", name),
@@ -42,7 +42,7 @@ def spellings(name):
 
 
 def test_another_spelling_is_another_topic(server, secret):
-    """Allowed, and empty."""
+    """It is allowed, and has no messages."""
     for name in spellings(secret):
         status, answer = poll_as(server, "mallory", name, since={name: "0", secret: "0"})
         assert status == 200 and answer["messages"] == [] and list(answer["next_since"]) == [name] and not answer.get("gaps"), name
@@ -62,15 +62,15 @@ def test_the_same_topic_is_refused_however_it_is_written(server, secret):
         for since in "null", "{}", f'{{{plain}:"0"}}', f'{{{plain}:"$"}}', f'{{"{twice}":"rubbish"}}':
             body = f'{{"topics":[{topics}],"since":{since},"timeout":20}}'
             assert raw(server, body.encode()) == (403, '{"detail":"Access denied to one or more requested topics"}'), body
-    # The last of two members counts, for can_poll() as for the messages.
+    # The last of two equal members counts, for can_poll() as for the messages.
     assert raw(server, f'{{"topics":["{open_topic}"],"topics":[{plain}],"timeout":0}}'.encode())[0] == 403
     status, text = raw(server, f'{{"topics":[{plain}],"topics":["{open_topic}"],"since":{{{plain}:"0"}},"timeout":0}}'.encode())
     assert status == 200 and "hidden" not in text and secret not in text
 
 
 @pytest.mark.parametrize("name", ["\\u0000", "x\\u0000", "\\ud800", "\\udfff", "\\ud800\\ud800", "\\ud800x", "\\u001f", "\\u007f", "\\u0080"])
-def test_what_is_no_text_is_no_topic(server, secret, name):
-    """Alone it is refused; behind the secret's name it does not become the secret."""
+def test_invalid_text_is_no_topic(server, secret, name):
+    """Alone it is refused. Appended to the name of the secret topic, it does not become that topic."""
     for body in f'["{name}"]', f'["{secret}{name}"]', f'["a","{secret}{name}{secret}"]':
         status, text = raw(server, f'{{"topics":{body},"timeout":0}}'.encode())
         assert status == 422 and "hidden" not in text, body
@@ -78,8 +78,8 @@ def test_what_is_no_text_is_no_topic(server, secret, name):
 
 # --- can_poll
 
-def test_the_window_is_no_way_round(server, secret):
-    """The messages are at hand, for alice waits for them."""
+def test_the_ring_does_not_bypass_can_poll(server, secret):
+    """The ring has the messages, because alice waits for the topic."""
     since = poll_as(server, "alice", secret)[1]["next_since"]
     waiting = [server.threads.submit(poll_as, server, "alice", secret, since=since, timeout=30) for _ in range(3)]
     server.until_waiting(secret, 3)
@@ -93,8 +93,8 @@ def test_the_window_is_no_way_round(server, secret):
             assert poll_as(server, user, new_topic(), secret, since=since, timeout=timeout)[0] == 403
 
 
-def test_an_answer_that_is_none_is_no(server, topic):
-    """NULL; an error, which costs that poll only; no function at all."""
+def test_null_an_error_and_a_missing_can_poll_deny(server, topic):
+    """NULL denies; an error denies that poll only; a missing function denies."""
     bad, strange = new_topic("bad"), new_topic("strange")
     server.restrict(f"CASE topic WHEN '{strange}' THEN NULL WHEN '{bad}' THEN 1 / length(remote_user) > 9 ELSE topic <> 'no' END", refused="no")
     try:
@@ -113,8 +113,8 @@ def test_an_answer_that_is_none_is_no(server, topic):
     until(lambda: poll_as(server, "", topic)[0] == 200, "everybody may", 5 + STALL_S)
 
 
-def test_everybody_gets_their_own(server):
-    """Twelve users with a topic each, in turns and all at once; a thirteenth tries them all."""
+def test_each_user_gets_only_allowed_topics(server):
+    """Twelve users have a topic each and poll one after the other and all at once; a thirteenth user tries all topics."""
     prefix = new_topic("own")
     users = [f"user{n:02}" for n in range(12)]
     server.restrict(f"topic = '{prefix}-' || remote_user", refused=prefix)
@@ -157,7 +157,7 @@ def test_everybody_gets_their_own(server):
 # --- notifications
 
 def test_forged_notifications(server, topic):
-    """Anybody who can connect can send them: they end no wait, move no cursor, and keep nothing from coming."""
+    """Every role that can connect can send notifications. Forged ones end no wait, move no cursor and hide no message."""
     other = new_topic()
     server.publish(topic, "old")
     since = server.poll(topic, since={topic: "0"}).next_since
@@ -189,12 +189,12 @@ def test_forged_notifications(server, topic):
         server.sql("DROP ROLE forger")
 
 
-# --- what is told to whom
+# --- what logs and process lists show
 
 def test_logs_hold_no_secrets(server):
-    """At level debug, whatever becomes of the poll."""
+    """At level debug, for every outcome of a poll."""
     mark = "Gehe1m"
-    topic = new_topic()     # its name is logged
+    topic = new_topic()     # the log contains its name
     server.sql("INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES (%s, %s, %s)", topic, json.dumps(mark), json.dumps({"x": mark}))
     assert poll_as(server, mark, topic, since={topic: "0"})[0] == 200
     assert poll_as(server, mark, topic, since={topic: mark}, timeout=1)[0] == 200
@@ -210,8 +210,8 @@ def test_logs_hold_no_secrets(server):
     assert not [line for line in lines if mark in line]
 
 
-def test_passwords_are_nowhere_to_be_seen(server, tmp_path):
-    """Neither in the log, where connecting fails, nor in a process list."""
+def test_passwords_appear_nowhere(server, tmp_path):
+    """Passwords appear neither in the log of a failed connection nor in the process list."""
     mark, log, socket = "Pa55wort", tmp_path / "log", server.home / "own.sock"
     manager = ["--workers", "2"] if server.mode == "managed" else []
     environment = {**server.env, "PATH": os.environ["PATH"], "PGUSER": "nobody_here", "PGPASSWORD": mark, "PGPOLL_LOG": str(log),
@@ -220,7 +220,7 @@ def test_passwords_are_nowhere_to_be_seen(server, tmp_path):
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def connected():
-        """The path is there a little before anybody listens."""
+        """The socket's path exists a moment before a process listens."""
         try:
             return connect(socket)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -241,8 +241,8 @@ def test_passwords_are_nowhere_to_be_seen(server, tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-def test_the_sockets_are_the_web_servers(server):
-    """Who could open one could say who he is."""
+def test_only_the_web_server_may_open_the_sockets(server):
+    """Every process that can open a socket could claim to be any user."""
     worker = next(iter(server.worker_pids()))
     for name in "poll.sock", "stats.sock":
         path = server.run / "fcgi" / name

@@ -1,4 +1,4 @@
-"""Many messages that nobody has given a position yet: polls are answered meanwhile, and each client gets what is its own, in order."""
+"""Many messages have no position yet: polls are answered meanwhile, and each client gets its messages in order."""
 import contextlib
 import os
 import signal
@@ -10,7 +10,7 @@ MESSAGES = 30000
 
 @contextlib.contextmanager
 def nobody_looks(server):
-    """Workers without a manager look when they are polled only."""
+    """Workers without a manager look for messages only when they are polled."""
     manager = server.manager
     if manager:
         os.kill(manager, signal.SIGSTOP)
@@ -22,7 +22,7 @@ def nobody_looks(server):
 
 
 def publish_backlog(server, topic, last):
-    """One message of the topic `last` after all the others."""
+    """Publishes many messages, and last one message of the topic `last`."""
     server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT CASE WHEN n < %s THEN %s ELSE %s END, to_json(n)"
                " FROM generate_series(0, %s) AS n", MESSAGES, topic, last, MESSAGES)
 

@@ -1,4 +1,4 @@
-"""make bench: every part measures, nothing stays behind, lost and doubled messages are noticed, docs/benchmarks.md shows what was kept."""
+"""make bench: every part measures, leaves nothing behind and notices lost and duplicate messages; docs/benchmarks.md shows the kept results."""
 import contextlib
 import json
 import math
@@ -22,7 +22,7 @@ STORM = ROOT / "build" / "tests" / "bench" / "storm"
 
 @pytest.fixture
 def disk():
-    """A directory that PostgreSQL and the workers can enter; in the end nothing may be in it, nor run in it."""
+    """A directory that PostgreSQL and the workers can enter. At the end it must be empty, and no process may run in it."""
     directory = pathlib.Path(tempfile.mkdtemp(prefix="bench", dir="/var/tmp"))
     directory.chmod(0o755)
     yield directory
@@ -33,7 +33,7 @@ def disk():
 
 @contextlib.contextmanager
 def bench(disk, out, parts):
-    """A quick run; in the end interrupted, as by Ctrl-C in a terminal, if it is still going."""
+    """Starts a quick run. If it still runs at the end, interrupts it as Ctrl-C in a terminal does."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     with (out / "output").open("w") as output:
         make = subprocess.Popen(["make", "-s", "-C", ROOT, "bench", "QUICK=1", f"BENCH={parts}", f"OUT={out}", f"BENCH_DIR={disk}"], env=env,
@@ -54,13 +54,14 @@ def test_each_part_measures(disk, tmp_path):
     assert result["deliveries"] > 1000 and result["machine"]["cpus"] == os.cpu_count()
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
     expected = {"memory": every, "idle": every, "latency": every | {"bare NOTIFY"}, "fanout": every, "catchup": {"pgpoll", "Nchan"}, "publish": publishing,
-                "load": {"pgpoll"}, "polls": every, "topics_memory": {"pgpoll"},
+                "load": {"pgpoll"}, "comeback": {"pgpoll"}, "comeback_load": {"pgpoll"}, "polls": every,
+                "kept": {"pgpoll", "few messages"}, "kept_rates": {"pgpoll", "few messages"}, "topics_memory": {"pgpoll"},
                 **dict.fromkeys(("topics", "topics_start", "topics_idle"), {"1 topic each", "20 topics each"})}
     assert {name: set(report.systems_of(table)) for name, table in result["tables"].items()} == expected
     for name, table in result["tables"].items():
         for values in (values for row in table["rows"].values() for values in row.values()):
             assert len(values) == 1 and math.isfinite(values[0]) and abs(values[0]) < 1e6, table
-            # So few clients take less memory than comes and goes by itself, and perhaps no time.
+            # Few clients take less memory than the machine's own variation, and perhaps no measurable time.
             assert values[0] > 0 or name in ("memory", "idle", "topics_idle", "topics_memory"), table
         assert table["title"] in output.read_text() and report.chart(table) in (tmp_path / "report.html").read_text()
 
@@ -74,7 +75,7 @@ def test_ctrl_c_leaves_nothing(disk, tmp_path):
 
 @contextlib.contextmanager
 def a_fault(server, topic, spoiling):
-    """With a trigger that does this to message 7 of a topic."""
+    """Runs the benchmark with a trigger that changes message 7 of a topic."""
     server.sql(f"""CREATE FUNCTION public.spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                        IF NEW.topic = '{topic}' AND NEW.payload::text LIKE '{{"n":7,%%' THEN
                            {spoiling};
@@ -96,6 +97,6 @@ def test_lost_and_doubled_messages_are_noticed(server, topic, spoiling, lost, re
     assert (result["lost"], result["repeated"], done.returncode) == (lost, repeated, 1 if lost or repeated else 0), done
 
 
-def test_the_documents_show_what_was_kept():
+def test_the_documents_show_the_kept_results():
     (block,) = report.KEPT_TABLE.finditer((ROOT / "docs/benchmarks.md").read_text())
     assert block[0] == block[1] + report.markdown(report.last_kept()) + block[2]

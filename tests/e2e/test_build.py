@@ -1,5 +1,5 @@
-"""What make says and does where a library is missing. Only the linker is replaced, by one that does not find it; the objects are those that
-are built already."""
+"""What make does if a library is missing. Only the linker is replaced, by one that does not find the library; the objects that are already built
+are used."""
 import os
 import pathlib
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from server import ROOT
 
-# "$1" of the real linker; the library; what else is in the command where it is missing: "" always.
+# "$1" of the real linker; the library; another part of the command in which it is missing ("": every command).
 LINKER = """#!/bin/sh
 case " $* " in
 *' -l{library} '*)
@@ -23,7 +23,7 @@ exec {linker} "$@"
 
 @pytest.fixture
 def build(tmp_path):
-    """make(program): the exit code and output of making it anew from a copy of what was built."""
+    """make(program) builds the program again from a copy of the built objects. Returns the exit code and the output."""
     shutil.copytree(ROOT / "build", tmp_path / "build", ignore=shutil.ignore_patterns("address*", "thread", "fuzzer*", "dynamic", "npm", "deb", "tests"))
 
     def make(program, library=None, only="", **settings):
@@ -44,7 +44,7 @@ def build(tmp_path):
 
 
 def environment():
-    """Ours without the variables of the make that runs the tests."""
+    """Our environment without the variables of the make that runs the tests."""
     return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CC")}
 
 
@@ -53,7 +53,7 @@ def dynamic_libraries(program: pathlib.Path):
 
 
 def runs(program):
-    """Whether it gets as far as our own code."""
+    """Whether the program reaches our own code."""
     done = subprocess.run([program], capture_output=True, text=True, timeout=20)
     return done.returncode == 1 and done.stderr.startswith("pgpoll-worker: ")
 
@@ -87,7 +87,7 @@ def test_without_pkg_config_files_make_fails_and_names_the_packages(build):
 
 @pytest.mark.parametrize("program", ["pgpoll-worker", "pgpoll.fcgi"])
 def test_a_function_that_is_missing_fails_the_link(build, program):
-    """It used to make a program that crashed."""
+    """Earlier, that built a program that crashed."""
     subprocess.run(["gcc", "-x", "c", "-c", "-o", build.path / "fcgi/http.o", "-"], input="", text=True, check=True)
     code, output = build(program)
     assert code != 0 and "undefined reference" in output and "http_send" in output, output
@@ -95,7 +95,7 @@ def test_a_function_that_is_missing_fails_the_link(build, program):
 
 
 def test_an_old_libpq_is_refused(build, tmp_path):
-    """That of Debian 11."""
+    """Debian 11 has this version."""
     (tmp_path / "json-c.pc").write_text("Name: json-c\nDescription: x\nVersion: 0.15\nLibs: -ljson-c\n")
     (tmp_path / "libpq.pc").write_text("Name: libpq\nDescription: x\nVersion: 13.23\nLibs: -lpq\n")
     (build.path / "src/api/cursor.o").unlink()

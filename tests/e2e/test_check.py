@@ -1,6 +1,7 @@
-"""pgpoll.fcgi --check and pgpoll-check: each complaint, with the fault it is about."""
+"""pgpoll.fcgi --check and pgpoll-check: every complaint, each for the fault that it reports."""
 import os
 import pathlib
+import pwd
 import re
 import resource
 import signal
@@ -25,7 +26,7 @@ def own():
 
 
 def check(server, *arguments, user=None, preload=None, **settings):
-    """Exit code and lines."""
+    """Returns the exit code and the lines."""
     environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_QUERY_TIMEOUT_S": "10",
                    **{name: str(value) for name, value in settings.items()}}
     become = ["runuser", "-u", user, "--"] if user else []
@@ -36,7 +37,7 @@ def check(server, *arguments, user=None, preload=None, **settings):
 
 
 def complains(outcome, *words, count=1):
-    """It failed, and with this many complaints, one of which has the words."""
+    """Asserts that the check failed with this many complaints, one of which contains the words."""
     code, lines = outcome
     wrong = [line for line in lines if line.startswith("WRONG")]
     assert code == 1 and len(wrong) == count and any(all(word in line for word in words) for line in wrong), "\n".join(lines)
@@ -60,8 +61,8 @@ def until_all_workers(own):
     until(lambda: own.sql("SELECT count(*) FROM pgpoll.listening WHERE alive AND workers = 3") == [(1,)], "a row of the manager's with all workers")
 
 
-def test_nobody_sees_the_message_that_it_numbers(own):
-    """Not a poll for everything of its topic that waits, nor a session that LISTENs."""
+def test_no_client_receives_the_message_of_the_check(own):
+    """Neither a waiting poll for all messages of its topic receives it, nor a session that LISTENs."""
     kept = "SELECT (SELECT count(*) FROM pgpoll.messages), (SELECT count(*) FROM pgpoll.feed)"
     before = own.sql(kept)
     (poll,) = own.wait("pgpoll check", since={"pgpoll check": "0"}, timeout=20)
@@ -77,7 +78,7 @@ def test_nobody_sees_the_message_that_it_numbers(own):
     assert poll.result().payloads == ["real"]
     listener.cursor().execute("SELECT 1")
     listener.poll()
-    assert listener.notifies   # it would have heard
+    assert listener.notifies   # the session does receive notifications
     listener.close()
 
 
@@ -90,7 +91,7 @@ def test_arguments_and_settings(own):
     assert code == 1 and "PGPOLL_WORKER is not a setting; did you mean PGPOLL_WORKERS?" in lines[0]
 
 
-def test_no_database_there(own):
+def test_no_database(own):
     complains(check(own, PGPORT=1), "cannot connect", ".s.PGSQL.1")
     complains(check(own, PGHOST="127.0.0.1", PGPORT=free_port()), "cannot connect", "refused")
     complains(check(own, PGDATABASE="elsewhere"), "cannot connect", '"elsewhere" does not exist')
@@ -131,7 +132,7 @@ def test_pooler(own):
 
 
 def test_standby(own):
-    """Made from the server's own cluster."""
+    """The standby is a copy of the server's cluster."""
     postgres = Postgres(own)
     owner = postgres.data.owner()
     become = ["runuser", "-u", owner, "--"] if os.getuid() == 0 else []
@@ -195,7 +196,7 @@ def test_publishing(own):
 
 
 def test_publishing_behind_a_notify(own):
-    """One COMMIT waits for a standby, the next one for its NOTIFY; a LISTEN cannot be tried then."""
+    """One COMMIT waits for a standby, and the next one for the first one's NOTIFY. LISTEN cannot be checked then."""
     publishers, publishing = [own.connect() for _ in range(2)], []
     own.sql("ALTER SYSTEM SET synchronous_standby_names = 'elsewhere'")
     try:
@@ -209,8 +210,8 @@ def test_publishing_behind_a_notify(own):
             until(lambda: own.sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event IN ('SyncRep', 'object')",
                                   publisher.info.backend_pid), "its COMMIT held up")
         until(lambda: own.sql("SELECT 1 FROM pgpoll.held_up WHERE waits_for = 'NOTIFY' AND waited > '1 second'"), "somebody held up")
-        outcome = check(own, PGOPTIONS="-c synchronous_commit=off")   # which does not wait for the standby
-        complains(outcome, str(publishers[0].info.backend_pid), "of PostgreSQL has blocked other sessions")   # perhaps beside the manager's
+        outcome = check(own, PGOPTIONS="-c synchronous_commit=off")   # this setting keeps the check from waiting for the standby
+        complains(outcome, str(publishers[0].info.backend_pid), "of PostgreSQL has blocked other sessions")   # perhaps among those of the manager
         assert any("LISTEN are not tried" in line for line in outcome[1]), outcome
     finally:
         own.sql("ALTER SYSTEM RESET synchronous_standby_names")
@@ -222,7 +223,7 @@ def test_publishing_behind_a_notify(own):
 
 
 def test_notification_queue(own):
-    """90 MB that a session with an open transaction does not take."""
+    """The queue holds 90 MB, because a session in an open transaction does not read it."""
     deaf = own.connect()
     deaf.autocommit = True
     deaf.cursor().execute("LISTEN anything")
@@ -232,7 +233,7 @@ def test_notification_queue(own):
         complains(check(own), "NOTIFY queue is 1 % full")
     finally:
         deaf.close()
-        # Whoever publishes next wakes the rest, and the queue is emptied.
+        # The next NOTIFY wakes the sessions, and the queue is emptied.
         until(lambda: own.sql("SELECT pg_notify('whatever', '')") and own.sql("SELECT pg_notification_queue_usage() < 0.001") == [(True,)], "the queue empty")
 
 
@@ -249,7 +250,7 @@ def test_limits(own):
     if os.getuid() == 0:
         processes = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1000, 1000))
         complains(check(own, "--workers", "1000", user="nobody", preload=processes), "1051 processes", "may have 1000",
-                  count=2)   # user nobody may not connect either
+                  count=2)   # user nobody may not connect to the database, either
 
 
 def test_workers_that_could_not_start(own):
@@ -267,7 +268,7 @@ def test_workers_that_could_not_start(own):
 
 
 def test_time_limits_of_the_role_do_no_harm(own):
-    """Every session of pgpoll sets its own."""
+    """Every session of pgpoll sets time limits of its own."""
     own.sql("ALTER ROLE pgpoll_worker SET idle_session_timeout = '1s'; ALTER ROLE pgpoll_worker SET statement_timeout = '2s'")
     try:
         code, lines = check(own)
@@ -277,7 +278,7 @@ def test_time_limits_of_the_role_do_no_harm(own):
 
 
 def test_a_clock_that_was_set_back(own):
-    """By 100 s, as far as positions tell."""
+    """The last position is 100 s ahead of the clock."""
     (before,), = own.sql("SELECT last_value FROM pgpoll.last_position")
     own.sql("SELECT setval('pgpoll.last_position', (extract(epoch FROM clock_timestamp() + interval '100 s') * 1000)::bigint << 16)")
     try:
@@ -290,7 +291,7 @@ def test_a_clock_that_was_set_back(own):
 
 @pytest.fixture(scope="module")
 def plain(own):
-    """Another database, owned by a role that is no superuser."""
+    """Another database, whose owner is no superuser."""
     own.sql("CREATE DATABASE plain")
     own.sql("CREATE ROLE small_owner CREATEROLE LOGIN; GRANT CREATE ON DATABASE plain TO small_owner")
     environment = {**os.environ, **own.env, "PGUSER": "small_owner", "PGDATABASE": "plain"}
@@ -324,7 +325,7 @@ def test_no_message_can_be_numbered(own, plain, fault, undo, words):
 
 
 def test_clock(own, tmp_path):
-    """Of this one process, an hour ahead."""
+    """The clock of this process is an hour ahead."""
     (tmp_path / "ahead.c").write_text("""
         #define _GNU_SOURCE
         #include <dlfcn.h>
@@ -342,7 +343,7 @@ def test_clock(own, tmp_path):
 # --- through the web server
 
 def check_url(server, *arguments, seconds=2, url=None, first=False, workers=2):
-    """first: the arguments come before the URL."""
+    """first: put the arguments before the URL."""
     environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_PROGRAM": server.run / "bin/pgpoll.fcgi"}
     done = subprocess.run([ROOT / "deploy/pgpoll-check", "--workers", str(workers), "--seconds", str(seconds),
                            *([*arguments, url or server.url] if first else [url or server.url, *arguments])],
@@ -377,7 +378,7 @@ def test_options_of_pgpoll_check(own):
 
 
 def test_a_topic_that_may_be_polled(own):
-    own.restrict("starts_with(topic, remote_user || ':')", refused="pgpoll-check")   # docs/login.md's, but for who is nobody
+    own.restrict("starts_with(topic, remote_user || ':')", refused="pgpoll-check")   # as in docs/login.md, except for unauthenticated users
     try:
         complains(check_url(own), "403: pgpoll itself answered (JSON, through Server: lighttpd", "pgpoll.can_poll() denies topic 'pgpoll-check-",
                   "--topic NAME")
@@ -396,7 +397,7 @@ def test_a_topic_with_messages(own):
 
 
 def test_workers_without_a_database(own):
-    """It is pgpoll that answers, so nothing is wrong with the web server."""
+    """pgpoll itself answers, so the check does not blame the web server."""
     postgres = Postgres(own)
     postgres.stop()
     try:
@@ -410,7 +411,7 @@ def test_workers_without_a_database(own):
     ("lighttpd", "server.max-connections = ", "100 polls"), ("nginx", "worker_connections ", f"{os.cpu_count() * 50} polls"),
     ("apache", "MaxRequestWorkers   ", "200 polls")))
 def test_fewer_connections_than_workers(own, kind, size, limit):
-    """As the web server that runs is configured."""
+    """The check reads the configuration of the running web server."""
     few = lambda text: re.sub(rf"({size})\d+", r"\g<1>" + ("200" if kind == "apache" else "100"), text)
     with fronted(own, SERVERS[kind], edit=few) as door:
         _, lines = check_url(door, url=f"http://127.0.0.1:{door.port}", seconds=1, workers=15000)
@@ -419,7 +420,7 @@ def test_fewer_connections_than_workers(own, kind, size, limit):
 
 
 def lighttpd(tmp_path, server, extra):
-    """A second one, before the same workers."""
+    """A second lighttpd in front of the same workers."""
     port = free_port()
     (tmp_path / "lighttpd.conf").write_text(f"""
         server.modules = ( "mod_auth", "mod_authn_file", "mod_fastcgi" )
@@ -442,13 +443,34 @@ def lighttpd(tmp_path, server, extra):
     return other, process
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root could give its rights away")
+def test_the_web_servers_program_gets_no_more_rights_than_its_process(own):
+    """Which configuration it reads is up to that process."""
+    with directory() as home:
+        (home / "users").touch(0o666)
+        (home / "users").chmod(0o666)
+        other, process = lighttpd(home, own, f"""
+            server.username = "nobody"
+            server.modules += ( "mod_proxy" )
+            proxy.server = ( "" => (( "host" => "127.0.0.1", "port" => {own.port} )) )
+            include_shell "id -u >>{home}/users; echo" """)
+        try:
+            started = (home / "users").read_text().split()
+            code, lines = check_url(other, seconds=1)
+            assert code == 0 and any("lighttpd accepts" in line for line in lines), "\n".join(lines)
+            assert set((home / "users").read_text().split()[len(started):]) == {str(pwd.getpwnam("nobody").pw_uid)}
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
 @pytest.mark.parametrize("fault, words", (
     ("cut", ("A poll of 3 s was cut short after",)),
     ("no metrics", ("GET /messages/poll/metrics: 404", "not the metrics", "the web server answered, not pgpoll")),
     ("password", ("401: the web server answered", "-u user:password")),
     ("redirect", ("301: the web server answered", "It redirects to https://www.example.org/messages/poll")),
     ("no workers", ("503: the web server answered, not pgpoll (HTML, Server: lighttpd", "does not reach the workers"))))
-def test_web_servers_that_are_wrong(own, tmp_path, fault, words):
+def test_wrong_web_servers(own, tmp_path, fault, words):
     ours, backend = f'include "{own.run}/50-pgpoll.conf"', 'fastcgi.server = ( "/messages/poll" => (( "check-local" => "disable", %s )) )'
     (tmp_path / "users").write_text("alice:a\n")
     extra = {

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: they do not run out however it hangs, and a slow resolver stops nobody."""
+"""Connections to PostgreSQL: their number stays bounded however PostgreSQL hangs, and a slow resolver delays nobody."""
 import contextlib
 import json
 import os
@@ -15,10 +15,10 @@ import between
 from fastcgi import ask_as, poll_as
 from server import POLL, STALL_S, Server, until
 
-SECONDS = float(os.environ.get("HANG_S", "5"))     # that PostgreSQL hangs
+SECONDS = float(os.environ.get("HANG_S", "5"))     # PostgreSQL hangs for this long
 TIMEOUT_S = os.environ.get("HANG_TIMEOUT_S", "1")
 READERS = 2
-# A manager's three, its readers, the statistics processes (docs/operate.md).
+# Three of a manager, one per reader and statistics process (docs/operate.md).
 SESSIONS = 3 + READERS + 2
 
 
@@ -29,7 +29,7 @@ def own():
 
 
 class Watch:
-    """Counts the sessions of pgpoll, all the time."""
+    """Counts the sessions of pgpoll continuously."""
 
     def __init__(self, server):
         self.most, self.stopping = 0, False
@@ -61,7 +61,7 @@ def reload_configuration(server, **settings):
 
 @contextlib.contextmanager
 def hanging(server, sql):
-    """Another session in which this hangs at its COMMIT, as long as there is no standby."""
+    """Runs a statement in another session, whose COMMIT hangs because there is no standby."""
     server.sql("SET synchronous_commit = local")
     reload_configuration(server, synchronous_standby_names="nobody")
     session = server.connect()
@@ -93,7 +93,7 @@ def locked(server, table):
 
 @contextlib.contextmanager
 def stopped(server):
-    """The backends that there are react to nothing, not even to being terminated."""
+    """Stops all present backends, so that they do not even react to pg_terminate_backend()."""
     pids = [pid for pid, in server.backends()]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -102,7 +102,7 @@ def stopped(server):
         os.kill(pid, signal.SIGCONT)
 
 
-# Without anything to write, there would be nothing to wait for.
+# A transaction that writes nothing would not wait.
 NOTIFY = "SELECT pg_notify('another', ''), pg_logical_emit_message(true, 'another', '')"
 HANGS = {
     "no standby": lambda server: hanging(server, "INSERT INTO pgpoll.messages (topic, payload) VALUES ('hangs', '1')"),
@@ -127,7 +127,7 @@ def test_the_connections_do_not_run_out(own, topic, hang):
     clients = [own.threads.submit(keep_polling, number) for number in range(4)]
     with HANGS[hang](own):
         deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:      # that nothing happens
+        while time.monotonic() < deadline:      # asserts that nothing happens meanwhile
             time.sleep(0.5)
     own.publish(topic, 2)
     until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "messages flow again", 10 + STALL_S)
@@ -140,7 +140,7 @@ def test_the_connections_do_not_run_out(own, topic, hang):
 
 @pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
 def test_bookkeeping_waits_for_no_standby(own):
-    """As a role whose commits do wait."""
+    """The role's commits wait for a standby."""
     own.sql("CREATE TABLE IF NOT EXISTS kept (n integer)")
     with contextlib.closing(own.connect()) as session, session.cursor() as cursor, hanging(own, "INSERT INTO kept VALUES (1)"):
         def run():
@@ -154,7 +154,7 @@ def test_bookkeeping_waits_for_no_standby(own):
 
 @pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="a manager gets the messages with their positions")
 def test_a_commit_that_fails_gives_no_positions(own, topic):
-    """What announces them waits for another program's NOTIFY, and then fails, after the messages were handed over."""
+    """The COMMIT waits for another program's NOTIFY and then fails, after new_messages() returned the messages."""
     (poll,) = own.wait(topic, timeout=30)
     with hanging(own, NOTIFY):
         own.publish_unheard(topic)
@@ -163,7 +163,7 @@ def test_a_commit_that_fails_gives_no_positions(own, topic):
 
 
 def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
-    """Publishers who do not wait for it are delivered: what numbers their messages is cancelled, which commits it here."""
+    """Messages of publishers that do not wait for the standby are delivered: the numbering is cancelled, which commits it on this server."""
     (poll,) = own.wait(topic, timeout=30)
     own.sql("SET synchronous_commit = local")
     reload_configuration(own, synchronous_standby_names="nobody")
@@ -180,7 +180,7 @@ def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
 
 
 class Resolver:
-    """A DNS server that knows one name, and takes its time. under: the words of a command that has the system ask it."""
+    """A slow DNS server that knows one name. under: a command that makes the system use it, as a list of words."""
 
     ADDRESS = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 
@@ -216,7 +216,7 @@ class Resolver:
 
 
 class Forwarder:
-    """A TCP port in front of a server's PostgreSQL."""
+    """A TCP proxy in front of a server's PostgreSQL."""
 
     def __init__(self, server):
         self.target, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", []
@@ -259,7 +259,8 @@ class Forwarder:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a resolv.conf")
 def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
-    """It takes longer than PGPOLL_QUERY_TIMEOUT_S: attempts count from when it has answered; a poll's own time goes on."""
+    """Resolving takes longer than PGPOLL_QUERY_TIMEOUT_S. An attempt's time starts after the name is resolved; the poll's own timeout is not
+    extended."""
     tmp_path.chmod(0o755)
     managed = own.mode == "managed"
     own.publish(topic, 1)
@@ -273,7 +274,7 @@ def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
         forwarder.cut()
         if managed:
             (worker, *_) = workers = until(lambda: workers_of(manager), "its workers")
-            os.kill(worker, signal.SIGKILL)     # the loop goes on: there is another one at once
+            os.kill(worker, signal.SIGKILL)     # the manager's loop runs: it starts another worker at once
             until(lambda: (now := workers_of(manager)) and worker not in now and len(now) == len(workers), "a worker in its place", 2 + STALL_S)
         asked = time.monotonic()
         status, _ = ask_as(manager.socket, "", json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0}).encode())
@@ -283,7 +284,7 @@ def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
 
 
 def workers_of(manager):
-    """Process ids; spawn-fcgi has become the manager."""
+    """Returns the ids of the workers. The process of spawn-fcgi has become the manager."""
     found = set()
     for pid in open(f"/proc/{manager.pid}/task/{manager.pid}/children").read().split():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as name:

@@ -10,6 +10,9 @@ import urllib.parse
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
+from test_examples import behind_tokens
+
+import web
 from documents import blocks
 from server import Postgres, Server, new_topic, until
 from stalls import stood_still
@@ -17,7 +20,7 @@ from stalls import stood_still
 
 @pytest.fixture(scope="module")
 def server():
-    """Restarted below."""
+    """A server that tests restart."""
     with Server(8, errors=r"a worker died as soon as it was started") as server:
         yield server
 
@@ -27,7 +30,7 @@ class Page:
         self.server, self.driver, self.began = server, driver, time.monotonic()
 
     def open(self, *topics, **cursors):
-        """With cursors: as if the tab had been there before."""
+        """Opens the page. cursors: those that the tab has stored before."""
         self.driver.get(self.server.url)
         self.run("sessionStorage.clear()")
         if cursors:
@@ -55,7 +58,7 @@ class Page:
 
     @property
     def payloads(self):
-        """What the rows show, the oldest first."""
+        """Returns the payloads in the rows, the oldest first."""
         return self.texts("#messages li:not([hidden]) .payload")[::-1]
 
     @property
@@ -77,19 +80,19 @@ class Page:
             "features": [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]})
 
     def errors(self):
-        """What the browser complained of since it was last asked."""
+        """Returns the browser's errors since the last call."""
         found = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
         refusals = [error for error in found if "status of 503" in error]
         return [error for error in found if error not in refusals] if refusals and stood_still(self.began) else found
 
     def allow(self, pattern):
-        """Such complaints, until now."""
+        """Removes errors that match from those so far."""
         assert not [error for error in self.errors() if not re.search(pattern, error)]
 
 
 @pytest.fixture
 def page(server, driver):
-    """One tab, for one test after the other."""
+    """A browser tab, which the tests use one after the other."""
     page = Page(server, driver)
     page.errors()
     yield page
@@ -113,7 +116,7 @@ def test_a_message_appears(page, server, topic):
 
 
 def test_a_page_that_the_user_left_stops_polling(page, server, driver, topic):
-    """The browser keeps it to come back to, and with it the poll, a worker and one of the six connections that it has to a host."""
+    """The browser keeps the page in its cache, and with it the poll, a worker and one of its six connections to the host."""
     page.open(topic)
     server.until_waiting(topic)
     driver.get(f"{server.url}/openapi.json")
@@ -122,11 +125,11 @@ def test_a_page_that_the_user_left_stops_polling(page, server, driver, topic):
     driver.back()
     page.until_payloads("meanwhile")
     server.until_waiting(topic)
-    page.allow("favicon")   # which the browser asks for beside a file that names no icon
+    page.allow("favicon")   # browsers request it for a file without an icon
 
 
 def test_by_keyboard_alone(page, server, topic):
-    """Topics typed and left, the list walked, a message opened, all from the page's start."""
+    """The test types and removes topics, moves through the list and opens a message, without a mouse."""
     server.publish(topic, "first")
     page.open()
     assert page.text("#state-text") == "No topic yet"
@@ -134,14 +137,14 @@ def test_by_keyboard_alone(page, server, topic):
     assert "Skip" in page.focused
     page.type(Keys.TAB, " ", Keys.ENTER)
     assert page.focused == "topic" and page.text("#topic-error") == "Type a topic's name."
-    page.type(Keys.BACKSPACE, topic, Keys.TAB, Keys.ARROW_DOWN, Keys.TAB, Keys.ENTER)   # from the oldest
+    page.type(Keys.BACKSPACE, topic, Keys.TAB, Keys.ARROW_DOWN, Keys.TAB, Keys.ENTER)   # reads from the oldest message
     page.until_payloads("first")
     assert page.driver.current_url.endswith(f"/?topic={topic}") and page.focused == "topic"
     server.publish(topic, "second", "third")
     page.until_payloads("first", "second", "third")
     page.type(topic, Keys.ENTER)
     assert page.text("#topic-error") == "You watch this topic already."
-    page.type(*[Keys.TAB] * 6)   # start, watch, filter, pause, clear, the list
+    page.type(*[Keys.TAB] * 6)   # passes start, watch, filter, pause and clear, to the list
     assert "first" in page.focused
     page.type(Keys.HOME)
     assert "third" in page.focused
@@ -157,7 +160,7 @@ def test_by_keyboard_alone(page, server, topic):
 def test_reload_misses_nothing(page, server, topic):
     other = new_topic("other")
     page.open(topic, other)
-    for name in topic, other:   # before anything came, then after
+    for name in topic, other:   # first before, then after the first message
         page.driver.get("about:blank")
         server.publish(name, "while away")
         page.driver.get(f"{server.url}/?topic={topic}&topic={other}")
@@ -178,7 +181,7 @@ def test_restarts(page, server, topic):
     server.start_lighttpd()
     page.until_payloads(1)
     page.until_state("Waiting for messages")
-    assert page.focused == "pause" and not page.run("return document.getElementById('state').title")   # neither the button nor its reason
+    assert page.focused == "pause" and not page.run("return document.getElementById('state').title")   # neither the button nor its reason is shown
     Postgres(server).restart()
     server.publish(topic, 2)
     page.until_payloads(1, 2)
@@ -190,10 +193,10 @@ def test_restarts(page, server, topic):
     server.publish(topic, 4)
     page.until_payloads(1, 2, 3, 4)
     page.until_state("Waiting for messages")
-    page.allow("ERR_|status of 503")   # of the network, and from the stats while there was no database
+    page.allow("ERR_|status of 503")   # network errors, and errors of the statistics while the database was away
 
 
-def test_gaps_and_refusals_are_told(page, server, topic):
+def test_gaps_and_refusals_are_shown(page, server, topic):
     server.publish(topic, 1)
     page.open(topic, **{topic: "of another server"})
     page.until_payloads(1)
@@ -206,13 +209,118 @@ def test_gaps_and_refusals_are_told(page, server, topic):
             page.until_state("Waiting for messages|Refused: .*")
             return page.text("#state-text") == "Refused: Access denied to one or more requested topics"
 
-        until(refused, "the refusal", seconds=30)   # a manager may go by what it knew
+        until(refused, "the refusal", seconds=30)   # a manager may use what it knew for some seconds
         assert page.text("#empty").startswith("Nothing comes")
         page.allow("status of 403")
     finally:
         server.unrestrict()
     page.one("#retry").click()
     page.until_state("Waiting for messages")
+
+
+def test_it_offers_the_topics_that_exist(page, server, topic):
+    server.publish(topic, "kept")
+    page.open()
+    until(lambda: topic in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "the topic offered")
+    assert [topic, "0"] in [page.run("return [...arguments[0].cells].map((cell) => cell.textContent)", row) for row in page.all("#stats tbody tr")]
+    page.run("[...document.querySelectorAll('#stats button')].find((button) => button.textContent === arguments[0]).click()", topic)
+    page.until_state("Waiting for messages")
+    until(lambda: topic not in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "no more offered")
+
+
+def test_it_says_why_nothing_comes(page, server, topic):
+    """The database is away: for a poll that waits, and for one that is refused."""
+    page.open(topic)
+    server.until_waiting(topic)
+    postgres = Postgres(server)
+    postgres.stop()
+    try:
+        page.until_state("The database is away")
+        assert page.text("#empty").startswith("Nothing comes while the server does not reach its database")
+        page.run("sessionStorage.clear()")   # a poll without a cursor does not wait
+        page.driver.refresh()
+        page.until_state(r"Reconnecting( in \d+ s)?")
+        assert "does not reach its database" in page.text("#why") and "does not reach its database" in page.text("#empty")
+    finally:
+        postgres.start()
+    page.until_state("Waiting for messages")
+    assert page.text("#why") == ""
+    server.publish(topic, 1)
+    page.until_payloads(1)
+    page.allow("status of 503")
+
+
+def test_what_is_read_does_not_move(page, server, topic):
+    """A message that is open, and a list that is scrolled."""
+    def top():
+        return page.run("return arguments[0].getBoundingClientRect().top", read)
+
+    page.open(topic)
+    server.publish(topic, *range(40))
+    page.until_payloads(*range(40))
+    read = page.one("#messages li:first-child summary")
+    read.click()
+    until(lambda: page.texts("#messages details[open] pre") == ["39"], "the message open")
+    for payload in "while it is open", "another":
+        before = top()
+        server.publish(topic, payload)
+        until(lambda: f"Show {payload == 'another' and '2 new messages' or '1 new message'}" in page.texts("#held"), "what came meanwhile")
+        assert top() == before
+    page.one("#held").click()
+    page.until_payloads(*range(40), "while it is open", "another")
+    assert page.run("return document.getElementById('scroller').scrollTop") == 0 and not page.one("#held").is_displayed()
+
+    read.click()
+    page.one("#filter").click()
+    page.run("document.getElementById('scroller').scrollTop = 300")
+    before = top()
+    server.publish(topic, "while it is scrolled")
+    until(lambda: page.one("#held").is_displayed(), "it is held back")
+    assert top() == before
+    page.run("document.getElementById('scroller').scrollTop = 0")    # back where new messages are
+    page.until_payloads(*range(40), "while it is open", "another", "while it is scrolled")
+
+
+def test_the_refused_topic_is_marked(page, server, topic):
+    wrong = new_topic("wrong")
+    try:
+        server.restrict(f"topic <> '{wrong}'", refused=wrong)
+        page.open(topic)
+        page.driver.get(f"{server.url}/?topic={topic}&topic={wrong}")
+        page.until_state("Refused: .*")
+        until(lambda: page.texts("#topics .refused .name") == [wrong], "the mark")
+        page.one("#topics .refused button").click()
+        page.until_state("Waiting for messages")
+        server.publish(topic, 1)
+        page.until_payloads(1)
+        page.allow("status of 403")
+    finally:
+        server.unrestrict()
+
+
+def test_it_asks_for_a_token(page, server, topic):
+    """When it gets 401, and again when the token is good no more."""
+    def console(text):
+        return web.uncomment(text, "The console").replace("/usr/local/share/pgpoll/www", str(server.run / "www"))
+
+    with behind_tokens(server, console) as (door, tokens):
+        page.driver.get(f"{door.url}/console/?topic={topic}")
+        page.until_state("The server asks who you are")
+        assert page.focused == "token"
+        page.type("wrong", Keys.ENTER)
+        page.until_state(r"Refused: this token .*")
+        page.type("first", Keys.ENTER)
+        page.until_state("Waiting for messages")
+        assert not page.one("#login").is_displayed()
+        server.until_waiting(topic)
+        tokens.good = "second"
+        server.publish(topic, 1)
+        page.until_state(r"Refused: this token .*")
+        server.publish(topic, 2)
+        page.type("second", Keys.ENTER)
+        page.until_payloads(1, 2)
+        page.driver.get("about:blank")
+        page.allow("status of 401")
 
 
 def test_pause_filter_clear(page, server, topic):
@@ -264,7 +372,7 @@ def test_hostile_topics_and_payloads_are_text(page, server, topic, tmp_path):
     assert page.run("return [document.title, document.images.length, document.scripts.length,"
                     " document.documentElement.scrollWidth > innerWidth]") == ["pgpoll console", 1, 1, False]
 
-    # The lines to copy mean what they say, in a shell, whatever the topic.
+    # The commands to copy work in a shell for every topic.
     for name in HOSTILE:
         page.open(name)
         publish, wait, read = page.texts("#commands pre")
@@ -276,7 +384,7 @@ def test_hostile_topics_and_payloads_are_text(page, server, topic, tmp_path):
 
 
 def shell(server, line, directory):
-    # bash as people have it: with its history, which reads "!"
+    # an interactive bash, whose history expansion reads "!"
     done = subprocess.run(["bash", "--norc", "-e"], input=f"set -o history -o histexpand\n. {server.run}/env\n{line}\n", cwd=directory,
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -311,6 +419,28 @@ def test_light_dark_narrow_and_without_motion(page, server, topic):
         page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False})
         assert page.run("return document.documentElement.scrollWidth <= innerWidth"), width
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_on_a_phone(page, server, topic):
+    """390 px: everything can be reached and touched, and the payload has the width."""
+    page.open(topic)
+    server.publish(topic, {"order_id": 1, "text": "x" * 1000})
+    until(lambda: page.payloads, "the message")
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
+    try:
+        assert page.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+        payload = page.run("return document.querySelector('#messages .payload').getBoundingClientRect().toJSON()")
+        assert payload["width"] > 330 and payload["bottom"] < 844
+        small = page.run("""return [...document.querySelectorAll("button, input, select, summary")].filter((part) => part.offsetParent)
+            .map((part) => [part.id || part.textContent, part.getBoundingClientRect()])
+            .filter(([, { left, right, height, width }]) => height < 24 || width < 24 || left < 0 || right > innerWidth)""")
+        assert small == []
+        page.one("#messages summary").click()
+        until(lambda: page.texts("#messages details[open] pre"), "the whole payload")
+        assert page.run("return document.querySelector('#messages pre').getBoundingClientRect().width") > 320
+        assert page.run("return document.documentElement.scrollWidth") == 390
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_fifty_topics_leave_room_for_messages(page, server, topic):
@@ -350,7 +480,7 @@ def test_accessibility(page, server, topic, npm):
 
 
 def test_the_page_in_the_readme(server, driver):
-    """Saved where README says, it shows what is published, also what was published while it was reloaded."""
+    """Saved where README says, the page shows published messages, also those published during a reload."""
     (source,) = blocks("html")
     (server.run / "www/orders.html").write_text(source)
     driver.get(f"{server.url}/orders.html")

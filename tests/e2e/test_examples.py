@@ -1,4 +1,4 @@
-"""The client of the API document, word for word, and those in examples/."""
+"""The client in the API document, copied word for word, and the clients in examples/."""
 import contextlib
 import http.server
 import json
@@ -72,13 +72,13 @@ poll_messages(["orders", "notifications"])
 
 @pytest.fixture(scope="module")
 def server():
-    """Restarted below, and its workers killed, new ones too."""
+    """A server that tests restart, and whose workers, also new ones, tests kill."""
     with Server(4, errors=r"a worker died as soon as it was started") as server:
         yield server
 
 
 class Program:
-    """A running client and the lines it prints."""
+    """A running client, and the lines that it prints."""
 
     def __init__(self, *command, source=""):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -95,7 +95,7 @@ class Program:
             raise AssertionError(f"printed nothing; said: {''.join(self.errors)}") from None
 
     def messages(self, count):
-        """Topics and payloads of the next messages, from one of the examples."""
+        """Returns the topics and payloads of the next messages from an example."""
         messages = [json.loads(self.next()) for _ in range(count)]
         return [(message["topic"], message["payload"]) for message in messages]
 
@@ -107,7 +107,7 @@ class Program:
         self.process.wait(20)
 
 
-# What long_polling_client.py does, with the module beside it.
+# Does the same as long_polling_client.py, with the JavaScript module.
 PRINT_MESSAGES = f'''
 import {{ inFile, longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
 
@@ -128,7 +128,7 @@ def python_client(url, *topics, cursors=None):
 
 @pytest.fixture(params=["python", "node"])
 def client(request):
-    """The command of an example: client(url, topics..., cursors=a file)."""
+    """client(url, topics..., cursors=a file) returns the command line of an example."""
     def node(url, *topics, cursors=None):
         return ["node", "--input-type=module", "-e", PRINT_MESSAGES, "--", url, cursors or "", *topics]
 
@@ -140,7 +140,7 @@ def test_the_loop_of_the_api_document(server):
         server.until_waiting("orders")
         server.publish("orders", {"order_id": "12345"})
         assert program.next() == "Received: orders - {'order_id': '12345'}"
-        server.publish("orders", 2)          # in its brief pause, as likely as not
+        server.publish("orders", 2)          # probably during the client's pause
         assert program.next() == "Received: orders - 2"
         server.until_waiting("notifications")
         server.publish("notifications", "three")
@@ -168,7 +168,7 @@ def test_an_example_misses_nothing(client, server, topic, tmp_path):
         server.reload()
         server.publish(other, 4)
         assert program.messages(2) == [(topic, 3), (other, 4)]
-        assert not program.errors or stood_still(program.began)   # neither is an error that a client sees
+        assert not program.errors or stood_still(program.began)   # clients see an error of neither
 
         (pid,) = server.until_waiting(topic)
         os.kill(pid, signal.SIGKILL)
@@ -195,7 +195,7 @@ def test_an_example_misses_nothing(client, server, topic, tmp_path):
 
 
 def test_an_example_misses_nothing_before_its_first_message(client, server, topic):
-    """When there is no message yet to take a cursor from."""
+    """There is no message yet from which the client could take a cursor."""
     server.stop_lighttpd()
     with Program(*client(server.url, topic)) as program:
         until(lambda: program.errors, "an error told")
@@ -207,13 +207,13 @@ def test_an_example_misses_nothing_before_its_first_message(client, server, topi
         assert program.messages(1) == [(topic, "meanwhile")]
 
 
-def test_an_example_gives_up_where_waiting_cannot_help(client, server):
+def test_an_example_ends_if_the_server_refuses_its_request(client, server):
     done = subprocess.run(client(server.url, "a\nb"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "control characters" in done.stderr and "Traceback" not in done.stderr
 
 
 class Faults(http.server.BaseHTTPRequestHandler):
-    """Answers every second request with the next fault, the others without messages; at the end with one."""
+    """A server that answers every second request with the next fault, the others without messages, and the last one with a message."""
 
     def do_POST(self):
         server = self.server
@@ -234,25 +234,25 @@ class Faults(http.server.BaseHTTPRequestHandler):
 
 
 def test_an_example_before_a_server_that_fails_in_every_way(client, tmp_path):
-    """What pgpoll, and what may stand before it, can answer."""
+    """The faults are those of pgpoll and of servers in front of it."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faults) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         server.asked, server.faults = [], [(503, {"Retry-After": "1"}, b"{}"), (500, {}, b"<html>"), (429, {}, b""),
                                            (200, {}, b"<html>not JSON"), (200, {}, b"[]"), (200, {}, b'{"messages": []}')]
-        (tmp_path / "cursors").write_text('{"a": "$"}')   # from now on, as without one
+        (tmp_path / "cursors").write_text('{"a": "$"}')   # means from now on, as without a cursor
         with Program(*client(f"http://127.0.0.1:{server.server_port}/", "a", cursors=str(tmp_path / "cursors"))) as program:
             assert program.messages(1) == [("a", 1)]
             until(lambda: len(program.errors) >= len(server.faults), "the errors told")
             assert len(program.errors) == len(server.faults)
         times, requests = zip(*server.asked)
         assert times[1] - times[0] >= 1
-        # Without a cursor it asks where now is.
+        # Without a cursor, its first poll asks for the cursor of now.
         assert [(request["timeout"], request["since"]) for request in requests[:3]] == [(0, {}), (0, {}), (30, {"a": "msg_1"})]
         server.shutdown()
 
 
 def test_the_python_client_prints_whatever_json_holds(server, topic):
-    """Half a surrogate pair is valid JSON, and a terminal may know ASCII only: neither may keep what follows from being read."""
+    """Half a surrogate pair is valid JSON, and a terminal may support only ASCII. Neither may stop the client from reading on."""
     client = ["env", "PYTHONIOENCODING=ascii", sys.executable, "-u", EXAMPLES / "long_polling_client.py", server.url, topic]
     with Program(*client) as program:
         server.until_waiting(topic)
@@ -261,8 +261,8 @@ def test_the_python_client_prints_whatever_json_holds(server, topic):
         assert program.messages(2) == [(topic, "half \ud800, 3 €"), (topic, "next")]
 
 
-def test_the_python_client_survives_what_python_cannot_hold(server, topic, tmp_path):
-    """A payload nested beyond Python's recursion limit is skipped and told; big numbers keep their digits; what it prints is JSON."""
+def test_the_python_client_skips_messages_that_python_cannot_parse(server, topic, tmp_path):
+    """The client skips and reports a payload nested beyond Python's recursion limit, keeps the digits of large numbers, and prints JSON."""
     deep, digits, cursors = "[" * 1200 + "]" * 1200, "7" * 5000, tmp_path / "cursors.json"
     cursors.write_text(json.dumps({topic: "0"}))
     for payload in "1", deep, "2", digits, "1e400", "[0.5, 12]", deep:
@@ -276,7 +276,7 @@ def test_the_python_client_survives_what_python_cannot_hold(server, topic, tmp_p
 
 
 def test_a_cursor_file_keeps_the_cursors_of_other_topics(client, server, topic, tmp_path):
-    """A run that names one topic must not make the next run, that names another, start from now."""
+    """A run for one topic must not remove the cursor of another topic, which the next run reads."""
     other, cursors = topic + "-other", tmp_path / "cursors.json"
     cursors.write_text(json.dumps({topic: "0", other: "0"}))
     server.publish(topic, 1)
@@ -288,7 +288,7 @@ def test_a_cursor_file_keeps_the_cursors_of_other_topics(client, server, topic, 
 
 
 class Cutting(http.server.BaseHTTPRequestHandler):
-    """A proxy that is less patient than a poll: accepts it, and cuts it, or answers 504, after 1.2 s."""
+    """A proxy that accepts a poll and, after 1.2 s, closes the connection or answers 504."""
 
     def do_POST(self):
         server = self.server
@@ -318,20 +318,22 @@ class Cutting(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_poll_that_a_proxy_cuts_is_no_failure(client):
+def test_a_poll_that_a_proxy_cuts_is_no_failure(client, tmp_path):
+    """Nor may it change what "the last five" are."""
+    (tmp_path / "cursors").write_text('{"a": "-5"}')
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cutting) as server:
         server.asked, server.over = [], threading.Event()
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with Program(*client(f"http://127.0.0.1:{server.server_port}", "a")) as program:
+        with Program(*client(f"http://127.0.0.1:{server.server_port}", "a", cursors=str(tmp_path / "cursors"))) as program:
             assert program.messages(1) == [("a", 1)]
-            assert program.errors == []   # nothing to tell, and so no pause
-        assert [request["since"] for _, request in server.asked[:9]] == [{}] + [{"a": "msg_1"}] * 8
+            assert program.errors == []   # no error is reported, so there was no pause
+        assert [request["since"] for _, request in server.asked[:9]] == [{"a": "-5"}] + [{"a": "msg_1"}] * 8
         server.over.set()
         server.shutdown()
 
 
 class SlowLine(http.server.BaseHTTPRequestHandler):
-    """Takes 13 s for an answer, and for ever where the topic is "silent"."""
+    """A proxy that sends an answer over 13 s, and none for topic "silent"."""
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -352,7 +354,7 @@ class SlowLine(http.server.BaseHTTPRequestHandler):
 
 
 def test_the_module_on_a_slow_line():
-    """A page that takes longer than a poll comes all the same; a server that says nothing is given up."""
+    """The client receives a page that takes longer than a poll's timeout, and gives up a server that sends nothing."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowLine) as server:
         server.asked, server.over = [], threading.Event()
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -385,7 +387,7 @@ def run_node(source, *arguments):
 
 
 def test_the_module_s_options(server, topic):
-    """Leaving the loop, aborting, gaps, one's own parser, and names that mean something to JavaScript."""
+    """Leaving the loop, aborting, gaps, a custom parser, and topic names with a meaning in JavaScript."""
     for name in topic, "__proto__", "constructor":
         server.publish(name, 1, 2, 3)
     said = run_node(f'''
@@ -417,6 +419,23 @@ def test_the_module_s_options(server, topic):
     assert said == [[topic, 1], [topic, 2], [topic, 3], ["__proto__", 1], ["__proto__", 2],
                     ["__proto__", -2], ["__proto__", -3], ["constructor", -1], ["constructor", -2], ["constructor", -3],
                     [topic, "unknown", "rubbish"], [topic, 1]]
+
+
+def test_the_module_without_streams(server, topic):
+    """Some platforms give no response.body."""
+    server.publish(topic, "€" * 1000)
+    assert run_node(f'''
+        import {{ longPoll }} from "{EXAMPLES}/long_polling_client.mjs";
+        const [, url, topic] = process.argv, {{ fetch }} = globalThis;
+        globalThis.fetch = async (...request) => {{
+            const response = await fetch(...request);
+            return {{ status: response.status, headers: response.headers, text: () => response.text() }};
+        }};
+        for await (const {{ payload }} of longPoll(url, [topic], {{ since: {{ [topic]: "0" }} }})) {{
+            console.log(JSON.stringify(payload));
+            break;
+        }}
+        ''', server.url, topic) == ["€" * 1000]
 
 
 def test_the_module_s_types(tmp_path):
@@ -561,14 +580,14 @@ class Tokens(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def behind_tokens(server):
+def behind_tokens(server, edit=lambda text: text):
     """The server behind an nginx that asks us about tokens, and what decides about them."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as tokens:
         tokens.good, tokens.shown = "first", []
         threading.Thread(target=tokens.serve_forever, daemon=True).start()
         check = f"location = /token {{ internal; proxy_pass http://127.0.0.1:{tokens.server_port}; proxy_pass_request_body off;" \
                 ' proxy_set_header Content-Length ""; }\n'
-        with fronted(server, web.Nginx, edit=lambda text: check + text.replace("fastcgi_pass ", "auth_request /token; fastcgi_pass ", 1)) as door:
+        with fronted(server, web.Nginx, edit=lambda text: check + edit(text).replace("fastcgi_pass ", "auth_request /token; fastcgi_pass ", 1)) as door:
             yield door, tokens
         tokens.shutdown()
 

@@ -1,4 +1,4 @@
-"""What breaks, and what the clients must not notice of it."""
+"""Faults of workers, the manager and the database, and how little clients may notice of them."""
 import os
 import signal
 import threading
@@ -11,20 +11,20 @@ from server import POLL, STALL_S, STATS, Postgres, Server, breaks, new_topic, un
 
 @pytest.fixture(scope="module")
 def server():
-    """Its database comes and goes."""
+    """A server whose database is stopped and started."""
     with Server(8) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def mortal():
-    """Its workers are killed, also new ones, and only a manager brings them back: 24 are enough for all tests here."""
+    """A server whose workers are killed, also new ones. Only a manager replaces them; 24 are enough for all tests here."""
     with Server(24, errors="a worker died as soon as it was started") as server:
         yield server
 
 
 class Loop:
-    """A client that polls on and on, as it should: next_since back each time. Any answer but 200 ends it."""
+    """A client that polls in a loop and sends next_since back each time. An answer other than 200 ends it."""
 
     def __init__(self, server, topic, timeout=30):
         self.got, self.stopped, self.since = [], False, None
@@ -67,7 +67,7 @@ def test_postgres_restarted_while_polls_wait(server, topic, mode):
     again = [server.poll_later(topic, since=server.poll(topic).next_since, timeout=30) for _ in range(3)]
     server.until_waiting(topic, 6)
     Postgres(server).restart(mode)
-    server.publish(topic, "after")   # nobody may have come back yet
+    server.publish(topic, "after")   # perhaps no client has reconnected yet
     assert [poll.result().payloads for poll in polls + again] == [["after"]] * 6
     (poll,) = server.wait(topic, timeout=20)
     server.publish(topic, "later")
@@ -120,7 +120,7 @@ def test_every_backend_terminated(server, topic):
 
 
 def test_idle_workers_after_a_restart(server, topic):
-    """Each has a dead connection and has not noticed."""
+    """Each worker has a dead connection and has not noticed it."""
     server.publish(topic, 1)
     polls = [server.poll_later(new_topic(), timeout=1) for _ in range(8)]
     assert [poll.result().messages for poll in polls] == [[]] * 8
@@ -130,8 +130,8 @@ def test_idle_workers_after_a_restart(server, topic):
     until(lambda: all(server.stats()["active_waiters"] == 0 for _ in range(4)), "nobody left in the stats", seconds=2 + STALL_S)
 
 
-def test_settings_that_an_operator_may_have_made(server, topic):
-    """Sessions are cut after a while, and speak another dialect by default."""
+def test_settings_of_an_operator(server, topic):
+    """Idle sessions are ended after a while, and defaults that change the SQL dialect are set."""
     settings = {"idle_session_timeout": "400ms", "timezone": "Asia/Tokyo", "datestyle": "German", "client_encoding": "LATIN1",
                 "bytea_output": "escape", "default_transaction_isolation": "serializable", "standard_conforming_strings": "off",
                 "search_path": "nowhere", "statement_timeout": "3s", "idle_in_transaction_session_timeout": "100ms"}
@@ -142,8 +142,8 @@ def test_settings_that_an_operator_may_have_made(server, topic):
         odd = topic + " 'Ünï😀\\"
         polls = server.wait(odd, polls=4, timeout=20)
         sessions = set(server.backends())
-        time.sleep(1)   # twice the time after which an idle session is cut
-        assert sessions & set(server.backends())    # of ours it is not: no LISTEN is interrupted
+        time.sleep(1)   # twice idle_session_timeout
+        assert sessions & set(server.backends())    # pgpoll's sessions are not ended: no LISTEN is interrupted
         server.sql("INSERT INTO pgpoll.messages (topic, payload, created_at) VALUES (%s, '\"é😀\"', '2025-01-15 10:30:00+00')", odd)
         for poll in polls:
             (message,) = poll.result().messages
@@ -182,7 +182,7 @@ def test_postgres_down_for_longer_than_the_poll(server, topic):
             assert refused.headers["Cache-Control"] == "no-store" and refused.seconds < timeout + 1 + STALL_S
         stats = server.request("GET", STATS)
         assert stats.status == 503 and int(stats.headers["Retry-After"]) > 0
-        assert server.request("POST", POLL, b"{}").status == 422   # needs no database
+        assert server.request("POST", POLL, b"{}").status == 422   # this answer needs no database
         answer = waiting.result()
         assert not answer.messages and not answer.has_more and answer.next_since == since and answer.seconds < 4 + STALL_S
         assert not from_now.result().messages
@@ -204,7 +204,7 @@ def test_a_poll_begun_while_postgres_is_away_waits_for_it(server, topic):
 
 
 def test_a_poll_waits_for_a_standby_to_be_promoted(topic):
-    """On a standby LISTEN is refused: a poll is not answered from it."""
+    """A standby refuses LISTEN, so polls are not answered from it."""
     with Server(4) as server:
         server.publish(topic, 1)
         postgres = Postgres(server)
@@ -221,7 +221,7 @@ def test_a_poll_waits_for_a_standby_to_be_promoted(topic):
 
 
 def test_workers_told_to_end_while_postgres_is_away(topic):
-    """A poll that has no cursor to be answered with yet is held until it has one."""
+    """A poll that has no cursor yet is not answered before it has one."""
     with Server(4, errors="a worker died as soon as it was started") as server:
         server.publish(topic, 1)
         postgres = Postgres(server)
@@ -243,9 +243,9 @@ def test_reload_answers_waiting_polls_and_serves_on(server, topic):
     server.reload()
     answers = [poll.result(20) for poll in polls]
     assert all(not answer.messages for answer in answers)
-    if server.mode == "direct":   # new programs in the old processes
+    if server.mode == "direct":   # the processes are the same, with a new program
         assert server.worker_pids() == before
-    else:   # in the manager's; its workers are new ones
+    else:   # the manager's process is the same; the workers are new ones
         until(lambda: not server.worker_pids() & before, "the old workers gone")
         assert server.manager == manager and len(server.until_workers()) == server.worker_count
     server.publish(topic, 1)
@@ -293,7 +293,8 @@ def test_sigterm_to_idle_workers(mortal, topic):
 
 
 def test_rows_hidden_from_the_owner(topic):
-    """By FORCE ROW LEVEL SECURITY, where the owner is no superuser: polls are refused, the log says why and what to do, nothing is lost."""
+    """FORCE ROW LEVEL SECURITY hides rows from an owner that is no superuser. Polls are refused, the log says why and what to do, and nothing is
+    lost."""
     with Server(4, errors="row-level security") as own:
         own.sql("CREATE ROLE schema_owner; GRANT CREATE ON SCHEMA pgpoll TO schema_owner")
         for statement, in own.sql("""
@@ -307,7 +308,7 @@ def test_rows_hidden_from_the_owner(topic):
         own.publish(topic, "seen")
         since = {topic: own.read(topic)[0]["message_id"]}
         own.sql("ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY; ALTER TABLE pgpoll.messages FORCE ROW LEVEL SECURITY")
-        own.publish(topic, "hidden")    # as a superuser, from whom nothing is hidden
+        own.publish(topic, "hidden")    # as a superuser, for whom no row is hidden
         assert own.poll(topic, since=since, status=503).headers["Retry-After"]
         until(lambda: any('row-level security policy for table "messages"' in line and "NO FORCE ROW LEVEL SECURITY" in line
                           for line in own.log()), "the cause and the remedy in the log")
@@ -317,7 +318,7 @@ def test_rows_hidden_from_the_owner(topic):
 
 
 def test_a_restored_database_is_a_gap(server, topic):
-    """The positions a client holds are beyond what the database knows."""
+    """The client's cursors are ahead of all positions in the database."""
     server.publish(topic, 1, 2)
     cursor = server.read(topic)[1]["message_id"]
     server.sql("DELETE FROM pgpoll.feed WHERE message_id = (SELECT max(id) FROM pgpoll.messages)")
@@ -330,7 +331,7 @@ def test_a_restored_database_is_a_gap(server, topic):
 
 @pytest.fixture
 def read_only(server):
-    """Makes the database read-only for all sessions, as hosted services do when the disk is full; read_only(False): writable again."""
+    """Makes the database read-only for all sessions, as hosted services do when the disk is full. read_only(False) makes it writable again."""
     def set_to(on=True):
         server.sql("ALTER SYSTEM SET default_transaction_read_only = " + ("on" if on else "off"))
         server.sql("SELECT pg_reload_conf()")
@@ -348,13 +349,13 @@ def test_a_read_only_database_still_serves(server, topic, read_only):
     (early,) = server.wait(topic, timeout=30)
     server.until_waiting(topic)
     read_only()
-    # What is kept, what is new, and the statistics: as before.
+    # Kept messages, new messages and the statistics are served as before.
     assert server.poll(topic, since={topic: "0"}).payloads == ["before"]
     assert server.poll(topic, since={topic: "0"}, timeout=20).payloads == ["before"]
     assert not server.poll(new_topic(), timeout=1).messages
     assert server.stats()["topic_subscriber_counts"][topic] == 1 and server.request("GET", POLL + "/metrics").status == 200
     (late,) = server.wait(topic, timeout=30)
-    # Somebody insists on publishing: it comes when positions can be given.
+    # A message that is published nevertheless is delivered when positions can be given.
     with writer.cursor() as cursor:
         cursor.execute("BEGIN READ WRITE; INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"meanwhile\"'); COMMIT", [topic])
     writer.close()

@@ -1,4 +1,4 @@
-"""What may come over the workers' socket instead of a web server's requests: nobody else is kept waiting, nothing dies."""
+"""Anything that is no FastCGI request may arrive on the workers' socket. It delays no other client and kills no worker."""
 import contextlib
 import json
 import random
@@ -13,8 +13,8 @@ from fastcgi import (ABORT, BEGIN, DATA, GET_VALUES, KEEP_CONNECTION, PARAMS, ST
 from server import STALL_S, Server, max_body, soon, until
 from stalls import again_after_a_stall
 
-BOUND = 4   # s; PGPOLL_PEER_TIMEOUT_S
-KEEPER = 2  # s; how long libfcgi waits for a connection's first byte
+BOUND = 4   # PGPOLL_PEER_TIMEOUT_S, in seconds
+KEEPER = 2  # how long libfcgi waits for the first byte of a connection, in seconds
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def body(topic, timeout=0, **fields):
 
 
 def connections(server):
-    """That the workers have with web servers: the other ends of theirs are named after the socket."""
+    """Returns the workers' connections with web servers, found by the name of the socket."""
     with open("/proc/net/unix") as table:
         return sum(line.endswith("/fcgi/poll.sock\n") and line.split()[5] == "03" for line in table if str(server.run) in line)
 
 
 @contextlib.contextmanager
 def unharmed(server, topic):
-    """The same workers before and after, and they serve."""
+    """Asserts that the workers are the same before and after, and that they serve polls."""
     before = server.until_workers()
     yield
     assert answer_to(server, request(body(topic))).count(b'{"messages":[]') == 1
@@ -50,7 +50,7 @@ def one_request(server, content, **more):
 
 
 def answer_to(server, *parts):
-    """All that is said to a request, which is sent in these parts."""
+    """Sends a request in these parts. Returns all that the worker answers."""
     def ask():
         with connect(server) as client:
             for part in parts:
@@ -61,7 +61,7 @@ def answer_to(server, *parts):
 
 
 def send(server, content):
-    """Sends it all, or what is wanted of it; returns what comes back until the worker closes."""
+    """Sends as much as the worker accepts. Returns what it sends until it closes the connection."""
     with connect(server) as client:
         with contextlib.suppress(ConnectionError):
             client.sendall(content)
@@ -74,7 +74,7 @@ def noise(seed):
 
 
 GOOD = parameters()
-REFUSED = {   # and nothing is answered
+REFUSED = {   # and there is no answer
     "padding that libfcgi takes for records": begin(padding=8) + stream(PARAMS, GOOD) + stream(STDIN, b"{}"),
     "the same behind a stream's end": begin() + record(PARAMS, GOOD) + record(PARAMS, padding=8) + stream(STDIN, b"{}"),
     "HTTP": b"POST /messages/poll HTTP/1.1\r\nHost: x\r\n\r\n{}",
@@ -109,7 +109,7 @@ REFUSED = {   # and nothing is answered
 
 
 @pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_no_request_is_cut_at_once(server, topic, content):
+def test_invalid_requests_are_cut_at_once(server, topic, content):
     def cut():
         started = time.monotonic()
         assert b"Status:" not in send(server, content)
@@ -123,7 +123,7 @@ def test_noise(server, topic):
     with unharmed(server, topic):
         for seed in range(100):
             assert b"Status:" not in send(server, noise(seed))
-        # A good beginning that turns into noise, at any place.
+        # A valid beginning that turns into noise at any place.
         good = request(body(topic))
         for seed in range(200):
             cut = random.Random(seed).randrange(len(good))
@@ -136,7 +136,7 @@ def test_noise(server, topic):
 
 
 def test_requests_in_unusual_pieces(server, topic):
-    """All of it legal."""
+    """All of them are valid."""
     server.publish(topic, "here")
     content = body(topic, since={topic: "0"})
     pieces = {
@@ -152,7 +152,7 @@ def test_requests_in_unusual_pieces(server, topic):
 
 
 def test_a_body_that_does_not_end_is_no_poll(server, topic):
-    """All of its JSON is there, but not its end."""
+    """The JSON is complete, but the end of the body is missing."""
     with unharmed(server, topic):
         for end in b"", record(ABORT), record(DATA, b"x"), record(STDIN, b"x", version=3):
             with connect(server) as client:
@@ -165,7 +165,7 @@ def test_a_body_that_does_not_end_is_no_poll(server, topic):
 # --- silence
 
 def dripping(client, content):
-    """A byte now and then: never silent, never done."""
+    """Sends a byte now and then, and never the whole request."""
     with contextlib.suppress(OSError):
         for byte in content:
             client.sendall(bytes([byte]))
@@ -191,8 +191,8 @@ SILENT = {
 }
 
 
-def test_silence_holds_one_worker_for_so_long(server, topic):
-    """Eleven at a time, of thirteen workers in managed and twelve in direct mode: the others are still there for everybody."""
+def test_a_silent_connection_occupies_a_worker_for_a_limited_time(server, topic):
+    """Eleven connections at a time are silent, of thirteen workers in managed and twelve in direct mode. The others serve polls."""
     with unharmed(server, topic):
         started = time.monotonic()
         clients = {name: connect(server) for name in [*SILENT, "a drip", "a flood"]}
@@ -211,14 +211,14 @@ def test_silence_holds_one_worker_for_so_long(server, topic):
         until(lambda: connections(server) == 0, "every connection closed")
 
 
-def test_an_answer_that_is_not_taken(server, topic):
+def test_an_answer_that_is_not_read(server, topic):
     with unharmed(server, topic):
         server.publish(topic, "x" * 4_000_000)
         before = len(server.log())
         with one_request(server, body(topic, since={topic: "0"})) as client:
             until(lambda: any("the web server did not accept an answer within PGPOLL_PEER_TIMEOUT_S" in line for line in server.log()[before:]), "given up")
             assert len(read_all(client)) < 4_000_000
-        # Taken slowly, but taken: no matter how long it lasts.
+        # A client that reads slowly gets the whole answer, however long that takes.
         with one_request(server, body(topic, since={topic: "0"})) as client:
             got, started = 0, time.monotonic()
             while piece := client.recv(8192):
@@ -231,7 +231,7 @@ def test_an_answer_that_is_not_taken(server, topic):
 # --- one request, one connection
 
 def test_a_connection_is_closed_after_its_request(server, topic):
-    """Also when the web server would rather keep it (nginx's fastcgi_keep_conn): workers watch the listening socket only."""
+    """Also if the web server asks to keep it (nginx's fastcgi_keep_conn), because workers watch only the listening socket."""
     def refused(content):
         started = time.monotonic()
         with one_request(server, content, flags=KEEP_CONNECTION) as client:
@@ -241,12 +241,12 @@ def test_a_connection_is_closed_after_its_request(server, topic):
     with unharmed(server, topic):
         for _ in range(15):
             assert answer_to(server, request(body(topic), flags=KEEP_CONNECTION)).count(b"Status: 200") == 1
-        for content in b"{}", b"x" * (max_body() + 1), b"{":   # errors, too, and without waiting for the other side
+        for content in b"{}", b"x" * (max_body() + 1), b"{":   # also after errors, and without waiting for the other side
             assert soon(lambda: refused(content), 1)
 
 
-def test_what_comes_while_a_poll_waits(server, topic):
-    """Noise is dropped; an abort is the poll's end."""
+def test_data_that_arrive_while_a_poll_waits(server, topic):
+    """Noise is dropped. An abort record ends the poll."""
     with unharmed(server, topic):
         with one_request(server, body(topic, timeout=30)) as client:
             server.until_waiting(topic)
@@ -263,7 +263,7 @@ def test_what_comes_while_a_poll_waits(server, topic):
         until(lambda: not server.waiting(topic), "nobody waiting")
 
 
-def test_the_stats_workers_are_as_careful(server, topic):
+def test_the_stats_workers_are_protected_too(server, topic):
     def workers():
         return {pid for pid, command in server.processes().items() if "pgpoll-stats.fcgi" in command.split(" ", 1)[0]}
 
@@ -273,7 +273,7 @@ def test_the_stats_workers_are_as_careful(server, topic):
             with contextlib.suppress(ConnectionError):
                 client.sendall(content)
             assert b"Status:" not in read_all(client)
-    silent = [connect(server, "stats") for _ in range(2)]   # both workers
+    silent = [connect(server, "stats") for _ in range(2)]   # occupies both workers
     for client in silent:
         client.sendall(b"\x01")
     for client in silent:
@@ -284,7 +284,7 @@ def test_the_stats_workers_are_as_careful(server, topic):
 
 
 def test_silent_connections_do_not_keep_workers_from_ending(server):
-    """The last test here: the server ends, by itself and not killed for having taken 10 s."""
+    """This is the last test here, because the server ends. It must end by itself, not because it is killed after 10 s."""
     clients = [connect(server) for _ in range(server.worker_count)]
     for client in clients:
         client.sendall(b"\x01")

@@ -17,7 +17,7 @@ from server import POLL, ROOT, SCHEMA_VERSION, STATS, Server, max_body, until
 
 @pytest.fixture
 def own():
-    """Started and stopped by the test."""
+    """A server that the test starts and stops."""
     with Server(2) as server:
         yield server
 
@@ -43,7 +43,7 @@ def nothing_left_of(server):
 
 
 def owners(pids):
-    """Of those that are still there."""
+    """Returns the owners of the processes that still run."""
     found = set()
     for pid in pids:
         with contextlib.suppress(FileNotFoundError):
@@ -93,7 +93,7 @@ def test_a_port_that_is_taken():
 def test_everyday_goals(server):
     code, output = server.make("help")
     assert code == 0 and all(goal in output for goal in ("run", "start", "stop", "reload", "psql", "test", "install"))
-    code, output = server.make("psql")   # end of input at once
+    code, output = server.make("psql")   # its standard input is empty
     assert code == 0, output
     env = server.env
     asked = subprocess.run(["psql", "-XAtc", "SELECT pgpoll.schema_version()"], env=env, capture_output=True, text=True)
@@ -102,7 +102,7 @@ def test_everyday_goals(server):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 def test_as_an_ordinary_user(tmp_path, topic):
-    """From the same tree, already built."""
+    """The user runs the tree that is already built."""
     if subprocess.run(["runuser", "-u", "nobody", "--", "test", "-r", ROOT / "Makefile"]).returncode:
         pytest.skip("this tree is not readable for everyone")
     nobody = pwd.getpwnam("nobody")
@@ -122,7 +122,7 @@ def test_as_an_ordinary_user(tmp_path, topic):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give its rights away")
-def test_root_serves_nobody_as_root(server):
+def test_no_worker_runs_as_root(server):
     serving = [pid for pid, command in server.processes().items() if any(name in command for name in ("pgpoll-", "fcgi", "postgres", "lighttpd"))]
     assert len(serving) > 24 and 0 not in owners(serving)
 
@@ -138,7 +138,7 @@ def test_reload_without_poll_workers_fails(own):
 
 
 def run_program(server, name, *arguments, env=None):
-    """By hand, as nobody should except for --help."""
+    """Runs a program by hand, which is useful only for --help."""
     return subprocess.run([server.run / "bin" / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
                           env=env)
 
@@ -154,7 +154,7 @@ def test_help_shows_how_to_start(server):
 PROGRAMS = "pgpoll.fcgi", "pgpoll-stats.fcgi", "pgpoll-worker", "pgpoll-reader"
 
 
-def test_every_program_says_what_it_is(server):
+def test_every_program_prints_its_version(server):
     for name in PROGRAMS:
         for option in "-h", "--help", "-V", "--version":
             done = run_program(server, name, option)
@@ -170,9 +170,9 @@ def test_every_program_says_what_it_is(server):
     (["--workers=2", "3"], ["unexpected argument '3'"]),
     (["--help", "--check", "x"], []),
     (["start"], ["unexpected argument 'start'"])), ids=str)
-def test_arguments_that_mean_nothing_are_refused(server, arguments, words):
+def test_unknown_arguments_are_refused(server, arguments, words):
     done = run_program(server, "pgpoll.fcgi", *arguments)
-    if not words:   # help comes first
+    if not words:   # help takes precedence
         assert done.returncode == 0 and "Environment" in done.stdout, done
         return
     assert done.returncode == 1 and all(word in done.stderr for word in words), done
@@ -202,7 +202,7 @@ def test_an_unknown_setting_is_refused(server, command):
 @pytest.mark.parametrize("command", (["pgpoll.fcgi", "--workers", "2"], ["pgpoll.fcgi"], ["pgpoll-stats.fcgi"]), ids=" ".join)
 def test_without_a_socket_nothing_starts(server, command):
     done = run_program(server, *command)
-    (line,) = done.stderr.splitlines()   # one process said so
+    (line,) = done.stderr.splitlines()   # only one process logged it
     assert done.returncode == 1 and "descriptor 0 is not a listening socket" in line, done
 
 
@@ -254,7 +254,7 @@ def test_settings_reach_the_workers(topic):
         (poll,) = server.wait("unheard", timeout=20)
         server.publish_unheard("unheard")
         answer = poll.result()
-        assert answer.payloads == ["unheard"] and answer.seconds < 10  # PGPOLL_REREAD_S, and not 15
+        assert answer.payloads == ["unheard"] and answer.seconds < 10  # after PGPOLL_REREAD_S, not after the default of 15 s
         idle = server.poll(topic, timeout=4)
         assert re.match(r"\n{1,3}\{", idle.text) and not idle.messages  # PGPOLL_HEARTBEAT_S
 
@@ -269,7 +269,7 @@ def anonymous_kib(pid):
 
 @pytest.mark.parametrize("mode", ["managed", "direct"])
 def test_a_thousand_topics(mode, topic):
-    """The most that can be set. The largest poll has 6 MB, and can be sent again; a manager's worker keeps none of that memory."""
+    """This is the largest setting. The largest poll has 6 MB and can be sent again; workers of a manager keep none of that memory."""
     server = Server(1, PGPOLL_MAX_TOPICS="1000")
     server.mode = mode
     with server:
@@ -292,7 +292,7 @@ def test_a_thousand_topics(mode, topic):
         assert server.request("POST", POLL, body.ljust(max_body(1000))).payloads == [2]
         assert server.request("POST", POLL, body.ljust(max_body(1000) + 1)).status == 413
         kept = {pid: anonymous_kib(pid) - kib for pid, kib in before.items()}
-        assert max(kept.values()) < (400 if mode == "managed" else 4000), kept   # libpq's buffers stay as they were needed
+        assert max(kept.values()) < (400 if mode == "managed" else 4000), kept   # libpq keeps its buffers at the largest size that was needed
 
 
 def test_bad_settings_stop_the_start():

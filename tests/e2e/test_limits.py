@@ -1,4 +1,4 @@
-"""PGPOLL_MAX_POLLS_PER_CLIENT: no client takes everybody's places."""
+"""PGPOLL_MAX_POLLS_PER_CLIENT: no client can occupy all workers."""
 import http.client
 import json
 import os
@@ -22,7 +22,7 @@ def server():
 
 
 class Poll:
-    """One over the workers' socket, where a test says who it is."""
+    """A poll sent to the workers' socket, so that the test can choose its user and address."""
 
     def __init__(self, server, topic, user="", address="192.0.2.1", timeout=30, since=None):
         body = json.dumps({"topics": [topic], "timeout": timeout, "since": since}).encode()
@@ -31,7 +31,7 @@ class Poll:
         self.said = b""
 
     def begun(self):
-        """Waits for the header; its status."""
+        """Waits for the head. Returns the status."""
         while not (status := re.search(rb"Status: (\d+)", self.said)):
             piece = self.connection.recv(4096)
             assert piece
@@ -39,7 +39,7 @@ class Poll:
         return int(status[1])
 
     def end(self):
-        """Reads on to its end; what was said."""
+        """Reads to the end. Returns the answer."""
         self.said += read_all(self.connection)
         self.connection.close()
         return self.said.decode(errors="replace")
@@ -60,7 +60,7 @@ def answered(server, topic, *made):
         assert '"payload":"news"' in poll.end()
 
 
-def test_the_newest_poll_takes_the_place_of_the_oldest(server, topic):
+def test_the_newest_poll_takes_the_slot_of_the_oldest(server, topic):
     cursor = server.poll(topic).next_since[topic]
     oldest = Poll(server, topic, user="alice", since={topic: cursor})
     assert oldest.begun() == 200
@@ -70,11 +70,11 @@ def test_the_newest_poll_takes_the_place_of_the_oldest(server, topic):
     early = json.loads(re.search(r"\{.*\}", oldest.end())[0])
     assert (early["messages"], early["has_more"], early["next_since"]) == ([], False, {topic: cursor}) and "gaps" not in early
     assert newest.begun() == 200
-    assert poll_as(server, "alice", topic)[0] == 200   # does not wait, and takes nobody's place
+    assert poll_as(server, "alice", topic)[0] == 200   # it does not wait, so it needs no slot
     answered(server, topic, newest, *made, *others)
 
 
-def test_over_http_it_is_the_address(server, topic):
+def test_over_http_the_address_identifies_the_client(server, topic):
     made = server.wait(topic, polls=LIMIT, timeout=30)
     (newest,) = server.wait(topic, timeout=30)
     early = until(lambda: [poll for poll in made if poll.done()], "a poll answered early")
@@ -84,7 +84,7 @@ def test_over_http_it_is_the_address(server, topic):
 
 
 def test_more_than_can_be_answered_early_are_refused(server, topic):
-    """The client's older polls are told to answer, and none does: their workers are stopped."""
+    """The client's older polls are asked to answer early, and none does, because their workers are stopped."""
     made, stopped = [], set()
     try:
         for held in (LIMIT, 2 * LIMIT):
@@ -109,8 +109,8 @@ def test_more_than_can_be_answered_early_are_refused(server, topic):
     assert ['"messages":[]' in text for text in said] == [True] * LIMIT + ['"payload":"news"' not in text for text in said[LIMIT:]]
 
 
-def test_a_place_is_free_as_soon_as_its_poll_is_answered(server, topic):
-    """However short it was: a client with all its places in use goes on and on without a refusal."""
+def test_a_slot_is_free_as_soon_as_its_poll_is_answered(server, topic):
+    """A client that uses its whole quota can poll in a loop without a refusal, however short its polls are."""
     def loop():
         since = None
         for _ in range(40):
@@ -126,7 +126,7 @@ def test_a_place_is_free_as_soon_as_its_poll_is_answered(server, topic):
 
 
 @pytest.mark.parametrize("how", ["left", "killed", "terminated", "timed out"])
-def test_a_place_is_free_when_its_poll_has_ended(server, topic, how):
+def test_a_slot_is_free_when_its_poll_has_ended(server, topic, how):
     made = polls(server, topic, LIMIT, user=how, timeout=1 if how == "timed out" else 30)
     if how == "left":
         for poll in made:
@@ -142,8 +142,8 @@ def test_a_place_is_free_when_its_poll_has_ended(server, topic, how):
     answered(server, topic, *polls(server, topic, LIMIT, user=how))
 
 
-def test_after_a_storm_the_limit_is_left(server):
-    """Thirty polls at once, again and again: the newest go on, the others are answered early or refused."""
+def test_after_a_storm_the_limit_holds(server):
+    """The client sends thirty polls at once, several times. The newest wait, the others are answered early or refused."""
     for turn in range(3):
         topic = new_topic()
         storm = [Poll(server, topic, user=f"storm {turn}") for _ in range(30)]
@@ -163,7 +163,7 @@ def single():
 
 @pytest.mark.web
 def test_reloading_a_page_is_not_refused(single, topic):
-    """The poll of the page before may not have been noticed to be gone, which takes Apache a heartbeat or two."""
+    """The disconnect of the previous page's poll may not be noticed yet: with Apache that takes one or two heartbeats."""
     since = single.poll(topic).next_since
     body = json.dumps({"topics": [topic], "since": since, "timeout": 30})
     for _ in range(12):
@@ -176,8 +176,8 @@ def test_reloading_a_page_is_not_refused(single, topic):
     assert poll.result().payloads == [1]
 
 
-def test_two_pages_that_share_one_place_do_not_spin(single, topic):
-    """Each comes back as soon as it is answered, and then the other one is answered early."""
+def test_two_pages_that_share_one_slot_do_not_spin(single, topic):
+    """Each polls again as soon as it is answered, and then the other one is answered early."""
     def page():
         answers = [single.poll(topic)]
         for _ in range(4):
@@ -190,7 +190,7 @@ def test_two_pages_that_share_one_place_do_not_spin(single, topic):
     assert sum(answer.seconds < 3 for answer in answers) >= 4
 
 
-def test_without_a_manager_it_is_refused():
+def test_without_a_manager_the_setting_is_refused():
     server = Server(2, PGPOLL_MAX_POLLS_PER_CLIENT="1")
     server.mode = "direct"
     try:

@@ -1,4 +1,4 @@
-"""A line for every poll at level debug, and what is never in one."""
+"""The log has a line for every poll at level debug, and never holds secrets."""
 import contextlib
 import fcntl
 import json
@@ -48,7 +48,7 @@ def test_a_line_for_every_poll(own, topic):
                  "a poll without an id gets one")
 
 
-def test_what_clients_send_cannot_look_like_the_log(own):
+def test_clients_cannot_forge_log_lines(own):
     ask(own, 'a"b c\\d%s;' + "e" * 100, {"topics": ['say "x" \\n \u202e ü'], "timeout": 0})
     line = line_of(own, "a_b_c_d_s_" + "e" * 54)
     assert line.endswith(r': "say \x22x\x22 \x5cn \xe2\x80\xae \xc3\xbc"'), line
@@ -59,7 +59,7 @@ def test_what_clients_send_cannot_look_like_the_log(own):
 
 
 def test_no_secrets(own, topic):
-    """Payloads, metadata, cursors, bodies, users and headers stay out; without debug, topics too."""
+    """The log contains no payloads, metadata, cursors, bodies, users or headers; without level debug, no topics, either."""
     own.sql("INSERT INTO pgpoll.messages (topic, payload, metadata) VALUES (%s, '\"sesame\"', '\"sesame\"')", topic)
     headers = {"Authorization": "Basic sesame", "Cookie": "sesame", "Remote-User": "sesame"}
     ask(own, "one", {"topics": [topic], "since": {topic: "sesame"}, "timeout": 0, "sesame": "sesame"}, **headers)
@@ -84,7 +84,7 @@ def test_without_debug_no_topic_is_named(server, topic):
 
 @contextlib.contextmanager
 def unread(kind, directory):
-    """A log that is full and that nobody reads: PGPOLL_LOG, stderr, and the end to read from."""
+    """A full pipe as log, which nobody reads. Yields PGPOLL_LOG, stderr, and the reading end."""
     if kind == "socket":
         reader, writer = socket.socketpair()
         with reader, writer:
@@ -118,8 +118,8 @@ def read_now(descriptor):
 
 @pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
 @pytest.mark.parametrize("kind", ["pipe", "another user's pipe", "named pipe", "socket"])
-def test_a_log_that_nobody_reads_stops_nobody(server, topic, tmp_path_factory, kind):
-    """Lines are lost, counted, and told of when somebody reads again."""
+def test_an_unread_log_delays_nothing(server, topic, tmp_path_factory, kind):
+    """Lines are lost and counted. The count is logged when the log is read again."""
     user = "www-data" if kind == "another user's pipe" else None
     if user and os.getuid():
         pytest.skip("only root may be another user")

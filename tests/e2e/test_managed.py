@@ -1,4 +1,4 @@
-"""One manager and its workers: what only this mode promises."""
+"""A manager and its workers: what only this mode promises."""
 import contextlib
 import json
 import os
@@ -19,12 +19,12 @@ from fastcgi import PARAMS, begin, connect, record
 from server import MODE, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
-DIES_YOUNG = "a worker died as soon as it was started"   # where one that is killed may be the one that replaced another a moment ago
+DIES_YOUNG = "a worker died as soon as it was started"   # the killed worker may have replaced another one a moment ago
 
 
 @pytest.fixture(scope="module")
 def crowd():
-    """A hundred polls can wait."""
+    """A server on which a hundred polls can wait."""
     with Server(100, errors=DIES_YOUNG) as server:
         yield server
 
@@ -37,14 +37,14 @@ def eight():
 
 @pytest.fixture(scope="module")
 def narrow():
-    """Everything that is bounded is small."""
+    """A server whose limits are all small."""
     settings = {"WINDOW_BYTES": 65_536, "PAGE_BYTES": 20_000, "CONNECTIONS": 2}
     with Server(40, errors=DIES_YOUNG, **{f"PGPOLL_{name}": str(value) for name, value in settings.items()}) as server:
         yield server
 
 
 class Client:
-    """Polls on and on, as it should: next_since back each time. Any answer but 200 and any gap ends it."""
+    """A client that polls in a loop and sends next_since back each time. A gap, or an answer other than 200, ends it."""
 
     def __init__(self, server, *topics, timeout=20, since=None):
         self.got, self.longest, self.polls, self.stopped = [], 0, 0, False
@@ -65,7 +65,7 @@ class Client:
 
 
 def finish(server, clients, topic, sent):
-    """Every client gets all that was sent, in order."""
+    """Asserts that every client gets all published messages in order."""
     until(lambda: any(c.done.done() for c in clients) or all(len(c.got) >= len(sent) for c in clients), "everything delivered", 10 + STALL_S)
     for client in clients:
         client.stopped = True
@@ -98,7 +98,7 @@ def publishing(server, topic, pause=0.02):
 
 
 def cpu_s(pid):
-    """Seconds of processor time that it has used."""
+    """Returns the CPU time that a process has used, in seconds."""
     with open(f"/proc/{pid}/stat") as file:
         return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
@@ -121,14 +121,14 @@ def test_a_hundred_waiting_polls_need_few_connections(crowd, topic):
     until(lambda: crowd.stats()["active_waiters"] == 100, "all of them in the stats", seconds=2 + STALL_S)
     assert crowd.stats()["topic_subscriber_counts"].items() >= dict.fromkeys([topic, *others], 10).items()
     busy = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state <> 'idle'"
-    until(lambda: crowd.sql(busy) == [(0,)], "all idle")   # now and then the statistics are written
+    until(lambda: crowd.sql(busy) == [(0,)], "all idle")   # now and then a session writes statistics
     for name in topic, *others:
         crowd.publish(name, name)
     assert [poll.result().payloads for poll in polls] == [[name] for name in [topic, *others] for _ in range(10)]
 
 
 def test_the_statistics_are_written_once_a_second(crowd, topic):
-    """Each batch has its time."""
+    """All rows of a write have the same time."""
     began, polls = time.monotonic(), []
     while time.monotonic() < began + 3:
         polls.append(crowd.poll_later(topic, timeout=30))
@@ -141,18 +141,51 @@ def test_the_statistics_are_written_once_a_second(crowd, topic):
     assert all(poll.result().payloads == [1] for poll in polls)
 
 
+# --- nobody polls
+
+def last_questions(server):
+    """The start of each session's last statement."""
+    return server.sql("SELECT pid, query_start FROM pg_stat_activity WHERE usename = 'pgpoll_worker' ORDER BY pid")
+
+
+def test_a_manager_that_nobody_polls_is_quiet(topic):
+    """It writes nothing, asks at most once a minute, is not taken for dead, and answers the first poll at once."""
+    with Server(8, PGPOLL_IDLE_S="1") as server:
+        server.publish(topic, 1)
+        assert server.poll(topic, since={topic: "0"}).payloads == [1]
+        until(lambda: server.sql("SELECT quiet FROM pgpoll.listeners") == [(True,)], "quiet", 10 + STALL_S)
+        xids, asked = server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())"), last_questions(server)
+        # A heartbeat would come after 5 s.
+        until(lambda: server.sql("SELECT last_seen > '6 s' FROM pgpoll.listening") == [(True,)], "a while", 6 + STALL_S)
+        assert server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())") == xids
+        assert sum(before != after for before, after in zip(asked, last_questions(server), strict=True)) <= 1
+        # Even long after its report; a manager that is not quiet would be taken for dead after 15 s.
+        server.sql("UPDATE pgpoll.listeners SET seen_at = backend_start FROM pg_stat_activity WHERE pg_stat_activity.pid = backend_pid")
+        until(lambda: server.sql("SELECT last_seen > '15 s' FROM pgpoll.listening") == [(True,)], "a while", 15 + STALL_S)
+        assert server.sql("SELECT alive, hears, free_workers FROM pgpoll.listening") == [(True, True, 9)]
+        assert server.sql("SELECT message FROM pgpoll.listeners, pgpoll.problems(host, 8, 20) WHERE message ~ 'manager'") == []
+
+        (poll,) = server.wait(topic, timeout=30)
+        server.until_waiting(topic)
+        server.publish(topic, 2)
+        assert poll.result().payloads == [2]
+        assert server.sql("SELECT quiet FROM pgpoll.listeners") == [(False,)]
+        os.kill(server.manager, signal.SIGKILL)
+        until(lambda: server.sql("SELECT alive FROM pgpoll.listening") == [(False,)], "its death noticed")
+
+
 # --- full is not an error
 
 def test_six_clients_share_two_workers(small, topic):
-    """Each answers early when somebody else wants to wait, who has waited longest first."""
+    """When another client wants to wait, the poll that has waited longest is answered early."""
     clients = [Client(small, topic) for _ in range(6)]
     until(lambda: all(client.polls >= 2 for client in clients), "everybody's turn, twice", seconds=40)
     small.publish(topic, 1)
     finish(small, clients, topic, [1])
 
 
-def test_who_has_waited_longest_makes_room(eight, topic):
-    """One for each poll that comes."""
+def test_the_poll_that_has_waited_longest_is_answered_early(eight, topic):
+    """One poll is answered early for each new one."""
     polls = [poll for _ in range(8) for poll in eight.wait(topic, timeout=30)]
     until(lambda: eight.sql("SELECT min(now() - started_at) > '0.6 s' FROM pgpoll.live_waiters WHERE topics = ARRAY[%s]"
                             " HAVING count(*) = 8", topic) == [(True,)], "all of them have waited long enough to be asked")
@@ -192,7 +225,7 @@ def test_three_clients_for_each_worker(eight):
         eight.publish(name, "end")
     for client in clients + quiet_clients:
         client.stop()
-        # 27 of them on 8 places, half a second at least in turn, make less than 2 s
+        # 27 clients take turns on 8 workers, each for at least half a second, so each waits less than 2 s
         assert client.longest < 3 + STALL_S
     assert stats and all(answer.status == 200 and answer.json["active_waiters"] <= 9 for answer in stats)
     assert statistics.median(answer.seconds for answer in stats) < 1
@@ -256,13 +289,13 @@ def test_a_killed_manager_takes_its_workers_down_in_order(topic):
         assert time.monotonic() - killed < 5 + STALL_S and server.poll(topic, status=503)
         server.publish(topic, 1)
         server.close_db()
-        server.start()   # as systemd would
+        server.start()   # as systemd does
         assert [server.poll(topic, since=answer.next_since, timeout=20).payloads for answer in answers] == [[1]] * 6
         assert server.sql("SELECT * FROM pgpoll.live_waiters") == []
 
 
 def test_a_worker_knows_nothing_of_postgresql(crowd, topic):
-    """What it does not have mapped costs no memory."""
+    """Libraries that a worker does not map cost no memory."""
     (poll,) = crowd.wait(topic, timeout=20)
     (pid,) = crowd.until_waiting(topic)
     with open(f"/proc/{pid}/maps") as maps:
@@ -299,17 +332,17 @@ def test_a_hanging_fork_server_is_replaced(topic):
 
 
 def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
-    # The fork server is among the killed, perhaps in the middle of a fork.
+    # The test also kills the fork server, perhaps in the middle of a fork.
     with Server(3, errors="a worker died as soon as it was started: starting the next one in|cannot start a worker: No child processes") as server:
         manager, killed, end = server.manager, 0, time.monotonic() + 2
         server.until_workers()
         while time.monotonic() < end:
             for pid in children(manager):
-                with contextlib.suppress(ProcessLookupError):   # the manager may have taken note of its death just now
+                with contextlib.suppress(ProcessLookupError):   # the manager may have waited for the process just now
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
             time.sleep(0.005)
-        assert 4 <= killed <= 40   # one in 5 ms would make 400 and more
+        assert 4 <= killed <= 40   # without pauses there would be one in 5 ms, more than 400
         assert logged(server, "a worker died as soon as it was started: starting the next one in")
         server.until_workers(seconds=30)
         assert server.manager == manager
@@ -318,8 +351,8 @@ def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
         assert [poll.result().payloads for poll in polls] == [[1]] * 3
 
 
-def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
-    """More clients than workers, a publisher, and another program each time; nobody is refused, and nothing comes late."""
+def test_reloads_under_load(eight, topic, tmp_path):
+    """There are more clients than workers, a publisher, and a different program in each reload. No poll is refused and no message is late."""
     clients = [Client(eight, topic) for _ in range(16)]
     with publishing(eight, topic) as sent:
         for version in b"one", b"two":
@@ -341,10 +374,10 @@ def test_a_reload_in_the_middle_of_it_all(eight, topic, tmp_path):
             count = len(sent)
             until(lambda: all(client.done.done() or len(client.got) > count for client in clients), "news for everybody", seconds=2 + STALL_S)
     finish(eight, clients, topic, sent)
-    eight.reload()   # the original
+    eight.reload()   # runs the original program again
 
 
-# A start of 1.5 s that takes 2 s on a busy machine is given up, and made once more.
+# On a busy machine a start of 1.5 s may take 2 s. Then it is given up and repeated.
 TOO_SLOW = "cannot start a worker: No child processes"
 SLOW_WORKER = """#include <unistd.h>
 int main(int argc, char **argv) { (void)argc; sleep(1); usleep(500000); return execv("%s", argv); }"""
@@ -352,7 +385,7 @@ int main(int argc, char **argv) { (void)argc; sleep(1); usleep(500000); return e
 
 @contextlib.contextmanager
 def slow_to_start(server):
-    """Workers of the next program are there only after 1.5 s."""
+    """Workers of the next program start only after 1.5 s."""
     worker = server.run / "bin" / "pgpoll-worker"
     worker.rename(worker.with_name("pgpoll-worker-itself"))
     source = server.home / "slow.c"
@@ -363,7 +396,7 @@ def slow_to_start(server):
 
 
 def test_short_polls_while_a_new_program_is_slow_to_start(topic):
-    """The manager is another one already, and for 1.5 s there are old workers only: none of them may keep a poll from being answered."""
+    """The new manager runs, and for 1.5 s there are only old workers. Polls must be answered in time all the same."""
     def poll_on(fields):
         while not stop.is_set():
             server.poll(topic, **fields) if fields else server.poll(new_topic())
@@ -383,7 +416,7 @@ def test_short_polls_while_a_new_program_is_slow_to_start(topic):
 
 
 def test_reloaded_again_before_the_new_workers_are_there(topic):
-    """The oldest, whose polls nothing wakes any more, are not forgotten."""
+    """The workers of the first manager, whose polls no message wakes any more, are told to end."""
     with Server(4, errors=TOO_SLOW) as server, slow_to_start(server):
         server.publish(topic, "before")
         polls = server.wait(topic, polls=4, timeout=30)
@@ -397,12 +430,12 @@ def test_reloaded_again_before_the_new_workers_are_there(topic):
 
 
 def test_told_to_end_in_the_middle_of_a_reload(topic):
-    """It ends only after the old workers have."""
+    """The manager ends only after the old workers have ended."""
     with Server(4, errors=TOO_SLOW) as server, slow_to_start(server):
         polls = server.wait(topic, polls=4, timeout=30)
         before, manager = server.until_workers(), server.manager
         held = connect(server)
-        held.sendall(begin() + record(PARAMS))   # a request that does not come to its end
+        held.sendall(begin() + record(PARAMS))   # an incomplete request
         os.kill(manager, signal.SIGHUP)
         until(lambda: not server.named("pgpoll-forker"), "the next program")
         os.kill(manager, signal.SIGTERM)
@@ -413,8 +446,8 @@ def test_told_to_end_in_the_middle_of_a_reload(topic):
         until(lambda: manager not in server.processes(), "the manager gone")
 
 
-def test_it_sleeps_while_its_last_worker_is_busy(topic):
-    """Told to end, with a worker that still reads a request."""
+def test_a_manager_sleeps_while_its_last_worker_is_busy(topic):
+    """The manager was told to end, and a worker still reads a request."""
     with Server(4) as server, connect(server) as held:
         server.until_workers()
         held.sendall(begin())
@@ -423,7 +456,7 @@ def test_it_sleeps_while_its_last_worker_is_busy(topic):
         poll.result(20)
         until(lambda: len(server.worker_pids()) == 1, "one worker left")
         before = cpu_s(server.manager)
-        time.sleep(1)   # that nothing happens
+        time.sleep(1)   # to see that nothing happens
         assert len(server.worker_pids()) == 1 and cpu_s(server.manager) - before < 0.2
 
 
@@ -435,12 +468,12 @@ def test_make_stop_answers_every_waiting_poll(topic):
         assert not server.worker_pids()
 
 
-# --- what whoever starts it may do to it
+# --- unusual ways to start a manager
 
 
 @contextlib.contextmanager
 def bare(tmp_path, errors=subprocess.DEVNULL, prepare=None, **settings):
-    """A manager as a supervisor would start it, with a socket and no database; its process."""
+    """Starts a manager as a supervisor does, with a socket and without a database. Yields its process."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "poll.sock"))
         listening.listen()
@@ -462,7 +495,7 @@ def workers_of(process):
 
 
 @pytest.mark.parametrize("kind", ["of a log that nobody reads", "SIGCHLD ignored"])
-def test_it_replaces_workers_and_ends_when_told_to(tmp_path, kind):
+def test_a_bare_manager_replaces_workers_and_ends_when_told_to(tmp_path, kind):
     read_end, write_end = os.pipe()
     prepare = (lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)) if kind == "SIGCHLD ignored" else None
     with bare(tmp_path, errors=write_end, prepare=prepare) as process:
@@ -484,7 +517,7 @@ int epoll_ctl(int set, int operation, int fd, struct epoll_event *event)
 
 
 def test_a_worker_that_cannot_watch_for_requests_ends_when_told_to(tmp_path):
-    """Its user has no more watches (epoll(7)); it tries again and again."""
+    """Its user may add no more watches (epoll(7)). The worker keeps trying."""
     library = tmp_path / "no_watches.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=NO_WATCHES, text=True, check=True)
     with bare(tmp_path, subprocess.PIPE, PGPOLL_WORKERS="0", LD_PRELOAD=str(library)) as process:
@@ -494,7 +527,7 @@ def test_a_worker_that_cannot_watch_for_requests_ends_when_told_to(tmp_path):
 
 
 @pytest.mark.parametrize("limit, most, why", [("AS", 2**28, "Cannot allocate memory"), ("NOFILE", 4, "Too many open files")])
-def test_without_means_it_says_so_and_ends(tmp_path, limit, most, why):
+def test_without_resources_a_manager_logs_that_and_ends(tmp_path, limit, most, why):
     def prepare():
         resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
 
@@ -516,7 +549,7 @@ def test_the_listening_connection_is_lost_again_and_again(eight, topic):
     finish(eight, clients, topic, sent)
 
 
-# --- what makes the manager read, where the reading of everything, now and then, would come too late to help
+# --- events that must make the manager read at once (its periodic read of all topics comes later than these tests wait)
 
 
 @pytest.fixture(scope="module")
@@ -527,7 +560,7 @@ def no_rereading():
 
 @pytest.mark.parametrize("count, payload", [(3000, "to_json(n)"), (12, "to_json(repeat('x', 1000000))")])
 def test_a_transaction_larger_than_a_read(no_rereading, topic, count, payload):
-    """It comes at once, all of it, and holds up nobody else."""
+    """All its messages are delivered at once, and other topics are not delayed."""
     other = new_topic()
     since = no_rereading.poll(topic, other).next_since
     large, small = no_rereading.wait(topic, since=since, timeout=10 + STALL_S) + no_rereading.wait(other, since=since, timeout=10 + STALL_S)
@@ -544,7 +577,7 @@ def test_a_transaction_larger_than_a_read(no_rereading, topic, count, payload):
 
 
 def test_forged_announcements(no_rereading, topic):
-    """Anybody who can connect can send them: they keep nothing from coming."""
+    """Every role that can connect can send NOTIFY. Forged announcements delay no message."""
     for position in 2**62, 2**63 - 1, -1, 0:
         no_rereading.sql("SELECT pg_notify('pgpoll', %s)", str(position))
         for n in range(3):
@@ -555,7 +588,7 @@ def test_forged_announcements(no_rereading, topic):
 
 
 def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
-    """The others of its batch come all the same. (Another host's manager gave the positions.)"""
+    """The other messages of its batch are delivered. (Another host's manager gave the positions.)"""
     (poll,) = no_rereading.wait(topic, timeout=10 + STALL_S)
     no_rereading.until_waiting(topic)
     os.kill(no_rereading.manager, signal.SIGSTOP)
@@ -566,7 +599,7 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
         (now,), = no_rereading.sql("SELECT clock_timestamp()")
     finally:
         os.kill(no_rereading.manager, signal.SIGCONT)
-    # It has read what was announced, then looked for more. (is_open_to_all() comes last where it is due, too.)
+    # The manager has read the announced messages, then looked for more. (is_open_to_all() comes last if it is due, too.)
     until(lambda: no_rereading.sql("""SELECT pid FROM pg_stat_activity WHERE query ~ 'new_messages|is_open_to_all' AND state = 'idle'
                                       AND usename = 'pgpoll_worker' AND state_change > %s""", now), "read")
     no_rereading.publish(topic, 3)
@@ -578,11 +611,11 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
 
 @contextlib.contextmanager
 def quiet_publisher(server, topic):
-    """A session whose message, yet to be committed, has found the doorbell muted."""
+    """Returns a session with an uncommitted message that was published while NOTIFY was muted."""
     publisher, muted = server.connect(), False
     try:
         with publisher.cursor() as cursor:
-            while not muted:    # perhaps it took longer than a mute lasts
+            while not muted:    # the mute may have expired meanwhile
                 publisher.rollback()
                 server.sql("SELECT pgpoll.mute_doorbell(1000)")
                 cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"quiet\"')", (topic,))
@@ -594,7 +627,7 @@ def quiet_publisher(server, topic):
 
 
 def test_a_quiet_publisher_while_the_connection_is_lost(no_rereading, topic):
-    """It commits when the manager has another one and has looked."""
+    """The publisher commits after the manager has reconnected and looked for messages."""
     looked = ("SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state = 'idle'"
               " AND query ~ 'new_messages|catch_up|is_open_to_all' AND backend_start > %s")
     (poll,) = no_rereading.wait(topic, timeout=20)
@@ -608,7 +641,7 @@ def test_a_quiet_publisher_while_the_connection_is_lost(no_rereading, topic):
 
 
 def test_a_quiet_publisher_whose_manager_is_lost(no_rereading, topic):
-    """Another host's, and for good: this one looks every 5 s."""
+    """The manager of another host has died after it muted. This host's manager looks every 5 s."""
     (poll,) = no_rereading.wait(topic, timeout=20)
     no_rereading.until_waiting(topic)
     with quiet_publisher(no_rereading, topic) as publisher:
@@ -617,7 +650,7 @@ def test_a_quiet_publisher_whose_manager_is_lost(no_rereading, topic):
 
 
 def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
-    """Their questions come before the news at the new connection, and must not come instead."""
+    """After the reconnect, their questions are handled before the news, and must not replace them."""
     stop, elsewhere = threading.Event(), new_topic()
 
     def ask():
@@ -638,7 +671,7 @@ def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
 
 
 def test_a_database_that_is_away_for_seconds(eight, topic):
-    """Waiting polls, one that begins meanwhile, and one that needs the table."""
+    """There are waiting polls, a poll that begins meanwhile, and a poll that needs the table."""
     eight.publish(topic, "old")
     since = eight.poll(topic, since={topic: "0"}).next_since
     polls = eight.wait(topic, polls=2, timeout=30) + eight.wait(topic, since=since, timeout=30)
@@ -657,7 +690,7 @@ def test_a_database_that_is_away_for_seconds(eight, topic):
 
 
 def take_all_connections(server):
-    """As other programs may; those that pgpoll has stay."""
+    """Takes all free connections, as other programs may. pgpoll keeps those that it has."""
     taken = []
     with pytest.raises(psycopg2.OperationalError, match="too many clients"):
         while True:
@@ -666,7 +699,7 @@ def take_all_connections(server):
 
 
 def test_polls_are_served_while_others_have_all_connections(topic):
-    """From memory, and by the connection that the manager has: also first polls, of topics that nobody has asked for yet."""
+    """Polls are served from the ring and through the manager's connection, also first polls of topics that are new to the host."""
     with Server(4) as server:
         known, unknown = new_topic("known"), new_topic("unknown")
         server.sql("SELECT 1")
@@ -694,11 +727,11 @@ def test_polls_are_served_while_others_have_all_connections(topic):
         assert server.poll(topic, since={topic: "0"}).payloads == [1]
 
 
-# --- what does not fit
+# --- limits of memory
 
 @pytest.mark.parametrize("size", [15_000, 30_000, 100_000, 3_000_000])
 def test_messages_of_any_size(narrow, topic, size):
-    """PGPOLL_PAGE_BYTES is 20,000, the window 65,536."""
+    """PGPOLL_PAGE_BYTES is 20,000, PGPOLL_WINDOW_BYTES is 65,536."""
     polls = narrow.wait(topic, polls=5, timeout=20)
     sent = [letter * size for letter in "abcde"]
     narrow.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, to_json(repeat(l, %s)) FROM unnest(%s) WITH ORDINALITY u (l, n)"
@@ -718,8 +751,8 @@ def test_messages_of_any_size(narrow, topic, size):
     narrow.prune(topic)
 
 
-def test_a_window_that_runs_over(narrow):
-    """Twenty times its size in a few seconds, on topics with fast readers and slow ones."""
+def test_a_ring_that_overflows(narrow):
+    """Twenty times its size is published in a few seconds, on topics with fast and with slow readers."""
     topics = [new_topic("over") for _ in range(4)]
     clients = [Client(narrow, *names) for names in ([topics[0]], [topics[1]], topics, topics[2:])]
     slow = [narrow.poll(name).next_since for name in topics]
@@ -744,7 +777,7 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
     narrow.sql("INSERT INTO pgpoll.messages (topic, payload, metadata)"
                " SELECT %s, to_json(n), to_json(repeat('x', 1000)) FROM generate_series(1, 200) n", topic)
     most, stop = [0], threading.Event()
-    fixed = 4   # two of the manager's and two of the statistics'
+    fixed = 4   # two of the manager and two of the statistics processes
 
     def watch():
         connection = narrow.connect()
@@ -761,14 +794,14 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
         assert [message["payload"] for message in reader.result()] == list(range(1, 201))
     stop.set()
     watcher.result()
-    assert 0 < most[0] <= fixed + 2 * 2   # each may follow one that is just ending
+    assert 0 < most[0] <= fixed + 2 * 2   # each may replace a session that is just ending
     until(lambda: len(narrow.backends()) <= fixed, "what was opened to catch up closed again")
 
 
 @contextlib.contextmanager
 def reading(server, topic, polls):
-    """Polls that have the table read, two at a time, and cannot have it meanwhile."""
-    server.publish(topic, 1)   # before anybody knows the topic, so that it will not be in the window
+    """Starts polls that need the table, two at a time, while it is locked."""
+    server.publish(topic, 1)   # before the topic is known to the manager, so that the message is not in the ring
     (poll,) = server.wait(topic, timeout=20)
     server.publish(topic, 2)
     assert poll.result().payloads == [2]
@@ -786,7 +819,7 @@ def reading(server, topic, polls):
 
 
 def test_killed_readers_cost_time_only(narrow, topic):
-    """Those who read, and those who are in the queue behind them; PGPOLL_CONNECTIONS is 2."""
+    """The polls that are being read and those in the queue are answered later. PGPOLL_CONNECTIONS is 2."""
     with reading(narrow, topic, polls=10) as polls:
         readers = narrow.named("pgpoll-reader")
         for pid in readers:
@@ -797,7 +830,7 @@ def test_killed_readers_cost_time_only(narrow, topic):
 
 
 def test_a_worker_killed_as_its_page_is_read(narrow, topic):
-    """The reader goes on with the next; the read that it had is another's."""
+    """The reader continues with the next question, and other workers can use its permit."""
     before = narrow.until_workers()
     with reading(narrow, topic, polls=4) as polls:
         for pid in before:
@@ -808,9 +841,30 @@ def test_a_worker_killed_as_its_page_is_read(narrow, topic):
     assert [poll.result().payloads for poll in later] == [[1, 2]] * 6
 
 
+@contextlib.contextmanager
+def numbering_held_up(server):
+    """A session holds the lock under which positions are given."""
+    with contextlib.closing(server.connect()) as holder, holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE")
+        yield
+
+
+def test_who_comes_back_does_not_wait_for_new_positions(eight, topic):
+    """The manager gives them. The table is read by itself, while something new waits for its position."""
+    eight.publish(topic, 1, 2, 3)
+    (waiting,) = eight.wait(topic, timeout=30)     # from here on the manager reads the topic ahead
+    until(lambda: eight.sql("SELECT hears FROM pgpoll.listening WHERE hears"), "a manager that hears")
+    eight.poll(topic)   # which makes it look
+    with numbering_held_up(eight):
+        eight.publish(topic, "new")
+        answer = eight.poll(topic, since={topic: "0"}, timeout=30)
+        assert answer.payloads == [1, 2, 3] and not waiting.done()
+    assert waiting.result().payloads == ["new"]
+
+
 # --- can_poll()
 
-def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
+def test_an_error_of_can_poll_affects_one_poll(topic):
     with Server(8, errors="a poll's question failed|database_query") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE plpgsql STABLE AS"
                    " $$ BEGIN IF topic LIKE 'bad%' THEN RAISE EXCEPTION 'broken for %', topic; END IF; RETURN topic <> 'secret'; END $$")
@@ -838,7 +892,7 @@ def test_a_can_poll_that_fails_for_one_fails_for_nobody_else(topic):
         server.poll("bad")
 
 
-def test_many_for_whom_can_poll_fails_do_not_make_others_wait(topic):
+def test_errors_of_can_poll_do_not_delay_others(topic):
     with Server(24, errors="database_query") as server:
         server.restrict("CASE WHEN topic LIKE 'bad%' THEN 1 / length(remote_user) > 0 ELSE topic <> 'secret' END", "secret")
         bad = [server.poll_later("bad", timeout=5, status=503) for _ in range(20)]
@@ -848,7 +902,7 @@ def test_many_for_whom_can_poll_fails_do_not_make_others_wait(topic):
             refused.result()
 
 
-def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
+def test_a_slow_can_poll_delays_no_waiting_poll(topic):
     with Server(8, errors="pgpoll.can_poll\\(\\) failed|database_away", PGPOLL_QUERY_TIMEOUT_S="1") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS"
                    " $$ SELECT CASE WHEN topic LIKE 'slow%' THEN (SELECT true FROM pg_sleep(30)) ELSE topic <> 'secret' END $$")
@@ -867,13 +921,13 @@ def test_a_slow_can_poll_holds_up_nobody_who_waits(topic):
 
 
 def test_more_topics_than_can_be_listened_to(topic):
-    """There is room for 4096 here. The others' polls read the table instead: slower, but nobody is refused or forgotten."""
+    """There is room for 4096 topics. Polls of other topics read the table, which is slower, but no poll is refused or forgotten."""
     with Server(100) as server:
         crowd = [server.poll_later(*[f"{topic}-{i}-{n}" for n in range(50)], timeout=60) for i in range(100)]
         until(lambda: server.stats()["active_waiters"] == 100, "a hundred polls")
         for i in range(100):
             server.publish(f"{topic}-{i}-{i % 50}", i)
         assert [poll.result(40).payloads for poll in crowd] == [[i] for i in range(100)]
-        (poll,) = server.wait(topic, timeout=20)   # and there is room again, at the latest when the topics were not used for a while
+        (poll,) = server.wait(topic, timeout=20)   # there is room again, at the latest when the topics have been unused for a while
         server.publish(topic, "after")
         assert poll.result().payloads == ["after"]

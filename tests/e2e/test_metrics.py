@@ -1,4 +1,4 @@
-"""GET /messages/poll/metrics: what Prometheus sees, as Prometheus' own promtool reads it."""
+"""GET /messages/poll/metrics, read with Prometheus' own promtool."""
 import datetime
 import os
 import re
@@ -18,7 +18,7 @@ managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
 
 @pytest.fixture(scope="module")
 def promtool(tmp_path_factory):
-    """Debian has it in the package promtool, before Debian 13 in prometheus, of which only this file is wanted."""
+    """promtool is in Debian's package promtool, and before Debian 13 in prometheus, of which only this file is unpacked."""
     if found := shutil.which("promtool"):
         return found
     home = tmp_path_factory.mktemp("promtool")
@@ -29,8 +29,9 @@ def promtool(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=MODE == "managed")
 def deaf(server, tmp_path_factory):
-    """Two more managers of the database, to be found deaf while the other tests run: behind a pooler that takes LISTEN and brings
-    nothing, and on a connection on which notifications get lost from now on. Host -> deaf since, when the metrics told, log."""
+    """Starts two more managers of the database whose LISTEN delivers nothing: one behind a pooler that ignores LISTEN, one on a connection that
+    drops notifications from now on. They must be detected while the other tests run. Yields for each host when it became deaf, when the metrics
+    showed it, and its log."""
     logs = {host: tmp_path_factory.mktemp(host) / "log" for host in ("pooled", "wired")}
     for log in logs.values():
         log.touch()
@@ -52,7 +53,7 @@ def deaf(server, tmp_path_factory):
 
 
 class Metrics(dict):
-    """(name, labels as text without the host) -> value; summed over hosts."""
+    """Maps (name, labels as text without the host) to a value summed over hosts."""
 
     def __init__(self, server):
         super().__init__()
@@ -69,7 +70,7 @@ class Metrics(dict):
 
 
 def settled(server):
-    """What was counted of everything before."""
+    """Returns the metrics when everything so far was counted."""
     key = "polls_total", 'outcome="too_large"'
     before = Metrics(server)[key]
     assert server.request("POST", POLL, b" " * (max_body() + 1)).status == 413
@@ -77,7 +78,7 @@ def settled(server):
 
 
 def counted(server, before, **wanted):
-    """Waits until what was wanted was counted since before, and returns what else was."""
+    """Waits until the wanted counts were added since before. Returns all other counts that were added."""
     def change():
         now = Metrics(server)
         return {key: now[key] - before[key] for key in now if now[key] != before[key]}
@@ -112,7 +113,7 @@ def test_polls_by_outcome(server, topic):
     server.poll(topic)                                             # timeout
     server.publish(topic, 1, "two")
     server.poll(topic, since={topic: "0"})                         # ok
-    assert server.poll(topic, since={topic: "nonsense"}).gaps      # ok, too
+    assert server.poll(topic, since={topic: "nonsense"}).gaps      # ok as well
     for body, status in ((b"", 422), (b'{"topics": [""]}', 400), (b" " * (max_body() + 1), 413)):
         assert server.request("POST", POLL, body).status == status
     text = server.poll(topic, since={topic: "0"}).text             # ok
@@ -120,7 +121,7 @@ def test_polls_by_outcome(server, topic):
     now = counted(server, before, polls_total__ok=3, polls_total__timeout=1, polls_total__invalid=1, polls_total__no_topic=1,
                   polls_total__too_large=1, delivered_messages_total=6, delivered_bytes_total=3 * size, **{'gaps_total__reason="unknown"': 1})
     assert now["pages_total", 'source="table"'] + now.get(("pages_total", 'source="window"'), 0) >= 4
-    assert not any(name.startswith("delivery") for name, _ in now)   # nobody waited
+    assert not any(name.startswith("delivery") for name, _ in now)   # no poll waited
 
 
 def test_waits_and_latencies(server, topic):
@@ -174,7 +175,7 @@ def test_no_topic_is_a_label(server):
 # --- the listener
 
 def said(lines):
-    """What the log said of the connection that LISTENs."""
+    """Returns the log lines about the connection that LISTENs."""
     return re.findall("LISTEN connection failed|connected to the database again|LISTEN delivers (?:nothing|again)", "\n".join(lines))
 
 
@@ -185,7 +186,7 @@ def listener_up(server, host):
 
 @managed
 def test_listener_state(topic):
-    """Up; PostgreSQL restarted: up again, and counted."""
+    """The listener is up. After a restart of PostgreSQL it is up again, and the reconnect is counted."""
     with Server(2) as own:
         until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up", seconds=8 + STALL_S)
         before = Metrics(own)
@@ -199,14 +200,14 @@ def test_listener_state(topic):
 
 @managed
 def test_deaf_listeners(server, deaf):
-    """Found out within 15 s, in the metrics and in the log."""
+    """They are detected within 15 s, in the metrics and in the log."""
     for name, (since, found, log) in deaf.items():
         assert found.result() - since < 15 + STALL_S
         (line, *_) = [line for line in log.read_text().splitlines() if "LISTEN delivers nothing" in line]
         assert datetime.datetime.fromisoformat(line.split()[0]).timestamp() - since < 15 + STALL_S, line
-        # Said once, and not that all is well when the next connection has been made.
+        # It is logged once, and a new connection alone is not logged as a recovery.
         reconnected = rf'^pgpoll_listener_reconnects_total{{host="{name}"}} [1-9]'
         until(lambda: re.search(reconnected, Metrics(server).answer.text, re.M), "the next connection", 30)
         assert set(said(log.read_text().splitlines())[::2]) == {"LISTEN delivers nothing"}
         assert set(said(log.read_text().splitlines())[1::2]) <= {"LISTEN delivers again"}
-    assert listener_up(server, "wired") == 0    # the pooled one may hear itself for a while, when it shares a connection
+    assert listener_up(server, "wired") == 0    # the manager behind the pooler may receive its own NOTIFY for a while, if both share a server connection

@@ -1,4 +1,4 @@
-"""deploy/openapi.json: that it is valid, and that it says what the server answers, field by field."""
+"""deploy/openapi.json is valid and describes every field that the server answers."""
 import copy
 import json
 
@@ -13,7 +13,7 @@ OF_THE_WEB_SERVER = {"content-type", "content-length", "transfer-encoding", "acc
 
 
 def strict(schema):
-    """The same, but no field that is not described."""
+    """Returns a schema that allows only the described fields."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -39,7 +39,7 @@ def resolved(part):
 
 
 def described(method, path, status):
-    """What the document says of this answer."""
+    """Returns the document's description of this answer."""
     if status == 405:
         return DOCUMENT["components"]["responses"]["MethodNotAllowed"]
     return resolved(DOCUMENT["paths"][path][method.lower()]["responses"][str(status)])
@@ -61,7 +61,7 @@ def check(method, path, answer):
 
 
 class Checked:
-    """A server whose every answer is compared with the document."""
+    """A server that compares every answer with the document."""
 
     def __init__(self, server):
         self.server = server
@@ -98,7 +98,7 @@ def test_the_document_is_served(server):
 
 
 def examples(part):
-    """(schema, value) of every example below this part."""
+    """Yields (schema, value) for every example below this part."""
     if isinstance(part, list):
         part = dict(enumerate(part))
     if isinstance(part, dict):
@@ -144,8 +144,8 @@ def test_gaps(checked, topic):
 
 
 @pytest.mark.parametrize("body", [body for body, _ in INVALID], ids=lambda body: json.dumps(body)[:60])
-def test_what_is_invalid(checked, body):
-    """For the server and for the document's own schema of a request."""
+def test_invalid_requests(checked, body):
+    """They are invalid for the server and for the document's request schema."""
     checked.request("POST", POLL, body, expect=422)
     with pytest.raises(jsonschema.ValidationError):
         validate(json.loads(body) if isinstance(body, str) else body, {"$ref": "#/components/schemas/PollRequest"}, DOCUMENT)
@@ -154,7 +154,7 @@ def test_what_is_invalid(checked, body):
 @pytest.mark.parametrize("fields", [
     {}, {"since": None}, {"since": []}, {"since": {"a": None}}, {"since": {"a": "$"}}, {"since": {"a": "-50"}}, {"timeout": None}, {"timeout": 0.0}, {"limit": 5.0}, {"limit": None},
     {"topics": ["😀" * 255, " a ", "\u2028b"]}, {"topics": ["a"] * 50}, {"unknown": {}}], ids=json.dumps)
-def test_what_is_valid(checked, fields):
+def test_valid_requests(checked, fields):
     body = {"topics": ["a"], "timeout": 0, **fields}
     validate(body, {"$ref": "#/components/schemas/PollRequest"}, DOCUMENT)
     if body["timeout"] is not None:

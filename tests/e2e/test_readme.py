@@ -1,4 +1,6 @@
-"""What README.md and docs/ tell a reader to type, typed: only the port and the directory are this test's. And what they refer to is there."""
+"""Runs the commands of README.md and docs/ as a reader would type them, except for the port and the directory. Also checks their links."""
+import contextlib
+import http.server
 import io
 import json
 import os
@@ -7,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psycopg2
@@ -15,11 +18,11 @@ import pytest
 from documents import COMMANDS, PATHS, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
 from server import ROOT, Server, until
 
-# Typed by a test, but not as it stands there.
+# Commands that a test runs in another form.
 TYPED_ELSEWHERE = {
     "apt-get install make",                         # .ci/run, on a fresh machine, by deploy/packages
     "deploy/packages build deb && make deb",        # make test-deb
-    '"gaps": ',                                     # no command: an answer
+    '"gaps": ',                                     # an answer, not a command
 }
 
 
@@ -30,7 +33,7 @@ def fresh():
 
 
 def line(server, start):
-    """The one command that starts so, for this server."""
+    """Returns the command that starts with this text, changed for this server."""
     return command(start).replace("http://127.0.0.1:8080", server.url).replace(". .run/env", f". {server.run}/env")
 
 
@@ -57,7 +60,7 @@ def test_the_first_screen(fresh):
 
 
 def test_make_run(tmp_path):
-    """It prints the commands that README shows, and Ctrl-C stops all of it."""
+    """It prints the commands that README shows, and Ctrl-C stops all its processes."""
     server = Server(2)
     (tmp_path / "output").touch()
     try:
@@ -101,6 +104,16 @@ def test_publishing(fresh):
     fresh.sql("RESET ROLE")
     assert fresh.poll("orders", since=since).payloads == list(range(50))
     assert fresh.sql(*re.findall(r"`(SELECT pgpoll\.prune\('7 days'\))`", TEXT)) == [(0,)]
+    fresh.publish("prices.a", 1, 2, 3)
+    until(lambda: len(fresh.read("prices.a")) == 3, "the prices")
+    for insert in commands("INSERT INTO pgpoll.retention_rules"):
+        fresh.sql(insert)
+    fresh.sql(command("CALL pgpoll.prune_topics("))
+    assert fresh.poll("prices.a", since={"prices.a": "0"}).payloads[-1] == 3
+    assert fresh.sql("SELECT count(*) FROM pgpoll.messages WHERE topic = 'prices.a'") == [(1,)]
+    assert fresh.sql("SELECT count(*) FROM pgpoll.messages WHERE topic = 'orders'") > [(50,)]
+    fresh.sql(*re.findall(r"`(CALL pgpoll\.prune_topics\('1 hour', 'ticks.%'\))`", TEXT))
+    fresh.sql("DELETE FROM pgpoll.retention_rules")
 
 
 def test_the_answer_looks_like_the_one_shown(fresh):
@@ -114,7 +127,7 @@ def test_the_answer_looks_like_the_one_shown(fresh):
 
 
 def test_a_time_is_a_cursor(fresh):
-    """As docs/poll.md says of stream_id."""
+    """docs/poll.md says so about stream_id."""
     fresh.publish("timed", 1)
     before = fresh.poll("timed", since={"timed": "0"}).messages[0]["stream_id"]
     milliseconds = int(before.partition("-")[0])
@@ -124,7 +137,7 @@ def test_a_time_is_a_cursor(fresh):
     assert fresh.poll("timed", since={"timed": before}).payloads == [2]
 
 
-def test_who_may_poll_what(fresh):
+def test_access_as_in_the_documents(fresh):
     def says(user, topic):
         return fresh.sql("SELECT pgpoll.can_poll(%s, %s)", user, topic)[0][0]
 
@@ -157,7 +170,7 @@ def test_the_python_client(fresh, tmp_path):
 
 
 def test_the_javascript_client(fresh, tmp_path):
-    (source,) = blocks("js")
+    (source,) = blocks("js", TEXTS["docs/poll.md"])
     (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url))
     shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
     client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
@@ -215,6 +228,68 @@ def test_the_packaged_javascript_client(fresh, tmp_path, packages):
     assert first_payload(subprocess.Popen(["node", "program.mjs", fresh.url], cwd=tmp_path, text=True, stdout=subprocess.PIPE)) is not None
 
 
+@contextlib.contextmanager
+def api(server, query, meanwhile):
+    """An HTTP API that answers every request with what the query returns, as web_user; meanwhile() is called just before and after."""
+    class Api(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            meanwhile()
+            server.sql("SET ROLE web_user")
+            (state,), = server.sql(query)
+            server.sql("RESET ROLE")
+            meanwhile()
+            body = json.dumps(state).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Api) as listening:
+        threading.Thread(target=listening.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{listening.server_port}"
+        finally:
+            listening.shutdown()
+
+
+def test_load_then_listen(fresh, tmp_path):
+    """Orders change just before and just after the state is read: each is in the state, or in a message."""
+    page = TEXTS["docs/load-then-listen.md"]
+    function, grants = blocks("sql", page)
+    fresh.sql("DROP TABLE IF EXISTS orders; CREATE TABLE orders (id integer PRIMARY KEY, status text); CREATE ROLE web_user")
+    fresh.sql(function)
+    fresh.sql(grants)
+    fresh.sql("GRANT SELECT ON orders TO web_user")
+    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
+    queries = "SELECT coalesce(json_agg(o), '[]') FROM orders o", "SELECT orders_page()"
+    for source, query in zip(blocks("js", page), queries, strict=True):
+        fresh.sql("TRUNCATE orders")
+        statuses = iter(range(10))
+
+        def change():
+            fresh.sql("""WITH o AS (INSERT INTO orders VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET status = excluded.status RETURNING *)
+                         INSERT INTO pgpoll.messages (topic, payload) SELECT 'orders', to_json(o) FROM o""", str(next(statuses)))
+
+        with api(fresh, query, change) as url:
+            change()
+            (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url).replace("http://127.0.0.1:3000", url))
+            client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+            try:
+                assert client.stdout.readline() == "loaded 1\n"
+                seen = client.stdout.readline()
+                assert seen in ("1 1\n", "1 2\n")      # in the state already, or not
+                if seen == "1 1\n":
+                    assert client.stdout.readline() == "1 2\n"
+                change()
+                assert client.stdout.readline() == "1 3\n"
+            finally:
+                client.terminate()
+                client.communicate()
+
+
 def test_clients_in_a_shell(fresh):
     fresh.publish("orders", *range(20))
     answer = json.loads(run(line(fresh, """curl http://127.0.0.1:8080/messages/poll -d '{"topics": ["orders"], "since""")))
@@ -227,7 +302,7 @@ def test_stats_in_psql(fresh, topic):
     (query,) = re.findall(r"`(SELECT \* FROM pgpoll\.stats)`", TEXT)
     (poll,) = fresh.wait(topic, timeout=20)
     fresh.until_waiting(topic)
-    (_, _, counts), = fresh.sql(query)
+    (_, _, counts, _), = fresh.sql(query)
     assert counts[topic] == 1
     assert fresh.sql("SELECT waiters FROM pgpoll.topic_waiters WHERE topic = %s", topic) == [(1,)]
     fresh.publish(topic, 1)
@@ -239,7 +314,7 @@ def test_operating_metrics(fresh, topic):
     fresh.until_waiting(topic)
     metrics = run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/metrics"))
     told = set(re.findall(r"`(pgpoll_\w+)", TEXTS["docs/operate.md"])) - {"pgpoll_monitor"}
-    there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # those with a value
+    there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # the metrics that have a value
     families = re.findall(r"^    \(\d+, '(\w+)', '(?:counter|gauge|histogram)'", (ROOT / "sql/functions/metrics.sql").read_text(), re.M)
     assert there <= told == {f"pgpoll_{name}" for name in families}
     fresh.publish(topic, 1)
@@ -259,7 +334,7 @@ def test_operating_views(fresh):
 
 @pytest.mark.parametrize("shown", (command("pgpoll-check http"), command("pgpoll-check --topic")))
 def test_operating_check(fresh, shown):
-    """As it is shown, but for whose database and which URL."""
+    """The output is as shown, except for the database and the URL."""
     typed = shown.replace("pgpoll-check", "deploy/pgpoll-check --seconds 1")
     typed = typed.replace("http://127.0.0.1", fresh.url).replace("https://www.example.org", fresh.url)
     output = run(f". {fresh.run}/env && PGUSER=pgpoll_worker PGPOLL_PROGRAM={fresh.run}/bin/pgpoll.fcgi {typed}")
@@ -276,7 +351,7 @@ def test_the_settings_are_those_of_help(fresh):
     assert {name: cells for name, *cells in rows} == settings
 
 
-def test_every_command_is_typed_by_a_test():
+def test_every_command_is_run_by_a_test():
     typed = {*TYPED_ELSEWHERE, *asked_for(*ROOT.glob("tests/*/test_*.py"))}
     assert [line for line in COMMANDS if not line.startswith(tuple(typed))] == []
     assert [start for start in typed if not commands(start)] == []
@@ -286,7 +361,7 @@ def test_links():
     assert [link for path in {*PATHS, *ROOT.glob("*.md")} for link in broken_links(path)] == []
 
 
-def test_what_refers_to_a_document_finds_it():
+def test_references_to_documents():
     missing = []
     for directory in "deploy", "examples", "fcgi", "sql", "src", "tests":
         for path in (ROOT / directory).rglob("*"):

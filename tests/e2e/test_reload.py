@@ -1,4 +1,4 @@
-"""How a manager reloads and ends: what waits is served until others serve it, and what hangs is not waited for."""
+"""How a manager reloads and ends: waiting polls are served until new processes serve them, and processes that hang are killed."""
 import contextlib
 import os
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 from server import MODE, ROOT, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
-SLOW_START = "cannot start a worker: No child processes"   # a fork server that takes more than 5 s is replaced
+SLOW_START = "cannot start a worker: No child processes"   # a fork server that takes longer than 5 s is replaced
 
 HELD_WORKER = """#include <unistd.h>
 int main(int argc, char **argv) { (void)argc; while (access("%s", F_OK) != 0) usleep(10000); return execv("%s", argv); }"""
@@ -19,7 +19,7 @@ int main(int argc, char **argv) { (void)argc; while (access("%s", F_OK) != 0) us
 
 @contextlib.contextmanager
 def held_back(server):
-    """The workers of the next program begin only after what this yields was called."""
+    """Keeps the workers of the next program from starting until the yielded function is called."""
     worker, go = server.run / "bin" / "pgpoll-worker", server.run / "go"
     itself = worker.with_name("pgpoll-worker-itself")
     worker.rename(itself)
@@ -34,7 +34,7 @@ def held_back(server):
 
 
 def state(pid):
-    """As of proc(5): T is stopped; None: it is gone."""
+    """Returns the state of a process as in proc(5), such as T for stopped; None: it has ended."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
@@ -51,14 +51,14 @@ def stop(pid):
 
 
 def end(server):
-    """Ends the manager and what it has, but not the database."""
+    """Ends the manager and its processes, but not the database."""
     manager = server.manager
     os.kill(manager, signal.SIGTERM)
     until(lambda: is_gone(manager), "the manager gone", 60)
 
 
 def begin_reload(server):
-    """Returns when the next program is the manager."""
+    """Begins a reload. Returns when the new program is the manager."""
     before = server.named("pgpoll-forker")
     os.kill(server.manager, signal.SIGHUP)
     until(lambda: not server.named("pgpoll-forker") & before, "the next program")
@@ -71,7 +71,8 @@ def listening(server):
 # --- a reload
 
 def test_polls_that_wait_through_a_reload_are_served(topic):
-    """However long the new workers take: messages come, new polls of known and of unknown topics are answered, the statistics are true."""
+    """However long the new workers take, messages are delivered, new polls of known and unknown topics are answered, and the statistics are
+    right."""
     other, late = new_topic(), new_topic()
     with Server(8, errors=SLOW_START) as server, held_back(server) as let_go:
         polls, others = server.wait(topic, polls=4, timeout=60), server.wait(other, polls=2, timeout=60)
@@ -108,19 +109,19 @@ def test_a_program_that_cannot_be_executed_changes_nothing(topic):
 
 
 def test_many_reloads_at_once(topic):
-    """They wait for each other, so that there are never more than two old managers, with their connections."""
+    """Reloads wait for each other, so that there are never more than two old managers with their connections."""
     with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
         begin_reload(server)
         for _ in range(20):
             os.kill(server.manager, signal.SIGHUP)
-            server.poll(topic)  # so that it has had a turn
+            server.poll(topic)  # so that its loop has run once
             assert len(server.named("pgpoll-old")) <= 2
         server.publish(topic, 1)
         let_go()
         for poll in polls:
             answer = poll.result(40)
-            for _ in range(3):   # a reload may answer a poll early, and there may be three of them
+            for _ in range(3):   # each of up to three reloads may answer a poll early
                 if not answer.payloads:
                     answer = server.poll(topic, since=answer.next_since, timeout=20)
             assert answer.payloads == [1]
@@ -132,7 +133,7 @@ def test_many_reloads_at_once(topic):
 
 
 def test_an_old_manager_that_hangs(topic):
-    """It is killed, and its workers end all the same."""
+    """It is killed, and its workers end."""
     with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
         begin_reload(server)
@@ -159,11 +160,11 @@ def test_a_killed_old_manager_costs_no_message(topic):
         until(lambda: not server.worker_pids() & before, "the old workers gone")
 
 
-# --- what was stopped (SIGSTOP) does not end when told to
+# --- processes that were stopped (SIGSTOP) do not end when told to
 
 @pytest.fixture
 def impatient():
-    """Whose workers have 6 s to end."""
+    """A server that gives its workers 6 s to end."""
     with Server(4, PGPOLL_QUERY_TIMEOUT_S="1", errors="cannot start a worker|a worker died as soon as it was started") as server:
         server.until_workers()
         yield server
@@ -183,11 +184,11 @@ def test_a_stopped_process_does_not_keep_the_manager_from_ending(impatient, topi
     end(impatient)
     assert [poll.result(20).messages for poll in polls] == [[]] * 2
     until(lambda: all(is_gone(pid) for pid in ours), "nothing left behind")
-    assert killed(impatient, victim) or name == "pgpoll-forker"     # which has nothing to end
+    assert killed(impatient, victim) or name == "pgpoll-forker"     # a process without anything to do
 
 
 def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
-    """Nor does it hold up the others; its client's poll breaks."""
+    """It does not delay the others. Its client's poll fails."""
     (victim,) = impatient.wait(topic, timeout=60)
     (pid,) = impatient.until_waiting(topic)
     others = impatient.wait(topic, polls=2, timeout=60)
@@ -202,7 +203,7 @@ def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
 
 
 def test_a_stopped_fork_server_holds_up_no_message(impatient, topic):
-    """While it hangs, a worker is missing, and the manager goes on."""
+    """While it hangs, a worker is missing, and the manager continues to work."""
     def delivered_meanwhile():
         (fork_server,) = until(lambda: len(pids := impatient.named("pgpoll-forker")) == 1 and pids, "a fork server")
         (poll,) = impatient.wait(topic, timeout=60)
@@ -212,13 +213,13 @@ def test_a_stopped_fork_server_holds_up_no_message(impatient, topic):
         until(lambda: any(f"worker {victim} was killed by signal 9" in line for line in impatient.log()), "its death noticed")
         impatient.publish(topic, 1)
         assert poll.result(20).payloads == [1]
-        return state(fork_server) == "T"    # if not, the machine stood still for seconds
+        return state(fork_server) == "T"    # otherwise the machine stood still for seconds
 
     assert any(delivered_meanwhile() for _ in range(3))
     impatient.until_workers(40)
 
 
-# --- what it leaves in the statistics
+# --- rows in the statistics
 
 def test_a_manager_that_ends_in_order_leaves_no_rows(topic):
     with Server(4) as server:
@@ -228,7 +229,7 @@ def test_a_manager_that_ends_in_order_leaves_no_rows(topic):
         end(server)
         assert [poll.result().messages for poll in polls] == [[]] * 2
         assert listening(server) == [] and server.sql("SELECT * FROM pgpoll.waiters") == []
-        # The polls that it was told to answer are counted, too.
+        # The polls that it answered when it was told to end are counted, too.
         assert server.sql("SELECT value >= 2 FROM pgpoll.counters WHERE metric = 'polls' AND label = 'released'") == [(True,)]
 
 
@@ -257,7 +258,7 @@ def test_a_database_that_hangs_does_not_keep_it_from_ending(topic):
 # --- secrets
 
 def test_workers_know_no_password(tmp_path):
-    """They connect to nothing, and anybody who may poll reaches them. Nor does it stand in a command line or in the log."""
+    """Workers connect to nothing and are exposed to clients, so they know no password. Neither command lines nor logs contain one."""
     log, secret = tmp_path / "log", "swordfish-4711"
     environment = {**os.environ, "PGHOST": "/nowhere", "PGPASSWORD": secret, "PGSSLPASSWORD": secret, "PGPASSFILE": f"/{secret}", "TOKEN": secret,
                    "PGPOLL_WORKERS": "3", "PGPOLL_LOG": str(log), "LANG": "C.UTF-8", "TZ": "UTC"}

@@ -1,4 +1,4 @@
-"""deploy/ in use: runit services, the lines for machines that have no supervisor, PgBouncer, what systemd and man think of our files."""
+"""The files of deploy/ in use: runit services, commands for machines without a supervisor, PgBouncer, systemd units, manual pages."""
 import contextlib
 import os
 import pathlib
@@ -17,7 +17,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start se
 
 
 class Door(Server):
-    """A web server of its own before workers of its own, on the database of another Server."""
+    """A web server and workers on the database of another Server."""
 
     def __init__(self, server, directory):
         super().__init__(0, run=server.run)
@@ -37,14 +37,14 @@ class Door(Server):
 
 @pytest.fixture(scope="module")
 def database():
-    """Only its PostgreSQL is of interest."""
+    """A server of which only the PostgreSQL is used."""
     with Server(1) as server:
         yield server
 
 
 @pytest.fixture
 def place(database):
-    """A directory for everybody, with the programs, in place of /run/pgpoll, /usr/local/lib/pgpoll and /etc/default/pgpoll."""
+    """A directory that all users can read, with the programs. It replaces /run/pgpoll, /usr/local/lib/pgpoll and /etc/default/pgpoll."""
     place = pathlib.Path(subprocess.check_output(["mktemp", "-d", "/tmp/pgpoll-services.XXXXXX"], text=True).strip())
     place.chmod(0o755)
     (place / "lib").mkdir()
@@ -66,7 +66,7 @@ def moved(text, place):
 
 
 def of(place, name):
-    """Process ids of the program, the oldest first."""
+    """Returns the process ids of a program, the oldest first."""
     found = subprocess.run(["pgrep", "-f", f"^{place}/lib/{name}"], capture_output=True, text=True).stdout
     return [int(pid) for pid in found.split()]
 
@@ -107,7 +107,7 @@ def test_runit(database, place):
             database.until_waiting(topic)
             manager = of(place, "pgpoll.fcgi")[0]
             subprocess.run(["sv", "hup", poll], check=True, stdout=subprocess.DEVNULL)
-            answer = waiting.result(20)                       # answered for the new program's sake
+            answer = waiting.result(20)                       # the poll is answered early because of the reload
             assert answer.messages == [] and of(place, "pgpoll.fcgi")[0] == manager
             database.publish(topic, 1)
             assert door.poll(topic, since=answer.next_since, timeout=10).payloads == [1]
@@ -120,14 +120,14 @@ def test_runit(database, place):
 
 @needs_root
 def test_without_a_supervisor(database, place):
-    """The lines of pgpoll.fcgi(8)."""
+    """Runs the commands in pgpoll.fcgi(8)."""
     (script,) = re.findall(r"^\.Bd -literal -offset indent\nexport (.*?)^\.Ed$", (ROOT / "deploy/man/pgpoll.fcgi.8").read_text(), re.M | re.S)
     script = moved("export " + script, place).replace("\\e\n", "\\\n").replace("--workers 500", "--workers 5")
     script = script.replace("PGDATABASE=mydb PGPOLL_LOG=syslog", " ".join((place / "settings").read_text().split()))
     subprocess.run(["sh", "-e"], input=script, text=True, check=True, stdout=subprocess.DEVNULL)
 
     def watching():
-        """spawn-fcgi looks for a tenth of a second whether what it started ends at once; it may not have begun by then."""
+        """spawn-fcgi waits a tenth of a second for its child to fail. The program may not have started by then."""
         found = subprocess.run(["pgrep", "-f", f"^/usr/bin/multiwatch .* {place}/lib"], capture_output=True, text=True).stdout.split()
         return len(found) == 2 and found
 
@@ -143,7 +143,7 @@ def test_without_a_supervisor(database, place):
             answers = [poll.result(20) for poll in waiting]
             assert [answer.messages for answer in answers] == [[]] * 3
             database.publish(topic, 1)
-            # The socket has been open all the time. (A worker of the old manager answers at once, for the last time.)
+            # The socket was open all the time. (A worker of the old manager answers its last poll at once.)
             assert door.poll_on(topic, answer=answers[0], timeout=30).payloads == [1]
             stats = of(place, "pgpoll-stats.fcgi")
             os.kill(stats[0], signal.SIGKILL)
@@ -180,7 +180,7 @@ def pgbouncer(place, port, database):
 
 @needs_root
 def test_catching_up_through_pgbouncer(database, place):
-    """Only that goes through it: without it what is old cannot be read, but what is new is delivered."""
+    """Only reads of the table use PgBouncer: without it old messages cannot be read, but new ones are delivered."""
     port, old, new = web.free_port(), new_topic("old"), new_topic("new")
     (place / "services").write_text((ROOT / "deploy/pgbouncer/pg_service.conf").read_text().replace("6432", str(port)))
     (place / "pass").write_text(f"127.0.0.1:{port}:*:pgpoll_worker:secret\n")
@@ -207,7 +207,7 @@ def test_catching_up_through_pgbouncer(database, place):
     no_trouble(place, "database_away")
 
 
-# --- files that others read
+# --- files for other programs
 
 def help_of(database, program="pgpoll.fcgi"):
     return subprocess.check_output([database.run / "bin" / program, "--help"], text=True)
@@ -215,7 +215,7 @@ def help_of(database, program="pgpoll.fcgi"):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """`make install` as a package does it."""
+    """Runs `make install` as a package does."""
     root = tmp_path_factory.mktemp("installed")
     subprocess.run(["make", "-s", "-C", ROOT, "install", f"DESTDIR={root}", "PREFIX=/usr"], check=True, stdin=subprocess.DEVNULL)
     return root
@@ -232,7 +232,7 @@ def test_installed_files(installed):
                  "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/doc/pgpoll/docs/overview.svg", "usr/share/pgpoll/www/index.html", "usr/share/pgpoll/www/long_polling_client.js"):
         assert (installed / path).is_file(), path
     for path in installed.rglob("*"):
-        if path.is_file() and path.parent.name not in ("pgpoll", "container") and path.suffix != ".md":   # not the programs
+        if path.is_file() and path.parent.name not in ("pgpoll", "container") and path.suffix != ".md":   # without the programs
             assert b"/usr/local" not in path.read_bytes(), path
     sources = {path.relative_to(ROOT / "sql") for path in (ROOT / "sql").rglob("*.sql")}
     assert {path.relative_to(installed / "usr/share/pgpoll/sql") for path in (installed / "usr/share/pgpoll").rglob("*.sql")} == sources
@@ -268,7 +268,7 @@ def test_sample_settings_are_those_of_help(database, installed):
 
 
 def test_sample_settings_can_be_read_by_a_shell(installed):
-    """Each line, once its # is gone, sets that."""
+    """Each line without its # sets the variable."""
     lines = (installed / "etc/default/pgpoll").read_text()
     active = re.sub(r"(?m)^#([A-Z_]+=)", r"\1", lines)
     names = re.findall(r"(?m)^([A-Z_]+)=", active)
@@ -286,7 +286,7 @@ def test_manual_pages(database, installed):
         groff = subprocess.run(["groff", "-mandoc", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True)
         assert (groff.returncode, groff.stderr) == (0, ""), groff
     text = subprocess.check_output(["mandoc", "-T", "ascii", "-O", "width=1000", installed / "usr/share/man/man8/pgpoll.fcgi.8"], text=True)
-    text = re.sub(r".\x08", "", text)   # no overstriking
+    text = re.sub(r".\x08", "", text)   # removes overstriking
     assert re.findall(r"(?m)^     (PGPOLL_[A-Z_]+)$", text) == re.findall(r"(?m)^  (PGPOLL_[A-Z_]+) ", help_of(database))
     usage = {name: (ROOT / "deploy" / name).read_text() for name in ("pgpoll-setup", "pgpoll-check")}
     for name, script in usage.items():
@@ -296,8 +296,8 @@ def test_manual_pages(database, installed):
 
 
 def test_units_are_right(installed):
-    """As systemd-analyze has it; it looks for the programs, too, so these are where they really are. Its exposure level of a service
-    that can do everything is 96 (UNSAFE)."""
+    """systemd-analyze finds no fault. It also looks for the programs, so the units get their real paths. It rates a service without any
+    restriction 9.6 (UNSAFE)."""
     units = installed / "units"
     shutil.copytree(installed / "usr/lib/systemd/system", units)
     for unit in units.iterdir():

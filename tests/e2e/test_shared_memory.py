@@ -1,4 +1,4 @@
-"""Workers that write garbage into the memory that they share with the manager: into all of it that they have mapped writable."""
+"""Workers that write garbage into all of the shared memory that they have mapped writable."""
 import os
 import re
 
@@ -18,7 +18,7 @@ def host():
 
 
 def writable(pid):
-    """The shared memory that a worker can write: (address, size) of each mapping, and a file to do it."""
+    """Yields the shared memory that a worker can write: (address, size) of each mapping, and a file through which to write it."""
     with open(f"/proc/{pid}/maps") as maps:
         found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw-s .*pgpoll", maps.read(), re.M)
     assert found
@@ -26,7 +26,7 @@ def writable(pid):
 
 
 def damage(pid, garbage):
-    """Has a worker write garbage(size) into all of it."""
+    """Writes garbage(size) into all shared memory that a worker can write."""
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
         for address, size in writable(pid):
             memory.seek(address)
@@ -34,20 +34,21 @@ def damage(pid, garbage):
 
 
 def damage_slot(pid, topic):
-    """Has the worker that waits for this topic write garbage into its own slot, which begins on the page that has its topic's name and is longer."""
+    """Writes garbage into the slot of the worker that waits for this topic. The slot begins on the page with its topic's name and is longer than
+    that page."""
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
         for address, size in writable(pid):
             memory.seek(address)
             at = memory.read(size).find(topic.encode())
             if at >= 0:
                 memory.seek(address + at // PAGE * PAGE)
-                memory.write(os.urandom(8 * PAGE))     # a slot has 14 pages, and the next one may be of a worker that is to live
+                memory.write(os.urandom(8 * PAGE))     # a slot has 14 pages; the next slot may belong to a worker that must live
                 return
     raise AssertionError("no slot with that topic")
 
 
 def expect_service(server, manager):
-    """Polls, first and known ones, waiting or not, for all topics: answered, and by the manager that was there before."""
+    """Asserts that the same manager serves polls of new and known topics, waiting or not."""
     topic = new_topic()
 
     def serves():
@@ -58,7 +59,8 @@ def expect_service(server, manager):
     until(serves, "polls answered")
     server.until_workers()
 
-    # Polls of a moment ago may be deaf, and a broken worker may be killed just when it has taken one; but soon none is.
+    # Polls that have just begun may not be woken, and a broken worker may be killed with a poll that it has just accepted; but soon all polls are
+    # served.
     def hears():
         start = until(lambda: not (poll := server.poll_later(topic)).exception(20) and poll.result().next_since, "a cursor")
         polls = [server.poll_later(topic, since=start, timeout=20) for _ in range(4)]
@@ -79,7 +81,7 @@ def test_a_worker_that_damages_its_own_slot_is_replaced(host, topic):
     damage_slot(pid, topic)
     until(lambda: host.poll(new_topic()) and pid not in host.worker_pids(), "the broken worker gone")
     assert str(pid) in [match[1] for line in host.log() if (match := DAMAGED.search(line))]
-    assert poll.exception(20)   # its own client is told of an error by the web server
+    assert poll.exception(20)   # the web server answers its client with an error
     host.publish(other, "news")
     assert kept.result(20).payloads == ["news"]
     expect_service(host, manager)
@@ -95,4 +97,4 @@ def test_garbage_in_all_that_a_worker_can_write(host, topic, garbage):
         damage(pid if os.path.exists(f"/proc/{pid}") else min(host.worker_pids()), garbage)
         expect_service(host, manager)
     for poll in polls:
-        poll.exception(20)  # answered or not, they end
+        poll.exception(20)  # the polls end, with or without an answer

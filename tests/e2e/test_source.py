@@ -1,5 +1,5 @@
-"""What the source tree promises: includes point down, one version everywhere, a tarball that builds by itself, and documents for
-developers that name what there is."""
+"""Checks of the source tree: includes point down, all places have the same version, the tarball builds by itself, and the names in documents for
+developers exist."""
 import json
 import os
 import re
@@ -77,7 +77,7 @@ def test_lines_of_c_and_sql_have_at_most_110_columns():
 
 
 def debian_changelog(tmp_path):
-    """(version, distribution, date) of each entry."""
+    """Returns (version, distribution, date) of each entry."""
     made = tmp_path / "changelog"
     made.write_text(subprocess.run(["awk", "-v", "maintainer=A B <a@b.example>", "-v", "now=Sat, 28 Nov 2026 18:00:00 +0000", "-f",
                                     ROOT / "deploy/debian/changelog.awk", ROOT / "CHANGELOG.md"], check=True, capture_output=True, text=True).stdout)
@@ -147,13 +147,13 @@ def test_the_tarball_builds_and_passes_unit_tests_without_git(tmp_path):
 # ---- documents for developers
 
 DOCUMENTS = "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"
-# Where functions are defined: `name(`, in whatever language.
+# Finds where a function is defined: `name(` in any language.
 SOURCES = "\n".join(path.read_text() for directory in ("src", "fcgi", "sql", "tests", "examples") for path in (ROOT / directory).rglob("*")
                     if path.suffix in (".c", ".h", ".sql", ".py", ".mjs"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_what_a_document_names_is_there(document):
+def test_names_in_a_document_exist(document):
     text = (ROOT / document).read_text()
     named = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
     functions = {name[1] for name in (re.fullmatch(r"(?:pgpoll\.)?(\w+)\([^()]*\)", part) for part in named) if name}
@@ -166,7 +166,7 @@ def test_what_a_document_names_is_there(document):
 
 
 @pytest.mark.parametrize("document", (*DOCUMENTS, "CHANGELOG.md"))
-def test_links_of_a_document_lead_somewhere(document):
+def test_links_of_a_document_work(document):
     text = (ROOT / document).read_text()
 
     def anchors(of):

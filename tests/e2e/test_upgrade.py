@@ -1,4 +1,4 @@
-"""A new version of the schema and of the programs, put in place under clients that poll and publishers that publish."""
+"""Upgrades of the schema and of the programs while clients poll and publishers publish."""
 import os
 import re
 import shutil
@@ -16,7 +16,7 @@ NEXT = int(SCHEMA_VERSION) + 1
 
 @pytest.fixture(scope="module")
 def next_tree(tmp_path_factory):
-    """The sources of a made-up next version: only what knows the version is compiled anew."""
+    """The sources of an invented next version. Only files that contain the version are compiled again."""
     tree = tmp_path_factory.mktemp("next")
     subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "examples", "fcgi", "sql", "src")), tree], check=True)
     (tree / "sql/version.sql").write_text(f"\\set schema_version {NEXT}\n")
@@ -30,13 +30,13 @@ def next_tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server():
-    """One that is upgraded once."""
+    """A server that is upgraded once."""
     with Server(8, errors="pgpoll schema|permission denied for schema|: schema, 0 messages") as server:
         yield server
 
 
 class Client(threading.Thread):
-    """Polls on from cursor to cursor. A 503, to be tried again, is counted; anything else fails."""
+    """A client that polls in a loop. It counts answers with 503 and repeats those polls; any other error fails the test."""
 
     def __init__(self, server, topic):
         super().__init__(daemon=True)
@@ -88,7 +88,7 @@ def test_no_right_to_the_schema(server, topic):
 
 
 def test_schema_first_then_programs(server, next_tree):
-    """As pgpoll-setup(8) has it. The old workers say what to do, and nobody misses a message or gets one twice."""
+    """In the order of pgpoll-setup(8). The old workers log what to do, and no client misses a message or gets one twice."""
     topic = new_topic()
     clients = [Client(server, topic) for _ in range(3)]
     server.publish(topic, *range(5))
@@ -109,7 +109,7 @@ def test_schema_first_then_programs(server, next_tree):
 
 
 def test_programs_first_then_schema(next_tree, topic):
-    """In the other order clients wait, as they do while the database is away."""
+    """In this order clients wait, as while the database is away."""
     with Server(2, errors="pgpoll schema|: schema, 0 messages") as own:
         own.publish(topic, 1)
         own.reload(top=next_tree)

@@ -1,4 +1,4 @@
-"""Polls that wait: for what, for how long, and what wakes them."""
+"""Polls that wait: what they wait for, how long, and what wakes them."""
 import http.client
 import json
 import os
@@ -59,7 +59,7 @@ def test_the_default_timeout(server, topic):
 
 
 @pytest.mark.parametrize("cursor", ["0", "-2", "$", "msg_0000000000000000", "1600000000000-0"])
-def test_every_cursor_waits_where_nothing_is(server, topic, cursor):
+def test_every_cursor_waits_if_there_is_no_message(server, topic, cursor):
     (poll,) = server.wait(topic, since={topic: cursor}, timeout=20)
     server.publish(topic, 1)
     answer = poll.result()
@@ -67,7 +67,7 @@ def test_every_cursor_waits_where_nothing_is(server, topic, cursor):
 
 
 def lose(server, reason, topic):
-    """A cursor that cannot be honoured for that reason, of a topic where nothing follows."""
+    """Returns a cursor that causes a gap with this reason, in a topic without later messages."""
     if reason == "unknown":
         return "rubbish"
     if reason == "ahead":
@@ -83,8 +83,8 @@ def test_a_gap_is_answered_at_once(server, topic, reason):
     cursor = lose(server, reason, topic)
     answer = server.poll(topic, since={topic: cursor}, timeout=30)
     assert answer.gaps == {topic: {"reason": reason, "requested": cursor, "oldest": None}} and not answer.messages
-    assert answer.seconds < 30 / 2 and answer.headers["Content-Length"]     # it did not wait, or its length would not have been known
-    # Once: the cursor that comes with it is good.
+    assert answer.seconds < 30 / 2 and answer.headers["Content-Length"]     # an answer with a Content-Length did not wait
+    # The gap is reported once: the cursor in the answer is valid.
     (poll,) = server.wait(topic, since=answer.next_since, timeout=30)
     server.publish(topic, 3)
     assert poll.result().payloads == [3] and not poll.result().gaps
@@ -99,7 +99,7 @@ def test_a_gap_of_one_of_two_topics_is_answered_at_once(server, topic):
 
 @pytest.mark.parametrize("how", ["prune", "TRUNCATE"])
 def test_a_gap_that_opens_during_a_wait_is_answered_at_once(server, topic, how):
-    """The messages are gone before anybody could read them: those who wait are stopped meanwhile."""
+    """The messages are deleted before they can be read, because the waiting workers are stopped meanwhile."""
     (poll,) = server.wait(topic, timeout=60)
     server.until_waiting(topic)
     stopped = [server.manager] if server.mode == "managed" else server.worker_pids()
@@ -169,7 +169,7 @@ def test_one_transaction_arrives_whole(server, topic):
     assert poll.result().payloads == list(range(1, 51))
 
 
-def test_what_woke_it_keeps_to_the_limit(server, topic):
+def test_the_answer_to_a_wait_respects_the_limit(server, topic):
     (poll,) = server.wait(topic, timeout=20, limit=10)
     server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, to_json(n) FROM generate_series(1, 25) n", topic)
     got, answer = [], poll.result()
@@ -180,7 +180,7 @@ def test_what_woke_it_keeps_to_the_limit(server, topic):
     assert [len(page) for page in got] == [10, 10, 5] and sum(got, []) == list(range(1, 26))
 
 
-# --- what is now
+# --- the meaning of "now"
 
 def test_a_slow_transaction_begun_before_the_poll_is_delivered(server, topic):
     slow = server.connect()
@@ -197,7 +197,7 @@ def test_a_slow_transaction_may_outlive_several_polls(server, topic):
     slow = server.connect()
     slow.cursor().execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"slow\"')", (topic,))
     since = server.poll(topic).next_since
-    server.publish(topic, "quick")   # not held up, and overtakes
+    server.publish(topic, "quick")   # it is not delayed, and overtakes the slow one
     quick = server.poll(topic, since=since)
     assert quick.payloads == ["quick"]
     (poll,) = server.wait(topic, since=quick.next_since, timeout=20)
@@ -214,7 +214,7 @@ def test_between_two_polls_nothing_is_lost(server, topic):
 
 
 def test_between_two_polls_of_a_client_that_tracks_message_ids(server, topic):
-    """The API document's loop sends back the id of each topic's last message."""
+    """The loop in the API document sends back the id of each topic's last message."""
     other, last_ids, got = new_topic(), {}, []
     for n in range(6):
         (poll,) = server.wait(topic, other, since=last_ids or None, timeout=20)
@@ -250,7 +250,7 @@ def test_rolled_back_is_never_delivered(server, topic, isolation):
     assert [message["payload"] for message in server.read(topic)] == [1, 2]
 
 
-def test_an_open_transaction_holds_nobody_back(server, topic):
+def test_an_open_transaction_delays_only_its_own_messages(server, topic):
     holder = server.connect()
     holder.cursor().execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '\"held\"')", (topic,))
     (poll,) = server.wait(topic, timeout=20)
@@ -269,7 +269,7 @@ def test_a_lost_notification_is_found_at_the_timeout(server, topic):
 
 
 def test_a_lost_notification_only_delays(topic):
-    """A feed row that nobody was notified of is found by the slow re-read."""
+    """The periodic re-read finds a feed row for which no notification was sent."""
     with Server(4, PGPOLL_REREAD_S="1") as server:
         polls = server.wait(topic, polls=2, timeout=20) + server.wait(topic, since={topic: "0"}, timeout=20)
         server.publish_unheard(topic)
@@ -280,13 +280,13 @@ def test_a_lost_notification_only_delays(topic):
         server.publish(topic, "heard")
         answer = poll.result()
         got = answer.payloads
-        if len(got) < 2:   # the two are two transactions
+        if len(got) < 2:   # the two messages are in two transactions
             got += server.poll(topic, since=answer.next_since, timeout=20).payloads
         assert got == ["unheard", "heard"]
 
 
-def test_truncated_before_anybody_saw_it(small):
-    """By those who deliver, which are stopped meanwhile. One of the topics had a message before, the other one none."""
+def test_truncate_of_undelivered_messages(small):
+    """The processes that deliver are stopped meanwhile. One of the topics had a message before, the other one had none."""
     used, new = new_topic(), new_topic()
     small.publish(used, "old")
     since = {**small.poll(new).next_since, **small.poll(used, since={used: "0"}).next_since}
@@ -314,8 +314,8 @@ def test_truncated_before_anybody_saw_it(small):
         assert small.poll(topic, since=answer.next_since, timeout=10).payloads == ["next"]
 
 
-def test_where_openssl_refuses_md5(topic):
-    """As it does in FIPS mode."""
+def test_openssl_without_md5(topic):
+    """OpenSSL does so in FIPS mode."""
     with tempfile.TemporaryDirectory(prefix="pgpoll-e2e-", dir="/tmp") as directory:
         os.chmod(directory, 0o755)
         library = f"{directory}/no_md5.so"
@@ -336,7 +336,7 @@ def test_where_openssl_refuses_md5(topic):
 
 def test_no_transaction_is_open_while_polls_wait(server, topic):
     polls = server.wait(topic, polls=3, timeout=20)
-    server.until_waiting(topic, 3)   # its own sessions, or the manager's one
+    server.until_waiting(topic, 3)   # the sessions of the workers, or that of the manager
     idle = ("SELECT a.state, a.xact_start IS NULL FROM pg_stat_activity a JOIN pgpoll.live_waiters w ON w.backend_pid = a.pid"
             " WHERE w.topics = ARRAY[%s]")
     until(lambda: server.sql(idle, topic) == [("idle", True)] * 3, "three idle sessions")
@@ -347,8 +347,8 @@ def test_no_transaction_is_open_while_polls_wait(server, topic):
 
 
 @pytest.mark.web
-def test_an_answer_at_hand_has_a_length_and_a_waiting_one_keeps_the_connection(server, topic):
-    """Several polls, one connection."""
+def test_an_immediate_answer_has_a_length_and_a_waiting_one_keeps_the_connection(server, topic):
+    """All polls use one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     since = None
 
@@ -372,7 +372,7 @@ def test_stats(server, topic):
         counts = stats["topic_subscriber_counts"]
         return (stats["active_waiters"], stats["subscribed_topics"], counts.get(topic, 0), counts.get(other, 0)) == numbers
 
-    truth = STALL_S + (1.0 if server.mode == "direct" else 1.5)   # a manager writes once a second
+    truth = STALL_S + (1.0 if server.mode == "direct" else 1.5)   # a manager writes the statistics once a second
     until(lambda: shows(4, 2, 2, 3), "both topics in the stats", seconds=truth)
     server.publish(other, 1)
     [poll.result() for poll in polls[:3]]
@@ -384,7 +384,7 @@ def test_stats(server, topic):
 
 @pytest.mark.web
 def test_http_1_0(server, topic):
-    """No chunks there: the end of the connection ends the answer."""
+    """HTTP/1.0 has no chunks: the end of the connection ends the answer."""
     body = json.dumps({"topics": [topic], "timeout": 20})
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(f"POST {POLL} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
@@ -403,12 +403,12 @@ def test_more_polls_than_workers_queue_up(small, topic):
 
 @pytest.mark.web
 def test_others_are_answered_while_every_worker_waits(small):
-    """Where there is a manager, one of two polls that wait answers early, so that a third can; two, if the machine is slow to run the first."""
+    """Under a manager, one of two waiting polls is answered early so that a third can wait; both, if the machine is slow to run the first."""
     assert any(answers_early(small, new_topic()) == (small.mode == "managed") for _ in range(5))
 
 
 def answers_early(small, topic):
-    """How many of them."""
+    """Returns how many of the polls were answered early."""
     polls = small.wait(topic, polls=2, timeout=20)
     small.until_waiting(topic, 2)
     third = small.poll_later(topic, since={topic: "0"}, timeout=20)
@@ -435,7 +435,7 @@ def answers_early(small, topic):
 def test_a_client_that_vanishes_frees_its_worker(small, topic, leave):
     body = json.dumps({"topics": [topic], "timeout": 60})
     request = f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-    for _ in range(2):   # again: the worker must be as good as new
+    for _ in range(2):   # twice: the worker must be usable again
         clients = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(2)]
         for client in clients:
             client.sendall(request)
@@ -454,7 +454,7 @@ def test_a_vanished_client_neither_takes_nor_delays_anything(server, topic):
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
         server.until_waiting(topic, 2)
-    server.publish(topic, 1)   # while one of the two is just leaving
+    server.publish(topic, 1)   # while one of the two clients disconnects
     assert stayed.result().payloads == [1]
     until(lambda: topic not in server.stats()["topic_subscriber_counts"], "both workers free", seconds=LEAVING_S)
 
@@ -465,7 +465,7 @@ def test_a_queued_client_that_vanishes_costs_nothing(small, topic):
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", small.port)) as client:
             client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-            time.sleep(0.05)   # nothing to observe: it waits in the listen backlog, or a worker is just free
+            time.sleep(0.05)   # nothing to observe: the poll waits in the listen backlog, or a worker has just become free
     small.publish(topic, 1)
     answers = [small.poll_on(topic, answer=poll.result(), timeout=20) for poll in polls]
     assert [answer.payloads for answer in answers] == [[1]] * 2
@@ -473,7 +473,7 @@ def test_a_queued_client_that_vanishes_costs_nothing(small, topic):
 
 
 def test_many_clients_come_and_go(server, topic):
-    """Forty clients in turn on twenty-four workers, each reading on from its own cursor: everyone gets everything."""
+    """Forty clients take turns on twenty-four workers, and each continues from its own cursor. All get all messages."""
     def client(results):
         since, got = {topic: "0"}, []
         while len(got) < 10:
@@ -496,7 +496,7 @@ def test_many_clients_come_and_go(server, topic):
 @pytest.mark.web
 @pytest.mark.skipif(WEB == "nginx", reason="for nginx, who stops sending has left")
 def test_a_client_that_only_stops_sending_is_answered(server, topic):
-    """Also the first poll of a topic: with a cursor that is good for the next one."""
+    """Also the first poll of a topic: its answer has a valid cursor."""
     body = json.dumps({"topics": [topic], "timeout": 1}).encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"

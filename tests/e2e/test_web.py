@@ -1,5 +1,5 @@
-"""What the web server in front owes us, with the file that deploy/ has for it: nobody sees who waits who should not, users reach
-can_poll(), slow clients cost no worker, HTTP/2, reloads, restarts of the workers."""
+"""Each web server with its file from deploy/: statistics are protected, users reach can_poll(), slow clients occupy no worker, HTTP/2, reloads,
+restarts of the workers."""
 import base64
 import contextlib
 import copy
@@ -22,12 +22,12 @@ from server import LEAVING_S, METRICS, POLL, STALL_S, STATS, WEB, Server, new_to
 from stalls import again_after_a_stall
 
 pytestmark = pytest.mark.web
-LOCAL, ELSEWHERE = "127.0.0.1", "127.0.0.2"   # addresses to come from; only the first is one that the files let in
+LOCAL, ELSEWHERE = "127.0.0.1", "127.0.0.2"   # client addresses; the files allow only the first one
 
 
 @contextlib.contextmanager
 def fronted(server, kind=None, **options):
-    """The server behind another web server of the kind under test, set up like this."""
+    """The server behind a web server of the kind under test with this configuration."""
     with (kind or web.SERVERS[WEB])(server.run / "fcgi", **options) as front:
         door = copy.copy(server)
         door.front, door.port, door.tls_port, door.url = front, front.port, front.tls_port, f"http://127.0.0.1:{front.port}"
@@ -35,7 +35,7 @@ def fronted(server, kind=None, **options):
 
 
 def raw(server, request, source=LOCAL):
-    """Status and body for these bytes."""
+    """Sends these bytes. Returns the status and the body."""
     def ask():
         with socket.create_connection(("127.0.0.1", server.port), 20, (source, 0)) as client:
             client.sendall(request.replace("\n", "\r\n").encode())
@@ -50,7 +50,7 @@ def get(server, path, source, method="GET", headers=""):
     return raw(server, f"{method} {path} HTTP/1.1\nHost: x\nConnection: close\nContent-Length: 0\n{headers}\n", source)
 
 
-# --- who sees what
+# --- access to the resources
 
 def test_stats_and_metrics_are_closed_to_others(server):
     for path in STATS, METRICS:
@@ -79,7 +79,7 @@ def test_everybody_may_poll(server, topic):
 
 
 @pytest.mark.parametrize("path", [STATS, METRICS])
-def test_ours_answers_and_no_file_of_the_web_servers(server, path):
+def test_pgpoll_answers_and_no_file_of_the_web_server(server, path):
     assert server.request("GET", path).headers["X-Content-Type-Options"] == "nosniff"
 
 
@@ -92,7 +92,7 @@ def test_an_operator_lets_a_network_in(server):
 # --- files
 
 def test_the_console_and_the_description(server):
-    """Each file with the type that browsers ask for."""
+    """Each file has the type that browsers require."""
     html, js = "text/html", "(text|application)/(x-)?javascript"
     types = {"/console/": html, "/console/index.html": html, "/console/console.css": "text/css", "/console/console.js": js,
              "/console/long_polling_client.js": js, "/console/icon.svg": re.escape("image/svg+xml"), "/openapi.json": "application/json"}
@@ -113,7 +113,7 @@ def basic(user):
 
 
 def test_users_reach_can_poll(server, topic):
-    """And nobody who only says so: without authentication there are no users."""
+    """A client's own claim does not count: without authentication there are no users."""
     name = "ann:" + topic
     body = json.dumps({"topics": [name], "since": {name: "0"}, "timeout": 0})
     claims = {"Remote-User": "ann", "Remote_User": "ann", "X-Remote-User": "ann"}
@@ -129,7 +129,7 @@ def test_users_reach_can_poll(server, topic):
             answer = door.request("POST", POLL, body, basic("ann:secret"))
             assert answer.status == 200 and answer.payloads == [1]
             assert status(**basic("bob:secret"), **claims) == 403
-            assert status("OPTIONS") == 204   # a browser asks without
+            assert status("OPTIONS") == 204   # browsers send it without a login
             assert server.request("POST", POLL, body, {**claims, **basic("ann:secret")}).status == 403
         finally:
             server.unrestrict()
@@ -137,7 +137,7 @@ def test_users_reach_can_poll(server, topic):
 
 @contextlib.contextmanager
 def application():
-    """The port of one that knows its users by their cookie."""
+    """Starts an application that recognizes its users by a cookie. Yields its port."""
     class Application(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             user = {"session=1": "ann", "session=2": "bob"}.get(self.headers["Cookie"])
@@ -184,7 +184,7 @@ def test_users_of_an_application_reach_can_poll(server, topic):
 # --- slow clients
 
 def slow_clients(port):
-    """Connections that never get to the end of their request: what each sends first, and what a byte at a time."""
+    """Returns pairs for connections that never complete their request: what to send first, and what to send a byte at a time."""
     head = f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     chunked = head + "Transfer-Encoding: chunked\r\n\r\n"
     for first, then in [
@@ -197,7 +197,7 @@ def slow_clients(port):
 
 
 def test_slow_clients_cost_no_worker(server):
-    clients = [pair for _ in range(8) for pair in slow_clients(server.port)]   # more than there are workers
+    clients = [pair for _ in range(8) for pair in slow_clients(server.port)]   # more clients than workers
     try:
         times = []
         for _ in range(9):
@@ -213,7 +213,7 @@ def test_slow_clients_cost_no_worker(server):
 
 
 def test_clients_that_do_not_read_their_answer_cost_no_worker(small, topic):
-    """Except behind Apache, which passes an answer on as fast as the client reads it."""
+    """Behind Apache they do, because it passes an answer on as fast as the client reads it."""
     small.publish(topic, "x" * 5_000_000)
     body = json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0})
     clients = []
@@ -262,11 +262,11 @@ def test_tls(secure, topic, protocol):
 
 def test_polls_share_an_http_2_connection(secure, topic):
     with h2_client.connect(secure.tls_port) as client:
-        at_a_time = {"lighttpd": 8, "apache": 6, "nginx": 20}[WEB]   # 20 is for the sake of the test, the others are limits
+        at_a_time = {"lighttpd": 8, "apache": 6, "nginx": 20}[WEB]   # 20 is chosen for the test, the others are limits
         assert client.most_streams() == {"lighttpd": 8, "apache": 100, "nginx": 128}[WEB]
         streams = [client.post(POLL, {"topics": [topic], "timeout": 20}) for _ in range(at_a_time)]
         secure.until_waiting(topic, at_a_time)
-        if WEB == "apache":   # the others announce what they would not serve, or serve more
+        if WEB == "apache":   # the others announce more streams than they serve, or serve more than they announce
             client.socket.settimeout(0.5)
             with pytest.raises(TimeoutError):
                 client.answer(client.post(POLL, {"topics": [topic], "timeout": 0}))
@@ -277,7 +277,7 @@ def test_polls_share_an_http_2_connection(secure, topic):
 
 
 def test_an_http_2_client_that_leaves_frees_its_workers(secure, topic):
-    """As a browser's abort() does: the stream is reset, the connection stays. Or as one that is closed."""
+    """A browser's abort() resets the stream and keeps the connection; a closed browser ends the connection."""
     with h2_client.connect(secure.tls_port) as one, h2_client.connect(secure.tls_port) as other:
         streams = [[client.post(POLL, {"topics": [topic], "timeout": 60}) for _ in range(3)] for client in (one, other)]
         secure.until_waiting(topic, 6)
@@ -317,9 +317,9 @@ def test_a_reload_costs_no_poll(server, topic):
         polls = door.wait(topic, polls=8, timeout=20)
         door.front.reload()
         if WEB == "lighttpd":
-            server.reload()   # as its file says
+            server.reload()   # as the comments in its file say
         else:
-            time.sleep(0.5)   # let it take effect; nothing tells when
+            time.sleep(0.5)   # nothing shows when it takes effect
             assert not any(poll.done() for poll in polls)
         assert until(lambda: answered(door), "answers again").seconds < 1 + STALL_S
         door.publish(topic, 1)
@@ -335,7 +335,7 @@ def answered(server):
 
 
 def test_workers_that_come_back_are_found(server, topic):
-    """lighttpd looks once a second."""
+    """lighttpd checks once a second."""
     body, socket_file = json.dumps({"topics": [topic], "timeout": 0}), server.run / "fcgi" / "poll.sock"
     away = socket_file.with_name("away.sock")
     with fronted(server) as door:
@@ -352,7 +352,7 @@ def test_workers_that_come_back_are_found(server, topic):
 # --- Apache's mod_fcgid, which starts the workers itself
 
 def under_fcgid(server, **options):
-    """mod_fcgid with workers of its own, in the server's database."""
+    """Apache with mod_fcgid, whose workers use the server's database."""
     database = {name: value for name, value in server.env.items() if name.startswith("PG") and name != "PGPOLL_URL"}
     return {"kind": web.Fcgid, "programs": server.run / "bin",
             "database": {**database, "PGUSER": "pgpoll_worker", "PGPOLL_LOG": str(server.run / "log" / "pgpoll.log")}, **options}

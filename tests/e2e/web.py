@@ -1,5 +1,5 @@
-"""Web servers in front of a pgpoll's workers: each as Debian sets it up, with our file for it from deploy/ copied in as its comments
-say. Of ours only the sockets' directory is replaced, of Debian's only paths and ports."""
+"""Web servers in front of pgpoll's workers. Each has Debian's configuration and our file from deploy/, installed as its comments say. The tests
+replace only the sockets' directory in ours, and paths and ports in Debian's."""
 import os
 import pathlib
 import re
@@ -17,8 +17,8 @@ reserved = []
 
 
 def free_port():
-    """It stays reserved while we run: neither given to others that ask for any port, nor to connections as their own end. Servers get it
-    all the same, for they set SO_REUSEADDR, as we do here."""
+    """Returns a free TCP port and reserves it for the life of this process, so that the kernel gives it to nobody else. Servers can still listen
+    on it, because they set SO_REUSEADDR, as this function does."""
     probe = socket.socket()
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     probe.bind(("127.0.0.1", 0))
@@ -32,17 +32,16 @@ def listens(port):
 
 
 def uncomment(text, section):
-    """What follows a comment line that starts so, up to an empty line, with its commented-out directives ("#Word", not "# word")
-    in force."""
+    """Enables the directives that are commented out ("#Word", not "# word") after a comment line that starts with this text, up to an empty line."""
     before, heading, rest = re.split(rf"(^ *# {re.escape(section)}.*\n)", text, maxsplit=1, flags=re.M)
     block, gap, after = rest.partition("\n\n")
     return before + heading + re.sub(r"^( *)#(?=[^ #])", r"\1", block, flags=re.M) + gap + after
 
 
 class WebServer:
-    """edit: what an operator would do to our file. tls: it also answers HTTPS, with HTTP/2, at tls_port. Users ann and bob, each with
-    password "secret", are in the password file that the files in deploy/ name."""
-    binary = ours = etc = reload_signal = None   # /usr/sbin/..., deploy/..., /etc/..., what the service's reload sends
+    """A web server under test. edit: a function that edits our file as an operator would. tls: also serve HTTPS with HTTP/2 on tls_port. The
+    password file that the files in deploy/ name has users ann and bob, both with password "secret"."""
+    binary = ours = etc = reload_signal = None   # the program, our file in deploy/, its place in /etc, the signal of the service's reload
 
     def __init__(self, sockets, port=None, edit=lambda text: text, tls=False):
         self.home = pathlib.Path(tempfile.mkdtemp(prefix=f"pgpoll-{type(self).__name__.lower()}-", dir="/tmp"))
@@ -69,7 +68,7 @@ class WebServer:
         return self.local(text.replace("/run/pgpoll", self.sockets))
 
     def local(self, text):
-        """With this server's paths in place of the system's."""
+        """Replaces the system's paths by those of this server."""
         return (re.sub(r"/etc/\w+/pgpoll\.htpasswd", str(self.users), text).replace(self.etc, str(self.conf))
                 .replace(f"/var/log/{pathlib.Path(self.etc).name}", str(self.log)).replace("/var/www/html", str(self.home / "www")))
 
@@ -120,7 +119,7 @@ class WebServer:
             shutil.rmtree(self.home, ignore_errors=True)
 
     def reload(self):
-        """As the service does it."""
+        """Reloads as the service does."""
         self.process.send_signal(self.reload_signal)
 
     def errors(self):
@@ -209,7 +208,7 @@ class Nginx(WebServer):
 
 
 class Fcgid(Apache):
-    """sockets: of no use to it. programs: where they are; database: variables for them."""
+    """Apache with mod_fcgid. sockets: ignored. programs: their directory. database: variables for them."""
     ours, modules = "apache/pgpoll-fcgid.conf", ["fcgid"]
 
     def __init__(self, sockets, programs, database, **options):

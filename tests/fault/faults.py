@@ -1,4 +1,4 @@
-"""What is done to a server while it works. Each fault returns when it is over; whether messages flow again is for others to see."""
+"""Faults that happen to a server under load. Each fault returns when it is over; other code checks whether messages flow again."""
 import contextlib
 import os
 import pathlib
@@ -27,8 +27,8 @@ def environment(pid):
 
 
 class Supervisor:
-    """Takes a server's pool over and starts again whatever of it ends, on the same listening socket, as systemd and multiwatch do.
-    settings: of the environment, in the place of what `make start` gave the programs."""
+    """Replaces a server's pool, and restarts each process that ends, on the same listening socket, as systemd and multiwatch do. settings:
+    environment variables in place of those that `make start` gave the programs."""
 
     def __init__(self, server, **settings):
         self.server, self.file = server, server.run / "poll.pids"
@@ -40,7 +40,7 @@ class Supervisor:
         until(lambda: not any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids), "the pool gone")
         self.socket = self.listen(server.run / "fcgi" / "poll.sock")
         self.stopping, self.processes, self.lock = False, {}, threading.Lock()
-        self.ended = set()      # signals that ended them
+        self.ended = set()      # the signals that ended processes
         self.keepers = [threading.Thread(target=self.keep, args=(n,), daemon=True) for n in range(len(pids))]
 
     def listen(self, path):
@@ -96,7 +96,7 @@ class Supervisor:
 
 
 class Proxy:
-    """Stands between the programs and PostgreSQL, and can fall silent on the connections it has, without closing them."""
+    """A proxy between the programs and PostgreSQL that can stop forwarding on its connections without closing them."""
 
     def __init__(self, target):
         self.target = str(target)       # PostgreSQL's socket
@@ -155,7 +155,7 @@ class Proxy:
                     end.close()
 
     def silence(self):
-        """Nothing gets through any more on the connections there are; returns how many."""
+        """Stops forwarding on all present connections. Returns their number."""
         for link in list(self.links):
             link["silent"] = True
         return len(self.links)
@@ -166,7 +166,7 @@ class Proxy:
 
 
 class Clock:
-    """One that can be stepped, for those processes that are started with it (libfaketime)."""
+    """A clock that can be stepped, for processes that are started with it (libfaketime)."""
 
     LIBRARY = next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
@@ -183,14 +183,14 @@ class Clock:
         shutil.rmtree(self.directory)
 
     def step(self, hours):
-        """To so many hours from the true time."""
+        """Sets the clock this many hours ahead of the true time."""
         new = self.directory / "new"
         new.write_text(f"{hours * 3600:+d}\n")
         new.rename(self.directory / "offset")
 
 
 class Copy:
-    """A copy of a server's cluster in one of its own, of now; with replicate, kept up asynchronously until cut_off()."""
+    """A copy of a server's present cluster. With replicate it is an asynchronous standby until cut_off()."""
 
     def __init__(self, postgres, replicate):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-copy-", dir="/tmp"))
@@ -226,7 +226,7 @@ class Copy:
             session.close()
 
     def until_replayed(self):
-        """Everything that is committed now; returns when it was."""
+        """Returns when the copy has replayed everything that is committed now."""
         now = time.monotonic()
         ((there,),) = self.postgres.server.sql("SELECT pg_current_wal_flush_lsn()")
         until(lambda: self.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", there) == [(True,)], "the standby caught up", 60)
@@ -242,7 +242,7 @@ class Copy:
 
 
 class Faults:
-    """Does them, and notes what clients may see of them, as Check (excuses) and check_failures() want it."""
+    """Causes the faults, and records what clients may notice of them, for Check (excuses) and check_failures()."""
 
     def __init__(self, server, supervisor, proxy, dice, outages):
         self.server, self.supervisor, self.proxy, self.dice, self.outages = server, supervisor, proxy, dice, outages
@@ -257,14 +257,14 @@ class Faults:
         outage[2] = time.monotonic()
 
     def kill_worker(self):
-        """Any one; it may have a poll, which then fails."""
+        """Kills any worker. Its poll, if it has one, fails."""
         pids = sorted(self.server.worker_pids())
         self.kills += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.dice.choice(pids), signal.SIGKILL)
 
     def kill_manager(self):
-        """Its workers answer what waits, and end; no client sees more of it."""
+        """Kills the manager. Its workers answer the waiting polls and end; clients notice nothing else."""
         (pid,) = self.supervisor.pids
         os.kill(pid, signal.SIGKILL)
         until(lambda: self.supervisor.pids != [pid], "another manager")
@@ -288,11 +288,11 @@ class Faults:
         return pathlib.Path(f"/proc/{postmaster}/exe").exists()
 
     def freeze(self, seconds=3):
-        """As when the machine swaps or its disk hangs: every connection stands still."""
+        """Stops PostgreSQL, as if the machine swapped or its disk hung: every connection stands still."""
         postmaster = int((self.postgres.data / "postmaster.pid").read_text().split()[0])
         with self.away("database"):
             stopped = [postmaster]
-            os.kill(postmaster, signal.SIGSTOP)     # first, so that it starts no other
+            os.kill(postmaster, signal.SIGSTOP)     # stopped first, so that it starts no new process
             for pid in children(postmaster):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
@@ -303,27 +303,26 @@ class Faults:
                     os.kill(pid, signal.SIGCONT)
 
     def silence(self):
-        """The programs' connections are dead, and nobody tells them: for as long as it takes them to notice it, what needs the
-        database waits or is refused."""
+        """Makes the programs' connections silent. Until the programs notice that, polls that need the database wait or get 503."""
         self.outages.append(["database", time.monotonic(), time.monotonic() + 6])
         silenced = self.proxy.silence()
         assert silenced > 0
         self.dead += silenced
 
     def reload(self):
-        self.server.until_workers()     # one that ends meanwhile would be missed
+        self.server.until_workers()     # a worker that ends meanwhile would be overlooked
         self.server.reload()
 
     def drain(self):
-        """What the supervisor started is told to end, and started again."""
+        """Tells the supervisor's processes to end; the supervisor restarts them."""
         before = self.supervisor.pids
         for pid in before:
-            with contextlib.suppress(ProcessLookupError):   # about to be started again after another fault
+            with contextlib.suppress(ProcessLookupError):   # it is about to be restarted after another fault
                 os.kill(pid, signal.SIGTERM)
         until(lambda: not set(before) & set(self.supervisor.pids), "others in their places", 60)
 
     def lose_notifications(self):
-        """NOTIFY does nothing any more where a message is published; that the programs reach themselves is another matter."""
+        """Publishers' NOTIFYs are lost from now on. The heartbeats that managers send themselves still arrive."""
         self.server.sql("""
             CREATE SCHEMA IF NOT EXISTS deaf;
             CREATE OR REPLACE FUNCTION deaf.pg_notify(text, text) RETURNS void LANGUAGE sql AS '';
@@ -344,13 +343,13 @@ class Faults:
         self.tool("pg_dump", "-Fc", "-f", self.server.run / "dump", "pgpoll")
 
     def restore(self):
-        """The dump in the place of the database, as an operator would who does not care who is there."""
+        """Replaces the database by the dump, as an operator would who ignores running clients."""
         self.server.close_db()
         with self.away("database"):
             self.tool("dropdb", "--force", "pgpoll")
             self.tool("createdb", "pgpoll")
             self.tool("pg_restore", "--single-transaction", "-d", "pgpoll", self.server.run / "dump")
-        # Who finds a database without the schema is refused at once.
+        # Polls that find a database without the schema fail at once.
         self.dead += sum(": schema," in line for line in self.server.log())
 
     # --- lighttpd
@@ -360,7 +359,7 @@ class Faults:
         return int((self.server.run / "lighttpd.pid").read_text())
 
     def reload_lighttpd(self):
-        """SIGUSR1: it reads its configuration again; requests that come meanwhile wait for the polls it has."""
+        """Sends SIGUSR1: lighttpd reads its configuration again. New requests wait until the present polls have ended."""
         os.kill(self.lighttpd, signal.SIGUSR1)
 
     def restart_lighttpd(self):

@@ -1,12 +1,13 @@
-"""What writers committed and what clients were answered, recorded while it happens, and the check of the one against the other.
+"""Records what writers commit and what clients are answered, and compares the two.
 
-What is promised, as the check understands it:
+The check asserts these promises:
 - A message that was committed reaches every client that sends its cursors back; one that was rolled back reaches nobody. If the
   connection died at COMMIT, either may have happened, but it is the same for all.
-- A message has one id. Each client's ids rise, over all its topics and answers: so all have one order, and none gets a message twice.
-- In that order a writer's messages are as it wrote them, and a message whose INSERT began after another's COMMIT had returned comes
+- A message has one id. The ids that a client gets rise over all its topics and answers, so all clients see one order, and none gets a message
+twice.
+- In that order a writer's messages are in the order in which it wrote them, and a message whose INSERT began after another's COMMIT had returned comes
   after it.
-- From one cursor of a topic to the next, an answer has every message in between; or it tells a gap, and then one was missing.
+- From one cursor of a topic to the next, an answer has every message in between, or it reports a gap, and then a message was missing.
 - Only where the database itself has lost what it had committed (a standby promoted too early, a backup restored) may what was
   lost stay away, or come late from a manager's memory, and a message that survived come a second time, with another id. A client
   ahead of the database is told so.
@@ -26,11 +27,11 @@ import psycopg2
 
 POLL = "/messages/poll"
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-AGAIN = ("40001", "40P01", "55P03")     # serialization failure, deadlock, no lock in time: it did not happen
-UNDONE = ("23503", "53100", "42P01", "3F000")   # foreign key violation, disk full, nothing there yet (a backup is being restored)
-PAUSE_S = 0.05                          # between transactions, at most
-AGAIN_S = 1.5                           # between a manager's attempts to reach the database, and for the reading that follows
-LATE_S = 8                              # so much later than its timeout an answer may come: a frozen database costs up to 5.5 s
+AGAIN = ("40001", "40P01", "55P03")     # serialization failure, deadlock, lock timeout: the transaction had no effect
+UNDONE = ("23503", "53100", "42P01", "3F000")   # foreign key violation, disk full, missing tables (while a backup is restored)
+PAUSE_S = 0.05                          # the longest pause between transactions
+AGAIN_S = 1.5                           # the longest pause between a manager's attempts to connect, plus the read that follows
+LATE_S = 8                              # an answer may be this late after its timeout: a frozen database costs up to 5.5 s
 
 
 @dataclasses.dataclass
@@ -39,7 +40,7 @@ class Sent:
     topic: str
     text: str
     began: float                # before its INSERT
-    ended: float = math.inf     # after its COMMIT had returned; inf: nobody knows whether it was committed
+    ended: float = math.inf     # after its COMMIT had returned; inf: it is unknown whether it was committed
 
 
 @dataclasses.dataclass
@@ -50,13 +51,13 @@ class Poll:
     timeout: float
     began: float
     ended: float
-    status: object              # of HTTP; "cut": no answer or half of one; "left": the client did not wait for it
+    status: object              # HTTP status; "cut": no answer or an incomplete one; "left": the client disconnected
     retry_after: str = None
     messages: list = ()         # (topic, id, text)
     next_since: dict = None
     gaps: dict = None
     has_more: bool = False
-    said: str = ""              # when it is an error
+    said: str = ""              # text of an error
 
 
 # --- writers
@@ -80,10 +81,10 @@ BUSINESS = """
 
 
 class Writer:
-    """Publishes in transactions of every kind, beside other work that can make them fail, until told to stop."""
+    """Publishes in transactions of every kind until it is told to stop. Other work in them can make them fail."""
 
     def __init__(self, name, connect, topics, dice, is_ahead):
-        """is_ahead(): whether to hold on for a second, because readers are too far behind."""
+        """is_ahead(): whether to pause for a second, because readers are too far behind."""
         self.name, self.connect, self.topics, self.dice, self.is_ahead = name, connect, topics, dice, is_ahead
         self.session, self.n = None, 0
         self.sent = []
@@ -96,7 +97,7 @@ class Writer:
                 continue
             first, seed = self.n, self.dice.random()
             while self.transaction(random.Random(seed)) == "again" and not self.session.closed:
-                self.n = first      # the same messages: what was undone may be sent again
+                self.n = first      # the same messages again: a rolled back message may be sent again
             time.sleep(self.dice.random() * PAUSE_S)
             if self.is_ahead():
                 stop.wait(1)
@@ -132,7 +133,7 @@ class Writer:
         return outcome
 
     def failed(self, error, committing):
-        """What became of the transaction that the error ended."""
+        """Returns the outcome of a transaction that ended with this error."""
         if error.pgcode is None or error.pgcode.startswith("57P"):  # the connection is lost
             self.session.close()
             return "doubt" if committing else "undone"
@@ -155,7 +156,7 @@ class Writer:
             self.publish(cursor, dice, pending)
             if dice.random() < 0.1:
                 time.sleep(dice.random() * 0.1)
-        if customer and dice.random() < 0.9:    # or else it is missing at COMMIT
+        if customer and dice.random() < 0.9:    # otherwise the foreign key fails at COMMIT
             cursor.execute("INSERT INTO business.customer VALUES (%s)", (customer,))
             customer = None
         if dice.random() < 0.05 and not customer:
@@ -164,7 +165,7 @@ class Writer:
             self.publish(cursor, dice, pending)
 
     def publish(self, cursor, dice, pending):
-        """One INSERT of one or more messages, perhaps undone."""
+        """Runs an INSERT of one or more messages, which may be rolled back to a savepoint."""
         undone = dice.random() < 0.1
         if undone or dice.random() < 0.1:
             cursor.execute("SAVEPOINT here")
@@ -185,20 +186,20 @@ class Writer:
 # --- clients
 
 class Client:
-    """Polls on and on with random page sizes and timeouts, sends its cursors back in every form, and records each answer. ports: of
-    each host, for it goes from one to the other; since: the cursor with which it begins; dawdle: seconds that it may stay away
-    between polls."""
+    """A client that polls in a loop with random page sizes and timeouts, sends its cursors back in every form, and records each answer. ports:
+    one per host; it changes between them. since: its first cursor. dawdle: how many seconds it may pause between polls."""
 
     def __init__(self, ports, topics, dice, since, dawdle=0):
         self.ports, self.dice, self.dawdle = ports, dice, dawdle
         self.topics, self.since = list(topics), dict.fromkeys(topics, since)
-        self.wanting = set(self.topics)     # the topics whose end it has not had
+        self.wanting = set(self.topics)     # the topics whose last message it has not received
         self.polls = []
         self.http = None
         self.answered, self.count = False, 0
 
     def run(self, ending, deadline):
-        """Until it has had the end of every topic. ending: an event that it is due; deadline(): when it must be there."""
+        """Polls until it has received the last message of every topic. ending: an event, set when the last messages are published. deadline(): by
+        when they must have arrived."""
         while self.wanting and not (ending.is_set() and time.monotonic() > deadline()):
             leaves = not ending.is_set() and self.dice.random() < 0.03
             poll = self.poll(self.dice.choice([0, 1, 2, 5]), self.dice.choice([1, 2, 5, 20, 100, 1000]), leaves)
@@ -236,7 +237,7 @@ class Client:
         return poll
 
     def ask(self, body, timeout):
-        """On the connection it has; if the web server has closed that one meanwhile, as it may, on another."""
+        """Sends the request on the present connection. If the web server has closed that, which is allowed, uses a new one."""
         if self.http and self.http.sock and self.dice.random() < 0.8:
             self.http.sock.settimeout(timeout)
             with contextlib.suppress(ConnectionError):
@@ -251,7 +252,7 @@ class Client:
         poll.messages = [(m["topic"], m["message_id"], m["payload"][0]) for m in answer["messages"]]
         poll.next_since, poll.has_more, poll.gaps = answer["next_since"], answer["has_more"], answer.get("gaps", {})
         self.since = dict(poll.next_since)
-        if self.dice.random() < 0.5:    # another cursor for the same place
+        if self.dice.random() < 0.5:    # another cursor for the same position
             self.since.update((m["topic"], m[self.dice.choice(["message_id", "stream_id"])]) for m in answer["messages"])
         self.wanting -= {topic for topic, _, text in poll.messages if text == end_of(topic)}
         self.answered = True
@@ -265,7 +266,7 @@ def end_of(topic):
 # --- the check
 
 def position(cursor):
-    """A cursor as a number; None: from now."""
+    """Returns a cursor as a number; None: from now on."""
     if cursor in (None, "$") or cursor.startswith("-"):
         return None
     if cursor.startswith("msg_"):
@@ -279,10 +280,10 @@ def between(positions, after, last):
 
 
 class Check:
-    """sent, clients: the records. outages: (what, from, to). pruned: messages were pruned meanwhile. deaf: notifications were lost,
-    so that what there is more of may come late. several_hosts: what one of them
-    has told of another may hear of a moment later. survivors: what is left at the end, where the database has lost something.
-    complaints: what is wrong, each beginning with a word for what kind it is."""
+    """Compares the records. sent, clients: the records. outages: (what, from, to). pruned: messages were pruned meanwhile. deaf: notifications
+    were lost, so messages after has_more may come late. several_hosts: one host may
+    learn a moment later what another has already delivered. survivors: the messages that are left at the end, if the database has lost some.
+    complaints: the violations; the first word of each tells its kind."""
 
     def __init__(self, sent, clients, outages=(), pruned=False, deaf=False, several_hosts=False, survivors=None):
         self.sent = {sent.text: sent for sent in sent}
@@ -312,7 +313,7 @@ class Check:
                     elif self.sent[text].topic != topic:
                         self.complain("phantom", text, "was sent to", self.sent[text].topic, "and came in", topic)
         self.by_topic = collections.defaultdict(list)
-        for place in sorted(self.texts):    # of a message that came again, its last id is the one that counts
+        for place in sorted(self.texts):    # if a message was delivered again, its last id counts
             if self.texts[place] in self.sent and place == max(self.positions[self.texts[place]]):
                 self.by_topic[self.sent[self.texts[place]].topic].append(place)
 
@@ -350,7 +351,7 @@ class Check:
                 self.complain("order", who, "got", *(text for _, _, text in poll.messages), "after", self.texts.get(newest))
             if len(places) > poll.limit:
                 self.complain("page", who, "got", len(places), "asked for", poll.limit)
-            # Who waits goes by a manager's memory; after an outage the table may be readable a second before that manager tries again.
+            # A waiting poll reads the manager's ring. After an outage the table may be readable a second before that manager reconnects.
             behind = AGAIN_S if poll.timeout > 0 else 0
             late = (self.deaf or (self.several_hosts and poll.timeout > 0)
                     or any(began <= poll.ended and poll.began <= ended + behind for _, began, ended in self.outages))
@@ -376,13 +377,13 @@ class Check:
                         self.complain("lost", who, "never got", text)
 
     def check_topic(self, who, poll, topic):
-        """One topic's part of an answer. Returns the position from which it was read."""
+        """Checks one topic of an answer. Returns the position from which it was read."""
         got = [position(message_id) for name, message_id, _ in poll.messages if name == topic]
         start, end, gap = position(poll.since.get(topic)), position(poll.next_since[topic]), poll.gaps.get(topic)
         if self.survivors is not None and gap and gap["reason"] == "ahead":
             return end
         if self.survivors is not None and start and end < start and "-" in poll.since[topic]:
-            return end      # a stream_id is taken for a time, at which nothing had been published yet
+            return end      # a stream_id is read as a time before the first message
         if start is None or (poll.since[topic] == "0" and self.pruned):     # what is kept
             start = got[0] - 1 if got else end
             self.check_last(who, poll, topic, got, end)
@@ -411,9 +412,9 @@ class Check:
 
 
 def check_failures(clients, outages=(), kills=0, dead=0):
-    """Errors that clients should not have seen. outages: (what, from, to), the times at which the "database" or the "web" server was
-    away, or a "worker" could not work; kills: workers, each of which costs its poll; dead: connections of idle workers of which
-    nobody can know that they are, each of which may cost a poll that is too short to try another."""
+    """Returns the errors that clients should not have seen. outages: (what, from, to), when the "database" or the "web" server was away or a
+    "worker" could not work. kills: killed workers, each of which may fail a poll. dead: dead connections of idle workers, each of which may fail
+    a poll that is too short for another attempt."""
     def during(what, poll):
         return any(w == what and began <= poll.ended and poll.began <= ended + 0.5 for w, began, ended in outages)
 

@@ -1,4 +1,4 @@
-"""Writers and clients, all at once, on a server that things are done to."""
+"""Writers and clients on a server while faults happen."""
 import collections
 import contextlib
 import os
@@ -13,17 +13,17 @@ from history import BUSINESS, Check, Client, Sent, Writer, check_failures, end_o
 from server import Server, new_topic, until
 
 LATECOMERS_S = 10
-AHEAD = 300     # messages that writers may be ahead of the referee
-SLOW_S = 0.15   # a database that takes so long for nothing is as good as away for a poll that does not wait
-# Small enough that the window overflows, answers are cut, and nobody waits long for what is gone.
+AHEAD = 300     # how many messages writers may be ahead of the referee
+SLOW_S = 0.15   # if an empty query takes this long, the database counts as away for a poll that does not wait
+# Small limits, so that the ring overflows, answers are cut into pages, and dead connections are noticed soon.
 SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3",
          "PGPOLL_CONNECTIONS": "16"}
 
 
 @contextlib.contextmanager
 def under_load(mode, errors="as soon as it was started", settings=SMALL, run=None, others=None, **load):
-    """Gives the load, and what can do the faults; checks everything at the end. errors, run: as Server wants them. others: the mode of
-    another host on the same database, whose faults are faults.others."""
+    """Yields the load and the faults, and checks everything at the end. errors, run: arguments of Server. others: the mode of another host on the
+    same database, whose faults are faults.others."""
     server = new_server(mode, run=run, errors=errors, **settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(server)
@@ -55,12 +55,12 @@ def new_server(mode, **more):
 
 
 class Load:
-    """with Load(server, ports) as load: faults ...; then load.finish() and load.check(). rush: so much is published besides that
-    publishers need not ring."""
+    """with Load(server, ports) as load: faults ...; then load.finish() and load.check(). rush: also publish so much that publishers need not
+    NOTIFY."""
 
     def __init__(self, server, ports, writers=6, clients=12, topics=5, dawdle=0, rush=False):
         seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
-        print("SEED =", seed)   # shown when it fails
+        print("SEED =", seed)   # pytest shows it if the test fails
         self.server, self.ports, self.dice, self.dawdle, self.rush = server, ports, random.Random(seed), dawdle, rush
         self.topics = [new_topic(name) for name in ["orders", "Ünï 'q\" 😀", *(f"topic {n}" for n in range(topics - 2))]]
         server.sql(BUSINESS)
@@ -73,7 +73,7 @@ class Load:
         self.ends = []
         self.writing_over, self.ending, self.deadline = threading.Event(), threading.Event(), None
         self.watching_over = threading.Event()
-        self.threads, self.outages = [], []     # what was away, from, to
+        self.threads, self.outages = [], []     # (what was away, from, to)
 
     def fork(self):
         return random.Random(self.dice.random())
@@ -85,7 +85,7 @@ class Load:
         return sum(len(writer.sent) for writer in self.writers) - self.referee.count > AHEAD
 
     def watch_database(self):
-        """Notes when it is slow for anybody: the machine has other things to do."""
+        """Records when the database is slow because the machine is busy."""
         session, began = None, time.monotonic()
         while not self.watching_over.wait(0.1):
             try:
@@ -100,7 +100,7 @@ class Load:
             began = time.monotonic()
 
     def publish_in_a_rush(self):
-        """What nobody polls for."""
+        """Publishes in a topic for which no client polls."""
         while not self.writing_over.wait(0.05):
             with contextlib.suppress(psycopg2.Error), contextlib.closing(self.connect()) as session, session.cursor() as cursor:
                 session.autocommit = True
@@ -155,14 +155,14 @@ class Load:
         self.watch.result()
 
     def read_again(self):
-        """One more client that reads all there is now; returns the texts."""
+        """Reads all present messages with one more client. Returns the texts."""
         client = Client(self.ports, self.topics, self.fork(), "0")
         self.clients.append(client)
         client.run(self.ending, lambda: time.monotonic() + 120)
         return {text for poll in client.polls for _, _, text in poll.messages}
 
     def until_flowing(self, seconds=30):
-        """Until something new has reached the referee."""
+        """Waits until a new message has reached the referee."""
         since, seen = time.monotonic(), len(self.referee.polls)
         until(lambda: self.died() or any(poll.began > since and poll.messages for poll in self.referee.polls[seen:]),
               "messages again", seconds)
@@ -172,7 +172,7 @@ class Load:
         return [thread for thread in self.threads if thread.done() and thread.exception()]
 
     def finish(self, seconds=120):
-        """Ends the writing and lets every client read to its end."""
+        """Stops the writers, and lets every client read to the last message."""
         self.writing_over.set()
         until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 60)
         until(lambda: self.died() or (len(self.clients) == self.latecomers + 1 and all(client.answered for client in self.clients)),
@@ -196,7 +196,7 @@ class Load:
         return [sent for writer in self.writers for sent in writer.sent] + self.ends
 
     def check(self, faults, **options):
-        """Fails with what is wrong."""
+        """Fails if the check finds violations."""
         complaints = Check(self.sent, self.clients, self.outages, **options).complaints
         complaints += check_failures(self.clients, self.outages, faults.kills, faults.dead)
         print(f"{len(self.sent)} messages, {sum(len(client.polls) for client in self.clients)} polls;",

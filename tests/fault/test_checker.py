@@ -1,4 +1,4 @@
-"""The check of histories notices what it should, and nothing else: a good history, and the same with one fault in it."""
+"""The check of histories accepts a right history, and finds each fault that is planted in it."""
 import dataclasses
 import math
 
@@ -10,7 +10,7 @@ TOPICS = ["a", "b"]
 
 
 class Reader:
-    """What a client recorded, by hand."""
+    """A client's record, written by hand."""
 
     def __init__(self, *polls):
         self.polls, self.wanting = list(polls), set()
@@ -21,14 +21,14 @@ def cursor(n):
 
 
 def answer(since, texts, next_since, **more):
-    """texts: each is named by its topic and position, like a3."""
+    """texts: messages named by topic and position, such as a3."""
     return Poll(TOPICS, since, 100, 1, 0.0, 0.5, 200, messages=[(text[0], cursor(int(text[1:])), text) for text in texts],
                 next_since={topic: cursor(n) for topic, n in next_since.items()}, gaps={}, **more)
 
 
 @pytest.fixture
 def sent():
-    """Twelve messages of two writers, one a second, in the order of their positions; the last may or may not be there."""
+    """Returns twelve messages of two writers, one per second, in the order of their positions. It is unknown whether the last one was committed."""
     made = [Sent("odd" if n % 2 else "even", topic := TOPICS[n % 3 == 0], f"{topic}{n}", n, n + 0.5) for n in range(1, 13)]
     made[-1].ended = math.inf
     return made
@@ -36,7 +36,7 @@ def sent():
 
 @pytest.fixture
 def clients(sent):
-    """One that read it all, one that began from now, after the fourth."""
+    """Returns a client that read all messages, and one that began from now on after the fourth."""
     texts = [message.text for message in sent]
     return [Reader(answer({"a": "0", "b": "0"}, texts[:5], {"a": 5, "b": 3}, has_more=True),
                    answer({"a": "0-5", "b": cursor(3)}, texts[5:9], {"a": 8, "b": 9}),
@@ -70,7 +70,7 @@ def swap(_, clients):
 
 
 def swap_for_all(sent, _):
-    """Every client has the same order, but it is not the writers'."""
+    """All clients have the same order, which is not the order of the writers."""
     sent[3], sent[5] = (dataclasses.replace(sent[3], text=sent[5].text, topic=sent[5].topic),
                         dataclasses.replace(sent[5], text=sent[3].text, topic=sent[3].topic))
 
@@ -84,7 +84,7 @@ def one_id_for_two(_, clients):
 
 
 def again(_, clients):
-    """A page of the one before."""
+    """The client gets the previous page again."""
     clients[0].polls[1].messages.insert(0, clients[0].polls[0].messages[-1])
 
 
@@ -132,7 +132,7 @@ def too_many(_, clients):
 
 
 def overtaken(_, clients):
-    """A page and the one before it change places, over two topics."""
+    """A page and the previous one, of two topics, change places."""
     first, second = clients[0].polls[1], clients[0].polls[2]
     late = [message for message in first.messages if message[0] == "b"]
     first.messages = [message for message in first.messages if message[0] == "a"] + second.messages
@@ -168,8 +168,8 @@ def test_overtaken_where_notifications_are_lost(sent, clients):
     assert "order" in kinds(sent, clients, deaf=True)
 
 
-def test_told_of_more_by_another_host(sent, clients):
-    """Only a poll that waits may go by less than that one knew."""
+def test_has_more_by_another_host(sent, clients):
+    """Only a waiting poll may be answered with less than another host has delivered."""
     no_more(sent, clients)
     assert "page" not in kinds(sent, clients, several_hosts=True)
     clients[0].polls[2].timeout = 0
@@ -177,7 +177,7 @@ def test_told_of_more_by_another_host(sent, clients):
 
 
 def expired(clients):
-    """The second client comes back when all up to the eighth is pruned."""
+    """The second client polls again after all messages up to the eighth were pruned."""
     page = answer({"a": cursor(4), "b": cursor(3)}, ["b9", "a10", "a11"], {"a": 11, "b": 9})
     page.gaps = {topic: {"reason": "expired", "requested": cursor(4), "oldest": cursor(9)} for topic in TOPICS}
     clients[1].polls[1] = page
@@ -191,7 +191,7 @@ def test_pruned(sent, clients):
 
 
 def test_everything_that_is_kept(sent, clients):
-    """Asked for with "0", that is no gap; from a topic's beginning, before it had a message, it is one."""
+    """A read with cursor "0" has no gap. A read from the cursor of a topic that had no message yet has one."""
     page = expired(clients)
     page.gaps, page.since = {}, {"a": "0", "b": "0"}
     assert Check(sent, clients, pruned=True).complaints == []
@@ -199,12 +199,12 @@ def test_everything_that_is_kept(sent, clients):
     assert kinds(sent, clients, pruned=True) == {"lost"}
 
 
-def test_pruned_and_not_told(sent, clients):
+def test_a_gap_that_is_not_reported(sent, clients):
     del expired(clients).gaps["a"]
     assert kinds(sent, clients, pruned=True) == {"lost"}
 
 
-def test_told_of_nothing_pruned(sent, clients):
+def test_a_gap_without_pruned_messages(sent, clients):
     page = expired(clients)
     page.messages = clients[0].polls[1].messages[:3] + page.messages
     page.messages.insert(0, clients[0].polls[0].messages[4])
@@ -213,8 +213,8 @@ def test_told_of_nothing_pruned(sent, clients):
 
 @pytest.fixture
 def restored(sent, clients):
-    """The database is restored as it was after the eighth message; a11 is there again as a21, a new message is a22. The first
-    client was ahead, the second comes now, the third reads what is left."""
+    """The database is restored to its state after the eighth message. a11 is published again as a21, and a22 is new. The first client is ahead,
+    the second polls from now on, the third reads all that is left."""
     sent.append(Sent("odd", "a", "a22", 22, 22.5))
     left = {"a1", "a2", "b3", "a4", "a5", "b6", "a7", "a8", "a11", "a22"}
     ahead = answer({"a": cursor(11), "b": cursor(9)}, [], {"a": 8, "b": 6})
@@ -233,13 +233,13 @@ def test_restored(sent, clients, restored):
     assert Check(sent, clients, survivors=restored).complaints == []
 
 
-def test_restored_and_something_missed(sent, clients, restored):
+def test_restored_and_a_message_is_missing(sent, clients, restored):
     clients[0].polls[-1].messages = []
     assert kinds(sent, clients, survivors=restored) == {"lost"}
 
 
-def test_restored_and_passed_over_in_silence(sent, clients, restored):
-    """As when the positions of the restored database are below what a client has had, and nobody told it."""
+def test_restored_and_no_gap_is_reported(sent, clients, restored):
+    """The positions of the restored database are below the client's cursor, and no gap is reported."""
     clients[0].polls[-2:] = [answer({"a": cursor(11), "b": cursor(9)}, [], {"a": 22, "b": 9})]
     assert kinds(sent, clients, survivors=restored) == {"lost"}
 
@@ -250,8 +250,8 @@ def failed(status, began=10.0, ended=11.5, **more):
 
 @pytest.mark.parametrize("client, outages, kills, fine", [
     (failed(503, retry_after="1"), [("database", 9, 12)], 0, True),
-    (failed(503), [("database", 9, 12)], 0, False),                             # no Retry-After
-    (failed(503, retry_after="1"), [("database", 5, 8)], 0, False),             # it was back in time
+    (failed(503), [("database", 9, 12)], 0, False),                             # without Retry-After
+    (failed(503, retry_after="1"), [("database", 5, 8)], 0, False),             # the database was back in time
     (failed(503, retry_after="1"), [("database", 12, 15)], 0, False),
     (failed(503, retry_after="1"), [("web", 9, 12)], 0, False),
     (failed(500), [], 1, True), (failed("cut"), [], 1, True), (failed(500) * 2, [], 1, False),

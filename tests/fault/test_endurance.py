@@ -1,5 +1,5 @@
-"""A hundred thousand polls of every kind (SOAK=1; else a few): memory and descriptors stay as they were, and the
-sanitizers have nothing to say, a leak least of all."""
+"""A hundred thousand polls of every kind (with SOAK=1; otherwise fewer): memory and descriptors do not grow, and the sanitizers report nothing,
+in particular no leak."""
 import contextlib
 import json
 import os
@@ -17,7 +17,7 @@ from server import Server, max_body, new_topic, until
 SOAK = bool(os.environ.get("SOAK"))
 POLLS = 100_000 if SOAK else 1_500
 SANITIZERS = "address,undefined"
-WATCHED = [("direct", SANITIZERS)] + [("managed", SANITIZERS)] * SOAK   # a worker of a manager tells of no leak: it ends by _exit()
+WATCHED = [("direct", SANITIZERS)] + [("managed", SANITIZERS)] * SOAK   # the leak sanitizer does not check a manager's workers, which end with _exit()
 CLIENTS = 8
 
 
@@ -27,7 +27,7 @@ def quietly(function, *arguments):
 
 
 class Client:
-    """Polls in every way there is, in turn and at random."""
+    """A client that polls in all ways, in turn and at random."""
 
     def __init__(self, server, seed, big):
         self.server, self.dice, self.big = server, random.Random(seed), big
@@ -42,7 +42,7 @@ class Client:
             return reply(read_all(client))
 
     def ask(self, *topics, **fields):
-        """On a machine that is busy enough half a second is too short to be answered in, now and then: 503, and the client tries again."""
+        """Polls again after a 503: on a busy machine half a second may be too short for an answer."""
         for _ in range(5):
             status, answer = poll_as(self.server, "", *topics, **fields)
             if status != 503:
@@ -60,7 +60,7 @@ class Client:
         assert len(self.poll(since={self.topic: "0"}, limit=7)["messages"]) == 7
 
     def news(self):
-        """A wait that a message ends."""
+        """Waits in a poll that a message ends."""
         since = self.poll()["next_since"]
         threading.Timer(0.01, self.server.publish, (self.topic, "news")).start()
         assert [message["payload"] for message in self.poll(since=since, timeout=10)["messages"]] == ["news"]
@@ -108,7 +108,7 @@ def processes(server):
 
 
 def memory_kb(server):
-    """What they have for themselves, all together; what they share has one fixed size."""
+    """Returns the private memory of all processes together. Their shared memory has a fixed size."""
     def own(pid):
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         return int(status.split("RssAnon:")[1].split()[0])
@@ -134,10 +134,10 @@ def test_endurance(mode, sanitizers):
     with server:
         server.restrict("topic <> 'closed'", refused="closed")
         before = processes(server)
-        serve(server, POLLS // 5, "warm")   # buffers grow to what the largest answer needs
+        serve(server, POLLS // 5, "warm")   # buffers grow to the size of the largest answer
         memory, files = memory_kb(server), descriptors(server)
         serve(server, POLLS, "long")
         until(lambda: descriptors(server) <= files, "every descriptor closed", 10)
         assert processes(server) == before
-        if not sanitizers:   # theirs keep what is freed
+        if not sanitizers:   # allocators of sanitizers keep freed memory
             assert memory_kb(server) < memory * 1.05 + 1000

@@ -35,7 +35,7 @@ def test_postgres_frozen_with_the_settings_as_they_come(mode):
 
 
 def test_notifications_lost(mode):
-    """What waits gets its message with the next look at the table."""
+    """A waiting poll gets its message at the next periodic read."""
     with under_load(mode) as (load, faults):
         faults.lose_notifications()
         quiet = new_topic("quiet")
@@ -44,13 +44,13 @@ def test_notifications_lost(mode):
             began = time.monotonic()
             load.server.publish(quiet, 1)
             answer = poll.result()
-            while not answer.messages:  # released, because all workers were busy
+            while not answer.messages:  # answered early, because all workers were busy
                 answer = load.server.poll(quiet, since=answer.next_since, timeout=30)
-            assert time.monotonic() - began < 3 + STALL_S   # PGPOLL_REREAD_S, and a little
+            assert time.monotonic() - began < 3 + STALL_S   # PGPOLL_REREAD_S and some time for the answer
 
 
 def test_connections_fall_silent_while_polls_wait(mode):
-    """A waiting poll finds out by itself, and gets its message."""
+    """A waiting poll notices it and gets its message."""
     with under_load(mode, writers=1, clients=1) as (load, faults):
         quiet = new_topic("quiet")
         polls = load.server.wait(quiet, polls=5, timeout=30)

@@ -1,4 +1,4 @@
-"""What pruning leaves behind."""
+"""The size of the tables under pruning."""
 import threading
 import time
 
@@ -6,13 +6,14 @@ from load import SMALL
 from server import Server
 
 SIZE = "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c WHERE relnamespace = 'pgpoll'::regnamespace AND relkind IN ('r', 'S')"
-# What follows is an hour in a minute: 40 messages a second are 2,400, and autovacuum looks once a second instead of once a minute.
+# The test runs an hour's load in a minute: 40 messages per second stand for 40 per minute, and autovacuum runs once a second instead of once a
+# minute.
 MINUTE = 2400
 KEEP = 5    # minutes
 
 
 def test_tables_do_not_grow_without_bound():
-    """An hour of publishing and pruning, with polls under way: after the first quarter the tables take no more room."""
+    """Publishes and prunes for an hour's load while clients poll. After the first quarter the tables do not grow."""
     with Server(8, **SMALL) as server:
         for name, value in {"autovacuum_naptime": "1s", "autovacuum_vacuum_cost_delay": "0"}.items():
             server.sql(f"ALTER SYSTEM SET {name} = '{value}'")
@@ -34,7 +35,7 @@ def test_tables_do_not_grow_without_bound():
             if minute >= KEEP:
                 while server.sql("SELECT pgpoll.prune(clock_timestamp() - %s)", times[minute - KEEP])[0][0]:
                     pass
-            time.sleep(0.3)     # the rest of a minute
+            time.sleep(0.3)     # the rest of the simulated minute
             sizes.append(int(server.sql(SIZE)[0][0]) >> 10)
         over.set()
         for client in clients:

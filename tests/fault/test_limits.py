@@ -1,4 +1,4 @@
-"""The disk, the descriptors and the memory run out, and come back."""
+"""The disk, the descriptors or the memory are exhausted, and then available again."""
 import contextlib
 import pathlib
 import resource
@@ -20,7 +20,7 @@ def mode(request):
 
 @pytest.fixture
 def small_disk():
-    """A directory on a file system of its own."""
+    """A directory on a small file system of its own."""
     directory = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-disk-", dir="/tmp"))
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m,mode=755", "tmpfs", directory], check=False, capture_output=True)
     if done.returncode:
@@ -33,7 +33,7 @@ def small_disk():
 
 @pytest.mark.parametrize("what", ["data", "log"])
 def test_disk_full(mode, small_disk, what):
-    """PostgreSQL fails publishers, or goes down when it cannot write its log. What it has promised it keeps."""
+    """PostgreSQL refuses publishers, or stops if it cannot write its WAL. No committed message is lost."""
     with under_load(mode, run=small_disk / "run") as (load, faults):
         ballast = small_disk / "ballast"
         with faults.away("database"):
@@ -52,7 +52,7 @@ def test_disk_full(mode, small_disk, what):
 
 
 def went_on_to_another_log_file(server):
-    """There are some in reserve."""
+    """Switches to the next WAL file, of which PostgreSQL keeps some in reserve. Returns whether that worked."""
     try:
         server.sql("SELECT pg_switch_wal() FROM txid_current()")
         return True
@@ -61,7 +61,7 @@ def went_on_to_another_log_file(server):
 
 
 def first_free_descriptor(server):
-    """Of a worker that has no request; the next one is for its database connection."""
+    """Returns the first free descriptor of an idle worker. Its next descriptor is for a database connection."""
     least = 1000
     for _ in range(20):
         for pid in server.worker_pids():
@@ -76,7 +76,7 @@ def memory(pid):
 
 
 def set_limit(pid, kind, value):
-    """The soft one, as the process's own user, who needs no right for it."""
+    """Sets the soft limit as the process's own user, which needs no privilege."""
     done = subprocess.run(["runuser", "-u", pathlib.Path(f"/proc/{pid}").owner(), "--", "prlimit", f"--pid={pid}", f"--{kind}={value}:"],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def set_limit(pid, kind, value):
 
 @contextlib.contextmanager
 def limited(server, kind, value, otherwise):
-    """The workers that there are have no more than value(pid) of it."""
+    """Limits this resource of all present workers to value(pid)."""
     pids = server.worker_pids()
     for pid in pids:
         with contextlib.suppress(FileNotFoundError):
@@ -97,11 +97,11 @@ def limited(server, kind, value, otherwise):
 
 @pytest.mark.parametrize("for_what", ["request", "database connection"])
 def test_no_descriptor(mode, for_what):
-    """Requests wait until there is one; a poll that needs the database and cannot connect to it is refused."""
+    """Requests wait until there is a free descriptor. A poll that needs the database and cannot connect gets 503."""
     with under_load(mode, errors="cannot accept a request|cannot watch for requests|as soon as it was started") as (load, faults):
         limit = first_free_descriptor(load.server) + (for_what != "request")
         with faults.away("database"), limited(load.server, "nofile", lambda _: limit, 1024):
-            faults.terminate_backends()     # so that connections are needed
+            faults.terminate_backends()     # so that workers must connect
             time.sleep(3)
         load.until_flowing()
         if for_what == "request" or mode == "direct":
@@ -110,7 +110,7 @@ def test_no_descriptor(mode, for_what):
 
 
 def test_memory_runs_out(mode):
-    """A worker without memory says so or ends; it does not crash, and sends nothing wrong."""
+    """A worker without memory answers with an error or ends. It does not crash or send a wrong answer."""
     with under_load(mode, errors="memory|Cannot allocate|as soon as it was started", settings={}) as (load, faults):     # large pages
         with faults.away("worker"), limited(load.server, "as", memory, "unlimited"):
             time.sleep(3)

@@ -1,4 +1,4 @@
-"""The database itself loses what it had committed. Then nobody can get that any more; but nobody misses in silence what is left."""
+"""The database itself loses committed messages. Clients get all that is left, or are told of a gap."""
 import time
 
 import pytest
@@ -13,7 +13,7 @@ def mode(request):
 
 
 def move(load, faults, copy, start):
-    """Programs and writers go on with the copy."""
+    """The programs and writers continue with the copy."""
     with faults.away("database"):
         faults.postgres.stop("immediate")
         start()
@@ -23,7 +23,7 @@ def move(load, faults, copy, start):
 
 
 def excuse_what_is_lost(load, faults, safe_until):
-    """What was committed until then must be there."""
+    """Messages committed before this time must be there."""
     faults.excuses["survivors"] = left = load.read_again()
     lost = [sent for sent in load.sent if sent.text not in left]
     assert lost, "nothing was lost: the test tests nothing"
@@ -68,7 +68,7 @@ def test_dump_restored_under_living_clients(mode):
 
 
 def test_publishers_that_do_not_wait_for_the_disk(mode):
-    """synchronous_commit = off: a crash takes back what was committed, and delivered."""
+    """With synchronous_commit = off, a crash takes back messages that were committed and delivered."""
     with under_load(mode) as (load, faults):
         load.server.sql("ALTER SYSTEM SET wal_writer_delay = '10s'")
         load.server.sql("ALTER SYSTEM SET wal_writer_flush_after = '1GB'")

@@ -1,4 +1,4 @@
-"""Every allocation of a whole poll, ours and our libraries', is made to fail once, in the worker that serves it."""
+"""Each allocation of a whole poll, in our code and in libraries, fails once in the worker that serves it."""
 import concurrent.futures
 import json
 import mmap
@@ -19,7 +19,7 @@ NONE = 0
 
 
 class Allocation:
-    """The workers' allocator, by way of failing_allocation.c."""
+    """Controls the workers' allocator through failing_allocation.c."""
 
     def __init__(self, directory):
         self.library, self.path = directory / "failing_allocation.so", directory / "allocation"
@@ -43,11 +43,11 @@ class Allocation:
 
 @pytest.fixture(scope="module", params=["managed", "direct"])
 def server(request):
-    """Many workers: those that end are not replaced, or ever slower when they had just begun."""
+    """A server with many workers, because those that end are not replaced, or only after growing pauses."""
     server = Server(300 if SOAK else 130, errors=r"out of memory|a worker died as soon as it was started|poll [^ ]+ from [^ ]*: memory")
     server.mode = request.param
     server.allocation = Allocation(server.home)
-    # Of its own: what is preloaded has no say in a worker linked statically.
+    # A build of its own: a statically linked worker ignores preloaded libraries.
     server.variables = {"BUILD": "build/dynamic", "WORKER_LDFLAGS": ""}
     server.settings = {"LD_PRELOAD": str(server.allocation.library), "MALLOC_FAILURES": str(server.allocation.path)}
     with server:
@@ -57,7 +57,7 @@ def server(request):
 
 @pytest.fixture
 def seldom(server):
-    """In make test with a manager only: the rest is alike, and without one nobody brings the workers back."""
+    """Skips in `make test` without a manager: the code is the same, and nothing restarts the workers."""
     if server.mode == "direct" and not SOAK:
         pytest.skip("in make soak")
 
@@ -68,7 +68,7 @@ def allocation(server):
 
 
 def ask(server, body, nth=NONE):
-    """Status and text of the answer to one poll, in which the nth allocation fails; None: the connection was closed without one."""
+    """Returns the status and text of the answer to a poll whose nth allocation fails; None: the connection was closed without an answer."""
     if nth == NONE:
         return ask_as(server, "", body)
     server.allocation.fail(nth)
@@ -85,12 +85,12 @@ def is_error(answer):
 
 
 def endings(server):
-    """How many workers have ended, and said why."""
+    """Returns how many workers have ended and logged why."""
     return sum(line.endswith("error: out of memory: this process exits") for line in server.log())
 
 
 def sweep(server, allocation, poll, right, also=lambda answer: False):
-    """With the 1st, 2nd, ... allocation failing until there are no more. right and also: what may be answered then, too."""
+    """Polls with the 1st, 2nd, ... allocation failing, until a poll has fewer. right, also: the answers that are allowed."""
     outcomes = {"right": 0, "error": 0, "ended": 0}
     said = endings(server)
     assert right(poll(NONE))
@@ -106,7 +106,7 @@ def sweep(server, allocation, poll, right, also=lambda answer: False):
             break
     assert not failed and nth > 20
     assert right(poll(NONE))
-    # None crashed: each that ended has said so.
+    # No worker crashed: each that ended has logged it.
     assert endings(server) - said == outcomes["ended"]
     print(outcomes)
     return outcomes
@@ -130,17 +130,17 @@ def test_a_request_that_is_refused(seldom, server, allocation):
 
 
 def test_a_poll_that_waits(seldom, server, allocation):
-    """The failure comes before it waits, meanwhile, or when it is answered."""
+    """The failure comes before the wait, during it, or with the answer."""
     topic = new_topic()
     begin, start = json.dumps({"topics": [topic], "timeout": 0}).encode(), {}
 
     def now():
-        """A cursor. (The failure before may have been a reader's of the table; for a second or so others may be refused.)"""
+        """Returns a cursor. (The failure before may have hit a reader; other polls may get 503 for about a second.)"""
         answer = ask(server, begin)
         return answer and answer[0] == 200 and json.loads(answer[1])["next_since"]
 
     def poll(nth):
-        """A poll, and a message for it as soon as it waits, more or less; in a soak when its header is out."""
+        """Polls, and publishes a message about when the poll begins to wait; in a soak test when its head has arrived."""
         start.update(until(now, "a cursor"))
         body = json.dumps({"topics": [topic], "since": start, "timeout": 5}).encode()
         client = server.threads.submit(ask, server, body, nth)

@@ -1,4 +1,4 @@
-"""Writers and clients go on while one fault after another is done to what is below them."""
+"""Writers and clients run while faults happen one after the other."""
 import os
 
 import pytest
@@ -8,7 +8,7 @@ from load import under_load
 MANAGED = ["kill_worker", "terminate_backends", "restart", "silence", "kill_manager", "crash", "reload", "drain", "reload_lighttpd"]
 DIRECT = ["kill_worker", "terminate_backends", "crash", "silence", "reload", "restart", "drain", "restart_lighttpd"]
 SOAK = bool(os.environ.get("SOAK"))
-ROUNDS = 10 if SOAK else 1    # the first in that order, the others shuffled
+ROUNDS = 10 if SOAK else 1    # the first round in this order, the others shuffled
 
 
 @pytest.mark.parametrize("mode, order", [("managed", MANAGED), ("direct", DIRECT)])
@@ -24,7 +24,7 @@ def test_one_after_another(mode, order):
 
 @pytest.mark.parametrize("others", ["managed"] + ["direct"] * SOAK)
 def test_two_hosts(others):
-    """Clients go from one to the other, and whatever comes to its end does so while publishers do not ring."""
+    """Clients change between the hosts, and the faults end while publishers do not NOTIFY."""
     with under_load("managed", others=others, rush=True) as (load, faults):
         todo = [faults.kill_manager, faults.terminate_backends, faults.others.kill_worker, faults.crash, faults.others.drain, faults.reload]
         if others == "managed":

@@ -11,15 +11,15 @@ SECONDS = 60 if os.environ.get("SOAK") else 8
 
 
 @pytest.mark.parametrize("mode", ["managed", "direct"])
-def test_gaps_are_told_exactly_when_something_was_deleted(mode):
-    """The referee is never overtaken, and so knows what there was; the others dawdle, and some of them are."""
+def test_gaps_are_reported_exactly_if_messages_were_deleted(mode):
+    """The referee keeps up, and so knows all messages. The other clients pause, and pruning overtakes some of them."""
     with under_load(mode, dawdle=3) as (load, faults):
         faults.excuses["pruned"] = True
         pruned, ends = 0, time.monotonic() + SECONDS
         while time.monotonic() < ends or not gaps(load):
             assert time.monotonic() < ends + 20, f"pruned {pruned}, and no gaps"
             newest = max((position(message_id) for poll in load.referee.polls[-50:] for _, message_id, _ in poll.messages), default=0)
-            # A second less: the clock goes on until prune() looks at it.
+            # A second less, because time passes until prune() reads the clock.
             ((count,),) = load.server.sql(
                 "SELECT pgpoll.prune(greatest(clock_timestamp() - to_timestamp(%s / 1000.0) + '1 second', '0'), 50)", newest >> 16)
             pruned += count

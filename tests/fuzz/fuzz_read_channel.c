@@ -81,6 +81,7 @@ static void hold_same_question(const struct read_channel_question *a, const stru
 {
     HOLDS(a->request->topic_count == b->request->topic_count && a->request->limit == b->request->limit);
     HOLDS(a->deadline_ms == b->deadline_ms && !a->remote_user == !b->remote_user);
+    HOLDS(a->number == b->number);
     HOLDS(!a->remote_user || strcmp(a->remote_user, b->remote_user) == 0);
     for (int i = 0; i < a->request->topic_count; i++) {
         HOLDS(a->positions[i] == b->positions[i]);

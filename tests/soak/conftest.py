@@ -1,7 +1,7 @@
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))   # server.py and its friends
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))   # for server.py and its neighbours
 
 
 def pytest_configure(config):

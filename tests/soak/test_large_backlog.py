@@ -1,4 +1,4 @@
-"""Three million messages that were published while nobody was there to number them."""
+"""Three million messages that were published while no process gave positions."""
 import json
 import os
 import signal
@@ -7,7 +7,7 @@ import threading
 from server import POLL, Server, new_topic
 
 MESSAGES, TOPICS, ROWS = 3_000_000, 50, 10_000
-MANAGER_KIB = 64 * 1024   # half of it is the message ring
+MANAGER_KIB = 64 * 1024   # half of this is the message ring
 
 
 def memory_kib(pid):
@@ -16,7 +16,7 @@ def memory_kib(pid):
 
 
 def publish_backlog(server):
-    """Quietly: the manager is stopped, so nobody numbers, and the publishers' notifications would only pile up."""
+    """Publishes without NOTIFY while the manager is stopped, so that notifications do not pile up."""
     os.kill(server.manager, signal.SIGSTOP)
     server.sql("ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell")
     for _ in range(MESSAGES // ROWS):
@@ -27,7 +27,8 @@ def publish_backlog(server):
 
 
 def test_three_million_messages_wait():
-    """The first poll after the start has an answer, none gets an error until all are numbered, each is delivered once, in order."""
+    """The first poll after the start is answered, no poll fails until all messages have positions, and each message is delivered once and in
+    order."""
     with Server(24, errors="terminating|shut|starting") as server:
         known = server.poll("topic1", timeout=0).next_since
         publish_backlog(server)

@@ -1,4 +1,4 @@
-"""What takes too long for `make test`: polls as long as they come, and slow clients, through every web server."""
+"""Tests that take too long for `make test`: the longest polls, and slow clients, through every web server."""
 import contextlib
 import http.client
 import json
@@ -34,8 +34,8 @@ def ask_http_2(port, topic, timeout, answers):
 
 
 def test_every_poll_survives():
-    """Seventy seconds: sixty of waiting after ten in the queue, when every worker is busy. And sixty over TLS and HTTP/2, and through
-    mod_fcgid. Without heartbeats, so that nothing moves meanwhile."""
+    """A poll survives seventy seconds: sixty of waiting after ten in the queue, while every worker is busy; and sixty over TLS and HTTP/2, and
+    through mod_fcgid. There are no heartbeats, so that nothing is sent meanwhile."""
     answers, threads = {}, []
 
     def start(function, name, *arguments):
@@ -48,7 +48,7 @@ def test_every_poll_survives():
         topic = new_topic()
         for name, kind in web.SERVERS.items():
             own = Server(POLLS)
-            own.mode = "direct"   # a manager would have the first polls answered early
+            own.mode = "direct"   # a manager would answer the first polls early
             stack.enter_context(own)
             door = stack.enter_context(fronted(own, kind))
             start(ask, f"{name}, busy", door.port, topic, BUSY_S)
@@ -78,8 +78,9 @@ def cut_off(client):
     return True
 
 
-def test_who_stops_in_the_middle_is_cut_off():
-    """Of a header or a body. Apache does so too with those who only are too slow: 500 bytes a second, and it counts from the start."""
+def test_clients_that_stop_in_the_middle_are_disconnected():
+    """They stop in the middle of a header or a body. Apache also disconnects clients that send less than 500 bytes per second, counted from the
+    start."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(Server(4))
         clients = [(name, number, client, byte) for name, kind in web.SERVERS.items()
@@ -96,7 +97,7 @@ def test_who_stops_in_the_middle_is_cut_off():
 
 
 def test_hundreds_wait():
-    """More than any of the three holds as Debian sets it up: Apache 150, lighttpd 341, nginx 384 in a process."""
+    """More polls wait than each web server allows in Debian's configuration: Apache 150, lighttpd 341, nginx 384 per process."""
     polls = 400
     with Server(polls) as server:
         for kind in web.SERVERS.values():
@@ -114,7 +115,7 @@ def test_hundreds_wait():
 
 
 def without_http_2(text):
-    """Where lighttpd accepts only a tenth of max-fds connections with it."""
+    """Disables HTTP/2 if lighttpd accepts only a tenth of max-fds connections with it."""
     version = re.search(r"lighttpd/(\d+)\.(\d+)\.(\d+)", subprocess.check_output([web.Lighttpd.binary, "-v"], text=True)).groups()
     return re.sub(r"(?m)^#(server\.feature-flags)", r"\1", text) if tuple(map(int, version)) >= (1, 4, 83) else text
 
@@ -124,13 +125,13 @@ def two_processes(text):
 
 
 def as_shipped(text):
-    """If it may have the 65535 files that it is shipped for. In some containers root may not."""
+    """Whether lighttpd may open the 65535 files that our configuration sets. In some containers root may not."""
     return text if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 65535 else without_http_2(text)
 
 
 @pytest.mark.parametrize("polls, edit", ((500, str), (5000, as_shipped), (10000, two_processes)))
 def test_lighttpd_holds_what_the_documents_say(polls, edit):
-    """Each row of the table in docs/operate.md, at once, and the statistics are answered meanwhile."""
+    """lighttpd holds the polls of each row of the table in docs/operate.md at the same time, and the statistics are answered meanwhile."""
     topic = new_topic()
     body = json.dumps({"topics": [topic], "timeout": 60})
     request = f"POST {POLL} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()

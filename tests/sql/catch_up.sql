@@ -41,12 +41,14 @@ SELECT is(pg_temp.page('{A,"a ",c}', '{0,0,0}'), '{}', 'topics are compared byte
 -- The last n
 
 SELECT is(pg_temp.page('{a}', ARRAY[n]), p::text[], format('the last %s', -n))
-FROM (VALUES (-1, '{5}'), (-2, '{4,5}'), (-3, '{3,4,5}'), (-4, '{1,3,4,5}'), (-5, '{1,3,4,5}'), (-1000, '{1,3,4,5}')) v (n, p);
+FROM (VALUES (-1, '{5}'), (-2, '{4,5}'), (-3, '{3,4,5}'), (-4, '{1,3,4,5}'), (-5, '{1,3,4,5}'),
+             (-1000, '{1,3,4,5}')) v (n, p);
 SELECT is(pg_temp.page('{a}', '{-3}', 2), '{3,4,more}', 'a page with fewer begins with the oldest of them');
 SELECT is(pg_temp.page('{a}', ARRAY[pg_temp.at('4')], 2), '{5}', 'and the next one continues');
 SELECT is(pg_temp.page('{b,a,quiet}', ARRAY[-1, pg_temp.at('4'), NULL]), '{2,5}', 'beside other cursors');
-SELECT is(pg_temp.starts('{quiet,b,a}', '{-3,-7,-1}'), ARRAY['0', '0 ' || pg_temp.at('2'), pg_temp.at('4')::text],
-          'where reading starts: no gap');
+SELECT is(pg_temp.starts('{quiet,b,a}', '{-3,-7,-1}'),
+    ARRAY['0', '0 ' || pg_temp.at('2'), pg_temp.at('4')::text],
+          'a read of the last messages has no gap');
 SELECT pg_temp.publish('deleted', '"1"', '"2"', '"3"', '"4"', '"5"');
 SELECT pgpoll.assign_positions() \g /dev/null
 DELETE FROM pgpoll.messages WHERE topic = 'deleted' AND payload::text IN ('"2"', '"4"', '"5"');
@@ -119,6 +121,17 @@ SELECT is(pg_temp.page('{ten}', '{0}', 9, 20), '{"\"aaaaaaaa\"","\"cccccccc\""}'
 DELETE FROM pgpoll.messages WHERE topic = 'ten' AND payload::text = '"cccccccc"';
 SELECT is(pg_temp.page('{ten}', '{0}', 1), '{"\"aaaaaaaa\""}',
     'if the last message was deleted, there are no more');
+
+-- Of one topic more than a page takes, and of the others here and there.
+DELETE FROM pgpoll.messages m USING pgpoll.feed f
+WHERE f.message_id = m.id
+  AND (f.topic = 'mix1' AND f.position < (SELECT max(position) FROM pgpoll.feed WHERE topic = 'mix1')
+       OR f.topic LIKE 'mix%' AND m.id % 5 = 0);
+SELECT is(pg_temp.read_all('{mix2,mix0,mix3,mix1}', messages, 1000000),
+          (SELECT array_agg(f.position ORDER BY f.position)
+           FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id WHERE f.topic LIKE 'mix%'),
+          format('what is left, in pages of at most %s', messages))
+FROM unnest(ARRAY[1, 2, 7, 300]) AS messages;
 
 -- Gaps
 

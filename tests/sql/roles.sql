@@ -41,6 +41,10 @@ INSERT INTO rights VALUES
     ('', 'SELECT pgpoll.adopt_messages(NULL)'),
     ('', 'SELECT pgpoll.assign_backlog(1, NULL)'),
     ('', $$SELECT pgpoll.prune('1 year')$$),
+    ('', $$SELECT pgpoll.prune_part(NULL, '1 year', 0, 1, NULL)$$),
+    ('', $$CALL pgpoll.prune_topics('1 year')$$),
+    ('pgpoll_monitor', 'SELECT FROM pgpoll.retention_rules'),
+    ('', $$INSERT INTO pgpoll.retention_rules VALUES ('t', '0')$$),
     ('', 'CREATE TABLE pgpoll.mine ()'),
     ('', 'ALTER TABLE pgpoll.messages DISABLE TRIGGER ring_doorbell'),
     ('', 'CREATE TEMP TABLE mine (topic text); CREATE TRIGGER t AFTER INSERT ON mine
@@ -66,6 +70,8 @@ INSERT INTO rights VALUES
     ('pgpoll_poller', $$SELECT pgpoll.sweep_waiters()$$),
     ('pgpoll_poller pgpoll_monitor', $$SELECT pgpoll.schema_version()$$),
     ('pgpoll_poller pgpoll_monitor', 'SELECT * FROM pgpoll.stats'),
+    ('pgpoll_poller pgpoll_monitor', 'SELECT pgpoll.retained_topics(1)'),
+    ('pgpoll_publisher pgpoll_poller', 'SELECT pgpoll.cursor()'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.topic_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.live_waiters'),
     ('pgpoll_monitor', 'SELECT * FROM pgpoll.waiters'),
@@ -130,7 +136,7 @@ $$;
 SELECT is_empty($$SELECT pg_temp.granted('PUBLIC')$$, 'nothing is granted to PUBLIC');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$,
     ARRAY['schema usage', 'messages.topic insert', 'messages.payload insert',
-    'messages.metadata insert'], 'what a publisher is granted');
+    'messages.metadata insert', 'cursor() execute'], 'what a publisher is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$,
     ARRAY['schema usage', 'stats select', 'schema_version() execute',
     'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute',
@@ -138,13 +144,15 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$,
     'read_feed() execute', 'newest_positions() execute',
     'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute',
     'unmute_doorbell() execute', 'write_statistics() execute', 'sweep_waiters() execute',
-    'metrics() execute', 'problems() execute', 'try_position() execute'], 'what a poller is granted');
+    'metrics() execute', 'problems() execute', 'try_position() execute',
+    'retained_topics() execute', 'cursor() execute'], 'what a poller is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_monitor')$$,
     ARRAY['schema usage', 'schema_version() execute', 'stats select',
     'topic_waiters select', 'live_waiters select', 'waiters select', 'listeners select', 'counters select',
     'listening select', 'waiting select',
-    'topics select', 'retained select', 'held_up select', 'notification_queue select', 'metrics() execute',
-    'problems() execute'], 'what a monitor is granted');
+    'topics select', 'retention_rules select', 'retained select', 'held_up select',
+    'notification_queue select', 'metrics() execute', 'problems() execute', 'topic_sizes() execute',
+    'without_position() execute', 'retained_topics() execute'], 'what a monitor is granted');
 SELECT is_empty($$SELECT 1 FROM pg_auth_members m WHERE m.roleid::regrole::text ~ '^pgpoll_'
     OR m.member::regrole::text ~ '^pgpoll_'$$,
     'after the installation, the roles have no members and are members of no role');
@@ -155,10 +163,11 @@ SELECT is_empty($$SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll_'
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
     AND has_function_privilege('anybody', p.oid, 'EXECUTE')$$, 'PUBLIC may call nothing');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pgpoll'::regnamespace
-    AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE')
+    AND (has_function_privilege('pgpoll_publisher', p.oid, 'EXECUTE') AND p.proname <> 'cursor'
     OR has_function_privilege('pgpoll_monitor', p.oid, 'EXECUTE')
-    AND p.proname NOT IN ('schema_version', 'metrics', 'problems'))$$,
-    'a publisher may call nothing, a monitor only the version, the metrics and the problems');
+    AND p.proname NOT IN ('schema_version', 'metrics', 'problems', 'topic_sizes', 'without_position',
+                          'retained_topics'))$$,
+    'a publisher may call only cursor(), a monitor the version, metrics, problems, and what its views call');
 SELECT is_empty($$SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'pgpoll'::regnamespace
     AND c.relkind IN ('r', 'v', 'S')
     AND CASE c.relkind WHEN 'S'
@@ -243,7 +252,7 @@ SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.m
     pgpoll.read_feed(1, 1, 0, '{t}'), pgpoll.newest_positions('{t}'),
     pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.unlisten(NULL),
     pgpoll.write_statistics('h', '{"pid":1,"workers":1}'),
-    pgpoll.problems('h', 1, 1), pgpoll.try_position()$q$)$$,
+    pgpoll.problems('h', 1, 1), pgpoll.try_position(), pgpoll.retained_topics(1), pgpoll.cursor()$q$)$$,
     'they do not reach the functions that workers call');
 SELECT throws_ok($$SELECT pg_temp.among_traps('pgpoll_publisher', $q$SELECT sha256('x')$q$)$$, 'P0001',
     'trapped', 'the traps are set');

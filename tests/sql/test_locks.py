@@ -11,6 +11,7 @@ WHOLE_TABLE = "LOCK TABLE pgpoll.{} IN ACCESS EXCLUSIVE MODE"
 WRITERS = "LOCK TABLE pgpoll.{} IN SHARE MODE"
 DOES = {
     "prune": "SELECT pgpoll.prune('0')",
+    "prune topics": "SELECT pgpoll.prune_part(NULL, '0', 0, 10, NULL)",
     "truncate": "TRUNCATE pgpoll.messages",
     "assign": "SELECT pgpoll.assign_positions()",
     "new messages": "SELECT pgpoll.new_messages(10, 10000)",

@@ -391,7 +391,7 @@ def test_announcements(admin):
     assert waiter.notifies == []
 
 
-def test_killed_worker_is_not_counted(admin):
+def test_a_killed_worker_is_not_counted(admin):
     worker = connect()
     write_statistics(worker, "host", 1, began=["a"])
     active = "SELECT active_waiters FROM pgpoll.stats"

@@ -12,6 +12,7 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.assign_positions()",
     "SELECT pgpoll.new_messages(1000, 1000000)",
     "SELECT pgpoll.prune('1 day')",
+    "SELECT pgpoll.prune_part('t%', '1 day', 10, 100, NULL)",
     "SELECT pgpoll.schema_version()",
     "SELECT pgpoll.may_poll('', '{t0,t1}')",
     "SELECT pgpoll.is_open_to_all()",
@@ -23,6 +24,7 @@ ONCE = [    # run for each delivery or poll, or each second
         [{"pid": 2, "topics": ["t0"], "client": "c", "waited_ms": 1, "left_ms": 1000}], "counts": [{"metric": "polls", "label": "ok", "n": 1}]}')""",
     "SELECT pgpoll.sweep_waiters()",
     "SELECT pgpoll.metrics()",
+    "SELECT pgpoll.cursor()",
     "SELECT * FROM pgpoll.stats",
 ]
 
@@ -158,11 +160,27 @@ def test_a_backlog_and_its_pruning(quiet, lie):
     check_all(plans, quiet)
 
 
-def visited(session, statement):
-    """Buffers that the second run of a statement reads."""
-    for _ in range(2):
+def visited(session, statement, runs=2):
+    """Buffers that the last of some runs of a statement reads."""
+    for _ in range(runs):
         plan = run(session, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement)[0][0][0]["Plan"]
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+
+@pytest.mark.parametrize("ends", ["rolled back", "open"])
+def test_many_messages_that_are_not_committed(quiet, ends):
+    """They are read by one look, not by each."""
+    fill(quiet, 10)
+    before = visited(quiet, "SELECT pgpoll.new_messages(1000, 1)")
+    bulk = connect("READ COMMITTED")
+    run(bulk, "INSERT INTO pgpoll.messages (topic, payload) SELECT 'bulk', '1' FROM generate_series(1, 150000)")
+    if ends == "rolled back":
+        bulk.rollback()
+    after = visited(quiet, "SELECT pgpoll.new_messages(1000, 1)", runs=3)
+    publish(quiet, "t0", "new")
+    assigned = assign(quiet)
+    bulk.rollback()     # before a failure, which would wait for it
+    assert after < before + 50 and assigned == 1
 
 
 def test_an_old_snapshot_keeps_what_was_pruned(quiet):

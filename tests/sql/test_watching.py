@@ -53,3 +53,21 @@ def test_blocked_at_commit_by_a_notify(admin, standby_away):
     for publisher in publishing:
         publisher.join()
     assert run(watcher, HELD_UP) == []
+
+
+def test_the_topics_of_many_messages_are_estimated(admin):
+    """The view reads a part of a large feed, and shows the largest topics."""
+    run(admin, """INSERT INTO pgpoll.feed SELECT CASE n % 4 WHEN 0 THEN 'large' WHEN 1 THEN 'second' ELSE 't' || n END,
+                      ((1e12::bigint + n) << 16), n, CASE n % 4 WHEN 0 THEN 300 ELSE 100 END FROM generate_series(1, 200000) AS n""")
+    rows = run(admin, "SELECT topic, messages, bytes, extract(epoch FROM oldest)::float, extract(epoch FROM newest)::float, estimated FROM pgpoll.topics")
+    assert [row[0] for row in rows[:2]] == ["large", "second"] and len(rows) == 200 and all(row[-1] for row in rows)
+    for (_, messages, size, oldest, newest, _), each, first in zip(rows, (300, 100), (4, 1)):
+        assert 30_000 < messages < 75_000 and size == pytest.approx(each * messages, abs=each)
+        assert (oldest, newest) == (1e9 + first / 1000, 1e9 + (199_996 + first) / 1000)     # exact
+    pages, = run(admin, "SELECT pg_relation_size('pgpoll.feed') / 8192")[0]
+    for _ in range(2):
+        plan = run(admin, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM pgpoll.topics")[0][0][0]["Plan"]
+    # The sample; and of each topic two ends and pruned_to, at four or so blocks each.
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < pages * 0.5 + 200 * 12, pages
+    run(admin, "TRUNCATE pgpoll.feed")
+

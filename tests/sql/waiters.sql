@@ -1,7 +1,7 @@
 \ir begin.psql
 
 CREATE FUNCTION pg_temp.stats() RETURNS text LANGUAGE sql AS 'SELECT s::text FROM pgpoll.stats s';
-SELECT is(pg_temp.stats(), '(0,0,{})', 'without polls, the statistics are empty');
+SELECT is(pg_temp.stats(), '(0,0,{},[])', 'without polls, the statistics are empty');
 
 SELECT pg_temp.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 0, 30000),
     pg_temp.begin_wait('web1', 11, '{b}', '192.0.2.2', 0, 30000),
@@ -72,6 +72,12 @@ SELECT set_eq('SELECT host, pid FROM pgpoll.live_waiters', $$VALUES ('web1', 10)
 SELECT pgpoll.sweep_waiters() \g /dev/null
 SELECT set_eq('SELECT host, pid FROM pgpoll.waiters', $$VALUES ('web1', 10), ('overdue', 4), ('overdue', 6)$$,
     'sweep_waiters() deletes rows that can no longer wait');
+
+INSERT INTO pgpoll.feed SELECT to_char(t, 'FM"topic "000'), n, 1000 * t + n, 1
+FROM generate_series(1, 150) t, generate_series(1, 3) n;
+SELECT is((SELECT concat_ws(', ', json_array_length(retained_topics), retained_topics ->> 0,
+                            retained_topics ->> 99) FROM pgpoll.stats), '100, topic 001, topic 100',
+    'stats names each topic that has messages once, and not more than a hundred');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -81,6 +81,13 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host=
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="h"} 0'),
     ('host="web1"} 0')$$, 'a host is down if none of its managers is alive');
 
+UPDATE pgpoll.listeners SET quiet = true,
+    seen_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) - interval '1 s'
+WHERE host = 'web1';
+SELECT set_eq($$SELECT pid, alive FROM pgpoll.listening WHERE host = 'web1'$$,
+    $$VALUES (1, false), (2, false)$$,
+    'a session that began after the last report of a quiet manager is another one');
+
 UPDATE pgpoll.listeners SET seen_at = now() - interval '6 minutes', backend_pid = 2147483647;
 SELECT pgpoll.sweep_waiters() \g /dev/null
 SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 1), ('web1', 2)$$,

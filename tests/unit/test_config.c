@@ -7,21 +7,14 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const names[] = { "PGPOLL_WORKERS",
-                                     "PGPOLL_WINDOW_BYTES",
-                                     "PGPOLL_CONNECTIONS",
-                                     "PGPOLL_CATCH_UP_SERVICE",
-                                     "PGPOLL_MAX_TOPICS",
-                                     "PGPOLL_MAX_POLLS_PER_CLIENT",
-                                     "PGPOLL_PAGE_BYTES",
-                                     "PGPOLL_REREAD_S",
-                                     "PGPOLL_QUERY_TIMEOUT_S",
-                                     "PGPOLL_PEER_TIMEOUT_S",
-                                     "PGPOLL_HEARTBEAT_S",
-                                     "PGPOLL_CORS_ORIGIN",
-                                     "PGPOLL_HOST",
-                                     "PGPOLL_LOG",
-                                     "PGPOLL_LOG_LEVEL" };
+static const char *const names[] = {
+    "PGPOLL_WORKERS",          "PGPOLL_WINDOW_BYTES",   "PGPOLL_CONNECTIONS",
+    "PGPOLL_CATCH_UP_SERVICE", "PGPOLL_MAX_TOPICS",     "PGPOLL_MAX_POLLS_PER_CLIENT",
+    "PGPOLL_PAGE_BYTES",       "PGPOLL_REREAD_S",       "PGPOLL_IDLE_S",
+    "PGPOLL_QUERY_TIMEOUT_S",  "PGPOLL_PEER_TIMEOUT_S", "PGPOLL_HEARTBEAT_S",
+    "PGPOLL_CORS_ORIGIN",      "PGPOLL_HOST",           "PGPOLL_LOG",
+    "PGPOLL_LOG_LEVEL"
+};
 
 /* Sets one setting ("": none), unsets all others, and loads the configuration. */
 static bool load(const char *name, const char *value, struct config *config, char *error, size_t size)

@@ -36,7 +36,7 @@ static void open_desk(struct desk *desk, int64_t for_ms)
     CU_ASSERT_EQUAL_FATAL(poll_request_parse(&desk->request, body, strlen(body), TOPICS, &detail),
                           ERROR_NONE);
     CU_ASSERT_TRUE_FATAL(page_init(&desk->page, TOPICS));
-    desk->question = (struct read_channel_question){ &desk->request, desk->positions, "eve",
+    desk->question = (struct read_channel_question){ &desk->request, desk->positions, "eve", true,
                                                      clock_monotonic_ms() + for_ms };
 }
 
@@ -113,6 +113,7 @@ static void a_question_and_its_answer(void)
     CU_ASSERT_EQUAL_FATAL(job.request.topic_count, TOPICS);
     CU_ASSERT_EQUAL(job.request.limit, 7);
     CU_ASSERT_EQUAL(job.question.deadline_ms, desk.question.deadline_ms);
+    CU_ASSERT_TRUE(job.question.number);
     EXPECT_TEXT(job.question.remote_user, "eve");
     for (int i = 0; i < TOPICS; i++) {
         EXPECT_TEXT(job.request.topics[i].name, desk.request.topics[i].name);
@@ -132,8 +133,10 @@ static void a_question_and_its_answer(void)
 
     /* A question without a user, answered with an error. */
     desk.question.remote_user = NULL;
+    desk.question.number = false;
     ours = ask(&desk, &theirs, &job);
     CU_ASSERT_PTR_NULL(job.question.remote_user);
+    CU_ASSERT_FALSE(job.question.number);
     read_channel_answer(theirs, job.question.deadline_ms, ERROR_SCHEMA, NULL, "no schema");
     CU_ASSERT_EQUAL(receive(&desk, ours), ERROR_SCHEMA);
     EXPECT_TEXT(desk.text, "no schema");

@@ -13,6 +13,7 @@
 #include "expect.h"
 #include "fake_clock.h"
 #include "shared/latch.h"
+#include "shared/look.h"
 #include "shared/poll_quota.h"
 #include "shared/question.h"
 #include "shared/read_channel.h"
@@ -62,12 +63,16 @@ struct host {
     enum error answer;
     void (*once_waiting)(struct host *host);
     _Atomic int questions; /* how many it has answered */
-    bool authorized;       /* the last question asked whether the user may poll */
+    _Atomic int looks;     /* likewise */
+    enum look_state look;  /* how a look ends; LOOK_PENDING: as LOOK_DONE */
+    void (*during_look)(struct host *host);
+    bool authorized; /* the last question asked whether the user may poll */
     /* The reader. */
     int reader_queue;
     pthread_t reader;
     enum error table_answer;
     char asked_user[32];
+    bool asked_to_number;
     int64_t asked_position;
 };
 
@@ -109,6 +114,15 @@ static void answer_question(struct host *host)
     question_answer(scoreboard, WORKER, host->answer);
 }
 
+static void answer_look(struct host *host)
+{
+    look_begin(host->scoreboard);
+    if (host->during_look)
+        host->during_look(host);
+    atomic_fetch_add(&host->looks, 1);
+    look_end(host->scoreboard, host->look ? host->look : LOOK_DONE);
+}
+
 static void *manage(void *argument)
 {
     struct host *host = argument;
@@ -120,6 +134,8 @@ static void *manage(void *argument)
             (void)eventfd_read(host->scoreboard->latch, &rung);
         if (!atomic_load(&host->silent) && atomic_exchange(&host->scoreboard->askers[WORKER / 64], 0))
             answer_question(host);
+        if (!atomic_load(&host->silent) && look_is_wanted(host->scoreboard))
+            answer_look(host);
         if (host->once_waiting && atomic_load(&host->slot->state) == SLOT_WAITING) {
             host->once_waiting(host);
             host->once_waiting = NULL;
@@ -165,6 +181,7 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     host->scoreboard = scoreboard_new(WORKERS, 3, 64, 64 * 256, 1);
     CU_ASSERT_PTR_NOT_NULL_FATAL(host->scoreboard);
     CU_ASSERT_TRUE_FATAL(read_channel_new_queue(pair));
+    host->scoreboard->manager->numbers_until_ms = INT64_MAX;
     host->scoreboard->read_queue = pair[0];
     host->reader_queue = pair[1];
     host->slot = scoreboard_slot(host->scoreboard, WORKER);
@@ -208,6 +225,7 @@ static void *read_one(void *argument)
     (void)snprintf(host->asked_user, sizeof host->asked_user, "%s",
                    job.question.remote_user ? job.question.remote_user : "nobody");
     host->asked_position = job.question.positions[0];
+    host->asked_to_number = job.question.number;
     (void)page_add(&page, 0, &job.request.topics[0], &message);
     read_channel_answer(socket, job.question.deadline_ms, host->table_answer, &page, "the table's own words");
     page_release(&page);
@@ -319,13 +337,86 @@ static void asks_only_what_it_must(void)
     append(&host, "b", START + 1, "one");
     READ(&host, SOURCE_AUTHORIZE, "one"); /* can_poll() allows everything */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 0);
     host.positions[1] = CATCH_UP_FROM_NOW;
-    READ(&host, SOURCE_AUTHORIZE, "");
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
-    CU_ASSERT_FALSE(host.authorized); /* it asked only for the position */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, once it is up to date */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_RING_PAGES]), 5);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 0);
+    close_host(&host);
+}
+
+static void append_during_look(struct host *host)
+{
+    append(host, "a", START + 1, "committed before");
+}
+
+/* A poll that does not wait gets what the ring has after a look that began after the question. */
+static void a_look_brings_what_is_committed(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.scoreboard->manager->open_until_ms = INT64_MAX;
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    host.request.timeout_s = 0;
+    host.during_look = append_during_look;
+    READ(&host, SOURCE_AUTHORIZE, "committed before");
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    CU_ASSERT_FALSE(look_is_wanted(host.scoreboard));
+    close_host(&host);
+}
+
+/* If the manager cannot tell, the worker asks about each topic. */
+static void a_look_may_be_refused(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.scoreboard->manager->open_until_ms = INT64_MAX;
+    host.look = LOOK_REFUSED;
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    host.positions[0] = CATCH_UP_FROM_NOW;
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(host.positions[0], START);
+    close_host(&host);
+}
+
+/* One look answers those that asked before it began, and only those. */
+static void a_look_answers_all_that_asked_before_it(void)
+{
+    struct host host;
+    struct scoreboard *scoreboard;
+    uint64_t before, after;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    scoreboard = host.scoreboard;
+    before = look_ask(scoreboard, 1);
+    CU_ASSERT_EQUAL(look_ask(scoreboard, WORKER), before);
+    CU_ASSERT_TRUE(look_is_wanted(scoreboard));
+    look_begin(scoreboard);
+    after = look_ask(scoreboard, 2);
+    CU_ASSERT_EQUAL(look_state(scoreboard, before), LOOK_PENDING);
+    look_end(scoreboard, LOOK_DONE);
+    CU_ASSERT_EQUAL(look_state(scoreboard, before), LOOK_DONE);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
+    CU_ASSERT_EQUAL(look_state(scoreboard, after), LOOK_PENDING);
+    CU_ASSERT_TRUE(look_is_wanted(scoreboard));
+    /* A broken worker writes what it wants. */
+    atomic_store(&host.slot->look, UINT64_MAX);
+    (void)atomic_fetch_or(&scoreboard->lookers[WORKER / 64], UINT64_MAX);
+    look_begin(scoreboard);
+    look_end(scoreboard, LOOK_REFUSED);
+    CU_ASSERT_EQUAL(look_state(scoreboard, after), LOOK_REFUSED);
+    CU_ASSERT_EQUAL(look_state(scoreboard, before), LOOK_DONE);
+    CU_ASSERT_FALSE(look_is_wanted(scoreboard));
     close_host(&host);
 }
 
@@ -393,6 +484,7 @@ static void asking_is_interrupted(void)
     join_reader(&host);
     EXPECT_TEXT(host.asked_user, "eve");
     CU_ASSERT_EQUAL(host.asked_position, CATCH_UP_FROM_NOW);
+    CU_ASSERT_TRUE(host.asked_to_number);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
     release_flag = 0;
     (void)close(host.theirs);
@@ -417,6 +509,24 @@ static void open_lacking(struct host *host)
     append(host, "a", START + 1, NULL);
 }
 
+/* The ring has the topic, but does not tell what is retained. */
+static void the_last_few_are_read_from_the_table(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    append(&host, "a", START + 1, "one");
+    host.positions[0] = -5;
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.asked_position, -5);
+    CU_ASSERT_EQUAL(host.positions[0], START + 1);
+    close_host(&host);
+}
+
 static void what_the_ring_lacks_is_read_from_the_table(void)
 {
     struct host host;
@@ -428,6 +538,7 @@ static void what_the_ring_lacks_is_read_from_the_table(void)
     READ(&host, SOURCE_READ_ONLY, TABLE_MESSAGE);
     join_reader(&host);
     EXPECT_TEXT(host.asked_user, "nobody"); /* the manager has been asked */
+    CU_ASSERT_FALSE(host.asked_to_number);  /* it numbers */
     CU_ASSERT_EQUAL(host.asked_position, START);
     CU_ASSERT_EQUAL(host.positions[0], START + 1);
     EXPECT_TEXT(host.source->operations->error(host.source), "");
@@ -435,16 +546,40 @@ static void what_the_ring_lacks_is_read_from_the_table(void)
                     0); /* the manager has not started a reader */
     atomic_store(&host.scoreboard->manager->readers, 1);
     append(&host, "a", START + 2, NULL);
+    host.scoreboard->manager->numbers_until_ms = 0;
     start_reader(&host, ERROR_DATABASE_QUERY);
     FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_DATABASE_QUERY);
     join_reader(&host);
     EXPECT_TEXT(host.source->operations->error(host.source), "the table's own words");
+    CU_ASSERT_TRUE(host.asked_to_number);
     CU_ASSERT_NOT_EQUAL(eventfd_read(host.scoreboard->latch, &rung), 0); /* enough readers run */
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 2);
     close_host(&host);
 }
 
 /* A poll that does not wait reads the table first if the host does not listen to its topic. */
+static void a_topic_that_nobody_waits_for(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.request.timeout_s = 0;
+    start_manager(&host);
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1); /* so that the reader need not number */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 0);
+    CU_ASSERT_FALSE(host.asked_to_number);
+    host.scoreboard->manager->numbers_until_ms = 0;
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
+    CU_ASSERT_TRUE(host.asked_to_number);
+    close_host(&host);
+}
+
 static void a_table_out_of_reach(void)
 {
     struct host host;
@@ -561,7 +696,7 @@ static void by_the_client(void)
 
 static void release(struct host *host)
 {
-    latch_drain(host->scoreboard, WORKER);
+    latch_drain(host->scoreboard, WORKER, POLL_QUOTA_SHORTEST_MS);
 }
 
 static void by_the_manager(void)
@@ -587,18 +722,18 @@ static void by_a_newer_poll_but_not_too_soon(void)
     open_host(&host, "\"a\"", LONG_MS);
     start_manager(&host);
     READ(&host, SOURCE_AUTHORIZE, "");
-    latch_drain(host.scoreboard, WORKER);
+    latch_drain(host.scoreboard, WORKER, POLL_QUOTA_SHORTEST_MS);
     READ(&host, SOURCE_SUBSCRIBE, "");
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_READ_ONLY, "one");
     start_ms = host.poll.started_ms;
     WAIT(&host, ERROR_DRAINED);
-    EXPECT(clock_monotonic_ms() - start_ms >= SCOREBOARD_SHORTEST_WAIT_MS,
+    EXPECT(clock_monotonic_ms() - start_ms >= POLL_QUOTA_SHORTEST_MS,
            "two clients that share a quota of one would spin");
     start_ms = clock_monotonic_ms();
     WAIT(&host, ERROR_DRAINED); /* at once, now */
-    EXPECT(clock_monotonic_ms() - start_ms < SCOREBOARD_SHORTEST_WAIT_MS, "a second pause");
+    EXPECT(clock_monotonic_ms() - start_ms < POLL_QUOTA_SHORTEST_MS, "a second pause");
     close_host(&host);
 }
 
@@ -609,9 +744,10 @@ static void a_drained_poll_does_not_wait_for_the_database(void)
 
     open_host(&host, "\"a\"", LONG_MS);
     host.answer = ERROR_DATABASE_AWAY;
+    host.look = LOOK_REFUSED;
     start_manager(&host);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
-    latch_drain(host.scoreboard, WORKER);
+    latch_drain(host.scoreboard, WORKER, POLL_QUOTA_SHORTEST_MS);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_TOO_MANY);
     FAIL_TO_READ(&host, SOURCE_SUBSCRIBE, ERROR_DRAINED);
     host.answer = ERROR_NONE;
@@ -873,10 +1009,15 @@ static void the_memory_of_names_is_freed(void)
 CU_TestInfo source_shared_tests[] = {
     { "the memory of names is freed", the_memory_of_names_is_freed },
     { "asks only what it must", asks_only_what_it_must },
+    { "a look brings what is committed", a_look_brings_what_is_committed },
+    { "a look may be refused", a_look_may_be_refused },
+    { "a look answers all that asked before it", a_look_answers_all_that_asked_before_it },
     { "an answer may be no", an_answer_may_be_no },
     { "a silent manager is not waited for", a_silent_manager_is_not_waited_for },
     { "asking is interrupted", asking_is_interrupted },
     { "what the ring lacks is read from the table", what_the_ring_lacks_is_read_from_the_table },
+    { "a topic that nobody waits for", a_topic_that_nobody_waits_for },
+    { "the last few are read from the table", the_last_few_are_read_from_the_table },
     { "a table that is not read", a_table_that_is_not_read },
     { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },

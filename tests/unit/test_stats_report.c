@@ -35,11 +35,12 @@ static void a_lone_worker_reports_itself(void)
 
 static void a_manager_reports_its_workers(void)
 {
-    const struct stats_gauges gauges = { 20, 15, true };
+    const struct stats_gauges gauges = { 20, 15, true, true };
 
     report.counters_began = true;
     expect_report(&gauges, false,
-                  "{\"workers\":20,\"free_workers\":15,\"hears\":true,\"counts\":[],\"ends\":false}");
+                  "{\"workers\":20,\"free_workers\":15,\"hears\":true,\"quiet\":true,\"counts\":[],"
+                  "\"ends\":false}");
 }
 
 static void an_address_is_cleaned(void)

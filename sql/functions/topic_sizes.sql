@@ -1,0 +1,37 @@
+-- What the view pgpoll.topics shows of pgpoll.feed. That is read as a whole if it has at most 125 pages. Of a
+-- larger one, a random sample of about as many pages is read: the figures of the largest 200 topics in it
+-- are multiplied, and the exact ends of these topics come from the index.
+CREATE OR REPLACE FUNCTION pgpoll.topic_sizes()
+RETURNS TABLE (topic text, messages bigint, bytes bigint, oldest bigint, newest bigint, estimated boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET row_security = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    factor constant float8 := greatest(pg_relation_size('pgpoll.feed')
+                                       / current_setting('block_size')::float8 / 125, 1);
+BEGIN
+    RETURN QUERY
+    WITH largest AS MATERIALIZED (
+        SELECT f.topic, count(*) AS messages, sum(f.bytes) AS bytes, min(f.position) AS oldest,
+               max(f.position) AS newest
+        FROM pgpoll.feed f TABLESAMPLE SYSTEM (100 / factor)
+        GROUP BY f.topic
+        ORDER BY sum(f.bytes) DESC, f.topic LIMIT CASE WHEN factor > 1 THEN 200 END
+    )
+    SELECT l.topic, round(l.messages * factor)::bigint, round(l.bytes * factor)::bigint,
+           CASE WHEN factor > 1 THEN (SELECT f.position FROM pgpoll.feed f
+                                      WHERE f.topic >= l.topic AND f.topic <= l.topic
+                                      ORDER BY f.topic, f.position LIMIT 1)
+                ELSE l.oldest END,
+           CASE WHEN factor > 1 THEN (SELECT f.position FROM pgpoll.feed f
+                                      WHERE f.topic >= l.topic AND f.topic <= l.topic
+                                      ORDER BY f.topic DESC, f.position DESC LIMIT 1)
+                ELSE l.newest END,
+           factor > 1
+    FROM largest l;
+END $$;
+COMMENT ON FUNCTION pgpoll.topic_sizes() IS
+    'Internal. How many messages and bytes each topic has, or about the largest ones if there are many.';
