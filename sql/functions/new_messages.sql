@@ -7,8 +7,8 @@
 -- metadata, as text), they are one page of read_feed(). A row without a position is no message.
 --
 -- The last columns are the same in all rows. assigned: how many messages got a position, or -1 if the
--- database is read-only. complete_to and deleted_to: as of read_feed(). more: there is a backlog, or the page was
--- too small, so call again at once.
+-- database is read-only. complete_to and deleted_to: as of read_feed(). more: there is a backlog, or the
+-- page was too small, so call again at once.
 CREATE OR REPLACE FUNCTION pgpoll.new_messages(max_messages integer, max_bytes bigint,
                                                after bigint DEFAULT NULL, wanted text[] DEFAULT NULL)
 RETURNS TABLE (topic text, "position" bigint, created_at timestamptz, payload json, metadata json,
@@ -28,7 +28,8 @@ BEGIN
     -- Read-only: as in assign_positions().
     IF current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() THEN
         RETURN QUERY
-        SELECT r.topic, r.position, r.created_at, r.payload, r.metadata, -1, r.complete_to, r.more, r.deleted_to
+        SELECT r.topic, r.position, r.created_at, r.payload, r.metadata,
+               -1, r.complete_to, r.more, r.deleted_to
         FROM pgpoll.read_feed(max_messages, max_bytes, after, wanted) r;
         RETURN;
     END IF;

@@ -1,11 +1,11 @@
 /*
  * Reads the manager's notifications: whether positions were given that the message ring does not have yet, in
- * which topics, whether publishers have unnumbered messages, and whether LISTEN delivers at all. For the last,
- * the statistics writer sends a heartbeat, a NOTIFY, every 5 s, which must arrive here. Part of the relay,
- * which creates and drives it. Holds no resources.
+ * which topics, whether publishers have unnumbered messages, and whether LISTEN delivers at all. For the
+ * last, the statistics writer sends a heartbeat, a NOTIFY, every 5 s, which must arrive here. Part of the
+ * relay, which creates and drives it. Holds no resources.
  *
- * Anybody may send a notification, and any may be lost. So nothing here decides what is delivered, or in which
- * order: it only says when to read.
+ * Anybody may send a notification, and any may be lost. So nothing here decides what is delivered, or in
+ * which order: it only says when to read.
  */
 #ifndef PGPOLL_ANNOUNCEMENTS_H
 #define PGPOLL_ANNOUNCEMENTS_H
@@ -40,8 +40,8 @@ struct announcements {
 void announcements_take(struct announcements *announcements, struct database *database, int64_t complete_to);
 
 /*
- * When to read what was announced; 0: at once; INT64_MAX: there is nothing. If nobody waits for it, it is read
- * with what others come within a second.
+ * When to read what was announced; 0: at once; INT64_MAX: there is nothing. If nobody waits for it, it is
+ * read with what others come within a second.
  */
 int64_t announcements_due_ms(const struct announcements *announcements);
 

@@ -6,8 +6,8 @@
  * what this decides. Holds no resources.
  *
  * Of several managers one leads: it looks when a NOTIFY arrives. The others give it a moment to announce the
- * batch, and look only if it does not; then they do not rely on it for some seconds. They also look once after
- * its last announcement: it may have ended before it saw the message of the last NOTIFY.
+ * batch, and look only if it does not; then they do not rely on it for some seconds. They also look once
+ * after its last announcement: it may have ended before it saw the message of the last NOTIFY.
  */
 #ifndef PGPOLL_NOTIFY_THROTTLE_H
 #define PGPOLL_NOTIFY_THROTTLE_H

@@ -264,8 +264,8 @@ static char *list_wanted(const struct relay *relay, struct poll_topic wanted[SUB
 }
 
 /*
- * Adds the statement that reads all messages after complete_to. It gives positions to new ones before, if that
- * is due: a question's answer must count all that was committed before.
+ * Adds the statement that reads all messages after complete_to. It gives positions to new ones before, if
+ * that is due: a question's answer must count all that was committed before.
  */
 static bool messages_statement(struct relay *relay, int64_t now_ms)
 {
@@ -500,7 +500,9 @@ static void take_messages(struct relay *relay, const PGresult *result)
         relay->announcements.urgent = true;
 }
 
-/* Opens the topics that were asked about and are not open yet. The ring has them from their newest position. */
+/*
+ * Opens the topics that were asked about and are not open yet. The ring has them from their newest position.
+ */
 static void take_newest(struct relay *relay, const PGresult *result)
 {
     struct asked *asked = &relay->cycle.asked;

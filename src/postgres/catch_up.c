@@ -7,8 +7,8 @@
 #include <string.h>
 
 /*
- * The columns of catch_up(), and of new_messages() and read_feed(), in their order. Those of a message are the
- * same in all.
+ * The columns of catch_up(), and of new_messages() and read_feed(), in their order. Those of a message are
+ * the same in all.
  */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
 enum feed_column { TOPIC, ASSIGNED = METADATA + 1, COMPLETE_TO, MORE, DELETED_TO };

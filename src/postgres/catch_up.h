@@ -1,7 +1,7 @@
 /*
  * Reads messages from the table: builds the statements that call pgpoll.catch_up(), pgpoll.new_messages(),
- * pgpoll.read_feed() and pgpoll.newest_positions() (sql/functions/) and decodes their rows. The only code that
- * knows these functions' parameters and columns.
+ * pgpoll.read_feed() and pgpoll.newest_positions() (sql/functions/) and decodes their rows. The only code
+ * that knows these functions' parameters and columns.
  */
 #ifndef PGPOLL_CATCH_UP_H
 #define PGPOLL_CATCH_UP_H
@@ -44,8 +44,8 @@ struct catch_up_row catch_up_row(const PGresult *result, int row);
 /*
  * Initialise the statements with which a manager reads all messages after a position into its ring, a page at
  * a time; the first one gives positions to new messages before. after: CATCH_UP_FROM_NOW: only those that the
- * statement itself gives positions to. wanted: messages of other topics may come without payload. Return false
- * if out of memory.
+ * statement itself gives positions to. wanted: messages of other topics may come without payload. Return
+ * false if out of memory.
  */
 bool catch_up_new_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
                             const struct poll_topic *wanted, int wanted_count);

@@ -198,8 +198,8 @@ struct scoreboard {
  * most. The caller frees it with scoreboard_free(). NULL: no memory or no descriptors; errno is set.
  *
  * There are numbers for twice as many topics as the workers can ask about together: each may wait for
- * max_topics, and ask about as many others. So no poll is refused for lack of numbers. The memory is taken only
- * as they are used.
+ * max_topics, and ask about as many others. So no poll is refused for lack of numbers. The memory is taken
+ * only as they are used.
  */
 struct scoreboard *scoreboard_new(int polls, int max_topics, size_t ring_messages, size_t ring_bytes,
                                   int readers);

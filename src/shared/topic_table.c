@@ -28,7 +28,8 @@ struct block {
 
 /*
  * The head of the memory, followed by the entries, the blocks and the indexes, each twice as large as the one
- * before. An index holds numbers + 1, from the place on that the hash says; 0: free. Only the last one counts.
+ * before. An index holds numbers + 1, from the place on that the hash says; 0: free. Only the last one
+ * counts.
  */
 struct topic_table {
     int count;
@@ -240,7 +241,9 @@ static int take_number(struct topic_table *table)
     return topic;
 }
 
-/* There is a free block: the memory has enough for as many names of the greatest length as there are numbers. */
+/*
+ * There is a free block: the memory has enough for as many names of the greatest length as there are numbers.
+ */
 static int take_block(struct topic_table *table)
 {
     const int block = table->free_block;

@@ -1,8 +1,9 @@
 /*
  * The topic table: a hash table of the topics that this host's polls wait for, in shared memory. It gives
- * each topic a number: one that was freed, else the next one. The manager adds and removes topics, workers look them up; the
- * scoreboard owns the memory. The message ring decides whether a number still means the topic: the manager
- * closes the topic in the ring before it removes the name, and opens it after it has added the name.
+ * each topic a number: one that was freed, else the next one. The manager adds and removes topics, workers
+ * look them up; the scoreboard owns the memory. The message ring decides whether a number still means the
+ * topic: the manager closes the topic in the ring before it removes the name, and opens it after it has
+ * added the name.
  *
  * The memory is used from its beginning on, as topics need it: a table takes pages for the topics that it
  * has had at the same time, not for those that it could have. Names are kept in blocks of 64 bytes, and the

@@ -158,8 +158,8 @@ static void a_full_table_takes_no_more(void)
 }
 
 /*
- * Adds and removes topics at random, in a table that takes any names of the greatest length: exactly those that
- * are in it can be found, and it is full when all numbers are used, not before.
+ * Adds and removes topics at random, in a table that takes any names of the greatest length: exactly those
+ * that are in it can be found, and it is full when all numbers are used, not before.
  */
 static void names_come_and_go(int size, int changes)
 {
