@@ -66,7 +66,9 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/all_numbered.sql
 \ir functions/assign_batch.sql
 \ir functions/assign_positions.sql
+\ir functions/read_feed.sql
 \ir functions/new_messages.sql
+\ir functions/newest_positions.sql
 \ir triggers.sql
 \ir functions/can_poll.sql
 \ir functions/is_open_to_all.sql

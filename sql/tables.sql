@@ -129,6 +129,10 @@ CREATE SEQUENCE IF NOT EXISTS pgpoll.doorbell AS bigint MINVALUE 0 START 0;
 -- it does not pass over the dead rows that an old snapshot keeps.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_pruned AS bigint MINVALUE 0 START 0;
 
+-- The highest position that prune() or TRUNCATE has deleted. A manager that has not read up to there has
+-- missed messages (read_feed()). It is a sequence so that nobody can see the deletion before this value.
+CREATE SEQUENCE IF NOT EXISTS pgpoll.last_deleted AS bigint MINVALUE 0 START 0;
+
 -- How far each topic was pruned: all its positions up to pruned_to are deleted.
 CREATE TABLE IF NOT EXISTS pgpoll.retention (
     topic     text COLLATE "C" PRIMARY KEY,

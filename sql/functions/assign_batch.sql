@@ -1,6 +1,8 @@
 -- Gives positions to committed messages that have none, in the order of delivery, and announces them: it
--- sends each topic's channel the topic's highest position in this batch, then channel pgpoll the last
--- position. ARCHITECTURE.md, "Positions", explains the design; the reasons in short:
+-- sends each topic's channel the topic's highest position in this batch, for workers without a manager; then
+-- channel pgpoll, for managers, the last position, a space, and the 8 hex digits of each topic's hash
+-- (newest_positions()), or * if they do not fit into a payload. ARCHITECTURE.md, "Positions", explains the
+-- design; the reasons in short:
 --
 -- Why readers miss nothing: batches take their snapshots one after the other, under a lock that each holds
 -- until its positions are visible. So a snapshot that shows a position shows every lower one. An identity
@@ -57,6 +59,7 @@ DECLARE
     begun boolean := false;  -- whether this call began a backlog
     looked timestamptz;      -- when it looked for new messages
     topics text[];
+    hashes text;             -- of the topics
     message pgpoll.messages;
     part record;
     sent boolean;
@@ -219,13 +222,19 @@ BEGIN
     END IF;
     given := setval('pgpoll.last_position', greatest(last.position, last.reserved, given));
     INSERT INTO pgpoll.batches VALUES (last.*);
+    -- A payload has less than 8,000 bytes.
     IF cardinality(topics) = 1 THEN
-        sent := pg_notify(pgpoll.channel(topics[1]), last.position::text) IS NULL;
+        hashes := pgpoll.channel(topics[1]);
+        sent := pg_notify(hashes, last.position::text) IS NULL;
+        hashes := substr(hashes, 8, 8);
     ELSE
-        PERFORM pg_notify(pgpoll.channel(t.topic), (after + max(t.n))::text)
-           FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic;
+        SELECT CASE WHEN count(pg_notify(t.channel, t.position)) <= 900
+                    THEN string_agg(substr(t.channel, 8, 8), '') ELSE '*' END
+          INTO hashes
+          FROM (SELECT pgpoll.channel(t.topic) AS channel, (after + max(t.n))::text AS position
+                FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic) t;
     END IF;
-    sent := pg_notify('pgpoll', last.position::text) IS NULL;
+    sent := pg_notify('pgpoll', concat(last.position, ' ', hashes)) IS NULL;
     IF random() < 0.001 THEN
         DELETE FROM pgpoll.batches b WHERE b.position < previous;
     END IF;

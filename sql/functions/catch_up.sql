@@ -11,8 +11,7 @@
 --   topic    (created_at is NULL) one per topic, in the order of topics. position: where reading starts. gap:
 --            NULL, 'expired' (messages after the requested position were pruned) or 'ahead' (no position as
 --            high as the requested one was ever given). oldest: the first position that is still there,
---            looked up only where a caller may need it. newest: the topic's last position, if the topic is
---            read from now.
+--            looked up only where a caller may need it.
 --   message  in the order of position
 --   more     (created_at is set, payload is NULL) at most one, the last row: there is at least one more
 --            message
@@ -23,7 +22,7 @@
 CREATE OR REPLACE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer,
                                            max_bytes bigint)
 RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json,
-               gap text, oldest bigint, newest bigint)
+               gap text, oldest bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
@@ -70,8 +69,7 @@ BEGIN
            CASE WHEN t.requested > t.last_position OR t.requested < t.pruned_to OR t.requested = 0 THEN
                (SELECT f.position FROM pgpoll.feed f
                 WHERE (f.topic, f.position) > (t.topic, t.pruned_to) AND f.topic <= t.topic
-                ORDER BY f.topic, f.position LIMIT 1) END,
-           CASE WHEN t.requested IS NULL OR t.requested > t.last_position THEN t.newest END
+                ORDER BY f.topic, f.position LIMIT 1) END
     FROM (SELECT r.no, r.topic, r.requested, s.last_value AS last_position,
                  coalesce(p.pruned_to, 0) AS pruned_to,
                  greatest(p.pruned_to,
@@ -120,7 +118,7 @@ BEGIN
     RETURN QUERY
     SELECT p.no::integer, p.position, m.created_at::timestamptz,
            CASE WHEN p.fits THEN m.payload END, CASE WHEN p.fits THEN m.metadata END,
-           NULL, NULL::bigint, NULL::bigint
+           NULL, NULL::bigint
     FROM (SELECT c.*,
                  c.n <= max_messages AND (c.total <= max_bytes OR c.n = 1) AS fits,
                  c.n - 1 <= max_messages AND (c.total - c.bytes <= max_bytes OR c.n <= 2) AS previous_fits

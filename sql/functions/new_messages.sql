@@ -1,13 +1,18 @@
--- What assign_positions() does, for a manager, which gets the messages of the batch with the answer. If they
--- have at most max_bytes (of payload and metadata, as text), there is a row for each, in order. If they have
--- more, or there are none, there is one row without a position. The batch has at most max_messages.
+-- What assign_positions() does, for a manager: gives positions to one batch, of at most max_messages, and
+-- returns what the manager has not read yet, in the order of delivery.
 --
--- The other columns are the same in all rows. assigned: how many messages got a position, or -1 if the
--- database is read-only. previous: no position was given between previous and those of this batch. more:
--- there is a backlog, so call again at once.
-CREATE OR REPLACE FUNCTION pgpoll.new_messages(max_messages integer, max_bytes bigint)
+-- after: the manager has everything up to there; NULL: everything before this batch. wanted: see
+-- read_feed(); the messages of this batch are whole in any case. Usually nobody gave positions in between,
+-- and the rows are those of this batch. Otherwise, and if the batch has more than max_bytes (of payload and
+-- metadata, as text), they are one page of read_feed(). A row without a position is no message.
+--
+-- The last columns are the same in all rows. assigned: how many messages got a position, or -1 if the
+-- database is read-only. complete_to and deleted_to: as of read_feed(). more: there is a backlog, or the
+-- page was too small, so call again at once.
+CREATE OR REPLACE FUNCTION pgpoll.new_messages(max_messages integer, max_bytes bigint,
+                                               after bigint DEFAULT NULL, wanted text[] DEFAULT NULL)
 RETURNS TABLE (topic text, "position" bigint, created_at timestamptz, payload json, metadata json,
-               assigned integer, previous bigint, more boolean)
+               assigned integer, complete_to bigint, more boolean, deleted_to bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
@@ -16,40 +21,50 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
 AS $$
+#variable_conflict use_column
 DECLARE
     batch record;
 BEGIN
     -- Read-only: as in assign_positions().
     IF current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() THEN
         RETURN QUERY
-        SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json, -1, NULL::bigint, false;
+        SELECT r.topic, r.position, r.created_at, r.payload, r.metadata,
+               -1, r.complete_to, r.more, r.deleted_to
+        FROM pgpoll.read_feed(max_messages, max_bytes, after, wanted) r;
         RETURN;
     END IF;
     batch := pgpoll.assign_batch(random() < 0.01, max_messages);
-    IF (batch.single).id IS NOT NULL AND batch.bytes <= max_bytes THEN
+    after := coalesce(after, batch.previous);
+    IF batch.previous = after AND (batch.single).id IS NOT NULL AND batch.bytes <= max_bytes THEN
         topic := (batch.single).topic;
         "position" := batch.after + 1;
         created_at := (batch.single).created_at;
         payload := (batch.single).payload;
         metadata := (batch.single).metadata;
         assigned := 1;
-        previous := batch.previous;
+        complete_to := batch.after + 1;
         more := false;
+        deleted_to := 0;
         RETURN NEXT;
-    ELSIF batch.assigned > 0 AND batch.bytes <= max_bytes THEN
+    ELSIF batch.previous = after AND batch.assigned > 0 AND batch.bytes <= max_bytes THEN
         RETURN QUERY
         SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
-               batch.assigned, batch.previous, batch.more
+               batch.assigned, batch.after + batch.assigned, batch.more, 0::bigint
         FROM unnest(batch.ids) WITH ORDINALITY AS i (id, n)
         CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
                             FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m -- one look-up per message
         ORDER BY i.n;
+    ELSIF batch.previous = after AND batch.assigned = 0 THEN
+        RETURN QUERY
+        SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json, 0, after, batch.more,
+               0::bigint;
     ELSE
         RETURN QUERY
-        SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json,
-               batch.assigned, batch.previous, batch.more;
+        SELECT r.topic, r.position, r.created_at, r.payload, r.metadata,
+               batch.assigned, r.complete_to, r.more OR batch.more, r.deleted_to
+        FROM pgpoll.read_feed(max_messages, max_bytes, after, wanted, batch.previous) r;
     END IF;
 END $$;
-COMMENT ON FUNCTION pgpoll.new_messages(integer, bigint) IS
+COMMENT ON FUNCTION pgpoll.new_messages(integer, bigint, bigint, text[]) IS
     'Gives positions to one batch of committed messages, as assign_positions() does, and returns these '
-    'messages.';
+    'messages, after those that others have given positions to.';

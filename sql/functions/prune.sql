@@ -62,6 +62,8 @@ BEGIN
     DELETE FROM pgpoll.messages m WHERE m.id = ANY (ids);
     IF deleted > 0 THEN
         PERFORM setval('pgpoll.last_pruned', last);
+        -- Before the deletion becomes visible: see read_feed().
+        PERFORM setval('pgpoll.last_deleted', greatest(last, pg_sequence_last_value('pgpoll.last_deleted')));
     END IF;
     numbered := pgpoll.assign_positions(); -- for databases that nobody polls
     IF deleted = 0 AND numbered.more AND numbered.assigned IS NOT NULL THEN

@@ -25,6 +25,7 @@ DECLARE
     oldest bigint;
     ending bigint; -- positions before it may be deleted
     last bigint;
+    highest bigint; -- the greatest position deleted
     ids bigint[];
     gone bigint[] := '{}';
 BEGIN
@@ -74,6 +75,7 @@ BEGIN
             INSERT INTO pgpoll.retention AS r (topic, pruned_to) VALUES (reached, last)
             ON CONFLICT (topic) DO UPDATE SET pruned_to = greatest(r.pruned_to, excluded.pruned_to);
             gone := gone || ids;
+            highest := greatest(highest, last);
             deleted := cardinality(gone);
             IF deleted >= batch THEN
                 -- There may be more of this topic: the next call begins with it.
@@ -85,6 +87,11 @@ BEGIN
         EXIT WHEN clock_timestamp() > began + interval '50 ms';
     END LOOP;
     DELETE FROM pgpoll.messages m WHERE m.id = ANY (gone);
+    IF deleted > 0 THEN
+        -- Before the deletion becomes visible: see read_feed().
+        PERFORM setval('pgpoll.last_deleted',
+                       greatest(highest, pg_sequence_last_value('pgpoll.last_deleted')));
+    END IF;
 END $$;
 COMMENT ON FUNCTION pgpoll.prune_part(text, interval, integer, integer, text) IS
     'Internal. One transaction of pgpoll.prune_topics().';

@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "manager/notify_throttle.h"
+#include "manager/subscriptions.h"
 #include "postgres/database.h"
 #include "shared/latch.h"
 #include "shared/scoreboard.h"
@@ -11,29 +12,11 @@
 #include <string.h>
 
 enum {
+    LAZY_MS = 1000, /* until what nobody waits for is read */
+    HASH_DIGITS = 8,
     DEAF_MS = 7500, /* if no heartbeat arrives for this long before the last one was sent, two are missing */
     DELIVERY_MS = 1000 /* how long the delivery of a heartbeat may take */
 };
-
-void announcements_release(struct announcements *announcements)
-{
-    free(announcements->positions);
-    *announcements = (struct announcements){ 0 };
-}
-
-static void add_position(struct announcements *announcements, int64_t position)
-{
-    if (announcements->count == announcements->capacity) {
-        int capacity = announcements->capacity ? announcements->capacity * 2 : 256;
-        int64_t *positions = realloc(announcements->positions, (size_t)capacity * sizeof *positions);
-
-        if (!positions)
-            return; /* the next full read finds the message */
-        announcements->positions = positions;
-        announcements->capacity = capacity;
-    }
-    announcements->positions[announcements->count++] = position;
-}
 
 static void set_listen_works(struct announcements *announcements, bool works)
 {
@@ -41,30 +24,67 @@ static void set_listen_works(struct announcements *announcements, bool works)
         latch_wake_stats_writer(announcements->scoreboard);
 }
 
+/* Reads the hash at the beginning of digits. false: there is none. */
+static bool read_hash(const char *digits, uint32_t *hash)
+{
+    *hash = 0;
+    for (int i = 0; i < HASH_DIGITS; i++) {
+        const char digit = digits[i];
+
+        if (digit >= '0' && digit <= '9')
+            *hash = *hash << 4 | (uint32_t)(digit - '0');
+        else if (digit >= 'a' && digit <= 'f')
+            *hash = *hash << 4 | (uint32_t)(digit - 'a' + 10);
+        else
+            return false;
+    }
+    return true;
+}
+
+/* payload: the last position of a batch, a space, and the hashes of its topics or "*" (assign_batch()). */
+static void take_batch(struct announcements *announcements, const char *payload, int64_t complete_to)
+{
+    char *rest;
+    uint32_t hash;
+
+    notify_throttle_take_batch(announcements->throttle, clock_monotonic_ms());
+    if (strtoll(payload, &rest, 10) <= complete_to)
+        return;
+    if (!announcements->unread)
+        announcements->unread_ms = clock_monotonic_ms();
+    announcements->unread = true;
+    for (rest += *rest == ' '; read_hash(rest, &hash); rest += HASH_DIGITS)
+        if (subscriptions_want_hash(announcements->subscriptions, hash))
+            announcements->urgent = true;
+    if (*rest)
+        announcements->urgent = true;
+}
+
 static void take_notification(struct announcements *announcements, const PGnotify *notification,
                               int64_t complete_to)
 {
-    int64_t position = strtoll(notification->extra, NULL, 10);
-    int topic;
-
     if (strcmp(notification->relname, announcements->self_channel) == 0) {
         announcements->heard_ms = clock_monotonic_ms();
         set_listen_works(announcements, true);
         if (announcements->is_deaf)
             log_write(LOG_LEVEL_INFO, "LISTEN delivers again");
         announcements->is_deaf = false;
-    } else if (strcmp(notification->relname, "pgpoll") == 0) {
-        if (*notification->extra)
-            announcements->last = position;
-        else
-            notify_throttle_hear(announcements->throttle);
-    } else if (position > complete_to) { /* a publisher's own NOTIFY carries no position: 0 */
-        topic = subscriptions_find(announcements->subscriptions, notification->relname);
-        if (topic >= 0) {
-            subscriptions_have_news(announcements->subscriptions, topic);
-            add_position(announcements, position);
-        }
+    } else if (*notification->extra) {
+        take_batch(announcements, notification->extra, complete_to);
+    } else {
+        notify_throttle_take_notify(announcements->throttle, clock_monotonic_ms());
     }
+}
+
+int64_t announcements_due_ms(const struct announcements *announcements)
+{
+    return announcements->urgent ? 0 : announcements->unread ? announcements->unread_ms + LAZY_MS : INT64_MAX;
+}
+
+void announcements_clear(struct announcements *announcements)
+{
+    announcements->unread = announcements->urgent = false;
+    subscriptions_want_none(announcements->subscriptions);
 }
 
 int64_t announcements_deaf_ms(const struct announcements *announcements)
@@ -84,27 +104,6 @@ void announcements_take(struct announcements *announcements, struct database *da
         take_notification(announcements, notification, complete_to);
         PQfreemem(notification);
     }
-}
-
-static int compare_positions(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
-void announcements_sort(struct announcements *announcements)
-{
-    if (announcements->count > 0)
-        qsort(announcements->positions, (size_t)announcements->count, sizeof *announcements->positions,
-              compare_positions);
-}
-
-bool announcements_has(const struct announcements *announcements, int64_t position)
-{
-    return announcements->count > 0 &&
-           bsearch(&position, announcements->positions, (size_t)announcements->count,
-                   sizeof *announcements->positions, compare_positions);
 }
 
 void announcements_lose(struct announcements *announcements)

@@ -527,19 +527,11 @@ static bool catch_signals(struct manager *manager)
     return manager->signal_fd >= 0 && sigprocmask(SIG_BLOCK, &ours, &manager->usual_mask) == 0;
 }
 
-/* Returns how many topics the host can listen to: four for each worker, at least 4,096 and at most 65,536. */
-static int topic_capacity(int64_t workers)
-{
-    int64_t capacity = workers * 4;
-
-    return (int)(capacity < 4096 ? 4096 : capacity > 65536 ? 65536 : capacity);
-}
-
 static bool set_up(struct manager *manager, const struct config *config, char **argv)
 {
-    manager->scoreboard = scoreboard_new(
-        (int)config->workers, (int)config->max_topics, topic_capacity(config->workers),
-        (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes, (int)config->connections);
+    manager->scoreboard = scoreboard_new((int)config->workers, (int)config->max_topics,
+                                         (size_t)config->window_bytes / MESSAGE_BYTES,
+                                         (size_t)config->window_bytes, (int)config->connections);
     if (!manager->scoreboard)
         return false;
     manager->open_to_all.scoreboard = manager->scoreboard;

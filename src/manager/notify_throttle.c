@@ -3,10 +3,13 @@
 #include "core/clock.h"
 
 enum {
-    LOOK_MS = 2,        /* time between two looks while publishers are muted */
-    INTERVAL_MS = 20,   /* length of the interval in which messages are counted */
-    BUSY_MESSAGES = 10, /* publishers are muted after this many messages in one interval: 500 a second */
-    MAX_PAUSE_MS = 100  /* longest pause between two looks while unmuting */
+    LOOK_MS = 2,        /* between looks while publishers are muted */
+    INTERVAL_MS = 20,   /* in which messages are counted */
+    BUSY_MESSAGES = 10, /* this many messages in an interval mute publishers: 500 a second */
+    MAX_PAUSE_MS = 100, /* between looks while unmuting */
+    LEAD_MS = 50,       /* that the leader has, from a NOTIFY to the announcement of a batch */
+    CONFIRM_MS = 1000,  /* from an announcement to the look that finds whether it was the last one needed */
+    DISTRUST_MS = 10000
 };
 
 void notify_throttle_hear(struct notify_throttle *throttle)
@@ -14,14 +17,38 @@ void notify_throttle_hear(struct notify_throttle *throttle)
     throttle->heard = true;
 }
 
+void notify_throttle_take_notify(struct notify_throttle *throttle, int64_t now_ms)
+{
+    if (!throttle->follows || now_ms < throttle->distrust_ms)
+        throttle->heard = true;
+    else if (throttle->follow_ms == 0 || throttle->confirmed)
+        throttle->follow_ms = now_ms + LEAD_MS;
+    throttle->confirmed = false;
+}
+
+void notify_throttle_take_batch(struct notify_throttle *throttle, int64_t now_ms)
+{
+    if (throttle->follow_ms == 0)
+        return;
+    throttle->follow_ms = now_ms + CONFIRM_MS;
+    throttle->confirmed = true;
+}
+
 int64_t notify_throttle_due_ms(const struct notify_throttle *throttle)
 {
-    return throttle->heard ? 0 : throttle->muting ? throttle->look_ms : INT64_MAX;
+    const int64_t look_ms = throttle->muting ? throttle->look_ms : INT64_MAX;
+
+    if (throttle->heard)
+        return 0;
+    return throttle->follow_ms ? clock_min(throttle->follow_ms, look_ms) : look_ms;
 }
 
 enum notify_throttle_action notify_throttle_look(struct notify_throttle *throttle, int64_t now_ms)
 {
     throttle->heard = false;
+    if (throttle->follow_ms && now_ms >= throttle->follow_ms && !throttle->confirmed)
+        throttle->distrust_ms = now_ms + DISTRUST_MS;
+    throttle->follow_ms = 0;
     if (throttle->busy) {
         throttle->muting = true;
         throttle->pause_ms = 0;

@@ -3,19 +3,12 @@
  * workers that wait for its topic, and answers the workers' questions about where their topics stand. Part of
  * the manager, which creates, drives and frees it. Never blocks. Logs its errors itself.
  *
- * It works in cycles. Each is one batch of pipelined statements: LISTEN to new topics, number new messages,
- * read the newest positions of the topics asked about, read the topics that have news, UNLISTEN unused
- * topics.
+ * It works in cycles. Each is one batch of pipelined statements: number new messages, read all messages that
+ * have a position and that it has not read yet, and read the newest positions of the topics asked about.
  *
- * How the message ring stays in order:
- *  1. Notifications arrive in the order of the commits, on all channels alike, because PostgreSQL puts them
- *     into one queue under one lock. So when the notification of a message has arrived, those of all earlier
- *     messages have, and every topic with an earlier message is known to have news.
- *  2. A read may also see later messages, whose notifications have not arrived. Another topic, which was not
- *     read, may have messages before those. Therefore a read is used only up to the last message whose
- *     position was announced before the read began. The rest is read again when it is announced.
- *  3. A forged notification announces no existing message, and so changes nothing.
- *  4. A lost notification delays a message until the next full read of all topics, which needs no such care.
+ * The message ring stays in order because the relay reads everything, page after page, in the order of
+ * positions. Notifications only say when to read (announcements.h). ARCHITECTURE.md, "How the ring stays in
+ * order".
  */
 #ifndef PGPOLL_RELAY_H
 #define PGPOLL_RELAY_H
@@ -42,7 +35,7 @@ void relay_step(struct relay *relay, bool ready);
 
 /*
  * Takes the question of this worker, which question_take() has copied: where do its topics stand?
- * The relay LISTENs to them from then on, and answers with question_answer() once LISTEN has taken effect.
+ * The ring has their messages from then on; the relay then answers with question_answer().
  */
 void relay_ask(struct relay *relay, int worker);
 

@@ -113,12 +113,12 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
 {
     const int count = scoreboard_topic_count(writer->scoreboard, slot);
     struct json_object *topics = json_object_new_array();
+    char name[TOPIC_TABLE_NAME_SIZE];
 
     for (int i = 0; i < count && topics; i++) {
         int topic = scoreboard_topic(writer->scoreboard, slot, i);
-        const char *name = topic < 0 ? NULL : topic_table_name(writer->scoreboard->topics, topic);
 
-        if (name)
+        if (topic >= 0 && topic_table_name(writer->scoreboard->topics, topic, name) > 0)
             (void)json_object_array_add(topics, json_object_new_string(name));
     }
     return topics;

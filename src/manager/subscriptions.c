@@ -5,22 +5,27 @@
 #include "shared/wait_sets.h"
 
 #include <json-c/json.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINGER_MS = 60 * 1000, CROWDED_LINGER_MS = 1000 };
+enum { LINGER_MS = 60 * 1000, CROWDED_LINGER_MS = 1000, MIN_LISTS = 1024 };
 
 bool subscriptions_init(struct subscriptions *subscriptions, struct scoreboard *scoreboard)
 {
-    size_t capacity = (size_t)topic_table_size(scoreboard->topics);
+    const size_t capacity = (size_t)topic_table_size(scoreboard->topics);
+    size_t lists = MIN_LISTS;
 
-    *subscriptions = (struct subscriptions){ .scoreboard = scoreboard };
+    while (lists < capacity / 4)
+        lists *= 2;
+    *subscriptions = (struct subscriptions){ .scoreboard = scoreboard, .hash_mask = (uint32_t)lists - 1 };
     subscriptions->by_topic = calloc(capacity, sizeof *subscriptions->by_topic);
     subscriptions->used = calloc(capacity, sizeof *subscriptions->used);
-    subscriptions->news = calloc(capacity, sizeof *subscriptions->news);
-    subscriptions->channels = lh_kchar_table_new(1024, NULL);
-    return subscriptions->by_topic && subscriptions->used && subscriptions->news && subscriptions->channels;
+    subscriptions->hashed = calloc(lists, sizeof *subscriptions->hashed);
+    if (!subscriptions->by_topic || !subscriptions->used || !subscriptions->hashed)
+        return false;
+    for (size_t i = 0; i < lists; i++)
+        subscriptions->hashed[i] = -1;
+    return true;
 }
 
 void subscriptions_release(struct subscriptions *subscriptions)
@@ -29,63 +34,83 @@ void subscriptions_release(struct subscriptions *subscriptions)
         free(subscriptions->by_topic[subscriptions->used[i]].quoted);
     free(subscriptions->by_topic);
     free(subscriptions->used);
-    free(subscriptions->news);
-    if (subscriptions->channels)
-        lh_table_free(subscriptions->channels);
+    free(subscriptions->hashed);
     *subscriptions = (struct subscriptions){ 0 };
 }
 
-int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms)
+int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms,
+                      uint64_t cycle)
 {
-    int topic = topic_table_add(subscriptions->scoreboard->topics, name, length);
-    struct subscription *subscription;
-    struct json_object *string;
+    struct topic_table *topics = subscriptions->scoreboard->topics;
+    int topic = topic_table_add(topics, name, length);
 
-    if (topic < 0 || subscriptions->by_topic[topic].quoted)
-        return topic;
-    subscription = &subscriptions->by_topic[topic];
-    /*
-     * news keeps its value, because the topic that had this number before may still be in the list of topics
-     * with news.
-     */
-    *subscription = (struct subscription){ .used_ms = now_ms,
-                                           .news = subscription->news,
-                                           .used_index = subscriptions->used_count };
-    string = json_object_new_string_len(name, (int)length);
-    if (string)
-        subscription->quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
-    json_object_put(string);
-    if (!subscription->quoted) {
-        topic_table_remove(subscriptions->scoreboard->topics, topic);
-        return -1;
+    if (topic < 0) {
+        subscriptions_sweep(subscriptions, now_ms, 0, cycle);
+        topic = topic_table_add(topics, name, length);
     }
+    if (topic < 0 || subscriptions->by_topic[topic].used)
+        return topic;
+    /* wanted stays: a topic that had this number before may still be in that list. */
+    subscriptions->by_topic[topic] = (struct subscription){ .used = true,
+                                                            .wanted = subscriptions->by_topic[topic].wanted,
+                                                            .used_ms = now_ms,
+                                                            .used_index = subscriptions->used_count };
     subscriptions->used[subscriptions->used_count++] = topic;
     return topic;
 }
 
-void subscriptions_remove(struct subscriptions *subscriptions, int topic)
+int subscriptions_find(const struct subscriptions *subscriptions, const char *name, size_t length)
 {
-    struct subscription *subscription = &subscriptions->by_topic[topic];
-    int last = subscriptions->used[--subscriptions->used_count];
+    const int topic = topic_table_number(subscriptions->scoreboard->topics, name, length);
 
-    subscriptions->used[subscription->used_index] = last;
-    subscriptions->by_topic[last].used_index = subscription->used_index;
-    if (subscription->open)
-        ring_close(subscriptions->scoreboard->ring, topic);
-    /*
-     * A worker may have entered the wait set after the topic was found to be unused. Wake it, so that it asks
-     * again.
-     */
-    wait_sets_wake(subscriptions->scoreboard, topic);
-    (void)lh_table_delete(subscriptions->channels, subscription->channel);
-    topic_table_remove(subscriptions->scoreboard->topics, topic);
-    free(subscription->quoted);
-    *subscription = (struct subscription){ .news = subscription->news };
+    return topic >= 0 && subscriptions->by_topic[topic].open ? topic : -1;
 }
 
-const char *subscriptions_name(const struct subscriptions *subscriptions, int topic)
+void subscriptions_open(struct subscriptions *subscriptions, int topic, int64_t newest, uint32_t hash)
 {
-    return topic_table_name(subscriptions->scoreboard->topics, topic);
+    struct subscription *subscription = &subscriptions->by_topic[topic];
+    int *first = &subscriptions->hashed[hash & subscriptions->hash_mask];
+
+    ring_open(subscriptions->scoreboard->ring, topic, newest);
+    subscription->open = true;
+    subscription->hash = hash;
+    subscription->next_hashed = *first;
+    *first = topic;
+}
+
+static void close_topic(struct subscriptions *subscriptions, int topic)
+{
+    struct subscription *subscription = &subscriptions->by_topic[topic];
+    int *link = &subscriptions->hashed[subscription->hash & subscriptions->hash_mask];
+
+    if (subscription->open) {
+        while (*link != topic)
+            link = &subscriptions->by_topic[*link].next_hashed;
+        *link = subscription->next_hashed;
+        ring_close(subscriptions->scoreboard->ring, topic);
+        subscription->open = false;
+    }
+    /* A worker may have entered the wait set since the topic was found unused: wake it, and it asks again. */
+    wait_sets_wake(subscriptions->scoreboard, topic);
+}
+
+static void remove_topic(struct subscriptions *subscriptions, int topic)
+{
+    struct subscription *subscription = &subscriptions->by_topic[topic];
+    const int last = subscriptions->used[--subscriptions->used_count];
+
+    close_topic(subscriptions, topic);
+    subscriptions->used[subscription->used_index] = last;
+    subscriptions->by_topic[last].used_index = subscription->used_index;
+    topic_table_remove(subscriptions->scoreboard->topics, topic);
+    free(subscription->quoted);
+    *subscription = (struct subscription){ .wanted = subscription->wanted };
+}
+
+void subscriptions_close(struct subscriptions *subscriptions)
+{
+    for (int i = 0; i < subscriptions->used_count; i++)
+        close_topic(subscriptions, subscriptions->used[i]);
 }
 
 int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topic)
@@ -98,52 +123,54 @@ int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topi
     return newest;
 }
 
-void subscriptions_set_channel(struct subscriptions *subscriptions, int topic, const char *channel)
+bool subscriptions_quote(struct subscriptions *subscriptions, int topic, const char *name, size_t length)
 {
     struct subscription *subscription = &subscriptions->by_topic[topic];
+    struct json_object *string = subscription->quoted ? NULL : json_object_new_string_len(name, (int)length);
 
-    subscription->listening = true;
-    if (*subscription->channel)
+    if (string)
+        subscription->quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(string);
+    return subscription->quoted != NULL;
+}
+
+void subscriptions_want(struct subscriptions *subscriptions, int topic)
+{
+    if (subscriptions->by_topic[topic].wanted || subscriptions->wanted_count == SUBSCRIPTIONS_MAX_WANTED)
         return;
-    (void)snprintf(subscription->channel, sizeof subscription->channel, "%s", channel);
-    (void)lh_table_insert(subscriptions->channels, subscription->channel, (void *)(intptr_t)(topic + 1));
+    subscriptions->by_topic[topic].wanted = true;
+    subscriptions->wanted[subscriptions->wanted_count++] = topic;
 }
 
-int subscriptions_find(const struct subscriptions *subscriptions, const char *channel)
+bool subscriptions_want_hash(struct subscriptions *subscriptions, uint32_t hash)
 {
-    void *found;
+    bool found = false;
 
-    return lh_table_lookup_ex(subscriptions->channels, channel, &found) ? (int)((intptr_t)found - 1) : -1;
+    for (int topic = subscriptions->hashed[hash & subscriptions->hash_mask]; topic >= 0;
+         topic = subscriptions->by_topic[topic].next_hashed)
+        if (subscriptions->by_topic[topic].hash == hash) {
+            subscriptions_want(subscriptions, topic);
+            found = true;
+        }
+    return found;
 }
 
-void subscriptions_lose(struct subscriptions *subscriptions)
+void subscriptions_want_none(struct subscriptions *subscriptions)
 {
-    for (int i = 0; i < subscriptions->used_count; i++)
-        subscriptions->by_topic[subscriptions->used[i]].listening = false;
-}
-
-void subscriptions_have_news(struct subscriptions *subscriptions, int topic)
-{
-    if (!subscriptions->by_topic[topic].news)
-        subscriptions->news[subscriptions->news_count++] = topic;
-    subscriptions->by_topic[topic].news = true;
-}
-
-void subscriptions_forget_news(struct subscriptions *subscriptions)
-{
-    for (int i = 0; i < subscriptions->news_count; i++)
-        subscriptions->by_topic[subscriptions->news[i]].news = false;
-    subscriptions->news_count = 0;
+    for (int i = 0; i < subscriptions->wanted_count; i++)
+        subscriptions->by_topic[subscriptions->wanted[i]].wanted = false;
+    subscriptions->wanted_count = 0;
 }
 
 int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions)
 {
-    return subscriptions->used_count < topic_table_size(subscriptions->scoreboard->topics) / 4
+    return subscriptions->used_count < topic_table_size(subscriptions->scoreboard->topics) / 4 * 3
                ? LINGER_MS
                : CROWDED_LINGER_MS;
 }
 
-void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms)
+/* Notes the topics of all waiting polls as polled now. */
+static void mark_used(struct subscriptions *subscriptions, int64_t now_ms)
 {
     for (int i = 0; i < subscriptions->scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(subscriptions->scoreboard, i);
@@ -160,10 +187,15 @@ void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms
     }
 }
 
-bool subscriptions_is_unused(const struct subscriptions *subscriptions, int topic, int64_t now_ms)
+void subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
+                         uint64_t cycle)
 {
-    const struct subscription *subscription = &subscriptions->by_topic[topic];
+    mark_used(subscriptions, now_ms);
+    for (int i = subscriptions->used_count - 1; i >= 0; i--) {
+        const int topic = subscriptions->used[i];
+        const struct subscription *subscription = &subscriptions->by_topic[topic];
 
-    return subscription->listening && !subscription->news &&
-           now_ms - subscription->used_ms > subscriptions_linger_ms(subscriptions);
+        if (now_ms - subscription->used_ms > linger_ms && subscription->cycle != cycle)
+            remove_topic(subscriptions, topic);
+    }
 }

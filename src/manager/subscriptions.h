@@ -1,8 +1,8 @@
 /*
- * The topics that the manager LISTENs to: each from its first poll until some time after its last one. This
- * module gives each topic its number in the topic table, which the workers share (topic_table.h). It keeps
- * the topic's channel, and notes whether the topic has news: messages that were announced and that the relay
- * has not read yet. Part of the relay, which creates and releases it. Sends no queries itself.
+ * The topics that this host's polls ask for, from their first poll until some time after their last. It gives
+ * each topic its number in the topic table, which the workers share (topic_table.h), opens and closes it in
+ * the message ring, and finds it by its hash in announcements. Part of the relay, which creates and releases
+ * it. Sends no queries itself.
  *
  * In all parameters, topic is a topic's number.
  */
@@ -13,23 +13,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct lh_table;
 struct scoreboard;
 
-enum { SUBSCRIPTIONS_CHANNEL_SIZE = 64 };
+enum { SUBSCRIPTIONS_MAX_WANTED = 1000 };
 
 /* What is known about one topic. */
 struct subscription {
-    char channel[SUBSCRIPTIONS_CHANNEL_SIZE]; /* "": unknown until the first LISTEN */
-    char *quoted;    /* the topic's name as a JSON string; NULL: no topic has this number */
-    int64_t used_ms; /* when the topic was last polled */
-    bool listening;  /* the current connection LISTENs to the topic's channel */
-    bool open;       /* the message ring has the topic: see ring_open() */
-    bool news; /* the topic has news, or had when its number was freed: it is in the list of such topics */
-    bool wake; /* the topic got messages, so the relay must wake its waiters */
-    int used_index; /* the topic's index in the list of used topics */
-    uint64_t cycle; /* number of the last cycle in which the relay asks for the topic's newest position */
-    int newest_at;  /* the topic's index in that cycle's list of positions */
+    char *quoted;    /* the name as a JSON string; NULL: not needed yet */
+    int64_t used_ms; /* when it was last polled */
+    uint64_t cycle;  /* the relay's last cycle that asks for its newest position */
+    uint32_t hash;   /* its hash in announcements, once it is open */
+    int next_hashed; /* the next open topic in the same list of subscriptions.hashed; -1: none */
+    int used_index;  /* its index in the list of used topics */
+    int newest_at;   /* its index in the list of the cycle that asks for its newest position */
+    bool used;       /* the number is a topic's */
+    bool open;       /* the message ring has it */
+    bool wanted;     /* in the list of wanted topics */
+    bool wake;       /* got messages: the relay wakes its waiters */
 };
 
 struct subscriptions {
@@ -37,9 +37,10 @@ struct subscriptions {
     struct subscription *by_topic;
     int *used; /* numbers of the topics in use */
     int used_count;
-    int *news; /* numbers of the topics with news */
-    int news_count;
-    struct lh_table *channels; /* maps a channel's name to its topic's number plus 1 */
+    int wanted[SUBSCRIPTIONS_MAX_WANTED]; /* topics whose messages the next read is to return */
+    int wanted_count;
+    int *hashed; /* by the lower bits of the hash: the first open topic; -1: none */
+    uint32_t hash_mask;
 };
 
 /* scoreboard is borrowed. Returns false if out of memory; call subscriptions_release() even then. */
@@ -47,41 +48,43 @@ bool subscriptions_init(struct subscriptions *subscriptions, struct scoreboard *
 void subscriptions_release(struct subscriptions *subscriptions);
 
 /*
- * Returns the number of the topic with this name. Gives the topic a number if it has none. Returns -1 if
- * there is no room or no memory.
+ * Returns the number of the topic with this name, and gives it one if it has none. If all numbers are taken,
+ * topics are removed that no poll waits for and that were not asked about in this cycle of the relay.
  */
-int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms);
+int subscriptions_add(struct subscriptions *subscriptions, const char *name, size_t length, int64_t now_ms,
+                      uint64_t cycle);
 
-/* Removes a topic and frees its number. Wakes the topic's waiters, so that they ask again. */
-void subscriptions_remove(struct subscriptions *subscriptions, int topic);
+/* The number of the open topic with this name; -1: there is none. */
+int subscriptions_find(const struct subscriptions *subscriptions, const char *name, size_t length);
 
-const char *subscriptions_name(const struct subscriptions *subscriptions, int topic);
+/* Opens a topic: the message ring has all of it after this position. hash: its hash in announcements. */
+void subscriptions_open(struct subscriptions *subscriptions, int topic, int64_t newest, uint32_t hash);
 
-/* Returns the topic's newest position in the message ring, or 0 if the ring does not have the topic. */
+/* Closes all topics. Their waiters are woken, and ask again. */
+void subscriptions_close(struct subscriptions *subscriptions);
+
+/* An open topic's newest position in the message ring. */
 int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topic);
 
-/* Notes that the current connection LISTENs to the topic, on this channel. */
-void subscriptions_set_channel(struct subscriptions *subscriptions, int topic, const char *channel);
+/* Makes sure that the topic's name is there as a JSON string. false: out of memory. */
+bool subscriptions_quote(struct subscriptions *subscriptions, int topic, const char *name, size_t length);
 
-/* Returns the topic that has this channel, or -1 if there is none. */
-int subscriptions_find(const struct subscriptions *subscriptions, const char *channel);
+/* Adds a topic to the list of wanted ones, if there is room. */
+void subscriptions_want(struct subscriptions *subscriptions, int topic);
 
-/* Notes that the connection was lost, so that no topic is LISTENed to any more. */
-void subscriptions_lose(struct subscriptions *subscriptions);
+/* The same for each open topic with this hash. Returns whether there is one. */
+bool subscriptions_want_hash(struct subscriptions *subscriptions, uint32_t hash);
 
-void subscriptions_have_news(struct subscriptions *subscriptions, int topic);
-void subscriptions_forget_news(struct subscriptions *subscriptions);
+void subscriptions_want_none(struct subscriptions *subscriptions);
 
-/*
- * Returns how many milliseconds a topic is kept after its last poll. If so many topics are in use that room
- * may run out, the time is shorter.
- */
+/* How long a topic is kept after its last poll; less if most numbers are used. */
 int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions);
 
-/* Notes that the topics of all waiting polls are being polled now. */
-void subscriptions_mark_used(struct subscriptions *subscriptions, int64_t now_ms);
-
-/* Whether the topic's last poll is so long ago that the topic can be removed. */
-bool subscriptions_is_unused(const struct subscriptions *subscriptions, int topic, int64_t now_ms);
+/*
+ * Removes the topics whose last poll is longer ago than this, except those that the relay asks about in this
+ * cycle. A worker that is about to wait for one is woken, and asks again.
+ */
+void subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
+                         uint64_t cycle);
 
 #endif

@@ -6,9 +6,13 @@
 
 #include <string.h>
 
-/* The columns of catch_up() and new_messages(), in their order. Both begin with the columns of a message. */
-enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST, NEWEST };
-enum batch_column { ASSIGNED = METADATA + 1, PREVIOUS, MORE };
+/*
+ * The columns of catch_up(), and of new_messages() and read_feed(), in their order. Those of a message are
+ * the same in all.
+ */
+enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
+enum feed_column { TOPIC, ASSIGNED = METADATA + 1, COMPLETE_TO, MORE, DELETED_TO };
+enum newest_column { NEWEST, NOW, HASH };
 
 /* timestamptz counts microseconds since 2000-01-01 UTC (datatype/timestamp.h in PostgreSQL). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
@@ -64,7 +68,6 @@ struct catch_up_row catch_up_row(const PGresult *result, int row)
 
     if (is_null(result, row, CREATED_AT)) {
         read.topic = get_topic(result, row);
-        read.newest = is_null(result, row, NEWEST) ? read.topic.start : database_int8(result, row, NEWEST);
     } else if (is_null(result, row, PAYLOAD)) {
         read.kind = CATCH_UP_MORE;
     } else {
@@ -74,28 +77,70 @@ struct catch_up_row catch_up_row(const PGresult *result, int row)
     return read;
 }
 
-bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes)
+static bool add_range(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
+                      const struct poll_topic *wanted, int wanted_count)
 {
-    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2)");
-    return statement_add_int4(statement, max_messages) && statement_add_int8(statement, max_bytes);
+    return statement_add_int4(statement, max_messages) && statement_add_int8(statement, max_bytes) &&
+           statement_add_int8(statement, after) && statement_add_topics(statement, wanted, wanted_count);
 }
 
-struct catch_up_batch catch_up_batch(const PGresult *result)
+bool catch_up_new_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
+                            const struct poll_topic *wanted, int wanted_count)
 {
-    struct catch_up_batch batch = { .more = true };
+    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
+    return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
+}
+
+bool catch_up_feed_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
+                             const struct poll_topic *wanted, int wanted_count)
+{
+    statement_init(statement,
+                   "SELECT topic, position, created_at, payload, metadata, 0, complete_to, more, deleted_to"
+                   " FROM pgpoll.read_feed($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
+    return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
+}
+
+struct catch_up_feed catch_up_feed(const PGresult *result)
+{
+    struct catch_up_feed feed = { .more = true };
 
     if (PQntuples(result) == 0)
-        /* the batch's messages were deleted meanwhile; the next run tells whether more need positions */
-        return batch;
-    batch.more = *PQgetvalue(result, 0, MORE) == 1;
-    batch.read_only = database_int4(result, 0, ASSIGNED) < 0;
-    if (batch.read_only)
-        return batch;
-    batch.assigned = database_int4(result, 0, ASSIGNED);
-    batch.previous = database_int8(result, 0, PREVIOUS);
-    if (!is_null(result, 0, POSITION))
-        batch.message_count = PQntuples(result);
-    return batch;
+        return feed; /* the messages were deleted meanwhile; the next run tells whether there are more */
+    feed.read_only = database_int4(result, 0, ASSIGNED) < 0;
+    feed.assigned = feed.read_only ? 0 : database_int4(result, 0, ASSIGNED);
+    feed.more = *PQgetvalue(result, 0, MORE) == 1;
+    feed.deleted_to = database_int8(result, 0, DELETED_TO);
+    if (!is_null(result, 0, COMPLETE_TO))
+        feed.complete_to = database_int8(result, 0, COMPLETE_TO);
+    return feed;
+}
+
+bool catch_up_is_message(const PGresult *result, int row)
+{
+    return !is_null(result, row, POSITION);
+}
+
+const char *catch_up_topic(const PGresult *result, int row, size_t *length)
+{
+    *length = (size_t)PQgetlength(result, row, TOPIC);
+    return PQgetvalue(result, row, TOPIC);
+}
+
+bool catch_up_is_whole(const PGresult *result, int row)
+{
+    return !is_null(result, row, PAYLOAD);
+}
+
+bool catch_up_newest_statement(struct statement *statement, const struct poll_topic *topics, int count)
+{
+    statement_init(statement, "SELECT * FROM pgpoll.newest_positions($1)");
+    return statement_add_topics(statement, topics, count);
+}
+
+struct catch_up_newest catch_up_newest(const PGresult *result, int row)
+{
+    return (struct catch_up_newest){ database_int8(result, row, NEWEST), database_int8(result, row, NOW),
+                                     (uint32_t)database_int8(result, row, HASH) };
 }
 
 /* Fills a cleared page from the result of catch_up_statement(). */

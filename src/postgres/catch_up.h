@@ -1,7 +1,7 @@
 /*
- * Reads messages from the table: builds the statements that call pgpoll.catch_up() and pgpoll.new_messages()
- * (sql/functions/) and decodes the rows of their results. Only this module knows the parameters and columns
- * of these functions.
+ * Reads messages from the table: builds the statements that call pgpoll.catch_up(), pgpoll.new_messages(),
+ * pgpoll.read_feed() and pgpoll.newest_positions() (sql/functions/) and decodes their rows. The only code
+ * that knows these functions' parameters and columns.
  */
 #ifndef PGPOLL_CATCH_UP_H
 #define PGPOLL_CATCH_UP_H
@@ -14,6 +14,7 @@
 
 struct database;
 struct poll_request;
+struct poll_topic;
 struct statement;
 
 /*
@@ -34,38 +35,53 @@ struct catch_up_row {
     enum catch_up_kind kind;
     int topic_index;
     struct page_topic topic; /* for CATCH_UP_TOPIC */
-    /*
-     * For CATCH_UP_TOPIC, if the topic is read "from now": its newest position. While a backlog is being
-     * numbered, "now" (topic.start) is a higher position than newest.
-     */
-    int64_t newest;
-    struct message message; /* for CATCH_UP_MESSAGE */
+    struct message message;  /* for CATCH_UP_MESSAGE */
 };
 
 /* Decodes a row of the result of catch_up_statement(). */
 struct catch_up_row catch_up_row(const PGresult *result, int row);
 
 /*
- * Initialises the statement with which a manager assigns positions to new messages and reads them. Returns
+ * Initialise the statements with which a manager reads all messages after a position into its ring, a page at
+ * a time; the first one gives positions to new messages before. after: CATCH_UP_FROM_NOW: only those that the
+ * statement itself gives positions to. wanted: messages of other topics may come without payload. Return
  * false if out of memory.
  */
-bool catch_up_batch_statement(struct statement *statement, int max_messages, int64_t max_bytes);
+bool catch_up_new_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
+                            const struct poll_topic *wanted, int wanted_count);
+bool catch_up_feed_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
+                             const struct poll_topic *wanted, int wanted_count);
 
-/* What the result of catch_up_batch_statement() says. */
-struct catch_up_batch {
-    bool read_only;   /* the database is read-only, so no message can get a position now */
-    int assigned;     /* how many messages got positions */
-    bool more;        /* more messages need positions: run the statement again at once */
-    int64_t previous; /* no message has a position between this one and the first of the batch */
-    /*
-     * The number of rows, each of which is a message, in order of positions. catch_up_message() decodes a
-     * row; column 0 is its topic. If the batch exceeds the limits of the statement, the number is 0, and the
-     * messages must be read from the table.
-     */
-    int message_count;
+/* The result of these statements. A row for which catch_up_is_message() is true is a message. */
+struct catch_up_feed {
+    bool read_only;      /* the database is read-only, so no positions can be given now */
+    int assigned;        /* how many messages got positions */
+    bool more;           /* run the statement again at once */
+    int64_t complete_to; /* the rows have all messages up to this position; 0: unknown */
+    int64_t deleted_to;  /* messages up to this one may have been deleted before they were read; 0: none */
 };
 
-struct catch_up_batch catch_up_batch(const PGresult *result);
+struct catch_up_feed catch_up_feed(const PGresult *result);
+
+bool catch_up_is_message(const PGresult *result, int row);
+
+/* The topic of a message of these statements. Borrowed from the result. */
+const char *catch_up_topic(const PGresult *result, int row, size_t *length);
+
+/* Whether the message in this row has its payload; if not, its topic is not wanted. */
+bool catch_up_is_whole(const PGresult *result, int row);
+
+/* Initialises a statement that asks where these topics stand. Returns false if out of memory. */
+bool catch_up_newest_statement(struct statement *statement, const struct poll_topic *topics, int count);
+
+/* Where one of these topics stands; in their order. */
+struct catch_up_newest {
+    int64_t newest; /* its last position */
+    int64_t now;    /* where a poll "from now" starts: after a backlog in progress */
+    uint32_t hash;  /* stands for the topic in announcements */
+};
+
+struct catch_up_newest catch_up_newest(const PGresult *result, int row);
 
 /*
  * Decodes the message in a row of the result of catch_up_statement() or catch_up_batch_statement(). Texts are

@@ -29,9 +29,8 @@ struct ring_topic {
 
 /* The head of the memory, followed by the topics, the entries and the JSON. */
 struct message_ring {
-    int topic_count;
-    uint64_t capacity;           /* maximum number of entries */
-    uint64_t size;               /* maximum number of bytes of JSON */
+    uint64_t capacity;           /* entries */
+    uint64_t size;               /* bytes of JSON */
     uint64_t data_end;           /* where the next JSON goes; only the writer uses it */
     int64_t last_position;       /* position of the entry appended last; only the writer uses it */
     _Atomic uint64_t tail, head; /* the ring holds the entries tail to head - 1 */
@@ -65,7 +64,6 @@ struct message_ring *ring_init(void *memory, int topics, size_t messages, size_t
 {
     struct message_ring *ring = memory;
 
-    ring->topic_count = topics;
     ring->capacity = messages;
     ring->size = bytes;
     ring->entries_at = offset_of_entries(topics);
@@ -212,9 +210,6 @@ void ring_reset(struct message_ring *ring)
     ring->last_position = 0;
     while (get(ring->tail) < get(ring->head))
         drop_oldest(ring);
-    for (int i = 0; i < ring->topic_count; i++)
-        if (get(topic_at(ring, i)->generation) & 1)
-            ring_open(ring, i, get(topic_at(ring, i)->newest));
 }
 
 /* ---- readers */

@@ -36,14 +36,6 @@ struct ring_topic_ref {
     uint32_t generation;
 };
 
-/* A reference to a topic that is not in the message ring; no topic ever has this generation. */
-#define RING_NO_TOPIC ((struct ring_topic_ref){ 0, UINT32_MAX })
-
-static inline bool ring_has_topic(struct ring_topic_ref ref)
-{
-    return ref.generation != UINT32_MAX;
-}
-
 /* A message as the ring stores it. */
 struct ring_message {
     int64_t position;
@@ -88,10 +80,7 @@ void ring_skip(struct message_ring *ring, int topic, int64_t position);
  */
 void ring_append(struct message_ring *ring, int topic, const struct ring_message *message);
 
-/*
- * Drops all messages and reopens each open topic after its newest position. Call this if positions may have
- * gone back.
- */
+/* Drops all messages, of topics that are closed already. Needed if positions may have gone back. */
 void ring_reset(struct message_ring *ring);
 
 /* ---- readers, and the writer */

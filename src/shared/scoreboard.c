@@ -118,8 +118,7 @@ static void find_parts(struct scoreboard *scoreboard, const struct scoreboard_pl
     scoreboard->reply_stride = manager.reply_stride;
     scoreboard->askers = (_Atomic uint64_t *)(void *)(workers_memory + workers.sets);
     scoreboard->lookers = scoreboard->askers + words;
-    for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        scoreboard->wait_sets[i] = scoreboard->askers + (size_t)(i + 2) * words;
+    scoreboard->wait_sets = scoreboard->askers + 2 * words;
     scoreboard->clients = scoreboard->askers + (SCOREBOARD_BUCKETS + 2) * words;
     scoreboard->slots = workers_memory + workers.slots;
     scoreboard->slot_stride = workers.slot_stride;
@@ -219,13 +218,14 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
            getrandom(&manager->client_seed, sizeof manager->client_seed, 0) == sizeof manager->client_seed;
 }
 
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t ring_messages,
-                                  size_t ring_bytes, int readers)
+struct scoreboard *scoreboard_new(int polls, int max_topics, size_t ring_messages, size_t ring_bytes,
+                                  int readers)
 {
     const int share = polls / 20 < 1 ? 1 : polls / 20;
     const int reserve = share > SCOREBOARD_RESERVE_MAX ? SCOREBOARD_RESERVE_MAX : share;
-    const struct scoreboard_plan plan = { polls + reserve, max_topics,    topics,
-                                          readers,         ring_messages, ring_bytes };
+    const int workers = polls + reserve;
+    const struct scoreboard_plan plan = { workers, max_topics,    2 * workers * max_topics,
+                                          readers, ring_messages, ring_bytes };
     struct scoreboard *scoreboard = new_view();
     int error;
 

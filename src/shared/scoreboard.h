@@ -38,7 +38,7 @@
 
 enum {
     SCOREBOARD_WORD_BITS = 64,    /* workers per word of a set */
-    SCOREBOARD_BUCKETS = 256,     /* wait sets; a topic uses the one of its number modulo this */
+    SCOREBOARD_BUCKETS = 4096,    /* wait sets; a topic uses the one of its number modulo this */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
     SCOREBOARD_HANDOVERS = 2,   /* a client with more than 2 * quota + this many polls is refused */
@@ -97,9 +97,9 @@ struct slot {
 
 /* In the manager's memory: the reply to a worker's question, about one topic. */
 struct reply_topic {
-    struct ring_topic_ref ref; /* RING_NO_TOPIC if the host already listens to as many topics as it can */
-    int64_t newest;            /* its position in a snapshot taken after the question; -1: there is no ref */
-    int64_t now; /* where a poll "from now" starts: newest, or the end of a backlog in progress */
+    struct ring_topic_ref ref;
+    int64_t newest; /* its position in a snapshot taken after the question */
+    int64_t now;    /* where a poll "from now" starts: newest, or the end of a backlog in progress */
 };
 
 struct reply {
@@ -114,7 +114,7 @@ struct reply {
 struct scoreboard_plan {
     int worker_count;
     int max_topics;  /* of one poll */
-    int topic_count; /* of all polls together */
+    int topic_count; /* of all polls together, see scoreboard_new() */
     int max_readers; /* processes that read the table for the workers */
     size_t ring_messages, ring_bytes;
 };
@@ -146,7 +146,7 @@ struct workers_memory {
 struct question_topic {
     const char *name;
     size_t length;
-    int number; /* the topic's number, set by the manager; -1: none yet, or the topic table is full */
+    int number; /* the topic's number, set by the manager; -1: none yet */
 };
 
 struct question {
@@ -184,10 +184,10 @@ struct scoreboard {
     int manager_fd; /* -1: closed */
     /* The workers' memory. */
     struct workers_memory *workers;
-    _Atomic uint64_t *askers;                        /* set of workers whose question was not looked at yet */
-    _Atomic uint64_t *lookers;                       /* set of workers that wait for a look: see look.h */
-    _Atomic uint64_t *wait_sets[SCOREBOARD_BUCKETS]; /* see wait_sets.h */
-    _Atomic uint64_t *clients; /* by worker: its client's hash, see poll_quota.h; 0: none */
+    _Atomic uint64_t *askers;    /* set of workers whose question was not looked at yet */
+    _Atomic uint64_t *lookers;   /* set of workers that wait for a look: see look.h */
+    _Atomic uint64_t *wait_sets; /* SCOREBOARD_BUCKETS sets: see wait_sets.h */
+    _Atomic uint64_t *clients;   /* by worker: its client's hash, see poll_quota.h; 0: none */
     char *slots;
     size_t workers_size, slot_stride;
     int workers_fd;
@@ -215,12 +215,15 @@ struct scoreboard {
 
 /*
  * Creates a scoreboard for so many waiting polls, with a few more workers as a reserve that stays free to
- * accept. max_topics: per poll; topics: of all polls together; ring_messages and ring_bytes: the capacity of
- * the message ring; readers: at most. The caller frees it with scoreboard_free(). NULL: no memory or no
- * descriptors; errno is set.
+ * accept. max_topics: per poll; ring_messages and ring_bytes: the capacity of the message ring; readers: at
+ * most. The caller frees it with scoreboard_free(). NULL: no memory or no descriptors; errno is set.
+ *
+ * There are numbers for twice as many topics as the workers can ask about together: each may wait for
+ * max_topics, and ask about as many others. So no poll is refused for lack of numbers. The memory is taken
+ * only as they are used.
  */
-struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t ring_messages,
-                                  size_t ring_bytes, int readers);
+struct scoreboard *scoreboard_new(int polls, int max_topics, size_t ring_messages, size_t ring_bytes,
+                                  int readers);
 
 /*
  * Frees a process's view; the memory itself lives as long as any view does. Leaves read_queue open: its owner

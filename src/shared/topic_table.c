@@ -1,40 +1,97 @@
 #include "shared/topic_table.h"
 
-#include "api/topic.h"
 #include "shared/racy_read.h"
 
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/random.h>
 
-/* A topic is in one of the PROBES entries from its hash on. Entries in between may be free. */
-enum { PROBES = 32, NAME_SIZE = TOPIC_MAX_BYTES + 1 };
-
-struct name {
-    size_t length;
-    char text[NAME_SIZE];
+enum {
+    NO_BLOCK = -1,
+    BLOCK_TEXT = 60,
+    BLOCKS_PER_NAME = (TOPIC_MAX_BYTES + BLOCK_TEXT - 1) / BLOCK_TEXT,
+    FIRST_BITS = 10 /* of the first index; each further one has a bit more */
 };
 
+/* A topic, by its number. */
+struct entry {
+    _Atomic uint64_t hash;   /* 0: the number is free */
+    _Atomic int32_t block;   /* the name's first block; of a free number: the next free number, or -1 */
+    _Atomic uint32_t length; /* of the name in bytes */
+};
+
+/* A part of a name. */
+struct block {
+    _Atomic int32_t next; /* NO_BLOCK: none */
+    char text[BLOCK_TEXT];
+};
+
+/*
+ * The head of the memory, followed by the entries, the blocks and the indexes, each twice as large as the one
+ * before. An index holds numbers + 1, from the place on that the hash says; 0: free. Only the last one
+ * counts.
+ */
 struct topic_table {
     int count;
-    uint64_t seed;             /* of the hash, so that nobody can choose topics that collide */
-    size_t names_at;           /* offset from the table's first byte */
-    _Atomic uint64_t hashes[]; /* 0: free */
+    uint64_t seed;                /* of the hash, so that nobody can choose topics that collide */
+    size_t blocks_at, indexes_at; /* offsets from the table's first byte */
+    _Atomic int bits;             /* of the index that counts */
+    /* What follows only the manager uses. */
+    int used;
+    int free_number, next_number; /* the first of the list of free numbers, -1: none; the lowest never used */
+    int free_block, next_block;   /* the same of blocks */
 };
 
-static size_t offset_of_names(int count)
+static size_t offset_of_blocks(int count)
 {
-    return sizeof(struct topic_table) + (size_t)count * sizeof(uint64_t);
+    return (sizeof(struct topic_table) + (size_t)count * sizeof(struct entry) + 63) & ~(size_t)63;
+}
+
+static size_t offset_of_indexes(int count)
+{
+    return offset_of_blocks(count) + (size_t)count * BLOCKS_PER_NAME * sizeof(struct block);
+}
+
+/* Of the largest index, which is half full when the table is full. */
+static int last_bits(int count)
+{
+    int bits = FIRST_BITS;
+
+    while ((INT64_C(1) << bits) < (int64_t)count * 2)
+        bits++;
+    return bits;
+}
+
+/* How many elements the indexes before the one with so many bits have together. */
+static size_t index_offset(int bits)
+{
+    return ((size_t)1 << bits) - ((size_t)1 << FIRST_BITS);
 }
 
 size_t topic_table_memory(int count)
 {
-    return offset_of_names(count) + (size_t)count * sizeof(struct name);
+    return offset_of_indexes(count) + index_offset(last_bits(count) + 1) * sizeof(int32_t);
 }
 
-static struct name *name_at(const struct topic_table *table, int topic)
+static struct entry *entry_at(const struct topic_table *table, int topic)
 {
-    return (struct name *)((uintptr_t)table + table->names_at) + topic;
+    return (struct entry *)((uintptr_t)table + sizeof *table) + topic;
+}
+
+static struct block *block_at(const struct topic_table *table, int block)
+{
+    return (struct block *)((uintptr_t)table + table->blocks_at) + block;
+}
+
+/* In a worker that was overtaken, values may be garbage. They are checked before they are used. */
+static bool is_block(const struct topic_table *table, int block)
+{
+    return block >= 0 && block < table->count * BLOCKS_PER_NAME;
+}
+
+static _Atomic int32_t *index_at(const struct topic_table *table, int bits)
+{
+    return (_Atomic int32_t *)((uintptr_t)table + table->indexes_at) + index_offset(bits);
 }
 
 struct topic_table *topic_table_init(void *memory, int count)
@@ -42,7 +99,11 @@ struct topic_table *topic_table_init(void *memory, int count)
     struct topic_table *table = memory;
 
     table->count = count;
-    table->names_at = offset_of_names(count);
+    table->blocks_at = offset_of_blocks(count);
+    table->indexes_at = offset_of_indexes(count);
+    table->bits = FIRST_BITS;
+    table->free_number = -1;
+    table->free_block = NO_BLOCK;
     return getrandom(&table->seed, sizeof table->seed, 0) == sizeof table->seed ? table : NULL;
 }
 
@@ -57,70 +118,215 @@ static uint64_t hash_name(const struct topic_table *table, const char *name, siz
     return hash ? hash : 1;
 }
 
-static int probe_at(const struct topic_table *table, uint64_t hash, int probe)
+/* In a worker the name may change meanwhile; topic_table_find() checks that afterwards. */
+static bool is_named(const struct topic_table *table, int topic, const char *name, size_t length)
 {
-    return (int)((hash + (uint64_t)probe) % (uint64_t)table->count);
+    int block = atomic_load_explicit(&entry_at(table, topic)->block, memory_order_relaxed);
+    bool same = atomic_load_explicit(&entry_at(table, topic)->length, memory_order_relaxed) == length;
+
+    for (size_t at = 0; same && at < length; at += BLOCK_TEXT) {
+        if (!is_block(table, block))
+            return false;
+        RACY_READ_BEGIN;
+        same = memcmp(block_at(table, block)->text, name + at,
+                      length - at < BLOCK_TEXT ? length - at : BLOCK_TEXT) == 0;
+        RACY_READ_END;
+        block = atomic_load_explicit(&block_at(table, block)->next, memory_order_relaxed);
+    }
+    return same;
 }
 
-/* The next entry from the probe *probe on that has this hash; -1: none. Advances *probe past it. */
-static int next_match(const struct topic_table *table, uint64_t hash, int *probe)
-{
-    while (*probe < PROBES) {
-        int topic = probe_at(table, hash, (*probe)++);
+/* Walks along the entries of an index that may have a hash. */
+struct probe {
+    const _Atomic int32_t *index;
+    uint64_t at, left, mask;
+};
 
-        if (atomic_load_explicit(&table->hashes[topic], memory_order_acquire) == hash)
+static struct probe begin_probe(const struct topic_table *table, uint64_t hash)
+{
+    const int bits = atomic_load_explicit(&table->bits, memory_order_acquire);
+    const uint64_t size = UINT64_C(1) << bits;
+
+    return (struct probe){ index_at(table, bits), hash & (size - 1), size, size - 1 };
+}
+
+/* The next topic with this hash; -1: none. */
+static int next_match(const struct topic_table *table, struct probe *probe, uint64_t hash)
+{
+    for (; probe->left > 0; probe->left--) {
+        const int topic = atomic_load_explicit(&probe->index[probe->at], memory_order_acquire) - 1;
+
+        probe->at = (probe->at + 1) & probe->mask;
+        if (topic < 0 || topic >= table->count)
+            return -1;
+        if (atomic_load_explicit(&entry_at(table, topic)->hash, memory_order_acquire) == hash)
             return topic;
     }
     return -1;
 }
 
-/* In a worker the name may change meanwhile; topic_table_find() checks that afterwards. */
-static bool is_named(const struct topic_table *table, int topic, const char *name, size_t length)
-{
-    const struct name *its = name_at(table, topic);
-    bool same;
+/* ---- the manager */
 
-    RACY_READ_BEGIN;
-    same = its->length == length && memcmp(its->text, name, length) == 0;
-    RACY_READ_END;
-    return same;
+int topic_table_number(const struct topic_table *table, const char *name, size_t length)
+{
+    const uint64_t hash = hash_name(table, name, length);
+    struct probe probe = begin_probe(table, hash);
+    int topic;
+
+    while ((topic = next_match(table, &probe, hash)) >= 0)
+        if (is_named(table, topic, name, length))
+            return topic;
+    return -1;
+}
+
+static int32_t get(const _Atomic int32_t *object)
+{
+    return atomic_load_explicit(object, memory_order_relaxed);
+}
+
+/* Puts a topic into an index. There is a free element: an index is at most half full. */
+static void put(const struct topic_table *table, int bits, int topic)
+{
+    const uint64_t mask = (UINT64_C(1) << bits) - 1;
+    _Atomic int32_t *index = index_at(table, bits);
+    uint64_t at = atomic_load_explicit(&entry_at(table, topic)->hash, memory_order_relaxed) & mask;
+
+    while (get(&index[at]) != 0)
+        at = (at + 1) & mask;
+    atomic_store_explicit(&index[at], topic + 1, memory_order_release);
+}
+
+static void double_index(struct topic_table *table)
+{
+    const int bits = atomic_load_explicit(&table->bits, memory_order_relaxed);
+
+    for (int topic = 0; topic < table->next_number; topic++)
+        if (atomic_load_explicit(&entry_at(table, topic)->hash, memory_order_relaxed) != 0)
+            put(table, bits + 1, topic);
+    atomic_store_explicit(&table->bits, bits + 1, memory_order_release);
+}
+
+/*
+ * Takes a topic out of the index. Elements behind it that its place kept from a better one move forward, so
+ * that a search may end at the first free element.
+ */
+static void take_out(const struct topic_table *table, int topic)
+{
+    const int bits = atomic_load_explicit(&table->bits, memory_order_relaxed);
+    const uint64_t mask = (UINT64_C(1) << bits) - 1;
+    _Atomic int32_t *index = index_at(table, bits);
+    uint64_t free_at = atomic_load_explicit(&entry_at(table, topic)->hash, memory_order_relaxed) & mask, at;
+
+    while (get(&index[free_at]) != topic + 1)
+        free_at = (free_at + 1) & mask;
+    for (at = (free_at + 1) & mask; get(&index[at]) != 0; at = (at + 1) & mask) {
+        const struct entry *entry = entry_at(table, get(&index[at]) - 1);
+        const uint64_t wanted_at = atomic_load_explicit(&entry->hash, memory_order_relaxed) & mask;
+
+        if (((at - wanted_at) & mask) >= ((at - free_at) & mask)) {
+            atomic_store_explicit(&index[free_at], get(&index[at]), memory_order_release);
+            free_at = at;
+        }
+    }
+    atomic_store_explicit(&index[free_at], 0, memory_order_release);
+}
+
+static int take_number(struct topic_table *table)
+{
+    const int topic = table->free_number;
+
+    if (topic < 0)
+        return table->next_number < table->count ? table->next_number++ : -1;
+    table->free_number = get(&entry_at(table, topic)->block);
+    return topic;
+}
+
+/*
+ * There is a free block: the memory has enough for as many names of the greatest length as there are numbers.
+ */
+static int take_block(struct topic_table *table)
+{
+    const int block = table->free_block;
+
+    if (block == NO_BLOCK)
+        return table->next_block++;
+    table->free_block = get(&block_at(table, block)->next);
+    return block;
+}
+
+/* Stores a name in blocks, from its end to its beginning, and returns the first one. */
+static int store_name(struct topic_table *table, const char *name, size_t length)
+{
+    int next = NO_BLOCK;
+
+    for (size_t end = length; end > 0;) {
+        const size_t at = (end - 1) / BLOCK_TEXT * BLOCK_TEXT;
+        const int block = take_block(table);
+
+        memcpy(block_at(table, block)->text, name + at, end - at);
+        atomic_store_explicit(&block_at(table, block)->next, next, memory_order_relaxed);
+        next = block;
+        end = at;
+    }
+    return next;
 }
 
 int topic_table_add(struct topic_table *table, const char *name, size_t length)
 {
-    uint64_t hash = hash_name(table, name, length);
-    struct name *new;
-    int topic, probe = 0;
+    int topic = topic_table_number(table, name, length), bits = atomic_load(&table->bits);
+    struct entry *entry;
 
-    while ((topic = next_match(table, hash, &probe)) >= 0)
-        if (is_named(table, topic, name, length))
-            return topic;
-    probe = 0;
-    while (probe < PROBES &&
-           atomic_load_explicit(&table->hashes[probe_at(table, hash, probe)], memory_order_relaxed) != 0)
-        probe++;
-    if (probe == PROBES)
+    if (topic >= 0)
+        return topic;
+    topic = take_number(table);
+    if (topic < 0)
         return -1;
-    topic = probe_at(table, hash, probe);
+    if (bits < last_bits(table->count) && table->used >= 1 << (bits - 1))
+        double_index(table);
+    table->used++;
+    entry = entry_at(table, topic);
     /* Closing the previous topic of this number comes first for every process that sees the new name. */
     atomic_thread_fence(memory_order_release);
-    new = name_at(table, topic);
-    new->length = length;
-    memcpy(new->text, name, length);
-    new->text[length] = '\0';
-    atomic_store_explicit(&table->hashes[topic], hash, memory_order_release);
+    atomic_store_explicit(&entry->block, store_name(table, name, length), memory_order_relaxed);
+    atomic_store_explicit(&entry->length, (uint32_t)length, memory_order_relaxed);
+    atomic_store_explicit(&entry->hash, hash_name(table, name, length), memory_order_release);
+    put(table, atomic_load_explicit(&table->bits, memory_order_relaxed), topic);
     return topic;
 }
 
 void topic_table_remove(struct topic_table *table, int topic)
 {
-    atomic_store_explicit(&table->hashes[topic], 0, memory_order_release);
+    struct entry *entry = entry_at(table, topic);
+    int block = get(&entry->block);
+
+    take_out(table, topic);
+    atomic_store_explicit(&entry->hash, 0, memory_order_release);
+    while (block != NO_BLOCK) {
+        const int next = get(&block_at(table, block)->next);
+
+        atomic_store_explicit(&block_at(table, block)->next, table->free_block, memory_order_relaxed);
+        table->free_block = block;
+        block = next;
+    }
+    atomic_store_explicit(&entry->block, table->free_number, memory_order_relaxed);
+    table->free_number = topic;
+    table->used--;
 }
 
-const char *topic_table_name(const struct topic_table *table, int topic)
+size_t topic_table_name(const struct topic_table *table, int topic, char name[static TOPIC_TABLE_NAME_SIZE])
 {
-    return atomic_load_explicit(&table->hashes[topic], memory_order_relaxed) ? name_at(table, topic)->text
-                                                                             : NULL;
+    const struct entry *entry = entry_at(table, topic);
+    size_t length = atomic_load_explicit(&entry->length, memory_order_relaxed);
+    int block = get(&entry->block);
+
+    if (atomic_load_explicit(&entry->hash, memory_order_relaxed) == 0)
+        length = 0;
+    for (size_t at = 0; at < length; at += BLOCK_TEXT) {
+        memcpy(name + at, block_at(table, block)->text, length - at < BLOCK_TEXT ? length - at : BLOCK_TEXT);
+        block = get(&block_at(table, block)->next);
+    }
+    name[length] = '\0';
+    return length;
 }
 
 int topic_table_size(const struct topic_table *table)
@@ -128,15 +334,18 @@ int topic_table_size(const struct topic_table *table)
     return table->count;
 }
 
+/* ---- workers */
+
 bool topic_table_find(const struct topic_table *table, const struct message_ring *ring, const char *name,
                       size_t length, struct ring_topic_ref *ref)
 {
-    uint64_t hash = hash_name(table, name, length);
+    const uint64_t hash = hash_name(table, name, length);
+    struct probe probe = begin_probe(table, hash);
     struct ring_topic_ref found;
     int64_t newest;
-    int topic, probe = 0;
+    int topic;
 
-    while ((topic = next_match(table, hash, &probe)) >= 0)
+    while ((topic = next_match(table, &probe, hash)) >= 0)
         /* The comparison counts only if the number stayed open meanwhile. */
         if (ring_find(ring, topic, &found) && is_named(table, topic, name, length) &&
             ring_newest(ring, found, &newest)) {

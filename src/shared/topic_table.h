@@ -1,16 +1,25 @@
 /*
- * The topic table: a hash table of the topics that this host listens to, in shared memory. It gives each
- * topic a number. The manager adds and removes topics, workers look them up; the scoreboard owns the memory.
- * The message ring decides whether a number still means the topic: the manager closes the topic in the ring
- * before it removes the name, and opens it after it has added the name.
+ * The topic table: a hash table of the topics that this host's polls wait for, in shared memory. It gives
+ * each topic a number: one that was freed, else the next one. The manager adds and removes topics, workers
+ * look them up; the scoreboard owns the memory. The message ring decides whether a number still means the
+ * topic: the manager closes the topic in the ring before it removes the name, and opens it after it has
+ * added the name.
+ *
+ * The memory is used from its beginning on, as topics need it: a table takes pages for the topics that it
+ * has had at the same time, not for those that it could have. Names are kept in blocks of 64 bytes, and the
+ * index of hashes doubles when it is half full. A worker that looks while an entry moves may miss the topic;
+ * it then asks the manager.
  */
 #ifndef PGPOLL_TOPIC_TABLE_H
 #define PGPOLL_TOPIC_TABLE_H
 
+#include "api/topic.h"
 #include "shared/message_ring.h"
 
 #include <stddef.h>
 #include <stdint.h>
+
+enum { TOPIC_TABLE_NAME_SIZE = TOPIC_MAX_BYTES + 1 };
 
 struct topic_table;
 
@@ -26,14 +35,17 @@ struct topic_table *topic_table_init(void *memory, int count);
 /* For the manager: returns the topic's number, and adds the topic if it has none. -1: no room. */
 int topic_table_add(struct topic_table *table, const char *name, size_t length);
 
+/* For the manager: the topic's number; -1: it has none. */
+int topic_table_number(const struct topic_table *table, const char *name, size_t length);
+
 /* For the manager: removes the topic with this number. */
 void topic_table_remove(struct topic_table *table, int topic);
 
 /*
- * For the manager: the name of the topic with this number, with a NUL; borrowed until it is removed. NULL: no
- * topic has it.
+ * For the manager: copies the name of the topic with this number, with a NUL, and returns its length. 0: no
+ * topic has the number.
  */
-const char *topic_table_name(const struct topic_table *table, int topic);
+size_t topic_table_name(const struct topic_table *table, int topic, char name[static TOPIC_TABLE_NAME_SIZE]);
 
 /* How many topics the table was made for. */
 int topic_table_size(const struct topic_table *table);

@@ -4,7 +4,8 @@
 
 static _Atomic uint64_t *wait_set(const struct scoreboard *scoreboard, int topic)
 {
-    return scoreboard->wait_sets[(unsigned)topic % SCOREBOARD_BUCKETS];
+    return scoreboard->wait_sets +
+           (size_t)((unsigned)topic % SCOREBOARD_BUCKETS) * (size_t)scoreboard->set_words;
 }
 
 void wait_sets_enter(struct scoreboard *scoreboard, int worker)
@@ -31,9 +32,12 @@ void wait_sets_leave(struct scoreboard *scoreboard, int worker)
 
 void wait_sets_remove(struct scoreboard *scoreboard, int worker)
 {
-    for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        (void)atomic_fetch_and(&scoreboard->wait_sets[i][worker / SCOREBOARD_WORD_BITS],
-                               ~scoreboard_bit(worker));
+    for (int i = 0; i < SCOREBOARD_BUCKETS; i++) {
+        _Atomic uint64_t *word = &wait_set(scoreboard, i)[worker / SCOREBOARD_WORD_BITS];
+
+        if (atomic_load(word) & scoreboard_bit(worker))
+            (void)atomic_fetch_and(word, ~scoreboard_bit(worker));
+    }
 }
 
 static bool waits_for(const struct scoreboard *scoreboard, const struct slot *slot, int topic)

@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 enum {
-    CROWDED_MS = 1000,     /* between reads of the table for topics that do not fit into the topic table */
     QUICK_READ_MS = 500,   /* that a poll with a permit may take for its page, even after its deadline */
     LAST_WORD_MS = 100,    /* that the answer may come after the reader's deadline */
     DRAINED_ASK_MS = 3000, /* how long a worker that is told to end waits for its manager */
@@ -418,8 +417,7 @@ static bool has_news(const struct source_shared *source)
     int64_t newest;
 
     for (int i = 0; i < source->topic_count; i++)
-        if (ring_has_topic(source->refs[i]) &&
-            (!ring_newest(source->scoreboard->ring, source->refs[i], &newest) || newest != source->seen[i]))
+        if (!ring_newest(source->scoreboard->ring, source->refs[i], &newest) || newest != source->seen[i])
             return true;
     return false;
 }
@@ -541,17 +539,6 @@ static enum error shared_read(struct message_source *base, const struct source_p
     return error;
 }
 
-/*
- * When to read the table again for topics that did not fit into the topic table; INT64_MAX: there are none.
- */
-static int64_t read_again_ms(const struct source_shared *source)
-{
-    for (int i = 0; i < source->topic_count; i++)
-        if (!ring_has_topic(source->refs[i]))
-            return clock_monotonic_ms() + CROWDED_MS;
-    return INT64_MAX;
-}
-
 /* When the poll is to be answered early; INT64_MAX: not at all. */
 static int64_t drain_ms(const struct source_shared *source)
 {
@@ -564,8 +551,6 @@ static enum error shared_wait(struct message_source *base, const struct interrup
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
-    const int64_t again_ms = clock_min(deadline_ms, read_again_ms(source));
-
     for (;;) {
         int64_t early_ms;
         enum error error;
@@ -576,11 +561,9 @@ static enum error shared_wait(struct message_source *base, const struct interrup
             return ERROR_DRAINED;
         if (has_news(source))
             return ERROR_NONE;
-        error = wait_for_event(interrupts, -1, 0, clock_min(again_ms, early_ms));
-        if (error == ERROR_TIMEOUT && early_ms <= again_ms)
+        error = wait_for_event(interrupts, -1, 0, clock_min(deadline_ms, early_ms));
+        if (error == ERROR_TIMEOUT && early_ms <= deadline_ms)
             continue;
-        if (error == ERROR_TIMEOUT && again_ms < deadline_ms)
-            return ERROR_NONE;
         if (error)
             return error;
     }

@@ -7,7 +7,8 @@ import subprocess
 import time
 
 from kept import kept
-from systems import Notify, all_systems, clients_held, clients_rereading, cpu_s, kib_of, settled_kib, storm, until, until_gone
+from systems import (Notify, Pgpoll, all_systems, clients_held, clients_rereading, cpu_s, kib_of, own_clients, settled_kib, storm, until,
+                     until_gone)
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
 
@@ -40,7 +41,8 @@ class Sizes:
         self.fanout = (10, 40) if quick else (10, 100, 300, 1000)
         self.fanout_messages, self.fanout_gap_ms = (1, 50) if quick else (6, 300)
         self.memory = (20,) if quick else (1000, 3000)
-        self.idle_s, self.settle_s = (1, 0) if quick else (5, 3)
+        self.own_clients, self.own_topics = (40, 20) if quick else (2000, 50)
+        self.idle_s, self.settle_s, self.report_s = (1, 0, 0) if quick else (5, 3, 11)
         self.backlog = 1000 if quick else 10000
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
@@ -148,6 +150,33 @@ def memory(bench):
         if len(taken) > 1:
             few, many = bench.sizes.memory
             table.add("each one more", kind.name, (taken[1] - taken[0]) / (many - few))
+
+
+def topics(bench):
+    """Starts pgpoll itself: until all wait is measured from the first request to a manager that knows no topic."""
+    sizes = bench.sizes
+    title = f"{sizes.own_clients:,} clients with topics of their own, 100 messages/s, each to one of the topics"
+    delivered = bench.table("topics", f"Delivery to {title}, from the start of the INSERT", "ms")
+    start = bench.table("topics_start", f"Until all of {title[:title.index(',', 6)]} wait, from the first request", "s")
+    idle = bench.table("topics_idle", f"Database transactions while {title[:title.index(',', 6)]} wait and nothing is published", "a second")
+    taken = bench.table("topics_memory", "Memory that each topic more takes, PostgreSQL included", "KiB")
+    for number in range(sizes.rounds):
+        memory_kib = {}
+        for each in (1, sizes.own_topics)[:: 1 if number % 2 == 0 else -1]:
+            name = f"{each} topic" + "s" * (each > 1) + " each"
+            with Pgpoll(bench.directory, sizes.own_clients + 20) as system:
+                until(lambda: system.free_workers() > sizes.own_clients, "all workers", 60)
+                with own_clients(system, sizes.own_clients, each, 100 * sizes.seconds) as own:
+                    start.add("until all wait", name, own.wait_until_held())
+                    idle.add("transactions", name, system.transactions(sizes.idle_s, sizes.report_s))
+                    memory_kib[each] = system.memory_kib(own.pid)
+                    result = own.publish()
+                    bench.deliveries += result["deliveries"]
+                    for percent in 50, 90:
+                        delivered.add(f"p{percent}", name, percentile(flat(result["delivered_ms"]), percent))
+                pids = system.pids()
+            until_gone(pids)
+        taken.add("each topic", "pgpoll", (memory_kib[sizes.own_topics] - memory_kib[1]) / sizes.own_clients / (sizes.own_topics - 1))
 
 
 def catchup(bench):
@@ -283,5 +312,5 @@ def access(bench):
         until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 200, "the functions as installed", 10)
 
 
-# memory first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, kept, publish, comeback, polls, access)}
+# memory and topics first: nothing else runs then.
+PARTS = {part.__name__: part for part in (memory, topics, latency, fanout, catchup, kept, publish, comeback, polls, access)}

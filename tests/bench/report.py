@@ -7,8 +7,9 @@ import statistics
 
 RESULTS = pathlib.Path(__file__).with_name("results")
 KEPT_TABLE = re.compile(r"(?s)(<!-- make bench KEEP=NAME writes this -->\n).*(<!-- end -->\n)")
-COLOURS = {"pgpoll": "#2869c7", "no database": "#8b949e", "bare NOTIFY": "#7c3aed", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed",
-           "few messages": "#8b949e"}
+OURS = "#2869c7"
+COLOURS = {"no database": "#8b949e", "bare NOTIFY": "#7c3aed", "Nchan": "#d97706", "plain INSERT": "#8b949e", "INSERT + NOTIFY": "#7c3aed",
+           "few messages": "#8b949e", "1 topic each": "#8b949e"}
 
 SYSTEMS = ("“No database” is what one process per poll behind the same lighttpd can do at best: it waits on an eventfd and answers from memory. "
            "“Bare NOTIFY” is the same, told by the NOTIFY of a transaction that INSERTs: the least that a database adds, without positions, order or a second try. "
@@ -104,13 +105,13 @@ def chart(table):
         for index, (name, values) in enumerate(cells.items()):
             middle, low, high = statistics.median(values), min(values), max(values)
             label = f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{html.escape(row)}</text>' if index == 0 else ""
-            parts.append(f'{label}<rect x="{left}" y="{y + 1}" width="{max(middle, 0) * scale:.1f}" height="{bar - 2}" fill="{COLOURS[name]}">'
+            parts.append(f'{label}<rect x="{left}" y="{y + 1}" width="{max(middle, 0) * scale:.1f}" height="{bar - 2}" fill="{COLOURS.get(name, OURS)}">'
                          f"<title>{html.escape(f'{name}: {cell(values)}')}</title></rect>"
                          f'<path d="M{left + low * scale:.1f} {y + bar / 2}H{left + high * scale:.1f}" stroke="currentColor" stroke-width="1.5"/>'
                          f'<text x="{left + max(high, 0) * scale + 8:.1f}" y="{y + 12}">{cell(values)}</text>')
             y += bar
         y += 10
-    legend = "".join(f'<span style="color:{COLOURS[name]}">■</span> {html.escape(name)} &ensp;' for name in systems_of(table))
+    legend = "".join(f'<span style="color:{COLOURS.get(name, OURS)}">■</span> {html.escape(name)} &ensp;' for name in systems_of(table))
     return f'<div>{legend}</div><svg viewBox="0 0 {width} {y}" role="img" aria-label="{html.escape(table["title"])}">{"".join(parts)}</svg>'
 
 

@@ -35,8 +35,7 @@ enum {
     MS_NS = 1000 * 1000,
     POLL_S = 60,
     PAYLOAD_BYTES = 200,
-    PATIENCE_S = 20,
-    CURSOR_BYTES = 8192 /* of fifty topics and more */
+    PATIENCE_S = 20
 };
 
 __attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *format, ...)
@@ -90,15 +89,15 @@ static const struct target {
     { "nchan", "/sub/", "/ask/", "/pub/", NULL },
 };
 
-enum mode { PACED, FANOUT, HOLD, DRAIN, ASK, REREAD };
-static const char *const modes[] = { "paced", "fanout", "hold", "drain", "ask", "reread" };
+enum mode { PACED, FANOUT, HOLD, DRAIN, ASK, REREAD, OWN };
+static const char *const modes[] = { "paced", "fanout", "hold", "drain", "ask", "reread", "own" };
 
 static struct options {
     enum mode mode;
     const struct target *target;
     const char *topic;
     unsigned port, clients, topics, messages, rate, gap_ms, seconds;
-} opt = { .clients = 10, .topics = 10, .messages = 10, .rate = 100, .gap_ms = 300, .seconds = 5 };
+} opt = { .clients = 10, .messages = 10, .rate = 100, .gap_ms = 300, .seconds = 5 };
 
 static const struct argp_option option_list[] = {
     { "target", 't', "NAME", 0,
@@ -107,10 +106,11 @@ static const struct argp_option option_list[] = {
     { "topic", 'T', "NAME", 0, "nothing was published to it before", 0 },
     { "clients", 'c', "N", 0, "that poll at a time", 0 },
     { "messages", 'm', "M", 0, "to publish, beside two that come first", 0 },
-    { "rate", 'r', "R", 0, "paced: messages a second", 0 },
+    { "rate", 'r', "R", 0, "paced, own: messages a second", 0 },
     { "gap", 'g', "MS", 0, "fanout: between a message's last delivery and the next message", 0 },
     { "seconds", 's', "S", 0, "ask, reread: for how long", 0 },
-    { "topics", 'n', "N", 0, "reread: how many topics each client reads", 0 },
+    { "topics", 'n', "N", 0, "reread: how many topics each client reads; own: that no other client polls",
+      0 },
     { 0 },
 };
 
@@ -174,7 +174,10 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         choose_mode(value, state);
         break;
     case ARGP_KEY_END:
-        if (state->arg_num != 1 || !opt.target || !opt.topic || !opt.port || !opt.clients || !opt.rate)
+        if (!opt.topics)
+            opt.topics = opt.mode == REREAD ? 10 : 1;
+        if (state->arg_num != 1 || !opt.target || !opt.topic || !opt.port || !opt.clients || !opt.topics ||
+            !opt.rate)
             argp_usage(state);
         break;
     default:
@@ -183,21 +186,25 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     return 0;
 }
 
-static const struct argp argp = { option_list,
-                                  parse_option,
-                                  "paced|fanout|hold|drain|ask|reread",
-                                  "Load generator and delivery checker for long polling.\v"
-                                  "paced: publishes at a steady rate. fanout: publishes when the message "
-                                  "before has reached all. hold: says so when "
-                                  "all poll, until its "
-                                  "stdin ends. drain: clients that have read nothing read what was published "
-                                  "before. ask: polls that do not wait, of "
-                                  "clients that have read all. reread: clients read the topics T-0, T-1, ... "
-                                  "page by page, and "
-                                  "then from the start again; other programs publish there.",
-                                  NULL,
-                                  NULL,
-                                  NULL };
+static const struct argp argp = {
+    option_list,
+    parse_option,
+    "paced|fanout|hold|drain|ask|reread|own",
+    "Load generator and delivery checker for long polling.\v"
+    "paced: publishes at a steady rate. fanout: publishes when the message "
+    "before has reached all. hold: says so when "
+    "all poll, until its "
+    "stdin ends. drain: clients that have read nothing read what was published "
+    "before. ask: polls that do not wait, of "
+    "clients that have read all. reread: clients read the topics T-0, T-1, ... "
+    "page by page, and "
+    "then from the start again; other programs publish there. own: like paced, "
+    "but each message goes to one topic of one client, and the first when stdin "
+    "has a line.",
+    NULL,
+    NULL,
+    NULL
+};
 
 static bool speaks_json(void)
 {
@@ -243,9 +250,27 @@ static void publisher_open(void)
     sql(PQprepare(db, "publish", opt.target->publish_sql, 2, NULL));
 }
 
-static void publish_by_sql(const char *payload)
+/* In mode own: whose topic message n goes to, and which of them. */
+static uint32_t owner_of(uint32_t n)
 {
-    const char *values[] = { opt.topic, payload };
+    return n * 2654435761U % opt.clients;
+}
+
+enum { TOPIC_BYTES = 128 };
+
+static void name_topic(char name[static TOPIC_BYTES], uint32_t owner, uint32_t topic)
+{
+    if (opt.mode == OWN)
+        (void)snprintf(name, TOPIC_BYTES, "%s-%u-%u", opt.topic, owner, topic);
+    else
+        (void)snprintf(name, TOPIC_BYTES, "%s", opt.topic);
+}
+
+static void publish_by_sql(uint32_t n, const char *payload)
+{
+    char topic[TOPIC_BYTES];
+    const char *values[] = { topic, payload };
+    name_topic(topic, owner_of(n), n % opt.topics);
     sql(PQexecPrepared(db, "publish", 2, values, NULL, NULL, 0));
 }
 
@@ -276,7 +301,7 @@ static void publish(uint32_t n)
     (void)snprintf(payload, sizeof payload, "{\"n\":%u,\"padding\":\"%0*d\"}", n, PAYLOAD_BYTES, 0);
     messages[n].start_ns = now_ns();
     if (db)
-        publish_by_sql(payload);
+        publish_by_sql(n, payload);
     else
         publish_by_http(payload);
     messages[n].return_ns = now_ns();
@@ -305,12 +330,14 @@ static void await_deliveries(uint32_t count)
 
 static void *publisher_main(void *unused)
 {
+    if (opt.mode == OWN)
+        publish(0);
     publish(1);
-    await_deliveries(1);
+    await_deliveries(opt.mode == OWN ? 2 : 1);
     sleep_until(now_ns() + (int64_t)opt.gap_ms * MS_NS);
     int64_t begin_ns = now_ns();
     for (uint32_t n = FIRST_MEASURED; n < message_count(); n++) {
-        if (opt.mode == PACED)
+        if (opt.mode == PACED || opt.mode == OWN)
             sleep_until(begin_ns + n * (int64_t)SECOND_NS / opt.rate);
         publish(n);
         if (opt.mode == FANOUT) {
@@ -318,7 +345,7 @@ static void *publisher_main(void *unused)
             sleep_until(now_ns() + (int64_t)opt.gap_ms * MS_NS);
         }
     }
-    if (opt.mode == PACED)
+    if (opt.mode == PACED || opt.mode == OWN)
         await_deliveries(opt.messages);
     (void)eventfd_write(published_event, 1);
     return unused;
@@ -328,10 +355,15 @@ static void *publisher_main(void *unused)
 
 struct client {
     int fd;
-    char cursor[CURSOR_BYTES]; /* as the next request carries it */
-    uint32_t next;             /* the message that must come next */
+    char *cursor;  /* as the next request carries it */
+    uint32_t next; /* the message that must come next */
     struct answer answer;
 };
+
+static size_t cursor_size(void)
+{
+    return 512 + (size_t)opt.topics * (TOPIC_BYTES + 64);
+}
 
 static struct client *clients;
 
@@ -347,9 +379,9 @@ static void client_begin_again(struct client *c)
 {
     size_t length = 0;
     for (unsigned n = 0; n < opt.topics; n++)
-        length += (size_t)snprintf(c->cursor + length, sizeof c->cursor - length, "%s\"%s-%u\":\"0\"",
+        length += (size_t)snprintf(c->cursor + length, cursor_size() - length, "%s\"%s-%u\":\"0\"",
                                    n ? "," : "{", opt.topic, n);
-    if (length + 1 >= sizeof c->cursor)
+    if (length + 1 >= cursor_size())
         die("too many topics");
     (void)strcat(c->cursor, "}");
 }
@@ -376,22 +408,42 @@ static void client_connect(struct client *c)
         die("cannot connect: %s", strerror(errno));
 }
 
+/* Writes the names of a client's topics as JSON. Returns the length. */
+static int put_topics(char *at, uint32_t owner)
+{
+    char *begin = at, name[TOPIC_BYTES];
+    for (uint32_t topic = 0; topic < opt.topics; topic++) {
+        name_topic(name, owner, topic);
+        at += sprintf(at, "%s\"%s\"", topic > 0 ? "," : "", name);
+    }
+    return (int)(at - begin);
+}
+
 static void client_poll(struct client *c)
 {
-    static char request[3 * CURSOR_BYTES], body[2 * CURSOR_BYTES];
+    static char *request, *body;
+    const size_t size = 3 * cursor_size() + 1024;
     int length;
+    if (!request) {
+        request = allocate(1, size);
+        body = allocate(1, size);
+    }
     if (speaks_json()) {
-        int body_length =
-            opt.mode == REREAD
-                ? write_reread(c, body, sizeof body)
-                : snprintf(body, sizeof body, "{\"topics\":[\"%s\"],%s\"timeout\":%d,\"limit\":1000}",
-                           opt.topic, c->cursor, asking ? 0 : POLL_S);
-        length = snprintf(request, sizeof request,
+        int body_length;
+        if (opt.mode == REREAD) {
+            body_length = write_reread(c, body, size);
+        } else {
+            body_length = sprintf(body, "{\"topics\":[");
+            body_length += put_topics(body + body_length, (uint32_t)(c - clients));
+            body_length += sprintf(body + body_length, "],%s\"timeout\":%d,\"limit\":1000}", c->cursor,
+                                   asking ? 0 : POLL_S);
+        }
+        length = snprintf(request, size,
                           "POST %s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %td\r\n"
                           "Content-Length: %d\r\n\r\n%s",
                           opt.target->poll_path, c - clients, body_length, body);
     } else {
-        length = snprintf(request, sizeof request, "GET %s%s HTTP/1.1\r\nHost: bench\r\n%s\r\n",
+        length = snprintf(request, size, "GET %s%s HTTP/1.1\r\nHost: bench\r\n%s\r\n",
                           asking ? opt.target->ask_path : opt.target->poll_path, opt.topic, c->cursor);
     }
     if (send(c->fd, request, (size_t)length, MSG_NOSIGNAL) != length)
@@ -416,21 +468,26 @@ static void client_keep_cursor(struct client *c)
         if (strstr(c->answer.body, "\"has_more\":false"))
             client_begin_again(c);
         else
-            (void)snprintf(c->cursor, sizeof c->cursor, "%.*s", (int)length, since);
+            (void)snprintf(c->cursor, cursor_size(), "%.*s", (int)length, since);
         return;
     }
     if (speaks_json()) {
-        const char *value = after(after(c->answer.body, "\"next_since\":{"), "\":\"");
-        (void)snprintf(c->cursor, sizeof c->cursor, "\"since\":{\"%s\":\"%.*s\"},", opt.topic,
-                       (int)strcspn(value, "\""), value);
+        const char *since = after(c->answer.body, "\"next_since\":{");
+        (void)snprintf(c->cursor, cursor_size(), "\"since\":{%.*s},", (int)strcspn(since, "}"), since);
         return;
     }
     char modified[64], tag[256];
     answer_header(&c->answer, "Last-Modified", modified, sizeof modified);
     answer_header(&c->answer, "Etag", tag, sizeof tag);
     if (*modified)
-        (void)snprintf(c->cursor, sizeof c->cursor, "If-Modified-Since: %s\r\nIf-None-Match: %s\r\n",
-                       modified, tag);
+        (void)snprintf(c->cursor, cursor_size(), "If-Modified-Since: %s\r\nIf-None-Match: %s\r\n", modified,
+                       tag);
+}
+
+/* How many clients get a message. */
+static uint32_t recipients(void)
+{
+    return opt.mode == OWN ? 1 : opt.clients;
 }
 
 static void client_receive(struct client *c, uint32_t n, int64_t received_ns)
@@ -441,11 +498,14 @@ static void client_receive(struct client *c, uint32_t n, int64_t received_ns)
         repeated++;
         return;
     }
-    lost += n - c->next;
+    if (opt.mode != OWN)
+        lost += n - c->next;
+    else if (owner_of(n) != (uint32_t)(c - clients))
+        die("message %u came to client %zu", n, c - clients);
     c->next = n + 1;
     struct message *m = &messages[n];
     m->delivered_ns[m->deliveries++] = received_ns;
-    if (m->deliveries == opt.clients)
+    if (m->deliveries == recipients())
         (void)sem_post(&reached_all);
 }
 
@@ -485,8 +545,10 @@ static void clients_open(void)
     files.rlim_cur = files.rlim_max;
     (void)setrlimit(RLIMIT_NOFILE, &files);
     clients = allocate(opt.clients, sizeof *clients);
-    for (struct client *c = clients; c < clients + opt.clients; c++)
+    for (struct client *c = clients; c < clients + opt.clients; c++) {
+        c->cursor = allocate(1, cursor_size());
         client_connect(c);
+    }
 }
 
 static void clients_poll(void)
@@ -528,6 +590,18 @@ static void stop_on(int fd)
         die("epoll: %s", strerror(errno));
 }
 
+static bool never(void);
+
+/* The clients poll until stdin has a line. */
+static void await_line(void)
+{
+    char line[16];
+    stop_on(STDIN_FILENO);
+    run_until(never);
+    if (!fgets(line, sizeof line, stdin) || epoll_ctl(epoll_fd, EPOLL_CTL_DEL, STDIN_FILENO, NULL) != 0)
+        die("stdin ended");
+}
+
 static int64_t deadline_ns;
 
 static bool never(void)
@@ -566,11 +640,11 @@ static void ask_for_now(void)
  */
 static void clients_learn_now(void)
 {
-    char before[sizeof clients->cursor] = "";
+    char *before = allocate(1, cursor_size());
     asking = true;
     if (db) {
         ask_for_now();
-        memcpy(before, clients->cursor, sizeof before);
+        memcpy(before, clients->cursor, cursor_size());
     }
     publish(0);
     do
@@ -578,16 +652,17 @@ static void clients_learn_now(void)
     while (db && strcmp(clients->cursor, before) == 0);
     asking = false;
     for (struct client *c = clients + 1; c < clients + opt.clients; c++)
-        memcpy(c->cursor, clients->cursor, sizeof c->cursor);
+        memcpy(c->cursor, clients->cursor, cursor_size());
     for (struct client *c = clients; c < clients + opt.clients; c++)
         c->next = 1;
+    free(before);
 }
 
 /* Nchan's do by themselves. */
 static void clients_begin_at_0(void)
 {
     for (struct client *c = clients; speaks_json() && c < clients + opt.clients; c++)
-        (void)snprintf(c->cursor, sizeof c->cursor, "\"since\":{\"%s\":\"0\"},", opt.topic);
+        (void)snprintf(c->cursor, cursor_size(), "\"since\":{\"%s\":\"0\"},", opt.topic);
 }
 
 static void run_mode(void)
@@ -596,9 +671,13 @@ static void run_mode(void)
     polling_on = true;
     answers = 0;
     asking = opt.mode == ASK;
-    deadline_ns = now_ns() + (opt.mode >= ASK ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
+    deadline_ns =
+        now_ns() + (opt.mode == ASK || opt.mode == REREAD ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
     clients_poll();
     switch (opt.mode) {
+    case OWN:
+        await_line();
+        /* fall through */
     case PACED:
     case FANOUT:
         stop_on(published_event);
@@ -650,12 +729,15 @@ static void report(double seconds)
     if (opt.mode == PACED || opt.mode == FANOUT || opt.mode == DRAIN)
         for (struct client *c = clients; c < clients + opt.clients; c++)
             lost += message_count() - c->next;
-    for (uint32_t n = 0; n < message_count(); n++)
+    for (uint32_t n = 0; n < message_count(); n++) {
         deliveries += messages[n].deliveries;
+        if (opt.mode == OWN)
+            lost += messages[n].deliveries == 0;
+    }
     (void)printf("{\"seconds\": %.6f, \"answers\": %lu, \"refusals\": %u, \"deliveries\": %lu, \"lost\": "
                  "%lu, \"repeated\": %lu",
                  seconds, answers, refusals, deliveries, lost, repeated);
-    if (opt.mode == PACED || opt.mode == FANOUT)
+    if (opt.mode == PACED || opt.mode == FANOUT || opt.mode == OWN)
         print_times();
     (void)puts("}");
 }
@@ -665,7 +747,7 @@ int main(int argc, char **argv)
     (void)argp_parse(&argp, argc, argv, 0, NULL, NULL);
     messages = allocate(message_count(), sizeof *messages);
     for (uint32_t n = 0; n < message_count(); n++)
-        messages[n].delivered_ns = allocate(opt.clients, sizeof(int64_t));
+        messages[n].delivered_ns = allocate(recipients(), sizeof(int64_t));
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     publisher_open();
     clients_open();
@@ -675,7 +757,7 @@ int main(int argc, char **argv)
     } else if (opt.mode == REREAD) {
         for (struct client *c = clients; c < clients + opt.clients; c++)
             client_begin_again(c);
-    } else {
+    } else if (opt.mode != OWN) {
         clients_learn_now();
     }
     int64_t begin_ns = now_ns();

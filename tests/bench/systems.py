@@ -47,6 +47,26 @@ class Pgpoll:
     def pids(self):
         return list(self.server.processes())
 
+    def memory_kib(self, client_pid):
+        """Of all processes, the database's included."""
+        total = 0
+        for pid in set(self.pids()) - {client_pid}:
+            with contextlib.suppress(OSError):
+                total += kib_of(f"/proc/{pid}/smaps_rollup", "Pss")
+        return total
+
+    def free_workers(self):
+        return self.server.sql("SELECT coalesce(sum(free_workers), 0) FROM pgpoll.listeners")[0][0]
+
+    def transactions(self, seconds, patience_s):
+        """How many the database does a second, by itself. An idle session reports what it did up to 10 s later."""
+        def done():
+            return self.server.sql("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()")[0][0]
+        time.sleep(patience_s)
+        begin, before = time.monotonic(), done()
+        time.sleep(seconds)
+        return (done() - before - 1) / (time.monotonic() - begin)
+
 
 class Peer:
     """Processes of our own, the last of which serves HTTP. env: where its database is."""
@@ -190,6 +210,34 @@ def clients_held(system, count, **options):
             clients.stdin.close()
             clients.stdout.close()
             clients.terminate()
+
+
+class OwnClients:
+    """As many clients, each with so many topics that no other client polls."""
+
+    def __init__(self, system, count, process):
+        self.system, self.count, self.process, self.pid, self.begin = system, count, process, process.pid, time.monotonic()
+
+    def wait_until_held(self):
+        until(lambda: self.system.waiting() == self.count, f"{self.count} clients waiting at {self.system.name}", 60)
+        return time.monotonic() - self.begin
+
+    def publish(self):
+        """Has the messages published; returns what the load generator prints."""
+        output, _ = self.process.communicate(b"go\n", timeout=120)
+        result = json.loads(output) if output else {}
+        assert self.process.returncode == 0, f"storm own: " + str({k: v for k, v in result.items() if not k.endswith("_ms")})
+        return result
+
+
+@contextlib.contextmanager
+def own_clients(system, count, topics, messages):
+    command = storm_command(system, "own", {"clients": count, "topics": topics, "messages": messages})
+    with subprocess.Popen(command, env={**os.environ, **system.env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield OwnClients(system, count, process)
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager

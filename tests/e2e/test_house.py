@@ -229,7 +229,7 @@ def test_settings_reach_the_workers(topic):
             for answer in found:
                 assert answer.headers["Access-Control-Allow-Origin"] == asking, answer
                 assert answer.headers["Access-Control-Allow-Credentials"] == "true", answer
-                assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After", answer
+                assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After, WWW-Authenticate", answer
                 assert "Origin" in answer.headers["Vary"], answer
         preflight = server.request("OPTIONS", POLL, headers={**asks, "Origin": "https://app.example.evil"})
         for answer in [*answers(), *answers(Origin="https://app.example.evil"), preflight]:

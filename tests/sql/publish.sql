@@ -75,10 +75,10 @@ SELECT is(ARRAY[pg_temp.at('"a"'), pg_temp.at('"b"'), pg_temp.at('"c"')],
 SELECT pg_temp.publish('m2', '"x"');
 SELECT pg_temp.publish('m1', '"y"');
 SELECT results_eq(
-    'SELECT topic COLLATE "default", "position", created_at, payload::text, metadata::text, assigned, previous
+    'SELECT topic COLLATE "default", "position", created_at, payload::text, metadata::text, assigned, complete_to
     FROM pgpoll.new_messages(2, 6)',
-    $$VALUES ('m2', pg_temp.at('"x"'), now(), '"x"', NULL, 2, pg_temp.at('"c"')),
-    ('m1', pg_temp.at('"y"'), now(), '"y"', NULL, 2, pg_temp.at('"c"'))$$,
+    $$VALUES ('m2', pg_temp.at('"x"'), now(), '"x"', NULL, 2, pg_temp.at('"y"')),
+    ('m1', pg_temp.at('"y"'), now(), '"y"', NULL, 2, pg_temp.at('"y"'))$$,
     'new_messages() returns the messages in order');
 SELECT pg_temp.publish('m', '"v"', '"w"');
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, more
@@ -87,8 +87,9 @@ SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, as
 SELECT is((pgpoll.assign_positions()).assigned, 2, 'assign_positions() gives them positions');
 SELECT pg_temp.publish('m', '"s"', '"t"');
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned
-    FROM pgpoll.new_messages(2, 5)', 'VALUES (NULL, NULL::bigint, NULL, 2)',
-    'new_messages() returns only the number of messages that exceed the byte limit');
+    FROM pgpoll.new_messages(2, 5)',
+    $$VALUES (NULL, NULL::bigint, NULL, 2), ('m', pg_temp.at('"s"'), '"s"', 2)$$,
+    'new_messages() returns one page of messages that exceed the byte limit');
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned
     FROM pgpoll.new_messages(2, 5)', 'VALUES (NULL, NULL::bigint, NULL, 0)',
     'a second call finds no new messages');
@@ -104,9 +105,12 @@ SELECT pg_temp.publish('full', '"waits"');
 SAVEPOINT writable;
 SET TRANSACTION READ ONLY;
 SELECT is((pgpoll.assign_positions()).assigned, -1, 'assign_positions() returns -1');
-SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, previous
-    FROM pgpoll.new_messages(2, 5)',
-    'VALUES (NULL, NULL::bigint, NULL, -1, NULL::bigint)', 'new_messages() returns -1');
+SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, complete_to
+    FROM pgpoll.new_messages(2, 8)',
+    $$VALUES (NULL, NULL::bigint, NULL, -1, pg_temp.at('"before"'))$$, 'new_messages() returns -1');
+SELECT results_eq($$SELECT topic COLLATE "default", payload::text, assigned
+    FROM pgpoll.new_messages(2, 8, pg_temp.at('"before"') - 1)$$,
+    $$VALUES (NULL, NULL, -1), ('full', '"before"', -1)$$, 'and the messages with a position');
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\""}', 'messages with a position are read');
 SELECT lives_ok($$SELECT pgpoll.unlisten(NULL)$$, 'a worker can stop listening');
 SELECT is(pgpoll.write_statistics('host', '{"pid":1,"workers":1}'), false, 'no statistics are written');
@@ -213,7 +217,7 @@ SELECT is(pg_temp.seq_scans(), :'before',
 SELECT is((SELECT count(*) FROM pgpoll.feed WHERE topic = 'few'), 81::bigint, 'all messages have positions');
 
 -- ROLLBACK does not reset a sequence.
-SELECT setval('pgpoll.last_position', 0) AS back \gset
+SELECT setval('pgpoll.last_position', 0), setval('pgpoll.last_deleted', 0) AS back \gset
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -14,11 +14,11 @@ BULK = "INSERT INTO pgpoll.messages (topic, payload) SELECT 't' || n %% 3, json_
 
 def batch(session, most=5):
     """Runs one batch of at most so many messages. Returns how many got a position, and whether to call again."""
-    rows = run(session, "SELECT assigned, more, position, previous FROM pgpoll.new_messages(%s, 1000000)", most)
+    rows = run(session, "SELECT assigned, more, position, complete_to FROM pgpoll.new_messages(%s, 1000000)", most)
     positions = [position for _, _, position, _ in rows if position is not None]
     assert rows[0][0] <= most and len(positions) in (0, rows[0][0])
     assert positions == list(range(positions[0], positions[0] + len(positions))) if positions else True
-    assert not positions or positions[0] > rows[0][3]
+    assert not positions or positions[-1] == rows[0][3]
     return rows[0][:2]
 
 

@@ -352,8 +352,9 @@ def test_two_prunes_take_turns(admin):
 
 
 def test_announcements(admin):
-    """A batch sends one NOTIFY to each topic's channel, with the topic's highest position, and one to channel pgpoll.
-    listen() returns the channels; unlisten() undoes it."""
+    """A batch sends one NOTIFY to each topic's channel, with the topic's highest position, and one to channel pgpoll,
+    with its last position and the topics' hashes. listen() returns the channels; unlisten() undoes it."""
+    assign(admin)
     topics = ["a", "Ünï ' \" \\"]
     waiter, manager, assigner = connect(), connect(), connect(LEVELS[0])
     channels = ["pgpoll_" + hashlib.sha256(topic.encode()).hexdigest()[:56] for topic in topics]
@@ -375,7 +376,10 @@ def test_announcements(admin):
     positions = dict(run(admin, "SELECT topic, max(position)::text FROM pgpoll.feed GROUP BY topic"))
     assert {(n.channel, n.payload) for n in waiter.notifies} == {(channels[0], positions[topics[0]]), (channels[1], positions[topics[1]])}
     assert len(waiter.notifies) == 2
-    assert [(n.channel, n.payload) for n in manager.notifies] == [("pgpoll", positions["b"])]
+    (announced,) = [n.payload for n in manager.notifies if n.channel == "pgpoll"]
+    position, hashes = announced.split(" ")
+    known = [format(number, "08x") for number, in run(manager, "SELECT hash FROM pgpoll.newest_positions(%s)", [*topics, "b"])]
+    assert position == positions["b"] and sorted(hashes[at:at + 8] for at in range(0, len(hashes), 8)) == sorted(known)
 
     waiter.notifies.clear()
     run(waiter, "SELECT pgpoll.unlisten(%s)", topics[:1])

@@ -18,7 +18,7 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.has_authenticate()",
     "SELECT pgpoll.is_open_to_all()",
     "SELECT pgpoll.listen('{t0,t1}')",
-    "SELECT pgpoll.unlisten('{t0,t1}')",
+    "SELECT pgpoll.newest_positions('{t0,t1}')",
     "SELECT pgpoll.mute_doorbell(1)",
     "SELECT pgpoll.unmute_doorbell()",
     """SELECT pgpoll.write_statistics('host', '{"pid": 1, "workers": 1, "free_workers": 1, "hears": true, "ended": [1], "began":

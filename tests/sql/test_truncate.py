@@ -106,8 +106,8 @@ def test_truncate_is_announced(admin):
     run(manager, "SELECT 1")
     floor = run(admin, "SELECT pruned_to::text FROM pgpoll.retention WHERE topic = 'a'")[0][0]
     assert [(n.channel, n.payload) for n in waiter.notifies] == [(channels[0], floor)]
-    assert [(n.channel, n.payload) for n in manager.notifies] == [("pgpoll", floor)]
-    assert run(admin, "SELECT DISTINCT assigned, previous::text FROM pgpoll.new_messages(1, 1)") == [(0, floor)]
+    assert [(n.channel, n.payload) for n in manager.notifies] == [("pgpoll", floor + " *")]
+    assert run(admin, "SELECT DISTINCT assigned, complete_to::text FROM pgpoll.new_messages(1, 1)") == [(0, floor)]
     waiter.notifies.clear()
     run(admin, TRUNCATE)
     run(waiter, "SELECT 1")

@@ -56,7 +56,7 @@ static int step(struct authorizer *authorizer, bool ready)
 static void the_dead_leave_nothing_behind(void)
 {
     const struct config config = { .query_timeout_s = 5, .access_connections = 3, .access_memory_s = 5 };
-    struct scoreboard *scoreboard = scoreboard_new(POLLS, 1, 16, 64, 64 * 256, 1);
+    struct scoreboard *scoreboard = scoreboard_new(POLLS, 1, 64, 64 * 256, 1);
     struct authorizer *authorizer = scoreboard ? authorizer_new(&config, scoreboard) : NULL;
     int silent = silence_begin(), answered = 0;
 

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS = 8, ABSENT = -1 };
+enum { COLUMNS = 9, ABSENT = -1 };
 
 /* 2000-01-01 00:00:01 UTC as PostgreSQL sends it. */
 static const int64_t ONE_SECOND_US = 1000000;
@@ -64,18 +64,6 @@ static PGresult *make_result(const struct row *row)
     set_text(result, 5, row->gap);
     set_number(result, 6, row->oldest, sizeof(int64_t));
     return result;
-}
-
-static void during_a_backlog_now_is_not_the_newest_position(void)
-{
-    PGresult *result = make_result(&(struct row){ 1, 9, ABSENT, NULL, NULL, NULL, ABSENT });
-
-    set_number(result, 7, ABSENT, sizeof(int64_t));
-    CU_ASSERT_EQUAL(catch_up_row(result, 0).newest, 9);
-    set_number(result, 7, 4, sizeof(int64_t));
-    CU_ASSERT_EQUAL(catch_up_row(result, 0).newest, 4);
-    CU_ASSERT_EQUAL(catch_up_row(result, 0).topic.start, 9);
-    PQclear(result);
 }
 
 static void a_topic_s_row_has_the_start_of_its_read(void)
@@ -154,57 +142,85 @@ static void the_statement_has_the_page_s_parameters(void)
     statement_release(&statement);
 }
 
-/*
- * Adds a row like those of pgpoll.new_messages(). Without a topic it is the row that stands for the whole
- * batch.
- */
-static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous, bool more)
+/* Adds a row like those of pgpoll.new_messages(). Without a topic it is no message. */
+static PGresult *make_feed(const char *topic, const char *payload, int assigned, int64_t complete_to,
+                           bool more, int64_t deleted_to)
 {
     PGresult *result = make_empty_result();
 
     set_text(result, 0, topic);
-    set_number(result, 1, position, sizeof(int64_t));
+    set_number(result, 1, topic ? 7 : ABSENT, sizeof(int64_t));
     set_number(result, 2, topic ? ONE_SECOND_US : ABSENT, sizeof(int64_t));
-    set_text(result, 3, topic ? "[1]" : NULL);
+    set_text(result, 3, payload);
     set_text(result, 4, NULL);
     set_number(result, 5, assigned, sizeof(int32_t));
-    set_number(result, 6, previous, sizeof(int64_t));
+    set_number(result, 6, complete_to, sizeof(int64_t));
     set_number(result, 7, more, sizeof(char));
+    set_number(result, 8, deleted_to, sizeof(int64_t));
     return result;
 }
 
-static void a_batch_has_its_messages_or_none(void)
+static void a_feed_has_messages_whole_or_not(void)
 {
-    PGresult *result = make_batch("a", 7, 1, 5, false);
-    struct catch_up_batch batch = catch_up_batch(result);
+    PGresult *result = make_feed("a", "[1]", 1, 7, false, 0);
+    struct catch_up_feed feed = catch_up_feed(result);
+    const char *name;
+    size_t length;
 
-    EXPECT(batch.assigned == 1 && batch.message_count == 1 && batch.previous == 5 && !batch.more, "with");
+    EXPECT(feed.assigned == 1 && feed.complete_to == 7 && !feed.more && feed.deleted_to == 0 &&
+               !feed.read_only,
+           "one");
+    CU_ASSERT_TRUE(catch_up_is_message(result, 0) && catch_up_is_whole(result, 0));
+    name = catch_up_topic(result, 0, &length);
+    expect_bytes(name, length, "a");
     CU_ASSERT_EQUAL(catch_up_message(result, 0).position, 7);
     expect_bytes(catch_up_message(result, 0).payload, catch_up_message(result, 0).payload_length, "[1]");
     PQclear(result);
 
-    result = make_batch(NULL, ABSENT, 100000, 5, true);
-    batch = catch_up_batch(result);
-    EXPECT(batch.assigned == 100000 && batch.message_count == 0 && batch.more, "too large, in a backlog");
+    result = make_feed("a", NULL, 100000, 7, true, 0);
+    feed = catch_up_feed(result);
+    EXPECT(feed.assigned == 100000 && feed.more, "in a backlog");
+    CU_ASSERT_TRUE(catch_up_is_message(result, 0) && !catch_up_is_whole(result, 0));
     PQclear(result);
 
-    result = make_batch(NULL, ABSENT, 0, ABSENT, false);
-    batch = catch_up_batch(result);
-    EXPECT(batch.assigned == 0 && batch.message_count == 0, "none");
+    result = make_feed(NULL, NULL, -2, 9, false, 12);
+    feed = catch_up_feed(result);
+    EXPECT(feed.assigned == 0 && feed.read_only && feed.deleted_to == 12 && feed.complete_to == 9,
+           "read-only");
+    CU_ASSERT_FALSE(catch_up_is_message(result, 0));
     PQclear(result);
 
     result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
-    batch = catch_up_batch(result);
-    EXPECT(batch.assigned == 0 && batch.message_count == 0 && batch.more, "deleted meanwhile");
+    feed = catch_up_feed(result);
+    EXPECT(feed.assigned == 0 && feed.more, "deleted meanwhile");
     PQclear(result);
+}
+
+static void a_feed_is_read_from_a_position(void)
+{
+    static const struct poll_topic wanted[] = { { .name = "a", .length = 1 }, { .name = "b", .length = 1 } };
+    struct statement statement;
+
+    CU_ASSERT_TRUE(catch_up_new_statement(&statement, 7, 1048576, CATCH_UP_FROM_NOW, wanted, 2));
+    EXPECT(strstr(statement.sql, "pgpoll.new_messages"), "%s", statement.sql);
+    CU_ASSERT_EQUAL(statement.count, 4);
+    EXPECT(memcmp(statement.values[0], "\0\0\0\7", 4) == 0, "messages");
+    EXPECT(*statement.values[2] == '\377', "a negative position");
+    statement_release(&statement);
+
+    CU_ASSERT_TRUE(catch_up_feed_statement(&statement, 7, 1048576, 5, wanted, 0));
+    EXPECT(strstr(statement.sql, "pgpoll.read_feed"), "%s", statement.sql);
+    EXPECT(memcmp(statement.values[1], "\0\0\0\0\0\20\0\0", 8) == 0, "bytes");
+    EXPECT(memcmp(statement.values[2], "\0\0\0\0\0\0\0\5", 8) == 0, "after");
+    statement_release(&statement);
 }
 
 CU_TestInfo catch_up_tests[] = {
     { "a topic's row has the start of its read", a_topic_s_row_has_the_start_of_its_read },
-    { "during a backlog, now is not the newest position", during_a_backlog_now_is_not_the_newest_position },
     { "a message keeps its texts and its time", a_message_keeps_its_texts_and_its_time },
     { "a message without payload marks that more follow", a_message_without_payload_marks_that_more_follow },
-    { "a batch has its messages or none", a_batch_has_its_messages_or_none },
+    { "a feed has messages, whole or not", a_feed_has_messages_whole_or_not },
+    { "a feed is read from a position", a_feed_is_read_from_a_position },
     { "the statement has the page's parameters", the_statement_has_the_page_s_parameters },
     CU_TEST_INFO_NULL,
 };

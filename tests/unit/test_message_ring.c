@@ -333,11 +333,10 @@ static void a_reset_drops_everything(void)
     append(ring, 1, 6);
     ring_close(ring, 1);
     CU_ASSERT_TRUE_FATAL(ring_find(ring, 0, &old));
+    ring_close(ring, 0);
     ring_reset(ring);
     CU_ASSERT_FALSE(ring_newest(ring, old, &newest));
     CU_ASSERT_FALSE(ring_find(ring, 1, &other));
-    READ_ALL(ring, "0@5", "");
-    READ_ALL(ring, "0@4", NULL);
     /* Positions may now be lower than before. */
     ring_open(ring, 0, 1);
     append(ring, 0, 2);

@@ -127,11 +127,55 @@ static void keeps_looking_while_publishers_may_be_muted(void)
     }
 }
 
+static void a_follower_leaves_a_notify_to_the_leader(void)
+{
+    struct notify_throttle throttle = { .follows = true };
+    int64_t now_ms = 1000;
+
+    for (int i = 0; i < 100; i++) { /* a batch is announced for each two */
+        notify_throttle_take_notify(&throttle, now_ms++);
+        notify_throttle_take_notify(&throttle, now_ms++);
+        notify_throttle_take_batch(&throttle, now_ms++);
+        EXPECT(notify_throttle_due_ms(&throttle) > now_ms, "looked after %d", i);
+    }
+    /* Whether the last batch had the last message is found out within a second or so. */
+    EXPECT(notify_throttle_due_ms(&throttle) < now_ms + 1500, "due in %d ms",
+           (int)(notify_throttle_due_ms(&throttle) - now_ms));
+    now_ms = notify_throttle_due_ms(&throttle);
+    CU_ASSERT_EQUAL(look(&throttle, now_ms, 0, false), NOTIFY_THROTTLE_LEAVE);
+    CU_ASSERT_EQUAL(notify_throttle_due_ms(&throttle), INT64_MAX);
+    /* The leader is still relied on. */
+    notify_throttle_take_notify(&throttle, now_ms);
+    CU_ASSERT(notify_throttle_due_ms(&throttle) > now_ms);
+}
+
+static void a_follower_looks_if_the_leader_does_not(void)
+{
+    struct notify_throttle throttle = { .follows = true };
+    int64_t now_ms = 1000;
+
+    /* More NOTIFYs do not postpone the look, and a batch before them does not count. */
+    notify_throttle_take_batch(&throttle, now_ms);
+    do
+        notify_throttle_take_notify(&throttle, now_ms);
+    while ((now_ms += 10) < notify_throttle_due_ms(&throttle) && now_ms < 5000);
+    EXPECT(now_ms <= 1100, "looked after %d ms", (int)now_ms - 1000);
+    (void)look(&throttle, now_ms, 1, false);
+    /* For some seconds it looks at once. */
+    notify_throttle_take_notify(&throttle, now_ms + 1000);
+    CU_ASSERT(notify_throttle_due_ms(&throttle) <= now_ms + 1000);
+    (void)look(&throttle, now_ms + 1000, 1, false);
+    notify_throttle_take_notify(&throttle, now_ms + 60000);
+    CU_ASSERT(notify_throttle_due_ms(&throttle) > now_ms + 60000);
+}
+
 CU_TestInfo notify_throttle_tests[] = {
     { "looks once for each NOTIFY", looks_once_for_each_notify },
     { "mutes while much is published", mutes_while_much_is_published },
     { "unmutes when it is quiet again", unmutes_when_it_is_quiet_again },
     { "looks again for muted publishers", looks_again_for_muted_publishers },
     { "keeps looking while publishers may be muted", keeps_looking_while_publishers_may_be_muted },
+    { "a follower leaves a NOTIFY to the leader", a_follower_leaves_a_notify_to_the_leader },
+    { "a follower looks if the leader does not", a_follower_looks_if_the_leader_does_not },
     CU_TEST_INFO_NULL
 };

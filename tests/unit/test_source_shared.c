@@ -35,15 +35,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-    WORKERS = 70,
-    WORKER = 65,
-    TOPICS = 600,
-    SHORT_MS = 30,
-    LONG_MS = 30000,
-    PROMPT_MS = 10000,
-    START = 100
-};
+enum { WORKERS = 70, WORKER = 65, SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000, START = 100 };
 
 static volatile sig_atomic_t release_flag, woken_flag;
 
@@ -191,7 +183,7 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     host->theirs = pair[1];
     take_signals(host);
     host->interrupts = (struct interrupts){ host->ours, &release_flag, &woken_flag, &host->sleep_mask };
-    host->scoreboard = scoreboard_new(WORKERS, 3, TOPICS, 64, 64 * 256, 1);
+    host->scoreboard = scoreboard_new(WORKERS, 3, 64, 64 * 256, 1);
     CU_ASSERT_PTR_NOT_NULL_FATAL(host->scoreboard);
     CU_ASSERT_TRUE_FATAL(read_channel_new_queue(pair));
     host->scoreboard->manager->numbers_until_ms = INT64_MAX;
@@ -265,8 +257,8 @@ static void close_host(struct host *host)
     host->source->operations->end(host->source);
     CU_ASSERT_EQUAL(atomic_load(&host->slot->state), SLOT_SERVING);
     CU_ASSERT_EQUAL(atomic_load(&host->slot->drain), 0);
-    for (int i = 0; i < SCOREBOARD_BUCKETS; i++)
-        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->wait_sets[i][WORKER / 64]), 0);
+    for (int i = 0; i < SCOREBOARD_BUCKETS * host->scoreboard->set_words; i++)
+        CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->wait_sets[i]), 0);
     host->source->operations->free(host->source);
     CU_ASSERT_EQUAL(read_permits_taken(host->scoreboard), 0);
     CU_ASSERT_EQUAL(atomic_load(&host->slot->has_read_permit), 0);
@@ -1000,9 +992,8 @@ static void only_waiters_of_the_topic_are_woken(void)
     open_waiting(&host, LONG_MS, NULL);
     stop_manager(&host);
     topic = number_of(&host, "a");
-    wait_sets_wake(host.scoreboard, (topic + SCOREBOARD_BUCKETS) %
-                                        TOPICS); /* in the same wait set, if there is such a topic */
-    wait_sets_wake(host.scoreboard, (topic + 1) % TOPICS);
+    wait_sets_wake(host.scoreboard, topic + SCOREBOARD_BUCKETS); /* in the same wait set */
+    wait_sets_wake(host.scoreboard, topic + 1);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 0);
     wait_sets_wake(host.scoreboard, topic);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
@@ -1091,7 +1082,7 @@ static int64_t memory_of(const struct scoreboard *scoreboard)
 static void the_memory_of_names_is_freed(void)
 {
     enum { MANY = 1000, PAGE = 4096 };
-    struct scoreboard *scoreboard = scoreboard_new(2, MANY, 16, 16, 65536, 1);
+    struct scoreboard *scoreboard = scoreboard_new(2, MANY, 16, 65536, 1);
     struct slot *slot, *next;
     int64_t before;
 

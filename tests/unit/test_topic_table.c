@@ -1,6 +1,5 @@
 #include "shared/topic_table.h"
 
-#include "api/topic.h"
 #include "expect.h"
 #include "suites.h"
 
@@ -55,6 +54,14 @@ static int find(const struct fixture *fixture, const char *name, size_t length)
     return topic_table_find(fixture->table, fixture->ring, name, length, &ref) ? ref.topic : -1;
 }
 
+static void expect_name(const struct fixture *fixture, int number, const char *name)
+{
+    char text[TOPIC_TABLE_NAME_SIZE];
+
+    CU_ASSERT_EQUAL(topic_table_name(fixture->table, number, text), strlen(name));
+    EXPECT_TEXT(text, name);
+}
+
 static void a_name_has_one_number(void)
 {
     struct fixture fixture = new_fixture(SIZE);
@@ -68,7 +75,7 @@ static void a_name_has_one_number(void)
     CU_ASSERT_EQUAL(find(&fixture, "orders", 5), -1);
     CU_ASSERT_EQUAL(find(&fixture, "orders2", 7), -1);
     CU_ASSERT_EQUAL(find(&fixture, "Orders", 6), -1);
-    EXPECT_TEXT(topic_table_name(fixture.table, orders), "orders");
+    expect_name(&fixture, orders, "orders");
     /* The name is a part of a longer text, without a NUL. */
     CU_ASSERT_EQUAL(find(&fixture, "usersandorders", 5), users);
     free_fixture(&fixture);
@@ -94,7 +101,7 @@ static void a_removed_name_is_gone(void)
     int number = open_topic(&fixture, "a", 1);
 
     close_topic(&fixture, number);
-    CU_ASSERT_PTR_NULL(topic_table_name(fixture.table, number));
+    expect_name(&fixture, number, "");
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
     /* The number belongs to another topic now. */
     CU_ASSERT_EQUAL(open_topic(&fixture, "longer", 6), number);
@@ -102,7 +109,7 @@ static void a_removed_name_is_gone(void)
     CU_ASSERT_EQUAL(find(&fixture, "longer", 6), number);
     close_topic(&fixture, number);
     CU_ASSERT_EQUAL(open_topic(&fixture, "b", 1), number);
-    EXPECT_TEXT(topic_table_name(fixture.table, number), "b");
+    expect_name(&fixture, number, "b");
     free_fixture(&fixture);
 }
 
@@ -119,66 +126,82 @@ static void names_are_any_text(void)
         numbers[i] = open_topic(&fixture, names[i], strlen(names[i]));
     for (size_t i = 0; i < COUNT(names); i++) {
         EXPECT(find(&fixture, names[i], strlen(names[i])) == numbers[i], "%s", names[i]);
-        EXPECT_TEXT(topic_table_name(fixture.table, numbers[i]), names[i]);
+        expect_name(&fixture, numbers[i], names[i]);
     }
     for (int i = 0; i < TOPIC_MAX_CHARACTERS; i++)
         (void)strcat(longest, "\xf0\x9f\x90\x98");
     CU_ASSERT_EQUAL_FATAL(strlen(longest), NAME_BYTES);
     CU_ASSERT_EQUAL(open_topic(&fixture, longest, NAME_BYTES), find(&fixture, longest, NAME_BYTES));
     CU_ASSERT_EQUAL(find(&fixture, longest, NAME_BYTES - 4), -1);
-    EXPECT_TEXT(topic_table_name(fixture.table, find(&fixture, longest, NAME_BYTES)), longest);
+    expect_name(&fixture, find(&fixture, longest, NAME_BYTES), longest);
     free_fixture(&fixture);
 }
 
-/* A table no larger than the number of probes can be filled completely, and then takes no more. */
 static void a_full_table_takes_no_more(void)
 {
-    enum { FEW = 32 };
+    enum { FEW = 33 };
     struct fixture fixture = new_fixture(FEW);
     char name[16];
-    bool used[FEW] = { false };
 
     for (int i = 0; i < FEW; i++) {
-        int length = snprintf(name, sizeof name, "topic %d", i),
-            number = open_topic(&fixture, name, (size_t)length);
+        int length = snprintf(name, sizeof name, "topic %d", i);
 
-        if (EXPECT(number >= 0 && !used[number], "%s got number %d", name, number))
-            used[number] = true;
+        EXPECT(open_topic(&fixture, name, (size_t)length) == i, "the lowest number for %s", name);
     }
     CU_ASSERT_EQUAL(topic_table_add(fixture.table, "one more", 8), -1);
     CU_ASSERT_EQUAL(find(&fixture, "one more", 8), -1);
     CU_ASSERT_EQUAL(open_topic(&fixture, "topic 7", 7), find(&fixture, "topic 7", 7));
     close_topic(&fixture, find(&fixture, "topic 7", 7));
-    CU_ASSERT_NOT_EQUAL(open_topic(&fixture, "one more", 8), -1);
-    CU_ASSERT_NOT_EQUAL(find(&fixture, "one more", 8), -1);
+    CU_ASSERT_EQUAL(open_topic(&fixture, "one more", 8), 7);
+    CU_ASSERT_EQUAL(find(&fixture, "one more", 8), 7);
     free_fixture(&fixture);
 }
 
-/* Adds and removes topics at random: exactly those that are in the table can be found. */
-static void names_come_and_go(void)
+/*
+ * Adds and removes topics at random, in a table that takes any names of the greatest length: exactly those
+ * that are in it can be found, and it is full when all numbers are used, not before.
+ */
+static void names_come_and_go(int size, int changes)
 {
-    enum { NAMES = 2 * SIZE, CHANGES = 20000 };
-    struct fixture fixture = new_fixture(SIZE);
-    int numbers[NAMES], refused = 0;
-    char name[16];
+    const int names = 2 * size;
+    struct fixture fixture = new_fixture(size);
+    int *numbers = calloc((size_t)names, sizeof *numbers), used = 0;
+    char name[NAME_BYTES + 1];
 
     srandom(1);
-    for (int i = 0; i < NAMES; i++)
+    for (int i = 0; i < names; i++)
         numbers[i] = -1;
-    for (int change = 0; change < CHANGES; change++) {
-        int i = (int)(random() % NAMES), length = snprintf(name, sizeof name, "topic %d", i);
+    for (int change = 0; change < changes; change++) {
+        const int i = (int)(random() % names);
+        /* Names of one to 17 blocks. */
+        const size_t length =
+            (size_t)snprintf(name, sizeof name, "%0*d", i % 5 == 0 ? NAME_BYTES : 6 + i % 120, i);
 
-        EXPECT(find(&fixture, name, (size_t)length) == numbers[i], "%s", name);
+        EXPECT(find(&fixture, name, length) == numbers[i], "%s", name);
         if (numbers[i] >= 0) {
+            expect_name(&fixture, numbers[i], name);
             close_topic(&fixture, numbers[i]);
             numbers[i] = -1;
+            used--;
         } else {
-            numbers[i] = open_topic(&fixture, name, (size_t)length);
-            refused += numbers[i] < 0;
+            numbers[i] = open_topic(&fixture, name, length);
+            EXPECT((numbers[i] < 0) == (used == size), "%d of %d are used", used, size);
+            used += numbers[i] >= 0;
         }
     }
-    EXPECT(refused < CHANGES / 4, "refused %d times", refused);
+    free(numbers);
     free_fixture(&fixture);
+}
+
+static void few_names_come_and_go(void)
+{
+    names_come_and_go(SIZE, 20000);
+}
+
+/* The index doubles several times. */
+static void many_names_come_and_go(void)
+{
+    names_come_and_go(10000, 60000);
 }
 
 CU_TestInfo topic_table_tests[] = {
@@ -187,6 +210,7 @@ CU_TestInfo topic_table_tests[] = {
     { "a removed name is gone", a_removed_name_is_gone },
     { "names are any text", names_are_any_text },
     { "a full table takes no more", a_full_table_takes_no_more },
-    { "names come and go", names_come_and_go },
+    { "few names come and go", few_names_come_and_go },
+    { "many names come and go", many_names_come_and_go },
     CU_TEST_INFO_NULL,
 };

@@ -1,0 +1,150 @@
+"""Many topics: more than a host's polls once had room for, in batches and announcements of many topics, some of them forged."""
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from between import manager
+from fastcgi import poll_as
+from server import MODE, ROOT, Server, soon, until
+
+STORM = ROOT / "build" / "tests" / "bench" / "storm"
+CLIENTS, TOPICS, MESSAGES = 90, 50, 150
+
+pytestmark = pytest.mark.skipif(MODE == "direct", reason="about the manager")
+
+
+class Crowd:
+    """Clients with topics of their own. Each message goes to one of them; storm checks that all come, once, in order."""
+
+    def __init__(self, server, prefix):
+        command = [STORM, "own", "--target=pgpoll", f"--port={server.port}", f"--topic={prefix}", f"--clients={CLIENTS}", f"--topics={TOPICS}",
+                   f"--messages={MESSAGES}", "--rate=200"]
+        self.server, self.output = server, None
+        self.process = subprocess.Popen(command, env={**os.environ, **server.env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def waits(self):
+        return self.server.stats()["active_waiters"] == CLIENTS
+
+    def publish(self):
+        output, _ = self.process.communicate(b"go\n", timeout=120)
+        result = json.loads(output)
+        assert self.process.returncode == 0 and result["deliveries"] == MESSAGES + 2, {k: v for k, v in result.items() if not k.endswith("_ms")}
+
+
+@pytest.fixture(scope="module", name="many")
+def many_workers():
+    with Server(CLIENTS + 10) as server:
+        yield server
+
+
+@pytest.fixture(name="crowd")
+def waiting_clients(many, topic):
+    crowd = Crowd(many, topic)
+    try:
+        until(crowd.waits, "all clients waiting", 60)
+        yield crowd
+    finally:
+        crowd.process.kill()
+        crowd.process.communicate()
+
+
+def transactions(server):
+    return server.sql("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")[0][0]
+
+
+def table_pages(server):
+    return sum(value for value, in server.sql("SELECT value FROM pgpoll.counters WHERE metric = 'pages' AND label = 'table'"))
+
+
+def test_topics_of_their_own(many, crowd):
+    """4,500 topics: while nothing is published nobody reads the table, and the database has a few transactions a second."""
+    before, begin = table_pages(many), [time.monotonic(), transactions(many)]
+
+    def is_quiet():     # sessions report what they did up to 10 s later
+        seconds = time.monotonic() - begin[0]
+        if seconds < 1.5:
+            return False
+        rate, begin[:] = (transactions(many) - begin[1]) / seconds, [time.monotonic(), transactions(many)]
+        return rate <= 5
+    until(is_quiet, "a quiet second", 40)
+    assert table_pages(many) == before
+    crowd.publish()
+
+
+def test_forged_announcements(many, crowd):
+    """Anybody may send them: positions that were never given, topics that have no news, no position at all."""
+    stop, forged = threading.Event(), many.connect()
+    forged.autocommit = True
+
+    def forge():
+        choose = random.Random(1)
+        while not stop.is_set():
+            position = choose.choice((0, 1, -5, 1 << 62, 99 << 90, many_position()))
+            hashes = "".join(f"{choose.getrandbits(32):08x}" for _ in range(choose.randrange(20)))
+            with forged.cursor() as cursor:
+                cursor.execute("SELECT pg_notify('pgpoll', %s)", (choose.choice((f"{position} {hashes}", f"{position} *", f"{position}", hashes, "x", " ", "")),))
+            stop.wait(0.002)
+
+    def many_position():
+        with forged.cursor() as cursor:
+            cursor.execute("SELECT (extract(epoch FROM clock_timestamp() + '1 s') * 1000)::bigint << 16")
+            return cursor.fetchone()[0]
+
+    forger = threading.Thread(target=forge)
+    forger.start()
+    try:
+        crowd.publish()
+    finally:
+        stop.set()
+        forger.join()
+        forged.close()
+
+
+def test_one_transaction_with_thousands_of_topics(many, topic):
+    """Its announcement does not fit into one payload. A poll gets what it waits for, in the order of all topics."""
+    names = [f"{topic}-{n}" for n in range(1500)]
+    polls = [many.wait(*names[n::500][::-1], timeout=60)[0] for n in range(3)]
+    until(lambda: many.stats()["active_waiters"] == 3, "the polls waiting")
+    many.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s || '-' || n, to_json(n) FROM generate_series(0, 1499) AS n", topic)
+    for n, poll in enumerate(polls):
+        answer, got = poll.result(), []
+        while answer.messages:
+            got += answer.payloads
+            answer = many.poll(*names[n::500], since=answer.next_since)
+        assert got == list(range(n, 1500, 500))
+
+
+def lock_holder(server):
+    """The process id of the session that leads, by the advisory lock."""
+    return [pid for pid, in server.sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885827180 AND objid = 2")]
+
+
+def test_a_manager_whose_leader_is_silent(many, topic, tmp_path):
+    """One of two managers looks when a publisher sends NOTIFY. If it does not, the other does, long before its look every 5 s; and
+    it leads when the first has gone."""
+    def seconds():
+        answered = many.threads.submit(poll_as, other.socket, "", topic, timeout=60)
+        many.until_waiting(topic)
+        os.kill(many.manager, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            many.publish(topic, 1)
+            assert [message["payload"] for message in answered.result(20)[1]["messages"]] == [1]
+            return time.monotonic() - began
+        finally:
+            os.kill(many.manager, signal.SIGCONT)
+
+    until(lambda: lock_holder(many), "a leader")
+    with manager(many, "other", tmp_path / "log") as other:
+        until(other.socket.exists, "the other manager's socket")
+        leader = lock_holder(many)
+        assert soon(seconds, 3)
+        assert lock_holder(many) == leader
+        many.sql("SELECT pg_terminate_backend(%s)", *leader)
+        until(lambda: lock_holder(many) not in ([], leader), "another leader")

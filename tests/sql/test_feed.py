@@ -1,0 +1,205 @@
+"""What a manager reads: read_feed(), new_messages() and what batches announce."""
+from sessions import LEVELS, assign, connect, publish, run, wait_until
+
+FEED = "SELECT topic, position, payload, complete_to, more, deleted_to FROM pgpoll.read_feed(%s, %s, %s, %s)"
+
+
+class Manager:
+    """Follows the feed as a manager does, without looking at announcements: each page goes on where the one before ended."""
+
+    def __init__(self, session):
+        self.session = session
+        self.complete_to = run(session, FEED, 1, 1, None, [])[0][3]
+        self.deleted_to = 0
+        self.got = []
+
+    def read(self, messages=100, max_bytes=1 << 20, wanted=None):
+        pages = 0
+        while True:
+            head, *rows = run(self.session, FEED, messages, max_bytes, self.complete_to, wanted)
+            assert head[:3] == (None, None, None) and len(rows) <= messages
+            assert all(row[3:] == head[3:] for row in rows) and [row[1] for row in rows] == sorted(row[1] for row in rows)
+            assert all(self.complete_to < row[1] <= head[3] for row in rows)
+            self.got += [(topic, payload) for topic, _, payload, *_ in rows]
+            self.complete_to, more, deleted_to = head[3:]
+            pages += 1
+            if not more:
+                lost, self.deleted_to = deleted_to > self.deleted_to, max(deleted_to, self.deleted_to)
+                return pages, lost
+
+
+def start(admin):
+    assign(admin)
+    return Manager(connect())
+
+
+def test_pages_have_everything_in_order(admin):
+    manager = start(admin)
+    for n in range(25):
+        publish(admin, f"t{n % 3}", n)
+        if n % 4 == 0:
+            assign(admin)
+    assign(admin)
+    assert manager.read(messages=4)[0] == 7
+    assert manager.got == [(f"t{n % 3}", n) for n in range(25)]
+    assert manager.read() == (1, False) and len(manager.got) == 25
+
+
+def test_bytes_bound_a_page_of_whole_messages(admin):
+    manager = start(admin)
+    publish(admin, "large", "x" * 50, "y" * 50, "z" * 50)
+    publish(admin, "other", 1)
+    assign(admin)
+    assert manager.read(max_bytes=60)[0] == 3
+    assert [payload[0] for topic, payload in manager.got if topic == "large"] == ["x", "y", "z"]
+    again = start(admin)
+    again.complete_to = 0
+    assert again.read(max_bytes=1, wanted=["other"])[0] == 1
+    assert again.got == [("large", None)] * 3 + [("other", 1)]
+
+
+def test_only_wanted_messages_are_read(admin):
+    manager = start(admin)
+    publish(admin, "a", 1)
+    publish(admin, "b", 2)
+    publish(admin, "a", 3)
+    assign(admin)
+    manager.read(wanted=["a"])
+    assert manager.got == [("a", 1), ("b", None), ("a", 3)]
+
+
+def test_a_deleted_message_is_left_out(admin):
+    """An operator may delete a message; then a manager must not wait for it."""
+    manager = start(admin)
+    publish(admin, "a", 1, 2)
+    assign(admin)
+    run(admin, "DELETE FROM pgpoll.messages WHERE payload::text = '1'")
+    manager.read(wanted=["a"])
+    assert manager.got == [("a", 2)]
+
+
+def test_pruned_before_it_was_read(admin):
+    manager, late = start(admin), start(admin)
+    publish(admin, "a", 1)
+    assign(admin)
+    assert manager.read() == (1, False)
+    run(admin, "SELECT pgpoll.prune('0')")
+    assert manager.read() == (1, False), "it has read all that was pruned"
+    assert late.read() == (1, True) and not late.got
+    publish(admin, "a", 2)
+    assign(admin)
+    assert late.read() == (1, False) and late.got == [("a", 2)]
+
+
+def test_truncated_before_it_was_read(admin):
+    manager, late = start(admin), start(admin)
+    publish(admin, "a", 1)
+    assign(admin)
+    assert manager.read() == (1, False)
+    run(admin, "TRUNCATE pgpoll.messages")
+    assert manager.read() == (1, False) and late.read() == (1, True)
+    publish(admin, "a", 2)      # it gets no position
+    run(admin, "TRUNCATE pgpoll.messages")
+    assert manager.read() == (1, True) and late.read() == (1, True)
+    assert manager.complete_to == run(admin, "SELECT pruned_to FROM pgpoll.retention WHERE topic = 'a'")[0][0]
+
+
+def test_a_truncate_that_is_undone_is_no_lasting_gap(admin):
+    """It is counted all the same, once."""
+    manager, other = start(admin), connect(LEVELS[0])
+    publish(admin, "a", 1)
+    run(other, "TRUNCATE pgpoll.messages")
+    other.rollback()
+    assert manager.read() == (1, True)
+    assert manager.read() == (1, False)
+    assign(admin)
+    assert manager.read() == (1, False) and manager.got == [("a", 1)]
+
+
+def test_a_restored_database_is_behind(admin):
+    manager = start(admin)
+    publish(admin, "a", 1)
+    assign(admin)
+    manager.complete_to += 1 << 40
+    head, = run(admin, FEED, 10, 1000, manager.complete_to, [])
+    assert head[3] < manager.complete_to and not head[4]
+
+
+def test_a_manager_that_numbers_gets_what_others_numbered_first(admin):
+    manager = start(admin)
+    publish(admin, "a", 1)
+    publish(admin, "b", 2)
+    assign(admin)
+    publish(admin, "a", 3)
+    publish(admin, "b", 4)
+    rows = run(connect(), "SELECT topic, payload, assigned, more, deleted_to FROM pgpoll.new_messages(10, 1000, %s, '{a}')", manager.complete_to)
+    assert rows == [(None, None, 2, False, 0), *((topic, payload, 2, False, 0) for topic, payload in (("a", 1), ("b", None), ("a", 3), ("b", 4)))]
+
+
+def test_it_never_passes_what_is_under_way(admin):
+    """A batch that has not committed is not in the page, and the page does not end after it."""
+    manager, assigner = start(admin), connect(LEVELS[0])
+    publish(admin, "a", 1)
+    assign(assigner)
+    before = manager.complete_to
+    assert manager.read() == (1, False) and manager.complete_to == before
+    assigner.commit()
+    assert manager.read() == (1, False) and manager.got == [("a", 1)]
+
+
+def test_writers_and_managers(admin):
+    """Four sessions give positions while eight transactions publish to thousands of topics; each manager reads the same history."""
+    managers = [start(admin) for _ in range(3)]
+    begin = managers[0].complete_to
+    writers = [connect(LEVELS[n % 3]) for n in range(8)]
+    numberers = [connect() for _ in range(4)]
+    for turn in range(60):
+        for n, writer in enumerate(writers):
+            run(writer, "INSERT INTO pgpoll.messages (topic, payload) SELECT 'user-' || (%s * 97 + i * 31) %% 2500, json_build_array(%s::integer, i)"
+                        " FROM generate_series(1, 8) AS i", turn + n, turn * 8 + n)
+            if (turn + n) % 3 == 0:
+                writer.commit()
+        run(numberers[turn % 4], "SELECT pgpoll.assign_positions()" if turn % 2 else "SELECT pgpoll.new_messages(100, 100000)")
+        managers[turn % 3].read(messages=7 + turn)
+    for writer in writers:
+        writer.commit()
+    assign(admin)
+    for manager in managers:
+        manager.read()
+    wanted = [(topic, payload) for topic, payload in run(admin, """SELECT f.topic, m.payload FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
+                                                                   WHERE f.position > %s ORDER BY f.position""", begin)]
+    assert len(wanted) == 60 * 8 * 8 and all(manager.got == wanted for manager in managers)
+
+
+def heard(listener):
+    run(listener, "SELECT 1")
+    found = [n.payload for n in listener.notifies if n.payload]
+    listener.notifies.clear()
+    return found
+
+
+def test_many_topics_do_not_fit_into_an_announcement(admin):
+    listener = connect()
+    run(listener, "LISTEN pgpoll")
+    for topics, form in (900, "hashes"), (901, "*"):
+        run(admin, "INSERT INTO pgpoll.messages (topic, payload) SELECT 'topic-' || n, 'null' FROM generate_series(1, %s) AS n", topics)
+        assert assign(admin) == topics
+        wait_until(lambda: run(listener, "SELECT 1") and listener.notifies)
+        (announced,) = heard(listener)
+        position, rest = announced.split(" ")
+        assert int(position) == run(admin, "SELECT max(position) FROM pgpoll.feed")[0][0]
+        assert rest == "*" if form == "*" else len(set(rest[at:at + 8] for at in range(0, len(rest), 8))) == topics
+
+
+def test_newest_positions(admin):
+    publish(admin, "a", 1, 2)
+    publish(admin, "b", 3)
+    assign(admin)
+    run(admin, "SELECT pgpoll.prune('0', 2)")
+    publish(admin, "a", 4)
+    assign(admin)
+    newest = dict(run(admin, "SELECT topic, max(position) FROM pgpoll.feed GROUP BY topic"))
+    rows = run(admin, "SELECT newest, now, hash FROM pgpoll.newest_positions('{b,none,a}')")
+    assert [row[:2] for row in rows] == [(newest["b"],) * 2, (0, 0), (newest["a"],) * 2]
+    run(admin, "SELECT pgpoll.prune('0')")
+    assert run(admin, "SELECT newest FROM pgpoll.newest_positions('{a,b}')") == [(newest["a"],), (newest["b"],)], "what was pruned counts"
