@@ -7,8 +7,8 @@
 #include <string.h>
 
 /*
- * The columns of catch_up(), and of new_messages() and read_feed(), in their order. Those of a message are
- * the same in all.
+ * The columns of catch_up(), and those of new_messages() and read_feed(), in their order. The columns of a
+ * message are the same in all of them.
  */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
 enum feed_column { TOPIC, ASSIGNED = METADATA + 1, COMPLETE_TO, MORE, DELETED_TO };
@@ -105,7 +105,8 @@ struct catch_up_feed catch_up_feed(const PGresult *result)
     struct catch_up_feed feed = { .more = true };
 
     if (PQntuples(result) == 0)
-        return feed; /* the messages were deleted meanwhile; the next run tells whether there are more */
+        /* the messages were deleted meanwhile; the next run tells whether there are more */
+        return feed;
     feed.read_only = database_int4(result, 0, ASSIGNED) < 0;
     feed.assigned = feed.read_only ? 0 : database_int4(result, 0, ASSIGNED);
     feed.more = *PQgetvalue(result, 0, MORE) == 1;

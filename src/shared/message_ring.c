@@ -29,8 +29,8 @@ struct ring_topic {
 
 /* The head of the memory, followed by the topics, the entries and the JSON. */
 struct message_ring {
-    uint64_t capacity;           /* entries */
-    uint64_t size;               /* bytes of JSON */
+    uint64_t capacity;           /* maximum number of entries */
+    uint64_t size;               /* maximum number of bytes of JSON */
     uint64_t data_end;           /* where the next JSON goes; only the writer uses it */
     int64_t last_position;       /* position of the entry appended last; only the writer uses it */
     _Atomic uint64_t tail, head; /* the ring holds the entries tail to head - 1 */

@@ -80,7 +80,7 @@ void ring_skip(struct message_ring *ring, int topic, int64_t position);
  */
 void ring_append(struct message_ring *ring, int topic, const struct ring_message *message);
 
-/* Drops all messages, of topics that are closed already. Needed if positions may have gone back. */
+/* Drops all messages. All topics must be closed before. Call this if positions may have gone back. */
 void ring_reset(struct message_ring *ring);
 
 /* ---- readers, and the writer */
