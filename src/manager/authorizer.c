@@ -59,7 +59,8 @@ struct authorizer {
     struct worker_queue waiting, lane;
     struct question *refreshes, **refreshes_end;
     int refresh_count;
-    unsigned turn; /* decides which of waiting, lane and refreshes the next free session serves first */
+    /* decides which of waiting, lane and refreshes is first in turn for the next free session */
+    unsigned turn;
     struct slow_asker slow[SLOW_ASKERS];
     int64_t expiry_ms;    /* no question for which a worker waits has a deadline before this time */
     bool is_away;         /* the last attempt to call a function failed because of the connection */

@@ -289,7 +289,8 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
     if (cycle->numbers) {
         relay->look_ms = now_ms + clock_min(LOOK_MS, relay->config->reread_s * 1000);
         /*
-         * The manager that holds this lock leads. Anybody can hold it, which only costs LEAD_MS now and then.
+         * The manager that holds this lock leads. If anybody else takes it, no manager leads, which only
+         * costs LEAD_MS now and then.
          */
         if (relay->throttle.follows)
             (void)add_statement(relay, "SELECT pg_try_advisory_lock(1885827180, 2)", &cycle->lead_at);
@@ -487,8 +488,8 @@ static bool append_page(struct relay *relay, const PGresult *result)
 }
 
 /*
- * Takes one page of all messages after complete_to, in their order. Only the page is believed: it lacks no
- * message up to its own complete_to, whatever was announced.
+ * Takes one page of all messages after complete_to, in order of position. Only the page is believed: it lacks
+ * no message up to its own complete_to, whatever was announced.
  */
 static void take_messages(struct relay *relay, const PGresult *result)
 {

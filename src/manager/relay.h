@@ -25,7 +25,7 @@ struct relay;
 struct scoreboard;
 
 /*
- * All arguments are borrowed until relay_free(). open: the relay sends its question to the database. Returns
+ * All arguments are borrowed until relay_free(). The relay asks the database what open needs to know. Returns
  * NULL if out of memory.
  */
 struct relay *relay_new(const struct config *config, struct scoreboard *scoreboard, struct open_to_all *open);

@@ -80,7 +80,7 @@ struct slot {
     /* the poll is to be answered early, when it has lasted this many ms; 0: it is not; see latch_drain() */
     _Atomic int drain;
     _Atomic int has_read_permit; /* the worker holds a permit of read_permits.h */
-    /* The poll, for the choice of polls to drain and for the statistics. */
+    /* About the poll: for the choice of polls to drain, and for the statistics. */
     _Atomic uint32_t wait_id; /* identifies the wait; differs for each wait of the worker */
     _Atomic int64_t since_ms; /* the poll's start; with a quota it is set before the poll waits */
     _Atomic int64_t deadline_ms;

@@ -39,7 +39,10 @@ struct topic_table {
     _Atomic int bits;             /* size of the index that counts, as a power of two */
     /* Only the manager uses the rest. */
     int used;
-    /* the first number in the list of free ones, -1: none; the lowest number that was never used */
+    /*
+     * free_number: the first in the list of free numbers, -1: none; next_number: the lowest one that was
+     * never used
+     */
     int free_number, next_number;
     int free_block, next_block; /* the same for blocks */
 };
@@ -114,7 +117,7 @@ struct topic_table *topic_table_init(void *memory, int count)
     return getrandom(&table->seed, sizeof table->seed, 0) == sizeof table->seed ? table : NULL;
 }
 
-/* FNV-1a that starts with the seed, with a final mix; never 0. */
+/* Returns the hash of a name: FNV-1a that starts with the seed, with a final mix. Never 0. */
 static uint64_t hash_name(const struct topic_table *table, const char *name, size_t length)
 {
     uint64_t hash = table->seed ^ UINT64_C(0xcbf29ce484222325);
