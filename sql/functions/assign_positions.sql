@@ -27,7 +27,7 @@ BEGIN
     LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND last.seen IS NOT NULL THEN
-        -- During a backlog readers do not queue for the lock: they read what has a position.
+        -- During a backlog readers do not queue for the lock; they read the messages that have a position.
         BEGIN
             LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
         EXCEPTION WHEN lock_not_available THEN

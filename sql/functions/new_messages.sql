@@ -1,6 +1,7 @@
--- What assign_positions() does, for a manager, which gets the messages of the batch with the answer. If they
--- have at most max_bytes (of payload and metadata, as text), there is a row for each, in order. If they have
--- more, or there are none, there is one row without a position. The batch has at most max_messages.
+-- Does for a manager what assign_positions() does, and also returns the messages of the batch. The batch has
+-- at most max_messages. If its messages have at most max_bytes (of payload and metadata, as text), there is
+-- one row per message, in the order of position. If they have more bytes, or if there is no message, there is
+-- one row without a position.
 --
 -- The other columns are the same in all rows. assigned: how many messages got a position, or -1 if the
 -- database is read-only. previous: no position was given between previous and those of this batch. more:

@@ -1,7 +1,7 @@
--- It checks from a poller's session and only reads. host, polls, connections: the host on which the check
--- runs, how many polls can wait there at the same time (0 without a manager), and how many connections its
--- processes may open. severity: WRONG or note. blocking: anything that writes, or that commits a NOTIFY,
--- would fail or wait now.
+-- Finds problems that show in a poller's session. It only reads. host: the host on which the check runs.
+-- polls: how many polls can wait there at the same time (0 without a manager). connections: how many
+-- connections the host's processes may open. severity: WRONG or note. blocking: because of this problem,
+-- whatever writes or commits a NOTIFY would fail or wait now.
 CREATE OR REPLACE FUNCTION pgpoll.problems(host text, polls integer, connections integer)
 RETURNS TABLE (severity text, message text, blocking boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -77,7 +77,7 @@ BEGIN
                             ' memory. If PGPOLL_WORKERS has changed since the manager started, restart it.',
                             l.workers, processes, host) END, false
     FROM (SELECT sum(l.workers) AS workers,
-                 max(a.backend_start) > now() - interval '10 s' AS is_new -- NULL without the right to see it
+                 max(a.backend_start) > now() - interval '10 s' AS is_new -- NULL: this role may not see it
           FROM pgpoll.listening l JOIN pgpoll.listeners USING (host, pid)
           LEFT JOIN pg_stat_activity a ON a.pid = backend_pid
           WHERE host = problems.host AND kind = 'manager' AND alive) l
