@@ -13,7 +13,10 @@
 
 enum { ID_SIZE = 65, TOPICS_SIZE = 400 };
 
-/* Uses the request's X-Request-Id, cut and with unusual characters replaced, or else makes an id. */
+/*
+ * Makes the id of a request. This is its X-Request-Id, cut and with unusual characters replaced; without one,
+ * a new id.
+ */
 static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
 {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-";
@@ -31,8 +34,8 @@ static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
 }
 
 /*
- * Appends a name in quotes, with \xNN for bytes that are not printable ASCII. Returns false if there is no
- * room.
+ * Appends a topic name in quotes, with \xNN for quotes, backslashes and bytes that are not printable ASCII.
+ * Returns false and appends nothing if there is no room.
  */
 static bool add_name(char *text, const char *name)
 {
@@ -54,7 +57,7 @@ static bool add_name(char *text, const char *name)
     return true;
 }
 
-/* Lists as many topics as there is room for. */
+/* Writes the names of the first topics to text, as many as there is room for. */
 static void list_topics(const struct poll_request *request, char text[static TOPICS_SIZE])
 {
     text[0] = '\0';
