@@ -1,6 +1,6 @@
 /*
- * The authorizer and a server that accepts, sends nothing and closes. Tests with a real database are in
- * tests/e2e.
+ * Tests the authorizer with a server that accepts a connection, sends nothing and closes it. Tests with a
+ * real database are in tests/e2e.
  */
 #include "manager/authorizer.h"
 
@@ -22,8 +22,8 @@ static void ask_for_all(struct authorizer *authorizer, const struct scoreboard *
 }
 
 /*
- * All workers are killed while their questions are in a batch. Their successors have asked before the batch
- * fails.
+ * All workers are killed while their questions are in a batch. The workers that replace them ask questions
+ * before the batch fails.
  */
 static void room_for_all_when_a_batch_of_dead_workers_fails(void)
 {

@@ -1,4 +1,4 @@
-/* Tests with results that have the rows of pgpoll.catch_up(), made here without a database. */
+/* Tests with results that look like those of pgpoll.catch_up() but are made here, without a database. */
 #include "postgres/catch_up.h"
 
 #include "api/poll_request.h"
@@ -18,7 +18,7 @@ static const int64_t ONE_SECOND_US = 1000000;
 struct row {
     int topic_no;
     int64_t position;
-    int64_t created_at; /* ABSENT: NULL, here and in the other members */
+    int64_t created_at; /* ABSENT stands for NULL, here and in the other members */
     const char *payload, *metadata, *gap;
     int64_t oldest;
 };
@@ -155,8 +155,8 @@ static void the_statement_has_the_page_s_parameters(void)
 }
 
 /*
- * Adds a row like those of pgpoll.new_messages(). Without a topic it is the row that stands for the whole
- * batch.
+ * Makes a result with a row like those of pgpoll.new_messages(). Without a topic it is the single row of a
+ * batch whose messages are not returned.
  */
 static PGresult *make_batch(const char *topic, int64_t position, int assigned, int64_t previous, bool more)
 {

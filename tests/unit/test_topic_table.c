@@ -47,7 +47,7 @@ static void close_topic(struct fixture *fixture, int number)
     topic_table_remove(fixture->table, number);
 }
 
-/* The number that a worker finds; -1: none. */
+/* Returns the number that a worker finds for this name, or -1 if it finds none. */
 static int find(const struct fixture *fixture, const char *name, size_t length)
 {
     struct ring_topic_ref ref = { -1, 0 };
@@ -69,7 +69,7 @@ static void a_name_has_one_number(void)
     CU_ASSERT_EQUAL(find(&fixture, "orders2", 7), -1);
     CU_ASSERT_EQUAL(find(&fixture, "Orders", 6), -1);
     EXPECT_TEXT(topic_table_name(fixture.table, orders), "orders");
-    /* The name is a part of a longer text, without a NUL. */
+    /* Find a name that is a part of a longer text, so that no NUL follows it. */
     CU_ASSERT_EQUAL(find(&fixture, "usersandorders", 5), users);
     free_fixture(&fixture);
 }
@@ -96,7 +96,7 @@ static void a_removed_name_is_gone(void)
     close_topic(&fixture, number);
     CU_ASSERT_PTR_NULL(topic_table_name(fixture.table, number));
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
-    /* The number belongs to another topic now. */
+    /* Give the number to another topic. */
     CU_ASSERT_EQUAL(open_topic(&fixture, "longer", 6), number);
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
     CU_ASSERT_EQUAL(find(&fixture, "longer", 6), number);
@@ -130,7 +130,10 @@ static void names_are_any_text(void)
     free_fixture(&fixture);
 }
 
-/* A table no larger than the number of probes can be filled completely, and then takes no more. */
+/*
+ * A table that is no larger than the maximum number of probes can be filled completely. After that it takes
+ * no more topics.
+ */
 static void a_full_table_takes_no_more(void)
 {
     enum { FEW = 32 };
@@ -154,7 +157,7 @@ static void a_full_table_takes_no_more(void)
     free_fixture(&fixture);
 }
 
-/* Adds and removes topics at random: exactly those that are in the table can be found. */
+/* Adds and removes topics at random. Exactly those that are in the table must be found. */
 static void names_come_and_go(void)
 {
     enum { NAMES = 2 * SIZE, CHANGES = 20000 };
