@@ -86,6 +86,8 @@ static const char *status_text(int status)
         return "204 No Content";
     case 400:
         return "400 Bad Request";
+    case 401:
+        return "401 Unauthorized";
     case 403:
         return "403 Forbidden";
     case 404:
@@ -143,7 +145,7 @@ static void put_cors(FCGX_Request *request, const struct config *config)
         put_header(request, "Access-Control-Allow-Credentials", "true"); /* browsers refuse it with "*" */
     }
     put_header(request, "Access-Control-Allow-Origin", origin);
-    put_header(request, "Access-Control-Expose-Headers", "Retry-After");
+    put_header(request, "Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate");
 }
 
 /* Writes the headers of every answer. type is NULL if there is no content. */
@@ -196,6 +198,8 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
         status = error_http_status(ERROR_MEMORY);
     }
     put_head(request, config, status, HTTP_JSON);
+    if (status == 401)
+        put_header(request, "WWW-Authenticate", "Bearer");
     if (status == 405)
         put_header(request, "Allow", methods);
     /* A random time, so that clients that are refused together do not return together. */

@@ -11,7 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ID_SIZE = 65, TOPICS_SIZE = 400 };
+/* Sizes of texts in a line, with their NULs. A user's name that is longer than USER_SIZE is not shown. */
+enum { ID_SIZE = 65, TOPICS_SIZE = 400, USER_SIZE = 300, ACCESS_SIZE = USER_SIZE + 4 * 256 + 64 };
 
 /*
  * Makes the id of a request. This is its X-Request-Id, cut and with unusual characters replaced; without one,
@@ -37,15 +38,18 @@ static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
  * Appends a topic name in quotes, with \xNN for quotes, backslashes and bytes that are not printable ASCII.
  * Returns false and appends nothing if there is no room.
  */
-static bool add_name(char *text, const char *name)
+static bool add_name(char *text, size_t size, const char *name)
 {
     const size_t before = strlen(text);
-    size_t at = before + (size_t)snprintf(text + before, TOPICS_SIZE - before, " \"");
+    size_t at = before;
 
-    for (; *name && at + 7 < TOPICS_SIZE; name++) {
+    if (before + 8 > size)
+        return false;
+    at += (size_t)snprintf(text + before, size - before, " \"");
+    for (; *name && at + 7 < size; name++) {
         unsigned char c = (unsigned char)*name;
         if (c < ' ' || c > '~' || c == '"' || c == '\\')
-            at += (size_t)snprintf(text + at, TOPICS_SIZE - at, "\\x%02x", c);
+            at += (size_t)snprintf(text + at, size - at, "\\x%02x", c);
         else
             text[at++] = *name;
     }
@@ -53,7 +57,7 @@ static bool add_name(char *text, const char *name)
         text[before] = '\0';
         return false;
     }
-    (void)snprintf(text + at, TOPICS_SIZE - at, "\"");
+    (void)snprintf(text + at, size - at, "\"");
     return true;
 }
 
@@ -62,8 +66,24 @@ static void list_topics(const struct poll_request *request, char text[static TOP
 {
     text[0] = '\0';
     for (int i = 0; i < request->topic_count; i++)
-        if (strlen(text) + 8 > TOPICS_SIZE || !add_name(text, request->topics[i].name))
+        if (!add_name(text, TOPICS_SIZE, request->topics[i].name))
             return;
+}
+
+/* Writes what a poll's line says about its user and, if the poll was refused, about the topic. */
+static void describe_access(const struct poll_waiter *waiter, enum error outcome, char *text, size_t size)
+{
+    const int refused = waiter->source->refused_topic;
+
+    text[0] = '\0';
+    if (*waiter->poll.remote_user) {
+        (void)snprintf(text, size, ", user");
+        (void)(add_name(text, USER_SIZE, waiter->poll.remote_user) || add_name(text, USER_SIZE, "..."));
+    }
+    if (outcome == ERROR_DENIED && refused >= 0) {
+        (void)snprintf(text + strlen(text), size - strlen(text), ", may not poll");
+        (void)add_name(text, size, waiter->poll.request->topics[refused].name);
+    }
 }
 
 void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enum error outcome,
@@ -71,7 +91,7 @@ void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enu
 {
     const enum log_level level = error_log_level(outcome);
     const int64_t now_ms = clock_monotonic_ms();
-    char id[ID_SIZE], topics[TOPICS_SIZE] = "";
+    char id[ID_SIZE], topics[TOPICS_SIZE] = "", access[ACCESS_SIZE];
 
     if (!log_enabled(level))
         return;
@@ -83,10 +103,11 @@ void poll_log(const FCGX_Request *request, const struct poll_waiter *waiter, enu
     }
     if (log_enabled(LOG_LEVEL_DEBUG))
         list_topics(waiter->poll.request, topics);
+    describe_access(waiter, outcome, access, sizeof access);
     log_write(level,
-              "poll %s from %s: %s, %d messages%s, waited %" PRId64 " of %" PRId64 " ms, %d topics%s%s%s%s",
+              "poll %s from %s: %s, %d messages%s, waited %" PRId64 " of %" PRId64 " ms, %d topics%s%s%s%s%s",
               id, http_parameter(request, "REMOTE_ADDR"), error_name(outcome), waiter->page.message_count,
               waiter->page.has_more ? " and more" : "",
               waiter->waits_since_ms ? now_ms - waiter->waits_since_ms : 0, now_ms - waiter->poll.started_ms,
-              waiter->page.topic_count, *topics ? ":" : "", topics, *why ? ": " : "", why);
+              waiter->page.topic_count, access, *topics ? ":" : "", topics, *why ? ": " : "", why);
 }

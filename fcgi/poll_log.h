@@ -1,6 +1,6 @@
 /*
- * Writes the log line of a poll: its client, its outcome and its duration. Names topics only at level debug.
- * Never logs payloads, cursors, users or bodies.
+ * Writes the log line of a poll: its client, its user, its outcome and its duration. Names topics only at
+ * level debug, apart from one that the user may not poll. Never logs payloads, cursors, tokens or bodies.
  */
 #ifndef PGPOLL_POLL_LOG_H
 #define PGPOLL_POLL_LOG_H

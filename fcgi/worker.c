@@ -109,13 +109,12 @@ static void log_poll(const struct worker *worker, const FCGX_Request *request,
  * Claims a poll slot within the client's quota, which is PGPOLL_MAX_POLLS_PER_CLIENT. Polls that do not wait
  * need none. Returns false if the client has too many polls.
  */
-static bool claim_quota(const struct worker *worker, FCGX_Request *request, const struct poll_request *asked)
+static bool claim_quota(const struct worker *worker, const struct source_poll *poll)
 {
     const int quota = (int)worker->config.max_polls_per_client;
 
-    return quota == 0 || asked->timeout_s == 0 ||
-           poll_quota_claim(worker->scoreboard, worker->index, http_parameter(request, "REMOTE_USER"),
-                            http_parameter(request, "REMOTE_ADDR"), quota);
+    return quota == 0 || poll->request->timeout_s == 0 ||
+           poll_quota_claim(worker->scoreboard, worker->index, poll->remote_user, poll->client, quota);
 }
 
 /* Called before the answer is sent, because the client may then poll again at once. */
@@ -123,6 +122,20 @@ static void return_quota(const struct worker *worker)
 {
     if (worker->config.max_polls_per_client > 0)
         poll_quota_return(worker->scoreboard, worker->index);
+}
+
+/* Authenticates the client, if the web server has not, and runs the poll. */
+static enum error run_poll(const struct worker *worker, const FCGX_Request *request,
+                           struct poll_waiter *waiter)
+{
+    enum error error = ERROR_NONE;
+
+    if (!*waiter->poll.remote_user)
+        error = poll_waiter_authenticate(waiter, http_parameter(request, "HTTP_AUTHORIZATION"));
+    if (!error)
+        error = claim_quota(worker, &waiter->poll) ? poll_waiter_run(waiter) : ERROR_TOO_MANY;
+    return_quota(worker);
+    return error;
 }
 
 static void serve_checked(struct worker *worker, FCGX_Request *request, const struct interrupts *interrupts,
@@ -139,8 +152,7 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
         record_refusal(worker, request, error);
         return;
     }
-    error = claim_quota(worker, request, asked) ? poll_waiter_run(&waiter) : ERROR_TOO_MANY;
-    return_quota(worker);
+    error = run_poll(worker, request, &waiter);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
     FCGX_Finish_r(request); /* now, because poll_waiter_release() may have to wait for the database */

@@ -13,8 +13,10 @@ GRANT INSERT (topic, payload, metadata) ON pgpoll.messages TO pgpoll_publisher;
 GRANT EXECUTE ON FUNCTION
     pgpoll.schema_version(),
     pgpoll.can_poll(text, text),
-    pgpoll.may_poll(text, text[]),
+    pgpoll.refused_topic(text, text[]),
     pgpoll.is_open_to_all(),
+    pgpoll.authenticate(text),
+    pgpoll.has_authenticate(),
     pgpoll.channel(text),
     pgpoll.listen(text[]),
     pgpoll.unlisten(text[]),

@@ -71,8 +71,10 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/new_messages.sql
 \ir triggers.sql
 \ir functions/can_poll.sql
-\ir functions/may_poll.sql
 \ir functions/is_open_to_all.sql
+\ir functions/refused_topic.sql
+\ir functions/authenticate.sql
+\ir functions/has_authenticate.sql
 \ir functions/listen.sql
 \ir functions/unlisten.sql
 \ir functions/catch_up.sql

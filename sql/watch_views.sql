@@ -29,12 +29,13 @@ COMMENT ON VIEW pgpoll.listening IS
 CREATE OR REPLACE VIEW pgpoll.waiting AS
 SELECT w.host, w.pid, w.client, w.topics,
        date_trunc('milliseconds', now() - w.started_at) AS waited,
-       date_trunc('milliseconds', w.deadline - now()) AS time_left
+       date_trunc('milliseconds', w.deadline - now()) AS time_left,
+       w.remote_user
 FROM pgpoll.live_waiters w
 ORDER BY w.started_at, w.host, w.pid;
 COMMENT ON VIEW pgpoll.waiting IS
     'Who waits for what, and since when? One row per waiting poll, the longest wait first. pid: the '
-    'worker''s process id on that host.';
+    'worker''s process id on that host. remote_user: who polls, empty if nobody was authenticated.';
 
 CREATE OR REPLACE VIEW pgpoll.topics AS
 SELECT f.topic COLLATE "C" AS topic, f.messages, f.bytes,

@@ -3,9 +3,9 @@
 -- restored dump, pg_upgrade), or if there was no batch yet, all messages without a position become a backlog.
 -- assign_backlog() then finds them by feed_message_id instead of transaction numbers. No message is updated.
 --
--- latest: the last row of pgpoll.batches; returned as the state that the new batch starts from.
--- assign_batch() calls this function under feed_lock and stores the result.
-CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(INOUT latest pgpoll.batches)
+-- latest: the last row of pgpoll.batches; returned as the state that the new batch starts from. seen: the
+-- snapshot of the new batch. assign_batch() calls this function under feed_lock and stores the result.
+CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(seen pg_snapshot, INOUT latest pgpoll.batches)
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -14,7 +14,6 @@ DECLARE
     lost constant bigint :=
         (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
     before constant bigint := coalesce(latest.position, 0);
-    seen constant pg_snapshot := pg_current_snapshot();
 BEGIN
     IF latest.cluster IS DISTINCT FROM (pg_control_system()).system_identifier
        OR latest.messages <> 'pgpoll.messages'::regclass
@@ -34,6 +33,6 @@ BEGIN
     latest.cluster := (pg_control_system()).system_identifier;
     latest.messages := 'pgpoll.messages'::regclass;
 END $$;
-COMMENT ON FUNCTION pgpoll.adopt_messages(pgpoll.batches) IS
+COMMENT ON FUNCTION pgpoll.adopt_messages(pg_snapshot, pgpoll.batches) IS
     'Internal. After a restart of the server: if the cluster or the table is another one, makes all '
     'messages without a position a backlog.';

@@ -63,11 +63,8 @@ DECLARE
 BEGIN
     assigned := 0;
     more := false;
-    IF mine IS NULL AND NOT note THEN
-        previous := pgpoll.all_numbered();
-    END IF;
     -- The snapshot must be newer than the lock. Another session will give these positions.
-    IF previous IS NOT NULL OR current_setting('transaction_isolation') <> 'read committed' THEN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
     LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- keeps TRUNCATE away: see tables.sql
@@ -85,12 +82,11 @@ BEGIN
         drawn := pg_sequence_last_value('pgpoll.messages_id_seq');
     END IF;
     IF last.server_start IS DISTINCT FROM pg_postmaster_start_time() THEN
-        last := pgpoll.adopt_messages(last);
+        last := pgpoll.adopt_messages(seen, last);
         begun := last.seen IS NOT NULL AND last.walked_to IS NULL;
         note := true;
     ELSIF note THEN
         -- The last batch itself has a number, next_xid. Without another one there is nothing to note.
-        seen := pg_current_snapshot();
         note := last.next_xid::text::bigint + 1 < pg_snapshot_xmax(seen)::text::bigint
                 OR EXISTS (SELECT FROM unnest(last.unfinished) AS x WHERE pg_visible_in_snapshot(x, seen));
     END IF;

@@ -15,6 +15,8 @@ SET enable_bitmapscan = off
 SET jit = off
 AS $$
 DECLARE
+    note boolean := random() < 0.01;
+    begun timestamptz;
     last pgpoll.batches;
     batch record;
 BEGIN
@@ -24,6 +26,16 @@ BEGIN
         RETURN;
     END IF;
     assigned := 0;
+    -- Usually there is nothing new. Not for new_messages(), which is usually called because there is.
+    IF NOT note AND pg_current_xact_id_if_assigned() IS NULL THEN
+        begun := clock_timestamp();
+        IF pgpoll.all_numbered() IS NOT NULL THEN
+            note := clock_timestamp() - begun > interval '10 ms'; -- as in assign_batch()
+            IF NOT note THEN
+                RETURN;
+            END IF;
+        END IF;
+    END IF;
     LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND last.seen IS NOT NULL THEN
@@ -36,7 +48,7 @@ BEGIN
             RETURN;
         END;
     END IF;
-    batch := pgpoll.assign_batch(random() < 0.01, 5000); -- a row costs 5 to 20 us
+    batch := pgpoll.assign_batch(note, 5000); -- a row costs 5 to 20 us
     assigned := batch.assigned;
     more := batch.more;
 END $$;

@@ -37,7 +37,13 @@ WITH family (no, name, type, label_name, help) AS (VALUES
     (14, 'notification_queue_used_ratio', 'gauge', NULL,
      'How full the NOTIFY queue of the cluster is, from 0 to 1.'),
     (15, 'log_lines_lost_total', 'counter', NULL,
-     'Log lines that a manager or worker dropped because nobody read the log, or its disk was full.')
+     'Log lines that a manager or worker dropped because nobody read the log, or its disk was full.'),
+    (16, 'access_answers_total', 'counter', 'source',
+     'Answers of can_poll() and authenticate() that managers used. function: the function was called; '
+     'memory: the answer of a call less than PGPOLL_ACCESS_MEMORY_S ago.'),
+    (17, 'access_answers_forgotten_total', 'counter', NULL,
+     'Answers of can_poll() and authenticate() that a manager forgot before their time, because its memory '
+     'was full.')
 ), counter (host, name, label, value) AS (
     SELECT c.host, c.metric, c.label, c.value FROM pgpoll.counters c WHERE c.label ~ '^[A-Za-z0-9_.+]*$'
 ), host (host) AS (

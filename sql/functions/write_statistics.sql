@@ -1,7 +1,7 @@
 -- report: {"pid", "workers", "free_workers", "hears", "quiet", "began", "ended", "counts", "ends"}; all but
 -- pid may be absent. workers, free_workers, hears and quiet are columns of pgpoll.listeners.
---   began:  [{"pid", "topics", "client", "waited_ms", "left_ms"}, ...], the polls that began to wait. Their
---           times are durations, so that the clock of the reporting host does not matter.
+--   began:  [{"pid", "topics", "client", "remote_user", "waited_ms", "left_ms"}, ...], the polls that began
+--           to wait. Their times are durations, so that the clock of the reporting host does not matter.
 --   ended:  [pid, ...], the processes whose polls no longer wait.
 --   counts: [{"metric", "label", "n"}, ...], what was counted since the last report.
 --   ends:   true if the reporting process ends. Then the rows that this session wrote are deleted. Other
@@ -21,15 +21,17 @@ BEGIN
     USING json_array_elements_text($2 -> 'ended') AS e (pid)
     WHERE w.host = $1 AND w.pid = e.pid::integer;
 
-    INSERT INTO pgpoll.waiters (host, pid, backend_pid, topics, client, started_at, deadline, seen_at)
+    INSERT INTO pgpoll.waiters
+        (host, pid, backend_pid, topics, client, started_at, deadline, seen_at, remote_user)
     SELECT $1, b.pid, pg_backend_pid(), b.topics, b.client,
-           now() - b.waited_ms * interval '1 millisecond', now() + b.left_ms * interval '1 millisecond', now()
+           now() - b.waited_ms * interval '1 millisecond', now() + b.left_ms * interval '1 millisecond',
+           now(), coalesce(b.remote_user, '')
     FROM json_to_recordset($2 -> 'began')
-         AS b (pid integer, topics text[], client text, waited_ms bigint, left_ms bigint)
+         AS b (pid integer, topics text[], client text, remote_user text, waited_ms bigint, left_ms bigint)
     ON CONFLICT (host, pid) DO UPDATE
-    SET (backend_pid, topics, client, started_at, deadline, seen_at)
+    SET (backend_pid, topics, client, started_at, deadline, seen_at, remote_user)
       = (excluded.backend_pid, excluded.topics, excluded.client, excluded.started_at, excluded.deadline,
-         excluded.seen_at);
+         excluded.seen_at, excluded.remote_user);
 
     INSERT INTO pgpoll.listeners (host, pid, backend_pid, workers, free_workers, hears, quiet, seen_at)
     SELECT $1, r.pid, pg_backend_pid(), r.workers, r.free_workers, r.hears, r.quiet, now()

@@ -11,6 +11,7 @@ ALTER TABLE IF EXISTS pgpoll.batches ADD COLUMN drawn_id bigint, ADD COLUMN low_
     ADD COLUMN foreign_id bigint, ADD COLUMN seen pg_snapshot, ADD COLUMN walked_to bigint,
     ADD COLUMN walk_end bigint, ADD COLUMN reserved bigint, ADD COLUMN adopting boolean;
 DROP INDEX IF EXISTS pgpoll.messages_xid; -- tables.sql creates it again, with another column
+DROP FUNCTION IF EXISTS pgpoll.adopt_messages(pgpoll.batches);
 DROP FUNCTION IF EXISTS pgpoll.assign_batch(boolean);
 DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);
@@ -22,6 +23,10 @@ DROP FUNCTION IF EXISTS pgpoll.end_wait(text, integer);
 DROP FUNCTION IF EXISTS pgpoll.write_waiters(text, json, json);
 DROP FUNCTION IF EXISTS pgpoll.write_listener(text, integer, integer, integer, boolean, json);
 DROP FUNCTION IF EXISTS pgpoll.end_listener(text, integer);
+
+-- Who waits; refused_topic() does what may_poll() did.
+ALTER TABLE pgpoll.waiters ADD COLUMN remote_user text NOT NULL DEFAULT '';
+DROP FUNCTION IF EXISTS pgpoll.may_poll(text, text[]);
 
 -- A manager that nobody polls says so, and does not report again before there is a poll.
 ALTER TABLE IF EXISTS pgpoll.listeners ADD COLUMN quiet boolean;

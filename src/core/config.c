@@ -55,6 +55,13 @@ static const struct variable {
     { "PGPOLL_HEARTBEAT_S", TYPE_INTEGER, offsetof(struct config, heartbeat_s), "0", 0, 60,
       "seconds between the newlines that are sent to a waiting client, to detect behind Apache that it has "
       "disconnected; 0: none are sent" },
+    { "PGPOLL_ACCESS_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, access_connections), "8", 1, 100,
+      "maximum number of database connections through which a manager calls can_poll() and authenticate(), "
+      "so "
+      "the number of calls at the same time; more than one are opened only if these functions are slow" },
+    { "PGPOLL_ACCESS_MEMORY_S", TYPE_INTEGER, offsetof(struct config, access_memory_s), "5", 0, 60,
+      "seconds for which a manager remembers what can_poll() and authenticate() answered; a change of rights "
+      "takes effect within this time; 0: it remembers nothing" },
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
       "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
       "for all; empty: only pages from the web server's own origin" },

@@ -28,7 +28,9 @@ struct config {
     int64_t idle_s;
     int64_t query_timeout_s;
     int64_t peer_timeout_s;
-    int64_t heartbeat_s;          /* 0: no heartbeats */
+    int64_t heartbeat_s; /* 0: no heartbeats */
+    int64_t access_connections;
+    int64_t access_memory_s;      /* 0: nothing is remembered */
     const char *catch_up_service; /* "": readers connect as other processes do */
     const char *cors_origin;      /* an origin list (cors.h) */
     const char *host;

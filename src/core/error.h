@@ -21,12 +21,17 @@ enum error {
     /* Errors of the client. */
     ERROR_NO_TOPIC,
     ERROR_INVALID,
+    ERROR_UNAUTHENTICATED, /* authenticate() refused the Authorization header */
     ERROR_DENIED,
     ERROR_NOT_FOUND,
     ERROR_METHOD,
     ERROR_TOO_LARGE,
     ERROR_TOO_MANY, /* the client has more polls at the same time than its quota allows */
     /* Errors of the server. */
+    ERROR_AUTHENTICATE_FAILED, /* authenticate() raised an error */
+    ERROR_AUTHENTICATE_TIMEOUT,
+    ERROR_CAN_POLL_FAILED, /* can_poll() raised an error */
+    ERROR_CAN_POLL_TIMEOUT,
     ERROR_DATABASE_AWAY,  /* no connection, a lost connection or a cancelled query; a retry may succeed */
     ERROR_DATABASE_QUERY, /* PostgreSQL rejected the statement; a retry would fail again */
     ERROR_SCHEMA,         /* the pgpoll schema is missing or of another version */

@@ -1,5 +1,7 @@
 #include "core/utf8.h"
 
+#include <string.h>
+
 size_t utf8_decode(const char *text, size_t length, uint32_t *character)
 {
     static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
@@ -45,4 +47,11 @@ size_t utf8_valid_length(const char *text, size_t length)
     while (at < length && (size = utf8_decode(text + at, length - at, &character)) > 0)
         at += size;
     return at;
+}
+
+const char *utf8_or_empty(const char *text)
+{
+    const size_t length = strlen(text);
+
+    return utf8_valid_length(text, length) == length ? text : "";
 }

@@ -22,4 +22,7 @@ size_t utf8_encode(uint32_t character, char bytes[static UTF8_MAX_BYTES]);
 /* Returns how many bytes of text are valid UTF-8, from its start up to the first error. */
 size_t utf8_valid_length(const char *text, size_t length);
 
+/* Returns text, or "" if it is not valid UTF-8, which the database would refuse. */
+const char *utf8_or_empty(const char *text);
+
 #endif

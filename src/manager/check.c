@@ -16,7 +16,7 @@
 enum {
     DELIVERY_MS = 3000,     /* how long a notification may take */
     CLOCK_MS = 2000,        /* how far the database's clock may differ from this host's */
-    MANAGER_CONNECTIONS = 3 /* relay, authorizer, statistics writer */
+    MANAGER_CONNECTIONS = 2 /* relay, statistics writer; the authorizer's come on top */
 };
 
 enum kind { OK, NOTE, WRONG };
@@ -143,10 +143,14 @@ static bool check_problems(struct check *check)
     PGresult *result = NULL;
     bool blocking = false;
 
-    statement_init(&statement, "SELECT severity, message, blocking FROM pgpoll.problems($1, $2, $3)");
+    /* As installed, can_poll() and authenticate() need no more than one connection to be replaced. */
+    statement_init(&statement,
+                   "SELECT severity, message, blocking FROM pgpoll.problems($1, $2, $3 + CASE"
+                   " WHEN pgpoll.is_open_to_all() AND NOT pgpoll.has_authenticate() THEN 1 ELSE $4 END)");
     statement_add_text(&statement, check->config->host);
     if (statement_add_int4(&statement, (int32_t)check->config->workers) &&
-        statement_add_int4(&statement, (int32_t)check->config->connections + MANAGER_CONNECTIONS))
+        statement_add_int4(&statement, (int32_t)check->config->connections + MANAGER_CONNECTIONS) &&
+        statement_add_int4(&statement, (int32_t)check->config->access_connections))
         result = run(check, check->database, &statement, "pgpoll.problems() fails");
     for (int i = 0; i < PQntuples(result); i++) {
         say(check, strcmp(text(result, i, 0), "WRONG") == 0 ? WRONG : NOTE, "%s", text(result, i, 1));

@@ -13,6 +13,7 @@
 #include "manager/relay.h"
 #include "manager/spare_workers.h"
 #include "manager/stats_writer.h"
+#include "manager/worker_queue.h"
 #include "shared/latch.h"
 #include "shared/question.h"
 #include "shared/read_permits.h"
@@ -42,6 +43,8 @@ struct manager {
     struct scoreboard *scoreboard;
     struct relay *relay;
     struct authorizer *authorizer;
+    struct open_to_all open_to_all;
+    struct worker_queue undecided; /* workers whose questions wait for the relay to look at open_to_all */
     struct stats_writer *stats_writer;
     struct fork_server fork_server;
     struct reader_pool reader_pool;
@@ -136,6 +139,7 @@ static int worker_of(const struct manager *manager, pid_t pid)
 static void clear_slot(struct manager *manager, int worker)
 {
     fork_server_forget_worker(&manager->fork_server, worker);
+    worker_queue_remove(&manager->undecided, worker);
     authorizer_forget_worker(manager->authorizer, worker);
     relay_forget_worker(manager->relay, worker);
     slot_reset(manager->scoreboard, worker);
@@ -333,40 +337,64 @@ static void read_signals(struct manager *manager)
     }
 }
 
-/* A question goes to the authorizer first if can_poll() must be called, then to the relay. */
-static void take_question(struct manager *manager, int worker)
+/* can_poll() and authenticate() are as installed: everybody may poll, and nobody is known. */
+static void answer_open(const struct manager *manager, int worker)
 {
-    const enum question_taken taken = question_take(manager->scoreboard, worker);
+    scoreboard_reply(manager->scoreboard, worker)->user[0] = '\0';
+    question_answer(manager->scoreboard, worker, ERROR_NONE);
+}
 
-    if (taken == QUESTION_BROKEN)
-        kill_broken(manager, worker);
-    else if (taken == QUESTION_TAKEN && scoreboard_question(manager->scoreboard, worker)->authorize)
-        authorizer_ask(manager->authorizer, worker);
-    else if (taken == QUESTION_TAKEN)
+/* Takes over a question that nobody waits for. */
+static void refresh(struct manager *manager, int worker, enum open_answer open)
+{
+    struct question *question = question_take_over(manager->scoreboard, worker);
+
+    if (open == OPEN_NO)
+        authorizer_refresh(manager->authorizer, question);
+    else
+        scoreboard_free_question(question);
+}
+
+/* Where topics stand is the relay's business; who may poll what, the authorizer's, unless all may. */
+static void route_question(struct manager *manager, int worker)
+{
+    const struct question *question = scoreboard_question(manager->scoreboard, worker);
+    enum open_answer open;
+
+    if (question->kind == QUESTION_LOCATE) {
         relay_ask(manager->relay, worker);
+        return;
+    }
+    open = open_to_all_judge(&manager->open_to_all, question);
+    if (question->only_refresh)
+        refresh(manager, worker, open);
+    else if (open == OPEN_YES)
+        answer_open(manager, worker);
+    else if (open == OPEN_NO)
+        authorizer_ask(manager->authorizer, worker);
+    else
+        worker_queue_add(&manager->undecided, worker);
 }
 
 static void take_questions(struct manager *manager)
 {
     int worker = -1;
 
-    while ((worker = question_next_asker(manager->scoreboard, worker + 1)) >= 0)
-        take_question(manager, worker);
+    while ((worker = question_next_asker(manager->scoreboard, worker + 1)) >= 0) {
+        const enum question_taken taken = question_take(manager->scoreboard, worker);
+
+        if (taken == QUESTION_BROKEN)
+            kill_broken(manager, worker);
+        else if (taken == QUESTION_TAKEN)
+            route_question(manager, worker);
+    }
 }
 
-static void take_permissions(struct manager *manager)
+/* Once the relay has looked, routes the questions that waited for it. */
+static void route_undecided(struct manager *manager)
 {
-    enum error answer;
-    int worker;
-
-    while ((worker = authorizer_take(manager->authorizer, &answer)) >= 0) {
-        if (answer == ERROR_DENIED)
-            open_to_all_deny(manager->scoreboard);
-        if (answer)
-            question_answer(manager->scoreboard, worker, answer);
-        else
-            relay_ask(manager->relay, worker);
-    }
+    for (int left = manager->open_to_all.wanted ? 0 : manager->undecided.count; left > 0; left--)
+        route_question(manager, worker_queue_take(&manager->undecided));
 }
 
 /* When to fork, drain or inspect workers. */
@@ -419,16 +447,16 @@ static void step_children(struct manager *manager, int64_t now_ms)
 /* One turn of the loop. Nothing in it blocks except poll(2). */
 static void turn(struct manager *manager)
 {
-    enum { SIGNALS, LATCH, RELAY, STATS_WRITER, AUTHORIZER, FORK_SERVER, FDS };
-    struct pollfd fds[FDS] = {
+    enum { SIGNALS, LATCH, RELAY, STATS_WRITER, FORK_SERVER, AUTHORIZER };
+    struct pollfd fds[AUTHORIZER + AUTHORIZER_MAX_SESSIONS] = {
         [SIGNALS] = { .fd = manager->signal_fd, .events = POLLIN },
         [LATCH] = { .fd = manager->scoreboard->latch, .events = POLLIN },
         [RELAY] = relay_pollfd(manager->relay),
         [STATS_WRITER] = stats_writer_pollfd(manager->stats_writer),
-        [AUTHORIZER] = authorizer_pollfd(manager->authorizer),
         [FORK_SERVER] = fork_server_pollfd(&manager->fork_server),
     };
-    int ready = poll(fds, FDS, sleep_ms(manager));
+    const int fd_count = AUTHORIZER + authorizer_pollfds(manager->authorizer, fds + AUTHORIZER);
+    int ready = poll(fds, (nfds_t)fd_count, sleep_ms(manager));
     int64_t now_ms = clock_monotonic_ms();
     eventfd_t value;
 
@@ -442,9 +470,9 @@ static void turn(struct manager *manager)
     if (ready > 0 && fds[LATCH].revents)
         (void)eventfd_read(manager->scoreboard->latch, &value);
     take_questions(manager);
-    authorizer_step(manager->authorizer, ready > 0 && fds[AUTHORIZER].revents);
-    take_permissions(manager);
     relay_step(manager->relay, ready > 0 && fds[RELAY].revents);
+    route_undecided(manager);
+    authorizer_step(manager->authorizer, fds + AUTHORIZER);
     stats_writer_step(manager->stats_writer, ready > 0 && fds[STATS_WRITER].revents);
     if (!manager->reexec.is_old)
         step_children(manager, now_ms);
@@ -487,13 +515,15 @@ static bool set_up(struct manager *manager, const struct config *config, char **
         (size_t)config->window_bytes / MESSAGE_BYTES, (size_t)config->window_bytes, (int)config->connections);
     if (!manager->scoreboard)
         return false;
-    manager->relay = relay_new(config, manager->scoreboard);
+    manager->open_to_all.scoreboard = manager->scoreboard;
+    manager->relay = relay_new(config, manager->scoreboard, &manager->open_to_all);
     manager->authorizer = authorizer_new(config, manager->scoreboard);
     manager->stats_writer = stats_writer_new(config, manager->scoreboard);
     manager->spawned_ms = calloc((size_t)manager->scoreboard->worker_count, sizeof *manager->spawned_ms);
     manager->kill_deadline_ms = INT64_MAX;
     spare_workers_init(&manager->spare_workers, manager->scoreboard);
-    return manager->relay && manager->authorizer && manager->stats_writer && manager->spawned_ms &&
+    return worker_queue_init(&manager->undecided, manager->scoreboard->worker_count) && manager->relay &&
+           manager->authorizer && manager->stats_writer && manager->spawned_ms &&
            reader_pool_init(&manager->reader_pool, manager->scoreboard) &&
            fork_server_init(&manager->fork_server, manager->scoreboard) &&
            reexec_init(&manager->reexec, config, argv, manager->scoreboard) && catch_signals(manager);
@@ -519,6 +549,7 @@ int manager_run(const struct config *config, char **argv)
     }
     relay_free(manager.relay);
     authorizer_free(manager.authorizer);
+    worker_queue_release(&manager.undecided);
     stats_writer_free(manager.stats_writer);
     fork_server_release(&manager.fork_server);
     reader_pool_release(&manager.reader_pool);

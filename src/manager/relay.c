@@ -83,7 +83,7 @@ struct relay {
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
     bool read_only;          /* the database was read-only in the last batch that numbered */
-    struct open_to_all open_to_all;
+    struct open_to_all *open_to_all;
     struct backoff backoff; /* says when to connect again */
     int64_t full_ms;        /* time of the next full read */
     int64_t sweep_ms;       /* time of the next search for unused topics */
@@ -116,7 +116,7 @@ static void list_add(struct list *list, const char *name, int topic, int64_t pos
     list->count++;
 }
 
-struct relay *relay_new(const struct config *config, struct scoreboard *scoreboard)
+struct relay *relay_new(const struct config *config, struct scoreboard *scoreboard, struct open_to_all *open)
 {
     struct relay *relay = calloc(1, sizeof *relay);
     int capacity = topic_table_size(scoreboard->topics);
@@ -126,7 +126,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
     relay->config = config;
     relay->scoreboard = scoreboard;
     relay->backoff = BACKOFF_DATABASE;
-    relay->open_to_all = (struct open_to_all){ .scoreboard = scoreboard };
+    relay->open_to_all = open;
     relay->announcements = (struct announcements){ .scoreboard = scoreboard,
                                                    .subscriptions = &relay->subscriptions,
                                                    .throttle = &relay->throttle };
@@ -352,8 +352,8 @@ static bool compose(struct relay *relay, int64_t now_ms)
            read_statement(relay, &cycle->newest, 1, &cycle->newest_at) &&
            read_statement(relay, &cycle->read, READ_MESSAGES, &cycle->read_at) &&
            unlisten_statement(relay, now_ms);
-    if (now_ms >= open_to_all_due_ms(&relay->open_to_all))
-        (void)add_statement(relay, open_to_all_ask(&relay->open_to_all, now_ms), &cycle->open_at);
+    if (now_ms >= open_to_all_due_ms(relay->open_to_all))
+        (void)add_statement(relay, open_to_all_ask(relay->open_to_all, now_ms), &cycle->open_at);
     return made;
 }
 
@@ -648,7 +648,7 @@ static void succeed(struct relay *relay)
         take_newest(relay, relay->batch.results[cycle->newest_at]);
     complete_ring(relay, cycle->read_at < 0 || take_news(relay, relay->batch.results[cycle->read_at]));
     if (cycle->open_at >= 0)
-        open_to_all_take(&relay->open_to_all, relay->batch.results[cycle->open_at], relay->batch.started_ms);
+        open_to_all_take(relay->open_to_all, relay->batch.results[cycle->open_at], relay->batch.started_ms);
     answer_questions(relay);
     check_look(relay);
     for (int i = 0; i < cycle->unlisten.count; i++)
@@ -731,7 +731,7 @@ int64_t relay_due_ms(const struct relay *relay)
     return clock_min(
         clock_min(routine_due_ms(relay),
                   clock_min(look_due_ms(relay), notify_throttle_due_ms(&relay->throttle))),
-        clock_min(announcements_deaf_ms(&relay->announcements), open_to_all_due_ms(&relay->open_to_all)));
+        clock_min(announcements_deaf_ms(&relay->announcements), open_to_all_due_ms(relay->open_to_all)));
 }
 
 static void begin(struct relay *relay, int64_t now_ms)

@@ -25,11 +25,12 @@
 #include <stdint.h>
 
 struct config;
+struct open_to_all;
 struct relay;
 struct scoreboard;
 
-/* config and scoreboard are borrowed until relay_free(). NULL: out of memory. */
-struct relay *relay_new(const struct config *config, struct scoreboard *scoreboard);
+/* All are borrowed until relay_free(). open: the relay asks for it. NULL: out of memory. */
+struct relay *relay_new(const struct config *config, struct scoreboard *scoreboard, struct open_to_all *open);
 void relay_free(struct relay *relay);
 
 /* What to wait for before the next relay_step(): a descriptor as for poll(2), and a time (monotonic ms). */

@@ -124,11 +124,14 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
     const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
     const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
     const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
-    char client[sizeof slot->client + 1] = ""; /* a copy that ends: the worker may be broken */
+    /* Copies that end: the worker may be broken. */
+    char client[sizeof slot->client + 1] = "", user[sizeof slot->client_user + 1] = "";
 
     memcpy(client, slot->client, sizeof slot->client);
+    memcpy(user, slot->client_user, sizeof slot->client_user);
     return stats_report_add_began(&writer->report, scoreboard_pid(writer->scoreboard, worker),
-                                  topics_of(writer, slot), client, now_ms - since_ms, deadline_ms - now_ms);
+                                  topics_of(writer, slot), client, user, now_ms - since_ms,
+                                  deadline_ms - now_ms);
 }
 
 /*

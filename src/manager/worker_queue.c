@@ -26,13 +26,17 @@ void worker_queue_add(struct worker_queue *queue, int worker)
     *place(queue, queue->count++) = worker;
 }
 
+int worker_queue_first(const struct worker_queue *queue)
+{
+    return queue->count > 0 ? *place(queue, 0) : WORKER_QUEUE_NONE;
+}
+
 int worker_queue_take(struct worker_queue *queue)
 {
-    int worker;
+    const int worker = worker_queue_first(queue);
 
-    if (queue->count == 0)
-        return WORKER_QUEUE_NONE;
-    worker = *place(queue, 0);
+    if (worker == WORKER_QUEUE_NONE)
+        return worker;
     queue->first = (queue->first + 1) % queue->capacity;
     queue->count--;
     return worker;

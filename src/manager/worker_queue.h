@@ -22,6 +22,9 @@ void worker_queue_release(struct worker_queue *queue);
 /* Adds a worker at the end. */
 void worker_queue_add(struct worker_queue *queue, int worker);
 
+/* The oldest worker. WORKER_QUEUE_NONE: the queue is empty. */
+int worker_queue_first(const struct worker_queue *queue);
+
 /* Takes the oldest worker. WORKER_QUEUE_NONE: the queue is empty. */
 int worker_queue_take(struct worker_queue *queue);
 

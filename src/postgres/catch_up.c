@@ -119,22 +119,44 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
     return ERROR_NONE;
 }
 
+/*
+ * What a failure of catch_up_run() is called. The check of the user, if there is one, is the first statement.
+ */
+static enum error name_error(const struct database *database, enum error error, bool checked)
+{
+    if (!checked || database_failed(database) > 0)
+        return error;
+    if (database_timed_out(database))
+        return ERROR_CAN_POLL_TIMEOUT;
+    return error == ERROR_DATABASE_QUERY ? ERROR_CAN_POLL_FAILED : error;
+}
+
+static enum error take_refused(struct catch_up_user *user, const PGresult *result)
+{
+    const int32_t number = database_int4(result, 0, 0);
+
+    if (number == 0)
+        return ERROR_NONE;
+    user->refused_topic = number - 1;
+    return ERROR_DENIED;
+}
+
 enum error catch_up_run(struct database *database, const struct poll_request *request,
-                        const char *remote_user, const struct statement *first, bool *first_is_true,
+                        struct catch_up_user *user, const struct statement *first, bool *first_is_true,
                         bool number, const int64_t *positions, int64_t page_bytes, struct page *page,
                         int64_t deadline_ms)
 {
     enum { MAX_STATEMENTS = 4 };
-    struct statement may_poll = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MAX_STATEMENTS];
+    struct statement refused = { 0 }, assign = { 0 }, catch_up = { 0 }, statements[MAX_STATEMENTS];
     PGresult *results[MAX_STATEMENTS] = { NULL };
     enum error error = ERROR_MEMORY;
     int count = 0;
 
-    if ((remote_user && !statement_may_poll(&may_poll, remote_user, request->topics, request->topic_count)) ||
+    if ((user && !statement_refused_topic(&refused, user->name, request->topics, request->topic_count)) ||
         !catch_up_statement(&catch_up, request, positions, page_bytes))
         goto out;
-    if (remote_user)
-        statements[count++] = may_poll;
+    if (user)
+        statements[count++] = refused;
     if (first)
         statements[count++] = *first;
     statement_init(&assign, "SELECT more FROM pgpoll.assign_positions()");
@@ -143,10 +165,12 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     statements[count++] = catch_up;
 
     error = database_run(database, statements, count, results, deadline_ms);
-    if (!error && remote_user && !database_is_true(results[0]))
-        error = ERROR_DENIED;
+    if (error)
+        error = name_error(database, error, user);
+    else if (user)
+        error = take_refused(user, results[0]);
     if (!error && first)
-        *first_is_true = database_is_true(results[remote_user != NULL]);
+        *first_is_true = database_is_true(results[user != NULL]);
     if (!error)
         error = fill_page(results[count - 1], request, page);
     if (!error && number)
@@ -154,7 +178,7 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
 out:
     for (int i = 0; i < count; i++)
         PQclear(results[i]);
-    statement_release(&may_poll);
+    statement_release(&refused);
     statement_release(&catch_up);
     return error;
 }

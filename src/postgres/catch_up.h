@@ -68,16 +68,23 @@ struct catch_up_batch catch_up_batch(const PGresult *result);
 /* Decodes the message in a row of either statement's result. Texts are borrowed from the result. */
 struct message catch_up_message(const PGresult *result, int row);
 
+/* Whose poll it is, to be checked before a read. */
+struct catch_up_user {
+    const char *name;  /* "": not authenticated */
+    int refused_topic; /* set with ERROR_DENIED: the index of the topic that can_poll() refuses */
+};
+
 /*
  * Reads into a cleared page by deadline_ms. Sends up to four transactions in one network write:
- *  1. Checks whether remote_user may poll these topics, unless remote_user is NULL.
+ *  1. Checks whether the user may poll these topics, unless user is NULL.
  *  2. Runs first, unless it is NULL, and sets *first_is_true to whether it returned true.
  *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more are left.
  *  4. Reads the page.
- * Returns ERROR_NONE, ERROR_DENIED, ERROR_MEMORY or an error of database_run(); on errors the page is clear.
+ * Returns ERROR_NONE, ERROR_DENIED, ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT, ERROR_MEMORY or an error
+ * of database_run(); on errors the page is clear.
  */
 enum error catch_up_run(struct database *database, const struct poll_request *request,
-                        const char *remote_user, const struct statement *first, bool *first_is_true,
+                        struct catch_up_user *user, const struct statement *first, bool *first_is_true,
                         bool number, const int64_t *positions, int64_t page_bytes, struct page *page,
                         int64_t deadline_ms);
 

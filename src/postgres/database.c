@@ -46,7 +46,9 @@ enum error database_begin(struct database *database, const struct statement *sta
 {
     for (int i = 0; i < count; i++)
         results[i] = NULL;
-    database->error[0] = '\0';
+    database->error[0] = database->sqlstate[0] = '\0';
+    database->failed = 0;
+    database->timed_out = false;
     database->asked = (struct pipeline){ statements, count, results, 0, ERROR_NONE };
     return database->state == CLOSED ? connect_step_ending(database) : pipeline_start_asked(database);
 }
@@ -201,6 +203,21 @@ bool database_is_connected(const struct database *database)
 const char *database_error(const struct database *database)
 {
     return database->error;
+}
+
+int database_failed(const struct database *database)
+{
+    return database->failed;
+}
+
+bool database_timed_out(const struct database *database)
+{
+    return database->timed_out;
+}
+
+const char *database_sqlstate(const struct database *database)
+{
+    return database->sqlstate;
 }
 
 void database_note_read_only(bool *noted, bool read_only)

@@ -127,6 +127,15 @@ void database_give_up(struct database *database);
 const char *database_error(const struct database *database);
 
 /*
+ * About the last call that failed: which of the statements failed first, whether it failed because it took
+ * too long (the client's deadline, statement_timeout, lock_timeout, or somebody cancelled it), and the
+ * server's SQLSTATE, or "" if the error did not come from the server.
+ */
+int database_failed(const struct database *database);
+bool database_timed_out(const struct database *database);
+const char *database_sqlstate(const struct database *database);
+
+/*
  * Logs that the database has become read-only, or writable again. *noted is what was noted before, at first
  * false. A read-only database still serves the messages that have positions.
  */

@@ -72,6 +72,9 @@ struct database {
     struct statement check_statement;
     PGresult *check_result;
     char error[512];
+    char sqlstate[6]; /* of the error in the caller's statements; "": it did not come from the server */
+    int failed;       /* which of the caller's statements failed */
+    bool timed_out;   /* because it took too long */
 };
 
 /* ---- session_end.c */

@@ -49,6 +49,20 @@ static bool is_transient(const char *sqlstate)
     return false;
 }
 
+/* Whether a statement took too long: query_canceled, lock_not_available. */
+static bool is_timeout(const char *sqlstate)
+{
+    return strcmp(sqlstate, "57014") == 0 || strcmp(sqlstate, "55P03") == 0;
+}
+
+/* Notes for the caller which of its statements failed, and why. */
+static void note_failure(struct database *database, const struct pipeline *pipeline, const char *sqlstate)
+{
+    database->failed = pipeline->received;
+    database->timed_out = sqlstate && is_timeout(sqlstate);
+    (void)snprintf(database->sqlstate, sizeof database->sqlstate, "%s", sqlstate ? sqlstate : "");
+}
+
 /* Stores the pipeline's first error: the server's message and, for a caller's statement, its hint. */
 static void pipeline_fail(struct database *database, struct pipeline *pipeline, const PGresult *result)
 {
@@ -59,6 +73,8 @@ static void pipeline_fail(struct database *database, struct pipeline *pipeline, 
 
     if (pipeline->outcome)
         return;
+    if (pipeline == &database->asked)
+        note_failure(database, pipeline, sqlstate);
     (void)snprintf(text, sizeof text, "%s%s%s", message ? message : PQerrorMessage(database->connection),
                    hint ? ": " : "", hint ? hint : "");
     pipeline->outcome = database_fail(

@@ -158,6 +158,10 @@ void database_give_up(struct database *database)
         [CLOSED] = "no connection",
     };
 
+    if (database->state == RUNNING) {
+        database->failed = database->asked.received;
+        database->timed_out = true;
+    }
     database_close(database, texts[database->state]);
 }
 

@@ -122,10 +122,10 @@ bool statement_add_int8s(struct statement *statement, const int64_t *numbers, in
     return true;
 }
 
-bool statement_may_poll(struct statement *statement, const char *remote_user, const struct poll_topic *topics,
-                        int count)
+bool statement_refused_topic(struct statement *statement, const char *remote_user,
+                             const struct poll_topic *topics, int count)
 {
-    statement_init(statement, "SELECT pgpoll.may_poll($1, $2)");
+    statement_init(statement, "SELECT pgpoll.refused_topic($1, $2)");
     statement_add_text(statement, remote_user);
     return statement_add_topics(statement, topics, count);
 }

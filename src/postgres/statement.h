@@ -46,11 +46,12 @@ bool statement_add_topics(struct statement *statement, const struct poll_topic *
 bool statement_add_int8s(struct statement *statement, const int64_t *numbers, int count, int64_t null);
 
 /*
- * Initialises a statement that asks whether remote_user ("": not authenticated; borrowed) may poll these
- * topics. Returns false if out of memory.
+ * Initialises a statement that asks which of these topics can_poll() refuses to remote_user ("": not
+ * authenticated; borrowed). Its result is the number of the first one, from 1; 0: none. Returns false if out
+ * of memory.
  */
-bool statement_may_poll(struct statement *statement, const char *remote_user, const struct poll_topic *topics,
-                        int count);
+bool statement_refused_topic(struct statement *statement, const char *remote_user,
+                             const struct poll_topic *topics, int count);
 
 /* Frees the parameters' memory. Accepts an all-zero statement. */
 void statement_release(struct statement *statement);

@@ -26,14 +26,17 @@ static void serve(const struct config *config, struct database *database, int so
 {
     struct read_channel_job job;
     const struct read_channel_question *question = &job.question;
+    struct catch_up_user user = { .name = NULL };
     struct page page;
     enum error error;
 
     if (!read_channel_accept(socket, &job))
         return; /* the worker is gone, or it will notice that its deadline has passed */
+    user.name = question->remote_user;
     if (page_init(&page, question->request->topic_count)) {
-        error = catch_up_run(database, question->request, question->remote_user, NULL, NULL, question->number,
-                             question->positions, config->page_bytes, &page, question->deadline_ms);
+        error =
+            catch_up_run(database, question->request, user.name ? &user : NULL, NULL, NULL, question->number,
+                         question->positions, config->page_bytes, &page, question->deadline_ms);
         read_channel_answer(socket, question->deadline_ms, error, &page, database_error(database));
         page_release(&page);
     } else {

@@ -113,6 +113,9 @@ struct json_object *counters_json(const struct counters *counters, bool all)
     put(&writer, COUNTER_TABLE_PAGES, "pages", "table");
     for (int i = GAP_NONE + 1; i < GAP_COUNT; i++)
         put(&writer, COUNTER_GAPS + i, "gaps", gap_name((enum gap)i));
+    put(&writer, COUNTER_ACCESS_CALLS, "access_answers", "function");
+    put(&writer, COUNTER_ACCESS_REMEMBERED, "access_answers", "memory");
+    put(&writer, COUNTER_ACCESS_FORGOTTEN, "access_answers_forgotten", "");
     put(&writer, COUNTER_RECONNECTS, "listener_reconnects", "");
     put(&writer, COUNTER_LOG_LINES_LOST, "log_lines_lost", "");
     put_histogram(&writer, COUNTER_WAIT_MS, wait_bounds_ms, "wait_seconds");

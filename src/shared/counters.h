@@ -34,6 +34,9 @@ enum counters_number {
     COUNTER_TABLE_PAGES,
     COUNTER_GAPS, /* one for each enum gap */
     COUNTER_RECONNECTS = COUNTER_GAPS + GAP_COUNT,
+    COUNTER_ACCESS_CALLS,      /* of can_poll() and authenticate() */
+    COUNTER_ACCESS_REMEMBERED, /* answers that were remembered, so that nobody was called */
+    COUNTER_ACCESS_FORGOTTEN,  /* remembered answers that were dropped before their time */
     COUNTER_LOG_LINES_LOST,
     COUNTER_WAIT_MS, /* a histogram: the sum, followed by the counts of its buckets */
     COUNTER_WAITS,

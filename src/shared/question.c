@@ -1,6 +1,7 @@
 #include "shared/question.h"
 
 #include "api/topic.h"
+#include "core/clock.h"
 #include "core/utf8.h"
 #include "shared/latch.h"
 
@@ -25,22 +26,30 @@ int question_next_asker(struct scoreboard *scoreboard, int from)
 }
 
 /*
- * Copies everything but the names; number and length of each topic say where its name is. *sound: whether a
- * sound worker may have written it. NULL: out of memory, or not sound.
+ * Copies everything but the names and the token; number and length of each topic say where its name is.
+ * *sound: whether a sound worker may have written it. NULL: out of memory, or not sound.
  */
 static struct question *copy_bounds(const struct scoreboard *scoreboard, const struct slot *slot, bool *sound)
 {
-    const int count = atomic_load_explicit(&slot->question_count, memory_order_relaxed);
+    const int kind = atomic_load_explicit(&slot->question_kind, memory_order_relaxed);
+    const bool about_topics = kind != QUESTION_AUTHENTICATE;
+    const int count = about_topics ? atomic_load_explicit(&slot->question_count, memory_order_relaxed) : 0;
+    const uint32_t token_length =
+        about_topics ? 0 : atomic_load_explicit(&slot->token_length, memory_order_relaxed);
     struct question *question;
 
-    *sound = count > 0 && count <= scoreboard->max_topics;
+    *sound = kind >= 0 && kind < QUESTION_KINDS && count >= about_topics && count <= scoreboard->max_topics &&
+             token_length <= ACCESS_TOKEN_MAX_BYTES;
     if (!*sound)
         return NULL;
     question = calloc(1, sizeof *question + (size_t)count * sizeof *question->topics);
     if (!question)
         return NULL;
-    question->authorize = atomic_load_explicit(&slot->authorize, memory_order_relaxed) != 0;
+    question->kind = (enum question_kind)kind;
+    question->only_refresh = atomic_load_explicit(&slot->only_refresh, memory_order_relaxed) != 0;
+    question->taken_ms = clock_monotonic_ms();
     question->deadline_ms = atomic_load_explicit(&slot->question_deadline_ms, memory_order_relaxed);
+    question->text_size = token_length;
     memcpy(question->user, slot->user, sizeof question->user);
     *sound = memchr(question->user, '\0', sizeof question->user) != NULL;
     question->topic_count = count;
@@ -59,12 +68,12 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
 static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
     const char *names = scoreboard_names(scoreboard, slot);
-    size_t size = 1;
     char *text;
 
+    question->text_size = 1;
     for (int i = 0; i < question->topic_count; i++)
-        size += question->topics[i].length + 1;
-    text = question->text = calloc(1, size);
+        question->text_size += question->topics[i].length + 1;
+    text = question->text = calloc(1, question->text_size);
     for (int i = 0; text && i < question->topic_count; i++) {
         struct question_topic *topic = &question->topics[i];
 
@@ -76,9 +85,30 @@ static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, s
     return text != NULL;
 }
 
-/* The database would refuse an invalid name, and fail the whole batch with other workers' questions. */
-static bool are_names_sound(const struct question *question)
+/* Moves the token out of the shared memory. false: out of memory. */
+static bool move_token(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
+    const size_t length = question->text_size;
+
+    question->text = calloc(1, ++question->text_size);
+    if (question->text)
+        memcpy(question->text, scoreboard_names(scoreboard, slot), length);
+    explicit_bzero(scoreboard_names(scoreboard, slot), length);
+    return question->text != NULL;
+}
+
+static bool copy_text(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
+{
+    return question->kind == QUESTION_AUTHENTICATE ? move_token(scoreboard, slot, question)
+                                                   : copy_names(scoreboard, slot, question);
+}
+
+/* The database would refuse invalid text, and fail the whole batch with other workers' questions. */
+static bool is_text_sound(const struct question *question)
+{
+    if (question->kind == QUESTION_AUTHENTICATE)
+        return strlen(question->text) + 1 == question->text_size &&
+               utf8_valid_length(question->text, question->text_size - 1) == question->text_size - 1;
     for (int i = 0; i < question->topic_count; i++)
         if (utf8_valid_length(question->topics[i].name, question->topics[i].length) !=
                 question->topics[i].length ||
@@ -99,8 +129,8 @@ enum question_taken question_take(struct scoreboard *scoreboard, int worker)
         return QUESTION_NONE;
     question = copy_bounds(scoreboard, slot, &sound);
     scoreboard->questions[worker] = question;
-    copied = question && sound && copy_names(scoreboard, slot, question);
-    sound = sound && asked == atomic_load(&reply->answered) + 1 && (!copied || are_names_sound(question));
+    copied = question && sound && copy_text(scoreboard, slot, question);
+    sound = sound && asked == atomic_load(&reply->answered) + 1 && (!copied || is_text_sound(question));
     if (sound && copied)
         return QUESTION_TAKEN;
     scoreboard_drop_question(scoreboard, worker);
@@ -110,6 +140,15 @@ enum question_taken question_take(struct scoreboard *scoreboard, int worker)
     atomic_store(&reply->answered, asked);
     latch_wake(scoreboard, worker);
     return QUESTION_NONE;
+}
+
+struct question *question_take_over(struct scoreboard *scoreboard, int worker)
+{
+    struct question *question = scoreboard_release_question(scoreboard, worker);
+
+    (void)atomic_fetch_add(&scoreboard_reply(scoreboard, worker)->answered, 1);
+    latch_wake(scoreboard, worker); /* it may have another question by now */
+    return question;
 }
 
 void question_answer(struct scoreboard *scoreboard, int worker, enum error answer)

@@ -28,8 +28,14 @@ int question_next_asker(struct scoreboard *scoreboard, int from);
 enum question_taken question_take(struct scoreboard *scoreboard, int worker);
 
 /*
+ * Takes over a question of a worker that does not wait for the answer: the worker may ask another one at
+ * once. The caller frees it with scoreboard_free_question().
+ */
+struct question *question_take_over(struct scoreboard *scoreboard, int worker);
+
+/*
  * Answers the question that was taken from this worker, if there is one, frees the copy and wakes the worker.
- * The caller has written the reply's topics before.
+ * The caller has written the rest of the reply before.
  */
 void question_answer(struct scoreboard *scoreboard, int worker, enum error answer);
 

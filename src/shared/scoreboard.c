@@ -14,6 +14,9 @@
 
 enum { CACHE_LINE = 64, READ_WRITE = PROT_READ | PROT_WRITE };
 
+/* Entries of the access memories. */
+enum { PERMISSIONS_LEAST = 16384, PERMISSIONS_MOST = 4194304, USERS_LEAST = 4096 };
+
 /* The order of the descriptors that scoreboard_join() takes. */
 enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, LATCH, READ_QUEUE };
 
@@ -31,16 +34,33 @@ static size_t whole_pages(size_t size)
 
 /* Offsets of the parts of the manager's memory, and its size (end). */
 struct manager_layout {
-    size_t topics, ring, replies, reply_stride, end;
+    size_t topics, ring, permissions, users, replies, reply_stride, end;
 };
+
+/* Twice what all waiting polls need at the same time. */
+static int permission_count(const struct scoreboard_plan *plan)
+{
+    const int64_t count = INT64_C(2) * plan->worker_count * plan->max_topics;
+
+    return (int)(count < PERMISSIONS_LEAST  ? PERMISSIONS_LEAST
+                 : count > PERMISSIONS_MOST ? PERMISSIONS_MOST
+                                            : count);
+}
+
+static int user_count(const struct scoreboard_plan *plan)
+{
+    return 2 * plan->worker_count < USERS_LEAST ? USERS_LEAST : 2 * plan->worker_count;
+}
 
 static struct manager_layout lay_out_manager(const struct scoreboard_plan *plan)
 {
     struct manager_layout layout = { .topics = whole_pages(sizeof(struct manager_memory)) };
 
     layout.ring = whole_pages(layout.topics + topic_table_memory(plan->topic_count));
-    layout.replies =
+    layout.permissions =
         whole_pages(layout.ring + ring_memory(plan->topic_count, plan->ring_messages, plan->ring_bytes));
+    layout.users = whole_pages(layout.permissions + access_memory_size(permission_count(plan), sizeof(bool)));
+    layout.replies = whole_pages(layout.users + access_memory_size(user_count(plan), SCOREBOARD_USER_SIZE));
     layout.reply_stride =
         round_up(sizeof(struct reply) + (size_t)plan->max_topics * sizeof(struct reply_topic), CACHE_LINE);
     layout.end = layout.replies + (size_t)plan->worker_count * layout.reply_stride;
@@ -54,7 +74,9 @@ static size_t set_words(const struct scoreboard_plan *plan)
 
 size_t scoreboard_names_size(int max_topics)
 {
-    return (size_t)max_topics * TOPIC_MAX_BYTES;
+    const size_t names = (size_t)max_topics * TOPIC_MAX_BYTES;
+
+    return names < ACCESS_TOKEN_MAX_BYTES ? ACCESS_TOKEN_MAX_BYTES : names;
 }
 
 /* The same for the workers' memory. Each slot has whole pages. */
@@ -90,6 +112,8 @@ static void find_parts(struct scoreboard *scoreboard, const struct scoreboard_pl
     scoreboard->set_words = (int)words;
     scoreboard->topics = (struct topic_table *)(void *)(manager_memory + manager.topics);
     scoreboard->ring = (struct message_ring *)(void *)(manager_memory + manager.ring);
+    scoreboard->permissions = (struct access_memory *)(void *)(manager_memory + manager.permissions);
+    scoreboard->users = (struct access_memory *)(void *)(manager_memory + manager.users);
     scoreboard->replies = manager_memory + manager.replies;
     scoreboard->reply_stride = manager.reply_stride;
     scoreboard->askers = (_Atomic uint64_t *)(void *)(workers_memory + workers.sets);
@@ -190,6 +214,8 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
     scoreboard->questions = calloc((size_t)plan->worker_count, sizeof(struct question *));
     return scoreboard->questions && scoreboard->latch >= 0 &&
            topic_table_init(scoreboard->topics, plan->topic_count) &&
+           access_memory_init(scoreboard->permissions, permission_count(plan), sizeof(bool)) &&
+           access_memory_init(scoreboard->users, user_count(plan), SCOREBOARD_USER_SIZE) &&
            getrandom(&manager->client_seed, sizeof manager->client_seed, 0) == sizeof manager->client_seed;
 }
 
@@ -212,12 +238,27 @@ struct scoreboard *scoreboard_new(int polls, int max_topics, int topics, size_t 
     return scoreboard;
 }
 
+void scoreboard_free_question(struct question *question)
+{
+    if (!question)
+        return;
+    if (question->text)
+        explicit_bzero(question->text, question->text_size);
+    free(question->text);
+    free(question);
+}
+
+struct question *scoreboard_release_question(struct scoreboard *scoreboard, int worker)
+{
+    struct question *question = scoreboard->questions[worker];
+
+    scoreboard->questions[worker] = NULL;
+    return question;
+}
+
 void scoreboard_drop_question(struct scoreboard *scoreboard, int worker)
 {
-    if (scoreboard->questions[worker])
-        free(scoreboard->questions[worker]->text);
-    free(scoreboard->questions[worker]);
-    scoreboard->questions[worker] = NULL;
+    scoreboard_free_question(scoreboard_release_question(scoreboard, worker));
 }
 
 static void close_descriptor(int *fd)

@@ -27,6 +27,7 @@
 #define PGPOLL_SCOREBOARD_H
 
 #include "core/error.h"
+#include "shared/access_memory.h"
 #include "shared/counters.h"
 #include "shared/message_ring.h"
 
@@ -53,6 +54,14 @@ enum slot_state {
     SLOT_STATES
 };
 
+/* What a worker asks the manager. */
+enum question_kind {
+    QUESTION_LOCATE,       /* LISTEN to these topics; where do they stand? */
+    QUESTION_AUTHORIZE,    /* may this user poll these topics? */
+    QUESTION_AUTHENTICATE, /* who sent this Authorization header? */
+    QUESTION_KINDS
+};
+
 /* One topic of a slot: of its question (name_at, name_length) and of its waiting poll (topic). */
 struct slot_topic {
     _Atomic int32_t topic;        /* the topic's number */
@@ -71,9 +80,12 @@ struct slot {
     _Atomic int64_t since_ms; /* the poll's start; with a quota it is set before the poll waits */
     _Atomic int64_t deadline_ms;
     char client[SCOREBOARD_ADDRESS_SIZE];
+    char client_user[SCOREBOARD_USER_SIZE]; /* "": not authenticated */
     /* The question. */
     _Atomic uint32_t asked;               /* how many questions this slot has asked */
-    _Atomic int authorize;                /* also ask whether the user may poll */
+    _Atomic int question_kind;            /* enum question_kind */
+    _Atomic int only_refresh;             /* the worker knows the answer, and does not wait for a newer one */
+    _Atomic uint32_t token_length;        /* bytes of the token in scoreboard_names() */
     _Atomic int question_count;           /* topics asked about */
     _Atomic int64_t question_deadline_ms; /* after it the worker no longer waits for the reply */
     _Atomic uint64_t look;                /* the look that it waits for, or waited for last: see look.h */
@@ -91,8 +103,10 @@ struct reply_topic {
 };
 
 struct reply {
-    _Atomic uint32_t answered; /* the value of asked in the question that was answered last */
-    enum error error;          /* ERROR_NONE, ERROR_DENIED, or why can_poll() could not be asked */
+    _Atomic uint32_t answered;       /* the value of asked in the question that was answered last */
+    enum error error;                /* ERROR_NONE, a refusal, or why there is no answer */
+    int refused_topic;               /* with ERROR_DENIED: which of the question's topics */
+    char user[SCOREBOARD_USER_SIZE]; /* to QUESTION_AUTHENTICATE */
     struct reply_topic topics[];
 };
 
@@ -110,9 +124,10 @@ struct manager_memory {
     char version[16]; /* of the program that created it */
     struct scoreboard_plan plan;
     int reserve, manager_pid;
-    uint64_t client_seed;          /* of the hashes in clients */
-    _Atomic int64_t open_until_ms; /* until then can_poll() is taken to allow everything */
-    _Atomic int readers;           /* running processes that read the table for the workers */
+    uint64_t client_seed;               /* of the hashes in clients */
+    _Atomic int64_t open_until_ms;      /* until then can_poll() is taken to allow everything */
+    _Atomic int64_t anonymous_until_ms; /* until then authenticate() is taken to authenticate nobody */
+    _Atomic int readers;                /* running processes that read the table for the workers */
     _Atomic int64_t
         numbers_until_ms; /* until then the manager gives new messages positions as it hears of them */
     _Atomic uint64_t looks_begun, looks_done, looks_refused; /* see look.h */
@@ -135,10 +150,14 @@ struct question_topic {
 };
 
 struct question {
-    bool authorize;
-    int64_t deadline_ms;
+    enum question_kind kind;
+    bool only_refresh;
+    int64_t taken_ms, deadline_ms;
+    uint64_t asker; /* the authorizer's: who must not occupy all its sessions */
     char user[SCOREBOARD_USER_SIZE];
-    char *text; /* what the names point into */
+    char *text; /* what the names point into, or the token */
+    size_t text_size;
+    struct question *next; /* in the authorizer's list */
     int topic_count;
     struct question_topic topics[];
 };
@@ -158,6 +177,8 @@ struct scoreboard {
     struct manager_memory *manager;
     struct message_ring *ring;
     struct topic_table *topics;
+    struct access_memory *permissions; /* by user and topic: a bool, whether can_poll() allows it */
+    struct access_memory *users;       /* by token: the user's name, from authenticate() */
     char *replies;
     size_t manager_size, reply_stride;
     int manager_fd; /* -1: closed */
@@ -229,10 +250,13 @@ static inline uint64_t scoreboard_bit(int worker)
 struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int worker);
 struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int worker);
 
-/* The size in bytes of a slot's memory for names: max_topics names of the greatest length. */
+/*
+ * The size in bytes of a slot's memory for names: max_topics names of the greatest length, or a token of the
+ * greatest length.
+ */
 size_t scoreboard_names_size(int max_topics);
 
-/* A slot's memory for the names in its question, without NULs. */
+/* A slot's memory for the names in its question, or for its token, without NULs. */
 char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot);
 
 /* For a worker whose question is answered: returns the memory of the names to the kernel. */
@@ -275,5 +299,14 @@ struct question *scoreboard_question(const struct scoreboard *scoreboard, int wo
 
 /* Frees the question taken from this worker, if there is one. */
 void scoreboard_drop_question(struct scoreboard *scoreboard, int worker);
+
+/*
+ * Returns the question taken from this worker, and forgets it; NULL: there is none. The caller frees it with
+ * scoreboard_free_question().
+ */
+struct question *scoreboard_release_question(struct scoreboard *scoreboard, int worker);
+
+/* Frees a question, and erases the token that it may hold. NULL is allowed. */
+void scoreboard_free_question(struct question *question);
 
 #endif

@@ -1,6 +1,7 @@
 #include "shared/stats_report.h"
 
 #include "core/json_build.h"
+#include "core/utf8.h"
 
 #include <json-c/json.h>
 #include <unistd.h>
@@ -24,7 +25,7 @@ static struct json_object *clean_address(const char *client)
 }
 
 bool stats_report_add_began(struct stats_report *report, int pid, struct json_object *topics,
-                            const char *client, int64_t waited_ms, int64_t left_ms)
+                            const char *client, const char *user, int64_t waited_ms, int64_t left_ms)
 {
     struct json_object *poll = json_object_new_object();
     const bool has_topics = json_build_add_member(poll, "topics", topics);
@@ -32,6 +33,7 @@ bool stats_report_add_began(struct stats_report *report, int pid, struct json_ob
     if (add(&report->began, poll) && has_topics &&
         json_build_add_member(poll, "pid", json_object_new_int(pid)) &&
         json_build_add_member(poll, "client", clean_address(client)) &&
+        json_build_add_member(poll, "remote_user", json_object_new_string(utf8_or_empty(user))) &&
         json_build_add_member(poll, "waited_ms", json_object_new_int64(waited_ms)) &&
         json_build_add_member(poll, "left_ms", json_object_new_int64(left_ms)))
         return true;

@@ -31,11 +31,11 @@ struct stats_gauges {
 
 /*
  * Adds a poll that began to wait: the process id of its worker, its topics (an array, taken), the client's
- * address (copied; characters that no address has are replaced), and how long it has waited and will wait at
- * most. false: out of memory; the report is empty.
+ * address (copied; characters that no address has are replaced), the user (copied; "": not authenticated, or
+ * no UTF-8), and how long it has waited and will wait at most. false: out of memory; the report is empty.
  */
 bool stats_report_add_began(struct stats_report *report, int pid, struct json_object *topics,
-                            const char *client, int64_t waited_ms, int64_t left_ms);
+                            const char *client, const char *user, int64_t waited_ms, int64_t left_ms);
 
 /* Adds a poll that no longer waits. false: out of memory; the report is empty. */
 bool stats_report_add_ended(struct stats_report *report, int pid);

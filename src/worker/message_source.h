@@ -5,9 +5,12 @@
  * poll at a time, and frees it when the worker ends.
  *
  * A poll calls the operations in this order:
- *   1. read() with SOURCE_AUTHORIZE. If it returns messages or a gap, go on with step 5. 2. read() with
- *   SOURCE_SUBSCRIBE. From here on, new messages end wait(). 3. wait(). 4. read(). If it returns neither
- *   messages nor a gap, go back to step 3. 5. end(), once the answer is out.
+ *   0. authenticate(), if the web server has not authenticated the user.
+ *   1. read() with SOURCE_AUTHORIZE. If it returns messages or a gap, go on with step 5.
+ *   2. read() with SOURCE_SUBSCRIBE. From here on, new messages end wait().
+ *   3. wait().
+ *   4. read(). If it returns neither messages nor a gap, go back to step 3.
+ *   5. end(), after the answer is sent.
  */
 #ifndef PGPOLL_MESSAGE_SOURCE_H
 #define PGPOLL_MESSAGE_SOURCE_H
@@ -16,6 +19,7 @@
 #include "core/error.h"
 #include "core/wait.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct poll_request;
@@ -30,6 +34,14 @@ struct source_poll {
     int64_t deadline_ms;
 };
 
+enum { SOURCE_USER_SIZE = 1024 }; /* of a user's name, with its NUL */
+
+/*
+ * Whether authenticate() may be asked about this Authorization header: it is text, and not too long. One that
+ * is not usable authenticates nobody.
+ */
+bool source_is_usable(const char *authorization);
+
 /* What read() does before it reads. The flags may be combined. */
 enum source_read {
     SOURCE_READ_ONLY = 0,
@@ -40,16 +52,28 @@ enum source_read {
 /* The base of both kinds of source. */
 struct message_source {
     const struct source_operations *operations;
+    int refused_topic; /* after ERROR_DENIED: the index of the topic that can_poll() refuses; -1: unknown */
 };
 
 struct source_operations {
     /*
-     * Reads one page of messages into a cleared page, until deadline_ms at the latest. positions has one
-     * position per topic, after which reading starts (CATCH_UP_FROM_NOW: from now on). Returns ERROR_NONE,
-     * ERROR_DENIED, ERROR_DATABASE_AWAY (the subscription is then lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA,
-     * ERROR_MEMORY, ERROR_TOO_MANY or ERROR_DRAINED. Does not end when the client disconnects, because the
-     * client may have closed only its sending side and still need an answer, for which there is no cursor
-     * before the first read.
+     * Asks pgpoll.authenticate() which user sent this Authorization header ("": there was none), until
+     * deadline_ms at the latest. Does not use the remote_user of poll. Sets user to the user's name, or to ""
+     * for an anonymous user. Returns ERROR_NONE, ERROR_UNAUTHENTICATED, ERROR_AUTHENTICATE_FAILED,
+     * ERROR_AUTHENTICATE_TIMEOUT, ERROR_DATABASE_AWAY, ERROR_SCHEMA or ERROR_MEMORY. Does not end when the
+     * client disconnects.
+     */
+    enum error (*authenticate)(struct message_source *source, const struct source_poll *poll,
+                               const char *authorization, char user[static SOURCE_USER_SIZE],
+                               int64_t deadline_ms);
+    /*
+     * Reads one page of messages into a cleared page, until deadline_ms at the latest. If it asks can_poll(),
+     * it may take until the poll's deadline, and at least PGPOLL_QUERY_TIMEOUT_S. positions has one position
+     * per topic, after which reading starts (CATCH_UP_FROM_NOW: from now on). Returns ERROR_NONE,
+     * ERROR_DENIED (refused_topic is set), ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT, ERROR_DATABASE_AWAY
+     * (the subscription is then lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY, ERROR_TOO_MANY or
+     * ERROR_DRAINED. Does not end when the client disconnects, because the client may have closed only its
+     * sending side and still need an answer, for which there is no cursor before the first read.
      */
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,
                        const int64_t *positions, struct page *page, int64_t deadline_ms);

@@ -144,43 +144,70 @@ static bool is_worth_retry(enum error error)
 }
 
 /*
- * Reads one page. If the database is away, tries again until the poll's time is up. Every attempt starts from
- * the same positions, because a cursor moves only with the answer that carries it.
+ * What to do in each attempt to reach the database: authenticate with the Authorization header authorization,
+ * or, if that is NULL, read a page with the flags how.
  */
-static enum error read_page(struct poll_waiter *waiter, enum source_read how)
+struct attempt {
+    const char *authorization;
+    enum source_read how;
+};
+
+static enum error make_attempt(struct poll_waiter *waiter, const struct attempt *attempt, int64_t deadline_ms)
 {
-    int64_t read_deadline_ms = clock_max(waiter->poll.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
-    bool first = how & SOURCE_AUTHORIZE, drained = false, failed = false;
+    const struct source_operations *operations = waiter->source->operations;
+
+    if (attempt->authorization)
+        return operations->authenticate(waiter->source, &waiter->poll, attempt->authorization, waiter->user,
+                                        deadline_ms);
+    page_clear(&waiter->page);
+    return operations->read(waiter->source, &waiter->poll, attempt->how, waiter->positions, &waiter->page,
+                            deadline_ms);
+}
+
+/*
+ * Makes attempts until one does not fail because the database is away, or until the poll's time is up.
+ * Returns the result of the last attempt, or the reason why a pause between attempts ended.
+ */
+static enum error try_until_done(struct poll_waiter *waiter, struct attempt attempt)
+{
+    int64_t deadline_ms = clock_max(waiter->poll.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
+    const bool first = attempt.authorization || attempt.how & SOURCE_AUTHORIZE;
+    bool drained = false, failed = false;
     struct backoff backoff = BACKOFF_DATABASE;
     enum error error, interrupted;
 
     for (;;) {
-        int64_t attempt_deadline_ms =
-            clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, read_deadline_ms);
-
-        page_clear(&waiter->page);
-        error = waiter->source->operations->read(waiter->source, &waiter->poll, how, waiter->positions,
-                                                 &waiter->page, attempt_deadline_ms);
+        error = make_attempt(
+            waiter, &attempt,
+            clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, deadline_ms));
         if (!is_worth_retry(error) ||
-            clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->poll.deadline_ms : read_deadline_ms))
-            break;
+            clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->poll.deadline_ms : deadline_ms))
+            return error;
         if (*waiter->interrupts->drain && !drained) {
-            read_deadline_ms = clock_min(read_deadline_ms, clock_monotonic_ms() + LAST_TRIES_MS);
+            deadline_ms = clock_min(deadline_ms, clock_monotonic_ms() + LAST_TRIES_MS);
             drained = true;
         }
         if (!first)
-            how |= SOURCE_SUBSCRIBE; /* the subscription was lost with the connection */
+            attempt.how |= SOURCE_SUBSCRIBE; /* the subscription was lost with the connection */
         if (failed) /* the second attempt follows at once, because perhaps only an idle connection was lost */
             backoff_fail(&backoff, clock_monotonic_ms());
         failed = true;
-        interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, read_deadline_ms));
-        if (interrupted) {
-            error = first ? error : interrupted;
-            break;
-        }
+        interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, deadline_ms));
+        if (interrupted)
+            return first ? error : interrupted;
     }
+}
+
+/*
+ * Reads one page. Every attempt starts from the same positions, because a cursor moves only with the answer
+ * that carries it.
+ */
+static enum error read_page(struct poll_waiter *waiter, enum source_read how)
+{
+    const enum error error = try_until_done(waiter, (struct attempt){ NULL, how });
+
     if (!error)
-        copy_starts(waiter, first);
+        copy_starts(waiter, how & SOURCE_AUTHORIZE);
     return error;
 }
 
@@ -260,6 +287,14 @@ static enum error wait_for_messages(struct poll_waiter *waiter)
             error = read_page(waiter, SOURCE_SUBSCRIBE);
     }
     return error ? error : has_answer(waiter) ? ERROR_NONE : ERROR_TIMEOUT;
+}
+
+enum error poll_waiter_authenticate(struct poll_waiter *waiter, const char *authorization)
+{
+    const enum error error = try_until_done(waiter, (struct attempt){ .authorization = authorization });
+
+    waiter->poll.remote_user = waiter->user;
+    return error;
 }
 
 enum error poll_waiter_run(struct poll_waiter *waiter)

@@ -44,9 +44,10 @@ struct poll_waiter {
     struct poll_state *states; /* in the order of the request's topics */
     int64_t *positions;        /* a copy of the positions in states, as an array for read() */
     struct page page;
-    bool began_wait;        /* the head has been sent */
-    int64_t waits_since_ms; /* when the wait began; 0: the poll did not have to wait */
-    int64_t heartbeat_ms;   /* when the next heartbeat is due; INT64_MAX: none are sent */
+    char user[SOURCE_USER_SIZE]; /* the name that poll_waiter_authenticate() got */
+    bool began_wait;             /* the head has been sent */
+    int64_t waits_since_ms;      /* when the wait began; 0: the poll did not have to wait */
+    int64_t heartbeat_ms;        /* when the next heartbeat is due; INT64_MAX: none are sent */
 };
 
 /*
@@ -59,9 +60,16 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
                             const char *remote_user, const char *client_address);
 
 /*
+ * Asks authenticate() which user sent this Authorization header ("": there was none), and sets
+ * poll.remote_user to the user's name. Call it before poll_waiter_run() if the web server has not
+ * authenticated the user. If it returns an error, send the client that error.
+ */
+enum error poll_waiter_authenticate(struct poll_waiter *waiter, const char *authorization);
+
+/*
  * Runs the poll. If it returns ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE or ERROR_DRAINED, or if
- * began_wait is set, the answer is to be made from page and states; the page is empty unless the result is
- * ERROR_NONE. Otherwise the client is to be sent the error.
+ * began_wait is set, make the answer from page and states; the page is empty unless the result is ERROR_NONE.
+ * Otherwise send the client the error.
  */
 enum error poll_waiter_run(struct poll_waiter *waiter);
 

@@ -9,6 +9,7 @@
 #include "shared/stats_report.h"
 
 #include <json-c/json.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -19,14 +20,18 @@ struct source_direct {
     bool subscribed;
     struct counters *counting;  /* the worker's counters */
     struct stats_report report; /* a statement borrows its text */
+    bool hides_error;           /* the last error's text may quote a token */
     bool lost;                  /* the last call found the connection lost */
     bool read_only;             /* the database is read-only */
     int64_t written_ms;         /* when the statistics were written last */
+    bool anonymous;             /* authenticate() is as installed */
+    int64_t look_ms;            /* when to look at it again */
 };
 
 enum {
     WRITE_MS = 1000, /* the least time between writes for polls that do not wait */
-    LAST_MS = 1000   /* how long a worker that ends waits for its last statement */
+    LAST_MS = 1000,  /* how long a worker that ends waits for its last statement */
+    LOOK_MS = 2500   /* between two looks whether authenticate() is as installed */
 };
 
 /*
@@ -95,10 +100,77 @@ static bool subscribe_statement(struct statement *statement, struct source_direc
         (void)json_object_array_add(topics, json_object_new_string_len(poll->request->topics[i].name,
                                                                        (int)poll->request->topics[i].length));
     statement_init(statement, "SELECT pgpoll.write_statistics($2, $3::json) FROM pgpoll.listen($1) LIMIT 1");
-    return stats_report_add_began(&source->report, (int)getpid(), topics, poll->client,
+    return stats_report_add_began(&source->report, (int)getpid(), topics, poll->client, poll->remote_user,
                                   now_ms - poll->started_ms, poll->deadline_ms - now_ms) &&
            statement_add_topics(statement, poll->request->topics, poll->request->topic_count) &&
            add_report(source, statement, false);
+}
+
+/* Runs one statement. An error of the function that it calls is named, and its text is hidden. */
+static enum error ask_one(struct source_direct *source, const struct statement *statement, PGresult **result,
+                          int64_t deadline_ms)
+{
+    enum error error = database_run(source->database, statement, 1, result, deadline_ms);
+
+    if (error && database_timed_out(source->database))
+        error = ERROR_AUTHENTICATE_TIMEOUT;
+    else if (error == ERROR_DATABASE_QUERY)
+        error = ERROR_AUTHENTICATE_FAILED;
+    source->hides_error = error == ERROR_AUTHENTICATE_FAILED;
+    return error;
+}
+
+/* Notes for a moment whether authenticate() is as installed. */
+static enum error look_at_authenticate(struct source_direct *source, int64_t deadline_ms)
+{
+    struct statement statement;
+    PGresult *result = NULL;
+    enum error error;
+
+    statement_init(&statement, "SELECT pgpoll.has_authenticate()");
+    error = ask_one(source, &statement, &result, deadline_ms);
+    if (!error) {
+        source->anonymous = !database_is_true(result);
+        source->look_ms = clock_monotonic_ms() + LOOK_MS;
+    }
+    PQclear(result);
+    return error;
+}
+
+static enum error take_user(const PGresult *result, char user[static SOURCE_USER_SIZE])
+{
+    if (PQgetisnull(result, 0, 0))
+        return ERROR_UNAUTHENTICATED;
+    if (PQgetlength(result, 0, 0) >= SOURCE_USER_SIZE)
+        return ERROR_AUTHENTICATE_FAILED;
+    (void)snprintf(user, SOURCE_USER_SIZE, "%s", PQgetvalue(result, 0, 0));
+    return ERROR_NONE;
+}
+
+static enum error direct_authenticate(struct message_source *base, const struct source_poll *poll,
+                                      const char *authorization, char user[static SOURCE_USER_SIZE],
+                                      int64_t deadline_ms)
+{
+    struct source_direct *source = (struct source_direct *)base;
+    struct statement statement;
+    PGresult *result = NULL;
+    enum error error = ERROR_NONE;
+
+    (void)poll;
+    user[0] = '\0';
+    if (clock_monotonic_ms() >= source->look_ms)
+        error = look_at_authenticate(source, deadline_ms);
+    if (error || source->anonymous)
+        return error;
+    if (!source_is_usable(authorization))
+        return ERROR_UNAUTHENTICATED;
+    statement_init(&statement, "SELECT pgpoll.authenticate($1)");
+    statement_add_text(&statement, authorization);
+    error = ask_one(source, &statement, &result, deadline_ms);
+    if (!error)
+        error = take_user(result, user);
+    PQclear(result);
+    return error;
 }
 
 static enum error direct_read(struct message_source *base, const struct source_poll *poll,
@@ -107,17 +179,21 @@ static enum error direct_read(struct message_source *base, const struct source_p
 {
     struct source_direct *source = (struct source_direct *)base;
     struct statement subscribe = { 0 };
-    const bool subscribes = how & SOURCE_SUBSCRIBE;
+    const bool subscribes = how & SOURCE_SUBSCRIBE, checks_user = how & SOURCE_AUTHORIZE;
+    struct catch_up_user user = { poll->remote_user, -1 };
     bool written = false;
     enum error error = ERROR_MEMORY;
 
+    source->hides_error = false;
+    if (checks_user) /* can_poll() may take as long as any statement, however short the poll is */
+        deadline_ms = clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
     if (!subscribes || subscribe_statement(&subscribe, source, poll)) {
         source->subscribed = source->subscribed || subscribes; /* even if the batch fails after LISTEN */
-        error =
-            catch_up_run(source->database, poll->request, how & SOURCE_AUTHORIZE ? poll->remote_user : NULL,
-                         subscribes ? &subscribe : NULL, &written, true, positions,
-                         source->config->page_bytes, page, deadline_ms);
+        error = catch_up_run(source->database, poll->request, checks_user ? &user : NULL,
+                             subscribes ? &subscribe : NULL, &written, true, positions,
+                             source->config->page_bytes, page, deadline_ms);
     }
+    source->base.refused_topic = user.refused_topic;
     statement_release(&subscribe);
     if (!error) {
         if (subscribes)
@@ -168,7 +244,10 @@ static void direct_end(struct message_source *base)
 
 static const char *direct_error(const struct message_source *base)
 {
-    return database_error(((const struct source_direct *)base)->database);
+    const struct source_direct *source = (const struct source_direct *)base;
+
+    return source->hides_error ? "only PostgreSQL's log has the message, which may quote the token"
+                               : database_error(source->database);
 }
 
 static void direct_rest(struct message_source *base)
@@ -206,8 +285,9 @@ static void direct_free(struct message_source *base)
 
 struct message_source *source_direct_new(const struct config *config, struct counters *counters)
 {
-    static const struct source_operations operations = { direct_read,  direct_wait, direct_end,
-                                                         direct_error, direct_rest, direct_free };
+    static const struct source_operations operations = { direct_authenticate, direct_read,  direct_wait,
+                                                         direct_end,          direct_error, direct_rest,
+                                                         direct_free };
     struct source_direct *source = calloc(1, sizeof *source);
 
     if (!source)

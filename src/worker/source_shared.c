@@ -18,9 +18,10 @@
 #include <unistd.h>
 
 enum {
-    CROWDED_MS = 1000,   /* between reads of the table for topics that do not fit into the topic table */
-    QUICK_READ_MS = 500, /* that a poll with a permit may take for its page, even after its deadline */
-    LAST_WORD_MS = 100,  /* that the answer may come after the reader's deadline */
+    CROWDED_MS = 1000,     /* between reads of the table for topics that do not fit into the topic table */
+    QUICK_READ_MS = 500,   /* that a poll with a permit may take for its page, even after its deadline */
+    LAST_WORD_MS = 100,    /* that the answer may come after the reader's deadline */
+    DRAINED_ASK_MS = 3000, /* how long a worker that is told to end waits for its manager */
     NAMES_KEPT_BYTES = 64 * 1024 /* more names than this are freed after each question */
 };
 
@@ -66,16 +67,28 @@ static enum error wait_answer(struct source_shared *source, uint64_t look,
     }
 }
 
-/* Writes a question into the slot and tells the manager. Returns how many bytes of names the slot holds. */
-static size_t put_question(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                           int64_t deadline_ms)
+/* Publishes the question that the slot holds. */
+static void put_question(struct source_shared *source, enum question_kind kind, bool only_refresh,
+                         int64_t deadline_ms)
+{
+    struct slot *slot = source->slot;
+
+    atomic_store_explicit(&slot->question_kind, (int)kind, memory_order_relaxed);
+    atomic_store_explicit(&slot->only_refresh, only_refresh, memory_order_relaxed);
+    atomic_store_explicit(&slot->question_deadline_ms, deadline_ms, memory_order_relaxed);
+    atomic_store(&slot->asked, ++source->asked);
+    (void)atomic_fetch_or(&source->scoreboard->askers[source->worker / SCOREBOARD_WORD_BITS],
+                          scoreboard_bit(source->worker));
+    latch_set(source->scoreboard);
+}
+
+/* Writes the user and the topics into the slot. Returns how many bytes of names it holds. */
+static size_t put_topics(struct source_shared *source, const struct source_poll *poll)
 {
     struct slot *slot = source->slot;
     char *names = scoreboard_names(source->scoreboard, slot);
     uint32_t at = 0;
 
-    atomic_store_explicit(&slot->authorize, authorize, memory_order_relaxed);
-    atomic_store_explicit(&slot->question_deadline_ms, deadline_ms, memory_order_relaxed);
     (void)snprintf(slot->user, sizeof slot->user, "%s", poll->remote_user);
     for (int i = 0; i < poll->request->topic_count; i++) {
         const struct poll_topic *topic = &poll->request->topics[i];
@@ -86,34 +99,46 @@ static size_t put_question(struct source_shared *source, const struct source_pol
         at += (uint32_t)topic->length;
     }
     atomic_store_explicit(&slot->question_count, poll->request->topic_count, memory_order_relaxed);
-    atomic_store(&slot->asked, ++source->asked);
-    (void)atomic_fetch_or(&source->scoreboard->askers[source->worker / SCOREBOARD_WORD_BITS],
-                          scoreboard_bit(source->worker));
-    latch_set(source->scoreboard);
     return at;
 }
 
-/*
- * Has the manager listen to the topics, report their positions and, with authorize, check that the user may
- * poll them. The reply's positions replace those that are CATCH_UP_FROM_NOW.
- */
-static enum error ask(struct source_shared *source, const struct source_poll *poll, bool authorize,
-                      int64_t *positions, int64_t deadline_ms)
+/* The manager moves the token out of the slot when it takes the question. */
+static void put_token(struct source_shared *source, const char *token)
+{
+    const size_t length = strlen(token);
+
+    source->slot->user[0] = '\0';
+    memcpy(scoreboard_names(source->scoreboard, source->slot), token, length);
+    atomic_store_explicit(&source->slot->token_length, (uint32_t)length, memory_order_relaxed);
+}
+
+/* Asks about the poll's topics. The manager answers by deadline_ms. */
+static enum error ask(struct source_shared *source, const struct source_poll *poll, enum question_kind kind,
+                      int64_t deadline_ms)
 {
     /* The manager may still work on a question for which an earlier poll stopped waiting. */
     enum error error = wait_answer(source, 0, poll->interrupts, deadline_ms);
     size_t names_size = 0;
 
-    if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
-        return ERROR_DENIED; /* a name that long does not fit into the slot */
     if (!error) {
-        names_size = put_question(source, poll, authorize, deadline_ms);
-        error = wait_answer(source, 0, poll->interrupts, deadline_ms);
+        names_size = put_topics(source, poll);
+        put_question(source, kind, false, deadline_ms);
+        error = wait_answer(source, 0, poll->interrupts, deadline_ms + LAST_WORD_MS);
     }
     if (!error && names_size > NAMES_KEPT_BYTES)
         scoreboard_free_names(source->scoreboard, source->slot);
-    if (!error)
-        error = source->reply->error;
+    return error ? error : source->reply->error;
+}
+
+/*
+ * Has the manager listen to the topics, and report their positions, which replace those that are
+ * CATCH_UP_FROM_NOW.
+ */
+static enum error locate(struct source_shared *source, const struct source_poll *poll, int64_t *positions,
+                         int64_t deadline_ms)
+{
+    const enum error error = ask(source, poll, QUESTION_LOCATE, deadline_ms);
+
     for (int i = 0; !error && i < poll->request->topic_count; i++) {
         source->refs[i] = source->reply->topics[i].ref;
         if (positions[i] == CATCH_UP_FROM_NOW)
@@ -153,10 +178,132 @@ static bool find_now(const struct source_shared *source, int topic_count, int64_
     return true;
 }
 
-static bool is_open_to_all(const struct scoreboard *scoreboard)
+/* ---- who may poll */
+
+/* Whether the manager has taken the last question, so that the slot may hold another one. */
+static bool may_put(const struct source_shared *source)
 {
-    return atomic_load(&scoreboard->manager->open_until_ms) > clock_monotonic_ms();
+    return atomic_load(&source->reply->answered) == source->asked;
 }
+
+static void count_remembered(const struct source_shared *source)
+{
+    counters_add(&source->slot->counters, COUNTER_ACCESS_REMEMBERED, 1);
+}
+
+/* Looks up what can_poll() said about the poll's topics. An answer of no to one of them is an answer. */
+static enum access_found find_permission(struct source_shared *source, const struct source_poll *poll,
+                                         enum error *answer)
+{
+    const struct access_memory *memory = source->scoreboard->permissions;
+    const struct keyed_hash user = access_memory_hash(memory, poll->remote_user, strlen(poll->remote_user));
+    const int64_t now_ms = clock_monotonic_ms();
+    enum access_found all = ACCESS_KNOWN;
+
+    *answer = ERROR_NONE;
+    for (int i = 0; i < poll->request->topic_count; i++) {
+        const struct poll_topic *topic = &poll->request->topics[i];
+        const struct keyed_hash hash = access_memory_hash_topic(user, topic->name, topic->length);
+        bool allowed = false;
+        const enum access_found found = access_memory_find(memory, hash, now_ms, &allowed);
+
+        if (found != ACCESS_UNKNOWN && !allowed) {
+            source->base.refused_topic = i;
+            *answer = ERROR_DENIED;
+            return ACCESS_KNOWN;
+        }
+        if (found == ACCESS_UNKNOWN || all == ACCESS_KNOWN)
+            all = found;
+        if (all == ACCESS_UNKNOWN)
+            break;
+    }
+    return all;
+}
+
+/* Whether the user may poll the topics: ERROR_NONE, ERROR_DENIED, or why that cannot be said. */
+static enum error authorize(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
+{
+    enum access_found found;
+    enum error error;
+
+    if (atomic_load(&source->scoreboard->manager->open_until_ms) > clock_monotonic_ms())
+        return ERROR_NONE; /* asking can_poll() would only cost time and a database connection */
+    if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
+        return ERROR_DENIED; /* a name that long does not fit into the slot */
+    found = find_permission(source, poll, &error);
+    if (found == ACCESS_UNKNOWN) {
+        error = ask(source, poll, QUESTION_AUTHORIZE, deadline_ms);
+        if (error == ERROR_DENIED)
+            source->base.refused_topic = source->reply->refused_topic;
+        return error == ERROR_TIMEOUT ? ERROR_DATABASE_AWAY : error;
+    }
+    count_remembered(source);
+    if (found == ACCESS_DUE && may_put(source)) {
+        (void)put_topics(source, poll);
+        put_question(source, QUESTION_AUTHORIZE, true, deadline_ms);
+    }
+    return error;
+}
+
+/* Asks the manager who sent the token, even while the worker is told to end: nobody else can say. */
+static enum error ask_user(struct source_shared *source, const struct source_poll *poll, const char *token,
+                           char user[static SOURCE_USER_SIZE], int64_t deadline_ms)
+{
+    static const volatile sig_atomic_t never;
+    struct interrupts interrupts = *poll->interrupts;
+    enum error error = wait_answer(source, 0, &interrupts, deadline_ms);
+
+    if (!error) {
+        put_token(source, token);
+        put_question(source, QUESTION_AUTHENTICATE, false, deadline_ms);
+        error = wait_answer(source, 0, &interrupts, deadline_ms + LAST_WORD_MS);
+    }
+    if (error == ERROR_DRAINED && !may_put(source)) {
+        interrupts.drain = &never;
+        error = wait_answer(source, 0, &interrupts,
+                            clock_min(deadline_ms, clock_monotonic_ms() + DRAINED_ASK_MS) + LAST_WORD_MS);
+    }
+    if (!error)
+        error = source->reply->error;
+    if (!error)
+        memcpy(user, source->reply->user, SOURCE_USER_SIZE);
+    return error == ERROR_TIMEOUT || error == ERROR_DRAINED ? ERROR_DATABASE_AWAY : error;
+}
+
+static bool is_anonymous(const struct source_shared *source)
+{
+    return atomic_load(&source->scoreboard->manager->anonymous_until_ms) > clock_monotonic_ms();
+}
+
+static enum error shared_authenticate(struct message_source *base, const struct source_poll *poll,
+                                      const char *authorization, char user[static SOURCE_USER_SIZE],
+                                      int64_t deadline_ms)
+{
+    struct source_shared *source = (struct source_shared *)base;
+    const struct access_memory *memory = source->scoreboard->users;
+    const bool usable = source_is_usable(authorization);
+    enum access_found found;
+    enum error error = ERROR_NONE;
+
+    source->error[0] = user[0] = '\0';
+    if (is_anonymous(source))
+        return ERROR_NONE;
+    if (!usable)
+        authorization = ""; /* asked all the same, because authenticate() may be as installed */
+    found = access_memory_find(memory, access_memory_hash(memory, authorization, strlen(authorization)),
+                               clock_monotonic_ms(), user);
+    if (found == ACCESS_UNKNOWN)
+        error = ask_user(source, poll, authorization, user, deadline_ms);
+    else
+        count_remembered(source);
+    if (found == ACCESS_DUE && may_put(source)) {
+        put_token(source, authorization);
+        put_question(source, QUESTION_AUTHENTICATE, true, deadline_ms);
+    }
+    return error || usable || is_anonymous(source) ? error : ERROR_UNAUTHENTICATED;
+}
+
+/* ---- what must be asked */
 
 /* Looks up the references of all topics. false: one is not in the message ring. */
 static bool find_topics(struct source_shared *source, const struct poll_request *request)
@@ -255,6 +402,7 @@ static void enter(struct source_shared *source, const struct source_poll *poll)
     wait_sets_enter(source->scoreboard, source->worker);
     if (!source->entered) {
         (void)snprintf(slot->client, sizeof slot->client, "%s", poll->client);
+        (void)snprintf(slot->client_user, sizeof slot->client_user, "%s", poll->remote_user);
         atomic_store(&slot->since_ms, poll->started_ms);
         atomic_store(&slot->deadline_ms, poll->deadline_ms);
         (void)atomic_fetch_add(&slot->wait_id, 1);
@@ -293,35 +441,51 @@ static bool is_up_to_date(const struct source_shared *source)
     return true;
 }
 
+/* How long a poll may wait for can_poll(): as long as the poll lasts, or as one call may take. */
+static int64_t authorize_deadline_ms(const struct source_shared *source, const struct source_poll *poll,
+                                     int64_t deadline_ms)
+{
+    return clock_max(clock_max(deadline_ms, poll->deadline_ms),
+                     poll->started_ms + source->config->query_timeout_s * 1000);
+}
+
+/* Checks the user. Moves *deadline_ms, so that the read has its time however long that took. */
+static enum error check_user(struct source_shared *source, const struct source_poll *poll,
+                             int64_t *deadline_ms)
+{
+    const int64_t began_ms = clock_monotonic_ms();
+    const enum error error = authorize(source, poll, authorize_deadline_ms(source, poll, *deadline_ms));
+
+    *deadline_ms += clock_monotonic_ms() - began_ms;
+    return error;
+}
+
 /*
- * Has the manager do what this read needs: check the user, find the topics, number new messages, say what
- * "now" is. starts: the poll's positions; those from now on are replaced. *asked: it was a question about
- * each topic. *number: the manager may not have numbered what this read must have.
+ * Has the manager do what this read needs: find the topics, number new messages, say what "now" is. starts:
+ * the poll's positions; those from now on are replaced. *asked: it was a question about each topic. *number:
+ * the manager may not have numbered what this read must have.
  */
-static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool may_poll,
-                          bool known, int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
+static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool known,
+                          int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
 {
     enum error error;
 
-    *asked = may_poll || !known;
+    *asked = !known;
     *number = !manager_numbers(source);
     if (!*asked && needs_now(poll->request, starts))
         *asked = !look(source, poll, deadline_ms) || !find_now(source, poll->request->topic_count, starts);
     if (!*asked)
         return ERROR_NONE;
     *number = false;
-    error = ask(source, poll, may_poll, starts, deadline_ms);
+    error = locate(source, poll, starts, deadline_ms);
     return error == ERROR_TIMEOUT ? ERROR_DATABASE_AWAY : error;
 }
 
-static enum error read_source(struct source_shared *source, const struct source_poll *poll,
-                              enum source_read how, const int64_t *positions, struct page *page,
-                              int64_t deadline_ms)
+/* Reads for a user who may poll. */
+static enum error read_allowed(struct source_shared *source, const struct source_poll *poll, bool subscribe,
+                               const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     const struct poll_request *request = poll->request;
-    const bool authorize = how & SOURCE_AUTHORIZE;
-    /* If can_poll() allows everything, asking it would only cost time and a database connection. */
-    const bool may_poll = authorize && !is_open_to_all(source->scoreboard);
     const bool known = find_topics(source, request);
     bool asked, number;
     enum error error;
@@ -329,21 +493,17 @@ static enum error read_source(struct source_shared *source, const struct source_
     /* Not worth LISTENing to. The manager is asked only if no reader reaches the database. */
     if (request->timeout_s == 0 && !known) {
         number = !look(source, poll, deadline_ms);
-        error = read_table(source, poll, may_poll, number, positions, page, deadline_ms);
+        error = read_table(source, poll, false, number, positions, page, deadline_ms);
         if (error != ERROR_DATABASE_AWAY)
             return error;
     }
     memcpy(source->starts, positions, (size_t)request->topic_count * sizeof *source->starts);
-    error = prepare(source, poll, may_poll, known, source->starts, deadline_ms, &asked, &number);
-    if (error == ERROR_DRAINED) { /* the manager may have ended, but a reader can still read the table */
-        source->topic_count = 0;
-        return read_table(source, poll, authorize, true, positions, page, deadline_ms);
-    }
+    error = prepare(source, poll, known, source->starts, deadline_ms, &asked, &number);
     if (error)
         return error;
 
     /* A waiting poll had to ask because its topics were removed meanwhile; now they have other numbers. */
-    if ((how & SOURCE_SUBSCRIBE) || (asked && source->entered))
+    if (subscribe || (asked && source->entered))
         enter(source, poll);
     note_newest(source, request->topic_count);
     if ((asked && !is_up_to_date(source)) ||
@@ -359,16 +519,25 @@ static enum error shared_read(struct message_source *base, const struct source_p
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
-    enum error error;
+    const bool checks_user = how & SOURCE_AUTHORIZE;
+    enum error error = ERROR_NONE;
 
     source->error[0] = '\0';
-    error = read_source(source, poll, how, positions, page, deadline_ms);
+    source->base.refused_topic = -1;
+    if (checks_user)
+        error = check_user(source, poll, &deadline_ms);
+    if (!error)
+        error = read_allowed(source, poll, how & SOURCE_SUBSCRIBE, positions, page, deadline_ms);
+    if (error == ERROR_DRAINED) { /* the manager may have ended, but a reader can still read the table */
+        source->topic_count = 0;
+        error = read_table(source, poll, checks_user, true, positions, page, deadline_ms);
+    }
     /*
      * This poll is to end early, so it does not wait for the database. If this was its first read, it has no
      * cursor to answer with.
      */
     if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->drain))
-        error = how & SOURCE_AUTHORIZE ? ERROR_TOO_MANY : ERROR_DRAINED;
+        error = checks_user ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }
 
@@ -451,14 +620,15 @@ static void shared_free(struct message_source *base)
 struct message_source *source_shared_new(const struct config *config, struct scoreboard *scoreboard,
                                          int worker)
 {
-    static const struct source_operations operations = { shared_read,  shared_wait, shared_end,
-                                                         shared_error, NULL,        shared_free };
+    static const struct source_operations operations = { shared_authenticate, shared_read,  shared_wait,
+                                                         shared_end,          shared_error, NULL,
+                                                         shared_free };
     struct source_shared *source = calloc(1, sizeof *source);
 
     if (!source)
         return NULL;
     *source =
-        (struct source_shared){ .base = { &operations },
+        (struct source_shared){ .base = { &operations, -1 },
                                 .config = config,
                                 .scoreboard = scoreboard,
                                 .worker = worker,

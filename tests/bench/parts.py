@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from kept import kept
-from systems import Notify, all_systems, clients_held, clients_rereading, cpu_s, kib_of, settled_kib, storm, until_gone
+from systems import Notify, all_systems, clients_held, clients_rereading, cpu_s, kib_of, settled_kib, storm, until, until_gone
 
 PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
 
@@ -46,6 +46,7 @@ class Sizes:
         self.others = 40 if quick else 600
         self.rereaders, self.reread_messages = (4, 20) if quick else (24, 200)
         self.seconds = 1 if quick else 3
+        self.users, self.user_messages, self.until_known = (30, 3, 0) if quick else (500, 16, 6)
         many = int(os.environ.get("KEPT") or (5000 if quick else 1_000_000))
         # Messages and topics. The first, with few, has as many in a topic as the second.
         self.kept = ((many // 50, many // 50_000 or 1), (many, many // 1000), (many, many))
@@ -254,5 +255,33 @@ def polls(bench):
             table.add("while another client waits", system.name, result["answers"] / result["seconds"])
 
 
+AUTHENTICATE = """CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                  $$ SELECT substring($1 FROM '^Bearer ([0-9]+)$') $$"""
+CAN_POLL = "CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS $$ %s $$"
+
+
+def access(bench):
+    """Each client is a user of its own. The first messages, until each user is known, do not count."""
+    server, sizes = bench.systems[0].server, bench.sizes
+    table = bench.table("access", f"Delivery to {sizes.users} users, a message a second, once each user is known, p99", "ms")
+    ratios = bench.table("access ratio", "The same, as a multiple of p99 as installed", "×")
+    for _ in range(sizes.rounds):
+        found = {}
+        try:
+            for row, body in {"as installed": None, "can_poll() takes 50 ms": "SELECT true FROM pg_sleep(0.05)"}.items():
+                if body:
+                    server.sql(AUTHENTICATE)
+                    server.sql(CAN_POLL % body)
+                    until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 401, "the functions heeded", 10)
+                result = bench.storm(bench.systems[0], "paced", clients=sizes.users, messages=sizes.user_messages, rate=1)
+                found[row] = percentile(flat(result["delivered_ms"][sizes.until_known:]), 99)
+                table.add(row, "pgpoll", found[row])
+                ratios.add(row, "pgpoll", found[row] / found["as installed"])
+        finally:
+            server.unrestrict()
+            server.authenticate_as_installed()
+        until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 200, "the functions as installed", 10)
+
+
 # memory first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, kept, publish, comeback, polls)}
+PARTS = {part.__name__: part for part in (memory, latency, fanout, catchup, kept, publish, comeback, polls, access)}

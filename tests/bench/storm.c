@@ -387,8 +387,9 @@ static void client_poll(struct client *c)
                 : snprintf(body, sizeof body, "{\"topics\":[\"%s\"],%s\"timeout\":%d,\"limit\":1000}",
                            opt.topic, c->cursor, asking ? 0 : POLL_S);
         length = snprintf(request, sizeof request,
-                          "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s",
-                          opt.target->poll_path, body_length, body);
+                          "POST %s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %td\r\n"
+                          "Content-Length: %d\r\n\r\n%s",
+                          opt.target->poll_path, c - clients, body_length, body);
     } else {
         length = snprintf(request, sizeof request, "GET %s%s HTTP/1.1\r\nHost: bench\r\n%s\r\n",
                           asking ? opt.target->ask_path : opt.target->poll_path, opt.topic, c->cursor);

@@ -27,7 +27,7 @@ class Pgpoll:
     target = "pgpoll"
 
     def __init__(self, directory, workers):
-        self.server = Server(workers, run=directory / "pgpoll")
+        self.server = Server(workers, run=directory / "pgpoll", PGPOLL_ACCESS_MEMORY_S="5")
         self.port = self.server.port
 
     @property

@@ -113,6 +113,8 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.front = None   # a web server to use instead of make's own, which then listens on an unused port
         self.make_port = self.port if WEB == "lighttpd" else web.free_port()
+        # What can_poll() answers counts at once, so that a test which replaces it need not wait; test_login.py tests the memory.
+        self.settings.setdefault("PGPOLL_ACCESS_MEMORY_S", "0")
         if WEB == "apache":
             self.settings.setdefault("PGPOLL_HEARTBEAT_S", "1")
         self.mode, self.errors = MODE, errors
@@ -245,6 +247,10 @@ class Server:
         """Restores can_poll() as it was installed."""
         self.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean"
                  " LANGUAGE sql STABLE AS 'SELECT true'")
+
+    def authenticate_as_installed(self):
+        self.sql('CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text'
+                 " LANGUAGE sql STABLE AS $$SELECT text ''$$")
 
     # --- the database
 

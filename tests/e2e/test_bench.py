@@ -55,7 +55,8 @@ def test_each_part_measures(disk, tmp_path):
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
     expected = {"memory": every, "idle": every, "latency": every | {"bare NOTIFY"}, "fanout": every, "catchup": {"pgpoll", "Nchan"}, "publish": publishing,
                 "load": {"pgpoll"}, "comeback": {"pgpoll"}, "comeback_load": {"pgpoll"}, "polls": every,
-                "kept": {"pgpoll", "few messages"}, "kept_rates": {"pgpoll", "few messages"}}
+                "kept": {"pgpoll", "few messages"}, "kept_rates": {"pgpoll", "few messages"},
+                "access": {"pgpoll"}, "access ratio": {"pgpoll"}}
     assert {name: set(report.systems_of(table)) for name, table in result["tables"].items()} == expected
     for name, table in result["tables"].items():
         for values in (values for row in table["rows"].values() for values in row.values()):

@@ -865,7 +865,7 @@ def test_who_comes_back_does_not_wait_for_new_positions(eight, topic):
 # --- can_poll()
 
 def test_an_error_of_can_poll_affects_one_poll(topic):
-    with Server(8, errors="a poll's question failed|database_query") as server:
+    with Server(8, errors="a poll's question failed") as server:
         server.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE plpgsql STABLE AS"
                    " $$ BEGIN IF topic LIKE 'bad%' THEN RAISE EXCEPTION 'broken for %', topic; END IF; RETURN topic <> 'secret'; END $$")
         body = json.dumps({"topics": ["bad"], "timeout": 0})
@@ -893,7 +893,7 @@ def test_an_error_of_can_poll_affects_one_poll(topic):
 
 
 def test_errors_of_can_poll_do_not_delay_others(topic):
-    with Server(24, errors="database_query") as server:
+    with Server(24) as server:
         server.restrict("CASE WHEN topic LIKE 'bad%' THEN 1 / length(remote_user) > 0 ELSE topic <> 'secret' END", "secret")
         bad = [server.poll_later("bad", timeout=5, status=503) for _ in range(20)]
         until(lambda: logged(server, "pgpoll.can_poll() failed: division by zero"), "the first failure")

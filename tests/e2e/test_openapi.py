@@ -5,7 +5,7 @@ import json
 import jsonschema
 import pytest
 
-from server import POLL, ROOT, STATS, Postgres, Server, max_body, new_topic
+from server import POLL, ROOT, STALL_S, STATS, Postgres, Server, max_body, new_topic, until
 from test_contract import INVALID
 
 DOCUMENT = json.loads((ROOT / "deploy" / "openapi.json").read_text())
@@ -171,8 +171,14 @@ def test_errors(checked, topic):
     try:
         checked.server.restrict("false", refused=topic)
         checked.poll(topic, expect=403)
+        checked.server.sql("""CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                              $$ SELECT CASE WHEN $1 = 'Bearer 1' THEN 'ann' END $$""")
+        until(lambda: checked.server.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status == 401, "authenticate() heeded", 5 + STALL_S)
+        checked.poll(topic, expect=401)
     finally:
         checked.server.unrestrict()
+        checked.server.authenticate_as_installed()
+    until(lambda: checked.server.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status == 200, "as installed again", 5 + STALL_S)
 
 
 def test_stats(checked, topic):

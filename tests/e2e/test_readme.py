@@ -1,5 +1,7 @@
 """Runs the commands of README.md and docs/ as a reader would type them, except for the port and the directory. Also checks their links."""
+import base64
 import contextlib
+import hmac
 import http.server
 import io
 import json
@@ -145,8 +147,7 @@ def test_access_as_in_the_documents(fresh):
         return fresh.request("POST", "/messages/poll", '{"topics": ["alice:orders"], "timeout": 0}').status
 
     assert status() == 200
-    (block,) = blocks("sql", TEXTS["docs/login.md"])
-    fresh.sql(block)
+    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "can_poll" in block))
     try:
         until(lambda: status() == 403, "refused")
         assert says("alice", "alice:orders") and not says("alice", "alice") and not says("alice", "bob:orders")
@@ -154,6 +155,62 @@ def test_access_as_in_the_documents(fresh):
     finally:
         fresh.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT true'")
         until(lambda: status() == 200, "open again")
+
+
+def test_api_keys(fresh):
+    """As docs/login.md has them: a table of hashes, a key, a poll with it."""
+    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "api_keys" in block))
+    poll = line(fresh, "curl http://127.0.0.1:8080/messages/poll -H")
+    wrong = poll.replace("$key", "wrong").replace('"topics"', '"timeout": 0, "topics"') + " -s -o /dev/null -w '%{http_code}'"
+    try:
+        until(lambda: run(wrong) == "401", "refused")
+        waiting = shell(f". {fresh.run}/env; {command('key=$(openssl')}; {command('psql -c')} >&2; {poll}")
+        until(lambda: fresh.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = '{alice:orders}'") == [("alice",)], "alice waits")
+        fresh.publish("alice:orders", "for alice")
+        output, _ = waiting.communicate(timeout=30)
+        assert json.loads(output)["messages"][0]["payload"] == "for alice"
+    finally:
+        fresh.sql("DROP TABLE api_keys")
+        fresh.authenticate_as_installed()
+    until(lambda: run(wrong) == "200", "everybody is anonymous again")
+
+
+def jwt(claims, secret, head={"alg": "HS256", "typ": "JWT"}):
+    def encoded(data):
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    signed = ".".join(encoded(json.dumps(part).encode()) for part in (head, claims))
+    return f"{signed}.{encoded(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
+
+
+def test_json_web_tokens(fresh):
+    """As docs/login.md checks them; whatever is wrong with one, it is refused without an error."""
+    def user(token, scheme="Bearer "):
+        return fresh.sql("SELECT pgpoll.authenticate(%s)", scheme + token)[0][0]
+
+    secret, now = "a secret of thirty-two bytes or more", time.time()
+    good = {"sub": "ann\u00e9", "aud": "pgpoll", "exp": now + 60, "role": "web_user"}
+    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "jwt_secret" in block))
+    try:
+        token = jwt(good, secret)
+        assert user(token) is None   # there is no secret yet
+        fresh.sql("INSERT INTO jwt_secret VALUES (%s)", secret)
+        for length in range(4):      # of any remainder in base64
+            assert user(jwt({**good, "x": "y" * length}, secret)) == "ann\u00e9"
+        assert user(jwt({**good, "aud": ["other", "pgpoll"]}, secret)) == "ann\u00e9"
+        for wrong in ({"exp": now - 1}, {"exp": None}, {"aud": "other"}, {"aud": None}, {"aud": ["pgpolls"]}, {"sub": None}, {"sub": ""}):
+            assert user(jwt({**good, **wrong}, secret)) is None, wrong
+        assert user(jwt({name: value for name, value in good.items() if name != "exp"}, secret)) is None
+        assert user(jwt(good, secret, {"alg": "none"})) is None and user(jwt(good, secret, {"alg": "HS512"})) is None
+        head, claims, signature = token.split(".")
+        forged = jwt({**good, "sub": "root"}, "another secret")
+        for bad in (jwt(good, secret + "x"), forged, f"{head}.{forged.split('.')[1]}.{signature}", f"{head}.{claims}.", f"{head}.{claims}", "",
+                    f"{head}.{claims}.{signature[:-1]}", f"{head}.{claims}.{'A' * 43}", token + "=", f" {token}", f"{token}\n", "a.b.c"):
+            assert user(bad) is None, bad
+        assert user(token, "bearer ") is None and user(token, "Basic ") is None and user("", "") is None
+    finally:
+        fresh.sql("DROP TABLE jwt_secret; DROP EXTENSION pgcrypto")
+        fresh.authenticate_as_installed()
 
 
 def test_the_python_client(fresh, tmp_path):

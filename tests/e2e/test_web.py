@@ -135,6 +135,33 @@ def test_users_reach_can_poll(server, topic):
             server.unrestrict()
 
 
+def test_tokens_reach_authenticate(server, topic):
+    """Through the file as shipped."""
+    name = "ann:" + topic
+    body = json.dumps({"topics": [name], "since": {name: "0"}, "timeout": 0})
+    with fronted(server) as door:
+        def poll(token=None):
+            return door.request("POST", POLL, body, {"Authorization": token} if token else {})
+
+        try:
+            server.publish(name, 1)
+            server.sql("""CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                          $$ SELECT CASE $1 WHEN 'Bearer of ann' THEN 'ann' WHEN 'Bearer of bob' THEN 'bob' END $$""")
+            server.sql("""CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS
+                          $$ SELECT topic LIKE remote_user || ':%' $$""")
+            until(lambda: (poll().status, poll("Bearer of bob").status) == (401, 403), "both heeded", 5 + STALL_S)
+            assert poll("Bearer of joe").status == 401
+            answer = poll("Bearer of ann")
+            assert answer.status == 200 and answer.payloads == [1]
+            refused = poll("Bearer")
+            assert refused.json == {"detail": "Not authenticated"} and refused.headers["WWW-Authenticate"] == "Bearer"
+            assert door.request("OPTIONS", POLL, headers={"Origin": "https://example.org"}).status == 204
+        finally:
+            server.unrestrict()
+            server.authenticate_as_installed()
+        until(lambda: poll().status == 200, "as installed again", 5 + STALL_S)
+
+
 @contextlib.contextmanager
 def application():
     """Starts an application that recognizes its users by a cookie. Yields its port."""

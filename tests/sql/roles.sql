@@ -38,7 +38,7 @@ INSERT INTO rights VALUES
     ('', $$SELECT nextval('pgpoll.doorbell')$$),
     ('', 'SELECT last_value FROM pgpoll.doorbell'),
     ('', 'SELECT pgpoll.assign_batch(true, 1)'),
-    ('', 'SELECT pgpoll.adopt_messages(NULL)'),
+    ('', 'SELECT pgpoll.adopt_messages(NULL, NULL)'),
     ('', 'SELECT pgpoll.assign_backlog(1, NULL)'),
     ('', $$SELECT pgpoll.prune('1 year')$$),
     ('', $$SELECT pgpoll.prune_part(NULL, '1 year', 0, 1, NULL)$$),
@@ -56,7 +56,9 @@ INSERT INTO rights VALUES
     ('', $$CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean
         LANGUAGE sql AS 'SELECT true'$$),
     ('pgpoll_poller', $$SELECT pgpoll.can_poll('', 't')$$),
-    ('pgpoll_poller', $$SELECT pgpoll.may_poll('', '{t}')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.refused_topic('', '{t}')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.authenticate('Bearer x')$$),
+    ('pgpoll_poller', $$SELECT pgpoll.has_authenticate()$$),
     ('pgpoll_poller', $$SELECT pgpoll.is_open_to_all()$$),
     ('pgpoll_poller', $$SELECT pgpoll.listen('{t}')$$),
     ('pgpoll_poller', $$SELECT pgpoll.unlisten('{t}')$$),
@@ -137,7 +139,8 @@ SELECT set_eq($$SELECT pg_temp.granted('pgpoll_publisher')$$,
     'messages.metadata insert', 'cursor() execute'], 'what a publisher is granted');
 SELECT set_eq($$SELECT pg_temp.granted('pgpoll_poller')$$,
     ARRAY['schema usage', 'stats select', 'schema_version() execute',
-    'can_poll() execute', 'may_poll() execute', 'is_open_to_all() execute', 'channel() execute',
+    'can_poll() execute', 'refused_topic() execute', 'is_open_to_all() execute', 'channel() execute',
+    'authenticate() execute', 'has_authenticate() execute',
     'listen() execute', 'unlisten() execute', 'catch_up() execute',
     'assign_positions() execute', 'new_messages() execute', 'mute_doorbell() execute',
     'unmute_doorbell() execute', 'write_statistics() execute', 'sweep_waiters() execute',
@@ -242,8 +245,8 @@ SELECT pgpoll.mute_doorbell(1000) \g /dev/null
 SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_publisher',
     $q$INSERT INTO pgpoll.messages (topic, payload) VALUES ('trapped', '"quiet"')$q$)$$,
     'they do not reach the trigger while NOTIFY is muted');
-SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}'),
-    pgpoll.listen('{t}'),
+SELECT lives_ok($$SELECT pg_temp.among_traps('pgpoll_poller', $q$SELECT pgpoll.refused_topic('', '{t}'),
+    pgpoll.has_authenticate(), pgpoll.listen('{t}'),
     pgpoll.assign_positions(), pgpoll.new_messages(1, 1), pgpoll.mute_doorbell(1),
     pgpoll.unmute_doorbell(),
     pgpoll.catch_up('{t}', '{0}', 1, 1), pgpoll.sweep_waiters(), pgpoll.unlisten(NULL),
@@ -259,18 +262,34 @@ SELECT ok((SELECT last_value FROM pgpoll.last_position) BETWEEN pg_temp.at('"qui
 
 -- Authorisation
 
-SELECT ok(pgpoll.may_poll('', '{a,b}') AND pgpoll.may_poll('alice', '{a}'),
+SELECT ok(pgpoll.refused_topic('', '{a,b}') = 0 AND pgpoll.refused_topic('alice', '{a}') = 0,
     'as installed, can_poll() lets everybody poll everything');
 SELECT ok(pgpoll.is_open_to_all(), 'is_open_to_all() is true as installed');
 CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql
     AS $$SELECT CASE topic WHEN 'open' THEN true WHEN 'unsure' THEN NULL ELSE remote_user = topic END$$;
 SELECT ok(NOT pgpoll.is_open_to_all(), 'is_open_to_all() is false when can_poll() was replaced');
-SELECT is(pgpoll.may_poll(u, t::text[]), may, format('%L polls %s: %s', u, t, may))
-FROM (VALUES ('', '{open}', true), ('', '{open,alice}', false), ('alice', '{open,alice}', true),
-    ('alice', '{alice,bob}', false),
-    ('alice', '{unsure}', false), ('alice', '{open,unsure}', false), ('', '{}', true)) v (u, t, may);
-SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.may_poll('', '{t}')$q$)$$,
+SELECT is(pgpoll.refused_topic(u, t::text[]), refused,
+    format('refused_topic() for %L of %s is %s', u, t, refused))
+FROM (VALUES ('', '{open}', 0), ('', '{open,alice}', 2), ('alice', '{open,alice}', 0),
+    ('alice', '{alice,bob,carol}', 2),
+    ('alice', '{unsure}', 1), ('alice', '{open,unsure}', 2), ('', '{}', 0)) v (u, t, refused);
+SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.refused_topic('', '{t}')$q$)$$,
     'replacing can_poll keeps its grant');
+
+-- Authentication
+
+SELECT ok(NOT pgpoll.has_authenticate() AND pgpoll.authenticate('Bearer x') = '',
+    'as installed, authenticate() makes everybody anonymous');
+CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql
+    AS $$SELECT CASE $1 WHEN 'Bearer of bad news' THEN 'alice' END$$;
+SELECT ok(pgpoll.has_authenticate(), 'has_authenticate() is true when authenticate() was replaced');
+SELECT lives_ok($$SELECT pg_temp.as_role('pgpoll_poller', $q$SELECT pgpoll.authenticate('')$q$)$$,
+    'replacing authenticate keeps its grant');
+CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE plpgsql
+    AS $$BEGIN RETURN ''; END$$;
+SELECT ok(pgpoll.has_authenticate(), 'has_authenticate() is true for a function in another language');
+DROP FUNCTION pgpoll.authenticate(text);
+SELECT ok(pgpoll.has_authenticate(), 'has_authenticate() is true if the function is missing');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -49,6 +49,8 @@ def test_installing_again_keeps_what_is_there(server):
     assert assign(admin) == 1
     before = run(admin, "SELECT position FROM pgpoll.feed")
     run(admin, "COMMENT ON FUNCTION pgpoll.can_poll(text, text) IS 'ours'")
+    run(admin, """CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                  $$ SELECT CASE WHEN $1 = 'Bearer 1' THEN 'alice' END $$""")
     vacuum = server.connect("a", LEVELS[0])
     run(vacuum, "LOCK TABLE pgpoll.messages IN SHARE UPDATE EXCLUSIVE MODE")    # the lock that VACUUM takes
     server.install("a")
@@ -57,7 +59,8 @@ def test_installing_again_keeps_what_is_there(server):
     run(admin, "SET ROLE app")
     publish(admin, "t", 2)
     assert Reader(admin, ["t"], {"t": 0}).read() == [1, 2]
-    assert run(admin, "SELECT pgpoll.may_poll('', '{mine}'), pgpoll.may_poll('', '{t}')") == [(True, False)]
+    assert run(admin, "SELECT pgpoll.refused_topic('', '{mine}'), pgpoll.refused_topic('', '{mine,t}')") == [(0, 2)]
+    assert run(admin, "SELECT pgpoll.authenticate('Bearer 1'), pgpoll.has_authenticate()") == [("alice", True)]
     run(admin, "RESET ROLE")
     assert run(admin, "SELECT position FROM pgpoll.feed ORDER BY position")[:1] == before
 

@@ -14,7 +14,8 @@ ONCE = [    # run for each delivery or poll, or each second
     "SELECT pgpoll.prune('1 day')",
     "SELECT pgpoll.prune_part('t%', '1 day', 10, 100, NULL)",
     "SELECT pgpoll.schema_version()",
-    "SELECT pgpoll.may_poll('', '{t0,t1}')",
+    "SELECT pgpoll.refused_topic('', '{t0,t1}')",
+    "SELECT pgpoll.has_authenticate()",
     "SELECT pgpoll.is_open_to_all()",
     "SELECT pgpoll.listen('{t0,t1}')",
     "SELECT pgpoll.unlisten('{t0,t1}')",
@@ -167,16 +168,17 @@ def visited(session, statement, runs=2):
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
 
 
+@pytest.mark.parametrize("look", ["SELECT pgpoll.new_messages(1000, 1)", "SELECT pgpoll.assign_positions()"])
 @pytest.mark.parametrize("ends", ["rolled back", "open"])
-def test_many_messages_that_are_not_committed(quiet, ends):
+def test_many_messages_that_are_not_committed(quiet, ends, look):
     """They are read by one look, not by each."""
     fill(quiet, 10)
-    before = visited(quiet, "SELECT pgpoll.new_messages(1000, 1)")
+    before = visited(quiet, look)
     bulk = connect("READ COMMITTED")
     run(bulk, "INSERT INTO pgpoll.messages (topic, payload) SELECT 'bulk', '1' FROM generate_series(1, 150000)")
     if ends == "rolled back":
         bulk.rollback()
-    after = visited(quiet, "SELECT pgpoll.new_messages(1000, 1)", runs=3)
+    after = visited(quiet, look, runs=3)
     publish(quiet, "t0", "new")
     assigned = assign(quiet)
     bulk.rollback()     # before a failure, which would wait for it

@@ -1,12 +1,17 @@
 """How long messages are kept, by topic: rules, patterns, the last few; and what clients are told."""
 import contextlib
+import os
+import pathlib
 import random
+import subprocess
 
 import psycopg2
 import psycopg2.errors
 import pytest
 
 from sessions import Background, assign, connect, publish, run, wait_until, waits_for_lock
+
+PRUNE = pathlib.Path(__file__).resolve().parents[2] / "sql" / "prune.sql"
 
 
 @pytest.fixture(name="owner")
@@ -91,6 +96,22 @@ def test_a_pattern_by_hand(owner):
     assert kept(owner) == {"a": [30, 20, 10], "room.1": [10], "room.2": [10], "room": [10], "z": [30, 20, 10]}
     run(owner, "CALL pgpoll.prune_topics('0', keep_last => 2)")
     assert kept(owner) == {"a": [20, 10], "room.1": [10], "room.2": [10], "room": [10], "z": [20, 10]}
+
+
+def test_what_the_timer_runs(owner):
+    """sql/prune.sql, with rules and without, also where transactions are SERIALIZABLE by default."""
+    fill(owner, "audit", 90, 10)
+    fill(owner, "orders", 90, 10)
+    publish(owner, "new", 1)
+    rule(owner, "audit", "1 year")
+    prune = ["psql", "-Xq", "-v", "keep=1 hour", "-f", PRUNE]
+    env = {**os.environ, "PGOPTIONS": "-c default_transaction_isolation=serializable"}
+    subprocess.run(prune, env=env, check=True, stdin=subprocess.DEVNULL)
+    assert kept(owner) == {"audit": [90, 10], "orders": [10], "new": [1]}
+    assert run(owner, "SELECT count(*) FROM pgpoll.feed WHERE topic = 'new'") == [(1,)]
+    run(owner, "DELETE FROM pgpoll.retention_rules")
+    subprocess.run(prune, env=env, check=True, stdin=subprocess.DEVNULL)
+    assert kept(owner) == {"audit": [10], "orders": [10], "new": [1]}
 
 
 def test_prune_does_not_ignore_rules(owner):

@@ -102,11 +102,11 @@ SELECT set_eq('SELECT DISTINCT host FROM pgpoll.counters', ARRAY['web1'],
 -- ---- waiting polls and kept messages
 
 SELECT pg_temp.begin_wait('web1', 10, '{a,b}', '192.0.2.1', 5000, 25000),
-    pg_temp.begin_wait('web1', 11, '{b}', '192.0.2.2', 9000, 1000) \g /dev/null
-SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, time_left FROM pgpoll.waiting
-    WHERE topics && '{a,b}'$$,
-    $$VALUES ('web1', 11, '192.0.2.2', '{b}'::text[], interval '9 s', interval '1 s'),
-    ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s')$$,
+    pg_temp.begin_wait('web1', 11, '{b}', '192.0.2.2', 9000, 1000, 'ann') \g /dev/null
+SELECT results_eq($$SELECT host, pid, client, topics COLLATE "default", waited, time_left, remote_user
+    FROM pgpoll.waiting WHERE topics && '{a,b}'$$,
+    $$VALUES ('web1', 11, '192.0.2.2', '{b}'::text[], interval '9 s', interval '1 s', 'ann'),
+    ('web1', 10, '192.0.2.1', '{a,b}', interval '5 s', interval '25 s', '')$$,
     'waiting shows the polls, the longest wait first');
 
 SELECT pg_temp.publish('big', '"sesame, a long payload"', '2'), pg_temp.publish('small', '3') \g /dev/null

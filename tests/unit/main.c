@@ -39,6 +39,7 @@ int main(void)
         { SUITE(authorizer_tests) },
         { SUITE(scoreboard_tests) },
         { SUITE(worker_queue_tests) },
+        { SUITE(access_memory_tests) },
         { SUITE(addresses_tests) },
         { SUITE(poll_counters_tests) },
         CU_SUITE_INFO_NULL,

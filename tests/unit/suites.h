@@ -36,5 +36,6 @@ extern CU_TestInfo addresses_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 extern CU_TestInfo worker_queue_tests[];
+extern CU_TestInfo access_memory_tests[];
 
 #endif

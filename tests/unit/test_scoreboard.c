@@ -15,6 +15,7 @@
 #include "expect.h"
 #include "fake_clock.h"
 #include "manager/authorizer.h"
+#include "manager/open_to_all.h"
 #include "manager/relay.h"
 #include "manager/stats_writer.h"
 #include "shared/slot_reset.h"
@@ -52,7 +53,7 @@ static void ask(struct scoreboard *scoreboard, int worker, const char *user, con
     atomic_store(&slot->topics[0].name_length, (uint32_t)length);
     atomic_store(&slot->question_count, 1);
     atomic_store(&slot->question_deadline_ms, INT64_MAX);
-    atomic_store(&slot->authorize, worker % 2);
+    atomic_store(&slot->question_kind, worker % 2 ? QUESTION_AUTHORIZE : QUESTION_LOCATE);
     atomic_store(&slot->asked, atomic_load(&scoreboard_reply(scoreboard, worker)->answered) + 1);
     (void)atomic_fetch_or(&scoreboard->askers[worker / 64], UINT64_C(1) << worker % 64);
 }
@@ -77,7 +78,7 @@ static void a_question_is_copied(void)
     CU_ASSERT_PTR_NOT_NULL_FATAL(question);
     EXPECT_TEXT(question->user, "eve");
     CU_ASSERT_EQUAL(question->topic_count, 1);
-    CU_ASSERT_TRUE(question->authorize);
+    CU_ASSERT_EQUAL(question->kind, QUESTION_AUTHORIZE);
     EXPECT_TEXT(question->topics[0].name, "orders");
     question_answer(scoreboard, 65, ERROR_DENIED);
     CU_ASSERT_PTR_NULL(scoreboard_question(scoreboard, 65));
@@ -104,7 +105,7 @@ static void fewer_than_no_topics(struct slot *slot)
 
 static void a_name_outside(struct slot *slot)
 {
-    atomic_store(&slot->topics[0].name_at, MAX_TOPICS * TOPIC_MAX_BYTES - 5);
+    atomic_store(&slot->topics[0].name_at, (uint32_t)scoreboard_names_size(MAX_TOPICS) - 5);
 }
 
 static void a_name_far_outside(struct slot *slot)
@@ -142,6 +143,28 @@ static void an_endless_user(struct slot *slot)
     memset(slot->user, 'u', sizeof slot->user);
 }
 
+static void no_kind(struct slot *slot)
+{
+    atomic_store(&slot->question_kind, QUESTION_KINDS);
+}
+
+static void a_negative_kind(struct slot *slot)
+{
+    atomic_store(&slot->question_kind, -1);
+}
+
+static void an_endless_token(struct slot *slot)
+{
+    atomic_store(&slot->question_kind, QUESTION_AUTHENTICATE);
+    atomic_store(&slot->token_length, ACCESS_TOKEN_MAX_BYTES + 1);
+}
+
+static void a_token_with_a_nul(struct slot *slot)
+{
+    atomic_store(&slot->question_kind, QUESTION_AUTHENTICATE);
+    atomic_store(&slot->token_length, 7);
+}
+
 static void a_question_out_of_turn(struct slot *slot)
 {
     atomic_store(&slot->asked, 5);
@@ -160,6 +183,10 @@ static void invalid_questions_are_refused(void)
                                                     a_name_with_a_nul,
                                                     a_name_that_is_not_utf8,
                                                     an_endless_user,
+                                                    no_kind,
+                                                    a_negative_kind,
+                                                    an_endless_token,
+                                                    a_token_with_a_nul,
                                                     a_question_out_of_turn };
     struct scoreboard *scoreboard = new_scoreboard();
     enum question_taken taken;
@@ -176,6 +203,33 @@ static void invalid_questions_are_refused(void)
     }
     ask(scoreboard, 0, "eve", "orders");
     CU_ASSERT_EQUAL(question_take(scoreboard, 0), QUESTION_TAKEN);
+    scoreboard_free(scoreboard);
+}
+
+static void a_token_leaves_the_shared_memory(void)
+{
+    struct scoreboard *scoreboard = new_scoreboard();
+    struct slot *slot = scoreboard_slot(scoreboard, 1);
+    struct question *question;
+
+    ask(scoreboard, 1, "", "Bearer s3cret");
+    atomic_store(&slot->question_kind, QUESTION_AUTHENTICATE);
+    atomic_store(&slot->token_length, strlen("Bearer s3cret"));
+    atomic_store(&slot->question_count, 0);
+    atomic_store(&slot->only_refresh, 1);
+    CU_ASSERT_EQUAL_FATAL(question_take(scoreboard, 1), QUESTION_TAKEN);
+    for (size_t i = 0; i < strlen("Bearer s3cret"); i++)
+        CU_ASSERT_EQUAL(scoreboard_names(scoreboard, slot)[i], '\0');
+    question = question_take_over(scoreboard, 1);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(question);
+    EXPECT_TEXT(question->text, "Bearer s3cret");
+    CU_ASSERT_TRUE(question->only_refresh);
+    /* The worker may ask the next question at once. */
+    CU_ASSERT_PTR_NULL(scoreboard_question(scoreboard, 1));
+    ask(scoreboard, 1, "eve", "orders");
+    atomic_store(&slot->only_refresh, 0);
+    CU_ASSERT_EQUAL(question_take(scoreboard, 1), QUESTION_TAKEN);
+    scoreboard_free_question(question);
     scoreboard_free(scoreboard);
 }
 
@@ -317,7 +371,10 @@ static void take_questions(struct host *host)
         host->broken += taken == QUESTION_BROKEN;
         if (taken == QUESTION_BROKEN)
             forget(host, worker);
-        else if (taken == QUESTION_TAKEN && scoreboard_question(host->scoreboard, worker)->authorize)
+        else if (taken == QUESTION_TAKEN && scoreboard_question(host->scoreboard, worker)->only_refresh)
+            authorizer_refresh(host->authorizer, question_take_over(host->scoreboard, worker));
+        else if (taken == QUESTION_TAKEN &&
+                 scoreboard_question(host->scoreboard, worker)->kind != QUESTION_LOCATE)
             authorizer_ask(host->authorizer, worker);
         else if (taken == QUESTION_TAKEN)
             relay_ask(host->relay, worker);
@@ -327,14 +384,13 @@ static void take_questions(struct host *host)
 static void turn(struct host *host, unsigned *seed)
 {
     struct scoreboard *scoreboard = host->scoreboard;
-    enum error answer;
+    struct pollfd fds[AUTHORIZER_MAX_SESSIONS];
     int worker;
 
     fake_clock_advance(1500);
     take_questions(host);
-    authorizer_step(host->authorizer, false);
-    while ((worker = authorizer_take(host->authorizer, &answer)) >= 0)
-        question_answer(scoreboard, worker, answer);
+    (void)authorizer_pollfds(host->authorizer, fds);
+    authorizer_step(host->authorizer, fds);
     relay_step(host->relay, false);
     stats_writer_step(host->stats_writer, false);
     wait_sets_wake(scoreboard, pick(seed, TOPICS));
@@ -375,7 +431,10 @@ static void expect_service(struct host *host)
 
 static void the_manager_survives_garbage(void)
 {
-    const struct config config = { .query_timeout_s = 5, .reread_s = 60, .host = "test" };
+    const struct config config = {
+        .query_timeout_s = 5, .reread_s = 60, .access_connections = 3, .access_memory_s = 5, .host = "test"
+    };
+    struct open_to_all open = { .wanted = false };
     struct host host = { .scoreboard = new_scoreboard() };
     struct garbage garbage = { host.scoreboard, 1, false };
     unsigned seed = 2;
@@ -385,7 +444,8 @@ static void the_manager_survives_garbage(void)
     fake_clock_stop();
     CU_ASSERT(setenv("PGHOST", "/nowhere", 1) == 0 && log_open("/dev/null", LOG_LEVEL_INFO, "test"));
     CU_ASSERT(signal(SIGUSR2, SIG_IGN) != SIG_ERR);
-    host.relay = relay_new(&config, host.scoreboard);
+    open.scoreboard = host.scoreboard;
+    host.relay = relay_new(&config, host.scoreboard, &open);
     host.authorizer = authorizer_new(&config, host.scoreboard);
     host.stats_writer = stats_writer_new(&config, host.scoreboard);
     CU_ASSERT_FATAL(host.relay && host.authorizer && host.stats_writer);
@@ -419,6 +479,7 @@ static void the_manager_survives_garbage(void)
 CU_TestInfo scoreboard_tests[] = {
     { "a question is copied", a_question_is_copied },
     { "invalid questions are refused", invalid_questions_are_refused },
+    { "a token leaves the shared memory", a_token_leaves_the_shared_memory },
     { "workers can write only their memory", workers_can_write_only_their_memory },
     { "the manager survives garbage", the_manager_survives_garbage },
     CU_TEST_INFO_NULL,

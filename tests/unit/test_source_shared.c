@@ -71,10 +71,11 @@ struct host {
     enum error answer;
     void (*once_waiting)(struct host *host);
     _Atomic int questions; /* how many it has answered */
+    int authorizations;    /* how many of them asked whether the user may poll */
+    char token[64];        /* of the last question that had one */
     _Atomic int looks;     /* likewise */
     enum look_state look;  /* how a look ends; LOOK_PENDING: as LOOK_DONE */
     void (*during_look)(struct host *host);
-    bool authorized; /* the last question asked whether the user may poll */
     /* The reader. */
     int reader_queue;
     pthread_t reader;
@@ -107,7 +108,7 @@ static void answer_question(struct host *host)
     if (question_take(scoreboard, WORKER) != QUESTION_TAKEN)
         return;
     question = scoreboard_question(scoreboard, WORKER);
-    for (int i = 0; i < question->topic_count; i++) {
+    for (int i = 0; question->kind == QUESTION_LOCATE && i < question->topic_count; i++) {
         struct reply_topic *about = &reply->topics[i];
         int topic = number_of(host, question->topics[i].name);
 
@@ -117,7 +118,11 @@ static void answer_question(struct host *host)
         CU_ASSERT_TRUE(ring_newest(scoreboard->ring, about->ref, &about->newest));
         about->now = about->newest;
     }
-    host->authorized = question->authorize;
+    host->authorizations += question->kind == QUESTION_AUTHORIZE;
+    if (question->kind == QUESTION_AUTHENTICATE) {
+        (void)snprintf(host->token, sizeof host->token, "%s", question->text);
+        (void)snprintf(reply->user, sizeof reply->user, "user of %s", question->text);
+    }
     atomic_fetch_add(&host->questions, 1);
     question_answer(scoreboard, WORKER, host->answer);
 }
@@ -336,19 +341,21 @@ static void asks_only_what_it_must(void)
     open_host(&host, "\"a\",\"b\"", LONG_MS);
     start_manager(&host);
     READ(&host, SOURCE_AUTHORIZE, ""); /* from now */
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
-    CU_ASSERT_TRUE(host.authorized);
-    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, but the user must be checked */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(host.authorizations, 1);
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, but the user must be checked */
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
+    CU_ASSERT_EQUAL(host.authorizations, 2);
     READ(&host, SOURCE_READ_ONLY, "");
     atomic_store(&host.scoreboard->manager->open_until_ms, clock_monotonic_ms() + LONG_MS);
     append(&host, "b", START + 1, "one");
     READ(&host, SOURCE_AUTHORIZE, "one"); /* can_poll() allows everything */
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_EQUAL(atomic_load(&host.looks), 0);
     host.positions[1] = CATCH_UP_FROM_NOW;
     READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, once it is up to date */
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
+    CU_ASSERT_EQUAL(host.authorizations, 2);
     CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
     CU_ASSERT_EQUAL(host.positions[1], START + 1);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_RING_PAGES]), 5);
@@ -455,7 +462,8 @@ static void a_silent_manager_is_not_waited_for(void)
 {
     struct host host;
 
-    open_host(&host, "\"a\"", LONG_MS);
+    open_host(&host, "\"a\"", SHORT_MS);
+    host.config.query_timeout_s = 0;
     atomic_store(&host.silent, true);
     start_manager(&host);
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
@@ -467,13 +475,100 @@ static void a_silent_manager_is_not_waited_for(void)
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
     CU_ASSERT_EQUAL(host.slot->topics[0].name_length, 1);
-    /* The manager answers both, one after the other. */
+    /* The manager answers the old question, then those of this poll. */
     atomic_store(&host.silent, false);
     READ(&host, SOURCE_AUTHORIZE, "");
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     append(&host, "a", START + 1, "not ours");
     append(&host, "bb", START + 2, "ours");
     READ(&host, SOURCE_READ_ONLY, "ours");
+    close_host(&host);
+}
+
+/* Remembers, as the authorizer does, whether eve may poll a topic. */
+static void remember(struct host *host, const char *topic, bool allowed, int64_t due_ms, int64_t expires_ms)
+{
+    struct access_memory *memory = host->scoreboard->permissions;
+    const struct keyed_hash hash =
+        access_memory_hash_topic(access_memory_hash(memory, "eve", 3), topic, strlen(topic));
+
+    CU_ASSERT_FALSE(
+        access_memory_put(memory, hash, &allowed, sizeof allowed, clock_monotonic_ms(), due_ms, expires_ms));
+}
+
+static void what_is_remembered_is_not_asked(void)
+{
+    struct host host;
+    int64_t now_ms;
+
+    open_host(&host, "\"a\",\"b\"", LONG_MS);
+    start_manager(&host);
+    now_ms = clock_monotonic_ms();
+    remember(&host, "a", true, now_ms + LONG_MS, now_ms + LONG_MS);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(host.authorizations, 1); /* about b nothing is known */
+    remember(&host, "b", true, now_ms + LONG_MS, now_ms + LONG_MS);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(host.authorizations, 1);
+    /* It is time to ask again: the poll does not wait for that. */
+    remember(&host, "a", true, now_ms, now_ms + LONG_MS);
+    stop_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->only_refresh), 1);
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the question is not written over */
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->asked),
+                    atomic_load(&scoreboard_reply(host.scoreboard, WORKER)->answered) + 1);
+    /* A refusal is remembered as well; of an expired answer nothing is left. */
+    remember(&host, "b", false, now_ms + LONG_MS, now_ms + LONG_MS);
+    FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DENIED);
+    CU_ASSERT_EQUAL(host.source->refused_topic, 1);
+    remember(&host, "b", false, now_ms, now_ms);
+    atomic_store(&host.stop, false);
+    start_manager(&host);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(host.authorizations, 3);
+    close_host(&host);
+}
+
+#define AUTHENTICATE(host, header, wanted, name) expect_user(host, header, wanted, name, __LINE__)
+
+static void expect_user(struct host *host, const char *header, enum error wanted, const char *name, int line)
+{
+    char user[SOURCE_USER_SIZE] = "";
+    const enum error error = host->source->operations->authenticate(host->source, &host->poll, header, user,
+                                                                    clock_monotonic_ms() + PROMPT_MS);
+
+    (void)expect(error == wanted, __FILE__, line, "%s instead of %s", error_name(error), error_name(wanted));
+    if (!error)
+        expect_text(user, name, __FILE__, line);
+}
+
+static void who_polls_is_asked_once(void)
+{
+    char longest[ACCESS_TOKEN_MAX_BYTES + 2];
+    struct access_memory *memory;
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    start_manager(&host);
+    memory = host.scoreboard->users;
+    AUTHENTICATE(&host, "Bearer 1", ERROR_NONE, "user of Bearer 1");
+    EXPECT_TEXT(host.token, "Bearer 1");
+    (void)access_memory_put(memory, access_memory_hash(memory, "Bearer 1", 8), "alice", 6, 0, INT64_MAX,
+                            INT64_MAX);
+    AUTHENTICATE(&host, "Bearer 1", ERROR_NONE, "alice");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
+    AUTHENTICATE(&host, "", ERROR_NONE, "user of ");
+    /* A header that is no text, or too long, is nobody's. */
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    AUTHENTICATE(&host, "Bearer \xff", ERROR_UNAUTHENTICATED, "");
+    AUTHENTICATE(&host, longest, ERROR_UNAUTHENTICATED, "");
+    EXPECT_TEXT(host.token, "");
+    /* The function is as installed. */
+    atomic_store(&host.scoreboard->manager->anonymous_until_ms, clock_monotonic_ms() + LONG_MS);
+    AUTHENTICATE(&host, "Bearer 1", ERROR_NONE, "");
+    AUTHENTICATE(&host, longest, ERROR_NONE, "");
     close_host(&host);
 }
 
@@ -577,7 +672,7 @@ static void a_topic_that_nobody_waits_for(void)
     READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
     join_reader(&host);
     CU_ASSERT_EQUAL(atomic_load(&host.looks), 1); /* so that the reader need not number */
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), host.authorizations);
     CU_ASSERT_FALSE(host.asked_to_number);
     host.scoreboard->manager->numbers_until_ms = 0;
     start_reader(&host, ERROR_NONE);
@@ -599,8 +694,8 @@ static void a_table_out_of_reach(void)
     READ(&host, SOURCE_AUTHORIZE, "");
     join_reader(&host);
     CU_ASSERT_EQUAL(host.positions[0], START);
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
-    CU_ASSERT_TRUE(host.authorized);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(host.authorizations, 1);
     close_host(&host);
 }
 
@@ -860,7 +955,7 @@ static void by_the_topics_end(void)
     open_waiting(&host, LONG_MS, close_topic);
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_SUBSCRIBE, "");
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_SUBSCRIBE, "one");
@@ -1022,6 +1117,8 @@ CU_TestInfo source_shared_tests[] = {
     { "a look may be refused", a_look_may_be_refused },
     { "a look answers all that asked before it", a_look_answers_all_that_asked_before_it },
     { "an answer may be no", an_answer_may_be_no },
+    { "what is remembered is not asked", what_is_remembered_is_not_asked },
+    { "who polls is asked once", who_polls_is_asked_once },
     { "a silent manager is not waited for", a_silent_manager_is_not_waited_for },
     { "asking is interrupted", asking_is_interrupted },
     { "what the ring lacks is read from the table", what_the_ring_lacks_is_read_from_the_table },

@@ -25,9 +25,10 @@ static void a_lone_worker_reports_itself(void)
 {
     report.counters_began = true;
     CU_ASSERT_TRUE(
-        stats_report_add_began(&report, 7, json_tokener_parse("[\"a\",\"b\"]"), "192.0.2.1", 10, 990));
+        stats_report_add_began(&report, 7, json_tokener_parse("[\"a\",\"b\"]"), "192.0.2.1", "ann", 10, 990));
     expect_report(NULL, false,
                   "{\"workers\":1,\"began\":[{\"topics\":[\"a\",\"b\"],\"pid\":7,\"client\":\"192.0.2.1\","
+                  "\"remote_user\":\"ann\","
                   "\"waited_ms\":10,\"left_ms\":990}],\"counts\":[],\"ends\":false}");
     CU_ASSERT_TRUE(stats_report_add_ended(&report, 7));
     expect_report(NULL, true, "{\"workers\":1,\"ended\":[7],\"counts\":[],\"ends\":true}");
@@ -46,10 +47,12 @@ static void a_manager_reports_its_workers(void)
 static void an_address_is_cleaned(void)
 {
     report.counters_began = true;
-    CU_ASSERT_TRUE(stats_report_add_began(&report, 7, json_object_new_array(), "1\n\x80\"", 0, 0));
-    expect_report(NULL, false,
-                  "{\"workers\":1,\"began\":[{\"topics\":[],\"pid\":7,\"client\":\"1??\\\"\",\"waited_ms\":0,"
-                  "\"left_ms\":0}],\"counts\":[],\"ends\":false}");
+    CU_ASSERT_TRUE(stats_report_add_began(&report, 7, json_object_new_array(), "1\n\x80\"", "\xff", 0, 0));
+    expect_report(
+        NULL, false,
+        "{\"workers\":1,\"began\":[{\"topics\":[],\"pid\":7,\"client\":\"1??\\\"\",\"remote_user\":\"\","
+        "\"waited_ms\":0,"
+        "\"left_ms\":0}],\"counts\":[],\"ends\":false}");
 }
 
 static size_t reported_counts(void)
