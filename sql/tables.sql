@@ -174,6 +174,6 @@ CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.waiters (
     started_at  timestamptz NOT NULL,
     deadline    timestamptz NOT NULL,
     seen_at     timestamptz NOT NULL,
-    remote_user text NOT NULL DEFAULT '', -- empty: not authenticated
+    remote_user text NOT NULL DEFAULT '', -- empty: the user is not authenticated
     PRIMARY KEY (host, pid)
 );

@@ -26,7 +26,8 @@ BEGIN
         RETURN;
     END IF;
     assigned := 0;
-    -- Usually there is nothing new. Not for new_messages(), which is usually called because there is.
+    -- Check first without the lock, because usually there is nothing new. (new_messages() does not check,
+    -- because it is usually called when there is something new.)
     IF NOT note AND pg_current_xact_id_if_assigned() IS NULL THEN
         begun := clock_timestamp();
         IF pgpoll.all_numbered() IS NOT NULL THEN
