@@ -11,7 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Sizes of texts in a line, with their NULs. A user's name that is longer than USER_SIZE is not shown. */
+/*
+ * Sizes of texts in a log line, with their NULs. A user's name that does not fit into USER_SIZE is not shown.
+ */
 enum { ID_SIZE = 65, TOPICS_SIZE = 400, USER_SIZE = 300, ACCESS_SIZE = USER_SIZE + 4 * 256 + 64 };
 
 /*
@@ -70,7 +72,9 @@ static void list_topics(const struct poll_request *request, char text[static TOP
             return;
 }
 
-/* Writes what a poll's line says about its user and, if the poll was refused, about the topic. */
+/*
+ * Writes the part of a poll's log line about its user and, if the poll was refused, about the refused topic.
+ */
 static void describe_access(const struct poll_waiter *waiter, enum error outcome, char *text, size_t size)
 {
     const int refused = waiter->source->refused_topic;

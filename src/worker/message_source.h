@@ -34,7 +34,7 @@ struct source_poll {
     int64_t deadline_ms;
 };
 
-enum { SOURCE_USER_SIZE = 1024 }; /* of a user's name, with its NUL */
+enum { SOURCE_USER_SIZE = 1024 }; /* maximum size of a user's name, with its NUL */
 
 /*
  * Whether authenticate() may be asked about this Authorization header: it is text, and not too long. One that
