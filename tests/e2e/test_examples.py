@@ -265,14 +265,19 @@ def test_the_python_client_skips_messages_that_python_cannot_parse(server, topic
     """The client skips and reports a payload nested beyond Python's recursion limit, keeps the digits of large numbers, and prints JSON."""
     deep, digits, cursors = "[" * 1200 + "]" * 1200, "7" * 5000, tmp_path / "cursors.json"
     cursors.write_text(json.dumps({topic: "0"}))
+    nested = None
+    with contextlib.suppress(RecursionError):
+        nested = json.loads(deep)   # Python 3.13 parses it
+    skipped = nested is None
     for payload in "1", deep, "2", digits, "1e400", "[0.5, 12]", deep:
         server.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", topic, payload)
     with Program(*python_client(server.url, topic, cursors=str(cursors))) as program:
-        assert program.messages(5) == [(topic, payload) for payload in (1, 2, digits, "1E+400", [0.5, 12])]
+        messages = program.messages(5 if skipped else 7)
+        assert [message for message in messages if message[1] != nested] == [(topic, payload) for payload in (1, 2, digits, "1E+400", [0.5, 12])]
         server.until_waiting(topic)
         server.publish(topic, "next")
         assert program.messages(1) == [(topic, "next")]
-        assert sum("nested too deeply" in line for line in program.errors) == 2
+        assert sum("nested too deeply" in line for line in program.errors) == (2 if skipped else 0)
 
 
 def test_a_cursor_file_keeps_the_cursors_of_other_topics(client, server, topic, tmp_path):
