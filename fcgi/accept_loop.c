@@ -16,7 +16,7 @@
 enum { LISTEN_FD = 0, REST_AFTER_MS = 1000 };
 
 static volatile sig_atomic_t drain;  /* set by a signal: answer the current request, then end the loop */
-static volatile sig_atomic_t reexec; /* that signal was SIGHUP: then re-exec instead of exiting */
+static volatile sig_atomic_t reexec; /* the signal that set drain was SIGHUP: re-exec instead of exiting */
 static volatile sig_atomic_t woken;  /* set by SIGUSR2: wake the waiting poll */
 
 static void handle_signal(int number)

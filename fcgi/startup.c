@@ -143,5 +143,5 @@ bool startup_continue(const char *name, int argc, char **argv, int count, int *d
         (void)fprintf(stderr, "%s: cannot be started by hand: start pgpoll.fcgi, which starts it\n", name);
         return false;
     }
-    return set_up(name, "pgpoll.fcgi", config); /* the log shows one program to the operator */
+    return set_up(name, "pgpoll.fcgi", config); /* log lines of all processes show this name */
 }

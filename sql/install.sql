@@ -7,7 +7,7 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
-SET search_path = pg_catalog, pg_temp; -- objects that others put into public must not capture names
+SET search_path = pg_catalog, pg_temp; -- names must not find objects that others put into public
 -- If a long transaction holds a lock, this script fails. Without the limit it would wait, and publishers
 -- would wait behind its lock request.
 SET lock_timeout = '3s';

@@ -81,7 +81,7 @@ CREATE TABLE IF NOT EXISTS pgpoll.feed (
     PRIMARY KEY (topic, position)
 );
 -- feed_message_id shows whether a message has a position when transaction numbers cannot (adopt_messages()).
--- prune() uses both indexes.
+-- prune() uses both of these indexes.
 SELECT to_regclass('pgpoll.feed_message_id') IS NULL AS missing \gset
 \if :missing
     CREATE INDEX feed_message_id ON pgpoll.feed (message_id);

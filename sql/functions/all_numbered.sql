@@ -10,7 +10,7 @@ AS $$
 DECLARE
     last pgpoll.batches;
 BEGIN
-    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- the lock order: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND last.seen IS NULL
        AND NOT EXISTS (SELECT FROM (SELECT m.xid FROM pgpoll.messages m

@@ -51,7 +51,7 @@ BEGIN
         ELSE
             old_xids := ARRAY(SELECT x FROM unnest(latest.unfinished) AS x
                               WHERE x < from_xid AND pg_visible_in_snapshot(x, latest.seen));
-            -- Here and below, the range for a single number and the ORDER BY keep the planner from using the
+            -- Here and below, a range instead of xid = x, and ORDER BY, keep the planner from using the
             -- primary key.
             chosen := ARRAY(SELECT m.id
                             FROM unnest(old_xids) AS x

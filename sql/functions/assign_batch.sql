@@ -195,7 +195,8 @@ BEGIN
         -- There is a backlog: take its next messages.
         IF last.walked_to IS NULL THEN
             last.position := after;
-            IF mine < pg_snapshot_xmax(last.seen) THEN -- a snapshot shows its own transaction as finished
+            -- A snapshot does not list its own transaction as unfinished, so add it.
+            IF mine < pg_snapshot_xmax(last.seen) THEN
                 last.seen := format('%s:%s:%s',
                                     least(pg_snapshot_xmin(last.seen), mine), pg_snapshot_xmax(last.seen),
                                     (SELECT string_agg(x.x::text, ',' ORDER BY x.x)

@@ -37,7 +37,7 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- the lock order: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND last.seen IS NOT NULL THEN
         -- During a backlog readers do not queue for the lock; they read the messages that have a position.
@@ -49,7 +49,7 @@ BEGIN
             RETURN;
         END;
     END IF;
-    batch := pgpoll.assign_batch(note, 5000); -- a row costs 5 to 20 us
+    batch := pgpoll.assign_batch(note, 5000); -- a message costs 5 to 20 us
     assigned := batch.assigned;
     more := batch.more;
 END $$;

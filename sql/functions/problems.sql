@@ -10,7 +10,7 @@ SET row_security = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    processes constant integer := polls + least(greatest(polls / 20, 1), 32); -- as in scoreboard_new()
+    processes constant integer := polls + least(greatest(polls / 20, 1), 32); -- as scoreboard_new() computes
     ahead_s constant numeric := round((pg_sequence_last_value('pgpoll.last_position') >> 16) / 1000.0
                                       - extract(epoch FROM clock_timestamp()), 1);
 BEGIN
@@ -52,7 +52,7 @@ BEGIN
            ' and does not read. At 100 %% every COMMIT that publishes fails. Find the session in'
            ' pg_stat_activity (its transaction is usually open for long) and end it.',
            round(100 * used::numeric)), false
-    FROM pg_notification_queue_usage() used WHERE used >= 0.01 -- 80 MB
+    FROM pg_notification_queue_usage() used WHERE used >= 0.01 -- 1 % is 80 MB
     UNION ALL
     SELECT 'WRONG', format('%s allows %s connections, and this host needs up to %s (PGPOLL_CONNECTIONS and'
            ' those of the manager). Raise it, or lower PGPOLL_CONNECTIONS.',

@@ -36,8 +36,8 @@ BEGIN
             HINT = format('CALL pgpoll.prune_topics(%L);', keep);
     END IF;
 
-    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- first: see tables.sql
-    -- One prune() at a time, so that 0 means that nothing is left.
+    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- the lock order: see tables.sql
+    -- Only one prune() runs at a time, so that the result 0 means that nothing is left to delete.
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
 
     -- Start where the last prune() ended, so that the dead rows before it, which an old snapshot keeps, are

@@ -29,7 +29,7 @@ DECLARE
     ids bigint[];
     gone bigint[] := '{}';
 BEGIN
-    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- first: see tables.sql
+    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- the lock order: see tables.sql
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE; -- one prune at a time
     deleted := 0;
     reached := after;
@@ -56,7 +56,7 @@ BEGIN
         ELSIF reached NOT LIKE pattern THEN
             topic_keep := NULL;
         END IF;
-        -- As in prune(). NULL: the topic is kept.
+        -- Computed as "before" in prune(). If topic_keep is NULL, the topic is kept whatever this is.
         ending := greatest((extract(epoch FROM began - topic_keep) * 1000)::bigint, 0) << 16;
         IF oldest < ending AND topic_keep IS NOT NULL AND topic_last > 0 THEN
             -- The position of the first message to keep. No row: the topic has fewer than topic_last

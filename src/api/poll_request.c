@@ -15,7 +15,7 @@ enum { TIMEOUT_MAX_S = 60, TIMEOUT_DEFAULT_S = 30, LIMIT_MAX = 1000, LIMIT_DEFAU
 
 enum {
     ESCAPED_CHARACTER_BYTES = 12, /* a surrogate pair: two escapes of six bytes */
-    CURSOR_BYTES = 280, /* for each topic: a cursor with every character escaped, punctuation, white space */
+    CURSOR_BYTES = 280, /* per topic: a cursor with every character escaped, punctuation and white space */
     OTHER_BYTES = 64 * 1024
 };
 

@@ -17,7 +17,7 @@ int subprocess_find(struct subprocess *subprocess, const char *name)
     if (length < 0)
         return -1;
     own[length] = '\0';
-    *strrchr(own, '/') = '\0'; /* the link is an absolute path */
+    *strrchr(own, '/') = '\0'; /* not NULL: the link is an absolute path */
     if ((size_t)snprintf(subprocess->path, sizeof subprocess->path, "%s/%s", own, name) >=
         sizeof subprocess->path) {
         errno = ENAMETOOLONG;

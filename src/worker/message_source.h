@@ -37,8 +37,8 @@ struct source_poll {
 enum { SOURCE_USER_SIZE = 1024 }; /* maximum size of a user's name, with its NUL */
 
 /*
- * Whether authenticate() may be asked about this Authorization header: it is text, and not too long. One that
- * is not usable authenticates nobody.
+ * Whether this Authorization header is valid UTF-8 and short enough to ask authenticate() about it. A header
+ * that is not usable authenticates nobody.
  */
 bool source_is_usable(const char *authorization);
 

@@ -14,7 +14,9 @@
  */
 enum { GRACE_MS = 900 };
 
-/* How long a poll without a cursor to answer with still tries to reach the database after a drain. */
+/*
+ * How long after a drain a poll goes on trying to reach the database, if it has no cursor to answer with yet.
+ */
 enum { LAST_TRIES_MS = 3000 };
 
 /*

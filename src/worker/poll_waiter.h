@@ -18,8 +18,8 @@
 struct config;
 
 /*
- * How a poll waiter sends something to its client; implemented by the program. Both return false if the
- * client has disconnected.
+ * The operations with which a poll waiter sends something to its client. The program implements them. Both
+ * return false if the client has disconnected.
  */
 struct poll_client {
     /* Sends the head of the answer, with status 200. No other status is possible afterwards. */

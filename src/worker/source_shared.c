@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 enum {
-    CROWDED_MS = 1000,     /* between reads of the table for topics that do not fit into the topic table */
+    CROWDED_MS = 1000,     /* time between reads of the table for topics that are not in the topic table */
     QUICK_READ_MS = 500,   /* a poll that has a permit may read this long, even after its deadline */
     LAST_WORD_MS = 100,    /* an answer may arrive this long after the deadline of the question */
     DRAINED_ASK_MS = 3000, /* how long a worker that is told to end waits for its manager */
@@ -305,7 +305,7 @@ static enum error shared_authenticate(struct message_source *base, const struct 
     if (is_anonymous(source))
         return ERROR_NONE;
     if (!usable)
-        authorization = ""; /* ask all the same, because authenticate() may be as installed */
+        authorization = ""; /* ask all the same: if authenticate() is as installed, it does not matter */
     found = access_memory_find(memory, access_memory_hash(memory, authorization, strlen(authorization)),
                                clock_monotonic_ms(), user);
     if (found == ACCESS_UNKNOWN)

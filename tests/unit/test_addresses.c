@@ -40,7 +40,7 @@ static void only_names_need_the_resolver(void)
         { "db.invalid", "", true },
         { "/a,db.invalid", "", true },
         { "a.invalid,b.invalid", "127.0.0.1,", true },
-        { "a.invalid,b.invalid", "127.0.0.1", false }, /* libpq rejects it */
+        { "a.invalid,b.invalid", "127.0.0.1", false }, /* libpq rejects this */
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -102,8 +102,8 @@ static enum outcome parse_good(void)
 }
 
 /*
- * Builds the answer for an error, as http_send_error() does, which sends a constant text instead if memory
- * runs out.
+ * Builds the answer for an error as http_send_error() does. It may fail: http_send_error() then sends a
+ * constant text.
  */
 static enum outcome refuse(const char *body, const char *wanted)
 {

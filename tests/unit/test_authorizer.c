@@ -33,7 +33,7 @@ static void ask_for_all(struct authorizer *authorizer, const struct scoreboard *
     }
 }
 
-/* Returns how many sessions have a socket. */
+/* Lets the authorizer make a step. Returns how many of its sessions have a socket. */
 static int step(struct authorizer *authorizer, bool ready)
 {
     struct pollfd fds[AUTHORIZER_MAX_SESSIONS];

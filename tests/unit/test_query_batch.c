@@ -20,7 +20,7 @@ static const char *run_out_of_time(struct query_batch *batch, struct database *d
     CU_ASSERT(batch->running && query_batch_due_ms(batch) <= now_ms + 400);
     CU_ASSERT_EQUAL(query_batch_step(batch, false, now_ms + 400), ERROR_DATABASE_AWAY);
     CU_ASSERT(!batch->running && database_pollfd(database).fd < 0);
-    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 2000), ERROR_PENDING); /* nothing is running */
+    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 2000), ERROR_PENDING); /* no query is running */
     query_batch_end(batch);
     return database_error(database);
 }

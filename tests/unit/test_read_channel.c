@@ -344,7 +344,7 @@ static void a_worker_that_is_gone(void)
 
 /* ---- damage: whatever arrives is refused, or it is complete */
 
-/* Records everything that send() writes into a socket. */
+/* Records in out everything that send_it() writes to a socket. Returns the number of bytes. */
 static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
                      struct desk *desk)
 {

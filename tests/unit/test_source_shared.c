@@ -970,7 +970,7 @@ static void a_dead_workers_permit_is_put_back(void)
     /* A worker is killed after it took a permit, before it noted that in its slot. */
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     read_permits_mend(host.scoreboard);
-    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* the worker may still be alive */
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* not yet: the worker may be alive */
     read_permits_mend(host.scoreboard);
     CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 0);
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
