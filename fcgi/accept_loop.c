@@ -15,9 +15,9 @@
 
 enum { LISTEN_FD = 0, REST_AFTER_MS = 1000 };
 
-static volatile sig_atomic_t drain;  /* a signal has come: answer the current request, then end */
-static volatile sig_atomic_t reexec; /* that signal was SIGHUP: re-exec instead of exiting */
-static volatile sig_atomic_t woken;  /* SIGUSR2 has come */
+static volatile sig_atomic_t drain;  /* set by a signal: answer the current request, then end the loop */
+static volatile sig_atomic_t reexec; /* the signal that set drain was SIGHUP: re-exec instead of exiting */
+static volatile sig_atomic_t woken;  /* set by SIGUSR2: wake the waiting poll */
 
 static void handle_signal(int number)
 {
@@ -31,7 +31,7 @@ static void handle_signal(int number)
 
 /*
  * Installs the handlers, blocks the signals, and sets *sleep_mask to the mask that unblocks them. Must follow
- * FCGX_Init(), which installs handlers of its own. can_reexec: whether SIGHUP is handled or ignored.
+ * FCGX_Init(), which installs handlers of its own. SIGHUP is ignored unless can_reexec is set.
  */
 static bool catch_signals(bool can_reexec, sigset_t *sleep_mask)
 {
@@ -56,7 +56,7 @@ static bool catch_signals(bool can_reexec, sigset_t *sleep_mask)
 
 /*
  * Makes the listening socket non-blocking, because another worker may accept a request first. Returns an
- * epoll descriptor for waiting on it, or -1.
+ * epoll descriptor with which to wait for the socket, or -1 on failure.
  */
 static int make_epoll(void)
 {
@@ -68,9 +68,9 @@ static int make_epoll(void)
 
 /*
  * Adds the listening socket to the epoll set, or removes it. With EPOLLEXCLUSIVE a new connection wakes one
- * or a few of the workers that watch the socket, but the kernel calls back every one of them, even if it is
- * busy. So only idle workers watch it: with a thousand busy ones, each connection would cost a thousand
- * callbacks.
+ * or a few of the workers that watch the socket. But for each connection the kernel also runs a callback for
+ * every busy worker that watches the socket. With a thousand busy workers that would be a thousand callbacks,
+ * so a worker watches the socket only while it is idle.
  */
 static bool watch_listener(int epoll_fd, int operation)
 {
@@ -87,7 +87,7 @@ static bool accept_request(FCGX_Request *request)
     outcome = FCGX_Accept_r(request);
     oom_set_fatal(false);
     request->keepConnection = 0; /* only the listening socket is watched, not a kept connection */
-    /* FCGX_Accept_r() succeeds even if reading the parameters failed. */
+    /* FCGX_Accept_r() returns 0 even if reading the parameters failed. */
     if (outcome == 0 && FCGX_GetError(request->in)) {
         FCGX_Finish_r(request);
         return false;
@@ -99,7 +99,7 @@ static bool accept_request(FCGX_Request *request)
     return outcome == 0;
 }
 
-/* Sleeps until a request was accepted. Returns false if a signal came first. */
+/* Sleeps until a request is accepted. Returns false if a signal that drains comes first. */
 static bool next_request(struct accept_loop *loop, FCGX_Request *request, int epoll_fd,
                          const sigset_t *sleep_mask)
 {
@@ -125,7 +125,7 @@ static bool next_request(struct accept_loop *loop, FCGX_Request *request, int ep
     return accepted;
 }
 
-/* Re-execs the program. Returns only if that failed; the process then goes on as before. */
+/* Re-execs the program. Returns only on failure; the process then continues with the running version. */
 static void reexec_program(char **argv)
 {
     /* The signals stay blocked: the new program must not get one before it has installed its handlers. */

@@ -19,25 +19,29 @@
 #include <stdint.h>
 
 struct accept_loop {
-    /* Serves one request. interrupts is what may end a wait for this client; borrowed for the call. */
+    /*
+     * Serves one request. interrupts says what may end a wait for this client early; borrowed for the call.
+     */
     void (*serve)(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts);
     /*
-     * Called when no request has come for a second, or at a signal, to free what an idle process does not
-     * need. NULL: nothing to do.
+     * Frees what an idle process does not need. Called when no request has come for a second, or at a signal.
+     * NULL: there is nothing to free.
      */
     void (*rest)(struct accept_loop *loop);
     int64_t peer_timeout_ms; /* for fcgi_io_set_timeout() */
     /*
-     * The arguments of main, with which SIGHUP re-execs the program. NULL: SIGHUP is ignored, as in a worker
-     * with a manager.
+     * The arguments of main, with which the program is re-executed after SIGHUP. NULL: SIGHUP is ignored, as
+     * in a worker that has a manager.
      */
     char **argv;
 };
 
-/* Whether descriptor 0 is a listening socket, as spawn-fcgi provides it. Logs an error if not. */
+/*
+ * Returns whether descriptor 0 is a listening socket, which spawn-fcgi provides. Logs an error if it is not.
+ */
 bool accept_loop_has_socket(void);
 
-/* Serves requests from that socket until a signal. Returns the exit status; errors have been logged. */
+/* Serves requests from descriptor 0 until a signal. Returns the exit status; errors have been logged. */
 int accept_loop_run(struct accept_loop *loop);
 
 #endif

@@ -15,7 +15,7 @@
 static int64_t io_timeout_ms;
 static struct {
     struct fcgi_records records;
-    int64_t deadline_ms; /* for the whole request; 0: nothing was read yet */
+    int64_t deadline_ms; /* when the whole request must have arrived; 0: nothing was read yet */
 } request;
 
 void fcgi_io_set_timeout(int64_t timeout_ms)
@@ -34,11 +34,13 @@ int OS_Read(int fd, char *buf, size_t len)
 
     if (request.deadline_ms == 0)
         request.deadline_ms = clock_monotonic_ms() + io_timeout_ms;
-    /* Signals stay blocked: a request that has begun is read to its end. */
+    /* Signals stay blocked here, so that a request that has begun is read to its end. */
     do
         got = recv(fd, buf, len, MSG_DONTWAIT);
     while (would_block(got) && wait_for_fd(fd, POLLIN, request.deadline_ms));
-    /* Also for a web server that sends a little all the time. */
+    /*
+     * Test the deadline even after a successful recv(), because a web server may send a little all the time.
+     */
     if (would_block(got) || clock_monotonic_ms() >= request.deadline_ms) {
         log_write(LOG_LEVEL_WARNING, "a request did not arrive completely within PGPOLL_PEER_TIMEOUT_S, "
                                      "closing its connection");
@@ -70,7 +72,10 @@ int OS_Write(int fd, char *buf, size_t len)
     return (int)put;
 }
 
-/* Closes at once. libfcgi's own function waits for unread input, but the request was read or is invalid. */
+/*
+ * Closes at once. libfcgi's own function waits for unread input, which does not matter here: the request was
+ * read completely or is invalid.
+ */
 int OS_IpcClose(int ipcFd, int shutdown)
 {
     (void)shutdown;

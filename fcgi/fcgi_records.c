@@ -16,7 +16,10 @@ static unsigned two_bytes(const unsigned char *at)
     return (unsigned)at[0] << 8 | at[1];
 }
 
-/* Checks a complete head: the first record must begin the request, and all others must belong to it. */
+/*
+ * Checks the complete head of a record. The first record must begin a request, and all others must belong to
+ * it.
+ */
 static bool begin_record(struct fcgi_records *records)
 {
     const unsigned id = two_bytes(records->head + REQUEST_ID_AT);
@@ -30,12 +33,16 @@ static bool begin_record(struct fcgi_records *records)
     records->content_left = two_bytes(records->head + CONTENT_LENGTH_AT);
     records->padding_left = records->head[PADDING_LENGTH_AT];
     /*
-     * libfcgi ignores the padding of FCGI_BEGIN_REQUEST and of empty records, and would parse it as records.
+     * libfcgi does not skip the padding of FCGI_BEGIN_REQUEST and of empty records. It would take the padding
+     * for the next record.
      */
     return records->padding_left == 0 || (!begins && records->content_left > 0);
 }
 
-/* Reads one byte of a length. A length has four bytes if the high bit of the first is set, otherwise one. */
+/*
+ * Reads one byte of a name or value length. A length has four bytes if the high bit of its first byte is set,
+ * otherwise one.
+ */
 static void follow_length(struct fcgi_records *records, unsigned char byte)
 {
     if (records->length_bytes_left > 0) {
@@ -48,7 +55,7 @@ static void follow_length(struct fcgi_records *records, unsigned char byte)
     if (records->length_bytes_left > 0)
         return;
     if (records->has_name_length)
-        records->text_left = records->name_length + records->length; /* both are below 2^31 */
+        records->text_left = records->name_length + records->length; /* no overflow: both are below 2^31 */
     else
         records->name_length = records->length;
     records->has_name_length = !records->has_name_length;
@@ -62,7 +69,7 @@ static bool follow_parameters(struct fcgi_records *records, const unsigned char 
 
         if (text == 0)
             follow_length(records, bytes[at++]);
-        else if (memchr(bytes + at, '\0', text)) /* a C string would end there */
+        else if (memchr(bytes + at, '\0', text)) /* a C string would end at the NUL */
             return false;
         if (records->text_left > FCGI_RECORDS_PARAMETER_BYTES)
             return false;

@@ -1,8 +1,8 @@
 /*
  * Checks the records of a FastCGI request (FastCGI specification 1.0, 3.3) while they arrive, before libfcgi
  * reads them. This is needed because libfcgi 2.4.2 trusts its peer: it allocates any length that a parameter
- * announces, and repeated FCGI_GET_VALUES overrun the buffer of their answer. The checker knows nothing of
- * sockets, and stores no data but its state.
+ * announces, and repeated FCGI_GET_VALUES records overrun the buffer for their answer. The checker knows
+ * nothing of sockets, and stores only its state, no data of the request.
  */
 #ifndef PGPOLL_FCGI_RECORDS_H
 #define PGPOLL_FCGI_RECORDS_H
@@ -20,7 +20,7 @@ enum {
 /* The state of the check. All zero: nothing has arrived yet. */
 struct fcgi_records {
     unsigned char head[FCGI_RECORDS_HEAD_SIZE]; /* of the current record */
-    size_t head_size;                           /* how much of it has arrived */
+    size_t head_size;                           /* how many bytes of the head have arrived */
     size_t content_left, padding_left;
     unsigned request_id; /* 0: the request has not begun */
     /* Parameters are name-value pairs: two lengths, then both texts (specification, 3.4). */
@@ -32,8 +32,8 @@ struct fcgi_records {
 };
 
 /*
- * Checks the next size bytes. Returns false if they are not part of a single request by version 1 of the
- * protocol, with parameters within the limit and without NUL; the connection must then be closed.
+ * Checks the next size bytes. They must belong to a single request of protocol version 1, whose parameters
+ * are within the limit and contain no NUL. Returns false if they do not; the connection must then be closed.
  */
 bool fcgi_records_follow(struct fcgi_records *records, const unsigned char *bytes, size_t size);
 

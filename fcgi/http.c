@@ -20,8 +20,9 @@ const char *http_parameter(const FCGX_Request *request, const char *name)
 bool http_path_is(const FCGX_Request *request, const char *path)
 {
     /*
-     * Uses REQUEST_URI, because web servers disagree on how to split SCRIPT_NAME and PATH_INFO. Ends the path
-     * at '#', too, as web servers do for their access rules; only hostile clients send a fragment.
+     * Uses REQUEST_URI, because web servers differ in how they split a path into SCRIPT_NAME and PATH_INFO.
+     * The path also ends at '#', as it does in the access rules of web servers; only hostile clients send a
+     * fragment.
      */
     const char *uri = http_parameter(request, "REQUEST_URI");
     size_t length = strcspn(uri, "?#"), path_length = strlen(path);
@@ -50,7 +51,7 @@ enum error http_read_body(FCGX_Request *request, size_t max, char **body, size_t
     char *bytes = NULL, *more;
     enum error error = ERROR_NONE;
 
-    /* Reads up to one byte more than is allowed, which shows that the body is too large. */
+    /* Read up to max + 1 bytes: the additional byte shows that the body is too large. */
     do {
         size = size == 0 ? FIRST_BYTES : 2 * size;
         if (size > max)
@@ -106,7 +107,7 @@ static const char *status_text(int status)
     }
 }
 
-/* Writes to libfcgi's buffer. An error shows at the next flush or at FCGX_Finish_r(). */
+/* Writes to libfcgi's buffer. An error is returned by the next flush or by FCGX_Finish_r(). */
 static void put(FCGX_Request *request, const char *text)
 {
     (void)FCGX_PutS(text, request->out);
@@ -128,7 +129,7 @@ static void put_number_header(FCGX_Request *request, const char *name, size_t nu
     put_header(request, name, text);
 }
 
-/* Writes the CORS headers, with which a browser lets the requesting page read the answer. */
+/* Writes the CORS headers. They make a browser let the requesting page read the answer. */
 static void put_cors(FCGX_Request *request, const struct config *config)
 {
     const char *origin = http_parameter(request, "HTTP_ORIGIN");
@@ -138,10 +139,10 @@ static void put_cors(FCGX_Request *request, const struct config *config)
     if (cors_allows_all(config->cors_origin)) {
         origin = "*";
     } else {
-        put_header(request, "Vary", "Origin"); /* caches must not serve one origin's answer to another */
+        put_header(request, "Vary", "Origin"); /* caches must not send one origin's answer to another */
         if (!cors_allows(config->cors_origin, origin))
             return;
-        put_header(request, "Access-Control-Allow-Credentials", "true"); /* browsers refuse it beside "*" */
+        put_header(request, "Access-Control-Allow-Credentials", "true"); /* browsers refuse it with "*" */
     }
     put_header(request, "Access-Control-Allow-Origin", origin);
     put_header(request, "Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate");
@@ -201,7 +202,7 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
         put_header(request, "WWW-Authenticate", "Bearer");
     if (status == 405)
         put_header(request, "Allow", methods);
-    /* Random, so that clients that were refused together do not return together. */
+    /* A random time, so that clients that are refused together do not return together. */
     if (status == 503 || status == 429)
         put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
     put_body(request, text, strlen(text));

@@ -1,6 +1,6 @@
 /*
  * Reads HTTP requests and writes HTTP answers through FastCGI. Adds the headers that all answers of pgpoll
- * have. Knows nothing of polls.
+ * have. Has no knowledge of polls.
  */
 #ifndef PGPOLL_HTTP_H
 #define PGPOLL_HTTP_H
@@ -20,19 +20,19 @@ struct json_object;
  */
 const char *http_parameter(const FCGX_Request *request, const char *name);
 
-/* Whether the request's path, as the client sent it, ends in path. Ignores the query string. */
+/* Whether the request's path, as the client sent it, ends with path. Ignores the query string. */
 bool http_path_is(const FCGX_Request *request, const char *path);
 
 bool http_method_is(const FCGX_Request *request, const char *method);
 
 /*
- * Reads the whole body. Unread bytes would hide a later disconnect, so it reads to the end even on errors. On
- * success *body is new and owned by the caller. Returns ERROR_NONE, ERROR_TOO_LARGE (more than max bytes),
- * ERROR_MEMORY, or ERROR_CLIENT_GONE (the body ended early).
+ * Reads the whole body, even on errors, because unread bytes would hide a later disconnect. On success *body
+ * is new and owned by the caller. Returns ERROR_NONE, ERROR_TOO_LARGE (more than max bytes), ERROR_MEMORY, or
+ * ERROR_CLIENT_GONE (the body ended early).
  */
 enum error http_read_body(FCGX_Request *request, size_t max, char **body, size_t *length);
 
-/* Reads the whole body and drops it. Returns false if it ended early. */
+/* Reads the whole body and drops it. Returns false if the body ended early. */
 bool http_skip_body(FCGX_Request *request);
 
 /*
@@ -43,18 +43,21 @@ bool http_begin(FCGX_Request *request, const struct config *config);
 
 #define HTTP_JSON "application/json"
 
-/* Sends a complete answer with this content type and a body of length bytes; to HEAD, only its headers. */
+/*
+ * Sends a complete answer with this content type and a body of length bytes. Omits the body if the method is
+ * HEAD.
+ */
 void http_send(FCGX_Request *request, const struct config *config, int status, const char *type,
                const char *text, size_t length);
 
 /*
- * Sends the JSON answer for an error, with detail (taken over) or, if that is NULL, with the error's own
+ * Sends the JSON answer for an error, with detail (taken over) or, if detail is NULL, with the error's own
  * text. Adds Retry-After to 429 and 503, and Allow with methods to 405.
  */
 void http_send_error(FCGX_Request *request, const struct config *config, enum error error,
                      struct json_object *detail, const char *methods);
 
-/* Answers OPTIONS, including CORS preflights. methods: those that this path supports. */
+/* Answers OPTIONS, including CORS preflights. methods lists the methods that this path supports. */
 void http_send_options(FCGX_Request *request, const struct config *config, const char *methods);
 
 #endif

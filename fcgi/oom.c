@@ -14,8 +14,8 @@ void oom_set_fatal(bool fatal)
 }
 
 /*
- * Address sanitizer has its own allocator, which ends the process itself. gcc and clang announce it
- * differently.
+ * The address sanitizer has its own allocator, which itself ends the process when memory runs out. gcc and
+ * clang announce the sanitizer differently.
  */
 #ifdef __SANITIZE_ADDRESS__
 #define HAS_SANITIZER 1
@@ -32,11 +32,11 @@ extern void *__libc_calloc(size_t nmemb, size_t size);
 extern void *__libc_realloc(void *ptr, size_t size);
 /* NOLINTEND(bugprone-reserved-identifier) */
 
-/* Returns memory, or ends the process. */
+/* Returns memory. If it is NULL and is_fatal is set, ends the process instead. */
 static void *check(void *memory, size_t size)
 {
     if (!memory && size > 0 && is_fatal) {
-        is_fatal = false; /* log_write() may allocate */
+        is_fatal = false; /* log_write() may allocate memory itself */
         log_write(LOG_LEVEL_ERROR, "out of memory: this process exits");
         _exit(EXIT_FAILURE);
     }

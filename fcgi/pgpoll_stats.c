@@ -1,6 +1,6 @@
 /*
- * pgpoll-stats.fcgi serves GET /messages/poll/stats and GET /messages/poll/metrics. It is a program and a
- * pool of its own, so that it answers even while every poll worker is busy.
+ * pgpoll-stats.fcgi serves GET /messages/poll/stats and GET /messages/poll/metrics. It is a program of its
+ * own with its own pool of processes, so that it answers even while every poll worker is busy.
  */
 #include "accept_loop.h"
 #include "core/clock.h"
@@ -70,7 +70,7 @@ static void serve(struct accept_loop *loop, FCGX_Request *request, const struct 
         return;
     if (!resource && !http_path_is(request, "/messages/poll"))
         http_send_error(request, &worker->config, ERROR_NOT_FOUND, NULL, METHODS);
-    else if (http_method_is(request, "OPTIONS")) /* for polls, too: a preflight needs no poll worker */
+    else if (http_method_is(request, "OPTIONS")) /* also for polls: a preflight needs no poll worker */
         http_send_options(request, &worker->config, resource ? METHODS : POLL_METHODS);
     else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
         http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);

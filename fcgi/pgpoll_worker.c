@@ -1,4 +1,7 @@
-/* pgpoll-worker is the fork server and, forked from it, the workers of a manager. pgpoll.fcgi starts it. */
+/*
+ * pgpoll-worker is the program of the fork server and of the workers that it forks for a manager. pgpoll.fcgi
+ * starts it.
+ */
 #include "core/log.h"
 #include "core/subprocess.h"
 #include "manager/fork_server.h"
@@ -17,8 +20,8 @@
 
 /*
  * Replaces glibc's gethostbyname(). libfcgi calls it to connect to other hosts, which a worker never does.
- * glibc's own would need shared libraries at run time, and the linker warns about that for a statically
- * linked worker.
+ * glibc's own function needs shared libraries at run time, and the linker warns about that when pgpoll-worker
+ * is linked statically.
  */
 struct hostent *gethostbyname(const char *name)
 {
@@ -26,13 +29,19 @@ struct hostent *gethostbyname(const char *name)
     return NULL;
 }
 
-/* The main function of a worker process: index is its place in the scoreboard. Returns the exit status. */
+/*
+ * The main function of a worker process. index is the index of its slot in the scoreboard. Returns the exit
+ * status.
+ */
 static int run_worker(void *context, int index)
 {
     struct worker *worker = context;
 
     (void)prctl(PR_SET_NAME, "pgpoll-worker");
-    /* The worker ends when the manager, its parent, dies. If it has died already, no signal will come. */
+    /*
+     * The worker gets SIGTERM when the manager, its parent, dies. If the manager has died already, no signal
+     * will come, so compare.
+     */
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != worker->scoreboard->manager_pid)
         return EXIT_FAILURE;
     srandom((unsigned)getpid());

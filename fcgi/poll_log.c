@@ -11,10 +11,15 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Sizes of texts in a line, with their NULs. A user's name that is longer than USER_SIZE is not shown. */
+/*
+ * Sizes of texts in a log line, with their NULs. A user's name that does not fit into USER_SIZE is not shown.
+ */
 enum { ID_SIZE = 65, TOPICS_SIZE = 400, USER_SIZE = 300, ACCESS_SIZE = USER_SIZE + 4 * 256 + 64 };
 
-/* Uses the request's X-Request-Id, cut and with unusual characters replaced, or else makes an id. */
+/*
+ * Makes the id of a request. This is its X-Request-Id, cut and with unusual characters replaced; without one,
+ * a new id.
+ */
 static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
 {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-";
@@ -32,8 +37,8 @@ static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
 }
 
 /*
- * Appends a name in quotes, with \xNN for bytes that are not printable ASCII. Returns false if there is no
- * room.
+ * Appends a topic name in quotes, with \xNN for quotes, backslashes and bytes that are not printable ASCII.
+ * Returns false and appends nothing if there is no room.
  */
 static bool add_name(char *text, size_t size, const char *name)
 {
@@ -58,7 +63,7 @@ static bool add_name(char *text, size_t size, const char *name)
     return true;
 }
 
-/* Lists as many topics as there is room for. */
+/* Writes the names of the first topics to text, as many as there is room for. */
 static void list_topics(const struct poll_request *request, char text[static TOPICS_SIZE])
 {
     text[0] = '\0';
@@ -67,7 +72,9 @@ static void list_topics(const struct poll_request *request, char text[static TOP
             return;
 }
 
-/* Writes what a poll's line says about its user and, if the poll was refused, about the topic. */
+/*
+ * Writes the part of a poll's log line about its user and, if the poll was refused, about the refused topic.
+ */
 static void describe_access(const struct poll_waiter *waiter, enum error outcome, char *text, size_t size)
 {
     const int refused = waiter->source->refused_topic;

@@ -14,7 +14,7 @@
 
 enum { HELP = 'h', VERSION = 'V', WORKERS = 256, CHECK };
 
-/* Programs without a check function use the list from FIRST_COMMON on. */
+/* The command line options. Programs without a check function have only those from FIRST_COMMON on. */
 static const struct option options[] = {
     { "check", no_argument, NULL, CHECK },
     { "workers", required_argument, NULL, WORKERS },
@@ -72,8 +72,8 @@ static bool set_up(const char *name, const char *log_name, struct config *config
 }
 
 /*
- * Reads the command line. Returns the option that decides what the program does, 0 to serve requests, or -1
- * if the command line is wrong, which was reported.
+ * Reads the command line. Returns the option that decides what the program does (HELP, VERSION or CHECK), 0
+ * to serve requests, or -1 if the command line is wrong, which has been reported.
  */
 static int read_options(const struct program *program, int argc, char **argv)
 {
@@ -143,5 +143,5 @@ bool startup_continue(const char *name, int argc, char **argv, int count, int *d
         (void)fprintf(stderr, "%s: cannot be started by hand: start pgpoll.fcgi, which starts it\n", name);
         return false;
     }
-    return set_up(name, "pgpoll.fcgi", config); /* the log shows one program to the operator */
+    return set_up(name, "pgpoll.fcgi", config); /* log lines of all processes show this name */
 }

@@ -12,22 +12,22 @@ struct program {
     const char *name;
     const char *purpose;
     const char *spawned; /* options of spawn-fcgi for the example in --help */
-    const char *uses;    /* the settings that it uses; NULL: all */
-    /* Runs --check. NULL: the program has neither --check nor --workers, because it cannot be a manager. */
+    const char *uses;    /* the settings that the program uses; NULL: all */
+    /* Runs --check. NULL: the program cannot be a manager, so it has neither --check nor --workers. */
     bool (*check)(const struct config *config, FILE *out);
 };
 
 /*
  * Handles the command line (--help, --version, --workers, --check), loads the configuration and opens the
- * log. program is borrowed for the life of the process. Returns false if the program must exit with *status:
- * the request was handled, or an error was reported.
+ * log. program is borrowed for the life of the process. Returns false if the program must exit with *status,
+ * because an option was handled or an error was reported.
  */
 bool startup_begin(const struct program *program, int argc, char **argv, struct config *config, int *status);
 
 /*
- * The same for a program that the manager starts (subprocess.h): reads count descriptors from the command
- * line, loads the configuration and opens the log as the manager has done. Exits after --help and --version.
- * Returns false if the program must exit with an error, which was reported.
+ * Does what startup_begin() does, for a program that the manager starts (subprocess.h). Reads count
+ * descriptors from the command line, loads the configuration and opens the log as the manager has done. Exits
+ * after --help and --version. Returns false if the program must exit because of an error, which was reported.
  */
 bool startup_continue(const char *name, int argc, char **argv, int count, int *descriptors,
                       struct config *config);

@@ -22,7 +22,7 @@ static const char METHODS[] = "POST, OPTIONS";
 
 enum { KEPT_BYTES = 64 * 1024, TRIM_POLLS = 16 };
 
-/* The connection to a poll's client, through the interface that the poll waiter uses. */
+/* A poll's client: the interface that the poll waiter uses, and what begin_wait() and heartbeat() need. */
 struct connection {
     struct poll_client client;
     FCGX_Request *request;
@@ -44,7 +44,7 @@ static bool heartbeat(struct poll_client *client)
     return FCGX_PutChar('\n', connection->request->out) != EOF && FCGX_FFlush(connection->request->out) == 0;
 }
 
-/* Sends the answer of a poll that ended with error. Returns the error that is logged and counted. */
+/* Sends the answer of a poll that ended with error. Returns the error to log and to count. */
 static enum error send_outcome(struct worker *worker, const struct poll_waiter *waiter, FCGX_Request *request,
                                enum error error)
 {
@@ -55,7 +55,10 @@ static enum error send_outcome(struct worker *worker, const struct poll_waiter *
         return error;
     }
     printbuf_reset(worker->answer);
-    /* Once the head is out, only a broken connection can signal an error to the client. */
+    /*
+     * Once the head has been sent, only a broken connection can signal an error to the client, so exit if
+     * memory runs out.
+     */
     oom_set_fatal(waiter->began_wait);
     made = answer_messages(worker->answer, waiter);
     oom_set_fatal(false);
@@ -72,8 +75,8 @@ static enum error send_outcome(struct worker *worker, const struct poll_waiter *
 }
 
 /*
- * Returns the memory of a large request or answer to the system, which thousands of workers would otherwise
- * keep.
+ * Returns the memory of a large request or answer to the system. Otherwise thousands of workers would keep
+ * such memory.
  */
 static void trim(struct worker *worker)
 {
@@ -107,7 +110,7 @@ static void log_poll(const struct worker *worker, const FCGX_Request *request,
 
 /*
  * Claims a poll slot within the client's quota, which is PGPOLL_MAX_POLLS_PER_CLIENT. Polls that do not wait
- * need none. Returns false if the client has too many polls.
+ * need no slot. Returns false if the client has too many polls.
  */
 static bool claim_quota(const struct worker *worker, const struct source_poll *poll)
 {
@@ -117,14 +120,17 @@ static bool claim_quota(const struct worker *worker, const struct source_poll *p
            poll_quota_claim(worker->scoreboard, worker->index, poll->remote_user, poll->client, quota);
 }
 
-/* Called before the answer is sent, because the client may then poll again at once. */
+/*
+ * Gives the slot back. Called before the answer is sent, because the client may poll again as soon as it has
+ * the answer.
+ */
 static void return_quota(const struct worker *worker)
 {
     if (worker->config.max_polls_per_client > 0)
         poll_quota_return(worker->scoreboard, worker->index);
 }
 
-/* Authenticates the client, if the web server has not, and runs the poll. */
+/* Authenticates the user, if the web server has not done so, and runs the poll. */
 static enum error run_poll(const struct worker *worker, const FCGX_Request *request,
                            struct poll_waiter *waiter)
 {
@@ -173,7 +179,7 @@ static enum error read_request(struct worker *worker, FCGX_Request *request, str
         error = poll_request_parse(asked, body, length, max_topics, detail);
     oom_set_fatal(false);
     free(body);
-    /* 0: the body was dropped, and may have been of any size. */
+    /* If length is 0, the body was dropped; it may have been of any size. */
     worker->is_large = length == 0 || length > KEPT_BYTES;
     if (worker->is_large)
         (void)malloc_trim(0); /* now, because the poll may wait for a minute */
@@ -216,7 +222,7 @@ static void set_state(const struct worker *worker, enum slot_state state)
     if (!worker->scoreboard)
         return;
     if (state == SLOT_SERVING)
-        atomic_store(&worker->slot->drain, 0); /* a drain request was for the previous poll */
+        atomic_store(&worker->slot->drain, 0); /* a drain request in the slot was for the previous poll */
     atomic_store(&worker->slot->state, state);
     if (state == SLOT_IDLE) {
         (void)atomic_fetch_add(&worker->scoreboard->workers->idle, 1);
@@ -225,8 +231,8 @@ static void set_state(const struct worker *worker, enum slot_state state)
         (void)atomic_fetch_add(&worker->scoreboard->workers->polls, 1);
         idle = atomic_fetch_sub(&worker->scoreboard->workers->idle, 1) - 1;
         /*
-         * Wake the manager once, when the reserve falls short; it then checks by itself until there are
-         * enough idle workers.
+         * Wake the manager only when the number of idle workers falls below the reserve. The manager then
+         * checks by itself until enough workers are idle.
          */
         if (idle == worker->scoreboard->reserve - 1)
             latch_set(worker->scoreboard);

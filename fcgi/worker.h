@@ -18,16 +18,16 @@ struct counters;
 
 struct worker {
     /* Set by main: */
-    struct accept_loop loop; /* main sets argv only */
+    struct accept_loop loop; /* main sets only its member argv */
     struct config config;
     struct scoreboard *scoreboard; /* NULL: no manager */
-    int index;                     /* of the worker in the scoreboard, if there is one */
-    struct slot *slot;             /* the worker's in the scoreboard, if there is one */
-    struct counters *counters;     /* the slot's; without a manager, main's own */
+    int index;                     /* index of the worker's slot, if there is a scoreboard */
+    struct slot *slot;             /* the worker's slot, if there is a scoreboard */
+    struct counters *counters;     /* the slot's counters; without a manager, those of main */
     /* Set by worker_run(): */
     struct message_source *source;
     struct printbuf *answer; /* the buffer of the current answer */
-    unsigned served;         /* how many requests */
+    unsigned served;         /* how many requests the worker has served */
     bool is_large;           /* the current request or its answer uses much memory */
 };
 

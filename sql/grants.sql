@@ -1,5 +1,6 @@
--- Only what this file grants is allowed. Functions that programs call run with the rights of the schema's
--- owner, so a poller needs no rights on tables.
+-- Roles other than the owner may do only what this file grants. Functions that read or write tables are
+-- SECURITY DEFINER: they run with the rights of the schema's owner, so pgpoll_poller needs no rights on
+-- tables.
 REVOKE ALL ON SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgpoll FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgpoll FROM PUBLIC;
@@ -36,7 +37,7 @@ GRANT EXECUTE ON FUNCTION pgpoll.retained_topics(integer) TO pgpoll_poller, pgpo
 GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO pgpoll_monitor;
 GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.waiters TO pgpoll_monitor;
 
--- For statistics and checks.
+-- For the metrics, pgpoll.fcgi --check and operators.
 GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer)
 TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;

@@ -7,8 +7,9 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
-SET search_path = pg_catalog, pg_temp; -- objects that others put into public must not capture names
--- A long transaction makes this script fail. Without a limit, publishers would wait behind it.
+SET search_path = pg_catalog, pg_temp; -- names must not find objects that others put into public
+-- If a long transaction holds a lock, this script fails. Without the limit it would wait, and publishers
+-- would wait behind its lock request.
 SET lock_timeout = '3s';
 \ir version.sql
 SELECT :SERVER_VERSION_NUM < 140000 AS server_too_old \gset
@@ -42,8 +43,9 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 
 \ir roles.sql
 \if :older
-    -- During an upgrade no prune() and no transaction that publishes is under way. Reads continue until a
-    -- table is altered: see the lock order in tables.sql. Before version 3 prune() locked retention first.
+    -- These locks keep prune() and publishing transactions out during an upgrade. Reads continue until a
+    -- table is altered: see the lock order in tables.sql. prune() of versions before 3 locks retention first,
+    -- so an upgrade from these versions does so, too.
     SELECT :installed < 3 AS retention_first \gset
     \if :retention_first
         LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;

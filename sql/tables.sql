@@ -2,17 +2,18 @@
 -- mode that it will need, and keeps that lock; then retention; then feed_lock; then the others. The
 -- functions, prune.sql, install.sql and upgrades follow this order.
 --
--- messages comes first because TRUNCATE holds ACCESS EXCLUSIVE on it before its trigger runs. Then a
--- transaction that holds ACCESS EXCLUSIVE on messages cannot deadlock: every other transaction waits for
--- messages without a lock on the other tables, or has ended. Readers and assign_batch() take ACCESS SHARE on
+-- messages comes first because TRUNCATE holds ACCESS EXCLUSIVE on it before its trigger runs. A transaction
+-- that holds ACCESS EXCLUSIVE on messages cannot deadlock, because every other transaction either waits for
+-- messages and has no lock on the other tables, or has ended. Readers and assign_batch() take ACCESS SHARE on
 -- messages, which conflicts with TRUNCATE and upgrades only; prune() takes ROW EXCLUSIVE, as publishers do.
--- feed_lock admits one session that gives positions at a time, and retention (SHARE ROW EXCLUSIVE) one that
--- prunes. An upgrade that alters one of these tables, and does not only add a table, therefore starts with
--- LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE.
+-- feed_lock admits one session at a time that gives positions. retention, locked in SHARE ROW EXCLUSIVE mode,
+-- admits one session at a time that prunes. An upgrade that alters one of these tables, and does not only add
+-- a table, therefore starts with LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE.
 
--- What a topic may be: the same rule as topic_check() in src/api/topic.c. The rules are constraints of
--- domains, because PostgreSQL parses the CHECK constraints of a table again for every INSERT. They are added
--- after CREATE DOMAIN, and NOT VALID, for upgrades/2.sql: existing rows have passed the same rules.
+-- The rules for topic names are the same as in topic_check() in src/api/topic.c. They are constraints of a
+-- domain, because PostgreSQL parses the CHECK constraints of a table again for every INSERT. upgrades/2.sql
+-- creates the domains without constraints, so the constraints are added by statements of their own. They are
+-- NOT VALID because existing rows have passed the same rules.
 SELECT to_regtype('pgpoll.topic_name') IS NULL AS missing \gset
 \if :missing
     CREATE DOMAIN pgpoll.topic_name AS text COLLATE "C";
@@ -62,25 +63,25 @@ WHERE coalesce(col_description('pgpoll.messages'::regclass, a.attnum),
                CASE WHEN a.attnum IS NULL THEN obj_description('pgpoll.messages'::regclass, 'pg_class') END)
       IS DISTINCT FROM d.description \gexec
 
--- id is in the index so that the messages of a transaction are found in order, and those with low ids without
--- reading the other rows.
+-- The index contains id, so that a scan returns the messages of a transaction in the order of id, and finds
+-- those with low ids without reading the other rows.
 SELECT to_regclass('pgpoll.messages_xid') IS NULL AS missing \gset
 \if :missing
     -- CREATE INDEX IF NOT EXISTS would wait for every transaction that publishes, even if the index exists.
     CREATE INDEX messages_xid ON pgpoll.messages (xid, id) WHERE xid IS NOT NULL;
 \endif
 
--- The order of delivery: one narrow row per committed message, which assign_batch() writes after the commit.
--- There is no foreign key, so that an operator can delete a message.
+-- The order of delivery: one narrow row per message, which assign_batch() writes after the message is
+-- committed. There is no foreign key, so that an operator can delete a message.
 CREATE TABLE IF NOT EXISTS pgpoll.feed (
     topic      text COLLATE "C" NOT NULL,
-    position   bigint NOT NULL,   -- milliseconds since 1970 << 16 | n
+    position   bigint NOT NULL,   -- (milliseconds since 1970) << 16 | counter
     message_id bigint NOT NULL,   -- messages.id
-    bytes      integer NOT NULL,  -- of payload and metadata, for the page's budget
+    bytes      integer NOT NULL,  -- of payload and metadata, which PGPOLL_PAGE_BYTES limits
     PRIMARY KEY (topic, position)
 );
 -- feed_message_id shows whether a message has a position when transaction numbers cannot (adopt_messages()).
--- prune() uses both indexes.
+-- prune() uses both of these indexes.
 SELECT to_regclass('pgpoll.feed_message_id') IS NULL AS missing \gset
 \if :missing
     CREATE INDEX feed_message_id ON pgpoll.feed (message_id);
@@ -91,42 +92,43 @@ SELECT to_regclass('pgpoll.feed_message_id') IS NULL AS missing \gset
 -- value must survive a rollback.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_position AS bigint MINVALUE 0 START 0;
 
--- Locked by the session that gives positions, until its commit has ended. The table is empty and private, so
--- that no other session can hold the lock.
+-- The session that gives positions locks this table until its commit is visible. The table is empty, and only
+-- the owner of the schema has rights on it, so that other roles cannot hold the lock.
 CREATE TABLE IF NOT EXISTS pgpoll.feed_lock () WITH (autovacuum_enabled = off);
 
 -- Which messages have a position: those of all transactions before next_xid, except the unfinished ones. Only
 -- the last row is valid. Each batch adds a row and updates none, because a long transaction would keep every
--- old version alive. The first batch writes the first row: one from this script would conflict with rows that
--- pg_dump --data-only or a subscription bring.
+-- old version alive. This script writes no first row, because it would conflict with the rows that pg_dump
+-- --data-only or a subscription brings; the first batch writes it.
 --
--- While a backlog is worked off (assign_backlog()), seen is the snapshot that defines it. Its messages with
--- ids up to walked_to have their positions, no id is greater than walk_end, and positions up to reserved are
--- kept for it.
+-- While a backlog is worked off (assign_backlog()), seen is the snapshot that defines it. The backlog's
+-- messages with ids up to walked_to have their positions. None of its ids is greater than walk_end. The
+-- positions up to reserved are kept for it.
 CREATE TABLE IF NOT EXISTS pgpoll.batches (
     position     bigint PRIMARY KEY,      -- the last position given
     next_xid     xid8 NOT NULL,
     unfinished   xid8[] NOT NULL,
     server_start timestamptz NOT NULL,
-    cluster      bigint NOT NULL,         -- system identifier: whose transaction numbers these are
-    messages     oid NOT NULL,            -- the table: copies of a cluster share its identifier
-    drawn_id     bigint,                  -- the last id drawn before this row's transaction got a number
-    low_id       bigint,                  -- ids of messages of next_xid and later are greater (exceptions:
-                                          -- assign_backlog())
-    foreign_id   bigint,                  -- up to this id, xid may be of another cluster
+    cluster      bigint NOT NULL,         -- system identifier of the cluster of next_xid and unfinished
+    messages     oid NOT NULL,            -- OID of pgpoll.messages; a restored table has another
+    drawn_id     bigint,                  -- the last id drawn before the batch's transaction got its number
+    low_id       bigint,                  -- messages of transactions from next_xid on have greater ids
+                                          -- (exceptions: see assign_backlog())
+    foreign_id   bigint,                  -- ids up to this one may have an xid of another cluster
     seen         pg_snapshot,
     walked_to    bigint,
     walk_end     bigint,
     reserved     bigint,
-    adopting     boolean                  -- the backlog is all messages without a position, whatever xid
+    adopting     boolean                  -- true: the backlog is all messages without a position
 );
 
--- The NOTIFY throttle: until when publishers send no NOTIFY, in milliseconds since 1970. It is a sequence
--- because that is read without a snapshot and set without a commit.
+-- The NOTIFY throttle: the time until which publishers send no NOTIFY, in milliseconds since 1970. It is a
+-- sequence because a sequence is read without a snapshot, and a new value counts before the commit.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.doorbell AS bigint MINVALUE 0 START 0;
 
--- Where prune() starts: it has deleted what is older. This is only a hint. It is a sequence because reading
--- it does not pass over the dead rows that an old snapshot keeps.
+-- The position at which prune() starts, because it has deleted the older ones. It is only a hint. It is a
+-- sequence because a table would collect dead rows for as long as an old snapshot exists, and each read would
+-- pass over them.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_pruned AS bigint MINVALUE 0 START 0;
 
 -- The highest position that prune() or TRUNCATE has deleted. A manager that has not read up to there has
@@ -170,12 +172,12 @@ WHERE coalesce(col_description('pgpoll.retention_rules'::regclass, a.attnum),
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.waiters (
     host        text NOT NULL,
     pid         integer NOT NULL,      -- of the worker, on that host
-    backend_pid integer NOT NULL,      -- of the session that wrote the row; the row ends with it
+    backend_pid integer NOT NULL,      -- session that wrote the row; when it ends, the row no longer counts
     topics      text[] COLLATE "C" NOT NULL,
-    client      text NOT NULL,         -- its address
+    client      text NOT NULL,         -- the client's address
     started_at  timestamptz NOT NULL,
     deadline    timestamptz NOT NULL,
     seen_at     timestamptz NOT NULL,
-    remote_user text NOT NULL DEFAULT '', -- empty: not authenticated
+    remote_user text NOT NULL DEFAULT '', -- empty: the user is not authenticated
     PRIMARY KEY (host, pid)
 );

@@ -1,4 +1,5 @@
--- ring_doorbell is deferred, so that it runs at the end of the transaction.
+-- Creates the triggers on pgpoll.messages. ring_doorbell is deferred, so that it runs at the end of the
+-- transaction.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
@@ -7,8 +8,8 @@ BEGIN
             DEFERRABLE INITIALLY DEFERRED
             FOR EACH ROW EXECUTE FUNCTION pgpoll.ring_doorbell();
     END IF;
-    -- ALWAYS: also for rows that logical replication applies. ALTER TABLE waits for every transaction that
-    -- publishes, so it runs only if it changes something.
+    -- ENABLE ALWAYS: the trigger fires also for rows that logical replication applies. ALTER TABLE waits for
+    -- every transaction that publishes, so it runs only if it changes something.
     IF EXISTS (SELECT FROM pg_catalog.pg_trigger
                WHERE tgrelid = 'pgpoll.messages'::regclass AND tgname = 'ring_doorbell'
                  AND tgenabled <> 'A') THEN

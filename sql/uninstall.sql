@@ -3,7 +3,7 @@
 \set ON_ERROR_STOP on
 \set QUIET on
 SET client_min_messages = warning;
-SET search_path = pg_catalog, pg_temp; -- objects that others put into public must not capture names
+SET search_path = pg_catalog, pg_temp; -- names must not find objects that others put into public
 BEGIN;
 SELECT to_regclass('pgpoll.messages') IS NOT NULL AS there \gset
 \if :there

@@ -3,8 +3,8 @@ SELECT w.*
 FROM pgpoll.waiters w
 WHERE w.deadline > now() - interval '5 seconds'
   AND EXISTS (SELECT FROM pg_stat_get_activity(w.backend_pid))
-  -- The manager that wrote the row. If it reported only before, it was an earlier one with the same process
-  -- id.
+  -- Leave out the waiters of a manager that reported after it wrote the row, but not in the last 15 s. A
+  -- report from before the row was written is one of an earlier session with the same process id.
   AND NOT EXISTS (SELECT FROM pgpoll.listeners l
                   WHERE l.host = w.host AND l.backend_pid = w.backend_pid AND l.hears IS NOT NULL
                     AND l.seen_at BETWEEN w.seen_at AND now() - interval '15 seconds');

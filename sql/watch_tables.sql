@@ -2,19 +2,19 @@
 -- without a manager. Unlogged, like waiters.
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.listeners (
     host         text NOT NULL,
-    pid          integer NOT NULL,      -- on that host
+    pid          integer NOT NULL,      -- of the process, on that host
     backend_pid  integer NOT NULL,      -- of the session that writes the row
     workers      integer NOT NULL,
     free_workers integer,               -- workers that can accept a poll; NULL: derive it from waiters
-    hears        boolean,               -- whether LISTEN was found to deliver; NULL: a worker
+    hears        boolean,               -- whether LISTEN was found to deliver; NULL for a worker
     seen_at      timestamptz NOT NULL,
-    quiet        boolean,               -- a manager that does not report again before there is a poll
+    quiet        boolean,               -- true: a manager that does not report again until there is a poll
     PRIMARY KEY (host, pid)
 );
 
--- Counters for metrics(), one sum for all processes of a host. A histogram has one row per bucket, labelled
--- by its upper bound, and one for the sum, in milliseconds. Each manager updates its rows at most once a
--- second; the fill factor leaves room for that.
+-- Counters for metrics(). Each value is the sum over all processes of a host. A histogram has one row per
+-- bucket, labelled by its upper bound, and one for the sum, in milliseconds. Each manager updates its rows at
+-- most once a second; the fill factor leaves room for the new row versions.
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.counters (
     host       text COLLATE "C" NOT NULL,
     metric     text COLLATE "C" NOT NULL,

@@ -1,5 +1,5 @@
--- Views for an operator in psql; \dv+ shows what each one tells. None shows a payload, nor the text of a
--- statement, which may contain one.
+-- Views for an operator in psql; \dv+ describes them. None shows a payload, or the text of a statement, which
+-- may contain a payload.
 
 CREATE OR REPLACE VIEW pgpoll.listening AS
 SELECT l.host, l.pid,
@@ -11,8 +11,9 @@ SELECT l.host, l.pid,
        date_trunc('milliseconds', now() - l.seen_at) AS last_seen
 FROM pgpoll.listeners l
 CROSS JOIN LATERAL
-    -- Long after the last report of a quiet manager, its session's process id may be that of another session.
-    -- (Who may not see when that began: NULL.)
+    -- A quiet manager does not report. Its session may have ended meanwhile, and a later session may have its
+    -- process id: one that began after the last report. (backend_start is NULL for roles that may not see
+    -- it.)
     (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid) s
                     WHERE l.quiet IS NOT TRUE OR coalesce(s.backend_start <= l.seen_at, true))
             AND (l.hears IS NULL OR l.quiet IS TRUE OR l.seen_at > now() - interval '15 seconds') AS alive) a

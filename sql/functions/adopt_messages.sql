@@ -1,16 +1,16 @@
 -- A transaction number has a meaning in one cluster only. If the server was restarted since the last batch,
--- this function checks that the cluster and the table are the same as then. If they are not (a restored dump,
--- pg_upgrade) or there was no batch yet, all messages without a position become a backlog. assign_backlog()
--- then finds them by feed_message_id instead of transaction numbers. No message is updated.
+-- this function checks that the cluster and the table are still those of the last batch. If they are not (a
+-- restored dump, pg_upgrade), or if there was no batch yet, all messages without a position become a backlog.
+-- assign_backlog() then finds them by feed_message_id instead of transaction numbers. No message is updated.
 --
--- Returns the state that the new batch starts from; seen is that batch's snapshot. assign_batch() calls it
--- under feed_lock and stores the result.
+-- latest: the last row of pgpoll.batches; returned as the state that the new batch starts from. seen: the
+-- snapshot of the new batch. assign_batch() calls this function under feed_lock and stores the result.
 CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(seen pg_snapshot, INOUT latest pgpoll.batches)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- A standby that was promoted may lack the last positions, although clients have seen them: skip as many
-    -- as can be missing.
+    -- A promoted asynchronous standby may lack the last positions, although clients have seen them. Skip as
+    -- many positions as it can lack: those of three times wal_writer_delay.
     lost constant bigint :=
         (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
     before constant bigint := coalesce(latest.position, 0);
@@ -34,5 +34,5 @@ BEGIN
     latest.messages := 'pgpoll.messages'::regclass;
 END $$;
 COMMENT ON FUNCTION pgpoll.adopt_messages(pg_snapshot, pgpoll.batches) IS
-    'Internal. After a restart of the server: if it is another cluster or table, makes all messages '
-    'without a position a backlog.';
+    'Internal. After a restart of the server: if the cluster or the table is another one, makes all '
+    'messages without a position a backlog.';

@@ -1,16 +1,16 @@
--- Returns the last position given if every message that was committed before this call has one, else NULL. So
--- it is no use to call assign_batch(). It takes no lock that somebody waits for, and is cheap: polls that do
--- not wait, and readers, usually find that there is nothing new.
+-- Returns the last position given if every message that was committed before this call has a position, so
+-- that assign_batch() would find nothing to do; otherwise NULL. The function is cheap and takes no lock that
+-- another session waits for. Most calls, by readers and for polls that do not wait, find nothing new.
 --
--- The order of its queries matters: what a batch that is committed after the first query numbers is new to
--- the second.
+-- The order of the queries matters. If a batch is committed between them, the second query still finds the
+-- messages of that batch, because it looks for what is new after the batch that the first query read.
 CREATE OR REPLACE FUNCTION pgpoll.all_numbered() RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
     last pgpoll.batches;
 BEGIN
-    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- the lock order: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND last.seen IS NULL
        AND NOT EXISTS (SELECT FROM (SELECT m.xid FROM pgpoll.messages m
@@ -28,4 +28,4 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgpoll.all_numbered() IS
-    'Internal. The last position given, if every committed message has one; else NULL.';
+    'Internal. The last position given if every committed message has a position, otherwise NULL.';

@@ -1,19 +1,19 @@
 -- A backlog is what the snapshot latest.seen shows and earlier snapshots did not, when that is more than one
--- batch takes (ARCHITECTURE.md, "Backlogs"). This function gives positions to its next messages: at most
--- `most`, and as many as it can within about 50 ms, but at least one piece. The next batch, in any session,
--- continues at latest.walked_to, in the order of ids. assign_batch() calls it under feed_lock, announces the
--- messages and stores latest.
+-- batch takes (ARCHITECTURE.md, "Backlogs"). This function gives positions to the next messages of the
+-- backlog: at most `most`, and as many as it can within about 50 ms, but at least one piece. The next batch,
+-- in any session, continues at latest.walked_to, in the order of ids. assign_batch() calls it under
+-- feed_lock, announces the messages and stores latest.
 --
 -- Where the walk starts. A transaction that got its number after a sequence value was read has greater ids
 -- than that value. There are two exceptions: an id that was drawn just before its transaction got its number,
 -- and an id that was not drawn from the sequence (replication, OVERRIDING SYSTEM VALUE, setval()). The index
 -- on (xid, id) finds these exceptions without reading other rows. They get their positions first, since their
--- ids are lower. If there are too many, the walk starts at the lowest of them.
+-- ids are lower. If there are too many of them for one batch, the walk starts at the lowest one.
 --
 -- Rows that were restored, or copied with the cluster, have transaction numbers of another cluster. Rows up
--- to latest.foreign_id are therefore also looked up in feed, so that none gets a second position. If the
--- number of such a row is also that of a transaction which latest.seen did not show, the row waits for the
--- next batch, unless its xmin proves that it was there before.
+-- to latest.foreign_id are therefore also looked up in feed, so that none gets a second position. Such a row
+-- may have the same number as a transaction of this cluster that latest.seen does not show. Then the row
+-- waits for the next batch, unless its xmin proves that it existed before.
 CREATE OR REPLACE FUNCTION pgpoll.assign_backlog(most integer, INOUT latest pgpoll.batches, OUT ids bigint[],
                                                  OUT topics text[], OUT bytes bigint)
 LANGUAGE plpgsql
@@ -21,7 +21,7 @@ AS $$
 DECLARE
     -- Other sessions wait for feed_lock, so the clock is checked after each piece. A row costs 5 to 20 us.
     piece constant integer := 1000;
-    -- As stored. A piece has one message at least. To measure a message is to read it.
+    -- Limits a piece by the size of its messages as stored. A piece has at least one message.
     piece_bytes constant integer := 2097152;
     until constant timestamptz := clock_timestamp() + interval '50 ms';
     unseen xid8[] := ARRAY(SELECT pg_snapshot_xip(latest.seen));
@@ -51,7 +51,7 @@ BEGIN
         ELSE
             old_xids := ARRAY(SELECT x FROM unnest(latest.unfinished) AS x
                               WHERE x < from_xid AND pg_visible_in_snapshot(x, latest.seen));
-            -- Here and below, the range for a single number and the ORDER BY keep the planner from using the
+            -- Here and below, a range instead of xid = x, and ORDER BY, keep the planner from using the
             -- primary key.
             chosen := ARRAY(SELECT m.id
                             FROM unnest(old_xids) AS x
@@ -86,8 +86,8 @@ BEGIN
             END IF;
             latest.low_id := latest.drawn_id;
         END IF;
-        -- Reserve positions for the whole backlog: a poll "from now" starts after them. One position per id
-        -- is enough.
+        -- Reserve positions for the whole backlog, because a poll "from now" must start after them. One
+        -- position per id is enough.
         latest.reserved := latest.position + cardinality(chosen) + piece
                            + least(greatest(latest.walk_end - latest.walked_to, 0), 1 << 30);
     END IF;
@@ -105,7 +105,7 @@ BEGIN
                      WHERE m.id = c.id AND (latest.foreign_id IS NULL OR m.id > latest.foreign_id
                                             OR (SELECT g.message_id FROM pgpoll.feed g
                                                 WHERE g.message_id = m.id LIMIT 1) IS NULL)
-                     OFFSET 0) m -- keeps it one look-up per message
+                     OFFSET 0) m -- OFFSET 0 keeps the planner to one look-up per message
                 RETURNING f.topic, f.position, f.message_id, f.bytes
             )
             SELECT coalesce(array_agg(f.message_id), '{}') AS ids,
@@ -166,4 +166,4 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION pgpoll.assign_backlog(integer, pgpoll.batches) IS
-    'Internal. Gives positions to the next messages of a backlog, which is what one batch could not take.';
+    'Internal. Gives positions to the next messages of a backlog: more messages than one batch takes.';

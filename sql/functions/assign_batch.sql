@@ -7,40 +7,42 @@
 -- Why readers miss nothing: batches take their snapshots one after the other, under a lock that each holds
 -- until its positions are visible. So a snapshot that shows a position shows every lower one. An identity
 -- column cannot guarantee that: its values are drawn before the commit and become visible in another order.
--- If there is a backlog, the next batches continue with its snapshot until all that it shows has a position.
+-- If there is a backlog, the next batches go on with the snapshot of the backlog, until all messages that it
+-- shows have a position.
 --
 -- Why all clients see the same order: a message that was committed before another was inserted has the lower
 -- id, and every snapshot that shows the second shows the first.
 --
 -- How new messages are found: each carries the number of its transaction, and each batch stores which
--- transactions its snapshot showed. Messages of other transactions are new. No rows are searched through or
--- updated for this.
+-- transactions its snapshot showed. Messages of other transactions are new. The index on (xid, id) finds
+-- these messages, so no other rows are read, and no row is updated to mark it.
 --
 -- Why positions only grow, through clock steps, crashes, failover to a lagging standby and restored backups:
--- each is at least the clock and at least the last one plus one.
+-- each position is at least the time of the clock and at least the last position plus one.
 --
 -- Parameters:
 --   most      the most messages to take, so that nobody waits long for the lock. If there are more, they
 --             become a backlog: see assign_backlog().
 --   note      store a batch even if it is empty, unless no transaction has got a number since the last one.
---             That is needed now and then: without it, rows that were rolled back, or whose transaction is
---             under way, would be read by every call until somebody publishes. If these are so many that
---             a look takes more than 10 ms, a batch is stored in any case.
+--             This is needed now and then: otherwise every call would read the rows of transactions that were
+--             rolled back or are under way, until somebody publishes. If there are so many of these rows that
+--             the search takes more than 10 ms, a batch is stored in any case.
 -- Results:
 --   assigned  how many messages got a position; ids[n] has position after + n
---   single    the message, if the batch has only one, which is not large and was found on the short way
---             (below)
---   previous  no position was given between previous and those of this batch
---   more      call again, in another transaction: there is a backlog, or newer messages may have come while
---             one was worked off
+--   single    the message itself, if the batch has only one, it has at most 64 KiB, and the short way (below)
+--             has found it
+--   previous  the last position before the batch: none was given between previous and those of this batch
+--   more      true: call again, in another transaction, because there is a backlog, or because newer messages
+--             may have come while a backlog was worked off
 --
--- If the calling transaction has published messages itself, they are included if everything fits into the
--- batch; if not, they get their positions after the commit.
+-- If the calling transaction has published messages itself, the batch includes them if everything fits into
+-- it. Otherwise they get their positions after the commit.
 --
--- Only assign_positions() and new_messages() call it. They set what it needs: search_path, and that plans use
--- the indexes. It runs for every delivery, so it has few and small queries: to start one costs more than to
--- run it, and more the more nodes its plan has. Therefore one message, the usual case, goes a short way.
--- Expressions that need no query (:=) cost a tenth of PERFORM.
+-- Only assign_positions() and new_messages() call this function. Their SET clauses pin search_path and make
+-- plans use the indexes. The function runs for every delivery, so it has few and small queries, because
+-- starting a query costs more than running it, and this cost grows with the number of nodes in the plan.
+-- Therefore a batch of one message, the usual case, goes a short way with simpler queries. Expressions that
+-- need no query (:=) cost a tenth of PERFORM.
 CREATE OR REPLACE FUNCTION pgpoll.assign_batch(note boolean, most integer, OUT assigned integer,
                                                OUT previous bigint, OUT after bigint, OUT ids bigint[],
                                                OUT bytes bigint, OUT more boolean,
@@ -55,9 +57,9 @@ DECLARE
     upto xid8;               -- seen shows no transaction with a greater number
     finished xid8[];         -- transactions that the last batch found unfinished
     drawn bigint;
-    found bigint;            -- how many messages are new; most + 1: more, or more bytes, than fit
+    found bigint;            -- how many messages are new; most + 1: more messages or bytes than fit
     begun boolean := false;  -- whether this call began a backlog
-    looked timestamptz;      -- when it looked for new messages
+    looked timestamptz;      -- when this call looked for new messages
     topics text[];
     hashes text;             -- of the topics
     message pgpoll.messages;
@@ -66,7 +68,8 @@ DECLARE
 BEGIN
     assigned := 0;
     more := false;
-    -- The snapshot must be newer than the lock. Another session will give these positions.
+    -- The snapshot must be newer than the lock, and is not at other isolation levels. Another session will
+    -- give the positions.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
@@ -74,8 +77,8 @@ BEGIN
     LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE;
     seen := pg_current_snapshot();
     given := pg_sequence_last_value('pgpoll.last_position');
-    -- The bound saves a scan from reading a whole page of the index. It excludes the last row only if
-    -- positions were reserved or lost.
+    -- The bound (>= given) keeps the scan from reading a whole page of the index. It excludes the last row
+    -- only if positions were reserved or lost; the second query then finds that row.
     SELECT * INTO last FROM pgpoll.batches b WHERE b.position >= given ORDER BY b.position DESC LIMIT 1;
     IF last.position IS NULL THEN
         SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
@@ -89,7 +92,8 @@ BEGIN
         begun := last.seen IS NOT NULL AND last.walked_to IS NULL;
         note := true;
     ELSIF note THEN
-        -- The last batch itself has a number, next_xid. Without another one there is nothing to note.
+        -- The transaction of the last batch usually has the number next_xid. If no other transaction has got
+        -- a number since, there is nothing to note.
         note := last.next_xid::text::bigint + 1 < pg_snapshot_xmax(seen)::text::bigint
                 OR EXISTS (SELECT FROM unnest(last.unfinished) AS x WHERE pg_visible_in_snapshot(x, seen));
     END IF;
@@ -100,7 +104,8 @@ BEGIN
                           ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1);
         IF last.seen IS NULL THEN
             looked := clock_timestamp();
-            -- What is committed after seen is for the next batch, although the queries below may see it.
+            -- What is committed after the snapshot seen is left to the next batch, although the queries below
+            -- may see it.
             upto := greatest(pg_snapshot_xmax(seen), mine);
             finished := '{}';
             IF last.unfinished <> '{}' THEN
@@ -128,7 +133,7 @@ BEGIN
                 INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
                 VALUES (single.topic, after + 1, single.id, least(bytes, 2147483647));
                 IF bytes > 65536 THEN
-                    single := NULL; -- a result would be a copy of it
+                    single := NULL; -- returning it would copy it
                 END IF;
             ELSIF found > 0 OR finished <> '{}' OR mine IS NOT NULL THEN
                 single := NULL;
@@ -144,7 +149,7 @@ BEGIN
                                         ORDER BY m.xid, m.id LIMIT most + 1) m
                     LIMIT most + 1
                 ), fit AS (
-                    -- pg_column_size() reads no payload; octet_length(), below, reads each.
+                    -- pg_column_size() does not read the payloads; octet_length(), below, reads each of them.
                     SELECT CASE WHEN count(*) > 1
                                      AND sum(pg_column_size(n.payload)
                                              + coalesce(pg_column_size(n.metadata), 0)) > 4194304
@@ -190,10 +195,11 @@ BEGIN
             begun := true;
         END IF;
 
-        -- A backlog.
+        -- There is a backlog: take its next messages.
         IF last.walked_to IS NULL THEN
             last.position := after;
-            IF mine < pg_snapshot_xmax(last.seen) THEN -- a snapshot shows its own transaction as finished
+            -- A snapshot does not list its own transaction as unfinished, so add it.
+            IF mine < pg_snapshot_xmax(last.seen) THEN
                 last.seen := format('%s:%s:%s',
                                     least(pg_snapshot_xmin(last.seen), mine), pg_snapshot_xmax(last.seen),
                                     (SELECT string_agg(x.x::text, ',' ORDER BY x.x)
@@ -211,7 +217,7 @@ BEGIN
         last.position := greatest(last.position, after + 1);
         note := true;
         EXIT WHEN assigned > 0 OR last.seen IS NOT NULL OR looked IS NOT NULL;
-        begun := true; -- the backlog was empty: this call can take newer messages
+        begun := true; -- the backlog was empty, so this call can take newer messages
         seen := pg_current_snapshot();
     END LOOP;
     last.drawn_id := drawn;

@@ -26,7 +26,8 @@ BEGIN
         RETURN;
     END IF;
     assigned := 0;
-    -- Usually there is nothing new. Not for new_messages(), which is usually called because there is.
+    -- Check first without the lock, because usually there is nothing new. (new_messages() does not check,
+    -- because it is usually called when there is something new.)
     IF NOT note AND pg_current_xact_id_if_assigned() IS NULL THEN
         begun := clock_timestamp();
         IF pgpoll.all_numbered() IS NOT NULL THEN
@@ -36,10 +37,10 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- first: see tables.sql
+    LOCK TABLE pgpoll.messages IN ACCESS SHARE MODE; -- the lock order: see tables.sql
     SELECT * INTO last FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1;
     IF last.server_start = pg_postmaster_start_time() AND last.seen IS NOT NULL THEN
-        -- During a backlog readers do not queue for the lock: they read what has a position.
+        -- During a backlog readers do not queue for the lock; they read the messages that have a position.
         BEGIN
             LOCK TABLE pgpoll.feed_lock IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
         EXCEPTION WHEN lock_not_available THEN
@@ -48,7 +49,7 @@ BEGIN
             RETURN;
         END;
     END IF;
-    batch := pgpoll.assign_batch(note, 5000); -- a row costs 5 to 20 us
+    batch := pgpoll.assign_batch(note, 5000); -- a message costs 5 to 20 us
     assigned := batch.assigned;
     more := batch.more;
 END $$;

@@ -1,5 +1,5 @@
 -- This function belongs to the operator, who replaces it with CREATE OR REPLACE FUNCTION. Installing again
--- keeps the operator's version, and a comment that the function already has.
+-- keeps the operator's version and any comment on it.
 DO $do$
 BEGIN
     IF to_regprocedure('pgpoll.authenticate(text)') IS NULL THEN

@@ -1,11 +1,10 @@
 -- Returns one page of messages after the given positions, of all topics, merged in the order of delivery and
 -- read in one snapshot.
 --
--- topics[n] and positions[n] belong together. A NULL position means from now, and -n the last n messages of
--- the topic and what follows them: reading starts after the message before them, or, if there are not more,
--- at the beginning, which is no gap. max_messages and max_bytes (of
--- payload and metadata, as text) bound the page. If the first message alone is larger than max_bytes, it is
--- returned all the same.
+-- positions[n] is the position for topics[n]. NULL means from now. -n means the last n messages of the topic
+-- and what follows: reading starts after the message before these n or, if the topic has no more than n, at
+-- its beginning, which is no gap. max_messages and max_bytes (of payload and metadata, as text) bound the
+-- page. If the first message alone is larger than max_bytes, it is returned all the same.
 --
 -- There are three kinds of rows, which created_at and payload tell apart:
 --   topic    (created_at is NULL) one per topic, in the order of topics. position: where reading starts. gap:
@@ -26,8 +25,9 @@ RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payl
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
--- Only one plan is good, whatever the statistics say: the primary key of feed, then that of messages. Topics
--- are compared with <= because then no other index has the order that is asked for.
+-- Only one plan is good, whatever the statistics say: the primary key of feed, then the primary key of
+-- messages. Topics are compared with <= instead of =, because then only the primary key of feed has the order
+-- of ORDER BY.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -38,12 +38,12 @@ AS $$
 #variable_conflict use_column
 DECLARE
     checked boolean := cardinality(topics) = 1; -- whether every candidate is looked up in messages
-    nos bigint[];     -- of each message: its topic's number, position, id and bytes
+    nos bigint[];     -- these four arrays have each candidate's topic number, position, id and bytes
     places bigint[];
     ids bigint[];
     sizes integer[];
 BEGIN
-    PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first: see tables.sql
+    PERFORM FROM pgpoll.messages LIMIT 0; -- locks messages first: see tables.sql
     IF 0 > ANY (positions) THEN
         positions := ARRAY(
             SELECT CASE WHEN r.requested < 0
@@ -85,22 +85,23 @@ BEGIN
           LEFT JOIN pgpoll.retention p ON p.topic = r.topic) t
     ORDER BY t.no;
 
-    -- The page's messages and the one after them. An operator may have deleted some. That is rare, and each
-    -- topic has as many candidates as a page takes, so only those of the page are looked up, unless one is
-    -- missing there.
+    -- Read the page's messages and the one after them from feed. An operator may have deleted some of them
+    -- from messages. That is rare, and each topic has as many candidates as a page takes, so at first only
+    -- the candidates that are chosen for the page are looked up in messages. If one of them is missing, all
+    -- candidates are.
     LOOP
         SELECT array_agg(f.no), array_agg(f.position), array_agg(f.message_id), array_agg(f.bytes)
           INTO nos, places, ids, sizes
           FROM (SELECT r.no, f.position, f.message_id, f.bytes
                 FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
-                -- Start after the dead rows that an old snapshot keeps.
+                -- Start after pruned_to: before it there are dead rows, which an old snapshot keeps.
                 LEFT JOIN pgpoll.retention p ON p.topic = r.topic
                 CROSS JOIN LATERAL
                     (SELECT f.position, f.message_id, f.bytes
                      FROM pgpoll.feed f
                      WHERE (f.topic, f.position) > (r.topic, greatest(r.requested, p.pruned_to))
                        AND f.topic <= r.topic AND r.requested IS NOT NULL
-                       -- One look-up per message, no join.
+                       -- A subquery instead of a join keeps the planner to one look-up per message.
                        AND (NOT checked OR (SELECT m.id FROM pgpoll.messages m
                                             WHERE m.id = f.message_id LIMIT 1) IS NOT NULL)
                      ORDER BY f.topic, f.position LIMIT max_messages + 1) f

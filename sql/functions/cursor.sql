@@ -1,6 +1,6 @@
--- Whatever a message with a position up to this one says is in the snapshot that shows the position: its
--- transaction had been committed when the batch was made. So the cursor fits to what the same statement
--- reads, on a standby, too.
+-- The position comes from the snapshot of the calling statement. Every message up to this position was
+-- committed before the batch that this snapshot shows, so the same snapshot also shows the changes that these
+-- messages announce. Therefore the cursor matches what the statement reads, on a standby, too.
 CREATE OR REPLACE FUNCTION pgpoll.cursor() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

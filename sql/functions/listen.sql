@@ -1,5 +1,5 @@
--- Commit before you read messages: no session is notified of a message that was committed before its LISTEN
--- took effect.
+-- Commit after this call and before you read messages, because LISTEN takes effect at the commit: a session
+-- is not notified of messages that were committed before.
 CREATE OR REPLACE FUNCTION pgpoll.listen(topics text[]) RETURNS SETOF text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

@@ -1,10 +1,10 @@
--- Prometheus text format 0.0.4, for all hosts. Neither topics nor anything else that clients choose are
--- labels, so the number of series depends on the number of hosts only: about 50 for each.
+-- Returns the metrics of all hosts in Prometheus text format 0.0.4. No label has a value that clients choose,
+-- such as a topic, so the number of series depends only on the number of hosts: about 50 per host.
 CREATE OR REPLACE FUNCTION pgpoll.metrics() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
-SET standard_conforming_strings = on -- the body of a function in SQL is parsed at the call
+SET standard_conforming_strings = on -- the body is parsed at each call, and it has backslashes in strings
 SET jit = off -- compilation would take seconds
 AS $$
 WITH family (no, name, type, label_name, help) AS (VALUES

@@ -25,7 +25,7 @@ AS $$
 DECLARE
     batch record;
 BEGIN
-    -- Read-only: as in assign_positions().
+    -- The database is read-only: see assign_positions().
     IF current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() THEN
         RETURN QUERY
         SELECT r.topic, r.position, r.created_at, r.payload, r.metadata,
@@ -51,8 +51,9 @@ BEGIN
         SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
                batch.assigned, batch.after + batch.assigned, batch.more, 0::bigint
         FROM unnest(batch.ids) WITH ORDINALITY AS i (id, n)
+        -- OFFSET 0 keeps the planner to one look-up per message.
         CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
-                            FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m -- one look-up per message
+                            FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m
         ORDER BY i.n;
     ELSIF batch.previous = after AND batch.assigned = 0 THEN
         RETURN QUERY

@@ -1,7 +1,7 @@
--- It checks from a poller's session and only reads. host, polls, connections: the host on which the check
--- runs, how many polls can wait there at the same time (0 without a manager), and how many connections its
--- processes may open. severity: WRONG or note. blocking: anything that writes, or that commits a NOTIFY,
--- would fail or wait now.
+-- Finds problems that show in a poller's session. It only reads. host: the host on which the check runs.
+-- polls: how many polls can wait there at the same time (0 without a manager). connections: how many
+-- connections the host's processes may open. severity: WRONG or note. blocking: because of this problem,
+-- whatever writes or commits a NOTIFY would fail or wait now.
 CREATE OR REPLACE FUNCTION pgpoll.problems(host text, polls integer, connections integer)
 RETURNS TABLE (severity text, message text, blocking boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -10,7 +10,7 @@ SET row_security = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    processes constant integer := polls + least(greatest(polls / 20, 1), 32); -- as in scoreboard_new()
+    processes constant integer := polls + least(greatest(polls / 20, 1), 32); -- as scoreboard_new() computes
     ahead_s constant numeric := round((pg_sequence_last_value('pgpoll.last_position') >> 16) / 1000.0
                                       - extract(epoch FROM clock_timestamp()), 1);
 BEGIN
@@ -52,7 +52,7 @@ BEGIN
            ' and does not read. At 100 %% every COMMIT that publishes fails. Find the session in'
            ' pg_stat_activity (its transaction is usually open for long) and end it.',
            round(100 * used::numeric)), false
-    FROM pg_notification_queue_usage() used WHERE used >= 0.01 -- 80 MB
+    FROM pg_notification_queue_usage() used WHERE used >= 0.01 -- 1 % is 80 MB
     UNION ALL
     SELECT 'WRONG', format('%s allows %s connections, and this host needs up to %s (PGPOLL_CONNECTIONS and'
            ' those of the manager). Raise it, or lower PGPOLL_CONNECTIONS.',
@@ -77,7 +77,7 @@ BEGIN
                             ' memory. If PGPOLL_WORKERS has changed since the manager started, restart it.',
                             l.workers, processes, host) END, false
     FROM (SELECT sum(l.workers) AS workers,
-                 max(a.backend_start) > now() - interval '10 s' AS is_new -- NULL without the right to see it
+                 max(a.backend_start) > now() - interval '10 s' AS is_new -- NULL: this role may not see it
           FROM pgpoll.listening l JOIN pgpoll.listeners USING (host, pid)
           LEFT JOIN pg_stat_activity a ON a.pid = backend_pid
           WHERE host = problems.host AND kind = 'manager' AND alive) l

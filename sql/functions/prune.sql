@@ -1,9 +1,9 @@
 -- Deletes at most batch messages, oldest first, and records how far each topic was pruned. Returns how many
--- it deleted: call it until that is 0. It also gives positions, one batch at each call, for databases that
--- nobody polls; a call that finds nothing to delete while messages still lack their positions returns how
--- many got one. It refuses to run if there are rules for topics, which it does not know: see prune_topics().
--- It may run at any time. Call it in READ COMMITTED: at other isolation levels it gives no
--- positions.
+-- it deleted: call it until the result is 0. Each call also gives positions to one batch of messages, because
+-- in a database that nobody polls no other process does that. A call that finds nothing to delete while
+-- messages still lack positions returns how many messages got a position. If pgpoll.retention_rules has rows,
+-- prune() refuses to run, because it would ignore them: see prune_topics(). It may run at any time. Call it
+-- in READ COMMITTED: at other isolation levels it gives no positions.
 CREATE OR REPLACE FUNCTION pgpoll.prune(keep interval, batch integer DEFAULT 5000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -36,13 +36,13 @@ BEGIN
             HINT = format('CALL pgpoll.prune_topics(%L);', keep);
     END IF;
 
-    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- first: see tables.sql
-    -- One prune() at a time, so that 0 means that nothing is left.
+    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- the lock order: see tables.sql
+    -- Only one prune() runs at a time, so that the result 0 means that nothing is left to delete.
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
 
-    -- Start where the last prune() ended, so that dead rows, which an old snapshot keeps, are not read again.
-    -- If there is nothing, start at the beginning: that finds older positions that came later (a restored
-    -- feed, a prune() that was rolled back).
+    -- Start where the last prune() ended, so that the dead rows before it, which an old snapshot keeps, are
+    -- not read again. If there is nothing to delete from there on, start at the beginning, because older
+    -- positions may exist: after feed was restored, or a prune() was rolled back.
     FOREACH after IN ARRAY ARRAY[coalesce(pg_sequence_last_value('pgpoll.last_pruned'), 0), -1] LOOP
         SELECT coalesce(array_agg(o.message_id), '{}'), max(o.position) INTO ids, last
         FROM (SELECT f.message_id, f.position FROM pgpoll.feed f
@@ -51,8 +51,8 @@ BEGIN
         EXIT WHEN ids <> '{}';
     END LOOP;
     deleted := cardinality(ids);
-    -- = ANY uses the index on message_id. A join could read the whole table, if the statistics are those of a
-    -- small one.
+    -- = ANY uses the index on message_id. A join could read the whole table, if the statistics still say that
+    -- it is small.
     WITH gone AS (
         DELETE FROM pgpoll.feed f WHERE f.message_id = ANY (ids) RETURNING f.topic, f.position
     )
@@ -65,7 +65,7 @@ BEGIN
         -- Before the deletion becomes visible: see read_feed().
         PERFORM setval('pgpoll.last_deleted', greatest(last, pg_sequence_last_value('pgpoll.last_deleted')));
     END IF;
-    numbered := pgpoll.assign_positions(); -- for databases that nobody polls
+    numbered := pgpoll.assign_positions(); -- see the head of this file
     IF deleted = 0 AND numbered.more AND numbered.assigned IS NOT NULL THEN
         RETURN greatest(numbered.assigned, 1);
     END IF;

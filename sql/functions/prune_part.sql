@@ -1,11 +1,12 @@
--- One transaction of prune_topics(): goes through topics in alphabetical order, from the one after "after"
--- (NULL: from the first), and deletes up to batch messages or works for about 50 ms. Returns how many it
--- deleted, and the topic that it reached, from which the next call continues; NULL: it reached the end.
+-- Does one transaction of prune_topics(). It goes through the topics in byte order, starting after the topic
+-- "after" (NULL: with the first), until it has deleted batch messages or worked for about 50 ms. deleted: how
+-- many messages it deleted. reached: the topic to pass as "after" to the next call; NULL: no topic is left.
 --
 -- Without a pattern, the most specific rule of pgpoll.retention_rules decides about each topic, and keep and
 -- keep_last about topics without a rule. With a pattern, keep and keep_last decide about its topics, whatever
 -- the rules say. A message is deleted if it is older than keep and not among the last keep_last of its topic.
--- That is always the beginning of a topic, so pruned_to stays true: all before it is deleted.
+-- So it always deletes the oldest messages of a topic, as pruned_to requires: all positions up to pruned_to
+-- are deleted.
 CREATE OR REPLACE FUNCTION pgpoll.prune_part(pattern text, keep interval, keep_last integer, batch integer,
                                              after text, OUT deleted integer, OUT reached text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -18,18 +19,18 @@ SET jit = off
 AS $$
 DECLARE
     began constant timestamptz := clock_timestamp();
-    -- What all topics that match the pattern begin with.
+    -- All topics that match the pattern begin with this text.
     prefix constant text := coalesce(substring(pattern FROM '^[^%_\\]*'), '');
     topic_keep interval;
     topic_last integer;
     oldest bigint;
-    ending bigint; -- positions before it may be deleted
+    ending bigint; -- positions before this one may be deleted
     last bigint;
     highest bigint; -- the greatest position deleted
     ids bigint[];
     gone bigint[] := '{}';
 BEGIN
-    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- first: see tables.sql
+    LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- the lock order: see tables.sql
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE; -- one prune at a time
     deleted := 0;
     reached := after;
@@ -56,10 +57,11 @@ BEGIN
         ELSIF reached NOT LIKE pattern THEN
             topic_keep := NULL;
         END IF;
-        -- As in prune(). NULL: the topic is kept.
+        -- Computed as "before" in prune(). If topic_keep is NULL, the topic is kept whatever this is.
         ending := greatest((extract(epoch FROM began - topic_keep) * 1000)::bigint, 0) << 16;
         IF oldest < ending AND topic_keep IS NOT NULL AND topic_last > 0 THEN
-            -- The first of the last ones; no row: there are not more.
+            -- The position of the first message to keep. No row: the topic has fewer than topic_last
+            -- messages.
             ending := least(ending, coalesce((SELECT f.position FROM pgpoll.feed f
                                               WHERE f.topic >= reached AND f.topic <= reached
                                               ORDER BY f.topic DESC, f.position DESC
@@ -78,7 +80,8 @@ BEGIN
             highest := greatest(highest, last);
             deleted := cardinality(gone);
             IF deleted >= batch THEN
-                -- There may be more of this topic: the next call begins with it.
+                -- This topic may have more to delete. The next call begins with it, because it starts after
+                -- the topic before.
                 reached := coalesce((SELECT f.topic FROM pgpoll.feed f WHERE f.topic < reached
                                      ORDER BY f.topic DESC LIMIT 1), '');
                 EXIT;

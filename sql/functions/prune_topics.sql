@@ -1,10 +1,11 @@
--- Deletes messages by topic, in transactions of at most batch messages or about 50 ms, until none is left to
--- delete. prune_part() has the rules. It commits, so CALL it outside of a transaction, as the owner of the
--- schema. It also gives positions, for databases that nobody polls, if the session's transactions are READ
--- COMMITTED.
+-- Deletes messages by topic until no message is left to delete. prune_part.sql explains which ones. Each
+-- transaction deletes at most as many messages as the parameter batch says, or works for about 50 ms. The
+-- procedure commits, so CALL it outside of a transaction, as the owner of the schema. If the session's
+-- transactions are READ COMMITTED, the procedure also gives positions to new messages, because in a database
+-- that nobody polls no other process does that.
 --
--- Without a pattern and without rules it calls prune(), which finds the oldest messages by position. To go
--- through the topics costs about 30 us for each.
+-- Without a pattern and without rules it calls prune(), which finds the oldest messages by position.
+-- Otherwise it goes through the topics, which costs about 30 us per topic.
 CREATE OR REPLACE PROCEDURE pgpoll.prune_topics(keep interval, pattern text DEFAULT NULL,
                                                 keep_last integer DEFAULT 0, batch integer DEFAULT 5000)
 LANGUAGE plpgsql
@@ -38,4 +39,5 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgpoll.prune_topics(interval, text, integer, integer) IS
     'Deletes messages that are older than keep and not among the last keep_last of their topic, in the '
-    'topics that match the pattern (LIKE). Without one: in all, and rules in pgpoll.retention_rules precede.';
+    'topics that match the LIKE pattern. Without a pattern it goes through all topics, and the rules in '
+    'pgpoll.retention_rules take precedence over keep and keep_last.';

@@ -18,5 +18,5 @@ BEGIN
     RETURN 0;
 END $$;
 COMMENT ON FUNCTION pgpoll.refused_topic(text, text[]) IS
-    'The number of the first of these topics, from 1, that can_poll() does not allow this user; if '
-    'can_poll() returns NULL, it does not. 0: it allows all, or it is as installed and was not asked.';
+    'Which of these topics is the first that can_poll() refuses to this user, counted from 1; NULL from '
+    'can_poll() is a refusal. 0: can_poll() allows all of them, or is as installed and was not asked.';

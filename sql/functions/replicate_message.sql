@@ -1,6 +1,7 @@
--- A row that logical replication applies has a transaction number of another cluster. The trigger replaces it
--- by the number of the transaction that applies the row. In other sessions it changes nothing: after ENABLE
--- TRIGGER ALL (from pg_restore --disable-triggers) a replica trigger fires in every session.
+-- A row that logical replication applies has a transaction number of another cluster. This trigger replaces
+-- that number by the number of the transaction that applies the row. It is a replica trigger, but ENABLE
+-- TRIGGER ALL, which pg_restore --disable-triggers runs, makes it fire in every session. Therefore the
+-- function checks session_replication_role and changes nothing in ordinary sessions.
 CREATE OR REPLACE FUNCTION pgpoll.replicate_message() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

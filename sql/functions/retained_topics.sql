@@ -2,8 +2,8 @@ CREATE OR REPLACE FUNCTION pgpoll.retained_topics(most integer) RETURNS json
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
--- Each step finds the next topic in the primary key, so the cost does not grow with the messages. Only this
--- plan is good, whatever the statistics say.
+-- Each step of the recursion finds the next topic in the primary key of feed, so the cost does not grow with
+-- the number of messages. Only this plan is good, whatever the statistics say.
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_sort = off

@@ -1,6 +1,6 @@
--- A waiter's row goes when its connection has ended or its deadline is long past. The row of a listener that
--- is gone stays for a while (a manager's for an hour) so that an operator sees that it is missing. The
--- counters of a host are deleted an hour after the last write.
+-- Deletes the row of a waiter when its connection has ended or its deadline is long past. The row of a
+-- listener that is gone stays for 5 minutes, or for an hour if it is a manager's, so that an operator sees
+-- which one is missing. The counters of a host are deleted an hour after the last write.
 CREATE OR REPLACE FUNCTION pgpoll.sweep_waiters() RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -1,6 +1,7 @@
--- What the view pgpoll.topics shows of pgpoll.feed. That is read as a whole if it has at most 125 pages. Of a
--- larger one, a random sample of about as many pages is read: the figures of the largest 200 topics in it
--- are multiplied, and the exact ends of these topics come from the index.
+-- Computes the figures of the view pgpoll.topics from the table pgpoll.feed. A table of at most 125 pages is
+-- read as a whole. Of a larger one, a random sample of about 125 pages is read. For the 200 largest topics of
+-- the sample, messages and bytes are extrapolated; oldest and newest are exact, because they come from the
+-- index.
 CREATE OR REPLACE FUNCTION pgpoll.topic_sizes()
 RETURNS TABLE (topic text, messages bigint, bytes bigint, oldest bigint, newest bigint, estimated boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -34,4 +35,5 @@ BEGIN
     FROM largest l;
 END $$;
 COMMENT ON FUNCTION pgpoll.topic_sizes() IS
-    'Internal. How many messages and bytes each topic has, or about the largest ones if there are many.';
+    'Internal. How many messages and bytes each topic has; if there are many messages, an estimate for the '
+    'largest topics.';

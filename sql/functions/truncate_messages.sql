@@ -1,11 +1,11 @@
--- Clients are told of a TRUNCATE as of a prune: the messages' positions are deleted and recorded as pruned.
--- If positions stayed, then after RESTART IDENTITY new messages would take them over and be delivered twice,
--- and under other topics.
+-- Clients learn of a TRUNCATE as they learn of a prune: this trigger deletes the messages' positions from
+-- feed and records them as pruned. If rows of feed stayed, then after RESTART IDENTITY new messages would get
+-- the ids in these rows, and would be delivered a second time, under other topics.
 --
--- Messages without a position are lost as well, and no position says which cursors come before them. The
--- trigger therefore gives one position more, records all of their topics as pruned up to it, and announces it
--- like a batch. TRUNCATE's lock on messages keeps assign_batch() away until the commit, so feed_lock is not
--- needed.
+-- TRUNCATE also removes messages without a position, and no position says which cursors come before them. The
+-- trigger therefore gives one more position, records all topics of such messages as pruned up to it, and
+-- announces it like a batch. TRUNCATE's lock on messages keeps assign_batch() away until the commit, so
+-- feed_lock is not needed.
 CREATE OR REPLACE FUNCTION pgpoll.truncate_messages() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -18,13 +18,13 @@ SET jit = off
 AS $$
 DECLARE
     level constant text := current_setting('transaction_isolation');
-    mine constant xid8 := pg_current_xact_id_if_assigned(); -- its messages are not committed
+    mine constant xid8 := pg_current_xact_id_if_assigned(); -- no client has seen its messages
     last pgpoll.batches;
     known boolean;
     floor bigint;
     topics bigint;
 BEGIN
-    -- A snapshot older than the lock does not show all that TRUNCATE removes.
+    -- A snapshot older than the lock may not show all messages that TRUNCATE removes.
     IF level <> 'read committed' THEN
         RAISE EXCEPTION 'cannot TRUNCATE pgpoll.messages in a transaction that is %', upper(level) USING
             ERRCODE = 'invalid_transaction_state',
@@ -37,7 +37,7 @@ BEGIN
     floor := greatest(coalesce(pg_sequence_last_value('pgpoll.last_position'), 0),
                       ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1) + 1;
     -- Transaction numbers do not tell which messages lack a position if there was no batch since the server
-    -- was started (adopt_messages()), and in a backlog (assign_backlog()).
+    -- was started (adopt_messages()), or if there is a backlog (assign_backlog()).
     known := coalesce(last.server_start = pg_postmaster_start_time() AND last.seen IS NULL
                       AND last.foreign_id IS NULL, false);
     WITH lost (topic) AS (

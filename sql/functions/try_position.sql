@@ -1,4 +1,5 @@
--- The test message is rolled back. Other sessions only miss numbers of the sequences, and may wait briefly.
+-- The check rolls its test message back. Other sessions notice only that sequences skip values, and may wait
+-- briefly for a lock.
 CREATE OR REPLACE FUNCTION pgpoll.try_position() RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -9,11 +10,13 @@ AS $$
 DECLARE
     assigned integer;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'local', true); -- all is rolled back: no standby to wait for
+    PERFORM set_config('synchronous_commit', 'local', true); -- do not wait for a standby: all is rolled back
     BEGIN
         INSERT INTO pgpoll.messages (topic, payload) VALUES ('pgpoll check', 'null');
         SET CONSTRAINTS ALL IMMEDIATE; -- fires ring_doorbell
-        PERFORM FROM pg_control_system(); -- adopt_messages() calls it after a restart
+        -- adopt_messages() needs this function, but only after a restart of the server. Call it now, so that
+        -- a missing privilege shows before that.
+        PERFORM FROM pg_control_system();
         SELECT a.assigned INTO assigned FROM pgpoll.assign_positions() AS a (assigned);
         RAISE SQLSTATE 'PGPOL';
     EXCEPTION

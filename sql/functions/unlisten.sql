@@ -16,4 +16,4 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgpoll.unlisten(text[]) IS
-    'Undoes listen() for these topics; NULL: for all.';
+    'UNLISTENs the channels of these topics; NULL: all channels.';

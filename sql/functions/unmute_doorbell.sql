@@ -1,6 +1,6 @@
--- Call it in a transaction of its own, then give positions in the next one. True: every publisher that sent
--- no NOTIFY is visible to that next transaction. False: one may still be under way, so check again soon. The
--- protocol is in ring_doorbell.sql.
+-- Call it in a transaction of its own, then give positions in the next one. true: every publisher that sent
+-- no NOTIFY is visible to that next transaction. false: such a publisher may still be under way, so check
+-- again soon. The protocol is in ring_doorbell.sql.
 CREATE OR REPLACE FUNCTION pgpoll.unmute_doorbell() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

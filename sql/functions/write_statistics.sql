@@ -1,11 +1,11 @@
 -- report: {"pid", "workers", "free_workers", "hears", "quiet", "began", "ended", "counts", "ends"}; all but
 -- pid may be absent. workers, free_workers, hears and quiet are columns of pgpoll.listeners.
---   began:  [{"pid", "topics", "client", "remote_user", "waited_ms", "left_ms"}, ...], polls that began to
---           wait. Their times are durations, so that the clock of the reporting host does not matter.
---   ended:  [pid, ...], processes whose polls no longer wait.
+--   began:  [{"pid", "topics", "client", "remote_user", "waited_ms", "left_ms"}, ...], the polls that began
+--           to wait. Their times are durations, so that the clock of the reporting host does not matter.
+--   ended:  [pid, ...], the processes whose polls no longer wait.
 --   counts: [{"metric", "label", "n"}, ...], what was counted since the last report.
---   ends:   true if the reporting process ends. Then the rows that this session wrote are deleted, and no
---           others: the successor on the host may have the same process id.
+--   ends:   true if the reporting process ends. Then the rows that this session wrote are deleted. Other
+--           sessions' rows stay, because the next process on the host may have the same process id.
 CREATE OR REPLACE FUNCTION pgpoll.write_statistics(host text, report json) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -42,7 +42,7 @@ BEGIN
       = (excluded.backend_pid, excluded.workers, excluded.free_workers, excluded.hears, excluded.quiet,
          excluded.seen_at);
 
-    -- All processes lock the rows in the same order: no deadlock between workers of one host.
+    -- ORDER BY makes all processes lock the rows in the same order, so workers of one host do not deadlock.
     INSERT INTO pgpoll.counters AS c (host, metric, label, value, changed_at)
     SELECT $1, n.metric, n.label, n.n, now()
     FROM json_to_recordset($2 -> 'counts') AS n (metric text, label text, n bigint)
@@ -58,5 +58,6 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgpoll.write_statistics(text, json) IS
-    'A manager, or a worker without one, reports that it is alive, which polls began and ended to wait, and '
-    'what it has counted since its last report. false: the database is read-only and nothing was written.';
+    'A manager, or a worker without one, reports that it is alive, which polls began and stopped waiting, '
+    'and what it has counted since its last report. Returns false if the database is read-only; then nothing '
+    'is written.';

@@ -12,8 +12,8 @@ static const int64_t SERIAL_MAX = (1 << SERIAL_BITS) - 1;
 static const int64_t MS_MAX = INT64_MAX >> SERIAL_BITS;
 
 /*
- * Parses decimal digits from *at up to end or the first other character, and moves *at past them. Returns
- * false if there are none, there is a leading zero, or the number exceeds limit.
+ * Parses the decimal digits at *at, up to end or the first other character, and moves *at past them. Returns
+ * false if there is no digit, the number has a leading zero, or it exceeds limit.
  */
 static bool read_decimal(const char **at, const char *end, int64_t limit, int64_t *number)
 {
@@ -66,7 +66,7 @@ static bool read_stream_id(const char *text, size_t length, int64_t *position)
     return true;
 }
 
-/* Sets *position to -n. */
+/* Parses "-n" and sets *position to -n. */
 static bool read_last(const char *text, size_t length, int64_t *position)
 {
     const char *at = text + 1, *end = text + length;

@@ -8,14 +8,14 @@
 
 enum { KEPT_DEPTH = 2, UNIT_LENGTH = 6, BYTE_ORDER_MARK_LENGTH = 3, END = -1 };
 
-/* The state of one rewrite: the input up to at is read, and its rewritten form is in out. */
+/* The state of one rewrite. The input has been read up to at, and its rewritten form is in out. */
 struct rewriter {
     const char *text;
     size_t length, at;
     const char *const *members;
     char *out;
     size_t written;
-    const char *message; /* the fault at this place, if reading failed */
+    const char *message; /* the fault at the offset at, if reading failed */
 };
 
 static int peek_at(const struct rewriter *rewriter, size_t at)
@@ -69,7 +69,7 @@ static void copy(struct rewriter *rewriter, size_t length)
     rewriter->at += length;
 }
 
-/* Skips white space and copies c, the only character allowed here. */
+/* Skips white space and copies the character c. Any other character is a fault. */
 static bool copy_after_space(struct rewriter *rewriter, char c)
 {
     skip_space(rewriter);
@@ -81,7 +81,7 @@ static bool copy_after_space(struct rewriter *rewriter, char c)
 
 /* ---- strings */
 
-/* Reads \uXXXX at this place. Returns false if there is none. */
+/* Reads the escape \uXXXX at offset at into *unit. Returns false if there is no such escape. */
 static bool read_unit(const struct rewriter *rewriter, size_t at, uint32_t *unit)
 {
     char digits[5] = "";
@@ -177,7 +177,10 @@ static size_t end_of_digits(const struct rewriter *rewriter, size_t at)
     return at;
 }
 
-/* Ends the number before a dot or an exponent without digits, which the caller then reports as a fault. */
+/*
+ * Copies a number. Stops before a dot or an exponent that no digit follows, which the caller then reports as
+ * a fault.
+ */
 static bool rewrite_number(struct rewriter *rewriter)
 {
     size_t end = rewriter->at + is_at(rewriter, '-'), digits;
@@ -223,8 +226,8 @@ static bool is_kept(const struct rewriter *rewriter, const char *name, size_t le
 }
 
 /*
- * Rewrites one member of an object, with a comma before it unless it is the first that is kept. Removes it
- * again if it is not needed.
+ * Rewrites one member of an object, with a comma before it unless it is the first kept member. If the member
+ * is not to be kept, removes it from the output again.
  */
 static bool rewrite_member(struct rewriter *rewriter, int depth)
 {

@@ -51,8 +51,8 @@ static bool append_text(struct printbuf *out, const char *text)
 }
 
 /*
- * Concatenates parts that are JSON already or need no escaping (hex, digits). With json-c, each of the up to
- * 1,000 messages of a page would cost a dozen allocated objects.
+ * Concatenates parts that are already JSON or need no escaping (hex and decimal digits). Building them with
+ * json-c would allocate a dozen objects for each of the up to 1,000 messages of a page.
  */
 bool message_append(struct printbuf *out, const char *quoted_topic, const struct message *message)
 {

@@ -1,6 +1,6 @@
 /*
- * A message as it is read from the database, and its JSON object in an answer (ARCHITECTURE.md, "Life of a
- * message").
+ * A message as it is read from the database, and how it is written as a JSON object of an answer
+ * (ARCHITECTURE.md, "The life of a message").
  */
 #ifndef PGPOLL_MESSAGE_H
 #define PGPOLL_MESSAGE_H

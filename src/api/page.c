@@ -45,7 +45,7 @@ void page_clear(struct page *page)
     page->backlog = false;
 }
 
-/* Appends the comma before the next message, if it needs one. */
+/* Appends a comma if the next message is not the first. */
 static bool separate(struct page *page)
 {
     return page->message_count == 0 || printbuf_strappend(page->messages, ",") >= 0;

@@ -1,7 +1,7 @@
 /*
  * The result of one read for a poll: messages, ready to be sent, and the position up to which each topic has
- * been read. The poll's waiter initialises and releases it. The code that reads the table or the message ring
- * fills it.
+ * been read. The poll waiter initialises and releases the page. The code that reads the table or the message
+ * ring fills it.
  */
 #ifndef PGPOLL_PAGE_H
 #define PGPOLL_PAGE_H
@@ -20,13 +20,13 @@ struct poll_topic;
  */
 enum gap { GAP_NONE, GAP_EXPIRED, GAP_UNKNOWN, GAP_AHEAD, GAP_COUNT };
 
-/* Returns the name in answers and metrics; "none" for GAP_NONE. */
+/* Returns the name of a gap in answers and metrics; "none" for GAP_NONE. */
 const char *gap_name(enum gap gap);
 
 struct page_topic {
     int64_t start;  /* the read began after this position */
-    int64_t next;   /* the position of the topic's last message in the page, or start */
-    int64_t oldest; /* if gap is set: the oldest retained message of the topic; -1: none */
+    int64_t next;   /* the position of the topic's last message in the page; if it has none, start */
+    int64_t oldest; /* with a gap: the position of the oldest retained message of the topic; -1: none */
     enum gap gap;
 };
 
@@ -36,15 +36,15 @@ struct page {
     struct printbuf *messages; /* JSON objects, separated by commas */
     int message_count;
     int64_t first; /* the position of the first message, if there is one */
-    bool has_more; /* the topics have further messages */
-    bool backlog;  /* committed messages are still waiting for their positions */
+    bool has_more; /* there are messages of the topics after those of this page */
+    bool backlog;  /* committed messages exist that have no position yet (a backlog) */
 };
 
-/* Makes an empty page. Returns false if out of memory; the page then needs no release. */
+/* Initialises an empty page. Returns false if out of memory; the page then needs no release. */
 bool page_init(struct page *page, int topic_count);
 void page_release(struct page *page);
 
-/* Empties the page: it is as page_init() left it. */
+/* Empties the page, which is then as page_init() leaves it. */
 void page_clear(struct page *page);
 
 /*
@@ -54,7 +54,7 @@ void page_clear(struct page *page);
 bool page_add(struct page *page, int topic_index, const struct poll_topic *topic,
               const struct message *message);
 
-/* Like page_add(), for a message that is JSON already. */
+/* Does what page_add() does, for a message that is already written as JSON. */
 bool page_add_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length);
 
 #endif

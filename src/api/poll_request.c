@@ -14,8 +14,8 @@
 enum { TIMEOUT_MAX_S = 60, TIMEOUT_DEFAULT_S = 30, LIMIT_MAX = 1000, LIMIT_DEFAULT = 100 };
 
 enum {
-    ESCAPED_CHARACTER_BYTES = 12, /* a surrogate pair */
-    CURSOR_BYTES = 280, /* for each topic: a cursor with every character escaped, punctuation, white space */
+    ESCAPED_CHARACTER_BYTES = 12, /* a surrogate pair: two escapes of six bytes */
+    CURSOR_BYTES = 280, /* per topic: a cursor with every character escaped, punctuation and white space */
     OTHER_BYTES = 64 * 1024
 };
 
@@ -42,7 +42,7 @@ static struct location location_of(const char *field)
 }
 
 struct faults {
-    struct json_object *list; /* an array of entries, created with the first; NULL: no faults */
+    struct json_object *list; /* an array of entries, which the first fault creates; NULL: no faults */
     bool out_of_memory;
 };
 
@@ -93,7 +93,7 @@ static struct json_object *parse_json(const char *json, size_t length)
     return value;
 }
 
-/* Returns the body as a new object, or NULL: then a fault was added or out_of_memory is set. */
+/* Returns the body as a new object. Returns NULL if a fault was added or out_of_memory was set. */
 static struct json_object *parse_object(const char *body, size_t length, struct faults *faults)
 {
     static const char *const members[] = { "\"topics\"", "\"since\"", "\"timeout\"", "\"limit\"", NULL };
@@ -178,8 +178,8 @@ static void check_topic(struct json_object *item, size_t index, struct faults *f
 }
 
 /*
- * Checks "topics" and every name in it. *all_blank: there are names and all are blank, which has an error of
- * its own instead of a validation entry.
+ * Checks "topics" and every name in it. Sets *all_blank if there are names and all of them are blank; this
+ * case has an error code of its own (ERROR_NO_TOPIC) and adds no fault.
  */
 static void check_topics(struct json_object *body, int max_topics, bool *all_blank, struct faults *faults)
 {
@@ -209,7 +209,7 @@ static void check_topics(struct json_object *body, int max_topics, bool *all_bla
     }
 }
 
-/* Sets a topic's cursor from its entry in "since", if it has one, and copies that entry to kept. */
+/* If "since" has an entry for the topic, sets the topic's cursor from it and copies the entry to kept. */
 static void read_cursor(struct json_object *since, struct poll_topic *topic, struct json_object *kept,
                         struct faults *faults)
 {
@@ -230,8 +230,9 @@ static void read_cursor(struct json_object *since, struct poll_topic *topic, str
 }
 
 /*
- * Sets all cursors from "since". Drops the entries of other topics, because they may take megabytes of memory
- * for as long as the poll waits. Accepts an empty array, which PHP sends for an empty object.
+ * Sets all cursors from "since". Drops entries for topics that the poll does not name, because they might
+ * take megabytes of memory for as long as the poll waits. Accepts an empty array, which PHP sends instead of
+ * an empty object.
  */
 static void read_since(struct poll_request *request, struct faults *faults)
 {
@@ -249,7 +250,10 @@ static void read_since(struct poll_request *request, struct faults *faults)
     }
 }
 
-/* Sets the request's topics, without repetitions, from an array that check_topics() has seen. */
+/*
+ * Sets the request's topics, without repetitions, from an array that check_topics() has checked. Returns
+ * false if out of memory.
+ */
 static bool read_topics(struct poll_request *request, struct json_object *names)
 {
     size_t count = json_object_array_length(names);
@@ -267,7 +271,7 @@ static bool read_topics(struct poll_request *request, struct json_object *names)
         int known = 0;
 
         if (!json_object_is_type(item, json_type_string))
-            continue; /* check_topics() has added a fault; the other topics' cursors are still checked */
+            continue; /* check_topics() has added a fault; go on, to check the cursors of the other topics */
         if (!topic.quoted)
             return false;
         while (known < request->topic_count && strcmp(request->topics[known].name, topic.name) != 0)

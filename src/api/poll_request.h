@@ -1,6 +1,6 @@
 /*
- * The checked body of POST /messages/poll. poll_request_parse() creates it and poll_request_release() ends
- * it; nothing changes it in between.
+ * The checked body of POST /messages/poll. poll_request_parse() creates a request and poll_request_release()
+ * frees it; nothing changes it in between.
  */
 #ifndef PGPOLL_POLL_REQUEST_H
 #define PGPOLL_POLL_REQUEST_H
@@ -29,16 +29,17 @@ struct poll_request {
 };
 
 /*
- * Returns the maximum length of a body. It has room for max_topics names of the greatest length, each
- * character escaped, for the same names with their cursors in "since", and for 64 KiB of other text. So a
- * client can always repeat its poll with the answer's next_since.
+ * Returns the maximum length of a body, in bytes. A body of this length has room for max_topics names of the
+ * greatest length, each character escaped, for the same names with their cursors in "since", and for 64 KiB
+ * of other text. So a client can always repeat its poll with the answer's next_since.
  */
 size_t poll_request_max_bytes(int max_topics);
 
 /*
  * Parses and checks a body of length bytes. max_topics limits the number of names in it. Returns ERROR_NONE,
- * ERROR_NO_TOPIC (all names are blank), ERROR_MEMORY, or ERROR_INVALID: then *detail is a new array with an
- * entry for each fault, owned by the caller. On any error *request is untouched and needs no release.
+ * ERROR_NO_TOPIC (all names are blank), ERROR_MEMORY or ERROR_INVALID. With ERROR_INVALID, *detail is a new
+ * array with an entry for each fault, owned by the caller. On any error *request is untouched and needs no
+ * release.
  */
 enum error poll_request_parse(struct poll_request *request, const char *body, size_t length, int max_topics,
                               struct json_object **detail);

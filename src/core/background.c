@@ -17,7 +17,7 @@ struct background {
     void *context;
     int fd; /* an eventfd, set when the call has returned */
     _Atomic bool done;
-    _Atomic int references; /* the thread's and the caller's */
+    _Atomic int references; /* one is held by the thread, one by the caller of background_start() */
 };
 
 static void drop_reference(struct background *background)

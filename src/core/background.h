@@ -1,8 +1,8 @@
 /*
  * Runs a blocking call in a thread of its own, so that an event loop does not wait for it.
  *
- * background_start() creates it and background_free() gives it up. A thread cannot be stopped: after
- * background_free() the call goes on, and its context is destroyed when it returns.
+ * background_start() creates a struct background and background_free() gives it up. A thread cannot be
+ * stopped, so after background_free() the call goes on. When it returns, its context is destroyed.
  */
 #ifndef PGPOLL_BACKGROUND_H
 #define PGPOLL_BACKGROUND_H
@@ -13,14 +13,14 @@
 struct background;
 
 /*
- * Starts call(context) in a new thread. release(context) destroys the context once the call has returned and
- * background_free() was called, whichever is later; it may run in either thread.
- * Returns NULL if the thread was not started: errno says why, and the caller still owns context.
+ * Starts call(context) in a new thread. release(context) is called to destroy the context when the call has
+ * returned and background_free() was called; it may run in either thread. Returns NULL if the thread was not
+ * started; errno says why, and the caller still owns context.
  */
 struct background *background_start(void (*call)(void *context), void (*release)(void *context),
                                     void *context);
 
-/* Whether the call has returned, so that its results in context may be read. false for NULL. */
+/* Whether the call has returned. Only then may the caller read its results in context. false for NULL. */
 bool background_is_done(const struct background *background);
 
 /* A descriptor that becomes readable when the call has returned. Owned by background. */

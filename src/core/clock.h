@@ -10,7 +10,7 @@
 /* Returns CLOCK_MONOTONIC in milliseconds. */
 int64_t clock_monotonic_ms(void);
 
-/* Return the smaller and the larger of two times or durations. */
+/* These functions return the smaller and the larger of two times or durations. */
 static inline int64_t clock_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -15,7 +15,7 @@ enum type { TYPE_INTEGER, TYPE_TEXT, TYPE_ORIGINS, TYPE_LOG, TYPE_LOG_LEVEL };
 static const struct variable {
     const char *name;
     enum type type;
-    size_t offset; /* of the member in struct config */
+    size_t offset; /* of the setting's member in struct config */
     const char *fallback;
     int64_t least, most; /* limits of a TYPE_INTEGER */
     const char *help;

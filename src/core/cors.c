@@ -26,7 +26,10 @@ static bool consists_of(const char *text, size_t length, const char *others)
     return length > 0;
 }
 
-/* Parses ":port" or nothing, up to end. Returns the port, 0 if there is none, -1 if it is invalid. */
+/*
+ * Parses ":port", or an empty text, between text and end. Returns the port, 0 if there is none, or -1 if it
+ * is invalid.
+ */
 static long read_port(const char *text, const char *end)
 {
     char *after;
@@ -41,8 +44,9 @@ static long read_port(const char *text, const char *end)
 }
 
 /*
- * Writes text in the form in which a browser sends an origin: with a scheme, without a path, without the
- * scheme's default port; the case of letters stays. Returns false if text cannot be read as an origin.
+ * Converts text to the form in which a browser sends an origin: with a scheme, without a path, without the
+ * scheme's default port. Does not change the case of letters. Returns false if text cannot be read as an
+ * origin.
  */
 static bool normalize(const char *text, char origin[static ORIGIN_SIZE])
 {

@@ -13,11 +13,14 @@
 
 /*
  * Returns whether list is valid. If not, reason (size bytes) names the wrong origin and says what to write
- * instead; the text fits after "PGPOLL_CORS_ORIGIN=...: ".
+ * instead; it is worded to follow "PGPOLL_CORS_ORIGIN=...: " in a message.
  */
 bool cors_check(const char *list, char *reason, size_t size);
 
-/* Whether a list that cors_check() accepted has this value of the Origin header, in any case of letters. */
+/*
+ * Whether the list, which cors_check() has accepted, contains the value origin of the Origin header. Ignores
+ * case.
+ */
 bool cors_allows(const char *list, const char *origin);
 
 /* Whether the list is "*". */

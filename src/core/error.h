@@ -17,7 +17,7 @@ enum error {
     /* Reasons why a wait ended; the poll is answered normally. */
     ERROR_TIMEOUT,
     ERROR_CLIENT_GONE,
-    ERROR_DRAINED, /* the process was told to answer now: shutdown, reload or room for other polls */
+    ERROR_DRAINED, /* the poll must be answered now: shutdown, reload, or room is needed for other polls */
     /* Errors of the client. */
     ERROR_NO_TOPIC,
     ERROR_INVALID,
@@ -26,13 +26,13 @@ enum error {
     ERROR_NOT_FOUND,
     ERROR_METHOD,
     ERROR_TOO_LARGE,
-    ERROR_TOO_MANY, /* the client has more polls at a time than its quota */
+    ERROR_TOO_MANY, /* the client has more polls at the same time than its quota allows */
     /* Errors of the server. */
     ERROR_AUTHENTICATE_FAILED, /* authenticate() raised an error */
     ERROR_AUTHENTICATE_TIMEOUT,
     ERROR_CAN_POLL_FAILED, /* can_poll() raised an error */
     ERROR_CAN_POLL_TIMEOUT,
-    ERROR_DATABASE_AWAY,  /* no connection, or it was lost or the query was cancelled; a retry may succeed */
+    ERROR_DATABASE_AWAY,  /* no connection, a lost connection or a cancelled query; a retry may succeed */
     ERROR_DATABASE_QUERY, /* PostgreSQL rejected the statement; a retry would fail again */
     ERROR_SCHEMA,         /* the pgpoll schema is missing or of another version */
     ERROR_MEMORY,

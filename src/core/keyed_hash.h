@@ -1,6 +1,6 @@
 /*
- * A keyed hash of 128 bits (SipHash-2-4-128). Whoever does not know the key can neither predict a hash nor
- * find two inputs with the same one, and a hash does not tell its input.
+ * A keyed hash of 128 bits (SipHash-2-4-128). Without the key nobody can predict a hash or find two inputs
+ * with the same hash, and a hash does not reveal its input.
  *
  * Source: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", and its reference
  * implementation.
@@ -17,7 +17,7 @@ struct keyed_hash {
     uint64_t words[2];
 };
 
-/* Hashes size bytes. key is random, and secret. */
+/* Returns the hash of size bytes of data. key must be random and secret. */
 struct keyed_hash keyed_hash(const unsigned char key[static KEYED_HASH_KEY_SIZE], const void *data,
                              size_t size);
 

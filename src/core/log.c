@@ -15,15 +15,18 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A line and its head are shorter than PIPE_BUF, so a pipe accepts all of it or nothing (pipe(7)). */
+/*
+ * A line with its head is shorter than PIPE_BUF, so a pipe accepts either the whole line or nothing
+ * (pipe(7)).
+ */
 enum { LINE_SIZE = 2048, HEAD_SIZE = 128 };
 
 enum { NO_FD = -1 };
 
 enum kind {
     KIND_UNKNOWN,
-    KIND_FILE,        /* a regular file: write(2) waits for the disk at most */
-    KIND_SOCKET,      /* send(2) does not block with MSG_DONTWAIT */
+    KIND_FILE,        /* a regular file; write(2) can wait only for the disk */
+    KIND_SOCKET,      /* a socket; send(2) does not block with MSG_DONTWAIT */
     KIND_NONBLOCKING, /* a pipe or terminal through our own open file description, with O_NONBLOCK */
     KIND_MAY_BLOCK,   /* a shared pipe or terminal that we are not permitted to reopen */
     KIND_SYSLOG
@@ -34,17 +37,17 @@ static struct {
     const char *program;
     int fd;
     enum kind kind;
-    bool is_stream;     /* KIND_SYSLOG: the socket is a stream, in which a NUL ends each line */
-    uint64_t lost;      /* lost lines that the log has not yet reported */
-    uint64_t uncounted; /* lost lines that log_take_lost() has not yet returned */
+    bool is_stream;     /* for KIND_SYSLOG: the socket is a stream socket, in which a NUL ends each line */
+    uint64_t lost;      /* number of lost lines that the log has not yet reported */
+    uint64_t uncounted; /* number of lost lines that log_take_lost() has not yet returned */
 } out = { LOG_LEVEL_INFO, "pgpoll", STDERR_FILENO, KIND_UNKNOWN, false, 0, 0 };
 
 /* ---- the destination */
 
 /*
- * Reopens the pipe or terminal behind fd with O_NONBLOCK. The flag cannot be set on fd itself: it belongs to
- * the open file description, which other programs share (a shell, other processes of the service). Fails if
- * another user owns it.
+ * Reopens the pipe or terminal behind fd with O_NONBLOCK. The flag is not set on fd itself, because it
+ * belongs to the open file description, which is shared with other programs (a shell, other processes of the
+ * service). Returns -1 on failure, for example if another user owns the pipe or terminal.
  */
 static int open_again(int fd)
 {
@@ -54,14 +57,15 @@ static int open_again(int fd)
     return open(path, O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
-/* Determines how to write to out.fd without blocking. out.fd is stderr or was opened here. */
+/* Determines how to write to out.fd without blocking.  */
 static void find_kind(void)
 {
     struct stat status;
     int fd;
 
     out.kind = KIND_FILE;
-    /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions): only KIND_SYSLOG has NO_FD */
+    /* out.fd is a descriptor: it is NO_FD only for KIND_SYSLOG, for which this function is not called. */
+    /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
     if (fstat(out.fd, &status) != 0 || S_ISREG(status.st_mode))
         return;
     out.kind = S_ISSOCK(status.st_mode) ? KIND_SOCKET : KIND_MAY_BLOCK;
@@ -74,8 +78,8 @@ static void find_kind(void)
 }
 
 /*
- * Opens a named pipe that has no reader for reading too, because open(2) for writing alone fails with ENXIO
- * and would stop a start or reload.
+ * Opens the file for appending. A named pipe without a reader is opened for reading as well, because open(2)
+ * for writing alone fails with ENXIO, and the start or reload would fail.
  */
 static int open_path(const char *path)
 {
@@ -84,7 +88,10 @@ static int open_path(const char *path)
     return fd < 0 && errno == ENXIO ? open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC) : fd;
 }
 
-/* Replaces syslog(3), which blocks while the daemon does not read. Returns NO_FD if there is no daemon. */
+/*
+ * Connects to the syslog daemon; syslog(3) itself blocks while the daemon does not read. Returns NO_FD on
+ * failure.
+ */
 static int connect_syslog(void)
 {
     const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = _PATH_LOG };
@@ -143,7 +150,9 @@ static const char *level_name(enum log_level level)
 
 /* ---- writing lines */
 
-/* Returns whether the whole line was written. If not, errno is set, also if a part of it was written. */
+/*
+ * Returns whether the whole line was written. If not, errno is set, even if a part of the line was written.
+ */
 static bool put(const char *line, size_t size)
 {
     struct iovec part = { (void *)(uintptr_t)line, size };
@@ -156,8 +165,8 @@ static bool put(const char *line, size_t size)
         written = send(out.fd, line, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         break;
     case KIND_MAY_BLOCK:
-        /* Linux before 6.4 lacks RWF_NOWAIT for pipes. Then write() blocks if another process fills the pipe
-           after poll(). */
+        /* Linux before 6.4 lacks RWF_NOWAIT for pipes. There write() can block, if another process fills the
+           pipe after poll(). */
         written = pwritev2(out.fd, &part, 1, -1, RWF_NOWAIT);
         if (written < 0 && errno == EOPNOTSUPP && poll(&fd, 1, 0) == 1)
             written = write(out.fd, line, size);
@@ -173,7 +182,7 @@ static bool put(const char *line, size_t size)
     return written == (ssize_t)size;
 }
 
-/* Reconnects if the daemon was restarted. */
+/* Reconnects once if the line cannot be sent, because the syslog daemon may have been restarted. */
 static bool put_to_syslog(const char *line, size_t size)
 {
     if (out.fd != NO_FD && put(line, size + out.is_stream))
@@ -186,7 +195,7 @@ static bool put_to_syslog(const char *line, size_t size)
     return out.fd != NO_FD && put(line, size + out.is_stream);
 }
 
-/* Uses one write(2) per line: with O_APPEND, lines of different processes do not mix. */
+/* Uses one write(2) per line, so that with O_APPEND the lines of different processes do not mix. */
 static bool write_line(enum log_level level, const char *text)
 {
     char line[LINE_SIZE + HEAD_SIZE], stamp[32] = "";

@@ -1,6 +1,6 @@
 /*
- * Writes the log: one line per event, to stderr, syslog or a file. main opens it once; a process that never
- * opens it logs to stderr. Callers never pass payloads, request bodies or credentials.
+ * Writes the log: one line per event, to stderr, syslog or a file. main opens the log once; a process that
+ * never opens it logs to stderr. Callers never pass payloads, request bodies or credentials.
  *
  * Writing never blocks. If a pipe, socket or terminal is full because nobody reads it, the line is lost. When
  * lines can be written again, the log says how many were lost.
@@ -16,8 +16,8 @@
 /*
  * Directs the log to "stderr", "syslog" or a file or named pipe, given by its absolute path; a file is
  * appended to, and created with mode 0640. Lines of a lower severity than level are dropped. program is the
- * name in each line; borrowed for the life of the process. Returns false if the file cannot be opened: errno
- * says why, and the log keeps its previous destination.
+ * name that each line shows; it is borrowed for the life of the process. Returns false if the file cannot be
+ * opened; then errno says why, and the log keeps its previous destination.
  */
 bool log_open(const char *destination, enum log_level level, const char *program);
 

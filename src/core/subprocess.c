@@ -17,7 +17,7 @@ int subprocess_find(struct subprocess *subprocess, const char *name)
     if (length < 0)
         return -1;
     own[length] = '\0';
-    *strrchr(own, '/') = '\0'; /* the link is an absolute path */
+    *strrchr(own, '/') = '\0'; /* not NULL: the link is an absolute path */
     if ((size_t)snprintf(subprocess->path, sizeof subprocess->path, "%s/%s", own, name) >=
         sizeof subprocess->path) {
         errno = ENAMETOOLONG;
@@ -28,8 +28,8 @@ int subprocess_find(struct subprocess *subprocess, const char *name)
 }
 
 /*
- * Whether a process without a database inherits this variable: settings of pgpoll, libc, libfcgi and the
- * sanitizers. In the list, * stands for the rest of a name.
+ * Whether a process that does not connect to the database inherits this variable. These are the settings of
+ * pgpoll, libc, libfcgi and the sanitizers. In the list, * stands for the rest of a name.
  */
 static bool is_inherited(const char *entry)
 {
@@ -49,7 +49,7 @@ static bool is_inherited(const char *entry)
     return false;
 }
 
-/* Runs in the new process: removes all other variables. */
+/* Removes all variables that are not inherited. Runs in the new process. */
 static void clean_environment(void)
 {
     size_t kept = 0;

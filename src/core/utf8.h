@@ -10,7 +10,10 @@
 
 enum { UTF8_MAX_BYTES = 4 }; /* maximum length of a character */
 
-/* Decodes the first character of text (length > 0 bytes). Returns its length, or 0 if it is not UTF-8. */
+/*
+ * Decodes the first character of text (length > 0 bytes). Returns its length in bytes, or 0 if it is not
+ * UTF-8.
+ */
 size_t utf8_decode(const char *text, size_t length, uint32_t *character);
 
 /* Encodes a character (not a surrogate, at most U+10FFFF). Returns its length in bytes. */

@@ -23,8 +23,8 @@ bool wait_for_fd(int fd, short events, int64_t deadline_ms)
 
 /*
  * Whether the web server has closed the connection or sent FCGI_ABORT_REQUEST (FastCGI specification 5.4),
- * which libfcgi ignores. The whole request was read before, so other bytes mean nothing. They are dropped,
- * because poll() would report them again and again.
+ * which libfcgi ignores. The whole request was read before, so any other bytes have no meaning. They are read
+ * and dropped, because otherwise poll() would report them again and again.
  */
 static bool client_is_gone(int fd)
 {

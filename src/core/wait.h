@@ -15,22 +15,26 @@
 struct interrupts {
     int client_fd; /* the FastCGI connection, from which the whole request was read; -1: none */
     const volatile sig_atomic_t *drain; /* nonzero: answer now; set by a signal handler */
-    /* Nonzero: the manager has news for this worker. A signal handler sets it, wait_for_event() clears it. */
+    /* Nonzero: the manager has news for this worker. A signal handler sets it; wait_for_event() clears it. */
     volatile sig_atomic_t *woken;
-    /* Unblocks the signals that set the flags. They are blocked except during the sleep. */
+    /*
+     * The signal mask during the sleep. It unblocks the signals that set the flags; otherwise they are
+     * blocked.
+     */
     const sigset_t *sleep_mask;
 };
 
 /*
- * Sleeps until fd (-1: none) is ready for events, which are those of poll(2), or failed: then true. Returns
- * false at deadline_ms. Signals do not end it. Checks fd once even if the deadline has passed.
+ * Sleeps until fd (-1: none) has one of the events (as for poll(2)) or an error, and then returns true.
+ * Returns false if deadline_ms comes first. Signals do not end the sleep. Checks fd once even if the deadline
+ * has passed.
  */
 bool wait_for_fd(int fd, short events, int64_t deadline_ms);
 
 /*
- * For a worker that serves a request: sleeps until fd (-1: none) is ready for events or until woken is set.
- * Then returns ERROR_NONE. Otherwise returns ERROR_TIMEOUT (at deadline_ms), ERROR_CLIENT_GONE or
- * ERROR_DRAINED. Checks everything once even if the deadline has passed.
+ * For a worker that serves a request. Sleeps until fd (-1: none) has one of the events or until woken is set,
+ * and then returns ERROR_NONE. Returns ERROR_TIMEOUT if deadline_ms comes first, ERROR_CLIENT_GONE if the
+ * client has left, or ERROR_DRAINED if drain is set. Checks everything once even if the deadline has passed.
  */
 enum error wait_for_event(const struct interrupts *interrupts, int fd, short events, int64_t deadline_ms);
 

@@ -18,8 +18,8 @@ static bool put_text(struct printbuf *out, const char *text)
 }
 
 /*
- * Appends a cursor for every topic, also in an empty answer, so that a client that sends them back misses
- * nothing.
+ * Appends "next_since" with a cursor for every topic, even if there are no messages, so that a client that
+ * sends the cursors back misses nothing.
  */
 static bool put_next_since(struct printbuf *out, const struct poll_waiter *waiter)
 {
@@ -68,8 +68,8 @@ bool answer_messages(struct printbuf *out, const struct poll_waiter *waiter)
     const struct page *page = &waiter->page;
 
     /*
-     * One message may cause a thousand answers, so each is concatenated from ready JSON instead of built as a
-     * tree.
+     * One message may cause a thousand answers. Therefore an answer is concatenated from parts that are
+     * already JSON, instead of being built as a tree.
      */
     return put(out, "{\"messages\":[") &&
            (page->message_count == 0 ||

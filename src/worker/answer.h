@@ -1,4 +1,4 @@
-/* The JSON bodies of answers to a poll. Called by the program, which sends them. */
+/* Makes the JSON bodies of answers to a poll. The program calls it and sends the bodies. */
 #ifndef PGPOLL_ANSWER_H
 #define PGPOLL_ANSWER_H
 
@@ -11,14 +11,14 @@ struct poll_waiter;
 struct printbuf;
 
 /*
- * Appends the answer of a poll that has run: {"messages", "has_more", "next_since", "gaps"}. false: out of
- * memory.
+ * Appends the answer of a poll that has run: {"messages", "has_more", "next_since", "gaps"}. Returns false if
+ * out of memory.
  */
 bool answer_messages(struct printbuf *out, const struct poll_waiter *waiter);
 
 /*
- * Builds the body of an error, {"detail"}. It takes over detail; if detail is NULL, it uses the error's own
- * text. A new tree, owned by the caller; NULL: out of memory.
+ * Builds the body of an error, {"detail"}. Takes over detail; if detail is NULL, uses the error's own text.
+ * Returns a new tree, owned by the caller, or NULL if out of memory.
  */
 struct json_object *answer_error(enum error error, struct json_object *detail);
 

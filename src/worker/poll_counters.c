@@ -18,8 +18,8 @@ void poll_counters_add(struct counters *counters, const struct poll_waiter *wait
         counters_add(counters, COUNTER_MESSAGES, (uint64_t)page->message_count);
         counters_add(counters, COUNTER_BYTES, (uint64_t)printbuf_length(page->messages));
         /*
-         * Skip messages older than the poll: their age is not delivery latency. The database's clock may
-         * differ.
+         * Only for a poll that waited: otherwise the message may be older than the poll, and its age is not
+         * delivery latency. clock_max() excludes a negative age, because the database's clock may be ahead.
          */
         if (waited && page->message_count > 0)
             counters_add_latency(counters, clock_max(clock_wall_ms() - cursor_position_ms(page->first), 0));

@@ -1,6 +1,6 @@
 /*
  * Counts a finished poll: its outcome, its messages, how long it waited and how old its first message was.
- * The worker calls it once per poll, after the answer is out. It only adds to the worker's counters;
+ * The worker calls it once per poll, after the answer is sent. It only adds to the worker's counters;
  * counters.h describes who empties them.
  */
 #ifndef PGPOLL_POLL_COUNTERS_H
@@ -11,7 +11,7 @@
 struct poll_waiter;
 struct counters;
 
-/* Adds one poll whose answer is out. waiter is not changed; call this before poll_waiter_release(). */
+/* Counts one poll whose answer is sent. Reads waiter, so call this before poll_waiter_release(). */
 void poll_counters_add(struct counters *counters, const struct poll_waiter *waiter, enum error outcome);
 
 #endif

@@ -9,23 +9,26 @@
 #include <stdlib.h>
 
 /*
- * How long a read may take beyond the poll's deadline. A poll with a very short timeout also has this time to
- * reach the database.
+ * How long after the poll's deadline a read may end. It also gives a poll with a very short timeout enough
+ * time to reach the database.
  */
 enum { GRACE_MS = 900 };
 
-/* How long a poll without a cursor to answer with still tries to reach the database after a drain. */
+/*
+ * How long after a drain a poll goes on trying to reach the database, if it has no cursor to answer with yet.
+ */
 enum { LAST_TRIES_MS = 3000 };
 
 /*
- * The head is sent this long after the wait has begun. An answer in this time goes out whole, which costs the
- * web server less. The price is that a client that disconnects in this time is noticed only at its end.
+ * How long after the begin of the wait the head is sent. An answer within this time goes out in one piece,
+ * which costs the web server less. The price is that a disconnect of the client within this time is noticed
+ * only when it has passed.
  */
 enum { QUIET_MS = 250 };
 
 /*
- * The pause between reads while there is a backlog. Each read gives a batch of its messages their positions;
- * perhaps no other process does.
+ * The pause between reads while there is a backlog. Each read gives a batch of the backlog its positions. The
+ * poll must not rely on other processes for that, because there may be none.
  */
 enum { BACKLOG_PAUSE_MS = 20 };
 
@@ -73,8 +76,8 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
 }
 
 /*
- * The gap to tell the client of, from its cursor and from the gap that the read found after the cursor's
- * position.
+ * Returns the gap to report to the client, given the client's cursor and the gap that the read found after
+ * the cursor's position.
  */
 static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
 {
@@ -83,9 +86,12 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
         return GAP_UNKNOWN;
     case CURSOR_ALL:
     case CURSOR_LAST:
-        return GAP_NONE; /* it asks for what is retained, so it misses nothing */
+        return GAP_NONE; /* the cursor asks for retained messages, so the client misses nothing */
     case CURSOR_TIME:
-        /* A time in the past without a later message. Only one in the future can be from before a restore. */
+        /*
+         * GAP_AHEAD with a time in the past only means that no message is newer. Only a time in the future
+         * can be from before a restore.
+         */
         return gap == GAP_AHEAD && cursor_position_ms(cursor->position) <= clock_wall_ms() ? GAP_NONE : gap;
     case CURSOR_NOW:
     case CURSOR_MESSAGE:
@@ -94,7 +100,10 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
     return gap;
 }
 
-/* Copies from the page where reading started, and its gaps. */
+/*
+ * Copies the start positions and gaps of the topics from the page to the poll. first: this was the first
+ * read, so gaps are judged by the cursors.
+ */
 static void copy_starts(struct poll_waiter *waiter, bool first)
 {
     for (int i = 0; i < waiter->page.topic_count; i++) {
@@ -112,8 +121,8 @@ static void copy_starts(struct poll_waiter *waiter, bool first)
 }
 
 /*
- * Sleeps until another attempt is due. Before the first read there is no cursor to answer with, so a drain
- * does not end the pause then.
+ * Sleeps until due_ms, when another attempt is due. A drain ends the pause, but not if first is set: before
+ * the first read has succeeded there is no cursor to answer with.
  */
 static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t due_ms)
 {
@@ -128,7 +137,7 @@ static enum error pause_before_retry(const struct poll_waiter *waiter, bool firs
 }
 
 /*
- * Whether another attempt may succeed. A schema of another version may be in the middle of an upgrade, which
+ * Whether another attempt may succeed. If the schema has another version, an upgrade may be under way, which
  * also replaces this process.
  */
 static bool is_worth_retry(enum error error)
@@ -137,7 +146,8 @@ static bool is_worth_retry(enum error error)
 }
 
 /*
- * One attempt to reach the database: authorization is the header to authenticate by, or NULL to read a page.
+ * What to do in each attempt to reach the database: authenticate with the Authorization header authorization,
+ * or, if that is NULL, read a page with the flags how.
  */
 struct attempt {
     const char *authorization;
@@ -156,7 +166,10 @@ static enum error make_attempt(struct poll_waiter *waiter, const struct attempt 
                             deadline_ms);
 }
 
-/* Tries again until the poll's time is up if the database is away. */
+/*
+ * Makes attempts until one does not fail because the database is away, or until the poll's time is up.
+ * Returns the result of the last attempt, or the reason why a pause between attempts ended.
+ */
 static enum error try_until_done(struct poll_waiter *waiter, struct attempt attempt)
 {
     int64_t deadline_ms = clock_max(waiter->poll.deadline_ms, clock_monotonic_ms()) + GRACE_MS;
@@ -178,7 +191,7 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
         }
         if (!first)
             attempt.how |= SOURCE_SUBSCRIBE; /* the subscription was lost with the connection */
-        if (failed) /* the second attempt follows at once: perhaps only an idle connection was lost */
+        if (failed) /* the second attempt follows at once, because perhaps only an idle connection was lost */
             backoff_fail(&backoff, clock_monotonic_ms());
         failed = true;
         interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, deadline_ms));
@@ -187,7 +200,10 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
     }
 }
 
-/* Reads one page. Every attempt starts from the same positions: a cursor moves only with its answer. */
+/*
+ * Reads one page. Every attempt starts from the same positions, because a cursor moves only with the answer
+ * that carries it.
+ */
 static enum error read_page(struct poll_waiter *waiter, enum source_read how)
 {
     const enum error error = try_until_done(waiter, (struct attempt){ NULL, how });
@@ -197,7 +213,7 @@ static enum error read_page(struct poll_waiter *waiter, enum source_read how)
     return error;
 }
 
-/* Sends a heartbeat if it is due. false: the client has disconnected. */
+/* Sends a heartbeat if one is due. Returns false if the client has disconnected. */
 static bool send_heartbeat(struct poll_waiter *waiter)
 {
     if (clock_monotonic_ms() < waiter->heartbeat_ms || waiter->heartbeat_ms >= waiter->poll.deadline_ms)
@@ -206,7 +222,10 @@ static bool send_heartbeat(struct poll_waiter *waiter)
     return waiter->client->heartbeat(waiter->client);
 }
 
-/* Waits QUIET_MS, then begins the visible wait. If messages come in that time, began_wait stays false. */
+/*
+ * Waits for QUIET_MS, then has the head sent and sets began_wait. If the wait ends earlier, began_wait stays
+ * false.
+ */
 static enum error wait_quietly(struct poll_waiter *waiter)
 {
     const int64_t end_ms = clock_min(waiter->poll.deadline_ms, clock_monotonic_ms() + QUIET_MS);
@@ -219,7 +238,8 @@ static enum error wait_quietly(struct poll_waiter *waiter)
 }
 
 /*
- * Sleeps until there may be new messages, or until it is time for another read; sends heartbeats meanwhile.
+ * Sleeps until there may be new messages (ERROR_NONE) or it is time for another read (ERROR_TIMEOUT). Sends
+ * heartbeats meanwhile.
  */
 static enum error wait_for_news(struct poll_waiter *waiter)
 {
@@ -238,7 +258,9 @@ static enum error wait_for_news(struct poll_waiter *waiter)
     return error;
 }
 
-/* Whether the last read gave something to answer with: a message or a gap. A gap is answered at once. */
+/*
+ * Whether there is something to answer with: a message in the last page, or a gap, which is answered at once.
+ */
 static bool has_answer(const struct poll_waiter *waiter)
 {
     bool any = waiter->page.message_count > 0;
@@ -257,7 +279,10 @@ static enum error wait_for_messages(struct poll_waiter *waiter)
         waiter->waits_since_ms = clock_monotonic_ms();
     while (!error && !has_answer(waiter) && clock_monotonic_ms() < waiter->poll.deadline_ms) {
         error = wait_for_news(waiter);
-        /* Subscribe again at each periodic re-read, too: the subscription may have been lost unnoticed. */
+        /*
+         * At each periodic re-read subscribe again, because the subscription may have been lost without
+         * notice.
+         */
         if (error == ERROR_NONE || (error == ERROR_TIMEOUT && waiter->page.backlog))
             error = read_page(waiter, SOURCE_READ_ONLY);
         else if (error == ERROR_TIMEOUT || error == ERROR_DATABASE_AWAY)

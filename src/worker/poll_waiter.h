@@ -3,8 +3,9 @@
  * nothing to answer with, it waits for new messages, the timeout, a disconnect or a drain. If the database
  * goes away meanwhile, it retries until the poll's timeout.
  *
- * The program initialises one for each request, runs it once, and releases it after the answer is out. A poll
- * waiter sends nothing itself; through struct poll_client it has the program send the head and heartbeats.
+ * The program initialises a poll waiter for each request, runs it once, and releases it after the answer is
+ * sent. A poll waiter sends nothing itself; through struct poll_client it makes the program send the head and
+ * heartbeats.
  */
 #ifndef PGPOLL_POLL_WAITER_H
 #define PGPOLL_POLL_WAITER_H
@@ -17,8 +18,8 @@
 struct config;
 
 /*
- * How a poll waiter sends something to its client; implemented by the program. Both return false if the
- * client has disconnected.
+ * The operations with which a poll waiter sends something to its client. The program implements them. Both
+ * return false if the client has disconnected.
  */
 struct poll_client {
     /* Sends the head of the answer, with status 200. No other status is possible afterwards. */
@@ -29,9 +30,9 @@ struct poll_client {
 
 /* A topic's state in this poll. */
 struct poll_state {
-    int64_t position; /* reading starts after it; until the first read it may be negative (catch_up.h) */
-    int64_t oldest;   /* with a gap: the oldest retained position; -1: none, or unknown */
-    enum gap gap;     /* to be told to the client */
+    int64_t position; /* reading starts after it; before the first read it may be negative (cursor.h) */
+    int64_t oldest;   /* with a gap: the oldest retained position; -1: there is none, or it is unknown */
+    enum gap gap;     /* the gap to report to the client */
 };
 
 struct poll_waiter {
@@ -41,17 +42,17 @@ struct poll_waiter {
     struct poll_client *client;
     struct source_poll poll;
     struct poll_state *states; /* in the order of the request's topics */
-    int64_t *positions;        /* the positions of states, as an array for read() */
+    int64_t *positions;        /* a copy of the positions in states, as an array for read() */
     struct page page;
-    char user[SOURCE_USER_SIZE]; /* from poll_waiter_authenticate() */
-    bool began_wait;             /* the head is out */
-    int64_t waits_since_ms;      /* when the wait began; 0: there was no need to wait */
+    char user[SOURCE_USER_SIZE]; /* the name that poll_waiter_authenticate() got */
+    bool began_wait;             /* the head has been sent */
+    int64_t waits_since_ms;      /* when the wait began; 0: the poll did not have to wait */
     int64_t heartbeat_ms;        /* when the next heartbeat is due; INT64_MAX: none are sent */
 };
 
 /*
- * Initialises a poll that starts now. All pointers are borrowed until poll_waiter_release(). ERROR_MEMORY:
- * there is nothing to release.
+ * Initialises a poll that starts now. All pointers are borrowed until poll_waiter_release(). Returns
+ * ERROR_NONE, or ERROR_MEMORY; then there is nothing to release.
  */
 enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config,
                             struct message_source *source, const struct interrupts *interrupts,
@@ -59,21 +60,22 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
                             const char *remote_user, const char *client_address);
 
 /*
- * Asks authenticate() who polls, by the Authorization header ("": none): poll.remote_user is set to that
- * name. Call it first if the web server has authenticated nobody. An error is the answer.
+ * Asks authenticate() which user sent this Authorization header ("": there was none), and sets
+ * poll.remote_user to the user's name. Call it before poll_waiter_run() if the web server has not
+ * authenticated the user. If it returns an error, send the client that error.
  */
 enum error poll_waiter_authenticate(struct poll_waiter *waiter, const char *authorization);
 
 /*
- * Runs the poll. After ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE and ERROR_DRAINED, and after any error
- * once began_wait is set, page and states are the answer; the page is empty unless the result is ERROR_NONE.
- * After other errors the error is the answer.
+ * Runs the poll. If it returns ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE or ERROR_DRAINED, or if
+ * began_wait is set, make the answer from page and states; the page is empty unless the result is ERROR_NONE.
+ * Otherwise send the client the error.
  */
 enum error poll_waiter_run(struct poll_waiter *waiter);
 
 /*
- * Ends the poll's subscription and frees what it holds. Call it after the answer is out, as it may wait for
- * the database.
+ * Ends the poll's subscription and frees what the waiter holds. Call it after the answer is sent, because it
+ * may wait for the database.
  */
 void poll_waiter_release(struct poll_waiter *waiter);
 

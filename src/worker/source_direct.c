@@ -19,32 +19,32 @@ struct source_direct {
     struct database *database;
     bool subscribed;
     struct counters *counting;  /* the worker's counters */
-    struct stats_report report; /* a statement borrows its text */
-    bool hides_error;           /* the last error's text may quote a token */
+    struct stats_report report; /* statements borrow its text */
+    bool hides_error;           /* the last error's text is not shown, because it may quote a token */
     bool lost;                  /* the last call found the connection lost */
     bool read_only;             /* the database is read-only */
     int64_t written_ms;         /* when the statistics were written last */
     bool anonymous;             /* authenticate() is as installed */
-    int64_t look_ms;            /* when to look at it again */
+    int64_t look_ms;            /* when to check again whether it is */
 };
 
 enum {
-    WRITE_MS = 1000, /* the least time between writes for polls that do not wait */
+    WRITE_MS = 1000, /* minimum time between two writes for polls that do not wait */
     LAST_MS = 1000,  /* how long a worker that ends waits for its last statement */
-    LOOK_MS = 2500   /* between two looks whether authenticate() is as installed */
+    LOOK_MS = 2500   /* time between two checks whether authenticate() is as installed */
 };
 
 /*
- * While the database is read-only, a waiting poll reads this often, to number new messages as soon as it is
- * writable.
+ * How often a waiting poll reads while the database is read-only, so that new messages are numbered soon
+ * after the database is writable again.
  */
 enum { READ_ONLY_LOOK_MS = 1000 };
 
 /* ---- statistics */
 
 /*
- * Adds the parameters of pgpoll.write_statistics(): the host and the finished report. ends: the worker ends.
- * false: out of memory.
+ * Adds the parameters of pgpoll.write_statistics(): the host and the finished report. ends says whether the
+ * worker ends. Returns false if out of memory.
  */
 static bool add_report(struct source_direct *source, struct statement *statement, bool ends)
 {
@@ -59,8 +59,8 @@ static bool add_report(struct source_direct *source, struct statement *statement
 }
 
 /*
- * Handles the result of a statement that carried a report. written: it wrote it; else the database is
- * read-only.
+ * Handles the result of a statement with a report. written says whether the report was written; if not, the
+ * database is read-only.
  */
 static void take_written(struct source_direct *source, bool written)
 {
@@ -71,7 +71,10 @@ static void take_written(struct source_direct *source, bool written)
     database_note_read_only(&source->read_only, !written);
 }
 
-/* Writes the statistics, by a statement that returns the result of pgpoll.write_statistics($1, $2) first. */
+/*
+ * Writes the statistics with the statement sql, whose first column is the result of
+ * pgpoll.write_statistics($1, $2).
+ */
 static enum error write_report(struct source_direct *source, const char *sql, bool ends, int64_t timeout_ms)
 {
     struct statement statement;
@@ -106,7 +109,10 @@ static bool subscribe_statement(struct statement *statement, struct source_direc
            add_report(source, statement, false);
 }
 
-/* Runs one statement. An error of the function that it calls is named, and its text is hidden. */
+/*
+ * Runs one statement that calls authenticate() or has_authenticate(). If the function fails, returns the
+ * error code for that and hides the text of the error.
+ */
 static enum error ask_one(struct source_direct *source, const struct statement *statement, PGresult **result,
                           int64_t deadline_ms)
 {
@@ -120,7 +126,7 @@ static enum error ask_one(struct source_direct *source, const struct statement *
     return error;
 }
 
-/* Notes for a moment whether authenticate() is as installed. */
+/* Checks whether authenticate() is as installed, and remembers the result for LOOK_MS. */
 static enum error look_at_authenticate(struct source_direct *source, int64_t deadline_ms)
 {
     struct statement statement;
@@ -188,7 +194,7 @@ static enum error direct_read(struct message_source *base, const struct source_p
     if (checks_user) /* can_poll() may take as long as any statement, however short the poll is */
         deadline_ms = clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
     if (!subscribes || subscribe_statement(&subscribe, source, poll)) {
-        source->subscribed = source->subscribed || subscribes; /* even if the batch fails after LISTEN */
+        source->subscribed = source->subscribed || subscribes; /* the batch may fail after LISTEN */
         error = catch_up_run(source->database, poll->request, checks_user ? &user : NULL,
                              subscribes ? &subscribe : NULL, &written, true, positions,
                              source->config->page_bytes, page, deadline_ms);
@@ -228,7 +234,7 @@ static void direct_end(struct message_source *base)
     const bool subscribed = source->subscribed;
 
     source->subscribed = false;
-    /* If the connection is lost, so is its LISTEN, and the views ignore its row. */
+    /* Without a connection there is no LISTEN to end, and the views ignore the worker's row. */
     if (!database_is_connected(source->database))
         return;
     /*
@@ -254,15 +260,18 @@ static void direct_rest(struct message_source *base)
 {
     struct source_direct *source = (struct source_direct *)base;
 
-    /* An idle worker keeps its connection for the next poll, and its row counts it as idle. */
+    /*
+     * An idle worker keeps its connection for the next poll. Write its row, which counts it as idle, and new
+     * counts.
+     */
     if (!source->report.counters_began || atomic_load(&source->counting->fresh) ||
         atomic_load(&source->report.counters.fresh))
         (void)write_report(source, write_only, false, source->config->query_timeout_s * 1000);
 }
 
 /*
- * The worker ends: writes the last counts and deletes its rows. Without a connection there is no need: the
- * views ignore them.
+ * Writes the last counts and deletes the worker's rows, when the worker ends. Without a connection this is
+ * not needed, because the views ignore the rows of a session that has ended.
  */
 static void finish(struct source_direct *source)
 {
@@ -298,7 +307,7 @@ struct message_source *source_direct_new(const struct config *config, struct cou
     source->counting = counters;
     if (!source->database) {
         direct_free(&source->base);
-        return NULL; /* cppcheck-suppress memleak; base is its first member */
+        return NULL; /* cppcheck-suppress memleak; base is the first member of source */
     }
     return &source->base;
 }

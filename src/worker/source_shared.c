@@ -18,10 +18,10 @@
 #include <unistd.h>
 
 enum {
-    QUICK_READ_MS = 500,   /* that a poll with a permit may take for its page, even after its deadline */
-    LAST_WORD_MS = 100,    /* that the answer may come after the reader's deadline */
-    DRAINED_ASK_MS = 3000, /* how long a worker that is told to end waits for its manager */
-    NAMES_KEPT_BYTES = 64 * 1024 /* more names than this are freed after each question */
+    QUICK_READ_MS = 500,         /* a poll that has a permit may read this long, even after its deadline */
+    LAST_WORD_MS = 100,          /* an answer may arrive this long after the deadline of the question */
+    DRAINED_ASK_MS = 3000,       /* how long a worker that is told to end waits for its manager */
+    NAMES_KEPT_BYTES = 64 * 1024 /* after a question, names that take more than this are freed */
 };
 
 struct source_shared {
@@ -33,19 +33,19 @@ struct source_shared {
     const struct reply *reply;
     uint32_t asked;                     /* a copy of slot->asked, which a broken worker may overwrite */
     char error[READ_CHANNEL_TEXT_SIZE]; /* the text of the last error */
-    bool entered;                       /* in the wait sets */
-    int topic_count;                    /* of this poll */
+    bool entered;                       /* the poll is in the wait sets */
+    int topic_count;                    /* how many topics this poll has */
     struct ring_topic_ref *refs;        /* this poll's topics in the message ring */
-    int64_t *seen;                      /* their newest positions at the last read of the ring */
-    int64_t *starts;                    /* where the current read starts */
+    int64_t *seen;                      /* the newest position of each topic at the last read of the ring */
+    int64_t *starts;                    /* the positions after which the current read starts */
 };
 
 /* ---- asking the manager */
 
 /*
- * Sleeps until the manager has answered: every question or, if look is not 0, the look of that number.
- * Ignores disconnects: a client that has closed only its sending side still needs an answer, and before the
- * first read there is no cursor to answer with.
+ * Sleeps until the manager has answered all questions or, if look is not 0, has ended the look with that
+ * number. Ignores disconnects, because a client that has closed only its sending side still needs an answer,
+ * and before the first read there is no cursor to answer with.
  */
 static enum error wait_answer(struct source_shared *source, uint64_t look,
                               const struct interrupts *interrupts, int64_t deadline_ms)
@@ -56,7 +56,7 @@ static enum error wait_answer(struct source_shared *source, uint64_t look,
     for (;;) {
         enum error error;
 
-        (void)atomic_exchange(&source->slot->woken, 0); /* also acquires what was written before it was set */
+        (void)atomic_exchange(&source->slot->woken, 0); /* acquires what was written before woken was set */
         if (look ? look_state(source->scoreboard, look) != LOOK_PENDING
                  : atomic_load(&source->reply->answered) == source->asked)
             return ERROR_NONE;
@@ -81,7 +81,7 @@ static void put_question(struct source_shared *source, enum question_kind kind, 
     latch_set(source->scoreboard);
 }
 
-/* Writes the user and the topics into the slot. Returns how many bytes of names it holds. */
+/* Writes the user and the topics into the slot. Returns how many bytes the names of the topics take. */
 static size_t put_topics(struct source_shared *source, const struct source_poll *poll)
 {
     struct slot *slot = source->slot;
@@ -101,7 +101,7 @@ static size_t put_topics(struct source_shared *source, const struct source_poll 
     return at;
 }
 
-/* The manager moves the token out of the slot when it takes the question. */
+/* Writes the token into the slot. The manager moves it out of the slot when it takes the question. */
 static void put_token(struct source_shared *source, const char *token)
 {
     const size_t length = strlen(token);
@@ -111,7 +111,10 @@ static void put_token(struct source_shared *source, const char *token)
     atomic_store_explicit(&source->slot->token_length, (uint32_t)length, memory_order_relaxed);
 }
 
-/* Asks about the poll's topics. The manager answers by deadline_ms. */
+/*
+ * Asks the manager a question of this kind about the poll's topics, which the manager must answer by
+ * deadline_ms. Returns the manager's answer, or the error that ended the wait for it.
+ */
 static enum error ask(struct source_shared *source, const struct source_poll *poll, enum question_kind kind,
                       int64_t deadline_ms)
 {
@@ -130,8 +133,8 @@ static enum error ask(struct source_shared *source, const struct source_poll *po
 }
 
 /*
- * Has the manager listen to the topics, and report their positions, which replace those that are
- * CATCH_UP_FROM_NOW.
+ * Makes the manager listen to the topics and report their references and current positions. The current
+ * position replaces a position that is CATCH_UP_FROM_NOW.
  */
 static enum error locate(struct source_shared *source, const struct source_poll *poll, int64_t *positions,
                          int64_t deadline_ms)
@@ -146,15 +149,15 @@ static enum error locate(struct source_shared *source, const struct source_poll 
     return error;
 }
 
-/* Whether the manager gives new messages their positions, so that nobody else need do it. */
+/* Whether the manager gives new messages their positions, so that readers need not. */
 static bool manager_numbers(const struct source_shared *source)
 {
     return atomic_load(&source->scoreboard->manager->numbers_until_ms) > clock_monotonic_ms();
 }
 
 /*
- * Has the manager give positions to all that is committed now, and bring the ring up to date. false: it
- * cannot, or not in time.
+ * Makes the manager give positions to all messages that are committed now and bring the ring up to date.
+ * Returns false if the manager cannot, or not by deadline_ms.
  */
 static bool look(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
 {
@@ -167,7 +170,10 @@ static bool look(struct source_shared *source, const struct source_poll *poll, i
            look_state(source->scoreboard, number) == LOOK_DONE;
 }
 
-/* After a look: "now" is where a topic stands in the ring. false: a topic is no longer there. */
+/*
+ * Replaces each position that is CATCH_UP_FROM_NOW by the newest position of its topic in the ring, after a
+ * look. Returns false if a topic is no longer in the ring.
+ */
 static bool find_now(const struct source_shared *source, int topic_count, int64_t *positions)
 {
     for (int i = 0; i < topic_count; i++)
@@ -179,7 +185,7 @@ static bool find_now(const struct source_shared *source, int topic_count, int64_
 
 /* ---- who may poll */
 
-/* Whether the manager has taken the last question, so that the slot may hold another one. */
+/* Whether the manager has answered the last question, so that the slot may hold another one. */
 static bool may_put(const struct source_shared *source)
 {
     return atomic_load(&source->reply->answered) == source->asked;
@@ -190,7 +196,11 @@ static void count_remembered(const struct source_shared *source)
     counters_add(&source->slot->counters, COUNTER_ACCESS_REMEMBERED, 1);
 }
 
-/* Looks up what can_poll() said about the poll's topics. An answer of no to one of them is an answer. */
+/*
+ * Looks up the remembered answers of can_poll() for the poll's topics. *answer is ERROR_DENIED if can_poll()
+ * refused one of the topics, which suffices, or else ERROR_NONE. Returns whether *answer is known, known but
+ * due to be asked again, or unknown.
+ */
 static enum access_found find_permission(struct source_shared *source, const struct source_poll *poll,
                                          enum error *answer)
 {
@@ -219,14 +229,17 @@ static enum access_found find_permission(struct source_shared *source, const str
     return all;
 }
 
-/* Whether the user may poll the topics: ERROR_NONE, ERROR_DENIED, or why that cannot be said. */
+/*
+ * Checks whether the user may poll the topics. Returns ERROR_NONE, ERROR_DENIED, or the error because of
+ * which that is not known.
+ */
 static enum error authorize(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
 {
     enum access_found found;
     enum error error;
 
     if (atomic_load(&source->scoreboard->manager->open_until_ms) > clock_monotonic_ms())
-        return ERROR_NONE; /* asking can_poll() would only cost time and a database connection */
+        return ERROR_NONE; /* can_poll() allows everything: do not spend time and a connection on it */
     if (strlen(poll->remote_user) >= SCOREBOARD_USER_SIZE)
         return ERROR_DENIED; /* a name that long does not fit into the slot */
     found = find_permission(source, poll, &error);
@@ -244,7 +257,10 @@ static enum error authorize(struct source_shared *source, const struct source_po
     return error;
 }
 
-/* Asks the manager who sent the token, even while the worker is told to end: nobody else can say. */
+/*
+ * Asks the manager which user sent the token. After a drain it goes on waiting for the answer for
+ * DRAINED_ASK_MS, because only the manager can give it.
+ */
 static enum error ask_user(struct source_shared *source, const struct source_poll *poll, const char *token,
                            char user[static SOURCE_USER_SIZE], int64_t deadline_ms)
 {
@@ -288,7 +304,7 @@ static enum error shared_authenticate(struct message_source *base, const struct 
     if (is_anonymous(source))
         return ERROR_NONE;
     if (!usable)
-        authorization = ""; /* asked all the same, because authenticate() may be as installed */
+        authorization = ""; /* ask all the same: if authenticate() is as installed, it does not matter */
     found = access_memory_find(memory, access_memory_hash(memory, authorization, strlen(authorization)),
                                clock_monotonic_ms(), user);
     if (found == ACCESS_UNKNOWN)
@@ -302,9 +318,9 @@ static enum error shared_authenticate(struct message_source *base, const struct 
     return error || usable || is_anonymous(source) ? error : ERROR_UNAUTHENTICATED;
 }
 
-/* ---- what must be asked */
+/* ---- what a read needs */
 
-/* Looks up the references of all topics. false: one is not in the message ring. */
+/* Looks up the references of all topics. Returns false if a topic is not in the message ring. */
 static bool find_topics(struct source_shared *source, const struct poll_request *request)
 {
     for (int i = 0; i < request->topic_count; i++)
@@ -315,8 +331,9 @@ static bool find_topics(struct source_shared *source, const struct poll_request 
 }
 
 /*
- * Whether the answer must have all that is committed now: the poll does not wait, or it has no cursor for a
- * topic. The ring alone may get that a moment later.
+ * Whether the answer must include all messages that are committed now, because the poll does not wait or has
+ * no cursor for a topic. The ring alone does not suffice then, because a message enters it a moment after its
+ * commit.
  */
 static bool needs_now(const struct poll_request *request, const int64_t *positions)
 {
@@ -330,8 +347,8 @@ static bool needs_now(const struct poll_request *request, const int64_t *positio
 /* ---- reading the table */
 
 /*
- * Takes a read permit, by deadline_ms; false: none was free. Sets the manager's latch if fewer readers run
- * than permits are taken, so that it starts one more.
+ * Takes a read permit. Returns false if none was free until deadline_ms. If fewer readers run than permits
+ * are taken, sets the manager's latch, so that the manager starts another reader.
  */
 static bool take_permit(struct source_shared *source, int64_t deadline_ms)
 {
@@ -364,8 +381,8 @@ static enum error read_table(struct source_shared *source, const struct source_p
                              bool number, const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     /*
-     * A poll with a short timeout also waits for a permit this long: a busy database is not an unreachable
-     * one.
+     * Even a poll with a short timeout waits for a permit for PGPOLL_QUERY_TIMEOUT_S. Otherwise a database
+     * that is only busy would be reported as away.
      */
     const int64_t permit_deadline_ms =
         clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
@@ -388,7 +405,7 @@ static enum error read_table(struct source_shared *source, const struct source_p
 
 /* ---- the poll */
 
-/* Enters the poll into the wait sets: messages appended from now on wake it. */
+/* Enters the poll into the wait sets, so that messages appended from now on wake it. */
 static void enter(struct source_shared *source, const struct source_poll *poll)
 {
     struct slot *slot = source->slot;
@@ -411,7 +428,7 @@ static void enter(struct source_shared *source, const struct source_poll *poll)
     source->entered = true;
 }
 
-/* Whether a message was appended, or a topic was closed, since note_newest(). */
+/* Whether a message was appended to the ring, or a topic was closed in it, since note_newest(). */
 static bool has_news(const struct source_shared *source)
 {
     int64_t newest;
@@ -439,7 +456,10 @@ static bool is_up_to_date(const struct source_shared *source)
     return true;
 }
 
-/* How long a poll may wait for can_poll(): as long as the poll lasts, or as one call may take. */
+/*
+ * Returns until when a poll may wait for can_poll(): until its own deadline, and at least as long as one call
+ * may take.
+ */
 static int64_t authorize_deadline_ms(const struct source_shared *source, const struct source_poll *poll,
                                      int64_t deadline_ms)
 {
@@ -447,7 +467,10 @@ static int64_t authorize_deadline_ms(const struct source_shared *source, const s
                      poll->started_ms + source->config->query_timeout_s * 1000);
 }
 
-/* Checks the user. Moves *deadline_ms, so that the read has its time however long that took. */
+/*
+ * Checks whether the user may poll. Adds the time that this takes to *deadline_ms, so that the read does not
+ * lose it.
+ */
 static enum error check_user(struct source_shared *source, const struct source_poll *poll,
                              int64_t *deadline_ms)
 {
@@ -459,9 +482,10 @@ static enum error check_user(struct source_shared *source, const struct source_p
 }
 
 /*
- * Has the manager do what this read needs: find the topics, number new messages, say what "now" is. starts:
- * the poll's positions; those from now on are replaced. *asked: it was a question about each topic. *number:
- * the manager may not have numbered what this read must have.
+ * Makes the manager do what this read needs: listen to the topics, number new messages, report the current
+ * positions. known: all topics are in the ring. starts: the poll's positions; the current position replaces a
+ * CATCH_UP_FROM_NOW. *asked: whether a question about each topic was asked. *number: whether a reader must
+ * number messages, because the manager may not have numbered all that this read must return.
  */
 static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool known,
                           int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
@@ -488,7 +512,10 @@ static enum error read_allowed(struct source_shared *source, const struct source
     bool asked, number;
     enum error error;
 
-    /* Not worth LISTENing to. The manager is asked only if no reader reaches the database. */
+    /*
+     * A poll that does not wait is not worth a LISTEN, so a reader reads its topics from the table. The
+     * manager is asked only if no reader reaches the database.
+     */
     if (request->timeout_s == 0 && !known) {
         number = !look(source, poll, deadline_ms);
         error = read_table(source, poll, false, number, positions, page, deadline_ms);
@@ -500,7 +527,10 @@ static enum error read_allowed(struct source_shared *source, const struct source
     if (error)
         return error;
 
-    /* A waiting poll had to ask because its topics were removed meanwhile; now they have other numbers. */
+    /*
+     * If a poll that waits had to ask, its topics were removed from the ring meanwhile. They now have other
+     * numbers, so the poll enters the wait sets again.
+     */
     if (subscribe || (asked && source->entered))
         enter(source, poll);
     note_newest(source, request->topic_count);
@@ -531,15 +561,15 @@ static enum error shared_read(struct message_source *base, const struct source_p
         error = read_table(source, poll, checks_user, true, positions, page, deadline_ms);
     }
     /*
-     * This poll is to end early, so it does not wait for the database. If this was its first read, it has no
-     * cursor to answer with.
+     * A poll that must be answered early does not wait for the database. If its first read failed, it has no
+     * cursor to answer with, so it is refused.
      */
     if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->drain))
         error = checks_user ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }
 
-/* When the poll is to be answered early; INT64_MAX: not at all. */
+/* Returns when the poll must be answered early, or INT64_MAX if it need not be. */
 static int64_t drain_ms(const struct source_shared *source)
 {
     const int shortest_ms = atomic_load(&source->slot->drain);
@@ -622,7 +652,7 @@ struct message_source *source_shared_new(const struct config *config, struct sco
                                 .starts = calloc((size_t)scoreboard->max_topics, sizeof *source->starts) };
     if (!source->refs || !source->seen || !source->starts) {
         shared_free(&source->base);
-        return NULL; /* cppcheck-suppress memleak; base is its first member */
+        return NULL; /* cppcheck-suppress memleak; base is the first member of source */
     }
     source->asked = atomic_load(&source->reply->answered);
     return &source->base;

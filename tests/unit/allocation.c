@@ -1,6 +1,7 @@
 /*
- * The program's definitions of malloc() and so on take precedence over libc's, in libraries too (ld.so(8)).
- * They call glibc's own functions or, in a sanitized build, the sanitizer's.
+ * Defines malloc(), calloc() and the other functions of allocation. The program's definitions take precedence
+ * over libc's, in libraries too (ld.so(8)). They call glibc's own functions or, in a sanitized build, the
+ * sanitizer's.
  */
 #include "allocation.h"
 
@@ -16,7 +17,10 @@
 #define REAL(name) __libc_##name
 #endif
 
-/* The loader allocates before the sanitizers are ready, so they must not instrument these functions. */
+/*
+ * The loader calls these functions before the sanitizers are ready, so the sanitizers must not instrument
+ * them.
+ */
 #define UNWATCHED __attribute__((no_sanitize("address", "undefined", "thread")))
 
 extern void *REAL(malloc)(size_t size);
@@ -39,7 +43,7 @@ UNWATCHED long allocation_live(void)
     return live;
 }
 
-/* Counts an allocation. Returns true if it is the one that must fail; countdown is -1 then. */
+/* Counts an allocation. Returns true if this allocation must fail; countdown is then -1. */
 UNWATCHED static bool is_to_fail(void)
 {
     if (countdown <= 0)
@@ -80,7 +84,10 @@ UNWATCHED void free(void *memory)
     REAL(free)(memory);
 }
 
-/* glibc's calls malloc(), the sanitizer's does not. */
+/*
+ * Defined here because the sanitizer's strdup() does not call malloc(), as glibc's does, so it would not be
+ * counted.
+ */
 UNWATCHED char *strdup(const char *text)
 {
     size_t size = strlen(text) + 1;

@@ -1,14 +1,14 @@
 /*
- * Wraps the process's memory allocator, so that a test can make one allocation fail, also in libraries.
- * Counts allocations that are not yet freed.
+ * Wraps the process's memory allocator, so that a test can make one allocation fail, also inside a library,
+ * and can count the allocations that have not been freed.
  */
 #ifndef PGPOLL_ALLOCATION_H
 #define PGPOLL_ALLOCATION_H
 
 /*
- * Makes the nth allocation from now on fail, once (1: the next; 0: none). Returns the remaining count of the
- * previous request, or a negative number if that allocation has failed. Passing the returned value resumes
- * the previous request.
+ * Makes the nth allocation from now on fail, once (1: the next one; 0: none). Returns how many allocations
+ * were left until the one that an earlier call had made fail (0: none was to fail), or a negative number if
+ * that one has failed. Passing the returned value resumes the earlier request.
  */
 long allocation_fail(long nth);
 

@@ -26,7 +26,7 @@ void expect_text(const char *actual, const char *expected, const char *file, int
 
 void expect_json(struct json_object *actual, const char *expected, const char *file, int line)
 {
-    /* Parses actual's text, because that is what a client gets. */
+    /* Compare what a client gets: write actual as text and parse that. */
     const char *text = json_object_to_json_string_ext(actual, JSON_C_TO_STRING_NOSLASHESCAPE);
     struct json_object *sent = text ? json_tokener_parse(text) : NULL, *wanted = json_tokener_parse(expected);
 

@@ -1,4 +1,4 @@
-/* Assertions whose failures show the row of a table and the actual value, which CUnit's do not. */
+/* Assertions that show, when they fail, the row of a table and the actual value. CUnit's own do not. */
 #ifndef PGPOLL_EXPECT_H
 #define PGPOLL_EXPECT_H
 
@@ -10,7 +10,7 @@ struct json_object;
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* Shows the printf-style text if condition is false. The test goes on after a failure. Returns condition. */
+/* Fails with the printf-style text if condition is false. The test goes on. Returns condition. */
 #define EXPECT(condition, ...) expect(condition, __FILE__, __LINE__, __VA_ARGS__)
 #define EXPECT_TEXT(actual, expected) expect_text(actual, expected, __FILE__, __LINE__)
 #define EXPECT_JSON(actual, expected) expect_json(actual, expected, __FILE__, __LINE__)

@@ -1,6 +1,6 @@
 /*
- * Replaces src/core/clock.c: the linker takes a member of the library only for symbols that the tests do not
- * define.
+ * Replaces src/core/clock.c, because the linker takes an object file from the library only for symbols that
+ * the tests do not define.
  */
 #include "fake_clock.h"
 
@@ -8,7 +8,7 @@
 
 #include <time.h>
 
-static int64_t moved_ms, stopped_ms, stopped_wall_ms; /* 0: the clock runs */
+static int64_t moved_ms, stopped_ms, stopped_wall_ms; /* the stopped times; 0: the clock runs */
 
 static int64_t read_ms(clockid_t clock)
 {

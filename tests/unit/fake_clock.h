@@ -10,7 +10,7 @@ void fake_clock_advance(int64_t ms);
 /* Stops the clocks: from now on only fake_clock_advance() moves them. */
 void fake_clock_stop(void);
 
-/* Returns to the system's time, for tests that really sleep. */
+/* Makes the clocks show the system's time again, for tests that really sleep. */
 void fake_clock_restore(void);
 
 #endif

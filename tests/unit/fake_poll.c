@@ -23,8 +23,8 @@ static struct fake_poll *of_client(struct poll_client *client)
 }
 
 /*
- * The script's step for this call. If the script has another call, a step with ERROR_MEMORY, which ends any
- * poll.
+ * Returns the script's step for this call. If the script expects another call, returns a step with
+ * ERROR_MEMORY, which ends any poll.
  */
 static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call call, int64_t deadline_ms)
 {
@@ -65,7 +65,9 @@ static enum error fake_read(struct message_source *source, const struct source_p
         page->topics[i] = step->topics[i];
         page->topics[i].next = step->topics[i].start;
     }
-    /* An error may come after messages: a connection may be lost in the middle of a page. */
+    /*
+     * A step may have both messages and an error, because a connection may be lost in the middle of a page.
+     */
     for (int i = 0; i < FAKE_MESSAGES && step->messages[i].position; i++) {
         struct message message = { step->messages[i].position, 0, "1", 1, NULL, 0 };
         if (!page_add(page, step->messages[i].topic, &asked->request->topics[step->messages[i].topic],
@@ -120,7 +122,7 @@ void fake_poll_init(struct fake_poll *poll, const char *body)
     poll->error = poll_request_parse(&poll->request, body, strlen(body), FAKE_TOPICS, &detail);
     EXPECT(!poll->error, "%s: %s", body, json_object_to_json_string(detail));
     json_object_put(detail);
-    CU_ASSERT_FATAL(!poll->error); /* there is no valid request */
+    CU_ASSERT_FATAL(!poll->error); /* otherwise there is no valid request */
 }
 
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,

@@ -1,6 +1,6 @@
 /*
- * A poll whose message source and client are played by a script. Each step is a call that the poll must make
- * next, with its result. The arguments of the calls are kept for the test to check.
+ * A poll whose message source and client follow a script. Each step of the script is a call that the poll
+ * must make next, with the call's result. The arguments of the calls are kept for the test to check.
  */
 #ifndef PGPOLL_FAKE_POLL_H
 #define PGPOLL_FAKE_POLL_H
@@ -21,13 +21,13 @@ struct fake_message {
 struct fake_step {
     enum fake_call call;
     enum error
-        error; /* the result; of BEGIN and HEARTBEAT any error means that the client has disconnected */
-    enum source_read how; /* of READ: the flags that the poll must pass */
-    int64_t takes_ms;     /* but a WAIT that returns ERROR_TIMEOUT lasts until its deadline */
-    struct page_topic topics[FAKE_TOPICS]; /* of READ; next is computed from the messages */
+        error; /* the result; for BEGIN and HEARTBEAT any error means that the client has disconnected */
+    enum source_read how; /* for READ: the flags that the poll must pass */
+    int64_t takes_ms;     /* duration; a WAIT that returns ERROR_TIMEOUT lasts until its deadline instead */
+    struct page_topic topics[FAKE_TOPICS]; /* for READ; the member next is computed from the messages */
     struct fake_message messages[FAKE_MESSAGES];
     bool has_more;
-    bool repeat; /* the step is repeated while the poll makes this call */
+    bool repeat; /* the step is repeated as long as the poll makes this call */
 };
 
 struct fake_poll {
@@ -39,21 +39,23 @@ struct fake_poll {
     struct config config;
     struct poll_request request;
     struct poll_waiter waiter;
-    enum error error; /* the result of the run */
+    enum error error; /* what poll_waiter_run() returned */
     const struct fake_step *script;
     int steps, step;
     struct {
         enum fake_call call;
         int64_t positions[FAKE_TOPICS];
-        int64_t left_ms; /* until the deadline that was passed */
+        int64_t left_ms; /* time left until the deadline that was passed */
     } calls[FAKE_CALLS];
     int call_count, ends;
 };
 
-/* Prepares a poll with this body. The test may then change its config, its interrupts and so on. */
+/*
+ * Prepares a poll whose request has this body. The test may then change its config, its interrupts and so on.
+ */
 void fake_poll_init(struct fake_poll *poll, const char *body);
 
-/* Runs the poll with this script, which must be played to its end. */
+/* Runs the poll with this script, of which the poll must make all calls. */
 #define FAKE_POLL_RUN(poll, script)                                                                          \
     fake_poll_run(poll, script, (int)(sizeof(script) / sizeof *(script)), __FILE__, __LINE__)
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,
@@ -69,7 +71,7 @@ void fake_poll_expect(const struct fake_poll *poll, const char *member, const ch
 
 void fake_poll_release(struct fake_poll *poll);
 
-/* The message_id of a position from 0 to 9. */
+/* The message_id of a position from 0 to 9, in quotes. */
 #define ID(position) "\"msg_000000000000000" #position "\""
 
 #endif

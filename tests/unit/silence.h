@@ -2,10 +2,10 @@
 #ifndef PGPOLL_SILENCE_H
 #define PGPOLL_SILENCE_H
 
-/* Starts it and points libpq's environment variables to it. Returns its socket. */
+/* Starts the server and points libpq's environment variables to it. Returns its listening socket. */
 int silence_begin(void);
 
-/* Closes it and its connections. */
+/* Stops the server with this socket and closes its connections. */
 void silence_end(int fd);
 
 #endif

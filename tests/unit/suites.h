@@ -1,4 +1,6 @@
-/* The suites that main.c runs. Each file has one, which ends with CU_TEST_INFO_NULL. */
+/*
+ * The suites that main.c runs. Each file of tests has one suite, an array that ends with CU_TEST_INFO_NULL.
+ */
 #ifndef PGPOLL_SUITES_H
 #define PGPOLL_SUITES_H
 

@@ -26,7 +26,7 @@ static void hashes_as_the_reference_does(void)
         unsigned char bytes[16];
         char hex[33] = "";
 
-        memcpy(bytes, hash.words, sizeof bytes); /* on a little-endian machine, as all that run the tests */
+        memcpy(bytes, hash.words, sizeof bytes); /* the tests only run on little-endian machines */
         for (int k = 0; k < 16; k++)
             (void)snprintf(hex + 2 * k, 3, "%02x", bytes[k]);
         EXPECT_TEXT(hex, rows[i].hex);
@@ -59,7 +59,7 @@ static void remembers_until_it_expires(void)
     CU_ASSERT_FALSE(access_memory_put(memory, hash, "no", 3, 4000, 6500, 9000));
     CU_ASSERT_EQUAL(access_memory_find(memory, hash, 6000, value), ACCESS_KNOWN);
     EXPECT_TEXT(value, "no");
-    /* Neither another user's, nor another topic's, nor the user's own. */
+    /* Another topic, another user, and the user without a topic have no entry. */
     CU_ASSERT_EQUAL(access_memory_find(memory, access_memory_hash_topic(alice, "order", 5), 6000, value),
                     ACCESS_UNKNOWN);
     CU_ASSERT_EQUAL(access_memory_find(

@@ -1,4 +1,4 @@
-/* Resolves localhost, which needs no name server. */
+/* Tests with names such as localhost, for which no name server is needed. */
 #include "postgres/addresses.h"
 
 #include "core/background.h"
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* No name server is asked for this, because a label has at most 63 bytes. */
+/* No name server is asked for this name, because it has a label of more than 63 bytes. */
 #define IMPOSSIBLE "a-label-of-a-host-name-that-is-longer-than-any-such-label-may-ever-be.invalid"
 
 static struct addresses *with(const char *host, const char *hostaddr, const char *port)
@@ -40,7 +40,7 @@ static void only_names_need_the_resolver(void)
         { "db.invalid", "", true },
         { "/a,db.invalid", "", true },
         { "a.invalid,b.invalid", "127.0.0.1,", true },
-        { "a.invalid,b.invalid", "127.0.0.1", false }, /* libpq rejects it */
+        { "a.invalid,b.invalid", "127.0.0.1", false }, /* libpq rejects this */
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

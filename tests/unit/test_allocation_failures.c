@@ -18,9 +18,9 @@
 
 /*
  * Excludes two parts of json-c (0.16, Debian 12) that do not check their allocations: its parser, which calls
- * strlen(NULL), and its serializers, which omit what they could not append. The programs exit in that case
- * (fcgi/oom.h), which tests/fault/test_memory.py tests. The program's definitions take precedence over the
- * library's.
+ * strlen(NULL), and its serializers, which omit what they could not append. If an allocation fails there, the
+ * programs exit (fcgi/oom.h), which tests/fault/test_memory.py tests. The definitions here take precedence
+ * over the library's.
  */
 struct json_object *json_tokener_parse_ex(struct json_tokener *tokener, const char *text, int length)
 {
@@ -46,7 +46,10 @@ const char *json_object_to_json_string_ext(struct json_object *object, int flags
 
 enum outcome { RIGHT, OUT_OF_MEMORY, WRONG };
 
-/* Runs a test with the 1st, 2nd, ... allocation failing, until it makes fewer. Checks that nothing leaks. */
+/*
+ * Runs scenario with its 1st, 2nd, ... allocation failing, until it makes fewer allocations. Checks that
+ * nothing leaks.
+ */
 static void sweep(const char *name, enum outcome (*scenario)(void))
 {
     static const char *const outcomes[] = { "right", "out of memory", "wrong" };
@@ -98,7 +101,10 @@ static enum outcome parse_good(void)
     return outcome;
 }
 
-/* Builds an error's answer as http_send_error() does; it sends a constant if there is no memory for one. */
+/*
+ * Builds the answer for an error as http_send_error() does. It may fail: http_send_error() then sends a
+ * constant text.
+ */
 static enum outcome refuse(const char *body, const char *wanted)
 {
     struct poll_request request;
@@ -145,7 +151,7 @@ static enum outcome answer_an_error(void)
     return outcome;
 }
 
-static struct fake_poll poll; /* its request was parsed with enough memory */
+static struct fake_poll poll; /* a poll whose request was parsed with enough memory */
 
 static enum outcome make_statement(void)
 {

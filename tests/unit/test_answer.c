@@ -9,10 +9,10 @@
 
 #define READS .call = FAKE_READ, .how = SOURCE_AUTHORIZE
 
-/* A request that does not wait, with these members. */
+/* The body of a request that does not wait and has these members. */
 #define BODY(members) "{\"timeout\":0," members "}"
 
-/* Parses the answer into a new tree; EXPECT_JSON takes it over. */
+/* Returns the answer, parsed into a new tree, which EXPECT_JSON takes over. */
 static struct json_object *answer_of(const struct fake_poll *poll)
 {
     struct printbuf *answer = printbuf_new();

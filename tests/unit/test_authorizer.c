@@ -1,6 +1,6 @@
 /*
- * The authorizer and a server that accepts, sends nothing and closes. Tests with a real database are in
- * tests/e2e.
+ * Tests the authorizer with a server that accepts a connection, sends nothing and closes it. Tests with a
+ * real database are in tests/e2e.
  */
 #include "manager/authorizer.h"
 
@@ -33,7 +33,7 @@ static void ask_for_all(struct authorizer *authorizer, const struct scoreboard *
     }
 }
 
-/* Returns how many sessions have a socket. */
+/* Lets the authorizer make a step. Returns how many of its sessions have a socket. */
 static int step(struct authorizer *authorizer, bool ready)
 {
     struct pollfd fds[AUTHORIZER_MAX_SESSIONS];
@@ -50,8 +50,8 @@ static int step(struct authorizer *authorizer, bool ready)
 }
 
 /*
- * All workers are killed while a call for one of them is under way. Their successors have asked before it
- * fails.
+ * All workers are killed while a call of can_poll() for one of them is under way. The workers that replace
+ * them ask questions before this call fails.
  */
 static void the_dead_leave_nothing_behind(void)
 {
@@ -67,7 +67,7 @@ static void the_dead_leave_nothing_behind(void)
     }
     CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
     ask_for_all(authorizer, scoreboard);
-    CU_ASSERT_EQUAL(step(authorizer, false), 1); /* the others have not waited long enough for a second */
+    CU_ASSERT_EQUAL(step(authorizer, false), 1); /* a second session opens only after a longer wait */
     for (int i = 0; i < scoreboard->worker_count; i++) {
         authorizer_forget_worker(authorizer, i);
         slot_reset(scoreboard, i);

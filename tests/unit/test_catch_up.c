@@ -1,4 +1,4 @@
-/* Tests with results that have the rows of pgpoll.catch_up(), made here without a database. */
+/* Tests with results that look like those of pgpoll.catch_up() but are made here, without a database. */
 #include "postgres/catch_up.h"
 
 #include "api/poll_request.h"
@@ -18,7 +18,7 @@ static const int64_t ONE_SECOND_US = 1000000;
 struct row {
     int topic_no;
     int64_t position;
-    int64_t created_at; /* ABSENT: NULL, here and in the other members */
+    int64_t created_at; /* ABSENT stands for NULL, here and in the other members */
     const char *payload, *metadata, *gap;
     int64_t oldest;
 };

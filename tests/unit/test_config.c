@@ -16,7 +16,7 @@ static const char *const names[] = {
     "PGPOLL_LOG_LEVEL"
 };
 
-/* Sets one setting ("": none), unsets all others, and loads the configuration. */
+/* Sets one setting (none if name is ""), unsets all others, and loads the configuration. */
 static bool load(const char *name, const char *value, struct config *config, char *error, size_t size)
 {
     for (size_t i = 0; i < COUNT(names); i++)
@@ -168,7 +168,7 @@ static void a_long_unknown_name_does_not_overflow_the_message(void)
     (void)unsetenv(name);
 }
 
-/* libpq's PG* variables, those that config.h lists, and names without the prefix. */
+/* Allowed are libpq's PG* variables, those that config.h lists, and names without the prefix. */
 static void other_variables_are_allowed(void)
 {
     static const char *const known[] = { CONFIG_OLD_WORKERS, CONFIG_PROGRAM, CONFIG_URL,

@@ -8,7 +8,7 @@
 
 static struct counters counters;
 
-/* The value of the counter with this metric and label; -1: it is not there. */
+/* Returns the value of the counter with this metric and label, or -1 if there is no such counter. */
 static int64_t number(const char *metric, const char *label, bool all)
 {
     struct json_object *rows = counters_json(&counters, all);

@@ -8,7 +8,10 @@
 
 static const char *const members[] = { "\"a\"", "\"b\"", NULL };
 
-/* Rewrites a text that is in memory of its exact size. out has room for as many bytes and a NUL. */
+/*
+ * Rewrites text from memory of its exact size, so that sanitizers notice a read beyond it. out has room for
+ * length bytes and a NUL.
+ */
 static bool rewrite(const char *text, size_t length, char *out, struct json_text_fault *fault)
 {
     char *exact = malloc(length), *written = malloc(length);

@@ -1,4 +1,7 @@
-/* The message ring in one process: what it holds, what was dropped, and that it knows the difference. */
+/*
+ * Tests the message ring in one process: it returns what it holds, and refuses a read that needs dropped
+ * messages.
+ */
 #include "shared/message_ring.h"
 
 #include "expect.h"
@@ -12,7 +15,7 @@
 
 enum { TOPICS = 4, ALL = 1000, TEXT_SIZE = 4096 };
 
-/* A message's JSON is its topic's number and its position, padded with dots. */
+/* Writes the text that stands for a message's JSON: its topic's number and its position, padded with dots. */
 static void message_text(char *text, int topic, int64_t position, size_t length)
 {
     int written = snprintf(text, TEXT_SIZE, "%d:%" PRId64, topic, position);
@@ -43,7 +46,7 @@ static void append_row(struct message_ring *ring, int topic, int64_t first, int6
         append(ring, topic, position);
 }
 
-/* Makes a ring with this many open topics, complete after position 0. */
+/* Makes a ring in which the topics 0 to open - 1 are open, each complete after position 0. */
 static struct message_ring *new_ring(int open, size_t messages, size_t bytes)
 {
     struct message_ring *ring =
@@ -59,8 +62,8 @@ static struct message_ring *new_ring(int open, size_t messages, size_t bytes)
 #define READ_ALL(ring, from, expected) READ(ring, from, ALL, ALL, expected, false)
 
 /*
- * Reads from positions written as topic@position, for example "0@17 3@0". expected: the page's texts, or NULL
- * if the table must be read.
+ * Reads after the positions in from, written as topic@position, for example "0@17 3@0". expected is the texts
+ * of the page, or NULL if the ring must refuse, so that the table is read.
  */
 static void expect_read(const struct message_ring *ring, const char *from, int limit, int64_t budget,
                         const char *expected, bool more, int line)
@@ -188,7 +191,7 @@ static void the_oldest_entry_is_dropped(void)
         READ_ALL(ring, from[0], expected);
         READ_ALL(ring, from[1], NULL);
     }
-    /* Topic 1 has lost nothing. Topic 0 has, so the ring cannot give both together. */
+    /* The ring still has all messages of topic 1, but not of topic 0, so it cannot answer a read of both. */
     READ_ALL(ring, "1@0 0@0", NULL);
     append_row(ring, 1, 50, 53);
     READ_ALL(ring, "0@49", "");
@@ -230,7 +233,7 @@ static void a_large_message_is_read_from_the_table(void)
     READ_ALL(ring, "0@0", NULL);
     READ_ALL(ring, "0@1", NULL);
     READ_ALL(ring, "0@2", "0:3");
-    /* Before that message the ring has everything, and knows that there is more. */
+    /* The ring has everything before that message, and knows that there are more messages. */
     READ(ring, "0@0", 1, ALL, "0:1", true);
     READ(ring, "0@0", ALL, 500, "0:1", true);
     READ_ALL(ring, "1@0", "");
@@ -269,7 +272,7 @@ static void a_reopened_topic_is_another(void)
     append(ring, 0, 4);
     READ_ALL(ring, "0@3", "0:4");
     READ_ALL(ring, "0@2", NULL);
-    /* The same without closing it in between. */
+    /* Open the topic again without closing it. */
     ring_open(ring, 0, 4);
     CU_ASSERT_FALSE(ring_newest(ring, new, &newest));
     READ_ALL(ring, "0@4", "");
@@ -279,8 +282,8 @@ static void a_reopened_topic_is_another(void)
 }
 
 /*
- * Entries of a number's previous topic must not be read as the new topic's, nor change it when they are
- * dropped.
+ * When a topic gets the number of an earlier one, entries of the earlier topic must not be read as entries of
+ * the new one, nor change the new one's state when they are dropped.
  */
 static void entries_of_a_closed_topic_are_dropped(void)
 {
@@ -311,7 +314,10 @@ static void skipped_messages_are_read_from_the_table(void)
     READ_ALL(ring, "0@2", NULL);
     READ_ALL(ring, "0@4", NULL);
     READ_ALL(ring, "0@5", "0:6");
-    /* A lower position than the last one of another topic counts as skipped. */
+    /*
+     * A message with a lower position than the last one of another topic is not appended: it counts as
+     * skipped.
+     */
     append(ring, 1, 9);
     append(ring, 0, 8);
     READ_ALL(ring, "0@6", NULL);
@@ -360,9 +366,9 @@ static void any_position_is_a_cursor(void)
     READ_ALL(ring, "1@10", "1:20,1:40");
     READ_ALL(ring, "1@25", "1:40");
     READ_ALL(ring, "2@24 0@10 1@39", "2:25,0:30,1:40");
-    READ_ALL(ring, "2@26", ""); /* after its newest, but not after the newest of all topics */
+    READ_ALL(ring, "2@26", ""); /* after the topic's newest, but not after the newest of all topics */
     READ_ALL(ring, "0@31 2@40", "");
-    READ_ALL(ring, "1@41", NULL); /* unknown whether it was ever given */
+    READ_ALL(ring, "1@41", NULL); /* after the newest of all topics: perhaps this position was never given */
     READ_ALL(ring, "0@15 2@41", NULL);
     ring_reset(ring);
     READ_ALL(ring, "1@40", "");
@@ -375,7 +381,7 @@ static void any_position_is_a_cursor(void)
 struct model_message {
     int topic;
     int64_t position;
-    size_t length; /* 0: without JSON */
+    size_t length; /* 0: the message has no JSON */
     int64_t bytes;
 };
 
@@ -393,7 +399,7 @@ struct model {
     struct model_message messages[MODEL_MESSAGES];
     int count;
     int64_t newest;       /* the last message's position, whether or not the ring has it */
-    int64_t from[TOPICS]; /* complete after this, except what was dropped; -1: closed */
+    int64_t from[TOPICS]; /* the topic is complete after this, except what was dropped; -1: closed */
     int64_t topic_newest[TOPICS];
 };
 
@@ -430,7 +436,7 @@ static void model_change(struct model *model)
     } else if (what == 3 && model->count > 0 &&
                model->topic_newest[topic] < model->messages[model->count - 1].position) {
         model->from[topic] = model->topic_newest[topic] = model->messages[model->count - 1].position;
-        append(model->ring, topic, model->topic_newest[topic]); /* too late */
+        append(model->ring, topic, model->topic_newest[topic]); /* not the newest: skipped */
     } else {
         model_append(model, topic);
     }
@@ -439,8 +445,8 @@ static void model_change(struct model *model)
 enum certainty { GONE, PERHAPS, THERE };
 
 /*
- * Whether the message with this index is still in a ring that keeps the newest, and may waste a quarter of
- * its bytes at the end.
+ * Whether the message with this index is still in the ring, which keeps the newest messages, and may leave up
+ * to a quarter of its bytes unused at the end.
  */
 static enum certainty is_kept(const struct model *model, int index)
 {
@@ -454,8 +460,8 @@ static enum certainty is_kept(const struct model *model, int index)
 }
 
 /*
- * Computes what a read from positions must give: texts and has_more. Returns whether the ring can have
- * everything it takes.
+ * Computes what a read after positions must return: the texts of the page and has_more, as *more. Returns
+ * whether the ring can have all messages that this read needs.
  */
 static enum certainty model_read(const struct model *model, const int64_t *positions, char *texts, bool *more)
 {
@@ -489,7 +495,7 @@ static enum certainty model_read(const struct model *model, const int64_t *posit
     return certainty;
 }
 
-/* Reads all open topics from random positions, and compares ring and model. false: they differ. */
+/* Reads all open topics from random positions. Returns false if ring and model differ. */
 static bool model_compare(const struct model *model, int *reads)
 {
     static char texts[TEXT_SIZE * MODEL_LIMIT];

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 
 /*
- * Looks, as the relay does. messages: how many the look finds. all_notify: the result of
- * pgpoll.unmute_doorbell().
+ * Makes a look for new messages, as the relay does. messages: how many messages the look finds. all_notify:
+ * the result of pgpoll.unmute_doorbell().
  */
 static enum notify_throttle_action look(struct notify_throttle *throttle, int64_t now_ms, int64_t messages,
                                         bool all_notify)
@@ -31,7 +31,7 @@ static void looks_once_for_each_notify(void)
     }
 }
 
-/* Publishes until publishers are muted. Returns the time. */
+/* Publishes until publishers are muted. Returns the time of the mute. */
 static int64_t make_busy(struct notify_throttle *throttle)
 {
     int64_t now_ms = 1000;
@@ -87,7 +87,7 @@ static void looks_again_for_muted_publishers(void)
         int64_t due_ms = notify_throttle_due_ms(&throttle);
 
         CU_ASSERT_FATAL(due_ms < INT64_MAX);
-        if (unmuted_ms) /* the pause is at most as long as unmuting has taken already, and at most 100 ms */
+        if (unmuted_ms) /* the pause is at most as long as unmuting has taken so far, and at most 100 ms */
             CU_ASSERT(due_ms - now_ms <= now_ms - unmuted_ms + 1 && due_ms - now_ms <= 100);
         now_ms = due_ms;
         if (look(&throttle, now_ms, 0, false) == NOTIFY_THROTTLE_UNMUTE && !unmuted_ms)

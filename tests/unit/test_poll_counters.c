@@ -10,8 +10,8 @@
 static struct counters counters;
 
 /*
- * Counts a poll that waited for waited_ms (-1: it did not wait). With ERROR_NONE its answer is one message of
- * two bytes that is age_ms old.
+ * Counts a poll that waited for waited_ms (-1: it did not wait). If outcome is ERROR_NONE, its answer has one
+ * message of two bytes, which is age_ms old.
  */
 static void count_poll(int64_t waited_ms, int64_t age_ms, enum error outcome, enum gap gap)
 {
@@ -34,7 +34,7 @@ static uint64_t counted(int number)
     return atomic_load(&counters.numbers[number]);
 }
 
-/* How many durations the histogram after this sum holds. */
+/* Returns how many durations are counted in the histogram whose buckets follow the counter sum. */
 static uint64_t observed(int sum, int buckets)
 {
     uint64_t n = 0;

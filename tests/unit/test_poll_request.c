@@ -17,7 +17,7 @@ static enum error parse(struct poll_request *request, const char *body, struct j
     return poll_request_parse(request, body, strlen(body), MAX_TOPICS, detail);
 }
 
-/* Parses a valid body. */
+/* Parses a body that must be valid. */
 static struct poll_request good(const char *body)
 {
     struct poll_request request = { 0 };
@@ -97,7 +97,7 @@ static void topics_keep_their_order_and_repetitions_are_dropped(void)
     poll_request_release(&request);
 }
 
-/* A topic of one character, which is sent as a surrogate pair. */
+/* Expects that a topic of one character that is sent as this surrogate pair is accepted. */
 static void expect_pair(unsigned high, unsigned low)
 {
     const uint32_t character = 0x10000 + (high - 0xd800) * 0x400 + (low - 0xdc00);
@@ -185,7 +185,7 @@ static void each_topic_gets_its_cursor(void)
     }
 }
 
-/* Bodies that are JSON objects but not requests, and all entries that the client gets. */
+/* Each body is a JSON object but not a valid request. The client must get exactly these entries. */
 static void every_fault_has_an_entry_with_its_location(void)
 {
     static const struct {
@@ -223,7 +223,7 @@ static void every_fault_has_an_entry_with_its_location(void)
     }
 }
 
-/* Expects 422 with one entry; loc is given without its "body". */
+/* Expects ERROR_INVALID with one entry, whose location is "body" followed by loc. */
 static void expect_refused(const char *body, size_t length, const char *loc)
 {
     struct poll_request request, before;
@@ -291,10 +291,10 @@ static void refuses_wrong_values(void)
     }
 }
 
-/* Texts that a lenient parser might accept, and the offset of the fault. */
+/* Texts that are not JSON but that a lenient parser might accept, with the offset of the fault. */
 static const struct {
     const char *body;
-    int offset; /* -1: any */
+    int offset; /* -1: it is not checked */
 } not_json[] = {
     { "", 0 },
     { " ", 1 },

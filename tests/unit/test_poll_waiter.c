@@ -1,4 +1,4 @@
-/* Scripts of a poll's calls and their results (fake_poll.h). The tests advance the clock and do not sleep. */
+/* Tests a poll waiter with scripts (fake_poll.h). The tests advance the clock and do not sleep. */
 #include "worker/poll_waiter.h"
 
 #include "api/cursor.h"
@@ -28,7 +28,10 @@
 #define BODY "{\"topics\":[\"a\"],\"timeout\":10}"
 #define SINCE_5 "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":" ID(5) "}}"
 
-/* Expects this result, number of messages and next cursor of the one topic (NULL: the poll has no answer). */
+/*
+ * Expects that the poll ended with error and this number of messages. next is the cursor of its only topic
+ * (NULL: the poll has no answer).
+ */
 static void expect_end(struct fake_poll *poll, enum error error, int messages, const char *next)
 {
     char next_since[80];
@@ -41,7 +44,7 @@ static void expect_end(struct fake_poll *poll, enum error error, int messages, c
     }
 }
 
-/* A whole test that consists of a script and the expected result. */
+/* Is the body of a test that consists of a script and the expected result. */
 #define PLAY(body, script, error, messages, next)                                                            \
     do {                                                                                                     \
         struct fake_poll played;                                                                             \
@@ -98,7 +101,10 @@ static void waits_then_delivers(void)
     FAKE_POLL_RUN(&poll, script);
     expect_end(&poll, ERROR_NONE, 1, ID(6));
     CU_ASSERT_TRUE(poll.waiter.began_wait);
-    /* "From now" is the position of the first read; else a message committed meanwhile would be missed. */
+    /*
+     * "From now" is asked for only once. Later reads start at the position that the first read returned, so
+     * that no message in between is missed.
+     */
     CU_ASSERT_EQUAL(poll.calls[0].positions[0], CATCH_UP_FROM_NOW);
     CU_ASSERT_EQUAL(poll.calls[1].positions[0], 5);
     CU_ASSERT_EQUAL(poll.calls[5].positions[0], 5);
@@ -269,7 +275,7 @@ static void lost_while_waiting_and_found(void)
     PLAY(BODY, script, ERROR_NONE, 1, ID(6));
 }
 
-/* The database is back in time, without messages: the poll goes on waiting, until its own timeout. */
+/* The database is back in time and has no messages, so the poll goes on waiting until its own timeout. */
 static void lost_and_found_goes_on_waiting(void)
 {
     static const struct fake_step script[] = {
@@ -291,7 +297,7 @@ static void lost_and_found_goes_on_waiting(void)
     fake_poll_release(&poll);
 }
 
-/* The connection was lost in the middle of a page: what was read of that page must not count. */
+/* The connection is lost in the middle of a page. The messages read before that must not count. */
 static void a_retry_starts_from_the_same_positions(void)
 {
     static const struct fake_step script[] = {
@@ -377,7 +383,8 @@ static void no_attempt_outlasts_the_poll_by_much(void)
 }
 
 /*
- * A drain during the pause before a retry: a poll that has no cursor to answer with yet gets 3 s to find one.
+ * A drain comes during the pause before a retry. A poll that has cursors to answer with ends. One whose first
+ * read has not succeeded keeps trying for 3 s.
  */
 static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
 {
@@ -450,8 +457,8 @@ static void a_gap_is_answered_at_once(void)
 }
 
 /*
- * Messages are pruned, or the database is restored, while the poll waits: a gap after a cursor that was valid
- * at first.
+ * Messages are pruned, or the database is restored, while the poll waits. So there is a gap after a cursor
+ * that was valid at first.
  */
 static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
 {
@@ -477,7 +484,7 @@ static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
                   "{\"a\":{\"reason\":\"ahead\",\"requested\":" ID(5) ",\"oldest\":" ID(1) "}}");
     fake_poll_release(&poll);
 
-    fake_poll_init(&poll, BODY); /* it sent no cursor */
+    fake_poll_init(&poll, BODY); /* has no cursor */
     FAKE_POLL_RUN(&poll, restored);
     expect_end(&poll, ERROR_NONE, 0, ID(2));
     EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"ahead\",\"requested\":null,\"oldest\":" ID(1) "}}");
@@ -490,7 +497,7 @@ static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
     fake_poll_release(&poll);
 }
 
-/* The cursor of the one topic, the gap that the read finds, and the gap that the client is told. */
+/* A cursor, the gap that the read finds, and the gap that is reported to the client. */
 struct gap_row {
     const char *cursor; /* JSON */
     int64_t position;   /* where the read starts */
@@ -529,7 +536,7 @@ static void each_kind_of_cursor_has_its_gaps(void)
         { ID(7), 7, GAP_AHEAD, "ahead" },
         { "\"0-7\"", 7, GAP_NONE, NULL },
         { "\"0-7\"", 7, GAP_EXPIRED, "expired" },
-        { "\"0-7\"", 7, GAP_AHEAD, NULL }, /* a time before anything was published */
+        { "\"0-7\"", 7, GAP_AHEAD, NULL }, /* a time in the past; nothing was published after it */
         { "\"-1\"", -1, GAP_NONE, NULL },
         { "\"-50\"", -50, GAP_EXPIRED, NULL },
         { "\"-0\"", 0, GAP_NONE, "unknown" },

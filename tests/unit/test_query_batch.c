@@ -7,7 +7,7 @@
 #include "silence.h"
 #include "suites.h"
 
-/* Begins a batch and lets its deadline pass. Returns the error text. */
+/* Begins a batch and lets its deadline pass. Returns the text of the error. */
 static const char *run_out_of_time(struct query_batch *batch, struct database *database)
 {
     const int64_t now_ms = clock_monotonic_ms();
@@ -15,17 +15,20 @@ static const char *run_out_of_time(struct query_batch *batch, struct database *d
     CU_ASSERT(statement_add_int4(query_batch_add(batch, "SELECT $1"), 1));
     CU_ASSERT_EQUAL(query_batch_begin(batch, database, now_ms, 400), ERROR_PENDING);
     CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 1),
-                    ERROR_PENDING); /* it has connected and sends */
+                    ERROR_PENDING); /* the batch has connected and sends */
     CU_ASSERT_EQUAL(query_batch_step(batch, false, now_ms + 399), ERROR_PENDING);
     CU_ASSERT(batch->running && query_batch_due_ms(batch) <= now_ms + 400);
     CU_ASSERT_EQUAL(query_batch_step(batch, false, now_ms + 400), ERROR_DATABASE_AWAY);
     CU_ASSERT(!batch->running && database_pollfd(database).fd < 0);
-    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 2000), ERROR_PENDING); /* nothing is running */
+    CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 2000), ERROR_PENDING); /* no query is running */
     query_batch_end(batch);
     return database_error(database);
 }
 
-/* Opens a second connection only to replace a session that does not end by itself, and never a third. */
+/*
+ * After the deadline, a second connection is opened only to replace a session that does not end by itself,
+ * and never a third.
+ */
 static void closes_the_connection_at_the_deadline(void)
 {
     struct query_batch batch = { 0 };

@@ -1,4 +1,7 @@
-/* Questions and answers over real sockets: complete, of any size, truncated, late, and damaged. */
+/*
+ * Tests questions and answers over real sockets: complete ones of any size, and truncated, late and damaged
+ * ones.
+ */
 #include "shared/read_channel.h"
 
 #include "core/clock.h"
@@ -23,7 +26,7 @@ struct desk {
     struct poll_request request;
     int64_t positions[TOPICS];
     struct read_channel_question question;
-    struct page page; /* that the worker receives */
+    struct page page; /* the page that the worker receives */
     char text[READ_CHANNEL_TEXT_SIZE];
 };
 
@@ -48,7 +51,9 @@ static void close_desk(struct desk *desk)
     poll_request_release(&desk->request);
 }
 
-/* Asks, and accepts the question on the reader's side. Returns the worker's socket. */
+/*
+ * Asks a question as a worker and takes it as a reader. Returns the worker's socket; *socket is the reader's.
+ */
 static int ask(struct desk *desk, int *socket, struct read_channel_job *job)
 {
     int ours = read_channel_ask(desk->queue[0], &desk->question);
@@ -131,7 +136,7 @@ static void a_question_and_its_answer(void)
     (void)close(ours);
     (void)close(theirs);
 
-    /* A question without a user, answered with an error. */
+    /* The question has no user, and is answered with an error. */
     desk.question.remote_user = NULL;
     desk.question.number = false;
     ours = ask(&desk, &theirs, &job);
@@ -197,7 +202,7 @@ static void large_ones(void)
     free(payload);
 }
 
-/* A reader whose answer says whether it received the names that were sent. */
+/* Runs a reader whose answer says whether it received the topic names that were sent. */
 static void *compare_one(void *argument)
 {
     struct desk *desk = argument;
@@ -220,10 +225,10 @@ static void *compare_one(void *argument)
     return NULL;
 }
 
-/* As many of the longest names as PGPOLL_MAX_TOPICS can allow. */
+/* A question with the longest names, and as many of them as PGPOLL_MAX_TOPICS can allow. */
 static void the_most_and_longest_topics(void)
 {
-    enum { MOST = 1000, NAME_CHARACTERS = 252 }; /* of 4 bytes; the last one becomes a number of 4 digits */
+    enum { MOST = 1000, NAME_CHARACTERS = 252 }; /* of 4 bytes; 4 digits replace the last one */
     struct json_object *topics = json_object_new_array(), *whole = json_object_new_object(), *detail = NULL;
     struct desk desk;
     pthread_t thread;
@@ -323,7 +328,7 @@ static void a_worker_that_is_gone(void)
     (void)close(theirs);
 
     ours = read_channel_ask(desk.queue[0], &desk.question);
-    (void)close(ours); /* its question stays in the queue */
+    (void)close(ours); /* the worker's question stays in the queue */
     theirs = read_channel_take(desk.queue[1]);
     CU_ASSERT_TRUE(read_channel_accept(theirs, &job));
     read_channel_release(&job);
@@ -339,7 +344,7 @@ static void a_worker_that_is_gone(void)
 
 /* ---- damage: whatever arrives is refused, or it is complete */
 
-/* Records everything that send() writes into a socket. */
+/* Records in out everything that send_it() writes to a socket. Returns the number of bytes. */
 static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
                      struct desk *desk)
 {
@@ -370,8 +375,8 @@ static void send_error(struct desk *desk, int socket)
 }
 
 /*
- * A socket that holds a recording with a few bytes changed and, sometimes, its end cut off. Its other side is
- * closed.
+ * Returns a socket from which a recording can be read. A few of its bytes are changed and, sometimes, its end
+ * is cut off. The other side of the socket is closed.
  */
 static int damage(const char *whole, size_t length, unsigned *seed)
 {

@@ -1,6 +1,7 @@
 /*
- * The manager's side of the scoreboard while workers write garbage into everything that they can write.
- * Whatever it reads, it accesses no memory outside, ends each call, and serves the sound workers.
+ * Tests the manager's side of the scoreboard while workers write garbage to all memory that they can write
+ * to. Whatever the manager reads there, it accesses no memory outside of the scoreboard, returns from each
+ * call, and serves the sound workers.
  */
 #include "api/topic.h"
 #include "shared/latch.h"
@@ -79,7 +80,7 @@ static void a_question_is_copied(void)
     CU_ASSERT_EQUAL(question_next_asker(scoreboard, 66), -1);
     CU_ASSERT_EQUAL(question_take(scoreboard, 65), QUESTION_TAKEN);
     memset(scoreboard_slot(scoreboard, 65), 0x55, scoreboard->slot_stride);
-    CU_ASSERT_EQUAL(question_take(scoreboard, 65), QUESTION_NONE); /* one is taken already */
+    CU_ASSERT_EQUAL(question_take(scoreboard, 65), QUESTION_NONE); /* its question is taken already */
     question = scoreboard_question(scoreboard, 65);
     CU_ASSERT_PTR_NOT_NULL_FATAL(question);
     EXPECT_TEXT(question->user, "eve");
@@ -242,8 +243,8 @@ static void a_token_leaves_the_shared_memory(void)
 /* ---- write protection */
 
 /*
- * Runs in a process that has joined as the fork server does, and in a child of that. The exit status says
- * what is wrong.
+ * Runs in a process that has joined the scoreboard as the fork server does, and in a child of that process.
+ * The exit status says which check failed.
  */
 static void try_to_write(const int *descriptors)
 {
@@ -305,7 +306,7 @@ static int pick(unsigned *seed, int below)
     return rand_r(seed) % below;
 }
 
-/* Small numbers, the limits of the types, and random numbers. */
+/* Returns a small number, a limit of a type, or a random number. */
 static uint64_t pick_value(unsigned *seed)
 {
     static const uint64_t edges[] = {
@@ -318,7 +319,7 @@ static uint64_t pick_value(unsigned *seed)
     return (uint64_t)rand_r(seed) << 33 ^ (uint64_t)rand_r(seed) << 16 ^ (uint64_t)rand_r(seed);
 }
 
-/* Writes one number somewhere into the workers' memory, but seldom into names. */
+/* Writes one number to a random place of the workers' memory, but seldom to names. */
 static void write_garbage(struct garbage *garbage)
 {
     const struct scoreboard *scoreboard = garbage->scoreboard;
@@ -334,7 +335,7 @@ static void write_garbage(struct garbage *garbage)
     memcpy(memory + at, &value, pick(&garbage->seed, 2) && at + 8 <= size ? 8 : 4);
 }
 
-/* Its data races are intended, so the thread sanitizer skips it. */
+/* The data races of this function are intended, so the thread sanitizer skips it. */
 #ifdef __SANITIZE_THREAD__
 enum { ROUNDS = 0 };
 #else
@@ -355,7 +356,7 @@ struct host {
     struct relay *relay;
     struct authorizer *authorizer;
     struct stats_writer *stats_writer;
-    int broken, taken; /* counts of questions */
+    int broken, taken; /* how many questions were broken, and taken */
 };
 
 static void forget(struct host *host, int worker)
@@ -365,7 +366,7 @@ static void forget(struct host *host, int worker)
     slot_reset(host->scoreboard, worker);
 }
 
-/* Does what the manager's loop does (manager.c). */
+/* Takes the workers' questions as the manager's loop does (manager.c). */
 static void take_questions(struct host *host)
 {
     int worker = -1;
@@ -410,14 +411,16 @@ static void turn(struct host *host, unsigned *seed)
     latch_wake_stats_writer(scoreboard);
 }
 
-/* Resets all slots, and expects that new workers in them are served as if there had been no garbage. */
+/*
+ * Resets all slots, and expects that new workers in these slots are served as if there had been no garbage.
+ */
 static void expect_service(struct host *host)
 {
     struct scoreboard *scoreboard = host->scoreboard;
 
     for (int i = 0; i < scoreboard->worker_count; i++)
         forget(host, i);
-    for (int i = 0; i < 3; i++) /* garbage may be off by twice as much as a call can correct */
+    for (int i = 0; i < 3; i++) /* a counter may be off by twice as much as one call corrects */
         read_permits_mend(scoreboard);
     CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 0);
     for (int i = 0; i < SCOREBOARD_BUCKETS * scoreboard->set_words; i++)
@@ -459,7 +462,7 @@ static void the_manager_survives_garbage(void)
             const int worker = pick(&seed, host.scoreboard->worker_count);
 
             ask(host.scoreboard, worker, "eve", names[pick(&seed, COUNT(names))]);
-            if (k == 0) /* however rarely the other thread runs */
+            if (k == 0) /* write at least once, however rarely the other thread runs */
                 atomic_store(&scoreboard_slot(host.scoreboard, worker)->question_count,
                              (int)pick_value(&seed));
         }

@@ -1,7 +1,7 @@
 /*
- * The message source of a worker with a manager, with a real scoreboard and real signals. A thread plays the
- * manager: it answers questions, and once the poll waits it does what the test gave it to do. Another thread
- * plays the reader; there is no database.
+ * Tests the message source of a worker that has a manager, with a real scoreboard and real signals. A thread
+ * plays the manager: it answers questions and, once the poll waits, calls the function once_waiting of the
+ * test. Another thread plays the reader. There is no database.
  */
 #include "worker/source_shared.h"
 
@@ -56,19 +56,19 @@ struct host {
     int64_t positions[3];
     int ours, theirs; /* both ends of the client's connection */
     sigset_t before, sleep_mask;
-    /* The manager. */
+    /* The thread that plays the manager. */
     pthread_t thread;
     _Atomic bool stop, silent;
     bool runs;
     enum error answer;
     void (*once_waiting)(struct host *host);
-    _Atomic int questions; /* how many it has answered */
-    int authorizations;    /* how many of them asked whether the user may poll */
-    char token[64];        /* of the last question that had one */
-    _Atomic int looks;     /* likewise */
-    enum look_state look;  /* how a look ends; LOOK_PENDING: as LOOK_DONE */
+    _Atomic int questions; /* how many questions it has answered */
+    int authorizations;    /* how many of the questions were whether the user may poll */
+    char token[64];        /* the token of the last question that had one */
+    _Atomic int looks;     /* how many looks it has made */
+    enum look_state look;  /* how a look ends; LOOK_PENDING has the same effect as LOOK_DONE */
     void (*during_look)(struct host *host);
-    /* The reader. */
+    /* The thread that plays the reader. */
     int reader_queue;
     pthread_t reader;
     enum error table_answer;
@@ -167,8 +167,8 @@ static void take_signals(struct host *host)
 }
 
 /*
- * Prepares a poll of these topics ("a", or "a","b") from now, with a deadline in for_ms. The manager does not
- * run yet.
+ * Prepares a poll of these topics ("a", or "a","b") from now, whose deadline is for_ms ahead. Does not start
+ * the manager.
  */
 static void open_host(struct host *host, const char *topics, int64_t for_ms)
 {
@@ -215,7 +215,7 @@ static void stop_manager(struct host *host)
     host->runs = false;
 }
 
-/* Plays the reader for one question: answers with an error, or with a page of one message. */
+/* Plays the reader for one question, which it answers with an error or with a page of one message. */
 static void *read_one(void *argument)
 {
     struct host *host = argument;
@@ -250,7 +250,7 @@ static void join_reader(struct host *host)
     (void)pthread_join(host->reader, NULL);
 }
 
-/* Ends the poll, and expects that nothing of it is left in the scoreboard. */
+/* Ends the poll, and expects that the scoreboard has no trace of it. */
 static void close_host(struct host *host)
 {
     stop_manager(host);
@@ -285,7 +285,7 @@ static enum error read_within(struct host *host, enum source_read how, int64_t f
 #define READ(host, how, expected) expect_read(host, how, ERROR_NONE, expected, __LINE__)
 #define FAIL_TO_READ(host, how, wanted) expect_read(host, how, wanted, "", __LINE__)
 
-/* Reads, and moves the positions to where the read started, as a poll does that found nothing. */
+/* Reads a page, and moves the positions to its end, so that the next read continues there. */
 static void expect_read(struct host *host, enum source_read how, enum error wanted, const char *expected,
                         int line)
 {
@@ -310,7 +310,7 @@ static void expect_wait(struct host *host, enum error wanted, int line)
     (void)expect(took_ms < PROMPT_MS, __FILE__, line, "after %d ms", (int)took_ms);
 }
 
-/* Prepares a poll of topic a that has found nothing and has subscribed, so that a wait comes next. */
+/* Prepares a poll of topic a that has found nothing and has subscribed, so that its next call is wait(). */
 static void open_waiting(struct host *host, int64_t for_ms, void (*once_waiting)(struct host *host))
 {
     open_host(host, "\"a\"", for_ms);
@@ -332,10 +332,10 @@ static void asks_only_what_it_must(void)
 
     open_host(&host, "\"a\",\"b\"", LONG_MS);
     start_manager(&host);
-    READ(&host, SOURCE_AUTHORIZE, ""); /* from now */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the poll reads from now on */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
     CU_ASSERT_EQUAL(host.authorizations, 1);
-    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, but the user must be checked */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring knows the topic, but the user must be checked */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_EQUAL(host.authorizations, 2);
     READ(&host, SOURCE_READ_ONLY, "");
@@ -345,7 +345,7 @@ static void asks_only_what_it_must(void)
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_EQUAL(atomic_load(&host.looks), 0);
     host.positions[1] = CATCH_UP_FROM_NOW;
-    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has the position, once it is up to date */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* after a look, the ring has the position */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_EQUAL(host.authorizations, 2);
     CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
@@ -360,7 +360,7 @@ static void append_during_look(struct host *host)
     append(host, "a", START + 1, "committed before");
 }
 
-/* A poll that does not wait gets what the ring has after a look that began after the question. */
+/* A poll that does not wait gets what the ring has after a look that begins after the poll asked for it. */
 static void a_look_brings_what_is_committed(void)
 {
     struct host host;
@@ -378,7 +378,7 @@ static void a_look_brings_what_is_committed(void)
     close_host(&host);
 }
 
-/* If the manager cannot tell, the worker asks about each topic. */
+/* If the manager refuses the look, the worker asks about each topic. */
 static void a_look_may_be_refused(void)
 {
     struct host host;
@@ -396,7 +396,7 @@ static void a_look_may_be_refused(void)
     close_host(&host);
 }
 
-/* One look answers those that asked before it began, and only those. */
+/* A look answers the workers that asked before it began, and no others. */
 static void a_look_answers_all_that_asked_before_it(void)
 {
     struct host host;
@@ -416,7 +416,7 @@ static void a_look_answers_all_that_asked_before_it(void)
     CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
     CU_ASSERT_EQUAL(look_state(scoreboard, after), LOOK_PENDING);
     CU_ASSERT_TRUE(look_is_wanted(scoreboard));
-    /* A broken worker writes what it wants. */
+    /* A broken worker writes garbage, which must change no answer. */
     atomic_store(&host.slot->look, UINT64_MAX);
     (void)atomic_fetch_or(&scoreboard->lookers[WORKER / 64], UINT64_MAX);
     look_begin(scoreboard);
@@ -460,14 +460,14 @@ static void a_silent_manager_is_not_waited_for(void)
     start_manager(&host);
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
-    /* The next poll has another question, but must not overwrite the unanswered one. */
+    /* The next poll has another question, but must not overwrite the one that is not answered yet. */
     poll_request_release(&host.request);
     CU_ASSERT_FALSE(
         poll_request_parse(&host.request, "{\"topics\":[\"bb\"]}", 17, 3, &(struct json_object *){ NULL }));
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked), 1);
     CU_ASSERT_EQUAL(host.slot->topics[0].name_length, 1);
-    /* The manager answers the old question, then those of this poll. */
+    /* Now the manager answers the old question, then the questions of this poll. */
     atomic_store(&host.silent, false);
     READ(&host, SOURCE_AUTHORIZE, "");
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
@@ -498,19 +498,19 @@ static void what_is_remembered_is_not_asked(void)
     now_ms = clock_monotonic_ms();
     remember(&host, "a", true, now_ms + LONG_MS, now_ms + LONG_MS);
     READ(&host, SOURCE_AUTHORIZE, "");
-    CU_ASSERT_EQUAL(host.authorizations, 1); /* about b nothing is known */
+    CU_ASSERT_EQUAL(host.authorizations, 1); /* there is no remembered answer for topic b */
     remember(&host, "b", true, now_ms + LONG_MS, now_ms + LONG_MS);
     READ(&host, SOURCE_AUTHORIZE, "");
     CU_ASSERT_EQUAL(host.authorizations, 1);
-    /* It is time to ask again: the poll does not wait for that. */
+    /* When an answer is due to be asked again, the poll asks but does not wait for the answer. */
     remember(&host, "a", true, now_ms, now_ms + LONG_MS);
     stop_manager(&host);
     READ(&host, SOURCE_AUTHORIZE, "");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->only_refresh), 1);
-    READ(&host, SOURCE_AUTHORIZE, ""); /* the question is not written over */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* does not overwrite that question */
     CU_ASSERT_EQUAL(atomic_load(&host.slot->asked),
                     atomic_load(&scoreboard_reply(host.scoreboard, WORKER)->answered) + 1);
-    /* A refusal is remembered as well; of an expired answer nothing is left. */
+    /* A refusal is remembered as well. An expired answer is forgotten. */
     remember(&host, "b", false, now_ms + LONG_MS, now_ms + LONG_MS);
     FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DENIED);
     CU_ASSERT_EQUAL(host.source->refused_topic, 1);
@@ -551,13 +551,13 @@ static void who_polls_is_asked_once(void)
     AUTHENTICATE(&host, "Bearer 1", ERROR_NONE, "alice");
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 1);
     AUTHENTICATE(&host, "", ERROR_NONE, "user of ");
-    /* A header that is no text, or too long, is nobody's. */
+    /* A header that is not UTF-8 or too long is refused. */
     memset(longest, 'x', sizeof longest - 1);
     longest[sizeof longest - 1] = '\0';
     AUTHENTICATE(&host, "Bearer \xff", ERROR_UNAUTHENTICATED, "");
     AUTHENTICATE(&host, longest, ERROR_UNAUTHENTICATED, "");
     EXPECT_TEXT(host.token, "");
-    /* The function is as installed. */
+    /* authenticate() is as installed, so every user is anonymous. */
     atomic_store(&host.scoreboard->manager->anonymous_until_ms, clock_monotonic_ms() + LONG_MS);
     AUTHENTICATE(&host, "Bearer 1", ERROR_NONE, "");
     AUTHENTICATE(&host, longest, ERROR_NONE, "");
@@ -573,7 +573,7 @@ static void asking_is_interrupted(void)
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    release_flag = 1; /* the manager may have ended, so the table is read */
+    release_flag = 1; /* after a drain the manager may have ended, so the table is read */
     start_reader(&host, ERROR_NONE);
     READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
     join_reader(&host);
@@ -586,8 +586,7 @@ static void asking_is_interrupted(void)
     host.theirs = -1;
     host.positions[0] = CATCH_UP_FROM_NOW;
     start_manager(&host);
-    READ(&host, SOURCE_AUTHORIZE,
-         ""); /* a client that has closed only its sending side still gets an answer, with a cursor */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* a client that has closed its sending side still gets an answer */
     CU_ASSERT_EQUAL(host.positions[0], START);
     close_host(&host);
 }
@@ -604,7 +603,7 @@ static void open_lacking(struct host *host)
     append(host, "a", START + 1, NULL);
 }
 
-/* The ring has the topic, but does not tell what is retained. */
+/* The ring has the topic, but does not know which older messages are retained. */
 static void the_last_few_are_read_from_the_table(void)
 {
     struct host host;
@@ -632,13 +631,12 @@ static void what_the_ring_lacks_is_read_from_the_table(void)
     start_reader(&host, ERROR_NONE);
     READ(&host, SOURCE_READ_ONLY, TABLE_MESSAGE);
     join_reader(&host);
-    EXPECT_TEXT(host.asked_user, "nobody"); /* the manager has been asked */
-    CU_ASSERT_FALSE(host.asked_to_number);  /* it numbers */
+    EXPECT_TEXT(host.asked_user, "nobody"); /* the reader need not check the user: the manager did */
+    CU_ASSERT_FALSE(host.asked_to_number);  /* the manager numbers */
     CU_ASSERT_EQUAL(host.asked_position, START);
     CU_ASSERT_EQUAL(host.positions[0], START + 1);
     EXPECT_TEXT(host.source->operations->error(host.source), "");
-    CU_ASSERT_EQUAL(eventfd_read(host.scoreboard->latch, &rung),
-                    0); /* the manager has not started a reader */
+    CU_ASSERT_EQUAL(eventfd_read(host.scoreboard->latch, &rung), 0); /* too few readers run */
     atomic_store(&host.scoreboard->manager->readers, 1);
     append(&host, "a", START + 2, NULL);
     host.scoreboard->manager->numbers_until_ms = 0;
@@ -652,7 +650,7 @@ static void what_the_ring_lacks_is_read_from_the_table(void)
     close_host(&host);
 }
 
-/* A poll that does not wait reads the table first if the host does not listen to its topic. */
+/* A poll that does not wait is answered from the table if the manager does not listen to its topic. */
 static void a_topic_that_nobody_waits_for(void)
 {
     struct host host;
@@ -700,7 +698,7 @@ static void a_table_that_is_not_read(void)
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(host.source->operations->error(host.source), "no reader process answered in time");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
-    /* Others hold all permits until the deadline. */
+    /* Other polls hold all permits until the deadline. */
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
@@ -739,7 +737,7 @@ static void by_a_message_before_it(void)
     struct host host;
 
     open_waiting(&host, LONG_MS, NULL);
-    append(&host, "a", START + 1, "one"); /* without a wake */
+    append(&host, "a", START + 1, "one"); /* without waking the poll */
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_SUBSCRIBE, "one");
     ring_skip(host.scoreboard->ring, number_of(&host, "a"), START + 2);
@@ -806,8 +804,8 @@ static void by_the_manager(void)
 }
 
 /*
- * The client's next poll may drain this one before it waits. It still lasts a while, and gets the messages of
- * that time.
+ * A newer poll of the client may drain this poll before it waits. This poll still lasts
+ * POLL_QUOTA_SHORTEST_MS, and gets the messages that come in this time.
  */
 static void by_a_newer_poll_but_not_too_soon(void)
 {
@@ -827,7 +825,7 @@ static void by_a_newer_poll_but_not_too_soon(void)
     EXPECT(clock_monotonic_ms() - start_ms >= POLL_QUOTA_SHORTEST_MS,
            "two clients that share a quota of one would spin");
     start_ms = clock_monotonic_ms();
-    WAIT(&host, ERROR_DRAINED); /* at once, now */
+    WAIT(&host, ERROR_DRAINED); /* now the wait ends at once */
     EXPECT(clock_monotonic_ms() - start_ms < POLL_QUOTA_SHORTEST_MS, "a second pause");
     close_host(&host);
 }
@@ -858,7 +856,7 @@ static bool claim(struct host *host, int worker, const char *user, const char *a
     return poll_quota_claim(host->scoreboard, worker, user, address, 2);
 }
 
-/* A letter for each of the first workers whose poll is being drained. */
+/* Returns a letter for each worker whose poll is drained: a for worker 0, and so on. */
 static const char *drained(const struct host *host, char letters[static WORKERS + 1])
 {
     int count = 0;
@@ -879,7 +877,7 @@ static void the_newest_polls_have_the_quota(void)
     for (int i = 0; i < 2; i++) {
         CU_ASSERT_TRUE(claim(&host, i, "eve", "192.0.2.1"));
         while (clock_monotonic_ms() == atomic_load(&scoreboard_slot(host.scoreboard, i)->since_ms))
-            ; /* so that one poll is older */
+            ; /* wait until the next poll will be younger */
     }
     EXPECT_TEXT(drained(&host, letters), "");
     CU_ASSERT_TRUE(claim(&host, 2, "eve", "192.0.2.2")); /* a user's address does not matter */
@@ -926,7 +924,7 @@ static void by_a_drain(void)
 
     open_waiting(&host, LONG_MS, drain);
     WAIT(&host, ERROR_DRAINED);
-    READ(&host, SOURCE_READ_ONLY, ""); /* what it has */
+    READ(&host, SOURCE_READ_ONLY, ""); /* a drained poll can still read */
     close_host(&host);
 }
 
@@ -961,19 +959,19 @@ static void a_dead_workers_permit_is_put_back(void)
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left,
-                           1); /* killed before it noted the permit in its slot: */
+    /* A worker is killed after it took a permit, before it noted that in its slot. */
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     read_permits_mend(host.scoreboard);
-    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* the worker may still be alive */
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* not yet: the worker may be alive */
     read_permits_mend(host.scoreboard);
     CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 0);
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     atomic_store(&host.slot->has_read_permit, 1);
     for (int i = 0; i < 3; i++)
         read_permits_mend(host.scoreboard);
-    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* a living worker has it */
-    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left,
-                           1); /* returned twice, as happens after a permit was put back too early */
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* a living worker has the permit */
+    /* A permit is returned a second time, as happens if it was put back too early. */
+    (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
     for (int i = 0; i < 2; i++)
         read_permits_mend(host.scoreboard);
     CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1);
@@ -1010,7 +1008,7 @@ enum { RALLY_MS = 700 };
 
 struct rally {
     struct host *host;
-    _Atomic int64_t wanted; /* the position to append next */
+    _Atomic int64_t wanted; /* the position of the next message to append */
     _Atomic bool stop;
 };
 
@@ -1045,7 +1043,7 @@ static void no_wake_is_lost(void)
     stop_manager(&host);
     source = host.source;
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, play, &rally), 0);
-    /* Goes on longer on a machine so busy that there was hardly a wait. */
+    /* Goes on for longer if the machine is so busy that the poll has hardly waited. */
     for (end_ms = clock_monotonic_ms() + RALLY_MS;
          !error && clock_monotonic_ms() < end_ms + (waits > 10 ? 0 : LONG_MS); reads++) {
         source->operations->end(source);
@@ -1076,8 +1074,8 @@ static int64_t memory_of(const struct scoreboard *scoreboard)
 }
 
 /*
- * Of a thousand names of the greatest length, 1 MB, at most a page stays. What is before and after them
- * stays.
+ * A thousand topic names of the greatest length take 1 MB. After they are freed, at most a page of this
+ * memory is left. The memory before and after the names keeps its contents.
  */
 static void the_memory_of_names_is_freed(void)
 {

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Returns the parameter's bytes in hex, in a static buffer that the next call overwrites. */
+/* Returns the bytes of the parameter in hex, in a static buffer that the next call overwrites. */
 static const char *bytes_of(const struct statement *statement, int parameter)
 {
     static char hex[512];

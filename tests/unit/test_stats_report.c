@@ -9,7 +9,7 @@
 
 static struct stats_report report;
 
-/* Compares the finished report, which must be complete JSON, without its process id. */
+/* Compares the finished report, apart from its process id. The report must be complete JSON. */
 static void expect_report(const struct stats_gauges *gauges, bool ends, const char *expected)
 {
     const char *text = stats_report_finish(&report, gauges, ends);
@@ -67,13 +67,13 @@ static size_t reported_counts(void)
 static void counts_are_reported_until_they_are_written(void)
 {
     report.counters_began = false;
-    CU_ASSERT(reported_counts() > 30); /* at first every counter, so that each metric exists */
+    CU_ASSERT(reported_counts() > 30); /* the first report has every counter, so that each metric exists */
     stats_report_written(&report);
     CU_ASSERT_EQUAL(reported_counts(), 0);
     counters_add(&report.counters, COUNTER_MESSAGES, 3);
     CU_ASSERT_EQUAL(reported_counts(), 1);
     stats_report_release(&report);
-    CU_ASSERT_EQUAL(reported_counts(), 1); /* that report was not written */
+    CU_ASSERT_EQUAL(reported_counts(), 1); /* counted again, because that report was not written */
     stats_report_written(&report);
     CU_ASSERT_EQUAL(reported_counts(), 0);
     stats_report_release(&report);

@@ -1,8 +1,8 @@
 /*
- * One writer at full speed and several readers, on a message ring so small that the writer overtakes readers
- * all the time. Threads play the processes, as they share memory in the same way. Each message holds its
- * topic, its position and its topic's previous position, so that a reader can check by itself whether a page
- * is complete.
+ * Tests one writer at full speed and several readers of a message ring. The ring is so small that the writer
+ * overtakes readers all the time. Threads stand for the processes, because they share memory in the same way.
+ * Each message holds its topic, its position and its topic's previous position, so that a reader can check by
+ * itself whether a page is complete.
  */
 #include "core/clock.h"
 #include "expect.h"
@@ -34,14 +34,14 @@ enum {
 struct stress {
     struct message_ring *ring;
     struct topic_table *table;
-    _Atomic int64_t newest; /* position of all topics */
+    _Atomic int64_t newest; /* the newest position of all topics */
     _Atomic bool stop;
 };
 
 struct reader {
     struct stress *stress;
     unsigned seed;
-    uint64_t pages, messages, table; /* pages and messages from the ring; reads that need the table */
+    uint64_t pages, messages, table; /* pages and messages read from the ring; reads that need the table */
     char problem[512];               /* the first problem found */
 };
 
@@ -141,17 +141,17 @@ __attribute__((format(printf, 2, 3))) static void report(struct reader *reader, 
     va_end(arguments);
 }
 
-/* What a reader reads. */
+/* The topics that a reader reads, and from where. */
 struct question {
     int count;
     int topics[NAMES];
     struct ring_topic_ref refs[NAMES];
-    int64_t positions[NAMES], newest[NAMES]; /* newest: from before the read */
+    int64_t positions[NAMES], newest[NAMES]; /* newest: as it was before the read */
 };
 
 /*
- * Checks the message up to the next comma, and advances last[]. Returns where the next one begins; NULL:
- * there is none.
+ * Checks the message at text, which ends at the next comma, and advances last[]. Returns where the next
+ * message begins, or NULL if there is none.
  */
 static const char *check_message(struct reader *reader, const struct question *question, const char *text,
                                  int64_t *last, int64_t *position)
@@ -232,7 +232,7 @@ static void *read_on(void *argument)
 
         if (question.count == 0 || !page_init(&page, question.count))
             continue;
-        /* Reads on for a while from the cursors it got, as a client does. */
+        /* Read on for a while from the returned cursors, as a client does. */
         for (int i = pick(&reader->seed, 20); i >= 0; i--) {
             page_clear(&page);
             if (!ring_read(reader->stress->ring, question.refs, question.positions, LIMIT, BYTES / 4,
@@ -279,7 +279,10 @@ static void readers_are_never_deceived(void)
         (void)pthread_join(threads[i], NULL);
     for (int i = 0; i < READERS; i++) {
         EXPECT(!*readers[i].problem, "%s", readers[i].problem);
-        /* Both must happen often, or the test has tested nothing. */
+        /*
+         * Reads from the ring and reads that need the table must both happen often; otherwise the test has
+         * tested nothing.
+         */
         EXPECT(readers[i].messages > 100 && readers[i].table > 100,
                "%" PRIu64 " messages on %" PRIu64 " pages, %" PRIu64 " not in the ring", readers[i].messages,
                readers[i].pages, readers[i].table);

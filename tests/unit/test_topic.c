@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-/* A text with its length, because it may contain a NUL. */
+/* A text and its length, which is needed because the text may contain a NUL. */
 #define TEXT(literal) literal, sizeof(literal) - 1
 
 static void accepts_and_refuses_names(void)

@@ -46,7 +46,7 @@ static void close_topic(struct fixture *fixture, int number)
     topic_table_remove(fixture->table, number);
 }
 
-/* The number that a worker finds; -1: none. */
+/* Returns the number that a worker finds for this name, or -1 if it finds none. */
 static int find(const struct fixture *fixture, const char *name, size_t length)
 {
     struct ring_topic_ref ref = { -1, 0 };
@@ -103,7 +103,7 @@ static void a_removed_name_is_gone(void)
     close_topic(&fixture, number);
     expect_name(&fixture, number, "");
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
-    /* The number belongs to another topic now. */
+    /* Give the number to another topic. */
     CU_ASSERT_EQUAL(open_topic(&fixture, "longer", 6), number);
     CU_ASSERT_EQUAL(find(&fixture, "a", 1), -1);
     CU_ASSERT_EQUAL(find(&fixture, "longer", 6), number);

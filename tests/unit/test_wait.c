@@ -1,6 +1,6 @@
 /*
- * Tests wait_for_event() and wait_for_fd() with real sockets and signals. Each wait ends within a few
- * milliseconds, unless there is a bug.
+ * Tests wait_for_event() and wait_for_fd() with real sockets and signals. Each wait ends within milliseconds,
+ * unless there is a bug or the machine is busy.
  */
 #include "core/wait.h"
 
@@ -38,15 +38,15 @@ static void do_nothing(int number)
 }
 
 struct line {
-    int ours, theirs; /* the client's connection */
-    int news[2];      /* a pipe: the wait is for its reading end, [0] */
+    int ours, theirs; /* the worker's and the client's end of the connection */
+    int news[2];      /* a pipe; the worker waits for its reading end, [0] */
     sigset_t before, sleep_mask;
     struct interrupts interrupts;
 };
 
 /*
- * Blocks the signals as a worker does, except while it sleeps. SIGALRM drains, SIGUSR1 wakes, SIGUSR2 does
- * nothing.
+ * Opens a connection. Blocks the signals except during the sleep, as a worker does: SIGALRM drains, SIGUSR1
+ * wakes, SIGUSR2 does nothing.
  */
 static void open_line(struct line *line)
 {
@@ -88,7 +88,10 @@ static void close_line(struct line *line)
 
 #define EXPECT_WAIT(line, for_ms, wanted, least_ms) expect_wait(line, for_ms, wanted, least_ms, __LINE__)
 
-/* Waits for news. The wait must end with the wanted result, not before least_ms and soon after it. */
+/*
+ * Waits for the pipe for at most for_ms. The wait must end with the wanted result, not before least_ms and
+ * soon after it.
+ */
 static void expect_wait(const struct line *line, int64_t for_ms, enum error wanted, int64_t least_ms,
                         int source_line)
 {
@@ -219,14 +222,14 @@ static void a_signal_during_the_wait_drains(void)
     close_line(&line);
 }
 
-/* The race: the signal comes between the check of the flag and the sleep, while it is blocked. */
+/* A race: the signal comes after the check of the flag but before the sleep, while it is blocked. */
 static void a_signal_before_the_wait_drains(void)
 {
     struct line line;
 
     open_line(&line);
     CU_ASSERT_EQUAL(kill(getpid(), SIGALRM), 0);
-    CU_ASSERT_EQUAL(drain_flag, 0); /* the signal is pending: it is blocked while the worker is awake */
+    CU_ASSERT_EQUAL(drain_flag, 0); /* pending: the signal is blocked while the worker is awake */
     EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0);
     EXPECT_WAIT(&line, LONG_MS, ERROR_DRAINED, 0); /* the flag stays set */
     close_line(&line);
@@ -259,7 +262,7 @@ static void other_signals_do_not_end_the_wait(void)
     close_line(&line);
 }
 
-/* Without a client and flags: only the descriptor and the deadline end it. */
+/* wait_for_fd() has neither a client nor flags, so only the descriptor and the deadline end it. */
 static void a_descriptor_is_waited_for_through_signals(void)
 {
     struct itimerval soon = { .it_value = { 0, SHORT_MS * 1000 } };

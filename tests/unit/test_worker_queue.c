@@ -11,7 +11,7 @@ static void oldest_first_through_wraps_and_removals(void)
 
     CU_ASSERT_FATAL(worker_queue_init(&queue, CAPACITY));
     CU_ASSERT_EQUAL(worker_queue_take(&queue), WORKER_QUEUE_NONE);
-    for (int turn = 0; turn < CAPACITY; turn++) { /* the buffer begins elsewhere in each turn */
+    for (int turn = 0; turn < CAPACITY; turn++) { /* each turn begins at another place in the buffer */
         int taken[3];
 
         for (int worker = 0; worker < CAPACITY; worker++)
