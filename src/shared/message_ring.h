@@ -1,7 +1,7 @@
 /*
- * The message ring: the recent messages of the topics that this host listens to, in shared memory, in the
- * order of their positions. The manager writes it, any number of workers read it, and there is no lock. The
- * scoreboard owns the memory.
+ * The message ring: the recent messages of the topics that this host's polls ask for, in shared memory, in
+ * the order of their positions. The manager writes it, any number of workers read it, and there is no lock.
+ * The scoreboard owns the memory.
  *
  * The message ring consists of two circular buffers: one of entries, in which each entry links to the next
  * one of its topic, and one of bytes, which holds the messages' JSON. The writer appends, and drops the
@@ -55,15 +55,12 @@ struct message_ring *ring_init(void *memory, int topics, size_t messages, size_t
 
 /* ---- the writer */
 
-/*
- * Opens a topic: the host listens to it now, and the ring will have every message of the topic after
- * position.
- */
+/* Opens a topic: from now on the ring gets its messages, and is complete for it after position. */
 void ring_open(struct message_ring *ring, int topic, int64_t position);
 
 /*
- * Closes a topic: the host no longer listens to it. References to it become invalid, and its number may be
- * given to another topic.
+ * Closes a topic: the ring gets no more of its messages. References to the topic become invalid, and its
+ * number may be given to another topic.
  */
 void ring_close(struct message_ring *ring, int topic);
 

@@ -75,7 +75,10 @@ void read_permits_mend(struct scoreboard *scoreboard)
         added = missing < missing_before ? missing : missing_before;
     else if (missing < 0 && missing_before < 0)
         added = missing > missing_before ? missing : missing_before;
-    /* Only values that a broken worker wrote exceed an int. Then the next two calls correct the rest. */
+    /*
+     * added exceeds an int only if a broken worker wrote wrong values. Then the next two calls correct the
+     * rest.
+     */
     added = added > INT_MAX ? INT_MAX : added < -INT_MAX ? -INT_MAX : added;
     if (added)
         add_permits(scoreboard, (int)added);
