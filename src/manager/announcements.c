@@ -12,9 +12,9 @@
 #include <string.h>
 
 enum {
-    LAZY_MS = 1000, /* until what nobody waits for is read */
+    LAZY_MS = 1000, /* announced messages that nobody waits for are read after this time */
     HASH_DIGITS = 8,
-    DEAF_MS = 7500, /* if no heartbeat arrives for this long before the last one was sent, two are missing */
+    DEAF_MS = 7500,    /* if no heartbeat has arrived for this long when one is sent, two are missing */
     DELIVERY_MS = 1000 /* how long the delivery of a heartbeat may take */
 };
 
@@ -24,7 +24,7 @@ static void set_listen_works(struct announcements *announcements, bool works)
         latch_wake_stats_writer(announcements->scoreboard);
 }
 
-/* Reads the hash at the beginning of digits. false: there is none. */
+/* Reads the hash at the beginning of digits. Returns false if there is none. */
 static bool read_hash(const char *digits, uint32_t *hash)
 {
     *hash = 0;
@@ -41,7 +41,10 @@ static bool read_hash(const char *digits, uint32_t *hash)
     return true;
 }
 
-/* payload: the last position of a batch, a space, and the hashes of its topics or "*" (assign_batch()). */
+/*
+ * Takes the announcement of a batch. payload: the batch's last position, a space, and the hashes of its
+ * topics or "*" (sql/functions/assign_batch.sql).
+ */
 static void take_batch(struct announcements *announcements, const char *payload, int64_t complete_to)
 {
     char *rest;

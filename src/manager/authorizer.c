@@ -18,25 +18,31 @@
 #include <string.h>
 
 enum {
-    OPEN_AFTER_MS = 5,           /* that a question waits before another session is opened for it */
-    IDLE_MS = 10 * 1000,         /* after which a session is closed, except the first */
-    SLOW_MS = 60 * 1000,         /* how long an asker is known to be slow */
-    SLOW_ASKERS = 256,           /* at most known to be slow */
-    LOG_FORGOTTEN_MS = 60 * 1000 /* between log lines that the memory is full */
+    OPEN_AFTER_MS = 5,   /* another session is opened for a question that has waited this long */
+    IDLE_MS = 10 * 1000, /* a session other than the first is closed after it has been free for this long */
+    /* an asker counts as slow for this long after its last call that did not end in time */
+    SLOW_MS = 60 * 1000,
+    SLOW_ASKERS = 256, /* maximum number of askers that are noted as slow */
+    /* shortest time between two log lines that say that an access memory is full */
+    LOG_FORGOTTEN_MS = 60 * 1000
 };
 
-/* A session, and the question that it calls a function for. */
+/* A database session, and the question for which it calls a function. */
 struct session {
     struct database *database;
     struct query_batch batch;
-    struct question *question; /* NULL: the session is free. It is the scoreboard's while worker is one. */
-    int worker;                /* WORKER_QUEUE_NONE: nobody waits for the answer */
+    /*
+     * NULL: the session is free. If a worker waits for the answer, the scoreboard owns the question, else the
+     * session does.
+     */
+    struct question *question;
+    int worker; /* the worker that waits for the answer; WORKER_QUEUE_NONE: nobody waits */
     bool in_lane;
-    struct poll_topic *topics; /* those asked about */
-    int *indexes;              /* of each of these topics in the question */
+    struct poll_topic *topics; /* the topics for which can_poll() is called */
+    int *indexes;              /* the index of each of these topics in the question */
     int topic_count;
-    struct backoff backoff; /* says when it may connect again */
-    int64_t idle_ms;        /* since when it is free */
+    struct backoff backoff; /* the session may connect from backoff.due_ms on */
+    int64_t idle_ms;        /* since when the session has been free */
 };
 
 struct slow_asker {
@@ -49,14 +55,16 @@ struct authorizer {
     struct scoreboard *scoreboard;
     struct session *sessions;
     int session_count;
-    struct worker_queue waiting, lane; /* workers whose questions wait; those in the slow lane */
+    /* workers whose questions wait for a session; lane has those in the slow lane */
+    struct worker_queue waiting, lane;
     struct question *refreshes, **refreshes_end;
     int refresh_count;
-    unsigned turn; /* which of the three is served first by the next free session */
+    /* decides which of waiting, lane and refreshes is first in turn for the next free session */
+    unsigned turn;
     struct slow_asker slow[SLOW_ASKERS];
-    int64_t expiry_ms;    /* no waiting question's deadline is before this time */
-    bool is_away;         /* the last connection failed */
-    int64_t forgotten_ms; /* when it was logged last that the memory is full */
+    int64_t expiry_ms;    /* no question for which a worker waits has a deadline before this time */
+    bool is_away;         /* the last attempt to call a function failed because of the connection */
+    int64_t forgotten_ms; /* when the log last said that an access memory is full */
 };
 
 /* ---- memory */
@@ -131,7 +139,7 @@ void authorizer_free(struct authorizer *authorizer)
     free(authorizer);
 }
 
-/* ---- what is remembered */
+/* ---- the access memories */
 
 static struct keyed_hash user_hash(const struct authorizer *authorizer, const struct question *question)
 {
@@ -157,7 +165,10 @@ static void log_forgotten(struct authorizer *authorizer, const struct access_mem
         access_memory_count(memory));
 }
 
-/* From half of its time on, an answer is asked for again if it is used. */
+/*
+ * Remembers an answer to a question that was asked at asked_ms. If the answer is used in the second half of
+ * the time for which it is kept, the question is asked again.
+ */
 static void remember(struct authorizer *authorizer, struct access_memory *memory, struct keyed_hash hash,
                      const void *value, size_t size, int64_t asked_ms)
 {
@@ -185,7 +196,9 @@ static bool is_slow(const struct authorizer *authorizer, uint64_t asker, int64_t
     return false;
 }
 
-/* Notes that an asker's call did not end in time. If there is no room, the one noted first is dropped. */
+/*
+ * Notes that an asker's call did not end in time. If there is no room, drops the asker that was noted first.
+ */
 static void note_slow(struct authorizer *authorizer, uint64_t asker, int64_t now_ms)
 {
     struct slow_asker *oldest = &authorizer->slow[0];
@@ -196,7 +209,7 @@ static void note_slow(struct authorizer *authorizer, uint64_t asker, int64_t now
     *oldest = (struct slow_asker){ asker, now_ms + SLOW_MS };
 }
 
-/* How many sessions one asker, and the slow lane, may have at the same time. */
+/* Returns how many sessions one asker may have at the same time, and how many may serve the slow lane. */
 static int half(const struct authorizer *authorizer)
 {
     return authorizer->session_count < 2 ? 1 : authorizer->session_count / 2;
@@ -220,7 +233,10 @@ static bool belongs_in_lane(const struct authorizer *authorizer, uint64_t asker,
     return count >= half(authorizer) || is_slow(authorizer, asker, now_ms);
 }
 
-/* A user or a token; an anonymous poll is told by its first topic. */
+/*
+ * Returns the hash by which an asker is known: that of the user or the token, or for an anonymous poll that
+ * of its first topic.
+ */
 static uint64_t asker_of(const struct authorizer *authorizer, const struct question *question)
 {
     const struct keyed_hash user = user_hash(authorizer, question);
@@ -249,7 +265,10 @@ void authorizer_ask(struct authorizer *authorizer, int worker)
     worker_queue_add(&authorizer->waiting, worker);
 }
 
-/* Keeps those topics of a question whose answers are due, and defers them. Returns whether any is left. */
+/*
+ * Reduces a question to the topics whose answers are due to be renewed, and defers these answers, so that
+ * they are not due again meanwhile. Returns whether anything is left to ask.
+ */
 static bool keep_due(const struct authorizer *authorizer, struct question *question, int64_t now_ms)
 {
     struct scoreboard *scoreboard = authorizer->scoreboard;
@@ -301,13 +320,13 @@ void authorizer_forget_worker(struct authorizer *authorizer, int worker)
     worker_queue_remove(&authorizer->lane, worker);
     for (int i = 0; i < authorizer->session_count; i++)
         if (authorizer->sessions[i].question && authorizer->sessions[i].worker == worker) {
-            /* The call goes on, so its question must stay. */
+            /* The call goes on, so the session keeps the question. */
             (void)scoreboard_release_question(authorizer->scoreboard, worker);
             authorizer->sessions[i].worker = WORKER_QUEUE_NONE;
         }
 }
 
-/* ---- answering from what is remembered, and giving up */
+/* ---- answering from the access memories, and giving up */
 
 static void answer(const struct authorizer *authorizer, int worker, enum error error, int refused_topic)
 {
@@ -324,8 +343,8 @@ static void answer_user(const struct authorizer *authorizer, int worker, const c
 }
 
 /*
- * Answers a question if the answer has been found since it was asked. With session, lists there the topics
- * that are not known.
+ * Answers a worker's question if the answer is in the access memory by now. Otherwise lists in session the
+ * topics whose answers are not known. Returns whether the question was answered.
  */
 static bool answer_known(struct authorizer *authorizer, int worker, struct session *session, int64_t now_ms)
 {
@@ -361,7 +380,7 @@ static enum error timeout_of(const struct question *question)
     return question->kind == QUESTION_AUTHENTICATE ? ERROR_AUTHENTICATE_TIMEOUT : ERROR_CAN_POLL_TIMEOUT;
 }
 
-/* Answers a question whose deadline has passed. */
+/* Answers a worker's question if its deadline has passed. Returns whether it has. */
 static bool answer_late(const struct authorizer *authorizer, int worker, int64_t now_ms)
 {
     const struct question *question = question_of(authorizer, worker);
@@ -386,7 +405,10 @@ static void expire_queue(struct authorizer *authorizer, struct worker_queue *que
     }
 }
 
-/* The call goes on, and its answer is remembered. */
+/*
+ * Answers a session's question if its deadline has passed. The call goes on, and its answer will be
+ * remembered.
+ */
 static void expire_session(struct authorizer *authorizer, struct session *session, int64_t now_ms)
 {
     if (!session->question || session->worker == WORKER_QUEUE_NONE)
@@ -439,13 +461,16 @@ static bool take(struct authorizer *authorizer, struct session *session, int wor
     return true;
 }
 
-/* Whether a question must still be asked; otherwise it is answered here. */
+/* Whether a function must be called for a worker's question. If not, the question has been answered here. */
 static bool must_ask(struct authorizer *authorizer, struct session *session, int worker, int64_t now_ms)
 {
     return !answer_late(authorizer, worker, now_ms) && !answer_known(authorizer, worker, session, now_ms);
 }
 
-/* Each of these chooses a question for a free session, which takes it. false: none may be taken now. */
+/*
+ * Each of the take_ functions that follow chooses a question for a free session, and notes it there. It
+ * returns false if there is no question of its kind that may be taken now.
+ */
 static bool take_from_lane(struct authorizer *authorizer, struct session *session, int64_t now_ms)
 {
     int worker;
@@ -475,7 +500,7 @@ static bool take_waiting(struct authorizer *authorizer, struct session *session,
     return false;
 }
 
-/* Drops the questions of slow askers: they are asked when they poll. */
+/* Drops the questions of askers that belong in the slow lane: these are asked again when the asker polls. */
 static bool take_refreshing(struct authorizer *authorizer, struct session *session, int64_t now_ms)
 {
     struct question *question;
@@ -496,7 +521,7 @@ static bool take_refreshing(struct authorizer *authorizer, struct session *sessi
     return false;
 }
 
-/* In turns, so that no kind of questions makes another one wait without end. */
+/* The kinds of questions take turns in coming first, so that none makes another one wait without end. */
 static bool take_next(struct authorizer *authorizer, struct session *session, int64_t now_ms)
 {
     static bool (*const sources[])(struct authorizer *, struct session *,
@@ -507,13 +532,16 @@ static bool take_next(struct authorizer *authorizer, struct session *session, in
     for (unsigned i = 0; i < SOURCES; i++)
         if (sources[(first + i) % SOURCES](authorizer, session, now_ms))
             return true;
-    /* take_waiting() may have come last, and moved a question to the lane. */
+    /* If take_waiting() came last, it may have moved a question to the slow lane. */
     return take_from_lane(authorizer, session, now_ms);
 }
 
 /* ---- results */
 
-/* Takes the number of the first topic that is not allowed, from 1; 0: all are. */
+/*
+ * Takes the result of can_poll(). refused: the number of the first topic that is not allowed, counted from 1;
+ * 0: all topics are allowed.
+ */
 static void finish_authorize(struct authorizer *authorizer, struct session *session, int32_t refused)
 {
     const struct keyed_hash user = user_hash(authorizer, session->question);
@@ -558,7 +586,7 @@ static void finish_authenticate(struct authorizer *authorizer, struct session *s
         answer_user(authorizer, session->worker, user);
 }
 
-/* The message of an error that authenticate() raises may quote the token, so it is not logged. */
+/* Logs why a call failed. An error message of authenticate() may quote the token, so it is not logged. */
 static void log_failure(const struct session *session, enum error error)
 {
     const struct database *database = session->database;
@@ -595,7 +623,7 @@ static void fail(struct authorizer *authorizer, struct session *session, enum er
     const bool slow = named == timeout_of(session->question);
     const bool was_away = authorizer->is_away;
 
-    /* A connection that cannot be made is tried again and again: logged once while it lasts. */
+    /* A failed attempt to connect is repeated again and again. Only the first failure is logged. */
     authorizer->is_away = named == error;
     if (!was_away || !authorizer->is_away)
         log_failure(session, named);
@@ -639,7 +667,9 @@ int authorizer_pollfds(const struct authorizer *authorizer, struct pollfd fds[st
     return authorizer->session_count;
 }
 
-/* When the question that waits longest was taken; INT64_MAX: none may be asked now. */
+/*
+ * Returns when the question that has waited longest was taken, or INT64_MAX if no question may be asked now.
+ */
 static int64_t waiting_since_ms(const struct authorizer *authorizer)
 {
     int64_t since_ms = authorizer->refreshes ? authorizer->refreshes->taken_ms : INT64_MAX;
@@ -654,7 +684,7 @@ static int64_t waiting_since_ms(const struct authorizer *authorizer)
     return since_ms;
 }
 
-/* When a free session may take a question that waits since then. */
+/* Returns when a free session may take a question that has waited since since_ms. */
 static int64_t start_ms(const struct authorizer *authorizer, const struct session *session, int64_t since_ms)
 {
     if (since_ms == INT64_MAX)

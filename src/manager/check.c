@@ -14,9 +14,10 @@
 #include <unistd.h>
 
 enum {
-    DELIVERY_MS = 3000,     /* how long a notification may take */
-    CLOCK_MS = 2000,        /* how far the database's clock may differ from this host's */
-    MANAGER_CONNECTIONS = 2 /* relay, statistics writer; the authorizer's come on top */
+    DELIVERY_MS = 3000, /* how long to wait for a notification */
+    CLOCK_MS = 2000,    /* largest accepted difference between the database's clock and this host's */
+    /* connections of the relay and the statistics writer; those of the authorizer are added */
+    MANAGER_CONNECTIONS = 2
 };
 
 enum kind { OK, NOTE, WRONG };
@@ -44,30 +45,31 @@ static void say(struct check *check, enum kind kind, const char *format, ...)
 }
 
 /*
- * Runs a statement as the workers do, and releases it. Returns the result, which the caller clears. NULL: it
- * failed, which was printed; what is a clause for that message, such as "LISTEN fails".
+ * Runs the statement, with PGPOLL_QUERY_TIMEOUT_S as its time limit, and releases it. Returns the result,
+ * which the caller clears, or NULL if the statement failed. Then this function has printed the reason after
+ * failure, a clause such as "LISTEN fails".
  */
 static PGresult *run(struct check *check, struct database *database, struct statement *statement,
-                     const char *what)
+                     const char *failure)
 {
     const int64_t deadline_ms = clock_monotonic_ms() + check->config->query_timeout_s * 1000;
     PGresult *result = NULL;
 
     if (database_run(database, statement, 1, &result, deadline_ms) != ERROR_NONE) {
         result = NULL;
-        say(check, WRONG, "%s: %s%s", what, database_error(database),
+        say(check, WRONG, "%s: %s%s", failure, database_error(database),
             clock_monotonic_ms() < deadline_ms ? "" : " (PGPOLL_QUERY_TIMEOUT_S)");
     }
     statement_release(statement);
     return result;
 }
 
-static PGresult *ask(struct check *check, const char *sql, const char *what)
+static PGresult *ask(struct check *check, const char *sql, const char *failure)
 {
     struct statement statement;
 
     statement_init(&statement, sql);
-    return run(check, check->database, &statement, what);
+    return run(check, check->database, &statement, failure);
 }
 
 static const char *text(const PGresult *result, int row, int column)
@@ -75,9 +77,11 @@ static const char *text(const PGresult *result, int row, int column)
     return PQgetvalue(result, row, column);
 }
 
-/* ---- the checks; false: the checks that follow make no sense */
+/* ---- the checks; a check that returns false makes the checks after it pointless */
 
-/* Connects like a worker, which also checks the version of the schema. */
+/*
+ * Connects to the database, which includes a check of the schema's version. Prints what it is connected to.
+ */
 static bool check_connection(struct check *check)
 {
     const int64_t before_ms = clock_wall_ms();
@@ -114,7 +118,7 @@ static bool check_connection(struct check *check)
     return true;
 }
 
-/* Checks that this role has the rights of pgpoll_poller. */
+/* Checks that this role may call every function that role pgpoll_poller may call. */
 static bool check_rights(struct check *check)
 {
     PGresult *result =
@@ -136,14 +140,17 @@ static bool check_rights(struct check *check)
     return may;
 }
 
-/* Prints the problems that the database itself finds. */
+/* Prints the problems that pgpoll.problems() finds. Returns false if numbering and LISTEN cannot be tried. */
 static bool check_problems(struct check *check)
 {
     struct statement statement;
     PGresult *result = NULL;
     bool blocking = false;
 
-    /* As installed, can_poll() and authenticate() need no more than one connection to be replaced. */
+    /*
+     * As long as can_poll() and authenticate() are as installed, one connection is counted for the
+     * authorizer, which it will need when one of them is replaced.
+     */
     statement_init(&statement,
                    "SELECT severity, message, blocking FROM pgpoll.problems($1, $2, $3 + CASE"
                    " WHEN pgpoll.is_open_to_all() AND NOT pgpoll.has_authenticate() THEN 1 ELSE $4 END)");
@@ -204,8 +211,9 @@ static bool hears(struct database *database)
 }
 
 /*
- * Checks LISTEN, with two connections: through a pooler in transaction mode, a client may receive its own
- * NOTIFY because it happens to get the same server connection twice.
+ * Checks that LISTEN delivers. This takes two connections: through a pooler in transaction mode, a client may
+ * receive its own NOTIFY if it happens to get the same server connection twice, although LISTEN does not
+ * work.
  */
 static void check_listen(struct check *check)
 {

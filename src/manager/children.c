@@ -7,16 +7,17 @@
 #include <sys/wait.h>
 
 /*
- * A worker that is told to end answers its poll at once. If the poll has no cursor yet, the worker reads the
- * table, which may take PGPOLL_QUERY_TIMEOUT_S, and retries for 3 s (LAST_TRIES_MS in poll_waiter.c). A
- * process that takes END_MS longer than a query may take hangs, and is killed.
+ * How long a child may take to end, in addition to PGPOLL_QUERY_TIMEOUT_S. A worker that gets SIGTERM answers
+ * its poll at once. If the poll has no cursor yet, the worker must read the table first: a query may take
+ * PGPOLL_QUERY_TIMEOUT_S, and the worker retries for 3 s (LAST_TRIES_MS in poll_waiter.c). A process that
+ * takes even longer hangs, and is killed.
  */
 enum { END_MS = 5000 };
 
 void children_log_death(const char *what, pid_t pid, int status)
 {
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM)
-        return; /* told to end: systemd, for example, signals all processes at once */
+        return; /* expected: systemd, for example, sends SIGTERM to all processes of a service */
     if (WIFSIGNALED(status))
         log_write(LOG_LEVEL_WARNING, "%s %d was killed by signal %d", what, (int)pid, WTERMSIG(status));
     else if (WEXITSTATUS(status) != 0)

@@ -1,6 +1,6 @@
 /*
- * What the manager does in the same way for all kinds of child processes: workers, readers, the fork server,
- * old managers and their workers. Holds no state.
+ * Functions that the manager uses for all kinds of child processes: workers, readers, the fork server, and
+ * (after a reload) old managers with their workers. Holds no state.
  */
 #ifndef PGPOLL_CHILDREN_H
 #define PGPOLL_CHILDREN_H
@@ -10,18 +10,23 @@
 
 struct config;
 
-/* If a child dies earlier than this after its start, the next one may as well, so its start is delayed. */
+/*
+ * If a child dies within this time after its start, its successor may die just as soon. So the manager delays
+ * the successor's start.
+ */
 enum { CHILDREN_QUICK_DEATH_MS = 1000 };
 
-/* How long a child that was told to end may take before it is killed, in milliseconds. */
+/*
+ * Returns how many milliseconds a child may take to end after SIGTERM. A child that takes longer is killed.
+ */
 int64_t children_end_ms(const struct config *config);
 
-/* Sends a signal to each of these processes. SIGKILL is logged. */
+/* Sends signal_number to each of these processes. Logs each process that it sends SIGKILL to. */
 void children_signal(const pid_t *pids, int count, int signal_number);
 
 /*
- * Logs an unexpected death. what: the kind of process, for the log. status: as returned by waitpid(2). Exit
- * status 0 and death by SIGTERM are expected.
+ * Logs a child's death, unless it was expected: exit status 0 or death by SIGTERM. what: the kind of process,
+ * as a word for the log. status: as returned by waitpid(2).
  */
 void children_log_death(const char *what, pid_t pid, int status);
 

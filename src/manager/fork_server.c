@@ -14,15 +14,19 @@
 #include <unistd.h>
 
 enum {
-    RESULT_MS = 5000, /* a fork takes under 1 ms, the program's start longer, and more on a busy machine */
-    MAX_ASKED = 64,   /* outstanding requests; the socket's buffer holds more */
+    /*
+     * how long a result may take: a fork takes less than 1 ms, but it may include the fork server's start,
+     * and the machine may be busy
+     */
+    RESULT_MS = 5000,
+    MAX_ASKED = 64, /* maximum number of outstanding requests; the socket's buffer holds more */
     NO_SOCKET = -1
 };
 
 enum fork_server_asked {
     NOT_ASKED,
     ASKED,
-    FORKED_AND_DIED /* before the result was read */
+    FORKED_AND_DIED /* the worker was forked and died before its result was read */
 };
 
 /* The result for one worker, as sent over the socket. */
@@ -114,7 +118,7 @@ bool fork_server_ask(struct fork_server *fork_server, int worker, const sigset_t
     if (fork_server->socket == NO_SOCKET && !start(fork_server, mask))
         return false;
     if (send(fork_server->socket, &worker, sizeof worker, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-        if (errno == EPIPE) /* the process is dead and will be waited for soon */
+        if (errno == EPIPE) /* the fork server is dead; waitpid(2) will report it soon */
             errno = ECHILD;
         return false;
     }
@@ -146,8 +150,8 @@ int64_t fork_server_due_ms(const struct fork_server *fork_server)
 }
 
 /*
- * The result for a worker that the dead process left unanswered. scoreboard_pid() tells whether it had been
- * forked.
+ * Returns the result for a worker whose request the dead fork server left unanswered. scoreboard_pid() tells
+ * whether that worker was forked.
  */
 static struct result take_lost(const struct fork_server *fork_server)
 {
@@ -161,7 +165,7 @@ static struct result take_lost(const struct fork_server *fork_server)
     return result;
 }
 
-/* Kills a process that does not answer. take_lost() settles its requests once it is dead. */
+/* Kills a fork server that does not answer. Once it is dead, take_lost() settles the outstanding requests. */
 static void kill_overdue(struct fork_server *fork_server)
 {
     log_write(LOG_LEVEL_WARNING,
@@ -186,7 +190,7 @@ bool fork_server_take(struct fork_server *fork_server, int *worker, int *error)
     }
     if (result.worker < 0 || result.worker >= fork_server->scoreboard->worker_count ||
         fork_server->asked[result.worker] == NOT_ASKED) {
-        (void)kill(fork_server->pid, SIGKILL); /* it is broken */
+        (void)kill(fork_server->pid, SIGKILL); /* the fork server is broken */
         return false;
     }
     fork_server->asked[result.worker] = NOT_ASKED;
@@ -202,8 +206,9 @@ bool fork_server_take(struct fork_server *fork_server, int *worker, int *error)
 /* ---- in the fork server's process */
 
 /*
- * Forks a child of the manager (CLONE_PARENT), for which there is no library function. The kernel writes the
- * process id to the shared memory before the worker runs, and so before it can die.
+ * Forks a child of the manager instead of a child of this process (CLONE_PARENT), for which there is no
+ * library function. The kernel writes the process id to *pid, in shared memory, before the child runs. So the
+ * id is known even if the child dies at once.
  */
 static pid_t fork_for_parent(_Atomic int *pid)
 {
@@ -216,7 +221,10 @@ void fork_server_run(struct scoreboard *scoreboard, int socket, int (*live)(void
     int worker;
 
     (void)prctl(PR_SET_NAME, "pgpoll-forker");
-    /* A closed socket ends this process too, but not while SIGSTOP has stopped it. */
+    /*
+     * When the manager dies, its socket is closed, which ends this process too, unless SIGSTOP has stopped
+     * it. SIGKILL ends it in any case.
+     */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     while (recv(socket, &worker, sizeof worker, 0) == sizeof worker) {
         pid_t pid = fork_for_parent(&scoreboard->forked[worker]);

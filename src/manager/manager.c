@@ -32,9 +32,9 @@
 #include <unistd.h>
 
 enum {
-    INSPECT_MS = 1000, /* interval between inspections of the workers */
+    INSPECT_MS = 1000, /* time between two inspections of the workers */
     LONGEST_SLEEP_MS = 60 * 1000,
-    BEGIN_MS = 10 * 1000, /* a worker that has not begun after this time is broken */
+    BEGIN_MS = 10 * 1000, /* a worker that has not begun this long after its fork is broken */
     MESSAGE_BYTES = 256   /* assumed average size of a message in the ring */
 };
 
@@ -44,7 +44,8 @@ struct manager {
     struct relay *relay;
     struct authorizer *authorizer;
     struct open_to_all open_to_all;
-    struct worker_queue undecided; /* workers whose questions wait for the relay to look at open_to_all */
+    /* workers whose questions wait until the relay has looked at open_to_all */
+    struct worker_queue undecided;
     struct stats_writer *stats_writer;
     struct fork_server fork_server;
     struct reader_pool reader_pool;
@@ -52,16 +53,16 @@ struct manager {
     struct spare_workers spare_workers;
     sigset_t usual_mask; /* the signal mask that children get */
     int signal_fd;
-    int running;              /* live workers, and those that the fork server was asked for */
-    int64_t *spawned_ms;      /* by worker: when the fork server was asked for it */
-    bool stopping;            /* told to end */
-    bool reload_requested;    /* by SIGHUP; waits until reexec_may_begin() */
-    bool inspect_requested;   /* by a worker's death: inspect the workers even if no poll has begun */
+    int running;           /* number of workers that live or that the fork server was asked for */
+    int64_t *spawned_ms;   /* by worker: when the fork server was asked for it */
+    bool stopping;         /* this process was told to end */
+    bool reload_requested; /* SIGHUP has requested a reload, which begins when reexec_may_begin() allows it */
+    bool inspect_requested;   /* a worker has died, so inspect the workers even if no poll has begun */
     uint64_t inspected_polls; /* how many polls had begun at the last inspection */
-    int64_t inspect_ms;       /* time of the next inspection, if one is needed */
+    int64_t inspect_ms;       /* when to inspect the workers next, if that is needed */
     int64_t step_ms;          /* while a reload replaces the workers: when to fork the next few */
-    struct backoff backoff;   /* no worker is forked before its due_ms */
-    int64_t kill_deadline_ms; /* while stopping: children that are left are killed at this time */
+    struct backoff backoff;   /* no worker is forked before backoff.due_ms */
+    int64_t kill_deadline_ms; /* while stopping: when to kill the children that have not ended */
 };
 
 /* ---- workers */
@@ -96,7 +97,10 @@ static void spawn_missing(struct manager *manager)
             return;
         if (!is_missing(manager, i))
             continue;
-        /* Again: a broken worker may have written here since the slot was emptied. */
+        /*
+         * The slot was reset when its last worker died, but another worker that is broken may have written to
+         * it since.
+         */
         slot_reset(manager->scoreboard, i);
         if (!fork_server_ask(&manager->fork_server, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
@@ -107,7 +111,10 @@ static void spawn_missing(struct manager *manager)
     }
 }
 
-/* Reads the fork server's results. A worker that was forked after stop() gets its SIGTERM here. */
+/*
+ * Reads the fork server's results. Sends SIGTERM to workers that were forked after stop() had signalled all
+ * workers.
+ */
 static void read_spawned(struct manager *manager)
 {
     int worker, error, failed = 0;
@@ -126,7 +133,7 @@ static void read_spawned(struct manager *manager)
         fail_spawning(manager, failed);
 }
 
-/* Which worker has this process id; -1: none. */
+/* Returns the worker that has this process id, or -1 if there is none. */
 static int worker_of(const struct manager *manager, pid_t pid)
 {
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
@@ -147,8 +154,8 @@ static void clear_slot(struct manager *manager, int worker)
 }
 
 /*
- * Removes a child that was waited for. Returns whether it was a worker that died within
- * CHILDREN_QUICK_DEATH_MS.
+ * Removes a child whose death waitpid(2) has reported. Returns whether it was a worker that died within
+ * CHILDREN_QUICK_DEATH_MS of its start.
  */
 static bool forget_child(struct manager *manager, pid_t pid, int status)
 {
@@ -182,8 +189,9 @@ static bool reap_one(struct manager *manager, pid_t pid)
 }
 
 /*
- * Waits for dead children, except old workers: an old manager signals those by process id, which must not be
- * reused. Returns whether a worker died within CHILDREN_QUICK_DEATH_MS.
+ * Calls waitpid(2) for all children except old workers: an old manager signals those by process id, so the
+ * kernel must not give their ids to other processes. Returns whether a worker died within
+ * CHILDREN_QUICK_DEATH_MS of its start.
  */
 static bool reap_new(struct manager *manager)
 {
@@ -229,7 +237,10 @@ static void signal_workers(const struct manager *manager, int signal_number)
     }
 }
 
-/* A sound worker cannot have left its slot like this. A broken one may write anything, so it is replaced. */
+/*
+ * Kills a worker whose slot holds what no sound worker writes. A broken worker may write anything, so it must
+ * be replaced.
+ */
 static void kill_broken(const struct manager *manager, int worker)
 {
     int pid = scoreboard_pid(manager->scoreboard, worker);
@@ -251,7 +262,7 @@ static int64_t inspect_due_ms(const struct manager *manager)
     return due ? manager->inspect_ms : INT64_MAX;
 }
 
-/* Whether a worker's slot still says, long after its fork, that it has not begun. */
+/* Whether a worker's slot still says, BEGIN_MS after the fork, that the worker has not begun. */
 static bool has_not_begun(const struct manager *manager, int worker, int64_t now_ms)
 {
     return atomic_load(&scoreboard_slot(manager->scoreboard, worker)->state) == SLOT_EMPTY &&
@@ -259,8 +270,8 @@ static bool has_not_begun(const struct manager *manager, int worker, int64_t now
 }
 
 /*
- * Once a second while polls come or workers die: replaces broken workers and corrects what killed workers may
- * have left wrong, the count of idle workers and the permits to read the table.
+ * Once a second while polls begin or workers die: kills broken workers, which are then replaced, and corrects
+ * what killed workers may have left wrong: the count of idle workers and the permits to read the table.
  */
 static void inspect_workers(struct manager *manager, int64_t now_ms)
 {
@@ -337,14 +348,20 @@ static void read_signals(struct manager *manager)
     }
 }
 
-/* can_poll() and authenticate() are as installed: everybody may poll, and nobody is known. */
+/*
+ * Answers a question without the authorizer: can_poll() and authenticate() are as installed, so every user
+ * may poll and every client is anonymous.
+ */
 static void answer_open(const struct manager *manager, int worker)
 {
     scoreboard_reply(manager->scoreboard, worker)->user[0] = '\0';
     question_answer(manager->scoreboard, worker, ERROR_NONE);
 }
 
-/* Takes over a question that nobody waits for. */
+/*
+ * Takes over a question whose worker does not wait for the answer. Lets the authorizer renew the answer,
+ * unless the function that would be called is as installed.
+ */
 static void refresh(struct manager *manager, int worker, enum open_answer open)
 {
     struct question *question = question_take_over(manager->scoreboard, worker);
@@ -355,7 +372,10 @@ static void refresh(struct manager *manager, int worker, enum open_answer open)
         scoreboard_free_question(question);
 }
 
-/* Where topics stand is the relay's business; who may poll what, the authorizer's, unless all may. */
+/*
+ * Passes a question on. The relay answers QUESTION_LOCATE. The authorizer answers the others, unless
+ * can_poll() and authenticate() are as installed; if that is not known, the question waits in undecided.
+ */
 static void route_question(struct manager *manager, int worker)
 {
     const struct question *question = scoreboard_question(manager->scoreboard, worker);
@@ -390,14 +410,14 @@ static void take_questions(struct manager *manager)
     }
 }
 
-/* Once the relay has looked, routes the questions that waited for it. */
+/* Routes the questions that wait in undecided, as soon as the relay has looked at open_to_all. */
 static void route_undecided(struct manager *manager)
 {
     for (int left = manager->open_to_all.wanted ? 0 : manager->undecided.count; left > 0; left--)
         route_question(manager, worker_queue_take(&manager->undecided));
 }
 
-/* When to fork, drain or inspect workers. */
+/* Returns when to fork, drain or inspect workers next. */
 static int64_t workers_due_ms(const struct manager *manager)
 {
     int64_t due_ms = clock_min(spare_workers_due_ms(&manager->spare_workers), inspect_due_ms(manager));
@@ -444,7 +464,7 @@ static void step_children(struct manager *manager, int64_t now_ms)
         reader_pool_keep(&manager->reader_pool, &manager->usual_mask);
 }
 
-/* One turn of the loop. Nothing in it blocks except poll(2). */
+/* Runs one turn of the loop. Nothing in it blocks except poll(2). */
 static void turn(struct manager *manager)
 {
     enum { SIGNALS, LATCH, RELAY, STATS_WRITER, FORK_SERVER, AUTHORIZER };
@@ -466,7 +486,10 @@ static void turn(struct manager *manager)
         manager->reload_requested = false;
         reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
     }
-    /* First the latch, then the askers: a worker sets its bit before it sets the latch. */
+    /*
+     * The latch is cleared before the set of askers is read, because a worker sets its bit in the set before
+     * it sets the latch.
+     */
     if (ready > 0 && fds[LATCH].revents)
         (void)eventfd_read(manager->scoreboard->latch, &value);
     take_questions(manager);
@@ -490,9 +513,13 @@ static bool catch_signals(struct manager *manager)
     static const int signals[] = { SIGCHLD, SIGTERM, SIGINT, SIGUSR1, SIGHUP };
     sigset_t ours;
 
-    /* An ignored SIGCHLD is inherited through exec, and the kernel then reports no deaths (sigaction(2)). */
+    /*
+     * If the parent ignores SIGCHLD, this process inherits that through exec, and the kernel reports no
+     * deaths (sigaction(2)).
+     */
     (void)signal(SIGCHLD, SIG_DFL);
-    (void)signal(SIGPIPE, SIG_IGN); /* a write to a log whose reader has gone fails instead */
+    /* makes a write to a log whose reader has gone fail instead of ending this process */
+    (void)signal(SIGPIPE, SIG_IGN);
     (void)sigemptyset(&ours);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         (void)sigaddset(&ours, signals[i]);

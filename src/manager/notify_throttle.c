@@ -3,13 +3,14 @@
 #include "core/clock.h"
 
 enum {
-    LOOK_MS = 2,        /* between looks while publishers are muted */
-    INTERVAL_MS = 20,   /* in which messages are counted */
-    BUSY_MESSAGES = 10, /* this many messages in an interval mute publishers: 500 a second */
-    MAX_PAUSE_MS = 100, /* between looks while unmuting */
-    LEAD_MS = 50,       /* that the leader has, from a NOTIFY to the announcement of a batch */
-    CONFIRM_MS = 1000,  /* from an announcement to the look that finds whether it was the last one needed */
-    DISTRUST_MS = 10000
+    LOOK_MS = 2,        /* time between two looks while publishers are muted */
+    INTERVAL_MS = 20,   /* length of the interval in which messages are counted */
+    BUSY_MESSAGES = 10, /* publishers are muted after this many messages in one interval: 500 a second */
+    MAX_PAUSE_MS = 100, /* longest pause between two looks while unmuting */
+    LEAD_MS = 50,       /* how long the leader may take from a NOTIFY to the announcement of a batch */
+    /* a follower looks this long after the leader's last announcement, in case that a message is left */
+    CONFIRM_MS = 1000,
+    DISTRUST_MS = 10000 /* NOTIFYs are not left to a leader for this long after it missed one */
 };
 
 void notify_throttle_hear(struct notify_throttle *throttle)
@@ -78,7 +79,10 @@ void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttl
         return;
     throttle->muted_until_ms = 0;
     throttle->muting = !all_notify;
-    /* While a muted publisher is still committing, the pauses grow with the time that its commit takes. */
+    /*
+     * A publisher that was muted may still be committing, and nobody knows for how long. So the pause doubles
+     * with each look.
+     */
     throttle->pause_ms = throttle->pause_ms ? clock_min(throttle->pause_ms * 2, MAX_PAUSE_MS) : 1;
     throttle->look_ms = now_ms + throttle->pause_ms;
 }

@@ -7,8 +7,9 @@
 #include <stdatomic.h>
 
 enum {
-    OPEN_MS = 2500,      /* how long the answer is believed */
-    OPEN_AGAIN_MS = 1500 /* after a question, before the next one; less than OPEN_MS */
+    OPEN_MS = 2500, /* how long workers rely on the answer */
+    /* time between two questions; less than OPEN_MS, so that the answer is renewed in time */
+    OPEN_AGAIN_MS = 1500
 };
 
 int64_t open_to_all_due_ms(const struct open_to_all *open)

@@ -1,8 +1,9 @@
 /*
- * Whether pgpoll.can_poll() and pgpoll.authenticate() are as installed: the one allows everything, the other
- * authenticates nobody. While they are, workers ask nobody, and the authorizer needs no connection. The
- * manager has one, sets scoreboard, which is borrowed, and zeroes the rest; there is nothing to release. The
- * relay sends the question over its own connection.
+ * Whether pgpoll.can_poll() and pgpoll.authenticate() are the functions that were installed: that can_poll()
+ * allows everything, and that authenticate() authenticates nobody. As long as they are, workers ask nobody,
+ * and the authorizer needs no connection. The manager has one struct open_to_all, sets its scoreboard, which
+ * is borrowed, and zeroes the rest; there is nothing to release. The relay sends the question about the
+ * functions to the database, over its own connection.
  */
 #ifndef PGPOLL_OPEN_TO_ALL_H
 #define PGPOLL_OPEN_TO_ALL_H
@@ -17,27 +18,33 @@ struct scoreboard;
 
 struct open_to_all {
     struct scoreboard *scoreboard;
-    uint64_t polls; /* how many polls had begun when it was asked last */
+    uint64_t polls; /* how many polls had begun when the database was last asked */
     int64_t asked_ms;
-    bool wanted;                             /* ask as soon as possible */
-    bool is_known, allows_all, knows_nobody; /* the last answer */
+    bool wanted;                             /* ask the database as soon as possible */
+    bool is_known, allows_all, knows_nobody; /* the database's last answer, if is_known */
 };
 
-/* When to ask again; monotonic ms, INT64_MAX: no poll has begun since it was asked. */
+/* Returns when to ask again (monotonic ms), or INT64_MAX if no poll has begun since the last question. */
 int64_t open_to_all_due_ms(const struct open_to_all *open);
 
-/* Returns the statement that asks, and notes the time. */
+/* Returns the statement that asks the database, and notes now_ms as the time of the question. */
 const char *open_to_all_ask(struct open_to_all *open, int64_t now_ms);
 
-/* Takes the result of the statement that was sent at asked_ms, and publishes it to the workers. */
+/*
+ * Takes the result of the statement that was sent at asked_ms, and publishes it to the workers in the
+ * scoreboard.
+ */
 void open_to_all_take(struct open_to_all *open, const PGresult *result, int64_t asked_ms);
 
-/* can_poll() has denied a poll, so it does not allow everything: ends the belief at once. */
+/*
+ * Notes that can_poll() has denied a poll, so it is not as installed. From now on workers ask for permission.
+ */
 void open_to_all_deny(struct scoreboard *scoreboard);
 
 /*
- * Whether the function that this question is for is as installed, and need not be called: it was, when it was
- * last looked at. If that is too long ago, or never was, the result is OPEN_UNKNOWN, and the relay looks.
+ * Says whether the function that this question is for must be called. OPEN_YES: it is as installed and need
+ * not be called. OPEN_NO: it was not as installed when the database was last asked, so it must be called.
+ * OPEN_UNKNOWN: the database has not been asked, or too long ago for OPEN_YES; the relay asks it soon.
  */
 enum open_answer { OPEN_UNKNOWN, OPEN_YES, OPEN_NO };
 enum open_answer open_to_all_judge(struct open_to_all *open, const struct question *question);

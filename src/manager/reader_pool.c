@@ -43,8 +43,8 @@ void reader_pool_release(struct reader_pool *pool)
 }
 
 /*
- * How many readers to start. One always runs: if the manager is killed, its workers still need a reader for
- * the last polls.
+ * Returns how many readers to start. At least one must run, because if the manager is killed, its workers
+ * still need a reader for their last polls.
  */
 static int missing(const struct reader_pool *pool)
 {

@@ -1,7 +1,7 @@
 /*
- * The reader processes (reader.h), as the manager sees them. One always runs; more are started when workers
- * ask for more pages at the same time, up to PGPOLL_CONNECTIONS; those that die are replaced. Part of the
- * manager, which creates, drives and releases it.
+ * The manager's side of the reader processes (reader.h). One reader always runs. When workers ask for more
+ * pages at the same time, more readers are started, up to PGPOLL_CONNECTIONS. Readers that die are replaced.
+ * Part of the manager, which creates, drives and releases it.
  */
 #ifndef PGPOLL_READER_POOL_H
 #define PGPOLL_READER_POOL_H
@@ -20,33 +20,37 @@ struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
     int queue;              /* the readers' end of the queue of questions; -1: closed */
-    pid_t *pids;            /* as many as scoreboard->manager->readers */
-    int64_t started_ms;     /* when the last one was started */
-    struct backoff backoff; /* no reader is started before its due_ms */
+    pid_t *pids;            /* the readers' process ids: scoreboard->manager->readers of them */
+    int64_t started_ms;     /* when the last reader was started */
+    struct backoff backoff; /* no reader is started before backoff.due_ms */
 };
 
 /*
- * Finds the program and creates the queue, whose other end scoreboard->read_queue is. scoreboard is borrowed.
- * false: errno says why; call reader_pool_release() all the same.
+ * Finds the program pgpoll-reader, and creates the queue of questions. The pool keeps the readers' end of the
+ * queue; scoreboard->read_queue becomes the workers' end. scoreboard is borrowed. Returns false if this fails
+ * (errno says why); call reader_pool_release() even then.
  */
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard);
 
 /*
- * Closes the queue: the readers end after the last worker. reader_pool_forget_process() still knows their
- * ids.
+ * Closes the manager's ends of the queue, so that the readers end when the last worker has ended.
+ * reader_pool_forget_process() still recognizes the readers' process ids.
  */
 void reader_pool_close(struct reader_pool *pool);
 
-/* Closes the queue and frees what the pool has. */
+/* Closes the queue if it is open, and frees the pool's memory. */
 void reader_pool_release(struct reader_pool *pool);
 
-/* Starts the readers that are needed. mask: their signal mask. */
+/* Starts the readers that are missing. mask: the signal mask that they get. */
 void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask);
 
-/* When reader_pool_keep() must be called next; monotonic ms, INT64_MAX: enough readers run. */
+/* Returns when reader_pool_keep() must be called next (monotonic ms), or INT64_MAX if enough readers run. */
 int64_t reader_pool_due_ms(const struct reader_pool *pool);
 
-/* Removes a child that was waited for. Returns whether it was a reader. */
+/*
+ * Tells this module that waitpid(2) has reported the death of a child. Returns whether the child was a
+ * reader.
+ */
 bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid);
 
 #endif

@@ -20,11 +20,13 @@
 #include <unistd.h>
 
 enum {
-    LOOK_AGAIN_MS = 20,     /* between checks whether all new workers have begun */
-    REPLACE_MS = 10 * 1000, /* the old manager is told to end this long after the reload at the latest */
+    LOOK_AGAIN_MS = 20, /* time between two checks whether all new workers have begun */
+    /* the old manager is told to end after this time even if not all new workers have begun */
+    REPLACE_MS = 10 * 1000,
     /*
-     * New workers start and old ones end in ROLL_STEPS steps, at least ROLL_LEAST workers in each. All of
-     * them at once would take the processor from the delivery of messages.
+     * New workers start, and old ones end, in ROLL_STEPS steps or fewer, with at least ROLL_LEAST workers in
+     * each step. If all workers started or ended at once, they would take the processor from the delivery of
+     * messages.
      */
     ROLL_STEPS = 200,
     ROLL_LEAST = 4,
@@ -34,34 +36,35 @@ enum {
 };
 
 /*
- * The protocol of a reload. P is the process that systemd or a pid file knows, S the scoreboard that it
+ * The protocol of a reload. P is the process whose id systemd or a pid file knows. S is the scoreboard that P
  * shares with its workers.
  *
- *  1. P ends the fork server, so that it knows all workers of S, and forks the old manager M. M has a copy of
+ *  1. P ends the fork server, so that P knows all workers of S, and forks the old manager M. M has a copy of
  *     everything that P has: S, the database connections, the queries and questions in progress.
  *  2. P executes the new program, and so keeps its process id. The new program reads the process ids of M and
  *     of all other children from a memory file. The environment variable OLD_CHILDREN holds the file's
- *     descriptor and how many of the ids are old managers. If P cannot execute the program, it tells M, which
+ *     descriptor and how many of the ids are old managers. If P cannot execute the program, P tells M, which
  *     exits, and P continues as before.
  *  3. M serves the workers of S as P did: it answers questions, fills the message ring, wakes polls, and
- *     drains the longest-waiting polls when few workers are idle. It starts no process. Its workers still
- *     accept.
- *  4. P creates a scoreboard, workers and database connections of its own. It never looks into S, which may
+ *     drains the longest-waiting polls when few workers are idle. M starts no process. Its workers still
+ *     accept requests.
+ *  4. P creates a scoreboard, workers and database connections of its own. P never looks into S, which may
  *     have the layout of another version.
  *  5. P sends M SIGTERM when all new workers have begun, or after REPLACE_MS, or when P itself is told to
  *     end.
- *  6. M sends its workers SIGTERM, a few at a time, and serves the others meanwhile. Then it writes the last
+ *  6. M sends its workers SIGTERM, a few at a time, and serves the others meanwhile. Then M writes the last
  *     counters, deletes its rows of the statistics, and exits.
  *  7. P sends SIGTERM to the old children that are left, and SIGKILL to those that do not end in time.
  *
- * M signals its workers by process id, but they are P's children. Therefore P waits for none of them before M
- * has exited: until then no other process can get their ids. M and all workers die with P (PR_SET_PDEATHSIG).
+ * M signals its workers by process id, but they are P's children. Therefore P does not call waitpid(2) for
+ * them before M has exited: until then the kernel gives their ids to no other process. M and all workers die
+ * with P (PR_SET_PDEATHSIG).
  */
 
-/* Version 0.1.0 uses the same variable and reads the descriptor from it. */
+/* The environment variable's name. Version 0.1.0 uses the same variable and reads the descriptor from it. */
 static const char OLD_CHILDREN[] = CONFIG_OLD_WORKERS;
 
-/* How many workers have begun to accept requests, idle or busy. */
+/* Returns how many workers have begun to accept requests, whether they are idle or busy now. */
 static int begun_count(const struct scoreboard *scoreboard)
 {
     int begun = 0;
@@ -72,8 +75,8 @@ static int begun_count(const struct scoreboard *scoreboard)
 }
 
 /*
- * Each old manager has database connections, so a reload waits until the previous one has ended. It does not
- * wait if no new worker has begun: the reload may be the attempt to replace a broken program.
+ * Each old manager holds database connections, so a reload waits until the previous one has ended. It does
+ * not wait if no new worker has begun, because then it may be the attempt to replace a broken program.
  */
 bool reexec_may_begin(const struct reexec *reexec)
 {
@@ -94,7 +97,7 @@ static bool write_children(const struct reexec *reexec, const struct reader_pool
     char text[32];
 
     write_pid(fd, old_manager);
-    for (int i = 0; i < reexec->manager_count; i++) /* of a reload that has not ended */
+    for (int i = 0; i < reexec->manager_count; i++) /* old managers of a reload that has not ended yet */
         write_pid(fd, reexec->managers[i]);
     for (int i = 0; i < reexec->other_count; i++)
         write_pid(fd, reexec->others[i]);
@@ -107,8 +110,8 @@ static bool write_children(const struct reexec *reexec, const struct reader_pool
 }
 
 /*
- * In the forked process: waits until the parent has executed the new program, which closes the parent's end
- * of the pipe, and continues as the old manager. The workers are the parent's children, not its own.
+ * Runs in the forked process. Waits until the parent has executed the new program, which closes the parent's
+ * end of the pipe, and then continues as the old manager. The workers remain the parent's children.
  */
 static void become_old_manager(struct reexec *reexec, struct fork_server *fork_server,
                                struct reader_pool *pool, int pipe_end)
@@ -118,7 +121,7 @@ static void become_old_manager(struct reexec *reexec, struct fork_server *fork_s
     (void)prctl(PR_SET_NAME, "pgpoll-old");
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || read(pipe_end, &failed, 1) != 0 ||
         getppid() != reexec->scoreboard->manager_pid)
-        _exit(EXIT_SUCCESS); /* not exit(): the connections belong to the parent */
+        _exit(EXIT_SUCCESS); /* not exit(), which would clean up what still belongs to the parent */
     (void)close(pipe_end);
     fork_server_release(fork_server);
     reader_pool_release(pool);
@@ -143,7 +146,10 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
     if (pid > 0 && write_children(reexec, pool, fd, pid)) {
         log_write(LOG_LEVEL_INFO, "reloading: process %d serves the old workers until new ones have started",
                   (int)pid);
-        /* The signals stay blocked: one that arrives before the new program reads signals must not end it. */
+        /*
+         * The signals stay blocked, so that one that arrives before the new program reads signals does not
+         * end the process.
+         */
         (void)execvp(reexec->argv[0], reexec->argv);
     }
     log_write(LOG_LEVEL_ERROR, "cannot reload, the running program continues: %s: %s", reexec->argv[0],
@@ -156,7 +162,10 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
     (void)close(fd);
 }
 
-/* Reads the old children's process ids from the file that write_children() made; false: errno says why. */
+/*
+ * Reads the old children's process ids from the file that write_children() made. Returns false if this fails;
+ * errno says why.
+ */
 static bool read_children(struct reexec *reexec)
 {
     const char *text = getenv(OLD_CHILDREN);
@@ -203,7 +212,7 @@ bool reexec_has_children(const struct reexec *reexec)
     return reexec->manager_count + reexec->other_count > 0;
 }
 
-/* Steps 5 and 7 of a reload. */
+/* Steps 5 and 7 of the protocol of a reload. */
 void reexec_end_old(struct reexec *reexec, bool stopping, int64_t now_ms)
 {
     if (!reexec_has_children(reexec))
@@ -260,7 +269,7 @@ int reexec_step_size(const struct scoreboard *scoreboard)
     return scoreboard->worker_count / ROLL_STEPS + ROLL_LEAST;
 }
 
-/* Step 6 of a reload. */
+/* Step 6 of the protocol of a reload. */
 void reexec_drain(struct reexec *reexec, int64_t now_ms)
 {
     const int count = reexec->scoreboard->worker_count;

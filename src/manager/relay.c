@@ -28,16 +28,19 @@
 #include <unistd.h>
 
 enum {
-    READ_MESSAGES = 1000, /* at most, in one read and in one batch of positions */
+    READ_MESSAGES = 1000, /* maximum number of messages in one read and in one batch of positions */
     READ_BYTES = 8 * 1024 * 1024,
-    QUESTIONS = 512,          /* at most, answered in one cycle */
-    QUESTION_TOPICS = 5000,   /* about so many topics at most, as long as it is one question */
-    LONG_AWAY_MS = 10 * 1000, /* after this time without the database the ring does not catch up */
+    QUESTIONS = 512, /* maximum number of questions that one cycle answers */
+    /* maximum number of topics in a cycle's questions, unless it has only one question */
+    QUESTION_TOPICS = 5000,
+    /* if the database was away for longer, the ring does not catch up but starts anew */
+    LONG_AWAY_MS = 10 * 1000,
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
-    LOOK_PATIENCE_MS = 20,    /* for what a look found but the first read did not return whole */
-    LOOK_MS = 5000,           /* look this often without any NOTIFY: a manager may have died while it muted */
-    QUIET_MS = 60 * 1000,     /* between cycles while nobody polls: see stats_writer.h */
-    NUMBERS_MS = 2 * LOOK_MS, /* for so long after a look the workers rely on this relay to number */
+    LOOK_PATIENCE_MS = 20, /* a look waits this long for messages that the first read did not return whole */
+    /* look this often without any NOTIFY, because a manager may have died after it muted publishers */
+    LOOK_MS = 5000,
+    QUIET_MS = 60 * 1000,     /* time between two cycles while nobody polls: see stats_writer.h */
+    NUMBERS_MS = 2 * LOOK_MS, /* workers rely on this relay to number for this long after a look */
     NO_CYCLE = 0
 };
 
@@ -51,14 +54,14 @@ struct asked {
 
 /* One batch of statements in progress. */
 struct cycle {
-    /* Index of each statement in the batch; -1: not in this batch. */
+    /* Index of each statement in the batch; -1: the statement is not in this batch. */
     int listen_at, lead_at, unmute_at, messages_at, newest_at, open_at;
     enum notify_throttle_action action;
-    bool numbers;             /* messages_at gives positions before it reads */
-    bool skips;               /* the ring does not go on where it ends; all topics are asked about again */
-    int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: it has died since */
+    bool numbers; /* the statement at messages_at gives positions before it reads */
+    bool skips;   /* the ring does not go on from where it ends, so all topics are asked about again */
+    int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: the worker has died since */
     int question_count;
-    bool look; /* it begins the look that workers wait for */
+    bool look; /* this cycle begins the look that workers wait for */
     struct asked asked;
 };
 
@@ -71,26 +74,27 @@ struct relay {
     int to_wake_count;
     struct worker_queue pending; /* workers whose questions wait for the next cycle */
     struct announcements announcements;
-    /* The ring has every message of open topics up to this position; CATCH_UP_FROM_NOW: none is open. */
+    /* The ring has every message of open topics up to this position. CATCH_UP_FROM_NOW: no topic is open. */
     int64_t complete_to;
-    int64_t deleted_to; /* the ring was restarted because messages up to here had been deleted unread */
+    /* messages up to this position were deleted before they were read, and the ring was restarted for that */
+    int64_t deleted_to;
     struct notify_throttle throttle;
     struct query_batch batch;
     struct cycle cycle;
     uint64_t cycle_number;
-    bool looking;            /* a look of look.h was begun and has not ended */
-    int64_t look_refused_ms; /* when it is refused, if the ring is not complete by then */
-    bool caught_up;          /* the cycle's read reached the end of what has a position */
-    enum error logged_error; /* of the connection; logged once while it lasts */
+    bool looking;            /* a look (look.h) was begun and has not ended */
+    int64_t look_refused_ms; /* when the look is refused, unless the ring is complete before */
+    bool caught_up;          /* the cycle's read has reached the last message that has a position */
+    enum error logged_error; /* the last error that was logged; it is not logged again while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
-    char server[64];         /* when the server was started, and which table it has */
+    char server[64];         /* identifies the server by the time of its start, and the table by its OID */
     bool read_only;          /* the database was read-only in the last batch that numbered */
     struct open_to_all *open_to_all;
-    struct backoff backoff; /* says when to connect again */
-    int64_t worked_ms;      /* when a cycle succeeded last */
-    int64_t sweep_ms;       /* time of the next search for unused topics */
-    int64_t look_ms;        /* time of the next look for messages without a position */
+    struct backoff backoff; /* the relay connects again from backoff.due_ms on */
+    int64_t worked_ms;      /* when the last cycle succeeded */
+    int64_t sweep_ms;       /* when to search for unused topics next */
+    int64_t look_ms;        /* when to look for messages without a position next */
     struct printbuf *json;
 };
 
@@ -155,7 +159,7 @@ void relay_free(struct relay *relay)
 
 /* ---- composing a cycle's batch of statements */
 
-/* When to search for unused topics next. */
+/* Returns when to search for unused topics next. */
 static int64_t sweep_due_ms(const struct relay *relay, int64_t now_ms)
 {
     return now_ms + subscriptions_linger_ms(&relay->subscriptions) / 4;
@@ -202,7 +206,7 @@ static void list_questions(struct relay *relay, int64_t now_ms)
         cycle->questions[cycle->question_count++] = worker;
         list_question(relay, scoreboard_question(relay->scoreboard, worker), now_ms);
     }
-    /* The topics added may have made room short, and unused topics then linger less long. */
+    /* The new topics may have made numbers scarce; then unused topics are removed sooner. */
     relay->sweep_ms = clock_min(relay->sweep_ms, sweep_due_ms(relay, now_ms));
 }
 
@@ -248,7 +252,9 @@ static bool throttle_statement(struct relay *relay, int64_t now_ms)
     return true;
 }
 
-/* Copies the names of the wanted topics into memory, which the caller frees. NULL: out of memory. */
+/*
+ * Copies the names of the wanted topics into memory, which the caller frees. Returns NULL if out of memory.
+ */
 static char *list_wanted(const struct relay *relay, struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED])
 {
     const int count = relay->subscriptions.wanted_count;
@@ -264,8 +270,9 @@ static char *list_wanted(const struct relay *relay, struct poll_topic wanted[SUB
 }
 
 /*
- * Adds the statement that reads all messages after complete_to. It gives positions to new ones before, if
- * that is due: a question's answer must count all that was committed before.
+ * Adds the statement that reads all messages after complete_to, if it is due. If a look is due, or a question
+ * must be answered, the statement first gives positions to new messages, because the answer to a question
+ * must count all that was committed before.
  */
 static bool messages_statement(struct relay *relay, int64_t now_ms)
 {
@@ -281,7 +288,10 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
         return true;
     if (cycle->numbers) {
         relay->look_ms = now_ms + clock_min(LOOK_MS, relay->config->reread_s * 1000);
-        /* Anybody can hold this lock. That only costs LEAD_MS now and then. */
+        /*
+         * The manager that holds this lock leads. If anybody else takes it, no manager leads, which only
+         * costs LEAD_MS now and then.
+         */
         if (relay->throttle.follows)
             (void)add_statement(relay, "SELECT pg_try_advisory_lock(1885827180, 2)", &cycle->lead_at);
         if (!throttle_statement(relay, now_ms))
@@ -305,7 +315,7 @@ static bool newest_statement(struct relay *relay)
 
 /*
  * Composes all statements that are due. LISTEN comes first, so that it has taken effect when the reads begin.
- * The topics' newest positions come after the messages: a topic that is opened at its newest position then
+ * The topics' newest positions come after the messages. So a topic that is opened at its newest position
  * lacks nothing that the ring has passed already.
  */
 static bool compose(struct relay *relay, int64_t now_ms)
@@ -329,8 +339,9 @@ static bool compose(struct relay *relay, int64_t now_ms)
 /* ---- reading a cycle's results */
 
 /*
- * The connection is new. If it is to another server, or to this one after a restart, what has positions up to
- * complete_to may not be what the ring had there: a standby may have been promoted, or a backup restored.
+ * Takes the identity of the server after a connection was made. If it is another server, or if this one was
+ * restarted, the messages with positions up to complete_to may not be those that the ring has there: a
+ * standby may have been promoted, or a backup restored.
  */
 static void take_server(struct relay *relay, const PGresult *result)
 {
@@ -348,8 +359,8 @@ static void take_server(struct relay *relay, const PGresult *result)
 }
 
 /*
- * The ring cannot go on from where it ends. Workers ask about all topics again, and read from the table what
- * the ring does not have.
+ * Restarts the ring, which cannot go on from where it ends. Workers ask about all topics again, and read from
+ * the table what the ring does not have.
  */
 static void restart_ring(struct relay *relay, int64_t complete_to)
 {
@@ -358,7 +369,7 @@ static void restart_ring(struct relay *relay, int64_t complete_to)
     relay->complete_to = complete_to;
 }
 
-/* Appends a message, unless the topic was opened after it. */
+/* Appends a message, unless the topic was opened at a later position. */
 static void append_message(struct relay *relay, int topic, const char *name, size_t name_length,
                            const struct message *message)
 {
@@ -368,7 +379,9 @@ static void append_message(struct relay *relay, int topic, const char *name, siz
     if (message->position <= subscriptions_newest(&relay->subscriptions, topic))
         return;
     printbuf_reset(relay->json);
-    /* Without memory for the JSON, the ring gets the position only, and workers have the table read. */
+    /*
+     * If there is no memory for the JSON, the ring gets the position only, and workers have the table read.
+     */
     if (subscriptions_quote(&relay->subscriptions, topic, name, name_length) &&
         message_append(relay->json, subscription->quoted, message)) {
         entry.json = relay->json->buf;
@@ -390,7 +403,10 @@ static void wake_waiters(struct relay *relay)
     relay->to_wake_count = 0;
 }
 
-/* A read-only database numbers nothing, but messages that have a position are still delivered. */
+/*
+ * Notes whether the database is read-only. If it is, nothing is numbered, but messages that have a position
+ * are still delivered.
+ */
 static void set_read_only(struct relay *relay, bool read_only)
 {
     if (read_only)
@@ -398,7 +414,10 @@ static void set_read_only(struct relay *relay, bool read_only)
     database_note_read_only(&relay->read_only, read_only);
 }
 
-/* Until when workers may leave it to this relay to number: only if it hears of new messages. */
+/*
+ * Sets until when workers may rely on this relay to number messages. They may only if the relay hears of new
+ * messages.
+ */
 static void set_numbers_until(struct relay *relay, bool numbers)
 {
     atomic_store(
@@ -415,12 +434,13 @@ static void take_numbering(struct relay *relay, const struct catch_up_feed *feed
     set_read_only(relay, feed->read_only);
     set_numbers_until(relay, !feed->read_only);
     if (feed->more)
-        notify_throttle_hear(&relay->throttle); /* the next cycle continues, and answers questions as well */
-    if (feed->read_only || feed->more) /* what is committed need not have a position: refuse the look */
+        /* the next cycle goes on numbering, and answers questions as well */
+        notify_throttle_hear(&relay->throttle);
+    if (feed->read_only || feed->more) /* not all that is committed has a position, so the look is refused */
         relay->look_refused_ms = 0;
 }
 
-/* The topic of a message in a row of a read, if the ring has it; -1: the ring does not. */
+/* Returns the topic of the message in a row of a read, or -1 if the ring does not have the topic. */
 static int open_topic(const struct relay *relay, const PGresult *result, int row)
 {
     size_t length;
@@ -429,7 +449,7 @@ static int open_topic(const struct relay *relay, const PGresult *result, int row
     return catch_up_is_message(result, row) ? subscriptions_find(&relay->subscriptions, name, length) : -1;
 }
 
-/* The next read returns the messages of the rest of this page whole. */
+/* Makes the next read return the messages of the rest of this page with their payloads. */
 static void want_rest(struct relay *relay, const PGresult *result, int row)
 {
     subscriptions_want_none(&relay->subscriptions);
@@ -442,8 +462,8 @@ static void want_rest(struct relay *relay, const PGresult *result, int row)
 }
 
 /*
- * Appends the messages of a page. false: it lacks the payload of one whose topic was not named in an
- * announcement, so the next read goes on from there.
+ * Appends the messages of a page. Returns false if the page lacks the payload of a message, because no
+ * announcement named its topic. Then the next read goes on from there.
  */
 static bool append_page(struct relay *relay, const PGresult *result)
 {
@@ -468,8 +488,8 @@ static bool append_page(struct relay *relay, const PGresult *result)
 }
 
 /*
- * Takes one page of all messages after complete_to, in their order. What is to be believed is in it: a page
- * lacks no message up to its own complete_to, whatever was announced.
+ * Takes one page of all messages after complete_to, in order of position. Only the page is believed: it lacks
+ * no message up to its own complete_to, whatever was announced.
  */
 static void take_messages(struct relay *relay, const PGresult *result)
 {
@@ -481,7 +501,7 @@ static void take_messages(struct relay *relay, const PGresult *result)
     if (PQntuples(result) == 0)
         return; /* the messages of the batch were deleted meanwhile */
     if (feed.complete_to < relay->complete_to) {
-        /* Positions in the ring may be given to other messages. */
+        /* Positions that the ring has may be given to other messages. */
         log_write(LOG_LEVEL_WARNING,
                   "the database was restored to an earlier state: clearing the message ring");
         restart_ring(relay, feed.complete_to);
@@ -501,7 +521,8 @@ static void take_messages(struct relay *relay, const PGresult *result)
 }
 
 /*
- * Opens the topics that were asked about and are not open yet. The ring has them from their newest position.
+ * Opens the topics that were asked about and are not open yet. The ring will have their messages after their
+ * newest positions.
  */
 static void take_newest(struct relay *relay, const PGresult *result)
 {
@@ -542,8 +563,8 @@ static void end_look(struct relay *relay, enum look_state state)
 }
 
 /*
- * Ends the look if the ring has all that it found. If not, the next cycle reads what the first one did not
- * return whole.
+ * Ends the look if the ring has everything that the look found. If it does not, the next cycle reads what the
+ * first one did not return whole.
  */
 static void check_look(struct relay *relay)
 {
@@ -589,7 +610,7 @@ static void succeed(struct relay *relay)
     check_look(relay);
 }
 
-/* Closes the connection; the next one is opened after a pause. */
+/* Closes the connection. The next one is opened after a pause. */
 static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
@@ -599,7 +620,7 @@ static void reconnect(struct relay *relay)
     backoff_fail(&relay->backoff, clock_monotonic_ms());
 }
 
-/* The cycle failed: its questions go back to wait for the next one. */
+/* Ends a cycle that failed. Its questions go back to wait for the next cycle. */
 static void fail(struct relay *relay, enum error error)
 {
     struct cycle *cycle = &relay->cycle;
@@ -632,7 +653,7 @@ struct pollfd relay_pollfd(const struct relay *relay)
     return database_pollfd(relay->database);
 }
 
-/* When the next cycle is due because of a look. */
+/* Returns when the next cycle is due because of a look. */
 static int64_t look_due_ms(const struct relay *relay)
 {
     if (!relay->looking)
@@ -640,7 +661,7 @@ static int64_t look_due_ms(const struct relay *relay)
     return relay->look_refused_ms;
 }
 
-/* When the next cycle is due without any news or question. */
+/* Returns when the next cycle is due without any announcement or question. */
 static int64_t routine_due_ms(const struct relay *relay)
 {
     const int64_t due_ms = clock_min(relay->look_ms, relay->sweep_ms);
@@ -671,8 +692,8 @@ static void begin(struct relay *relay, int64_t now_ms)
     if (!database_is_connected(relay->database)) {
         relay->relisten = true;
         /*
-         * The previous session may have muted publishers: look until unmute_doorbell() says that all NOTIFY
-         * again.
+         * The previous session may have muted publishers. So look until unmute_doorbell() says that all of
+         * them send NOTIFY again.
          */
         relay->throttle = (struct notify_throttle){ .heard = true, .follows = true, .muting = true };
     }

@@ -5,11 +5,12 @@
 #include <stdatomic.h>
 
 enum {
-    DRAIN_AGAIN_MS = 5,    /* between looks while too few workers are idle */
-    DRAIN_LASTS_MS = 50,   /* a worker whose poll was drained is idle after this time, or counts no more */
-    SHORTEST_WAIT_MS = 50, /* that is drained */
-    LONG_WAIT_MS = 500,    /* longer waits are drained without a limit */
-    MOST_SHORT = DRAIN_AGAIN_MS /* in one look, shorter waits than that: one per ms */
+    DRAIN_AGAIN_MS = 5,    /* time between two checks while too few workers are idle */
+    DRAIN_LASTS_MS = 50,   /* for this long, the worker of a drained poll counts as about to be idle */
+    SHORTEST_WAIT_MS = 50, /* a poll is not drained before it has waited this long */
+    LONG_WAIT_MS = 500,    /* polls that have waited this long are drained without a limit */
+    /* at most this many polls that have waited less than LONG_WAIT_MS are drained in one check: one per ms */
+    MOST_SHORT = DRAIN_AGAIN_MS
 };
 
 void spare_workers_init(struct spare_workers *spare, struct scoreboard *scoreboard)
@@ -22,7 +23,9 @@ int64_t spare_workers_due_ms(const struct spare_workers *spare)
     return spare->drain_ms;
 }
 
-/* How many workers are about to be idle, because their polls were drained a moment ago. */
+/*
+ * Returns how many workers will soon be idle, because their polls were drained less than DRAIN_LASTS_MS ago.
+ */
 static int coming(struct spare_workers *spare, int64_t now_ms)
 {
     int kept = 0;
@@ -40,8 +43,8 @@ static int coming(struct spare_workers *spare, int64_t now_ms)
 }
 
 /*
- * Finds the workers whose polls have waited longest, longest first, of those that waited before before_ms and
- * were not drained yet. Returns how many it has found, at most count.
+ * Finds the polls that have waited longest, among those that began at before_ms or earlier and are not being
+ * drained. Stores their workers, the longest wait first. Returns how many polls it has found, at most count.
  */
 static int find_longest(const struct scoreboard *scoreboard, int64_t before_ms, int *workers, int count)
 {

@@ -15,18 +15,25 @@
 #include <string.h>
 
 enum {
-    LOOK_MS = 250,        /* between looks for changes, while there are some */
-    WRITE_MS = 1000,      /* between writes */
-    HEARTBEAT_MS = 5000,  /* pgpoll.live_waiters ignores hosts without a heartbeat for three times as long */
-    SWEEP_MS = 60 * 1000, /* between calls of pgpoll.sweep_waiters() */
-    LAST_WRITE_MS = 1000, /* timeout of the last write; its caller may allow less */
-    NEAR_MS = 24 * 60 * 60 * 1000 /* times written to the database are at most this far from now */
+    LOOK_MS = 250,   /* time between two looks for changes, while workers change something */
+    WRITE_MS = 1000, /* shortest time between two writes */
+    /*
+     * time between two heartbeats; pgpoll.live_waiters ignores hosts that sent none for three times as long
+     */
+    HEARTBEAT_MS = 5000,
+    SWEEP_MS = 60 * 1000, /* time between two calls of pgpoll.sweep_waiters() */
+    /* timeout of the last write, in stats_writer_finish(); the deadline of its caller may be earlier */
+    LAST_WRITE_MS = 1000,
+    NEAR_MS = 24 * 60 * 60 * 1000 /* times written to the database differ from now by at most this */
 };
 
-/* A worker's row in pgpoll.waiters. */
+/* What was written to pgpoll.waiters about a worker's poll. */
 struct entry {
-    int pid; /* 0: no row */
-    /* Which wait of the worker it is. Both, because a broken worker may have written over one. */
+    int pid; /* process id of the worker; 0: the worker has no row */
+    /*
+     * These two identify the wait that the row is about. One would do, but a broken worker may have
+     * overwritten it.
+     */
     uint32_t wait_id;
     int64_t since_ms;
 };
@@ -39,12 +46,13 @@ struct stats_writer {
     struct stats_gauges gauges;
     struct stats_report report; /* a statement of the batch borrows its text */
     struct query_batch batch;
-    bool sends_heartbeat;    /* in the current batch */
-    enum error logged_error; /* of the connection; logged once while it lasts */
-    uint64_t polls;          /* how many had begun at the last look */
-    int64_t active_ms;       /* the last look at which there was a poll */
+    bool sends_heartbeat;    /* whether the current batch sends a heartbeat */
+    enum error logged_error; /* the last error that was logged; it is not logged again while it lasts */
+    uint64_t polls;          /* how many polls had begun at the last look */
+    int64_t active_ms;       /* time of the last look that found a poll */
     int64_t look_ms, write_ms, sweep_ms;
-    int64_t heartbeat_ms; /* INT64_MAX: not while it is quiet */
+    /* when the next heartbeat is due; INT64_MAX: none is due, because the manager is quiet */
+    int64_t heartbeat_ms;
 };
 
 struct stats_writer *stats_writer_new(const struct config *config, struct scoreboard *scoreboard)
@@ -62,7 +70,10 @@ struct stats_writer *stats_writer_new(const struct config *config, struct scoreb
         stats_writer_free(writer);
         return NULL;
     }
-    /* Its tables are unlogged, and a heartbeat lost in a crash is followed by another. */
+    /*
+     * A crash may lose what was committed last. That does no harm: the tables are unlogged, and another
+     * heartbeat follows.
+     */
     database_set_asynchronous_commit(writer->database);
     return writer;
 }
@@ -113,7 +124,10 @@ static struct json_object *topics_of(const struct stats_writer *writer, const st
     return topics;
 }
 
-/* Limits a time from a slot to a day around now: a broken worker may have written any value. */
+/*
+ * Limits a time that was read from a slot to a day before or after now, because a broken worker may have
+ * written any value.
+ */
 static int64_t near(int64_t ms, int64_t now_ms)
 {
     return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
@@ -124,7 +138,7 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
     const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
     const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
     const int64_t deadline_ms = near(atomic_load(&slot->deadline_ms), now_ms);
-    /* Copies that end: the worker may be broken. */
+    /* copies with a NUL at their end, which a broken worker's texts may lack */
     char client[sizeof slot->client + 1] = "", user[sizeof slot->client_user + 1] = "";
 
     memcpy(client, slot->client, sizeof slot->client);
@@ -135,8 +149,8 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
 }
 
 /*
- * Lists the polls that have begun or ended to wait since the last write, and notes them as written. false:
- * there are none, or no memory.
+ * Adds the polls that have begun or stopped waiting since the last write to the report, and notes them as
+ * written. Returns false if there are no such polls or memory ran out.
  */
 static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 {
@@ -171,8 +185,8 @@ static bool any_poll_waits(const struct stats_writer *writer)
 }
 
 /*
- * Finds out whether there were no polls for PGPOLL_IDLE_S. Then the next report says so, and is the last one
- * until there is a poll, which sets the latch.
+ * Finds out whether the manager is quiet: there was no poll for PGPOLL_IDLE_S, and LISTEN works. If it is,
+ * the next report says so, and no other one follows until a poll begins, which sets the latch.
  */
 static void check_quiet(struct stats_writer *writer, int64_t now_ms)
 {
@@ -183,7 +197,7 @@ static void check_quiet(struct stats_writer *writer, int64_t now_ms)
     if (polls != writer->polls || any_poll_waits(writer))
         writer->active_ms = now_ms;
     writer->polls = polls;
-    /* Without LISTEN, whether this process lives shows only by its reports. */
+    /* If LISTEN does not work, reports must go on, because only they show that this manager is alive. */
     atomic_store(&scoreboard->is_quiet, now_ms - writer->active_ms >= writer->config->idle_s * 1000 &&
                                             atomic_load(&scoreboard->listen_works));
     if (atomic_load(&scoreboard->is_quiet)) {
@@ -194,7 +208,7 @@ static void check_quiet(struct stats_writer *writer, int64_t now_ms)
     }
 }
 
-/* Whether the gauges have changed since the last write; notes them as written. */
+/* Reads the gauges and notes them as written. Returns whether they have changed since the last write. */
 static bool read_gauges(struct stats_writer *writer)
 {
     struct stats_gauges now = { 0, scoreboard_idle(writer->scoreboard),
@@ -224,9 +238,12 @@ static bool take_counts(struct stats_writer *writer)
     return any || atomic_load(&writer->report.counters.fresh);
 }
 
-/* ---- writing it */
+/* ---- writing what has changed */
 
-/* The tables have no rows of this manager, or outdated ones: all must be written. */
+/*
+ * Forgets what was written, so that everything is written again: the tables have no rows of this manager, or
+ * outdated ones.
+ */
 static void forget_rows(struct stats_writer *writer)
 {
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
@@ -248,8 +265,9 @@ static void fail(struct stats_writer *writer, enum error error)
 }
 
 /*
- * The counters are written now, unless the database is read-only: then they are kept. If the result is lost,
- * they are written twice rather than not at all.
+ * Takes the results of a batch. If the database is read-only, nothing was written, and the counters are kept
+ * for a later write. Otherwise they are cleared, and only here: if the result of a write is lost, its counts
+ * are written once more, because counting twice is better than losing them.
  */
 static void succeed(struct stats_writer *writer)
 {
@@ -278,8 +296,9 @@ static bool add_report(struct stats_writer *writer, bool ends)
 }
 
 /*
- * The relay's connection must receive this NOTIFY. It cannot send it to itself: a pooler in transaction mode,
- * which drops notifications for a client that LISTENs, delivers them to the client that happens to NOTIFY.
+ * Adds a heartbeat, a NOTIFY that the relay's connection must receive. The relay could not send it to itself,
+ * because that may succeed although LISTEN does not work: a pooler in transaction mode drops notifications
+ * for a client that LISTENs, but delivers them to a client that happens to NOTIFY at that time.
  */
 static void add_heartbeat(struct stats_writer *writer, int64_t now_ms)
 {
@@ -316,7 +335,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     writer->look_ms = now_ms + LOOK_MS;
     if (now_ms < writer->write_ms)
         return;
-    /* Before the look: a worker that makes a change after the look sets the latch. */
+    /* This comes before the look, so that a worker that makes a change after the look sets the latch. */
     atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 1);
     polls = list_polls(writer, now_ms);
     check_quiet(writer, now_ms);
@@ -330,7 +349,10 @@ static void look(struct stats_writer *writer, int64_t now_ms)
         end_batch(writer);
 }
 
-/* Waits for the end of the current batch; ERROR_PENDING: it did not end in time. */
+/*
+ * Waits for the end of the current batch. Returns its outcome, or ERROR_PENDING if it did not end by
+ * deadline_ms.
+ */
 static enum error wait_end(struct stats_writer *writer, int64_t deadline_ms)
 {
     enum error error = ERROR_PENDING;

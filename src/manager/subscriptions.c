@@ -50,7 +50,10 @@ int subscriptions_add(struct subscriptions *subscriptions, const char *name, siz
     }
     if (topic < 0 || subscriptions->by_topic[topic].used)
         return topic;
-    /* wanted stays: a topic that had this number before may still be in that list. */
+    /*
+     * wanted keeps its value, because the topic that had this number before may still be in the list of
+     * wanted topics.
+     */
     subscriptions->by_topic[topic] = (struct subscription){ .used = true,
                                                             .wanted = subscriptions->by_topic[topic].wanted,
                                                             .used_ms = now_ms,
@@ -90,7 +93,10 @@ static void close_topic(struct subscriptions *subscriptions, int topic)
         ring_close(subscriptions->scoreboard->ring, topic);
         subscription->open = false;
     }
-    /* A worker may have entered the wait set since the topic was found unused: wake it, and it asks again. */
+    /*
+     * A worker may have entered the wait set after the topic was found to be unused. Wake it, so that it asks
+     * again.
+     */
     wait_sets_wake(subscriptions->scoreboard, topic);
 }
 
@@ -169,7 +175,7 @@ int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions)
                : CROWDED_LINGER_MS;
 }
 
-/* Notes the topics of all waiting polls as polled now. */
+/* Notes that the topics of all waiting polls are being polled now. */
 static void mark_used(struct subscriptions *subscriptions, int64_t now_ms)
 {
     for (int i = 0; i < subscriptions->scoreboard->worker_count; i++) {

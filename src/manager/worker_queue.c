@@ -15,7 +15,9 @@ void worker_queue_release(struct worker_queue *queue)
     *queue = (struct worker_queue){ 0 };
 }
 
-/* The place of the worker that is the index-th from the oldest. */
+/*
+ * Returns where the circular buffer holds the worker with this index, counted from the queue's first worker.
+ */
 static int *place(const struct worker_queue *queue, int index)
 {
     return &queue->workers[(queue->first + index) % queue->capacity];

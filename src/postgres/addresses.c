@@ -45,8 +45,8 @@ static int count_entries(const char *list)
 }
 
 /*
- * Returns a copy of the entry with this index, from 0; a list with a single entry has that one at every
- * index. NULL: out of memory.
+ * Returns a copy of the list's entry with this index, counted from 0, or NULL if out of memory. A list with a
+ * single entry has the same entry at every index.
  */
 static char *entry(const char *list, int index)
 {
@@ -56,7 +56,10 @@ static char *entry(const char *list, int index)
     return strndup(list, strcspn(list, ","));
 }
 
-/* Whether host is a socket's path ("@": in the abstract namespace), or empty, which is libpq's default. */
+/*
+ * Whether host is the path of a Unix socket, which begins with "/", or with "@" in the abstract namespace.
+ * Also true if host is empty, because libpq's default is such a path.
+ */
 static bool is_socket(const char *host)
 {
     return *host == '/' || *host == '@' || *host == '\0';
@@ -88,7 +91,10 @@ static bool is_name(const char *host, const char *hostaddr)
 
 /* ---- creating and freeing */
 
-/* Sets need_resolver. Ignores lists of different lengths, which libpq rejects. false: out of memory. */
+/*
+ * Sets need_resolver if a host is a name. Ignores lists of different lengths, because libpq rejects them.
+ * Returns false if out of memory.
+ */
 static bool look_for_names(struct addresses *addresses)
 {
     const int count = count_entries(addresses->host);
@@ -181,8 +187,8 @@ static void add(struct addresses *addresses, const char *host, const char *hosta
 }
 
 /*
- * Adds an entry for each address. The name stays in host: TLS verifies it, and libpq looks it up in the
- * password file.
+ * Adds an entry for each address of this host name. The entry keeps the name as its host, because TLS
+ * verifies the name and libpq looks it up in the password file.
  */
 static void resolve_name(struct addresses *addresses, const char *host, const char *port)
 {
@@ -201,7 +207,7 @@ static void resolve_name(struct addresses *addresses, const char *host, const ch
         freeaddrinfo(found);
 }
 
-/* Returns false if out of memory. */
+/* Adds the addresses of the host with this index. Returns false if out of memory. */
 static bool resolve_entry(struct addresses *addresses, int index)
 {
     char *host = entry(addresses->host, index), *hostaddr = entry(addresses->hostaddr, index),

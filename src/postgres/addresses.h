@@ -1,7 +1,7 @@
 /*
- * Resolves the host names of libpq's connection parameters before libpq sees them. libpq itself resolves them
- * inside PQconnectStart() and PQconnectPoll(), and blocks while it does. database.c creates one for each
- * attempt to connect.
+ * Resolves the host names of libpq's connection parameters before libpq sees them. libpq itself resolves
+ * names inside PQconnectStart() and PQconnectPoll(), and blocks while it does. connect.c creates a struct
+ * addresses for an attempt to connect.
  *
  * Source: PostgreSQL 15 manual, 34.1.1.3 "Specifying Multiple Hosts" and 34.1.2, host and hostaddr.
  */
@@ -33,7 +33,7 @@ int64_t addresses_resolved_ms(const struct addresses *addresses);
 const char *addresses_error(const struct addresses *addresses);
 
 /*
- * Return libpq's parameters host, hostaddr and port: lists with one entry for each address. NULL means that
+ * Return libpq's parameters host, hostaddr and port, each as a list with one entry per address, or NULL if
  * libpq's own value applies. Borrowed.
  */
 const char *addresses_host(const struct addresses *addresses);

@@ -7,8 +7,8 @@
 #include <string.h>
 
 /*
- * The columns of catch_up(), and of new_messages() and read_feed(), in their order. Those of a message are
- * the same in all.
+ * The columns of catch_up(), and those of new_messages() and read_feed(), in their order. The columns of a
+ * message are the same in all of them.
  */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
 enum feed_column { TOPIC, ASSIGNED = METADATA + 1, COMPLETE_TO, MORE, DELETED_TO };
@@ -105,7 +105,8 @@ struct catch_up_feed catch_up_feed(const PGresult *result)
     struct catch_up_feed feed = { .more = true };
 
     if (PQntuples(result) == 0)
-        return feed; /* the messages were deleted meanwhile; the next run tells whether there are more */
+        /* the messages were deleted meanwhile; the next run tells whether there are more */
+        return feed;
     feed.read_only = database_int4(result, 0, ASSIGNED) < 0;
     feed.assigned = feed.read_only ? 0 : database_int4(result, 0, ASSIGNED);
     feed.more = *PQgetvalue(result, 0, MORE) == 1;
@@ -151,7 +152,7 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
 
         if (row.topic_index < 0 || row.topic_index >= page->topic_count) {
             page_clear(page);
-            return ERROR_DATABASE_QUERY; /* the function is not the one of this pgpoll version */
+            return ERROR_DATABASE_QUERY; /* catch_up() is not the function of this pgpoll version */
         }
         if (row.kind == CATCH_UP_TOPIC) {
             page->topics[row.topic_index] = row.topic;
@@ -166,7 +167,8 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
 }
 
 /*
- * What a failure of catch_up_run() is called. The check of the user, if there is one, is the first statement.
+ * Returns the error that catch_up_run() returns for a failure of database_run(). checked: the first statement
+ * was the check of the user, whose failure has errors of its own.
  */
 static enum error name_error(const struct database *database, enum error error, bool checked)
 {

@@ -1,7 +1,7 @@
 /*
  * Reads messages from the table: builds the statements that call pgpoll.catch_up(), pgpoll.new_messages(),
- * pgpoll.read_feed() and pgpoll.newest_positions() (sql/functions/) and decodes their rows. The only code
- * that knows these functions' parameters and columns.
+ * pgpoll.read_feed() and pgpoll.newest_positions() (sql/functions/) and decodes the rows of their results.
+ * Only this module knows the parameters and columns of these functions.
  */
 #ifndef PGPOLL_CATCH_UP_H
 #define PGPOLL_CATCH_UP_H
@@ -43,60 +43,69 @@ struct catch_up_row catch_up_row(const PGresult *result, int row);
 
 /*
  * Initialise the statements with which a manager reads all messages after a position into its ring, a page at
- * a time; the first one gives positions to new messages before. after: CATCH_UP_FROM_NOW: only those that the
- * statement itself gives positions to. wanted: messages of other topics may come without payload. Return
- * false if out of memory.
+ * a time. catch_up_new_statement() first gives positions to new messages. after: the position;
+ * CATCH_UP_FROM_NOW: read only messages that the statement itself gives positions to. wanted: messages of
+ * other topics may come without payload. Return false if out of memory.
  */
 bool catch_up_new_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
                             const struct poll_topic *wanted, int wanted_count);
 bool catch_up_feed_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
                              const struct poll_topic *wanted, int wanted_count);
 
-/* The result of these statements. A row for which catch_up_is_message() is true is a message. */
+/*
+ * What the result of one of these statements says. The rows for which catch_up_is_message() is true are
+ * messages.
+ */
 struct catch_up_feed {
-    bool read_only;      /* the database is read-only, so no positions can be given now */
+    bool read_only;      /* the database is read-only, so no message can get a position now */
     int assigned;        /* how many messages got positions */
     bool more;           /* run the statement again at once */
-    int64_t complete_to; /* the rows have all messages up to this position; 0: unknown */
-    int64_t deleted_to;  /* messages up to this one may have been deleted before they were read; 0: none */
+    int64_t complete_to; /* the rows have all messages after the position after, up to this one; 0: unknown */
+    /* messages up to this position may have been deleted before they were read; 0: none */
+    int64_t deleted_to;
 };
 
 struct catch_up_feed catch_up_feed(const PGresult *result);
 
 bool catch_up_is_message(const PGresult *result, int row);
 
-/* The topic of a message of these statements. Borrowed from the result. */
+/* Returns the topic of the message in this row, and stores its length. Borrowed from the result. */
 const char *catch_up_topic(const PGresult *result, int row, size_t *length);
 
-/* Whether the message in this row has its payload; if not, its topic is not wanted. */
+/* Whether the message in this row has its payload. If not, its topic is not wanted. */
 bool catch_up_is_whole(const PGresult *result, int row);
 
 /* Initialises a statement that asks where these topics stand. Returns false if out of memory. */
 bool catch_up_newest_statement(struct statement *statement, const struct poll_topic *topics, int count);
 
-/* Where one of these topics stands; in their order. */
+/* Where a topic stands. The result has one row for each topic, in the order of the topics asked about. */
 struct catch_up_newest {
-    int64_t newest; /* its last position */
-    int64_t now;    /* where a poll "from now" starts: after a backlog in progress */
-    uint32_t hash;  /* stands for the topic in announcements */
+    int64_t newest; /* the topic's last position */
+    int64_t now;    /* where a poll "from now" starts: after a backlog that is being numbered */
+    uint32_t hash;  /* the topic's hash in announcements */
 };
 
 struct catch_up_newest catch_up_newest(const PGresult *result, int row);
 
-/* Decodes the message in a row of either statement's result. Texts are borrowed from the result. */
+/*
+ * Decodes the message in a row of a result of one of the statements of this module. Texts are borrowed from
+ * the result.
+ */
 struct message catch_up_message(const PGresult *result, int row);
 
-/* Whose poll it is, to be checked before a read. */
+/* The user whose right to poll is checked before a read. */
 struct catch_up_user {
     const char *name;  /* "": not authenticated */
     int refused_topic; /* set with ERROR_DENIED: the index of the topic that can_poll() refuses */
 };
 
 /*
- * Reads into a cleared page by deadline_ms. Sends up to four transactions in one network write:
+ * Reads a page into page, which is cleared, by deadline_ms. Sends up to four transactions in one network
+ * write:
  *  1. Checks whether the user may poll these topics, unless user is NULL.
- *  2. Runs first, unless it is NULL, and sets *first_is_true to whether it returned true.
- *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more are left.
+ *  2. Runs the statement first, unless first is NULL, and sets *first_is_true to whether its result is true.
+ *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more messages
+ *     need positions.
  *  4. Reads the page.
  * Returns ERROR_NONE, ERROR_DENIED, ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT, ERROR_MEMORY or an error
  * of database_run(); on errors the page is clear.

@@ -9,21 +9,24 @@
 #include <string.h>
 
 enum {
-    SCHEMA_UNUSABLE = -1, /* in place of a version */
+    SCHEMA_UNUSABLE = -1, /* instead of a version: there is no schema that the role may use */
     FRESH_MS = 10000      /* how long resolved host names are valid */
 };
 
 void connect_drop_addresses(struct database *database)
 {
     if (database->resolver)
-        background_free(database->resolver); /* it owns them */
+        background_free(database->resolver); /* the resolver owns the addresses */
     else
         addresses_free(database->addresses);
     database->resolver = NULL;
     database->addresses = NULL;
 }
 
-/* Ignores notices, such as that of a shutdown. The loss of the connection is detected by itself. */
+/*
+ * Ignores the server's notices, for example about a shutdown, because the loss of the connection is noticed
+ * anyway.
+ */
 static void ignore_notice(void *context, const PGresult *result)
 {
     (void)context;
@@ -75,7 +78,10 @@ enum error connect_step_resolving(struct database *database)
     return connect_start(database);
 }
 
-/* Uses a resolver that an earlier attempt has left running, unless its results are too old. */
+/*
+ * Starts to resolve the host names. If an earlier attempt has left a resolver, uses that, unless its results
+ * are older than FRESH_MS.
+ */
 static enum error resolve_start(struct database *database)
 {
     if (background_is_done(database->resolver) &&
@@ -116,7 +122,8 @@ static enum error check_start(struct database *database, enum state state)
 
 /*
  * Makes a statement that reads the schema's version and the backend's identity, and sets the session's
- * settings, whatever those of the role are. (As startup parameters, PgBouncer would reject them.)
+ * settings, so that those of the role do not matter. They are not sent as startup parameters, because
+ * PgBouncer would reject those.
  *  - read committed: assigning positions needs a snapshot taken after its lock.
  *  - lock_timeout, statement_timeout: a little below the client's own timeout.
  *  - tcp_*: the server detects a dead client about as soon as the client detects a dead server.
@@ -146,8 +153,8 @@ static bool make_version_statement(struct database *database)
 }
 
 /*
- * Makes a statement that terminates the backend of the oldest given-up session, and waits 50 ms for it to
- * exit. Its result is 1 if the backend was there, else 0.
+ * Makes a statement that terminates the backend of the oldest given-up session, and waits 50 ms for the
+ * backend to exit. The statement's result is 1 if it found the backend, else 0.
  */
 static bool make_terminate_statement(struct database *database)
 {
@@ -194,8 +201,8 @@ enum error connect_step_connecting(struct database *database)
 }
 
 /*
- * Closes the connection with a message that says what to do about a schema of this version. SCHEMA_UNUSABLE:
- * the schema is missing or the role may not use it.
+ * Closes the connection with a message that says what to do about a schema of this version. SCHEMA_UNUSABLE
+ * means that the schema is missing or the role may not use it.
  */
 static enum error refuse_schema(struct database *database, int version)
 {
@@ -223,8 +230,9 @@ static enum error refuse_schema(struct database *database, int version)
 }
 
 /*
- * Starts to terminate the given-up session, if there is one and its backend is known. After a failover the
- * backend is on another server and the statement finds nothing.
+ * Starts to terminate the backend of the given-up session, if there is one and its backend is known.
+ * Otherwise starts the caller's statements. After a failover the backend is on another server, and the
+ * terminating statement finds nothing.
  */
 static enum error replace_start(struct database *database)
 {
@@ -237,13 +245,13 @@ static enum error replace_start(struct database *database)
     return check_start(database, REPLACING);
 }
 
-/* Repeats the statement until the backend has exited. */
+/* Repeats the terminating statement until the backend has exited, and then starts the caller's statements. */
 enum error connect_step_replacing(struct database *database)
 {
     enum error error = pipeline_step(database, &database->check);
     int32_t left;
 
-    if (error == ERROR_DATABASE_QUERY) /* the role may not terminate it, so both sessions stay */
+    if (error == ERROR_DATABASE_QUERY) /* the role may not terminate the backend, so both sessions stay */
         return pipeline_start_asked(database);
     if (error)
         return error;
@@ -256,7 +264,7 @@ enum error connect_step_replacing(struct database *database)
     return pipeline_start_asked(database);
 }
 
-/* Checks the schema's version, once per connection. */
+/* Checks the schema's version, once per connection, and notes the backend's identity. */
 enum error connect_step_checking(struct database *database)
 {
     enum error error = pipeline_step(database, &database->check);
@@ -270,7 +278,8 @@ enum error connect_step_checking(struct database *database)
     database->backend = (struct backend){ database_int4(database->check_result, 0, 1),
                                           database_int8(database->check_result, 0, 2) };
     if (database->backend.pid != PQbackendPID(database->connection))
-        database->backend.pid = 0; /* a pooler's backend: it serves other clients too */
+        /* a pooler's backend: not ours to terminate, because it serves other clients too */
+        database->backend.pid = 0;
     PQclear(database->check_result);
     database->check_result = NULL;
     if (version != PGPOLL_SCHEMA_VERSION)

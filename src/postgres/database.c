@@ -90,7 +90,8 @@ struct pollfd database_pollfd(const struct database *database)
         fd.fd = background_fd(database->resolver);
     else if (database->state == CONNECTING)
         fd.events = database->polling == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
-    else if (database->state != IDLE && PQflush(database->connection) == 1) /* the next step sends more */
+    /* not everything was sent; the next step sends more */
+    else if (database->state != IDLE && PQflush(database->connection) == 1)
         fd.events = POLLIN | POLLOUT;
     return fd;
 }
@@ -187,7 +188,7 @@ enum error database_wait_news(struct database *database, const struct interrupts
 
     /* Notifications also arrive together with results, so check before sleeping. */
     while (!error && !drop_notifications(database)) {
-        /* Reads the socket's number each time, because a lost connection has none. */
+        /* PQsocket() is called each time, because a lost connection has no socket. */
         error = wait_for_event(interrupts, PQsocket(database->connection), POLLIN, deadline_ms);
         if (!error)
             error = database_consume(database);

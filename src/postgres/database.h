@@ -1,23 +1,23 @@
 /*
- * A connection to PostgreSQL. It opens when it is first used, and again when it is used after it was lost.
+ * A connection to PostgreSQL. It opens when it is first used, and opens again when it is used after a loss.
  * The program creates and frees it, and one process uses it. It never retries a statement; the caller decides
  * whether to retry.
  *
- * Callers either block, with database_run(), or run statements from an event loop: database_begin(), then
- * database_step() whenever the socket is ready or database_due_ms() has come, until the result is no longer
- * ERROR_PENDING. Steps never block: a thread resolves host names (addresses.h), and another sends cancel
- * requests.
+ * Callers either block, with database_run(), or run statements from an event loop: they call
+ * database_begin(), then database_step() whenever the socket is ready or database_due_ms() has come, until
+ * the result is no longer ERROR_PENDING. Steps never block: one thread resolves host names (addresses.h), and
+ * another one sends cancel requests.
  *
- * How the connection never uses up the server's connections: PQfinish() alone would leave a backend behind
- * that is stuck in a statement or a COMMIT, and each reconnect would add another. Therefore:
+ * Reconnecting must not use up the server's connections. PQfinish() alone would leave a backend behind that
+ * is stuck in a statement or a COMMIT, and each reconnect would add another one. Therefore:
  *  1. Each session sets its lock_timeout and statement_timeout a little below the time after which the client
- *     gives it up.
+ *     gives the session up.
  *  2. A session that is given up is cancelled, and its socket stays open until the server closes it. A
  *     backend closes its socket only by exiting (socket_close() in PostgreSQL's pqcomm.c). Until then, no
  *     other connection is opened.
  *  3. If the backend does not exit soon (it does not react, or the network drops packets), one more
- *     connection is opened. It terminates the first session's backend and is not used until that backend has
- *     exited. There is never a third connection.
+ *     connection is opened. This connection terminates the first session's backend, and is not used until
+ *     that backend has exited. There is never a third connection.
  *
  * Source: PostgreSQL 15 manual, chapter 34, "Pipeline Mode", "Asynchronous Command Processing" and
  * "Notification".
@@ -60,22 +60,23 @@ enum error database_run(struct database *database, const struct statement *state
                         PGresult **results, int64_t deadline_ms);
 
 /*
- * Do the same without blocking. database_begin() returns ERROR_PENDING or an error, database_step()
- * ERROR_PENDING until all results have arrived. statements and results are borrowed until then.
+ * Do the same as database_run() without blocking. database_begin() returns ERROR_PENDING or an error.
+ * database_step() returns ERROR_PENDING until all results have arrived, and then what database_run() returns.
+ * statements and results are borrowed until then.
  */
 enum error database_begin(struct database *database, const struct statement *statements, int count,
                           PGresult **results);
 enum error database_step(struct database *database);
 
 /*
- * Returns the descriptor and events to wait for before the next step or, when idle, before
- * database_consume(). The descriptor may change with every step; -1: none.
+ * Returns the descriptor and events to wait for before the next step or, if no statements are running, before
+ * database_consume(). The descriptor may change with every step. It is -1 if there is none.
  */
 struct pollfd database_pollfd(const struct database *database);
 
 /*
- * Returns when database_step() must be called even if the descriptor is not ready (monotonic); INT64_MAX:
- * never.
+ * Returns when database_step() must be called even if the descriptor is not ready (monotonic ms), or
+ * INT64_MAX if only the descriptor counts.
  */
 int64_t database_due_ms(const struct database *database);
 
@@ -113,7 +114,7 @@ bool database_is_connected(const struct database *database);
 
 /*
  * Closes the connection, if there is one. This ends its LISTENs and the statements that were begun. text
- * becomes database_error(); with NULL that stays.
+ * becomes the text of database_error(); if text is NULL, that text remains.
  */
 void database_close(struct database *database, const char *text);
 
@@ -127,17 +128,18 @@ void database_give_up(struct database *database);
 const char *database_error(const struct database *database);
 
 /*
- * About the last call that failed: which of the statements failed first, whether it failed because it took
- * too long (the client's deadline, statement_timeout, lock_timeout, or somebody cancelled it), and the
- * server's SQLSTATE, or "" if the error did not come from the server.
+ * These functions describe the last call that failed. database_failed() returns the index of the first
+ * statement that failed. database_timed_out() returns whether it failed because it took too long: the
+ * client's deadline passed, statement_timeout or lock_timeout expired, or somebody cancelled it.
+ * database_sqlstate() returns the server's SQLSTATE, or "" if the error did not come from the server.
  */
 int database_failed(const struct database *database);
 bool database_timed_out(const struct database *database);
 const char *database_sqlstate(const struct database *database);
 
 /*
- * Logs that the database has become read-only, or writable again. *noted is what was noted before, at first
- * false. A read-only database still serves the messages that have positions.
+ * Logs that the database has become read-only, or writable again. *noted: whether it was read-only at the
+ * last call, initially false. A read-only database still serves the messages that have positions.
  */
 void database_note_read_only(bool *noted, bool read_only);
 

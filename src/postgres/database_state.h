@@ -1,7 +1,7 @@
 /*
  * The inside of struct database, shared by the four modules that implement database.h: database.c (the public
  * functions), connect.c (everything up to a usable session), pipeline.c (statements and their results) and
- * session_end.c (sessions that are given up). No other module includes this.
+ * session_end.c (sessions that are given up). No other module includes this header.
  */
 #ifndef PGPOLL_DATABASE_STATE_H
 #define PGPOLL_DATABASE_STATE_H
@@ -21,15 +21,15 @@ enum state {
     ENDING,    /* waiting for the backend of an earlier session to exit */
     RESOLVING, /* waiting for host names to be resolved */
     CONNECTING,
-    CHECKING,  /* connected, asking for the version of the schema */
+    CHECKING,  /* connected, reading the version of the schema */
     REPLACING, /* terminating the backend of an earlier session */
     IDLE,
-    RUNNING /* the caller's statements */
+    RUNNING /* running the caller's statements */
 };
 
 enum {
     ENDED_MAX = 2, /* maximum number of given-up sessions that may still have a backend */
-    EXIT_MS = 500  /* a backend that has not exited after this time is terminated */
+    EXIT_MS = 500  /* a backend that has not exited this long after its session was given up is terminated */
 };
 
 /* Statements that were sent, and their results. */
@@ -37,13 +37,13 @@ struct pipeline {
     const struct statement *statements;
     int count;
     PGresult **results;
-    int received;       /* how many statements are complete */
+    int received;       /* how many statements have all their results */
     enum error outcome; /* the first error */
 };
 
 /* Identifies a backend. The start time is needed because process ids are reused. */
 struct backend {
-    int32_t pid; /* 0: unknown, or it belongs to a connection pooler */
+    int32_t pid; /* 0: unknown, or the backend of a connection pooler */
     int64_t started_us;
 };
 
@@ -60,21 +60,23 @@ struct database {
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct addresses *addresses; /* set from RESOLVING to CONNECTING; owned by the resolver while it runs */
+    struct addresses *addresses; /* set from RESOLVING to CONNECTING; resolver owns it while that runs */
     struct background *resolver;
     struct backend backend;
     struct ended ended[ENDED_MAX]; /* oldest first */
     int ended_count;
-    int64_t look_ms; /* while ENDING: when to check again whether they have ended (monotonic) */
+    /* while ENDING: when to check again whether the given-up sessions have ended (monotonic) */
+    int64_t look_ms;
     struct background *canceller;
     struct pipeline asked; /* the caller's statements */
     struct pipeline check; /* the connection's own statement, while CHECKING or REPLACING */
     struct statement check_statement;
     PGresult *check_result;
     char error[512];
-    char sqlstate[6]; /* of the error in the caller's statements; "": it did not come from the server */
-    int failed;       /* which of the caller's statements failed */
-    bool timed_out;   /* because it took too long */
+    /* SQLSTATE of the error in the caller's statements; "": the error did not come from the server */
+    char sqlstate[6];
+    int failed;     /* index of the caller's statement that failed */
+    bool timed_out; /* whether that statement failed because it took too long */
 };
 
 /* ---- session_end.c */
@@ -90,15 +92,15 @@ void session_forget(struct database *database, int index);
 
 /*
  * Whether a connection may be opened: all given-up sessions have ended, or only one is left and has not ended
- * in time, so that the new connection must terminate its backend.
+ * within EXIT_MS. In the second case the new connection must terminate that session's backend.
  */
 bool session_may_connect(struct database *database);
 
 /* ---- pipeline.c */
 
 /*
- * Sends the statements; pipeline_start_asked() sends the caller's and makes the state RUNNING. Return
- * ERROR_PENDING or an error.
+ * pipeline_start() sends the statements of this pipeline. pipeline_start_asked() sends the caller's and makes
+ * the state RUNNING. Both return ERROR_PENDING or an error.
  */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline);
 enum error pipeline_start_asked(struct database *database);
@@ -109,7 +111,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline);
 /* Drops all results. */
 void pipeline_clear(struct pipeline *pipeline);
 
-/* ---- connect.c: one step in each state; they return like database_step() */
+/* ---- connect.c: what database_step() does in each of these states; return values as there */
 
 enum error connect_step_ending(struct database *database);
 enum error connect_step_resolving(struct database *database);
@@ -117,7 +119,7 @@ enum error connect_step_connecting(struct database *database);
 enum error connect_step_checking(struct database *database);
 enum error connect_step_replacing(struct database *database);
 
-/* Frees the addresses, or leaves them to a resolver that still runs. */
+/* Frees the addresses. If the resolver still runs, leaves them to it. */
 void connect_drop_addresses(struct database *database);
 
 #endif

@@ -36,8 +36,9 @@ enum error pipeline_start_asked(struct database *database)
 }
 
 /*
- * Whether a retry may succeed: shutdown, out of resources, conflict, cancelled, or read-only as on a standby
- * (PostgreSQL manual, appendix A, "PostgreSQL Error Codes").
+ * Whether a retry may succeed after an error of this class: connection lost (08), read-only as on a standby
+ * (25), conflict with another transaction (40), out of resources (53), lock not available (55), shutdown or
+ * cancelled (57), system error (58). See PostgreSQL manual, appendix A, "PostgreSQL Error Codes".
  */
 static bool is_transient(const char *sqlstate)
 {
@@ -49,13 +50,13 @@ static bool is_transient(const char *sqlstate)
     return false;
 }
 
-/* Whether a statement took too long: query_canceled, lock_not_available. */
+/* Whether a statement failed because it took too long: query_canceled or lock_not_available. */
 static bool is_timeout(const char *sqlstate)
 {
     return strcmp(sqlstate, "57014") == 0 || strcmp(sqlstate, "55P03") == 0;
 }
 
-/* Notes for the caller which of its statements failed, and why. */
+/* Notes for the caller which of its statements failed and whether it took too long. */
 static void note_failure(struct database *database, const struct pipeline *pipeline, const char *sqlstate)
 {
     database->failed = pipeline->received;
@@ -82,7 +83,7 @@ static void pipeline_fail(struct database *database, struct pipeline *pipeline, 
 }
 
 /*
- * Stores a result of the current statement. An error may follow the rows: then the COMMIT failed and undid
+ * Stores a result of the current statement. If an error follows the rows, the COMMIT has failed and undone
  * what the statement did.
  */
 static void pipeline_take(struct database *database, struct pipeline *pipeline, PGresult *result)
@@ -110,7 +111,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
 
         if (readable && PQisBusy(database->connection))
             return ERROR_PENDING;
-        /* If the connection is broken: what had arrived before, then the reason. */
+        /* On a broken connection, PQgetResult() returns what had arrived before, and then the reason. */
         result = PQgetResult(database->connection);
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS = 100,       /* between two checks whether given-up sessions have ended */
+    LOOK_MS = 100,       /* time between two checks whether given-up sessions have ended */
     DEAD_PEER_MS = 25000 /* TCP drops a connection whose peer acknowledges nothing for this long */
 };
 
@@ -24,7 +24,10 @@ enum error database_fail(struct database *database, enum error error, const char
     return error;
 }
 
-/* Makes TCP drop the connection if the peer is dead: then no backend is left that could use the session. */
+/*
+ * Makes TCP drop the connection if the peer is dead. No backend can use such a session any more, so it counts
+ * as ended.
+ */
 static void watch_peer(int fd)
 {
     static const struct {
@@ -35,7 +38,7 @@ static void watch_peer(int fd)
                     { IPPROTO_TCP, TCP_KEEPCNT, 3 },
                     { IPPROTO_TCP, TCP_USER_TIMEOUT, DEAD_PEER_MS } };
 
-    /* Fails for Unix sockets, which do not need it. */
+    /* setsockopt() fails for Unix sockets, which need none of this. */
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof options[i].value);
 }
@@ -69,7 +72,7 @@ static void cancel_statement(struct database *database)
         PQfreeCancel(cancel);
 }
 
-/* Whether the server has closed the connection. Drops data that still arrive. */
+/* Whether the server has closed the connection. Drops data that still arrives. */
 static bool is_over(int fd)
 {
     char dropped[4096];
@@ -108,9 +111,9 @@ static bool is_busy(const struct database *database)
 }
 
 /*
- * Ends the session, but keeps a duplicate of its socket open, which shows when the backend has exited. Shuts
- * down the sending side if statements are running: the backend then exits after the current one, and
- * PQfinish() cannot block by writing to a peer that does not read.
+ * Ends the session, but keeps a duplicate of its socket open, which shows when the backend has exited. If
+ * statements are running, shuts down the sending side of the socket. Then the backend exits after the current
+ * statement, and PQfinish() cannot block by writing to a peer that does not read.
  */
 static void end_session(struct database *database)
 {

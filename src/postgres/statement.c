@@ -10,8 +10,8 @@
 enum { OID_INT8 = 20, OID_INT4 = 23, OID_TEXT = 25, OID_TEXT_ARRAY = 1009, OID_INT8_ARRAY = 1016 };
 
 /*
- * The head of an array (array_recv() in PostgreSQL): dimensions, has-NULLs, element type, length, lower
- * bound; 4 bytes each.
+ * An array begins with five fields of 4 bytes: number of dimensions, has-NULLs, element type, length, lower
+ * bound. Each element begins with its size in 4 bytes (array_recv() in PostgreSQL).
  */
 enum { ARRAY_HEAD_SIZE = 20, ELEMENT_HEAD_SIZE = 4 };
 

@@ -1,7 +1,7 @@
 /*
  * An SQL statement with its parameters in PostgreSQL's binary format, so that no value is ever quoted into
- * SQL text. The caller initialises and releases it. The SQL and text parameters are borrowed. A statement may
- * be copied; then only one of the copies is released.
+ * SQL text. The caller initialises and releases it. The SQL and text parameters are borrowed. If a statement
+ * is copied, only one of the copies may be released.
  */
 #ifndef PGPOLL_STATEMENT_H
 #define PGPOLL_STATEMENT_H
@@ -14,8 +14,8 @@ enum { STATEMENT_MAX_PARAMETERS = 7 };
 struct poll_topic;
 
 /*
- * An SQL condition for statements that write. It is false on a database with default_transaction_read_only,
- * where such statements are skipped. It is true on a standby, where they fail.
+ * An SQL condition for statements that write. On a database with default_transaction_read_only it is false,
+ * so the statements are skipped. On a standby it is true, so the statements fail.
  */
 #define STATEMENT_WRITABLE "(current_setting('transaction_read_only') = 'off' OR pg_is_in_recovery())"
 
@@ -42,13 +42,13 @@ bool statement_add_int8(struct statement *statement, int64_t number);
 /* Appends the topics' names as text[]. */
 bool statement_add_topics(struct statement *statement, const struct poll_topic *topics, int count);
 
-/* Appends numbers as bigint[]; those that are equal to null become NULL. */
+/* Appends numbers as bigint[]. Each number that equals the parameter null becomes NULL. */
 bool statement_add_int8s(struct statement *statement, const int64_t *numbers, int count, int64_t null);
 
 /*
  * Initialises a statement that asks which of these topics can_poll() refuses to remote_user ("": not
- * authenticated; borrowed). Its result is the number of the first one, from 1; 0: none. Returns false if out
- * of memory.
+ * authenticated; borrowed). The statement's result is the number of the first refused topic, counted from 1,
+ * or 0 if none is refused. Returns false if out of memory.
  */
 bool statement_refused_topic(struct statement *statement, const char *remote_user,
                              const struct poll_topic *topics, int count);

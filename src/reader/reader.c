@@ -31,7 +31,7 @@ static void serve(const struct config *config, struct database *database, int so
     enum error error;
 
     if (!read_channel_accept(socket, &job))
-        return; /* the worker is gone, or it will notice that its deadline has passed */
+        return; /* the worker has gone, or it will give up at its deadline */
     user.name = question->remote_user;
     if (page_init(&page, question->request->topic_count)) {
         error =
@@ -45,7 +45,7 @@ static void serve(const struct config *config, struct database *database, int so
     read_channel_release(&job);
 }
 
-/* Returns the connection and memory while there is nothing to read. */
+/* Closes the connection and returns unused memory to the system, as long as there is nothing to read. */
 static void rest(struct database *database)
 {
     database_close(database, NULL);
@@ -53,8 +53,8 @@ static void rest(struct database *database)
 }
 
 /*
- * Watches the queue with EPOLLEXCLUSIVE: a question wakes one idle reader, always the same one while it keeps
- * up.
+ * Watches the queue with EPOLLEXCLUSIVE, so that a question wakes only one idle reader. That is always the
+ * same one as long as it keeps up. Returns an epoll descriptor, or -1 if this fails.
  */
 static int watch(int queue)
 {
@@ -65,7 +65,8 @@ static int watch(int queue)
 }
 
 /*
- * A signal to all processes of the service is meant for the manager. A reader ends when the queue is closed.
+ * Ignores signals. One that is sent to all processes of the service is meant for the manager; a reader ends
+ * when the queue is closed.
  */
 static void ignore_signals(void)
 {
@@ -75,7 +76,10 @@ static void ignore_signals(void)
         (void)signal(signals[i], SIG_IGN);
 }
 
-/* Closes the web server's socket, so that connections are refused when the workers are gone. */
+/*
+ * Closes the web server's listening socket, which is standard input, so that connections are refused when no
+ * worker is left.
+ */
 static bool close_listening_socket(void)
 {
     int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -85,7 +89,10 @@ static bool close_listening_socket(void)
     return done;
 }
 
-/* Sets PGSERVICE, which libpq reads whenever it needs a connection parameter. "": no service. */
+/*
+ * Sets PGSERVICE, which libpq reads whenever it needs a connection parameter. If service is "", changes
+ * nothing.
+ */
 static bool use_service(const char *service)
 {
     return *service == '\0' || setenv("PGSERVICE", service, 1) == 0;

@@ -1,8 +1,8 @@
 /*
- * The process that reads pages of the table for the workers of a host, one page at a time (read_channel.h).
- * It keeps its database connection until no question has come for a second. The manager starts readers
- * (reader_pool.h). A reader ends when all workers have ended, even if the manager has died before: the
- * workers' last polls still need it.
+ * A reader: a process that reads pages of the table for the workers of a host, one page at a time
+ * (read_channel.h). It keeps its database connection until no question has come for a second. The manager
+ * starts readers (reader_pool.h). A reader ends when all workers have ended. If the manager has died before,
+ * the reader goes on, because the workers need it for their last polls.
  */
 #ifndef PGPOLL_READER_H
 #define PGPOLL_READER_H
@@ -10,7 +10,7 @@
 struct config;
 
 /*
- * Answers the questions in this queue until the workers have closed it. Returns the exit status; errors are
+ * Answers the questions in this queue until all workers have closed it. Returns the exit status; errors are
  * logged.
  */
 int reader_run(const struct config *config, int queue);

@@ -60,7 +60,7 @@ struct keyed_hash access_memory_hash_topic(struct keyed_hash user, const char *t
     return keyed_hash(key, topic, length);
 }
 
-/* The entry at one of the places where an entry with this hash may be. */
+/* Returns the entry at one of the WAYS places where an entry with this hash may be. */
 static struct entry *entry_at(const struct access_memory *memory, struct keyed_hash hash, int way)
 {
     const size_t place = (size_t)((hash.words[0] + (uint64_t)way) % (uint64_t)memory->entry_count);
@@ -97,7 +97,10 @@ enum access_found access_memory_find(const struct access_memory *memory, struct 
     return ACCESS_UNKNOWN;
 }
 
-/* The entry that has this hash, or else the one that expires first. */
+/*
+ * Returns the entry that has this hash, or else, of the entries at its WAYS places, the one that expires
+ * first.
+ */
 static struct entry *choose(const struct access_memory *memory, struct keyed_hash hash)
 {
     struct entry *chosen = entry_at(memory, hash, 0);

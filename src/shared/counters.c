@@ -37,8 +37,8 @@ void counters_add_latency(struct counters *counters, int64_t ms)
 }
 
 /*
- * More than any process counts between two calls. A broken worker may have written anything here, and the
- * database's counters are bigint.
+ * A process never counts more than this between two calls of counters_take(). Greater values are ignored: a
+ * broken worker may have written anything, and the database's counters are bigint.
  */
 static const uint64_t PLAUSIBLE = UINT64_C(1) << 40;
 

@@ -1,15 +1,15 @@
 /*
- * Counters for the metrics. Each process that counts has one set, which needs no constructor but zeroed
- * memory. Its counts are moved to the database's table pgpoll.counters: a manager does so for its workers
- * (stats_writer.h), a lone worker for itself (source_direct.h).
+ * Counters for the metrics. Each process that counts has one set of counters, which begins as zeroed memory.
+ * The counts are moved to the database's table pgpoll.counters: by the manager for its workers
+ * (stats_writer.h), by a lone worker for itself (source_direct.h).
  *
- * Counting is cheap, because only its own process writes to a set, apart from the manager once a second. An
- * addition is one locked instruction; the about ten additions of a poll take well below a microsecond.
+ * Counting is cheap, because only the set's own process writes to it, apart from the manager once a second.
+ * An addition is one locked instruction; the about ten additions of a poll take well below a microsecond.
  *
- * What is counted in the last second of a process that is killed or replaced is lost: metrics are for rates,
- * not for accounting.
+ * If a process is killed or replaced, its counts of the last second are lost. That is acceptable, because
+ * metrics are for rates, not for accounting.
  *
- * counters.c has the names of the counters in pgpoll.counters. None comes from a client, so the number of
+ * counters.c has the names of the counters in pgpoll.counters. No name comes from a client, so the number of
  * rows is bounded.
  */
 #ifndef PGPOLL_COUNTERS_H
@@ -34,9 +34,10 @@ enum counters_number {
     COUNTER_TABLE_PAGES,
     COUNTER_GAPS, /* one for each enum gap */
     COUNTER_RECONNECTS = COUNTER_GAPS + GAP_COUNT,
-    COUNTER_ACCESS_CALLS,      /* of can_poll() and authenticate() */
-    COUNTER_ACCESS_REMEMBERED, /* answers that were remembered, so that nobody was called */
-    COUNTER_ACCESS_FORGOTTEN,  /* remembered answers that were dropped before their time */
+    COUNTER_ACCESS_CALLS, /* calls of can_poll() and authenticate() */
+    /* answers that were found in the access memory, so that no function was called */
+    COUNTER_ACCESS_REMEMBERED,
+    COUNTER_ACCESS_FORGOTTEN, /* answers that the access memory dropped before their time */
     COUNTER_LOG_LINES_LOST,
     COUNTER_WAIT_MS, /* a histogram: the sum, followed by the counts of its buckets */
     COUNTER_WAITS,
@@ -61,16 +62,16 @@ static inline void counters_add(struct counters *counters, int number, uint64_t 
 void counters_add_wait(struct counters *counters, int64_t ms);
 void counters_add_latency(struct counters *counters, int64_t ms);
 
-/* Moves all counts from one set to another. false: there was nothing to move. */
+/* Moves all counts from one set to another. Returns false if there was nothing to move. */
 bool counters_take(struct counters *into, struct counters *from);
 
 /* Sets all counts to 0. */
 void counters_clear(struct counters *counters);
 
 /*
- * Builds [{"metric", "label", "n"}, ...], for a report (stats_report.h). It has the counters that
- * are not zero, or with all every counter, so that each metric exists from the start. A new tree, owned by
- * the caller; NULL: out of memory.
+ * Builds [{"metric", "label", "n"}, ...] for a report (stats_report.h). The array has the counters that are
+ * not zero. If all is set, it has every counter, so that each metric exists from the start. Returns a new
+ * tree, which the caller owns, or NULL if out of memory.
  */
 struct json_object *counters_json(const struct counters *counters, bool all);
 

@@ -5,7 +5,7 @@
 
 void latch_set(const struct scoreboard *scoreboard)
 {
-    /* Fails only if the counter is at its maximum, and then the latch is set anyway. */
+    /* This fails only if the eventfd's counter is at its maximum, and then the latch is set anyway. */
     (void)eventfd_write(scoreboard->latch, 1);
 }
 
@@ -22,8 +22,8 @@ void latch_wake(struct scoreboard *scoreboard, int worker)
     int pid = scoreboard_pid(scoreboard, worker);
 
     /*
-     * One signal is enough until the worker clears woken. The manager has not waited for this child yet, so
-     * the process id cannot belong to another process.
+     * One signal is enough until the worker clears woken. The manager has not called waitpid(2) for this
+     * child yet, so the process id cannot belong to another process.
      */
     if (pid > 0 && atomic_exchange(&scoreboard_slot(scoreboard, worker)->woken, 1) == 0)
         (void)kill(pid, SIGUSR2);

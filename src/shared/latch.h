@@ -2,10 +2,10 @@
  * Waking processes that share a scoreboard: the manager through its latch, an eventfd(2) that its loop polls,
  * and a worker through a flag in its slot and SIGUSR2.
  *
- * A worker is woken so: the waker sets woken in the worker's slot and, if it was clear, sends SIGUSR2. The
- * worker clears woken, looks for what it waits for, and then sleeps in ppoll(2), which alone lets the signal
- * in. If the waker sets woken after the worker cleared it, the signal ends the sleep; if it set it before,
- * the worker's look sees whatever the waker wrote before waking.
+ * A worker is woken in this way. The waker sets woken in the worker's slot and, if woken was clear, sends
+ * SIGUSR2. The worker clears woken, looks for what it waits for, and then sleeps in ppoll(2), the only call
+ * that lets the signal in. If the waker sets woken after the worker has cleared it, the signal ends the
+ * sleep. If the waker sets woken before that, the worker's look sees whatever the waker wrote before waking.
  */
 #ifndef PGPOLL_LATCH_H
 #define PGPOLL_LATCH_H
@@ -16,17 +16,17 @@
 void latch_set(const struct scoreboard *scoreboard);
 
 /*
- * Sets the manager's latch if its statistics writer sleeps. Call it after a change of anything that the
+ * Sets the manager's latch if its statistics writer sleeps. Call this after each change of something that the
  * statistics show.
  */
 void latch_wake_stats_writer(struct scoreboard *scoreboard);
 
-/* Wakes one worker, whatever it sleeps for. For the manager and other workers. */
+/* Wakes one worker, whatever it waits for. For the manager and other workers. */
 void latch_wake(struct scoreboard *scoreboard, int worker);
 
 /*
- * Asks a worker to answer its poll early, without messages, but not before it has lasted shortest_ms (more
- * than 0), and wakes it. For the manager and other workers.
+ * Asks a worker to answer its poll early, without messages, as soon as the poll has lasted shortest_ms (more
+ * than 0). Wakes the worker. For the manager and other workers.
  */
 void latch_drain(struct scoreboard *scoreboard, int worker, int shortest_ms);
 

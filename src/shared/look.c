@@ -43,7 +43,7 @@ void look_end(struct scoreboard *scoreboard, enum look_state state)
         for (uint64_t bits = atomic_load(&scoreboard->lookers[word]); bits; bits &= bits - 1) {
             const int worker = word * SCOREBOARD_WORD_BITS + __builtin_ctzll(bits);
 
-            /* Those that have asked since look_begin() wait for the next look. */
+            /* Workers that have asked since look_begin() wait for the next look. */
             if (worker < scoreboard->worker_count &&
                 atomic_load(&scoreboard_slot(scoreboard, worker)->look) == number + 1)
                 continue;

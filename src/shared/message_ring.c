@@ -7,32 +7,32 @@
 #include <string.h>
 
 /*
- * Entries are numbered from 1 on, and no number is used twice; 0 means no entry. Entry n is at index n %
+ * Entries are numbered from 1 on, and no number is used twice; 0 means no entry. Entry n has the index n %
  * capacity.
  */
 struct entry {
     _Atomic int64_t position;
     _Atomic uint64_t next;   /* number of the topic's next entry */
     _Atomic uint64_t data;   /* offset of the JSON, counting all bytes ever appended */
-    _Atomic uint32_t length; /* of the JSON; 0: it is not here, read the table */
+    _Atomic uint32_t length; /* size of the JSON; 0: the JSON is not here, read the table */
     _Atomic uint32_t bytes;  /* as in struct ring_message */
     _Atomic uint32_t generation;
     _Atomic int32_t topic;
 };
 
 struct ring_topic {
-    _Atomic uint32_t generation;   /* odd: open */
+    _Atomic uint32_t generation;   /* odd: the topic is open */
     _Atomic int64_t complete_from; /* the ring has every message of the topic after this position */
     _Atomic int64_t newest;
-    _Atomic uint64_t first, last; /* the topic's entries; 0: none */
+    _Atomic uint64_t first, last; /* numbers of the topic's first and last entry; 0: none */
 };
 
 /* The head of the memory, followed by the topics, the entries and the JSON. */
 struct message_ring {
-    uint64_t capacity;           /* entries */
-    uint64_t size;               /* bytes of JSON */
+    uint64_t capacity;           /* maximum number of entries */
+    uint64_t size;               /* maximum number of bytes of JSON */
     uint64_t data_end;           /* where the next JSON goes; only the writer uses it */
-    int64_t last_position;       /* of the entry appended last; only the writer uses it */
+    int64_t last_position;       /* position of the entry appended last; only the writer uses it */
     _Atomic uint64_t tail, head; /* the ring holds the entries tail to head - 1 */
     size_t entries_at, data_at;  /* offsets from the message ring's first byte */
 };
@@ -68,7 +68,7 @@ struct message_ring *ring_init(void *memory, int topics, size_t messages, size_t
     ring->size = bytes;
     ring->entries_at = offset_of_entries(topics);
     ring->data_at = offset_of_data(topics, messages);
-    set(ring->tail, 1); /* 0 is no entry */
+    set(ring->tail, 1); /* 0 means no entry */
     set(ring->head, 1);
     return ring;
 }
@@ -96,7 +96,7 @@ void ring_open(struct message_ring *ring, int topic, int64_t position)
     struct ring_topic *state = topic_at(ring, topic);
     uint32_t generation = get(state->generation);
 
-    set(state->generation, (generation | 1) + 1); /* even, so closed, and never used before */
+    set(state->generation, (generation | 1) + 1); /* even, so the topic is closed; and never used before */
     atomic_thread_fence(memory_order_release);
     set(state->complete_from, position);
     set(state->newest, position);
@@ -121,7 +121,8 @@ void ring_skip(struct message_ring *ring, int topic, int64_t position)
 }
 
 /*
- * Drops the oldest entry: the topic's complete_from and first exclude it before tail lets it be overwritten.
+ * Drops the oldest entry. complete_from and first of its topic are moved past the entry before tail is,
+ * because the entry may be overwritten as soon as tail is past it.
  */
 static void drop_oldest(struct message_ring *ring)
 {
@@ -133,16 +134,16 @@ static void drop_oldest(struct message_ring *ring)
         if (get(state->complete_from) < get(entry->position))
             set(state->complete_from, get(entry->position));
         atomic_store_explicit(&state->first, get(entry->next),
-                              memory_order_release); /* after complete_from */
+                              memory_order_release); /* stored after complete_from */
         if (get(state->last) == tail)
             set(state->last, 0);
     }
-    atomic_store_explicit(&ring->tail, tail + 1, memory_order_release); /* after complete_from */
+    atomic_store_explicit(&ring->tail, tail + 1, memory_order_release); /* stored after complete_from */
 }
 
 /*
- * Drops entries until there is room for one more, with length contiguous bytes of JSON. Returns the offset of
- * these.
+ * Drops entries until there is room for one more entry, with length contiguous bytes of JSON. Returns the
+ * offset of these bytes.
  */
 static uint64_t make_room(struct message_ring *ring, size_t length)
 {
@@ -182,7 +183,10 @@ static void append(struct message_ring *ring, int topic, const struct ring_messa
         set(state->first, new);
     set(state->last, new);
     atomic_store_explicit(&ring->head, new + 1, memory_order_release);
-    /* Last: a worker that saw the new position before the message was there would sleep through it. */
+    /*
+     * newest is set last: a worker that saw the new position before the message was in the ring would miss
+     * the message and sleep.
+     */
     atomic_store_explicit(&state->newest, message->position, memory_order_release);
 }
 
@@ -190,8 +194,9 @@ void ring_append(struct message_ring *ring, int topic, const struct ring_message
 {
     if (message->position <= ring->last_position) {
         /*
-         * A later message is in the ring already: this one was announced too late. Workers search by
-         * position, so it cannot be inserted; they read it from the table.
+         * The ring already has a message with a higher position, because this one was announced too late.
+         * This message cannot be inserted, because readers search by position. So they read it from the
+         * table.
          */
         ring_skip(ring, topic, message->position);
     } else {
@@ -235,7 +240,10 @@ bool ring_newest(const struct message_ring *ring, struct ring_topic_ref ref, int
     return true;
 }
 
-/* Binary search: the first entry from tail on with a greater position; head if there is none. */
+/*
+ * Binary search. Returns the first entry from tail on with a position greater than this one, or head if there
+ * is none.
+ */
 static uint64_t search(const struct message_ring *ring, uint64_t tail, uint64_t head, int64_t position)
 {
     while (tail < head) {
@@ -255,8 +263,8 @@ static bool belongs(const struct entry *entry, struct ring_topic_ref ref)
 }
 
 /*
- * The topic's first entry after position, 0: none. Lowers *oldest_used to the oldest entry on which the
- * result relies.
+ * Returns the topic's first entry after position, or 0 if there is none. Lowers *oldest_used to the oldest
+ * entry on which the result relies.
  */
 static uint64_t find_start(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position,
                            uint64_t head, uint64_t *oldest_used)
@@ -270,11 +278,11 @@ static uint64_t find_start(const struct message_ring *ring, struct ring_topic_re
         return 0;
     is_newer = get(entry_at(ring, first)->position) > position;
     atomic_thread_fence(memory_order_acquire);
-    /* If first was dropped meanwhile, the position may be that of another message. */
+    /* If the entry first was dropped meanwhile, the position that was read may be that of another message. */
     if (is_newer && get(ring->tail) <= first)
         return first;
     at = search(ring, tail, head, position);
-    /* Most cursors are the topic's own last message, whose entry links to the next one. */
+    /* Usually position is that of the topic's previous message, whose entry links to the next one. */
     if (at > tail && get(entry_at(ring, at - 1)->position) == position &&
         belongs(entry_at(ring, at - 1), ref)) {
         *oldest_used = at - 1 < *oldest_used ? at - 1 : *oldest_used;
@@ -286,7 +294,10 @@ static uint64_t find_start(const struct message_ring *ring, struct ring_topic_re
     return at < head ? at : 0;
 }
 
-/* The index of the topic whose next entry has the lowest position; -1: no topic has a next entry. */
+/*
+ * Returns the index of the topic whose next entry has the lowest position, or -1 if no topic has a next
+ * entry.
+ */
 static int next_topic(const struct message_ring *ring, const uint64_t *at, int count, uint64_t head)
 {
     int lowest = -1;
@@ -298,7 +309,10 @@ static int next_topic(const struct message_ring *ring, const uint64_t *at, int c
     return lowest;
 }
 
-/* ring_read() discards the page unless the entries are still there afterwards. */
+/*
+ * Copies JSON that the writer may be overwriting. ring_read() discards the page unless the entry is still
+ * there afterwards.
+ */
 static bool copy_json(struct page *page, int topic_index, int64_t position, const char *json, size_t length)
 {
     bool copied;
@@ -309,7 +323,7 @@ static bool copy_json(struct page *page, int topic_index, int64_t position, cons
     return copied;
 }
 
-/* Copies messages in order of position. false: the ring lacks one, or memory ran out. */
+/* Copies messages in order of position. Returns false if the ring lacks one or memory ran out. */
 static bool copy_messages(const struct message_ring *ring, uint64_t *at, uint64_t head, int limit,
                           int64_t page_bytes, struct page *page)
 {
@@ -348,8 +362,9 @@ static bool is_still_there(const struct message_ring *ring, const struct ring_to
 }
 
 /*
- * Whether the ring proves that positions have been given up to this one. A topic's newest position is set
- * after the head, so the newest entry is looked at as well. false: unknown; the table has to tell.
+ * Whether the ring proves that positions up to this one have been given. The topic's newest position does not
+ * suffice, because append() sets it after head; so the newest entry counts as well. Returns false if this is
+ * unknown; then only the table can tell.
  */
 static bool was_given(const struct message_ring *ring, struct ring_topic_ref ref, int64_t position,
                       uint64_t head, uint64_t *oldest_used)

@@ -4,8 +4,8 @@
 #include "shared/latch.h"
 
 /*
- * The client's hash: FNV-1a that starts with the scoreboard's seed, so that nobody can choose a name that
- * shares another client's quota. A user and an address of the same text differ. Never 0.
+ * Returns the client's hash: FNV-1a that starts with the scoreboard's seed, so that nobody can choose a name
+ * that shares another client's quota. A user and an address of the same text have different hashes. Never 0.
  */
 static uint64_t client_hash(const struct scoreboard *scoreboard, const char *user, const char *address)
 {
@@ -16,11 +16,11 @@ static uint64_t client_hash(const struct scoreboard *scoreboard, const char *use
     return hash ? hash : 1;
 }
 
-/* A client's polls. */
+/* What find_polls() says about a client's polls. */
 struct client_polls {
     int count;
     int kept;   /* polls that are not being drained */
-    int oldest; /* the worker that has the oldest of these; -1: none */
+    int oldest; /* the worker that serves the oldest of the kept polls; -1: none */
 };
 
 static struct client_polls find_polls(const struct scoreboard *scoreboard, uint64_t client)

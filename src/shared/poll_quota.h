@@ -1,7 +1,8 @@
 /*
- * The number of polls that one client may have waiting on this host (PGPOLL_MAX_POLLS_PER_CLIENT). A client
- * is a user or, if unauthenticated, an address; the workers' memory has a hash of it for each worker. The
- * newest poll wins: the client's oldest polls are answered early.
+ * A quota on the number of polls that one client may have waiting on this host (PGPOLL_MAX_POLLS_PER_CLIENT).
+ * A client is a user or, if unauthenticated, an address. The workers' memory has, for each worker, a hash of
+ * the client that it serves. The newest poll wins: if a client has too many polls, its oldest ones are
+ * answered early.
  */
 #ifndef PGPOLL_POLL_QUOTA_H
 #define PGPOLL_POLL_QUOTA_H
@@ -11,23 +12,23 @@
 #include <stdbool.h>
 
 /*
- * A poll lasts this long before it is drained for a newer one: otherwise two clients that share a quota of
- * one, and poll again at once, would drain each other without a pause.
+ * A poll lasts at least this long before a newer one may drain it. Otherwise two programs of one client with
+ * a quota of one, which poll again at once, would drain each other without a pause.
  */
 enum { POLL_QUOTA_SHORTEST_MS = 500 };
 
 /*
  * For a worker: claims a poll slot for this client, keyed by user, or by address if user is "". If the client
- * has more than quota polls, the oldest ones are drained. A poll being drained still counts until its worker
- * returns the claim; so that a client cannot occupy all workers with those, the result is false, and nothing
- * is claimed, if it has more than 2 * quota + SCOREBOARD_HANDOVERS polls.
+ * then has more than quota polls, drains the oldest ones. Returns false, and claims nothing, if the client
+ * has more than 2 * quota + SCOREBOARD_HANDOVERS polls. A poll that is being drained still counts until its
+ * worker returns the claim; the second limit keeps a client from occupying all workers with such polls.
  */
 bool poll_quota_claim(struct scoreboard *scoreboard, int worker, const char *user, const char *address,
                       int quota);
 
 /*
- * Ends the worker's claim, if it has one. For the worker before it answers, and for the manager if the worker
- * died.
+ * Returns the worker's claim, if it has one. Called by the worker before it answers, and by the manager if
+ * the worker has died.
  */
 void poll_quota_return(struct scoreboard *scoreboard, int worker);
 

@@ -26,8 +26,9 @@ int question_next_asker(struct scoreboard *scoreboard, int from)
 }
 
 /*
- * Copies everything but the names and the token; number and length of each topic say where its name is.
- * *sound: whether a sound worker may have written it. NULL: out of memory, or not sound.
+ * Copies everything but the names or the token. The number of each topic is set to the offset of its name in
+ * the slot's memory for names, until copy_names() has run. *sound: whether a sound worker may have written
+ * what was copied. Returns NULL if out of memory or not sound.
  */
 static struct question *copy_bounds(const struct scoreboard *scoreboard, const struct slot *slot, bool *sound)
 {
@@ -64,7 +65,7 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
     return question;
 }
 
-/* Copies the names, and sets each number to -1. false: out of memory. */
+/* Copies the names, and sets the number of each topic to -1. Returns false if out of memory. */
 static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
     const char *names = scoreboard_names(scoreboard, slot);
@@ -85,7 +86,10 @@ static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, s
     return text != NULL;
 }
 
-/* Moves the token out of the shared memory. false: out of memory. */
+/*
+ * Moves the token out of the shared memory: copies it and erases the original. Returns false if out of
+ * memory.
+ */
 static bool move_token(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
     const size_t length = question->text_size;
@@ -103,7 +107,10 @@ static bool copy_text(const struct scoreboard *scoreboard, struct slot *slot, st
                                                    : copy_names(scoreboard, slot, question);
 }
 
-/* The database would refuse invalid text, and fail the whole batch with other workers' questions. */
+/*
+ * Whether the token or all names are valid. Invalid text would make the query fail, and the relay sends the
+ * questions of many workers in one batch.
+ */
 static bool is_text_sound(const struct question *question)
 {
     if (question->kind == QUESTION_AUTHENTICATE)
@@ -147,7 +154,7 @@ struct question *question_take_over(struct scoreboard *scoreboard, int worker)
     struct question *question = scoreboard_release_question(scoreboard, worker);
 
     (void)atomic_fetch_add(&scoreboard_reply(scoreboard, worker)->answered, 1);
-    latch_wake(scoreboard, worker); /* it may have another question by now */
+    latch_wake(scoreboard, worker); /* the worker may be waiting to ask another question */
     return question;
 }
 

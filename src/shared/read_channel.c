@@ -14,14 +14,15 @@
 #include <unistd.h>
 
 enum {
-    QUESTION_MAX_BYTES = 4 * 1024 * 1024, /* 1,000 topics of 255 characters take 2.1 MB, with their JSON */
-    QUESTION_MS = 1000,                   /* a worker sends its question at once */
+    /* enough for 1,000 topics of 255 characters, which take 2.1 MB with their JSON */
+    QUESTION_MAX_BYTES = 4 * 1024 * 1024,
+    QUESTION_MS = 1000, /* how long a reader waits for a question; workers send theirs at once */
     CHUNK_BYTES = 64 * 1024
 };
 
 /* Both sides belong to one build and run on one machine, so structures are sent as they are in memory. */
 struct question_head {
-    uint32_t bytes; /* of what follows: the topics' entries, the user if any, the topics' texts */
+    uint32_t bytes; /* size of what follows: the topics' entries, the user if any, the topics' texts */
     int32_t topic_count;
     int32_t limit;
     uint32_t user_size; /* 0: no user needs to be checked */
@@ -40,7 +41,7 @@ struct answer_head {
     int32_t message_count;
     uint32_t has_more;
     int64_t first;
-    uint64_t bytes; /* of the messages' JSON, or of the error's text */
+    uint64_t bytes; /* size of the messages' JSON, or of the error's text */
 };
 
 /* ---- bytes */
@@ -50,7 +51,7 @@ static bool is_temporary(void)
     return errno == EAGAIN || errno == EINTR;
 }
 
-/* How receiving something ended. */
+/* How an attempt to receive something ended. */
 enum receipt { RECEIVED, CLOSED, LATE, INVALID, NO_MEMORY };
 
 static bool send_all(int socket, const void *data, size_t size, int64_t deadline_ms)
@@ -202,7 +203,11 @@ int read_channel_ask(int queue, const struct read_channel_question *question)
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return -1;
     put_in = put(queue, pair[1], question->deadline_ms);
-    (void)close(pair[1]); /* only the queue, then the reader has it, so we see when that side closes it */
+    /*
+     * From here on only the queue, and later the reader, holds this end. So the worker notices when it is
+     * closed there.
+     */
+    (void)close(pair[1]);
     if (put_in && send_question(pair[0], question))
         return pair[0];
     (void)close(pair[0]);
@@ -210,8 +215,8 @@ int read_channel_ask(int queue, const struct read_channel_question *question)
 }
 
 /*
- * Takes a text of this size, NUL included, from the *left bytes at *at, and advances both. NULL: there is no
- * such text.
+ * Takes a text of size bytes, NUL included, from the *left bytes at *at. Advances *at and reduces *left.
+ * Returns the text, or NULL if there is no such text.
  */
 static const char *take_text(const char **at, size_t *left, size_t size)
 {
@@ -225,7 +230,8 @@ static const char *take_text(const char **at, size_t *left, size_t size)
 }
 
 /*
- * Fills the question from the received bytes: the topics' entries, then the texts. false: they are invalid.
+ * Fills the question from the received bytes: the topics' entries, then the texts. Returns false if they are
+ * invalid.
  */
 static bool decode(struct read_channel_job *job, const struct question_head *head, const char *data,
                    struct poll_topic *topics, int64_t *positions)
@@ -313,7 +319,7 @@ void read_channel_answer(int socket, int64_t deadline_ms, enum error error, cons
            send_all(socket, page->messages->buf, head.bytes, deadline_ms));
 }
 
-/* Allocates as the bytes arrive, so that a wrong length alone takes no memory. */
+/* Allocates memory only as the bytes arrive, so that a wrong length alone takes no memory. */
 static enum receipt receive_json(int socket, uint64_t bytes, struct printbuf *out, int64_t deadline_ms)
 {
     enum receipt receipt = RECEIVED;

@@ -20,44 +20,45 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { READ_CHANNEL_TEXT_SIZE = 512 }; /* of an error's text, with its NUL */
+enum { READ_CHANNEL_TEXT_SIZE = 512 }; /* size of an error's text, including its NUL */
 
 struct read_channel_question {
     const struct poll_request *request; /* gives the topics' names and the limit */
-    const int64_t *positions;           /* one per topic */
-    const char *remote_user;            /* check that this user may poll; NULL: no check is needed */
-    bool number;                        /* first give positions to new messages: the manager does not */
-    int64_t deadline_ms;                /* monotonic; the worker does not wait for the answer any longer */
+    const int64_t *positions;           /* one per topic: the page has messages after it */
+    const char *remote_user; /* the reader must check that this user may poll; NULL: no check is needed */
+    /* the reader must give positions to new messages before it reads, because the manager does not */
+    bool number;
+    int64_t deadline_ms; /* monotonic; after this time the worker no longer waits for the answer */
 };
 
 /*
- * A question as a reader received it. read_channel_accept() fills it, read_channel_release() frees what it
- * holds.
+ * A question as a reader has received it. read_channel_accept() fills the job, read_channel_release() frees
+ * what it holds.
  */
 struct read_channel_job {
     struct read_channel_question question;
     struct poll_request request; /* question.request points to it */
-    void *memory;                /* the other pointers point into it */
+    void *memory;                /* all other pointers in the job point into it */
 };
 
 /*
- * Creates the queue: ends[0] is the workers' end, ends[1] the readers'. The caller closes both. false: errno
- * says why.
+ * Creates the queue: ends[0] is the workers' end, ends[1] the readers'. The caller closes both. Returns false
+ * if this fails; errno says why.
  */
 bool read_channel_new_queue(int ends[2]);
 
 /* ---- a worker */
 
 /*
- * Sends the question, by its deadline. Returns the socket to receive the answer from, which the caller
- * closes; -1: it could not be sent.
+ * Sends the question, by its deadline. Returns the socket from which to receive the answer, which the caller
+ * closes, or -1 if the question could not be sent.
  */
 int read_channel_ask(int queue, const struct read_channel_question *question);
 
 /*
- * Receives the answer by the deadline, into a cleared page of as many topics. Returns the reader's error;
- * ERROR_DATABASE_AWAY if the reader died, was late or sent an invalid answer; or ERROR_MEMORY. After an error
- * the page is cleared, and text says what happened.
+ * Receives the answer by deadline_ms into page, which is cleared and has as many topics as the question.
+ * Returns the reader's error; ERROR_DATABASE_AWAY if the reader died, was late or sent an invalid answer; or
+ * ERROR_MEMORY. After an error the page is cleared, and text says what happened.
  */
 enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *page,
                                 char text[static READ_CHANNEL_TEXT_SIZE]);
@@ -65,18 +66,20 @@ enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *pa
 /* ---- a reader */
 
 /*
- * Receives the next question's socket from the queue without waiting; the caller closes it. -1: there is none
- * now (errno is EAGAIN), or all workers have ended (errno is 0).
+ * Receives the next question's socket from the queue without waiting. Returns the socket, which the caller
+ * closes, or -1 if there is none now (errno is EAGAIN) or all workers have ended (errno is 0).
  */
 int read_channel_take(int queue);
 
-/* Receives the question. false: the worker has gone or sent an invalid question, or memory ran out. */
+/*
+ * Receives the question. Returns false if the worker has gone or sent an invalid question, or memory ran out.
+ */
 bool read_channel_accept(int socket, struct read_channel_job *job);
 void read_channel_release(struct read_channel_job *job);
 
 /*
- * Sends the answer by the deadline: the page, or if there is an error, the text. It does not matter if the
- * worker has gone.
+ * Sends the answer by deadline_ms: text if there is an error, otherwise page. If the worker has gone, does
+ * nothing.
  */
 void read_channel_answer(int socket, int64_t deadline_ms, enum error error, const struct page *page,
                          const char *text);

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 /*
- * read_permits_left is a semaphore, but no sem_t: glibc passes one of a sem_t's words to futex(2) as a part
+ * read_permits_left is a semaphore, but not a sem_t: glibc passes one of a sem_t's words to futex(2) as part
  * of the operation, so a broken worker could make the manager wait there.
  */
 static void futex(_Atomic int *word, int operation, int value, const struct timespec *until)
@@ -50,7 +50,7 @@ bool read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadli
         if (clock_gettime(CLOCK_MONOTONIC, &now) != 0 || now.tv_sec > until.tv_sec ||
             (now.tv_sec == until.tv_sec && now.tv_nsec >= until.tv_nsec))
             return false;
-        /* Returns at once if *left is no longer what was seen. */
+        /* futex() returns at once if *left no longer equals seen. */
         futex(left, FUTEX_WAIT_BITSET, seen, &until);
         seen = atomic_load(left);
     }
@@ -75,7 +75,10 @@ void read_permits_mend(struct scoreboard *scoreboard)
         added = missing < missing_before ? missing : missing_before;
     else if (missing < 0 && missing_before < 0)
         added = missing > missing_before ? missing : missing_before;
-    /* Only a broken worker writes more than an int; the next two calls correct the rest. */
+    /*
+     * added exceeds an int only if a broken worker wrote wrong values. Then the next two calls correct the
+     * rest.
+     */
     added = added > INT_MAX ? INT_MAX : added < -INT_MAX ? -INT_MAX : added;
     if (added)
         add_permits(scoreboard, (int)added);

@@ -14,7 +14,7 @@
 
 enum { CACHE_LINE = 64, READ_WRITE = PROT_READ | PROT_WRITE };
 
-/* Entries of the access memories. */
+/* Limits of the numbers of entries in the access memories. */
 enum { PERMISSIONS_LEAST = 16384, PERMISSIONS_MOST = 4194304, USERS_LEAST = 4096 };
 
 /* The order of the descriptors that scoreboard_join() takes. */
@@ -37,7 +37,7 @@ struct manager_layout {
     size_t topics, ring, permissions, users, replies, reply_stride, end;
 };
 
-/* Twice what all waiting polls need at the same time. */
+/* Returns how many permissions are remembered: twice as many as all waiting polls need at the same time. */
 static int permission_count(const struct scoreboard_plan *plan)
 {
     const int64_t count = INT64_C(2) * plan->worker_count * plan->max_topics;
@@ -79,7 +79,7 @@ size_t scoreboard_names_size(int max_topics)
     return names < ACCESS_TOKEN_MAX_BYTES ? ACCESS_TOKEN_MAX_BYTES : names;
 }
 
-/* The same for the workers' memory. Each slot has whole pages. */
+/* Offsets of the parts of the workers' memory, and its size (end). Each slot has whole pages. */
 struct workers_layout {
     size_t sets, slots, slot_stride, end;
 };
@@ -88,7 +88,10 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
 {
     struct workers_layout layout = { .sets = whole_pages(sizeof(struct workers_memory)) };
 
-    /* The sets of askers and lookers, the wait sets, and as many words as workers for the clients' hashes. */
+    /*
+     * The sets are those of askers and lookers, and the wait sets. Then follow as many words as workers for
+     * the clients' hashes.
+     */
     layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 2 + SCOREBOARD_WORD_BITS) *
                                                  set_words(plan) * sizeof(uint64_t));
     layout.slot_stride =
@@ -164,7 +167,10 @@ static void *map(int fd, size_t size, int protection)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-/* Creates and maps a file in memory, sealed so that no worker can change its size. NULL: errno says why. */
+/*
+ * Creates and maps a file in memory, sealed so that no worker can change its size. Returns NULL if this
+ * fails; errno says why.
+ */
 static void *new_memory(const char *name, size_t size, int *fd)
 {
     *fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -188,8 +194,8 @@ static bool map_new(struct scoreboard *scoreboard, const struct scoreboard_plan 
     if (!scoreboard->pids)
         return false;
     /*
-     * Our mapping stays writable, later ones cannot be. Linux before 5.1 refuses this seal; then only the
-     * workers' own read-only mappings protect the memory.
+     * The mapping that exists stays writable, and later ones cannot be writable. Linux before 5.1 refuses
+     * this seal. Then only the workers' own read-only mappings protect the memory.
      */
     (void)fcntl(scoreboard->manager_fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE);
     return true;
@@ -303,8 +309,9 @@ void scoreboard_descriptors(const struct scoreboard *scoreboard,
 }
 
 /*
- * Maps everything, and keeps from the workers what only the fork server may use: its writable mapping of the
- * process ids is not inherited (MADV_DONTFORK), and the descriptors of writable memory are closed.
+ * Maps everything, and keeps from the workers what only the fork server may use. The fork server's writable
+ * mapping of the process ids is not inherited (MADV_DONTFORK), and the descriptors of writable memory are
+ * closed.
  */
 static bool map_joined(struct scoreboard *scoreboard, const struct scoreboard_plan *plan)
 {
@@ -347,7 +354,7 @@ struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCR
 
 void scoreboard_trim(struct scoreboard *scoreboard)
 {
-    /* Maps the same memory over itself. A worker cannot go on without it. */
+    /* This maps the same memory over itself. A worker cannot go on without it. */
     if (mmap(scoreboard->manager, scoreboard->manager_size, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
              scoreboard->manager_fd, 0) != scoreboard->manager)
         _exit(EXIT_FAILURE);
@@ -359,7 +366,7 @@ void scoreboard_free_names(const struct scoreboard *scoreboard, struct slot *slo
     const size_t begin = whole_pages((uintptr_t)names) - (uintptr_t)names,
                  end = scoreboard_names_size(scoreboard->max_topics);
 
-    /* The names are the end of the slot, so the pages that begin within them hold nothing else. */
+    /* The names are at the end of the slot, so the pages that begin within them hold nothing else. */
     if (begin < end)
         (void)madvise(names + begin, whole_pages(end - begin), MADV_REMOVE);
 }

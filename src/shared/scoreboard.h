@@ -1,13 +1,13 @@
 /*
  * The scoreboard: the shared memory of a manager and its workers. It holds the message ring with its topics,
- * one slot per worker, the wait sets and a few numbers. The manager creates it with scoreboard_new(); the
+ * one slot per worker, the wait sets and a few numbers. The manager creates it with scoreboard_new(). The
  * fork server, which forks the workers, maps it with scoreboard_join(). Each process frees its own view with
  * scoreboard_free().
  *
  * There are three memories, each a sealed memfd_create(2) file. They hold no pointers, so each process may
  * map them at any address. struct scoreboard is one process's view of them, with all sizes and addresses.
- *   1. The manager's memory: the message ring, the topic table, the replies. Workers map it read-only, so
- *      they may trust it.
+ *   1. The manager's memory: the message ring, the topic table, the access memories, the replies. Workers map
+ *      it read-only, so they may trust it.
  *   2. The workers' memory: slots, wait sets, counters. The manager reads and writes it too, but a broken
  *      worker may have written anything there at any moment. Therefore the manager copies what it uses and
  *      checks the copy, uses no number from there as an index without a check, and keeps nothing there that
@@ -20,8 +20,8 @@
  *   2. The manager clears the latch, then clears the bit, then copies and checks the question.
  *   3. The manager writes the reply, then sets answered to asked, then wakes the worker.
  *   4. Until answered equals asked, the worker does not touch the question.
- * How a worker waits for messages: wait_sets.h. How processes wake each other: latch.h.
- * ARCHITECTURE.md, "Shared memory", explains why these protocols are right.
+ * How a worker waits for messages: wait_sets.h. How processes wake each other: latch.h. ARCHITECTURE.md,
+ * "Shared memory", explains why these protocols are right.
  */
 #ifndef PGPOLL_SCOREBOARD_H
 #define PGPOLL_SCOREBOARD_H
@@ -37,18 +37,18 @@
 #include <stdint.h>
 
 enum {
-    SCOREBOARD_WORD_BITS = 64,    /* workers per word of a set */
-    SCOREBOARD_BUCKETS = 4096,    /* wait sets; a topic uses the one of its number modulo this */
+    SCOREBOARD_WORD_BITS = 64,    /* number of workers per word of a set */
+    SCOREBOARD_BUCKETS = 4096,    /* number of wait sets; topic n uses set n % SCOREBOARD_BUCKETS */
     SCOREBOARD_ADDRESS_SIZE = 46, /* INET6_ADDRSTRLEN */
     SCOREBOARD_USER_SIZE = 1024,
     SCOREBOARD_HANDOVERS = 2,   /* a client with more than 2 * quota + this many polls is refused */
-    SCOREBOARD_DESCRIPTORS = 5, /* that scoreboard_join() takes */
-    SCOREBOARD_RESERVE_MAX = 32 /* idle workers that the manager tries to keep */
+    SCOREBOARD_DESCRIPTORS = 5, /* number of descriptors that scoreboard_join() takes */
+    SCOREBOARD_RESERVE_MAX = 32 /* maximum number of idle workers that the manager tries to keep */
 };
 
 enum slot_state {
     SLOT_EMPTY, /* no process; the slot belongs to the manager */
-    SLOT_IDLE,  /* accepting a connection */
+    SLOT_IDLE,  /* the worker waits for a connection to accept */
     SLOT_SERVING,
     SLOT_WAITING,
     SLOT_STATES
@@ -56,41 +56,46 @@ enum slot_state {
 
 /* What a worker asks the manager. */
 enum question_kind {
-    QUESTION_LOCATE,       /* LISTEN to these topics; where do they stand? */
-    QUESTION_AUTHORIZE,    /* may this user poll these topics? */
-    QUESTION_AUTHENTICATE, /* who sent this Authorization header? */
+    QUESTION_LOCATE,       /* keep the messages of these topics in the ring, and say where the topics stand */
+    QUESTION_AUTHORIZE,    /* say whether this user may poll these topics */
+    QUESTION_AUTHENTICATE, /* say which user sent this Authorization header */
     QUESTION_KINDS
 };
 
-/* One topic of a slot: of its question (name_at, name_length) and of its waiting poll (topic). */
+/*
+ * One topic of a slot. name_at and name_length belong to the slot's question, topic belongs to its waiting
+ * poll.
+ */
 struct slot_topic {
     _Atomic int32_t topic;        /* the topic's number */
     _Atomic uint32_t name_at;     /* offset of the name in scoreboard_names() */
-    _Atomic uint32_t name_length; /* bytes */
+    _Atomic uint32_t name_length; /* length of the name in bytes */
 };
 
 /* One worker's part of the workers' memory. */
 struct slot {
     _Atomic int state; /* enum slot_state */
-    _Atomic int woken; /* set before SIGUSR2 is sent; the worker clears it before it looks for work */
-    _Atomic int drain; /* answer early, after this many ms; 0: no; see latch_drain() */
-    _Atomic int has_read_permit; /* holds one of the permits of read_permits.h */
-    /* The poll, for the choice of polls to drain and for the statistics. */
-    _Atomic uint32_t wait_id; /* differs for each wait */
+    /* set by the waker before it sends SIGUSR2; the worker clears it before it looks for work */
+    _Atomic int woken;
+    /* the poll is to be answered early, when it has lasted this many ms; 0: it is not; see latch_drain() */
+    _Atomic int drain;
+    _Atomic int has_read_permit; /* the worker holds a permit of read_permits.h */
+    /* About the poll: for the choice of polls to drain, and for the statistics. */
+    _Atomic uint32_t wait_id; /* identifies the wait; differs for each wait of the worker */
     _Atomic int64_t since_ms; /* the poll's start; with a quota it is set before the poll waits */
     _Atomic int64_t deadline_ms;
     char client[SCOREBOARD_ADDRESS_SIZE];
-    char client_user[SCOREBOARD_USER_SIZE]; /* "": not authenticated */
+    char client_user[SCOREBOARD_USER_SIZE]; /* the client's user; "": not authenticated */
     /* The question. */
-    _Atomic uint32_t asked;               /* how many questions this slot has asked */
-    _Atomic int question_kind;            /* enum question_kind */
-    _Atomic int only_refresh;             /* the worker knows the answer, and does not wait for a newer one */
-    _Atomic uint32_t token_length;        /* bytes of the token in scoreboard_names() */
-    _Atomic int question_count;           /* topics asked about */
-    _Atomic int64_t question_deadline_ms; /* after it the worker no longer waits for the reply */
-    _Atomic uint64_t look;                /* the look that it waits for, or waited for last: see look.h */
+    _Atomic uint32_t asked;    /* how many questions this slot has asked */
+    _Atomic int question_kind; /* enum question_kind */
+    _Atomic int only_refresh;  /* the worker knows the answer already, and does not wait for a newer one */
+    _Atomic uint32_t token_length;        /* length in bytes of the token in scoreboard_names() */
+    _Atomic int question_count;           /* number of topics asked about */
+    _Atomic int64_t question_deadline_ms; /* after this time the worker no longer waits for the reply */
+    _Atomic uint64_t look; /* number of the look that the worker waits for, or waited for last: see look.h */
     char user[SCOREBOARD_USER_SIZE];
-    _Atomic int topic_count;    /* topics waited for */
+    _Atomic int topic_count;    /* number of topics that the poll waits for */
     struct counters counters;   /* the worker adds to them, the manager empties them */
     struct slot_topic topics[]; /* max_topics entries, followed by the memory of scoreboard_names() */
 };
@@ -98,48 +103,52 @@ struct slot {
 /* In the manager's memory: the reply to a worker's question, about one topic. */
 struct reply_topic {
     struct ring_topic_ref ref;
-    int64_t newest; /* its position in a snapshot taken after the question */
-    int64_t now;    /* where a poll "from now" starts: newest, or the end of a backlog in progress */
+    /* the topic's newest position, in a snapshot taken after the question */
+    int64_t newest;
+    int64_t now; /* where a poll "from now" starts: at newest, or after a backlog that is being numbered */
 };
 
 struct reply {
-    _Atomic uint32_t answered;       /* the value of asked in the question that was answered last */
+    _Atomic uint32_t answered;       /* the value that asked had for the question that was answered last */
     enum error error;                /* ERROR_NONE, a refusal, or why there is no answer */
-    int refused_topic;               /* with ERROR_DENIED: which of the question's topics */
-    char user[SCOREBOARD_USER_SIZE]; /* to QUESTION_AUTHENTICATE */
+    int refused_topic;               /* with ERROR_DENIED: index of the refused topic in the question */
+    char user[SCOREBOARD_USER_SIZE]; /* the answer to QUESTION_AUTHENTICATE */
     struct reply_topic topics[];
 };
 
 /* The sizes from which the layout of all memories follows. */
 struct scoreboard_plan {
     int worker_count;
-    int max_topics;  /* of one poll */
-    int topic_count; /* of all polls together, see scoreboard_new() */
-    int max_readers; /* processes that read the table for the workers */
+    int max_topics;  /* number of topics that one poll may have */
+    int topic_count; /* number of topics of all polls together, see scoreboard_new() */
+    int max_readers; /* number of processes that read the table for the workers */
     size_t ring_messages, ring_bytes;
 };
 
 /* The head of the manager's memory. */
 struct manager_memory {
-    char version[16]; /* of the program that created it */
+    char version[16]; /* version of the program that created this memory */
     struct scoreboard_plan plan;
     int reserve, manager_pid;
-    uint64_t client_seed;               /* of the hashes in clients */
-    _Atomic int64_t open_until_ms;      /* until then can_poll() is taken to allow everything */
-    _Atomic int64_t anonymous_until_ms; /* until then authenticate() is taken to authenticate nobody */
-    _Atomic int readers;                /* running processes that read the table for the workers */
+    uint64_t client_seed;          /* seed of the hashes in clients */
+    _Atomic int64_t open_until_ms; /* until this time workers rely on can_poll() to allow everything */
+    /* until this time workers rely on authenticate() to authenticate nobody */
+    _Atomic int64_t anonymous_until_ms;
+    _Atomic int readers; /* number of processes that read the table for the workers now */
     _Atomic int64_t
-        numbers_until_ms; /* until then the manager gives new messages positions as it hears of them */
+        /* until this time workers rely on the manager to give new messages positions as it hears of them */
+        numbers_until_ms;
     _Atomic uint64_t looks_begun, looks_done, looks_refused; /* see look.h */
     _Atomic int looks_watched;
 };
 
 /* The head of the workers' memory. */
 struct workers_memory {
-    _Atomic int idle;                /* workers that accept; read it with scoreboard_idle() */
-    _Atomic int stats_writer_sleeps; /* latch_wake_stats_writer() sets the latch only then */
-    _Atomic int read_permits_left;   /* a futex(2) */
-    _Atomic uint64_t polls;          /* polls begun */
+    _Atomic int idle; /* number of workers that wait for a connection; read it with scoreboard_idle() */
+    /* the statistics writer sleeps, so latch_wake_stats_writer() must set the latch */
+    _Atomic int stats_writer_sleeps;
+    _Atomic int read_permits_left; /* number of permits that are free; a futex(2) */
+    _Atomic uint64_t polls;        /* number of polls that have begun */
 };
 
 /* The manager's copy of a worker's question. Each name is a valid topic name, with a NUL after it. */
@@ -153,11 +162,11 @@ struct question {
     enum question_kind kind;
     bool only_refresh;
     int64_t taken_ms, deadline_ms;
-    uint64_t asker; /* the authorizer's: who must not occupy all its sessions */
+    uint64_t asker; /* set by the authorizer: identifies the asker, who must not occupy all sessions */
     char user[SCOREBOARD_USER_SIZE];
-    char *text; /* what the names point into, or the token */
+    char *text; /* the memory of the topics' names, or the token */
     size_t text_size;
-    struct question *next; /* in the authorizer's list */
+    struct question *next; /* the next question in the authorizer's list */
     int topic_count;
     struct question_topic topics[];
 };
@@ -165,14 +174,14 @@ struct question {
 struct scoreboard {
     /* The same in all processes. */
     int worker_count;
-    int max_topics; /* of one poll */
+    int max_topics; /* number of topics that one poll may have */
     int topic_count;
     int manager_pid;
-    int latch;        /* the manager's, an eventfd(2): see latch.h */
+    int latch;        /* the manager's latch, an eventfd(2): see latch.h */
     int read_queue;   /* the workers' end of the queue of read_channel.h; the manager owns it */
-    int set_words;    /* words per set */
-    int reserve;      /* idle workers that the manager tries to keep */
-    int read_permits; /* permits in all: as many as there may be readers */
+    int set_words;    /* number of words per set */
+    int reserve;      /* number of idle workers that the manager tries to keep */
+    int read_permits; /* number of permits in all: as many as there may be readers */
     /* The manager's memory. */
     struct manager_memory *manager;
     struct message_ring *ring;
@@ -184,10 +193,11 @@ struct scoreboard {
     int manager_fd; /* -1: closed */
     /* The workers' memory. */
     struct workers_memory *workers;
-    _Atomic uint64_t *askers;    /* set of workers whose question was not looked at yet */
+    /* set of workers that have asked a question at which the manager has not looked yet */
+    _Atomic uint64_t *askers;
     _Atomic uint64_t *lookers;   /* set of workers that wait for a look: see look.h */
     _Atomic uint64_t *wait_sets; /* SCOREBOARD_BUCKETS sets: see wait_sets.h */
-    _Atomic uint64_t *clients;   /* by worker: its client's hash, see poll_quota.h; 0: none */
+    _Atomic uint64_t *clients;   /* by worker: the hash of its client, see poll_quota.h; 0: none */
     char *slots;
     size_t workers_size, slot_stride;
     int workers_fd;
@@ -197,119 +207,128 @@ struct scoreboard {
     size_t pids_size;
     int pids_fd;
     /* Only the manager uses what follows. */
-    struct question **questions; /* by worker: taken and not answered yet; NULL: none */
-    int64_t missing_permits; /* taken but noted in no slot, at the last read_permits_mend(); < 0: too many */
+    /* by worker: its question, if that is taken and not answered yet; NULL: none */
+    struct question **questions;
+    /*
+     * how many permits were taken but noted in no slot at the last read_permits_mend(); < 0: there were too
+     * many
+     */
+    int64_t missing_permits;
     struct counters counters;
     /*
-     * A test whether LISTEN works: the statistics writer's session NOTIFYs a channel that the relay's session
-     * listens to.
+     * How the manager tests whether LISTEN works: the statistics writer's session sends heartbeats, that is,
+     * NOTIFYs on a channel that the relay's session LISTENs to.
      */
-    char self_topic[128];         /* the channel's topic; nobody can publish to it */
-    _Atomic int heartbeat_wanted; /* send a heartbeat as soon as possible */
+    char self_topic[128];         /* the topic of that channel; nobody can publish to it */
+    _Atomic int heartbeat_wanted; /* the statistics writer is to send a heartbeat as soon as possible */
     _Atomic int64_t heartbeat_ms; /* when the statement that sent the last heartbeat was started */
     _Atomic int listen_works;
-    /* The deaf do not hear: heartbeats are sent regularly since then. */
+    /* Heartbeats have been sent regularly since this time. That none arrived before proves nothing. */
     _Atomic int64_t heartbeats_since_ms;
-    _Atomic int is_quiet; /* there were no polls for PGPOLL_IDLE_S, and no heartbeats are sent */
+    _Atomic int is_quiet; /* there was no poll for PGPOLL_IDLE_S, and no heartbeats are sent */
 };
 
 /*
- * Creates a scoreboard for so many waiting polls, with a few more workers as a reserve that stays free to
- * accept. max_topics: per poll; ring_messages and ring_bytes: the capacity of the message ring; readers: at
- * most. The caller frees it with scoreboard_free(). NULL: no memory or no descriptors; errno is set.
+ * Creates a scoreboard for a number of waiting polls, with a few more workers as a reserve that stays free to
+ * accept. max_topics: of one poll. ring_messages and ring_bytes: the capacity of the message ring. readers:
+ * the maximum number of readers. The caller frees the scoreboard with scoreboard_free(). Returns NULL if
+ * there is no memory or no descriptor; errno is set.
  *
- * There are numbers for twice as many topics as the workers can ask about together: each may wait for
- * max_topics, and ask about as many others. So no poll is refused for lack of numbers. The memory is taken
- * only as they are used.
+ * There are numbers for twice as many topics as the workers can ask about together, because each worker may
+ * wait for max_topics, and ask about as many others. So no poll is refused for lack of numbers. Memory is
+ * taken only for numbers that are used.
  */
 struct scoreboard *scoreboard_new(int polls, int max_topics, size_t ring_messages, size_t ring_bytes,
                                   int readers);
 
 /*
- * Frees a process's view; the memory itself lives as long as any view does. Leaves read_queue open: its owner
- * closes it.
+ * Frees a process's view. The memory itself lives as long as any view does. Leaves read_queue open, because
+ * its owner closes it.
  */
 void scoreboard_free(struct scoreboard *scoreboard);
 
-/* Writes the descriptors that scoreboard_join() takes. They stay the scoreboard's. */
+/* Writes the descriptors that scoreboard_join() takes. The scoreboard still owns them. */
 void scoreboard_descriptors(const struct scoreboard *scoreboard,
                             int descriptors[static SCOREBOARD_DESCRIPTORS]);
 
 /*
  * For the fork server: maps the manager's scoreboard. Takes over the descriptors, and closes those through
  * which a worker could write where it must not. Processes that the fork server forks share its view, but can
- * write only the workers' memory. NULL: the descriptors are no scoreboard, or one of another version; they
- * are closed.
+ * write only the workers' memory. Returns NULL if the descriptors are no scoreboard, or one of another
+ * version; then the descriptors are closed.
  */
 struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCRIPTORS]);
 
-/* A worker's bit in its word of a set. */
+/* Returns a worker's bit in its word of a set. */
 static inline uint64_t scoreboard_bit(int worker)
 {
     return UINT64_C(1) << worker % SCOREBOARD_WORD_BITS;
 }
 
-/* A worker's slot, and the reply to its question. worker: from 0 to worker_count - 1. */
+/* Return a worker's slot, and the reply to its question. worker: from 0 to worker_count - 1. */
 struct slot *scoreboard_slot(const struct scoreboard *scoreboard, int worker);
 struct reply *scoreboard_reply(const struct scoreboard *scoreboard, int worker);
 
 /*
- * The size in bytes of a slot's memory for names: max_topics names of the greatest length, or a token of the
- * greatest length.
+ * Returns the size in bytes of a slot's memory for names. It has room for max_topics names of the greatest
+ * length, and for a token of the greatest length.
  */
 size_t scoreboard_names_size(int max_topics);
 
-/* A slot's memory for the names in its question, or for its token, without NULs. */
+/* Returns a slot's memory for the names in its question, or for its token. They are stored without NULs. */
 char *scoreboard_names(const struct scoreboard *scoreboard, struct slot *slot);
 
-/* For a worker whose question is answered: returns the memory of the names to the kernel. */
+/* For a worker whose question is answered: gives the memory of the names back to the kernel. */
 void scoreboard_free_names(const struct scoreboard *scoreboard, struct slot *slot);
 
 /*
- * A worker's process id; 0: none. The fork server writes it before the worker runs, so also before it can
- * have died.
+ * Returns a worker's process id, or 0 if it has no process. The fork server writes the id before the worker
+ * runs, so it is there even if the worker dies at once.
  */
 int scoreboard_pid(const struct scoreboard *scoreboard, int worker);
 
 /*
  * For a worker, now and then: drops the page tables of the manager's memory. The kernel keeps 4 KiB of page
- * table for each 2 MiB that a worker has read, which adds up to 120 KiB per worker with the default size of
- * the message ring. Exits the process if it fails.
+ * table for each 2 MiB that a worker has read. With the default size of the message ring, that adds up to 120
+ * KiB per worker. If this fails, exits the process.
  */
 void scoreboard_trim(struct scoreboard *scoreboard);
 
 /* ---- checked reads of the workers' memory, for the manager */
 
-/* How many topics a worker waits for: 0 to max_topics. */
+/* Returns how many topics a worker waits for: 0 to max_topics. */
 int scoreboard_topic_count(const struct scoreboard *scoreboard, const struct slot *slot);
 
-/* The number of one of these topics; -1: the slot holds no valid number. */
+/* Returns the number of the worker's topic with this index, or -1 if the slot holds no valid number. */
 int scoreboard_topic(const struct scoreboard *scoreboard, const struct slot *slot, int index);
 
 /*
- * How many workers are idle: 0 to worker_count. A killed worker may make the count wrong; the manager
- * recounts.
+ * Returns how many workers are idle: 0 to worker_count. A killed worker may make the count wrong, until the
+ * manager recounts.
  */
 int scoreboard_idle(const struct scoreboard *scoreboard);
 
-/* Whether a slot holds what a sound worker may have written; if not, the worker is broken. */
+/* Whether a slot holds what a sound worker may have written. If not, the worker is broken. */
 bool scoreboard_is_sound(const struct scoreboard *scoreboard, int worker);
 
 /* ---- questions that the manager has taken (question.h) */
 
-/* The question taken from this worker, borrowed until it is answered or dropped; NULL: none. */
+/*
+ * Returns the question that was taken from this worker, borrowed until it is answered or dropped, or NULL if
+ * there is none.
+ */
 struct question *scoreboard_question(const struct scoreboard *scoreboard, int worker);
 
-/* Frees the question taken from this worker, if there is one. */
+/* Frees the question that was taken from this worker, if there is one. */
 void scoreboard_drop_question(struct scoreboard *scoreboard, int worker);
 
 /*
- * Returns the question taken from this worker, and forgets it; NULL: there is none. The caller frees it with
- * scoreboard_free_question().
+ * Returns the question that was taken from this worker, and forgets it, or returns NULL if there is none. The
+ * caller frees the question with scoreboard_free_question().
  */
 struct question *scoreboard_release_question(struct scoreboard *scoreboard, int worker);
 
-/* Frees a question, and erases the token that it may hold. NULL is allowed. */
+/* Frees a question, and erases the token that it may hold. Accepts NULL. */
 void scoreboard_free_question(struct question *question);
 
 #endif

@@ -1,12 +1,13 @@
-/* The manager frees here whatever a dead worker held in the scoreboard. */
+/* Lets the manager free everything that a dead worker held in the scoreboard. */
 #ifndef PGPOLL_SLOT_RESET_H
 #define PGPOLL_SLOT_RESET_H
 
 #include "shared/scoreboard.h"
 
 /*
- * Empties a dead worker's slot: it is in no set, holds no claim and no permit, and has asked nothing. Call
- * it after the process has ended: a worker that still runs may write there again.
+ * Empties a dead worker's slot: takes the worker out of all sets, returns its claim (poll_quota.h) and its
+ * permit (read_permits.h), and drops its question. Call this only after the process has ended, because a
+ * worker that still runs may write to the slot again.
  */
 void slot_reset(struct scoreboard *scoreboard, int worker);
 

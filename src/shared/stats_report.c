@@ -6,7 +6,7 @@
 #include <json-c/json.h>
 #include <unistd.h>
 
-/* Adds an item, which is taken, to a list that is created when it gets its first item. */
+/* Adds item, which is taken, to a list. The list is created when it gets its first item. */
 static bool add(struct json_object **list, struct json_object *item)
 {
     if (!*list)

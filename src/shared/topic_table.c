@@ -10,36 +10,41 @@ enum {
     NO_BLOCK = -1,
     BLOCK_TEXT = 60,
     BLOCKS_PER_NAME = (TOPIC_MAX_BYTES + BLOCK_TEXT - 1) / BLOCK_TEXT,
-    FIRST_BITS = 10 /* of the first index; each further one has a bit more */
+    FIRST_BITS = 10 /* size of the first index, as a power of two; each further index has one bit more */
 };
 
-/* A topic, by its number. */
+/* What the table holds for each number. */
 struct entry {
-    _Atomic uint64_t hash;   /* 0: the number is free */
-    _Atomic int32_t block;   /* the name's first block; of a free number: the next free number, or -1 */
-    _Atomic uint32_t length; /* of the name in bytes */
+    _Atomic uint64_t hash;   /* the name's hash; 0: the number is free */
+    _Atomic int32_t block;   /* the name's first block; if the number is free: the next free number, or -1 */
+    _Atomic uint32_t length; /* length of the name in bytes */
 };
 
 /* A part of a name. */
 struct block {
-    _Atomic int32_t next; /* NO_BLOCK: none */
+    _Atomic int32_t next; /* the block with the next part of the name; NO_BLOCK: there is none */
     char text[BLOCK_TEXT];
 };
 
 /*
- * The head of the memory, followed by the entries, the blocks and the indexes, each twice as large as the one
- * before. An index holds numbers + 1, from the place on that the hash says; 0: free. Only the last one
- * counts.
+ * The head of the memory, followed by the entries, the blocks and the indexes. Each index is twice as large
+ * as the one before, and only the last one counts. An element of an index holds a topic's number + 1, or 0 if
+ * it is free. A topic's element is the one that its hash selects or, if others took that one, a later one
+ * without a free element in between.
  */
 struct topic_table {
     int count;
-    uint64_t seed;                /* of the hash, so that nobody can choose topics that collide */
+    uint64_t seed;                /* seed of the hash, so that nobody can choose topics that collide */
     size_t blocks_at, indexes_at; /* offsets from the table's first byte */
-    _Atomic int bits;             /* of the index that counts */
-    /* What follows only the manager uses. */
+    _Atomic int bits;             /* size of the index that counts, as a power of two */
+    /* Only the manager uses the rest. */
     int used;
-    int free_number, next_number; /* the first of the list of free numbers, -1: none; the lowest never used */
-    int free_block, next_block;   /* the same of blocks */
+    /*
+     * free_number: the first in the list of free numbers, -1: none; next_number: the lowest one that was
+     * never used
+     */
+    int free_number, next_number;
+    int free_block, next_block; /* the same for blocks */
 };
 
 static size_t offset_of_blocks(int count)
@@ -52,7 +57,9 @@ static size_t offset_of_indexes(int count)
     return offset_of_blocks(count) + (size_t)count * BLOCKS_PER_NAME * sizeof(struct block);
 }
 
-/* Of the largest index, which is half full when the table is full. */
+/*
+ * Returns the size of the largest index, as a power of two. When the table is full, this index is half full.
+ */
 static int last_bits(int count)
 {
     int bits = FIRST_BITS;
@@ -62,7 +69,7 @@ static int last_bits(int count)
     return bits;
 }
 
-/* How many elements the indexes before the one with so many bits have together. */
+/* Returns how many elements all smaller indexes have together. */
 static size_t index_offset(int bits)
 {
     return ((size_t)1 << bits) - ((size_t)1 << FIRST_BITS);
@@ -83,7 +90,10 @@ static struct block *block_at(const struct topic_table *table, int block)
     return (struct block *)((uintptr_t)table + table->blocks_at) + block;
 }
 
-/* In a worker that was overtaken, values may be garbage. They are checked before they are used. */
+/*
+ * Whether this is the number of a block. A worker that the manager overtakes may read garbage, so a number is
+ * checked before it is used.
+ */
 static bool is_block(const struct topic_table *table, int block)
 {
     return block >= 0 && block < table->count * BLOCKS_PER_NAME;
@@ -107,7 +117,7 @@ struct topic_table *topic_table_init(void *memory, int count)
     return getrandom(&table->seed, sizeof table->seed, 0) == sizeof table->seed ? table : NULL;
 }
 
-/* FNV-1a that starts with the seed, with a final mix; never 0. */
+/* Returns the hash of a name: FNV-1a that starts with the seed, with a final mix. Never 0. */
 static uint64_t hash_name(const struct topic_table *table, const char *name, size_t length)
 {
     uint64_t hash = table->seed ^ UINT64_C(0xcbf29ce484222325);
@@ -118,7 +128,10 @@ static uint64_t hash_name(const struct topic_table *table, const char *name, siz
     return hash ? hash : 1;
 }
 
-/* In a worker the name may change meanwhile; topic_table_find() checks that afterwards. */
+/*
+ * Whether the topic has this name. In a worker the name may change meanwhile, which topic_table_find() checks
+ * afterwards.
+ */
 static bool is_named(const struct topic_table *table, int topic, const char *name, size_t length)
 {
     int block = atomic_load_explicit(&entry_at(table, topic)->block, memory_order_relaxed);
@@ -136,7 +149,7 @@ static bool is_named(const struct topic_table *table, int topic, const char *nam
     return same;
 }
 
-/* Walks along the entries of an index that may have a hash. */
+/* A search along the elements of an index that may hold a topic with a certain hash. */
 struct probe {
     const _Atomic int32_t *index;
     uint64_t at, left, mask;
@@ -150,7 +163,7 @@ static struct probe begin_probe(const struct topic_table *table, uint64_t hash)
     return (struct probe){ index_at(table, bits), hash & (size - 1), size, size - 1 };
 }
 
-/* The next topic with this hash; -1: none. */
+/* Returns the next topic with this hash, or -1 if there is none. */
 static int next_match(const struct topic_table *table, struct probe *probe, uint64_t hash)
 {
     for (; probe->left > 0; probe->left--) {
@@ -184,7 +197,7 @@ static int32_t get(const _Atomic int32_t *object)
     return atomic_load_explicit(object, memory_order_relaxed);
 }
 
-/* Puts a topic into an index. There is a free element: an index is at most half full. */
+/* Puts a topic into an index. The index has a free element, because it is at most half full. */
 static void put(const struct topic_table *table, int bits, int topic)
 {
     const uint64_t mask = (UINT64_C(1) << bits) - 1;
@@ -207,8 +220,8 @@ static void double_index(struct topic_table *table)
 }
 
 /*
- * Takes a topic out of the index. Elements behind it that its place kept from a better one move forward, so
- * that a search may end at the first free element.
+ * Takes a topic out of the index, which leaves a gap. An element behind the gap moves into it if its hash
+ * says that it belongs there or before, so that a search may end at the first free element.
  */
 static void take_out(const struct topic_table *table, int topic)
 {
@@ -242,7 +255,8 @@ static int take_number(struct topic_table *table)
 }
 
 /*
- * There is a free block: the memory has enough for as many names of the greatest length as there are numbers.
+ * Returns a free block. There is one, because the memory has enough blocks for as many names of the greatest
+ * length as there are numbers.
  */
 static int take_block(struct topic_table *table)
 {
@@ -254,7 +268,7 @@ static int take_block(struct topic_table *table)
     return block;
 }
 
-/* Stores a name in blocks, from its end to its beginning, and returns the first one. */
+/* Stores a name in blocks, from its end to its beginning. Returns the first block. */
 static int store_name(struct topic_table *table, const char *name, size_t length)
 {
     int next = NO_BLOCK;
@@ -285,7 +299,10 @@ int topic_table_add(struct topic_table *table, const char *name, size_t length)
         double_index(table);
     table->used++;
     entry = entry_at(table, topic);
-    /* Closing the previous topic of this number comes first for every process that sees the new name. */
+    /*
+     * The fence lets every process that sees the new name also see that the previous topic of this number was
+     * closed.
+     */
     atomic_thread_fence(memory_order_release);
     atomic_store_explicit(&entry->block, store_name(table, name, length), memory_order_relaxed);
     atomic_store_explicit(&entry->length, (uint32_t)length, memory_order_relaxed);
@@ -346,7 +363,7 @@ bool topic_table_find(const struct topic_table *table, const struct message_ring
     int topic;
 
     while ((topic = next_match(table, &probe, hash)) >= 0)
-        /* The comparison counts only if the number stayed open meanwhile. */
+        /* The comparison counts only if the topic with this number stayed open meanwhile. */
         if (ring_find(ring, topic, &found) && is_named(table, topic, name, length) &&
             ring_newest(ring, found, &newest)) {
             *ref = found;

@@ -1,8 +1,8 @@
 /*
- * Wait sets: which workers wait for which topic. A set is one bit per worker in the workers' memory; topics
- * share SCOREBOARD_BUCKETS sets by their numbers. No lock is needed:
+ * Wait sets: which workers wait for which topic. A set is one bit per worker in the workers' memory. The
+ * topic with number n uses set n % SCOREBOARD_BUCKETS, so several topics share a set. No lock is needed:
  *   1. A worker enters its sets, executes a fence, and then looks into the message ring once more.
- *   2. The manager appends to the ring, executes a fence, and then wakes those in the topic's set.
+ *   2. The manager appends to the ring, executes a fence, and then wakes the workers in the topic's set.
  * Whichever fence comes first, the worker sees the message or the manager sees the worker.
  */
 #ifndef PGPOLL_WAIT_SETS_H
@@ -15,12 +15,12 @@ void wait_sets_enter(struct scoreboard *scoreboard, int worker);
 void wait_sets_leave(struct scoreboard *scoreboard, int worker);
 
 /*
- * For the manager: removes a dead worker from all sets. Its slot's topics are not used, as they may be
+ * For the manager: removes a dead worker from all sets, whatever topics its slot names, because they may be
  * garbage.
  */
 void wait_sets_remove(struct scoreboard *scoreboard, int worker);
 
-/* For the manager: wakes every worker whose slot says that it waits for the topic. */
+/* For the manager: wakes every worker in the topic's set whose slot names this topic. */
 void wait_sets_wake(struct scoreboard *scoreboard, int topic);
 
 #endif
