@@ -75,8 +75,8 @@ SELECT is(ARRAY[pg_temp.at('"a"'), pg_temp.at('"b"'), pg_temp.at('"c"')],
 SELECT pg_temp.publish('m2', '"x"');
 SELECT pg_temp.publish('m1', '"y"');
 SELECT results_eq(
-    'SELECT topic COLLATE "default", "position", created_at, payload::text, metadata::text, assigned, complete_to
-    FROM pgpoll.new_messages(2, 6)',
+    'SELECT topic COLLATE "default", "position", created_at, payload::text, metadata::text, assigned,
+            complete_to FROM pgpoll.new_messages(2, 6)',
     $$VALUES ('m2', pg_temp.at('"x"'), now(), '"x"', NULL, 2, pg_temp.at('"y"')),
     ('m1', pg_temp.at('"y"'), now(), '"y"', NULL, 2, pg_temp.at('"y"'))$$,
     'new_messages() returns the messages in order');

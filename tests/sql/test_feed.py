@@ -1,4 +1,6 @@
 """What a manager reads: read_feed(), new_messages() and what batches announce."""
+import pytest
+
 from sessions import LEVELS, assign, connect, publish, run, wait_until
 
 FEED = "SELECT topic, position, payload, complete_to, more, deleted_to FROM pgpoll.read_feed(%s, %s, %s, %s)"
@@ -78,12 +80,13 @@ def test_a_deleted_message_is_left_out(admin):
     assert manager.got == [("a", 2)]
 
 
-def test_pruned_before_it_was_read(admin):
+@pytest.mark.parametrize("prune", ["SELECT pgpoll.prune('0')", "CALL pgpoll.prune_topics('0', '%')"])
+def test_pruned_before_it_was_read(admin, prune):
     manager, late = start(admin), start(admin)
     publish(admin, "a", 1)
     assign(admin)
     assert manager.read() == (1, False)
-    run(admin, "SELECT pgpoll.prune('0')")
+    run(admin, prune)
     assert manager.read() == (1, False), "it has read all that was pruned"
     assert late.read() == (1, True) and not late.got
     publish(admin, "a", 2)
