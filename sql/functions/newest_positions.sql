@@ -1,6 +1,6 @@
 -- For a manager, about topics that its workers ask for; one row per topic, in their order. newest: the
--- topic's last position. now: where a poll "from now" starts, which is after a backlog that is worked off.
--- hash: what stands for the topic in the announcement of a batch (assign_batch()).
+-- topic's last position. now: where a poll "from now" starts: at newest or, while a backlog is numbered,
+-- after that backlog. hash: what stands for the topic in the announcement of a batch (assign_batch()).
 CREATE OR REPLACE FUNCTION pgpoll.newest_positions(topics text[])
 RETURNS TABLE (newest bigint, now bigint, hash bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER

@@ -34,7 +34,7 @@ DECLARE
     deleted constant bigint := pg_sequence_last_value('pgpoll.last_deleted');
     page record;
 BEGIN
-    PERFORM FROM pgpoll.messages LIMIT 0; -- locks it first: see tables.sql
+    PERFORM FROM pgpoll.messages LIMIT 0; -- lock messages before other tables: see tables.sql
     last := coalesce((SELECT b.position FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1), 0);
     SELECT array_agg(p.topic ORDER BY p.position) FILTER (WHERE p.fits) AS topics,
            array_agg(p.position ORDER BY p.position) FILTER (WHERE p.fits) AS positions,

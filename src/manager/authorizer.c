@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "manager/open_to_all.h"
 #include "manager/worker_queue.h"
+#include "postgres/calls.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/access_memory.h"
@@ -439,11 +440,10 @@ static void expire(struct authorizer *authorizer, int64_t now_ms)
 
 static bool make_statement(struct session *session)
 {
-    struct statement *statement = query_batch_add(&session->batch, NULL);
+    struct statement *statement = query_batch_add(&session->batch);
 
     if (session->question->kind == QUESTION_AUTHENTICATE) {
-        statement_init(statement, "SELECT pgpoll.authenticate($1)");
-        statement_add_text(statement, session->question->text);
+        call_authenticate(statement, session->question->text);
         return true;
     }
     for (int i = 0; i < session->topic_count; i++) {
@@ -451,7 +451,7 @@ static bool make_statement(struct session *session)
 
         session->topics[i] = (struct poll_topic){ .name = topic->name, .length = topic->length };
     }
-    return statement_refused_topic(statement, session->question->user, session->topics, session->topic_count);
+    return call_refused_topic(statement, session->question->user, session->topics, session->topic_count);
 }
 
 static bool take(struct authorizer *authorizer, struct session *session, int worker)
@@ -668,7 +668,8 @@ int authorizer_pollfds(const struct authorizer *authorizer, struct pollfd fds[st
 }
 
 /*
- * Returns when the question that has waited longest was taken, or INT64_MAX if no question may be asked now.
+ * Returns when the oldest of the questions that a session may work on now was taken from its worker, or
+ * INT64_MAX if there is none.
  */
 static int64_t waiting_since_ms(const struct authorizer *authorizer)
 {

@@ -1,8 +1,10 @@
 #include "manager/check.h"
 
+#include "api/poll_request.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/wait.h"
+#include "postgres/calls.h"
 #include "postgres/database.h"
 #include "postgres/statement.h"
 
@@ -64,11 +66,11 @@ static PGresult *run(struct check *check, struct database *database, struct stat
     return result;
 }
 
-static PGresult *ask(struct check *check, const char *sql, const char *failure)
+static PGresult *ask(struct check *check, void (*call)(struct statement *), const char *failure)
 {
     struct statement statement;
 
-    statement_init(&statement, sql);
+    call(&statement);
     return run(check, check->database, &statement, failure);
 }
 
@@ -85,14 +87,7 @@ static const char *text(const PGresult *result, int row, int column)
 static bool check_connection(struct check *check)
 {
     const int64_t before_ms = clock_wall_ms();
-    PGresult *result =
-        ask(check,
-            "SELECT current_database(), coalesce(host(inet_server_addr()) || ' port ' ||"
-            " inet_server_port(), 'a Unix socket'), session_user::text, current_setting('server_version'),"
-            " CASE WHEN rolsuper THEN 'yes' ELSE '' END,"
-            " (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-            " FROM pg_roles WHERE rolname = session_user",
-            "cannot connect");
+    PGresult *result = ask(check, call_connection, "cannot connect");
     int64_t ahead_ms;
 
     if (!result) {
@@ -121,14 +116,7 @@ static bool check_connection(struct check *check)
 /* Checks that this role may call every function that role pgpoll_poller may call. */
 static bool check_rights(struct check *check)
 {
-    PGresult *result =
-        ask(check,
-            "SELECT coalesce(string_agg(p.proname, ', ' ORDER BY p.proname), ''), quote_ident(session_user)"
-            " FROM pg_proc p JOIN pg_roles r ON r.rolname = 'pgpoll_poller'"
-            " WHERE p.pronamespace = 'pgpoll'::regnamespace"
-            " AND has_function_privilege(r.oid, p.oid, 'EXECUTE')"
-            " AND NOT has_function_privilege(p.oid, 'EXECUTE')",
-            "cannot read the role's rights");
+    PGresult *result = ask(check, call_missing_rights, "cannot read the role's rights");
     bool may = result && !*text(result, 0, 0);
 
     if (may)
@@ -147,17 +135,9 @@ static bool check_problems(struct check *check)
     PGresult *result = NULL;
     bool blocking = false;
 
-    /*
-     * As long as can_poll() and authenticate() are as installed, one connection is counted for the
-     * authorizer, which it will need when one of them is replaced.
-     */
-    statement_init(&statement,
-                   "SELECT severity, message, blocking FROM pgpoll.problems($1, $2, $3 + CASE"
-                   " WHEN pgpoll.is_open_to_all() AND NOT pgpoll.has_authenticate() THEN 1 ELSE $4 END)");
-    statement_add_text(&statement, check->config->host);
-    if (statement_add_int4(&statement, (int32_t)check->config->workers) &&
-        statement_add_int4(&statement, (int32_t)check->config->connections + MANAGER_CONNECTIONS) &&
-        statement_add_int4(&statement, (int32_t)check->config->access_connections))
+    if (call_problems(&statement, check->config->host, (int32_t)check->config->workers,
+                      (int32_t)check->config->connections + MANAGER_CONNECTIONS,
+                      (int32_t)check->config->access_connections))
         result = run(check, check->database, &statement, "pgpoll.problems() fails");
     for (int i = 0; i < PQntuples(result); i++) {
         say(check, strcmp(text(result, i, 0), "WRONG") == 0 ? WRONG : NOTE, "%s", text(result, i, 1));
@@ -172,7 +152,7 @@ static bool check_problems(struct check *check)
 
 static void check_can_poll(struct check *check)
 {
-    PGresult *result = ask(check, "SELECT pgpoll.can_poll('', 'pgpoll check')", "pgpoll.can_poll() fails");
+    PGresult *result = ask(check, call_can_poll, "pgpoll.can_poll() fails");
 
     if (result)
         say(check, OK, "pgpoll.can_poll() answers: an unauthenticated client %s poll topic 'pgpoll check'.",
@@ -184,7 +164,7 @@ static void check_can_poll(struct check *check)
 
 static void check_numbering(struct check *check)
 {
-    PGresult *result = ask(check, "SELECT pgpoll.try_position()", "No message can be given a position");
+    PGresult *result = ask(check, call_try_position, "No message can be given a position");
 
     if (result && PQgetisnull(result, 0, 0))
         say(check, OK, "A message is published and numbered, and taken back.");
@@ -218,17 +198,18 @@ static bool hears(struct database *database)
 static void check_listen(struct check *check)
 {
     struct database *other = database_new(check->config->query_timeout_s * 1000);
-    struct statement notify;
-    char listen[64];
+    struct statement listen, notify;
+    char name[64];
+    const struct poll_topic topic = {
+        .name = name, .length = (size_t)snprintf(name, sizeof name, "pgpoll check %d", (int)getpid())
+    };
     PGresult *listening = NULL, *notified = NULL;
     int64_t began_ms = 0;
 
-    (void)snprintf(listen, sizeof listen, "LISTEN pgpoll_check_%d", (int)getpid());
-    if (other)
-        listening = ask(check, listen, "LISTEN fails");
+    if (other && call_listen_to_topic(&listen, &topic))
+        listening = run(check, check->database, &listen, "LISTEN fails");
     if (listening) {
-        statement_init(&notify, "SELECT pg_notify($1, '')");
-        statement_add_text(&notify, listen + strlen("LISTEN "));
+        call_notify_topic(&notify, name);
         began_ms = clock_monotonic_ms();
         notified = run(check, other, &notify, "A second connection cannot NOTIFY");
     }

@@ -410,7 +410,7 @@ static void take_questions(struct manager *manager)
     }
 }
 
-/* Routes the questions that wait in undecided, as soon as the relay has looked at open_to_all. */
+/* Routes the questions in undecided, once it is known whether the access functions are as installed. */
 static void route_undecided(struct manager *manager)
 {
     for (int left = manager->open_to_all.wanted ? 0 : manager->undecided.count; left > 0; left--)

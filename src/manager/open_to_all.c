@@ -1,6 +1,7 @@
 #include "manager/open_to_all.h"
 
 #include "core/clock.h"
+#include "postgres/calls.h"
 #include "postgres/database.h"
 #include "shared/scoreboard.h"
 
@@ -20,11 +21,11 @@ int64_t open_to_all_due_ms(const struct open_to_all *open)
                                                                          : open->asked_ms + OPEN_AGAIN_MS;
 }
 
-const char *open_to_all_ask(struct open_to_all *open, int64_t now_ms)
+void open_to_all_ask(struct open_to_all *open, struct statement *statement, int64_t now_ms)
 {
     open->asked_ms = now_ms;
     open->polls = atomic_load(&open->scoreboard->workers->polls);
-    return "SELECT pgpoll.is_open_to_all(), NOT pgpoll.has_authenticate()";
+    call_is_open_to_all(statement);
 }
 
 void open_to_all_take(struct open_to_all *open, const PGresult *result, int64_t asked_ms)

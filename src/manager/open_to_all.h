@@ -15,6 +15,7 @@
 
 struct question;
 struct scoreboard;
+struct statement;
 
 struct open_to_all {
     struct scoreboard *scoreboard;
@@ -27,8 +28,8 @@ struct open_to_all {
 /* Returns when to ask again (monotonic ms), or INT64_MAX if no poll has begun since the last question. */
 int64_t open_to_all_due_ms(const struct open_to_all *open);
 
-/* Returns the statement that asks the database, and notes now_ms as the time of the question. */
-const char *open_to_all_ask(struct open_to_all *open, int64_t now_ms);
+/* Initialises the statement that asks the database, and notes now_ms as the time of the question. */
+void open_to_all_ask(struct open_to_all *open, struct statement *statement, int64_t now_ms);
 
 /*
  * Takes the result of the statement that was sent at asked_ms, and publishes it to the workers in the

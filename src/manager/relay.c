@@ -11,6 +11,7 @@
 #include "manager/open_to_all.h"
 #include "manager/subscriptions.h"
 #include "manager/worker_queue.h"
+#include "postgres/calls.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
@@ -57,8 +58,8 @@ struct cycle {
     /* Index of each statement in the batch; -1: the statement is not in this batch. */
     int listen_at, lead_at, unmute_at, messages_at, newest_at, open_at;
     enum notify_throttle_action action;
-    bool numbers; /* the statement at messages_at gives positions before it reads */
-    bool skips;   /* the ring does not go on from where it ends, so all topics are asked about again */
+    bool numbers;             /* the statement at messages_at gives positions before it reads */
+    bool skips;               /* empty the ring and close all topics, so that their waiters ask again */
     int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: the worker has died since */
     int question_count;
     bool look; /* this cycle begins the look that workers wait for */
@@ -165,10 +166,10 @@ static int64_t sweep_due_ms(const struct relay *relay, int64_t now_ms)
     return now_ms + subscriptions_linger_ms(&relay->subscriptions) / 4;
 }
 
-static struct statement *add_statement(struct relay *relay, const char *sql, int *at)
+static struct statement *add_statement(struct relay *relay, int *at)
 {
     *at = relay->batch.count;
-    return query_batch_add(&relay->batch, sql);
+    return query_batch_add(&relay->batch);
 }
 
 /* Adds one question's topics to those that the cycle asks about. */
@@ -228,13 +229,8 @@ static bool listen_statements(struct relay *relay)
 
     if (!relay->relisten)
         return true;
-    (void)query_batch_add(&relay->batch, "LISTEN pgpoll");
-    return statement_add_topics(
-        add_statement(relay,
-                      "SELECT pgpoll.listen($1),"
-                      " concat(pg_postmaster_start_time(), ' ', 'pgpoll.messages'::regclass::oid)",
-                      &relay->cycle.listen_at),
-        &self, 1);
+    call_listen_to_batches(query_batch_add(&relay->batch));
+    return call_listen_to_topic(add_statement(relay, &relay->cycle.listen_at), &self);
 }
 
 static bool throttle_statement(struct relay *relay, int64_t now_ms)
@@ -243,12 +239,9 @@ static bool throttle_statement(struct relay *relay, int64_t now_ms)
 
     cycle->action = notify_throttle_look(&relay->throttle, now_ms);
     if (cycle->action == NOTIFY_THROTTLE_MUTE)
-        return statement_add_int4(query_batch_add(&relay->batch, "SELECT pgpoll.mute_doorbell($1)"
-                                                                 " WHERE " STATEMENT_WRITABLE),
-                                  NOTIFY_THROTTLE_MUTE_MS);
+        return call_mute_doorbell(query_batch_add(&relay->batch), NOTIFY_THROTTLE_MUTE_MS);
     if (cycle->action == NOTIFY_THROTTLE_UNMUTE)
-        (void)add_statement(relay, "SELECT pgpoll.unmute_doorbell() WHERE " STATEMENT_WRITABLE,
-                            &cycle->unmute_at);
+        call_unmute_doorbell(add_statement(relay, &cycle->unmute_at));
     return true;
 }
 
@@ -293,14 +286,14 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
          * costs LEAD_MS now and then.
          */
         if (relay->throttle.follows)
-            (void)add_statement(relay, "SELECT pg_try_advisory_lock(1885827180, 2)", &cycle->lead_at);
+            call_lead(add_statement(relay, &cycle->lead_at));
         if (!throttle_statement(relay, now_ms))
             return false;
     }
     names = list_wanted(relay, wanted);
     made = names && (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
-                        add_statement(relay, NULL, &cycle->messages_at), READ_MESSAGES, READ_BYTES, after,
-                        wanted, relay->subscriptions.wanted_count);
+                        add_statement(relay, &cycle->messages_at), READ_MESSAGES, READ_BYTES, after, wanted,
+                        relay->subscriptions.wanted_count);
     free(names);
     return made;
 }
@@ -309,7 +302,7 @@ static bool newest_statement(struct relay *relay)
 {
     const struct asked *asked = &relay->cycle.asked;
 
-    return asked->count == 0 || catch_up_newest_statement(add_statement(relay, NULL, &relay->cycle.newest_at),
+    return asked->count == 0 || catch_up_newest_statement(add_statement(relay, &relay->cycle.newest_at),
                                                           asked->topics, asked->count);
 }
 
@@ -332,7 +325,7 @@ static bool compose(struct relay *relay, int64_t now_ms)
     list_questions(relay, now_ms);
     made = listen_statements(relay) && messages_statement(relay, now_ms) && newest_statement(relay);
     if (now_ms >= open_to_all_due_ms(relay->open_to_all))
-        (void)add_statement(relay, open_to_all_ask(relay->open_to_all, now_ms), &cycle->open_at);
+        open_to_all_ask(relay->open_to_all, add_statement(relay, &cycle->open_at), now_ms);
     return made;
 }
 

@@ -4,6 +4,7 @@
 #include "core/config.h"
 #include "core/log.h"
 #include "core/wait.h"
+#include "postgres/calls.h"
 #include "postgres/database.h"
 #include "postgres/query_batch.h"
 #include "shared/scoreboard.h"
@@ -271,7 +272,8 @@ static void fail(struct stats_writer *writer, enum error error)
  */
 static void succeed(struct stats_writer *writer)
 {
-    const PGresult *written = writer->batch.results[writer->batch.count - 1]; /* add_report() comes last */
+    /* The statement of add_report() is the last of the batch. */
+    const PGresult *written = writer->batch.results[writer->batch.count - 1];
 
     writer->logged_error = ERROR_NONE;
     if (writer->sends_heartbeat)
@@ -287,11 +289,9 @@ static void succeed(struct stats_writer *writer)
 static bool add_report(struct stats_writer *writer, bool ends)
 {
     const char *report = stats_report_finish(&writer->report, &writer->gauges, ends);
-    struct statement *write = query_batch_add(&writer->batch, "SELECT pgpoll.write_statistics($1, $2::json)");
 
-    statement_add_text(write, writer->config->host);
     if (report)
-        statement_add_text(write, report);
+        call_write_statistics(query_batch_add(&writer->batch), writer->config->host, report);
     return report;
 }
 
@@ -302,9 +302,7 @@ static bool add_report(struct stats_writer *writer, bool ends)
  */
 static void add_heartbeat(struct stats_writer *writer, int64_t now_ms)
 {
-    struct statement *heartbeat = query_batch_add(&writer->batch, "SELECT pg_notify(pgpoll.channel($1), '')");
-
-    statement_add_text(heartbeat, writer->scoreboard->self_topic);
+    call_notify_topic(query_batch_add(&writer->batch), writer->scoreboard->self_topic);
     writer->heartbeat_ms = now_ms + HEARTBEAT_MS;
 }
 
@@ -314,7 +312,7 @@ static void begin(struct stats_writer *writer, int64_t now_ms)
 
     writer->write_ms = now_ms + WRITE_MS;
     if (now_ms >= writer->sweep_ms) {
-        (void)query_batch_add(&writer->batch, "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
+        call_sweep_waiters(query_batch_add(&writer->batch));
         writer->sweep_ms = now_ms + SWEEP_MS;
     }
     if (writer->sends_heartbeat)

@@ -1,6 +1,7 @@
 #include "postgres/catch_up.h"
 
 #include "api/poll_request.h"
+#include "postgres/calls.h"
 #include "postgres/database.h"
 #include "postgres/statement.h"
 
@@ -200,7 +201,7 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
     enum error error = ERROR_MEMORY;
     int count = 0;
 
-    if ((user && !statement_refused_topic(&refused, user->name, request->topics, request->topic_count)) ||
+    if ((user && !call_refused_topic(&refused, user->name, request->topics, request->topic_count)) ||
         !catch_up_statement(&catch_up, request, positions, page_bytes))
         goto out;
     if (user)

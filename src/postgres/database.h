@@ -129,8 +129,8 @@ const char *database_error(const struct database *database);
 
 /*
  * These functions describe the last call that failed. database_failed() returns the index of the first
- * statement that failed. database_timed_out() returns whether it failed because it took too long: the
- * client's deadline passed, statement_timeout or lock_timeout expired, or somebody cancelled it.
+ * statement that failed. database_timed_out() returns whether the server said that it took too long, because
+ * statement_timeout or lock_timeout expired or somebody cancelled it; a server that does not answer is away.
  * database_sqlstate() returns the server's SQLSTATE, or "" if the error did not come from the server.
  */
 int database_failed(const struct database *database);

@@ -76,7 +76,7 @@ struct database {
     /* SQLSTATE of the error in the caller's statements; "": the error did not come from the server */
     char sqlstate[6];
     int failed;     /* index of the caller's statement that failed */
-    bool timed_out; /* whether that statement failed because it took too long */
+    bool timed_out; /* the server said that this statement took too long */
 };
 
 /* ---- session_end.c */

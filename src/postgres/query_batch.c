@@ -3,12 +3,9 @@
 #include "core/clock.h"
 #include "postgres/database.h"
 
-struct statement *query_batch_add(struct query_batch *batch, const char *sql)
+struct statement *query_batch_add(struct query_batch *batch)
 {
-    struct statement *statement = &batch->statements[batch->count++];
-
-    statement_init(statement, sql);
-    return statement;
+    return &batch->statements[batch->count++];
 }
 
 enum error query_batch_begin(struct query_batch *batch, struct database *database, int64_t now_ms,

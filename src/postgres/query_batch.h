@@ -33,10 +33,10 @@ struct query_batch {
 };
 
 /*
- * Adds a statement, initialised with sql, and returns it. If sql is NULL, the caller initialises the
- * statement. Texts that the statement borrows must live until query_batch_end().
+ * Adds a statement, which the caller initialises, and returns it. Texts that the statement borrows must live
+ * until query_batch_end().
  */
-struct statement *query_batch_add(struct query_batch *batch, const char *sql);
+struct statement *query_batch_add(struct query_batch *batch);
 
 /*
  * Sends the statements. database is borrowed until query_batch_end(). Returns ERROR_PENDING if results will

@@ -111,9 +111,10 @@ static bool is_busy(const struct database *database)
 }
 
 /*
- * Ends the session, but keeps a duplicate of its socket open, which shows when the backend has exited. If
- * statements are running, shuts down the sending side of the socket. Then the backend exits after the current
- * statement, and PQfinish() cannot block by writing to a peer that does not read.
+ * Ends the session, but keeps a duplicate of its socket open, which shows when the backend has exited.
+ * Cancels a running statement. If one is running, or the connection is not in order, shuts down the sending
+ * side of the socket. Then the backend exits after the current statement, and PQfinish() cannot block by
+ * writing to a peer that does not read.
  */
 static void end_session(struct database *database)
 {
@@ -161,10 +162,8 @@ void database_give_up(struct database *database)
         [CLOSED] = "no connection",
     };
 
-    if (database->state == RUNNING) {
+    if (database->state == RUNNING)
         database->failed = database->asked.received;
-        database->timed_out = true;
-    }
     database_close(database, texts[database->state]);
 }
 

@@ -122,14 +122,6 @@ bool statement_add_int8s(struct statement *statement, const int64_t *numbers, in
     return true;
 }
 
-bool statement_refused_topic(struct statement *statement, const char *remote_user,
-                             const struct poll_topic *topics, int count)
-{
-    statement_init(statement, "SELECT pgpoll.refused_topic($1, $2)");
-    statement_add_text(statement, remote_user);
-    return statement_add_topics(statement, topics, count);
-}
-
 void statement_release(struct statement *statement)
 {
     for (int i = 0; i < statement->count; i++)

@@ -13,12 +13,6 @@ enum { STATEMENT_MAX_PARAMETERS = 7 };
 
 struct poll_topic;
 
-/*
- * An SQL condition for statements that write. On a database with default_transaction_read_only it is false,
- * so the statements are skipped. On a standby it is true, so the statements fail.
- */
-#define STATEMENT_WRITABLE "(current_setting('transaction_read_only') = 'off' OR pg_is_in_recovery())"
-
 struct statement {
     const char *sql;
     int count;
@@ -44,14 +38,6 @@ bool statement_add_topics(struct statement *statement, const struct poll_topic *
 
 /* Appends numbers as bigint[]. Each number that equals the parameter null becomes NULL. */
 bool statement_add_int8s(struct statement *statement, const int64_t *numbers, int count, int64_t null);
-
-/*
- * Initialises a statement that asks which of these topics can_poll() refuses to remote_user ("": not
- * authenticated; borrowed). The statement's result is the number of the first refused topic, counted from 1,
- * or 0 if none is refused. Returns false if out of memory.
- */
-bool statement_refused_topic(struct statement *statement, const char *remote_user,
-                             const struct poll_topic *topics, int count);
 
 /* Frees the parameters' memory. Accepts an all-zero statement. */
 void statement_release(struct statement *statement);

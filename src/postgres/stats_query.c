@@ -1,5 +1,6 @@
 #include "postgres/stats_query.h"
 
+#include "postgres/calls.h"
 #include "postgres/database.h"
 #include "postgres/statement.h"
 
@@ -13,7 +14,7 @@ enum error stats_read(struct database *database, enum stats_kind kind, PGresult 
     PGresult *results[COUNT];
     enum error error;
 
-    statement_init(&statements[SWEEP], "SELECT pgpoll.sweep_waiters() WHERE " STATEMENT_WRITABLE);
+    call_sweep_waiters(&statements[SWEEP]);
     statement_init(&statements[READ], queries[kind]);
     error = database_run(database, statements, COUNT, results, deadline_ms);
     if (error)

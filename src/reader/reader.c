@@ -45,7 +45,7 @@ static void serve(const struct config *config, struct database *database, int so
     read_channel_release(&job);
 }
 
-/* Closes the connection and returns unused memory to the system, as long as there is nothing to read. */
+/* Closes the connection and returns unused memory to the system, after a while without questions. */
 static void rest(struct database *database)
 {
     database_close(database, NULL);

@@ -120,7 +120,7 @@ struct reply {
 struct scoreboard_plan {
     int worker_count;
     int max_topics;  /* number of topics that one poll may have */
-    int topic_count; /* number of topics of all polls together, see scoreboard_new() */
+    int topic_count; /* how many topic numbers there are, see scoreboard_new() */
     int max_readers; /* number of processes that read the table for the workers */
     size_t ring_messages, ring_bytes;
 };

@@ -167,13 +167,14 @@ static struct probe begin_probe(const struct topic_table *table, uint64_t hash)
 static int next_match(const struct topic_table *table, struct probe *probe, uint64_t hash)
 {
     for (; probe->left > 0; probe->left--) {
-        const int topic = atomic_load_explicit(&probe->index[probe->at], memory_order_acquire) - 1;
+        /* an element is a topic + 1; 0: none. A damaged one may be any number. */
+        const int32_t element = atomic_load_explicit(&probe->index[probe->at], memory_order_acquire);
 
         probe->at = (probe->at + 1) & probe->mask;
-        if (topic < 0 || topic >= table->count)
+        if (element <= 0 || element > table->count)
             return -1;
-        if (atomic_load_explicit(&entry_at(table, topic)->hash, memory_order_acquire) == hash)
-            return topic;
+        if (atomic_load_explicit(&entry_at(table, element - 1)->hash, memory_order_acquire) == hash)
+            return element - 1;
     }
     return -1;
 }

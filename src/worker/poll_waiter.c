@@ -190,7 +190,7 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
             drained = true;
         }
         if (!first)
-            attempt.how |= SOURCE_SUBSCRIBE; /* the subscription was lost with the connection */
+            attempt.how |= SOURCE_SUBSCRIBE; /* without a manager, it ended with the connection */
         if (failed) /* the second attempt follows at once, because perhaps only an idle connection was lost */
             backoff_fail(&backoff, clock_monotonic_ms());
         failed = true;

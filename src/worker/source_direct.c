@@ -3,6 +3,7 @@
 #include "api/poll_request.h"
 #include "core/clock.h"
 #include "core/config.h"
+#include "postgres/calls.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/statement.h"
@@ -42,20 +43,11 @@ enum { READ_ONLY_LOOK_MS = 1000 };
 
 /* ---- statistics */
 
-/*
- * Adds the parameters of pgpoll.write_statistics(): the host and the finished report. ends says whether the
- * worker ends. Returns false if out of memory.
- */
-static bool add_report(struct source_direct *source, struct statement *statement, bool ends)
+/* Returns the finished report, or NULL if out of memory. ends says whether the worker ends. */
+static const char *finish_report(struct source_direct *source, bool ends)
 {
-    const char *report;
-
     (void)counters_take(&source->report.counters, source->counting);
-    report = stats_report_finish(&source->report, NULL, ends);
-    statement_add_text(statement, source->config->host);
-    if (report)
-        statement_add_text(statement, report);
-    return report;
+    return stats_report_finish(&source->report, NULL, ends);
 }
 
 /*
@@ -71,19 +63,20 @@ static void take_written(struct source_direct *source, bool written)
     database_note_read_only(&source->read_only, !written);
 }
 
-/*
- * Writes the statistics with the statement sql, whose first column is the result of
- * pgpoll.write_statistics($1, $2).
- */
-static enum error write_report(struct source_direct *source, const char *sql, bool ends, int64_t timeout_ms)
+/* Writes the statistics with call_write_statistics() or call_end_wait(). */
+static enum error write_report(struct source_direct *source,
+                               void (*call)(struct statement *, const char *, const char *), bool ends,
+                               int64_t timeout_ms)
 {
+    const char *report = finish_report(source, ends);
     struct statement statement;
     PGresult *result = NULL;
     enum error error = ERROR_MEMORY;
 
-    statement_init(&statement, sql);
-    if (add_report(source, &statement, ends))
-        error = database_run(source->database, &statement, 1, &result, clock_monotonic_ms() + timeout_ms);
+    if (!report)
+        return error;
+    call(&statement, source->config->host, report);
+    error = database_run(source->database, &statement, 1, &result, clock_monotonic_ms() + timeout_ms);
     if (!error)
         take_written(source, database_is_true(result));
     PQclear(result);
@@ -98,15 +91,17 @@ static bool subscribe_statement(struct statement *statement, struct source_direc
 {
     const int64_t now_ms = clock_monotonic_ms();
     struct json_object *topics = json_object_new_array();
+    const char *report;
 
     for (int i = 0; topics && i < poll->request->topic_count; i++)
         (void)json_object_array_add(topics, json_object_new_string_len(poll->request->topics[i].name,
                                                                        (int)poll->request->topics[i].length));
-    statement_init(statement, "SELECT pgpoll.write_statistics($2, $3::json) FROM pgpoll.listen($1) LIMIT 1");
-    return stats_report_add_began(&source->report, (int)getpid(), topics, poll->client, poll->remote_user,
-                                  now_ms - poll->started_ms, poll->deadline_ms - now_ms) &&
-           statement_add_topics(statement, poll->request->topics, poll->request->topic_count) &&
-           add_report(source, statement, false);
+    if (!stats_report_add_began(&source->report, (int)getpid(), topics, poll->client, poll->remote_user,
+                                now_ms - poll->started_ms, poll->deadline_ms - now_ms))
+        return false;
+    report = finish_report(source, false);
+    return report && call_begin_wait(statement, poll->request->topics, poll->request->topic_count,
+                                     source->config->host, report);
 }
 
 /*
@@ -133,7 +128,7 @@ static enum error look_at_authenticate(struct source_direct *source, int64_t dea
     PGresult *result = NULL;
     enum error error;
 
-    statement_init(&statement, "SELECT pgpoll.has_authenticate()");
+    call_has_authenticate(&statement);
     error = ask_one(source, &statement, &result, deadline_ms);
     if (!error) {
         source->anonymous = !database_is_true(result);
@@ -170,8 +165,7 @@ static enum error direct_authenticate(struct message_source *base, const struct 
         return error;
     if (!source_is_usable(authorization))
         return ERROR_UNAUTHENTICATED;
-    statement_init(&statement, "SELECT pgpoll.authenticate($1)");
-    statement_add_text(&statement, authorization);
+    call_authenticate(&statement, authorization);
     error = ask_one(source, &statement, &result, deadline_ms);
     if (!error)
         error = take_user(result, user);
@@ -224,11 +218,8 @@ static enum error direct_wait(struct message_source *base, const struct interrup
     return error;
 }
 
-static const char write_only[] = "SELECT pgpoll.write_statistics($1, $2::json)";
-
 static void direct_end(struct message_source *base)
 {
-    static const char end_wait[] = "SELECT pgpoll.write_statistics($1, $2::json), pgpoll.unlisten(NULL)";
     struct source_direct *source = (struct source_direct *)base;
     const int64_t timeout_ms = source->config->query_timeout_s * 1000;
     const bool subscribed = source->subscribed;
@@ -242,10 +233,10 @@ static void direct_end(struct message_source *base)
      * UNLISTEN fails.
      */
     if (subscribed && (!stats_report_add_ended(&source->report, (int)getpid()) ||
-                       write_report(source, end_wait, false, timeout_ms) != ERROR_NONE))
+                       write_report(source, call_end_wait, false, timeout_ms) != ERROR_NONE))
         database_close(source->database, NULL);
     if (!subscribed && clock_monotonic_ms() - source->written_ms >= WRITE_MS)
-        (void)write_report(source, write_only, false, timeout_ms);
+        (void)write_report(source, call_write_statistics, false, timeout_ms);
 }
 
 static const char *direct_error(const struct message_source *base)
@@ -266,7 +257,7 @@ static void direct_rest(struct message_source *base)
      */
     if (!source->report.counters_began || atomic_load(&source->counting->fresh) ||
         atomic_load(&source->report.counters.fresh))
-        (void)write_report(source, write_only, false, source->config->query_timeout_s * 1000);
+        (void)write_report(source, call_write_statistics, false, source->config->query_timeout_s * 1000);
 }
 
 /*
@@ -276,7 +267,7 @@ static void direct_rest(struct message_source *base)
 static void finish(struct source_direct *source)
 {
     if (database_is_connected(source->database))
-        (void)write_report(source, write_only, true, LAST_MS);
+        (void)write_report(source, call_write_statistics, true, LAST_MS);
 }
 
 static void direct_free(struct message_source *base)

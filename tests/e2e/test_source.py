@@ -48,6 +48,7 @@ def test_includes_point_down(tree):
     ("src/api/new.c", '#include "missing.h"', "there is no missing.h"),
     ("src/utils/new.c", '#include "core/new.h"', "utils is no folder in the table of tests/layers"),
     ("src/new.c", '#include "core/new.h"', "new.c is no folder in the table of tests/layers"),
+    ("src/manager/new.c", 'static const char sql[] = "SELECT pgpoll.new()";', "only postgres contains SQL"),
     ("src/worker/new.c", "#include <fcgiapp.h>", "only fcgi includes <fcgiapp.h>"),
     ("fcgi/new.c", "#include <libpq-fe.h>", "only postgres includes <libpq-fe.h>")))
 def test_includes_that_are_refused(tree, file, line, reason):

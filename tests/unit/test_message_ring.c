@@ -436,7 +436,8 @@ static void model_change(struct model *model)
     } else if (what == 3 && model->count > 0 &&
                model->topic_newest[topic] < model->messages[model->count - 1].position) {
         model->from[topic] = model->topic_newest[topic] = model->messages[model->count - 1].position;
-        append(model->ring, topic, model->topic_newest[topic]); /* not the newest: skipped */
+        /* ring_append() skips this message, because the one appended last is newer. */
+        append(model->ring, topic, model->topic_newest[topic]);
     } else {
         model_append(model, topic);
     }

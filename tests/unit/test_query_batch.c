@@ -12,7 +12,10 @@ static const char *run_out_of_time(struct query_batch *batch, struct database *d
 {
     const int64_t now_ms = clock_monotonic_ms();
 
-    CU_ASSERT(statement_add_int4(query_batch_add(batch, "SELECT $1"), 1));
+    struct statement *statement = query_batch_add(batch);
+
+    statement_init(statement, "SELECT $1");
+    CU_ASSERT(statement_add_int4(statement, 1));
     CU_ASSERT_EQUAL(query_batch_begin(batch, database, now_ms, 400), ERROR_PENDING);
     CU_ASSERT_EQUAL(query_batch_step(batch, true, now_ms + 1),
                     ERROR_PENDING); /* the batch has connected and sends */

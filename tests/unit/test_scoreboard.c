@@ -356,7 +356,7 @@ struct host {
     struct relay *relay;
     struct authorizer *authorizer;
     struct stats_writer *stats_writer;
-    int broken, taken; /* how many questions were broken, and taken */
+    int broken, taken; /* how often question_take() returned QUESTION_BROKEN, and QUESTION_TAKEN */
 };
 
 static void forget(struct host *host, int worker)

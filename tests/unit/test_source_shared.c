@@ -335,7 +335,7 @@ static void asks_only_what_it_must(void)
     READ(&host, SOURCE_AUTHORIZE, ""); /* the poll reads from now on */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
     CU_ASSERT_EQUAL(host.authorizations, 1);
-    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring knows the topic, but the user must be checked */
+    READ(&host, SOURCE_AUTHORIZE, ""); /* the ring has all topics now, but the user must be checked */
     CU_ASSERT_EQUAL(atomic_load(&host.questions), 3);
     CU_ASSERT_EQUAL(host.authorizations, 2);
     READ(&host, SOURCE_READ_ONLY, "");

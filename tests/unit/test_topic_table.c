@@ -173,7 +173,7 @@ static void names_come_and_go(int size, int changes)
         numbers[i] = -1;
     for (int change = 0; change < changes; change++) {
         const int i = (int)(random() % names);
-        /* Names of one to 17 blocks. */
+        /* Names of 6 to 125 bytes, and of the greatest length: 1 to 3, and 17, blocks of the table. */
         const size_t length =
             (size_t)snprintf(name, sizeof name, "%0*d", i % 5 == 0 ? NAME_BYTES : 6 + i % 120, i);
 

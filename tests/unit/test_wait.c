@@ -222,7 +222,7 @@ static void a_signal_during_the_wait_drains(void)
     close_line(&line);
 }
 
-/* A race: the signal comes after the check of the flag but before the sleep, while it is blocked. */
+/* As in a race: the signal is blocked and pending when the flag is checked. The sleep must end at once. */
 static void a_signal_before_the_wait_drains(void)
 {
     struct line line;
