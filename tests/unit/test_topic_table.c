@@ -168,6 +168,8 @@ static void names_come_and_go(int size, int changes)
     int *numbers = calloc((size_t)names, sizeof *numbers), used = 0;
     char name[NAME_BYTES + 1];
 
+    if (!EXPECT(numbers, "memory for %d names", names))
+        return;
     srandom(1);
     for (int i = 0; i < names; i++)
         numbers[i] = -1;
