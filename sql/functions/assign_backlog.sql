@@ -28,7 +28,6 @@ DECLARE
     from_xid constant xid8 := latest.next_xid;
     seen_end constant xid8 := pg_snapshot_xmax(latest.seen);
     seen_end_32 constant bigint := seen_end::text::bigint & 4294967295;
-    now_end constant xid8 := pg_snapshot_xmax(pg_current_snapshot());
     chosen bigint[] := '{}';
     strays bigint[] := '{}';
     old_xids xid8[];
@@ -137,7 +136,9 @@ BEGIN
                        CASE WHEN latest.adopting THEN
                            m.xid IS NOT NULL
                            AND m.xid <> ALL (unseen)
-                           AND NOT (m.xid >= seen_end AND m.xid < now_end
+                           -- Every row that this query shows is of a transaction below its snapshot's xmax.
+                           AND NOT (m.xid >= seen_end
+                                    AND m.xid < (SELECT pg_snapshot_xmax(pg_current_snapshot()))
                                     AND (m.xmin::text::bigint - seen_end_32) & 4294967295 < 2147483648)
                            AND (SELECT f.message_id FROM pgpoll.feed f
                                 WHERE f.message_id = m.id LIMIT 1) IS NULL

@@ -11,11 +11,11 @@ ROWS, LOADS = 4, 300
 
 @pytest.fixture
 def changes():
-    """Sessions that change a table all the time, and say each change in a message; and one that gives the messages positions."""
+    """Sessions that change a table all the time, and say each change in a message; and one that gives the messages positions, beginning with
+    a database's first batch."""
     admin, stop = connect(), threading.Event()
     run(admin, "CREATE TABLE state (id integer PRIMARY KEY, n integer)")
     run(admin, "INSERT INTO state SELECT id, 0 FROM generate_series(1, %s) id", ROWS)
-    run(admin, "SELECT pgpoll.assign_positions()")   # the first batch adopts what there is
 
     def write(session):
         for number in itertools.count():
