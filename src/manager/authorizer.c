@@ -381,6 +381,12 @@ static enum error timeout_of(const struct question *question)
     return question->kind == QUESTION_AUTHENTICATE ? ERROR_AUTHENTICATE_TIMEOUT : ERROR_CAN_POLL_TIMEOUT;
 }
 
+/* Returns the answer to a question whose deadline has passed. */
+static enum error late_answer(const struct authorizer *authorizer, const struct question *question)
+{
+    return authorizer->is_away ? ERROR_DATABASE_AWAY : timeout_of(question);
+}
+
 /* Answers a worker's question if its deadline has passed. Returns whether it has. */
 static bool answer_late(const struct authorizer *authorizer, int worker, int64_t now_ms)
 {
@@ -388,8 +394,7 @@ static bool answer_late(const struct authorizer *authorizer, int worker, int64_t
 
     if (question->deadline_ms > now_ms)
         return false;
-    question_answer(authorizer->scoreboard, worker,
-                    authorizer->is_away ? ERROR_DATABASE_AWAY : timeout_of(question));
+    question_answer(authorizer->scoreboard, worker, late_answer(authorizer, question));
     return true;
 }
 
@@ -419,7 +424,7 @@ static void expire_session(struct authorizer *authorizer, struct session *sessio
         return;
     }
     scoreboard_reply(authorizer->scoreboard, session->worker)->error =
-        authorizer->is_away ? ERROR_DATABASE_AWAY : timeout_of(session->question);
+        late_answer(authorizer, session->question);
     session->question = question_take_over(authorizer->scoreboard, session->worker);
     session->worker = WORKER_QUEUE_NONE;
 }
@@ -606,21 +611,18 @@ static void log_failure(const struct session *session, enum error error)
         log_write(LOG_LEVEL_WARNING, "cannot ask who may poll: %s", database_error(database));
 }
 
-static enum error name_error(const struct session *session, enum error error)
+static enum error failure_of(const struct question *question)
 {
-    if (database_timed_out(session->database))
-        return timeout_of(session->question);
-    if (error != ERROR_DATABASE_QUERY)
-        return error;
-    return session->question->kind == QUESTION_AUTHENTICATE ? ERROR_AUTHENTICATE_FAILED
-                                                            : ERROR_CAN_POLL_FAILED;
+    return question->kind == QUESTION_AUTHENTICATE ? ERROR_AUTHENTICATE_FAILED : ERROR_CAN_POLL_FAILED;
 }
 
 static void fail(struct authorizer *authorizer, struct session *session, enum error error)
 {
     const int64_t now_ms = clock_monotonic_ms();
-    const enum error named = name_error(session, error);
-    const bool slow = named == timeout_of(session->question);
+    const enum error timed_out = timeout_of(session->question);
+    const enum error named =
+        database_name_error(session->database, error, failure_of(session->question), timed_out);
+    const bool slow = named == timed_out;
     const bool was_away = authorizer->is_away;
 
     /* A failed attempt to connect is repeated again and again. Only the first failure is logged. */

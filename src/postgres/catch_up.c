@@ -175,9 +175,7 @@ static enum error name_error(const struct database *database, enum error error, 
 {
     if (!checked || database_failed(database) > 0)
         return error;
-    if (database_timed_out(database))
-        return ERROR_CAN_POLL_TIMEOUT;
-    return error == ERROR_DATABASE_QUERY ? ERROR_CAN_POLL_FAILED : error;
+    return database_name_error(database, error, ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT);
 }
 
 static enum error take_refused(struct catch_up_user *user, const PGresult *result)

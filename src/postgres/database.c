@@ -211,9 +211,12 @@ int database_failed(const struct database *database)
     return database->failed;
 }
 
-bool database_timed_out(const struct database *database)
+enum error database_name_error(const struct database *database, enum error error, enum error failed,
+                               enum error timed_out)
 {
-    return database->timed_out;
+    if (database->timed_out)
+        return timed_out;
+    return error == ERROR_DATABASE_QUERY ? failed : error;
 }
 
 const char *database_sqlstate(const struct database *database)

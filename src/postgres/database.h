@@ -129,13 +129,19 @@ const char *database_error(const struct database *database);
 
 /*
  * These functions describe the last call that failed. database_failed() returns the index of the first
- * statement that failed. database_timed_out() returns whether the server said that it took too long, because
- * statement_timeout or lock_timeout expired or somebody cancelled it; a server that does not answer is away.
- * database_sqlstate() returns the server's SQLSTATE, or "" if the error did not come from the server.
+ * statement that failed. database_sqlstate() returns the server's SQLSTATE, or "" if the error did not come
+ * from the server.
  */
 int database_failed(const struct database *database);
-bool database_timed_out(const struct database *database);
 const char *database_sqlstate(const struct database *database);
+
+/*
+ * Names error, with which a call of an operator's function has failed. Returns timed_out if the server said
+ * that the call took too long, because statement_timeout or lock_timeout expired or somebody cancelled it;
+ * failed after any other SQL error; otherwise error: a server that does not answer is away.
+ */
+enum error database_name_error(const struct database *database, enum error error, enum error failed,
+                               enum error timed_out);
 
 /*
  * Logs that the database has become read-only, or writable again. *noted: whether it was read-only at the

@@ -113,10 +113,9 @@ static enum error ask_one(struct source_direct *source, const struct statement *
 {
     enum error error = database_run(source->database, statement, 1, result, deadline_ms);
 
-    if (error && database_timed_out(source->database))
-        error = ERROR_AUTHENTICATE_TIMEOUT;
-    else if (error == ERROR_DATABASE_QUERY)
-        error = ERROR_AUTHENTICATE_FAILED;
+    if (error)
+        error = database_name_error(source->database, error, ERROR_AUTHENTICATE_FAILED,
+                                    ERROR_AUTHENTICATE_TIMEOUT);
     source->hides_error = error == ERROR_AUTHENTICATE_FAILED;
     return error;
 }

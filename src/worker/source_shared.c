@@ -513,8 +513,8 @@ static enum error read_allowed(struct source_shared *source, const struct source
     enum error error;
 
     /*
-     * A poll that does not wait is not worth a LISTEN, so a reader reads its topics from the table. The
-     * manager is asked only if no reader reaches the database.
+     * A poll that does not wait is not worth opening its topics in the ring, so a reader reads them from the
+     * table. The manager is asked only if no reader reaches the database.
      */
     if (request->timeout_s == 0 && !known) {
         number = !look(source, poll, deadline_ms);
