@@ -212,25 +212,17 @@ def test_an_example_ends_if_the_server_refuses_its_request(client, server):
     assert done.returncode == 1 and "control characters" in done.stderr and "Traceback" not in done.stderr
 
 
-class Faults(http.server.BaseHTTPRequestHandler):
+class Faults(web.Handler):
     """A server that answers every second request with the next fault, the others without messages, and the last one with a message."""
 
     def do_POST(self):
         server = self.server
-        server.asked.append((time.monotonic(), json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+        server.asked.append((time.monotonic(), self.read_json()))
         turn, faulty = divmod(len(server.asked), 2)
         messages = [] if turn < len(server.faults) else [{"topic": "a", "message_id": "msg_1", "payload": 1}]
         good = json.dumps({"messages": messages, "has_more": False, "next_since": {"a": "msg_1"}}).encode()
         status, headers, body = server.faults[turn] if faulty and not messages else (200, {}, good)
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.answer(status, body, headers)
 
 
 def test_an_example_before_a_server_that_fails_in_every_way(client, tmp_path):
@@ -292,12 +284,12 @@ def test_a_cursor_file_keeps_the_cursors_of_other_topics(client, server, topic, 
             until(lambda: json.loads(cursors.read_text()).get(name) == server.read(name)[-1]["message_id"], "the cursor on disk")
 
 
-class Cutting(http.server.BaseHTTPRequestHandler):
+class Cutting(web.Handler):
     """A proxy that accepts a poll and, after 1.2 s, closes the connection or answers 504."""
 
     def do_POST(self):
         server = self.server
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.read_json()
         server.asked.append((time.monotonic(), request))
         turn = len(server.asked)
         if request["timeout"] and turn <= 8:
@@ -305,22 +297,13 @@ class Cutting(http.server.BaseHTTPRequestHandler):
                 server.over.wait(1.2)
                 self.send_error(504)
                 return
-            self.send_response(200)
-            self.send_header("Content-Length", "100")
-            self.end_headers()
+            self.answer_head(200, 100)
             self.wfile.flush()
             server.over.wait(1.2)
             self.close_connection = True
             return
         messages = [{"topic": "a", "message_id": "msg_2", "payload": 1}] if request["timeout"] else []
-        body = json.dumps({"messages": messages, "has_more": False, "next_since": {"a": "msg_1"}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.answer(200, json.dumps({"messages": messages, "has_more": False, "next_since": {"a": "msg_1"}}).encode())
 
 
 def test_a_poll_that_a_proxy_cuts_is_no_failure(client, tmp_path):
@@ -337,25 +320,20 @@ def test_a_poll_that_a_proxy_cuts_is_no_failure(client, tmp_path):
         server.shutdown()
 
 
-class SlowLine(http.server.BaseHTTPRequestHandler):
+class SlowLine(web.Handler):
     """A proxy that sends an answer over 13 s, and none for topic "silent"."""
 
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.read_json()
         if request["topics"] == ["silent"]:
             return self.server.over.wait()
         self.server.asked.append(request)
         body = json.dumps({"messages": [{"topic": "slow", "message_id": "msg_1", "payload": "€" * 200}], "has_more": False,
                            "next_since": {"slow": "msg_1"}}, ensure_ascii=False).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        self.answer_head(200, len(body))
         for start in range(0, len(body), 20):
             self.wfile.write(body[start:start + 20])
             self.server.over.wait(13 * 20 / len(body))
-
-    def log_message(self, *_):
-        pass
 
 
 def test_the_module_on_a_slow_line():
@@ -570,18 +548,13 @@ def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_
             assert program.errors == []
 
 
-class Tokens(http.server.BaseHTTPRequestHandler):
+class Tokens(web.Handler):
     """Says to nginx who has the token that is good now, and keeps what it was shown."""
 
     def do_GET(self):
         shown = self.headers["Authorization"]
         self.server.shown.append(shown)
-        self.send_response(200 if shown == f"Bearer {self.server.good}" else 401)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
+        self.answer(200 if shown == f"Bearer {self.server.good}" else 401)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import psycopg2
 import pytest
 
 from documents import COMMANDS, PATHS, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
+import web
 from server import ROOT, Server, until
 
 # Commands that a test runs in another form.
@@ -288,21 +289,14 @@ def test_the_packaged_javascript_client(fresh, tmp_path, packages):
 @contextlib.contextmanager
 def api(server, query, meanwhile):
     """An HTTP API that answers every request with what the query returns, as web_user; meanwhile() is called just before and after."""
-    class Api(http.server.BaseHTTPRequestHandler):
+    class Api(web.Handler):
         def do_GET(self):
             meanwhile()
             server.sql("SET ROLE web_user")
             (state,), = server.sql(query)
             server.sql("RESET ROLE")
             meanwhile()
-            body = json.dumps(state).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
+            self.answer(200, json.dumps(state).encode())
 
     with http.server.HTTPServer(("127.0.0.1", 0), Api) as listening:
         threading.Thread(target=listening.serve_forever).start()

@@ -165,17 +165,10 @@ def test_tokens_reach_authenticate(server, topic):
 @contextlib.contextmanager
 def application():
     """Starts an application that recognizes its users by a cookie. Yields its port."""
-    class Application(http.server.BaseHTTPRequestHandler):
+    class Application(web.Handler):
         def do_GET(self):
             user = {"session=1": "ann", "session=2": "bob"}.get(self.headers["Cookie"])
-            self.send_response(200 if user else 401)
-            self.send_header("Content-Length", "0")
-            if user:
-                self.send_header("X-User", user)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
+            self.answer(200 if user else 401, headers={"X-User": user} if user else {})
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Application) as listening:
         threading.Thread(target=listening.serve_forever).start()

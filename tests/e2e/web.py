@@ -1,5 +1,7 @@
 """Web servers in front of pgpoll's workers. Each has Debian's configuration and our file from deploy/, installed as its comments say. The tests
 replace only the sockets' directory in ours, and paths and ports in Debian's."""
+import http.server
+import json
 import os
 import pathlib
 import re
@@ -36,6 +38,27 @@ def uncomment(text, section):
     before, heading, rest = re.split(rf"(^ *# {re.escape(section)}.*\n)", text, maxsplit=1, flags=re.M)
     block, gap, after = rest.partition("\n\n")
     return before + heading + re.sub(r"^( *)#(?=[^ #])", r"\1", block, flags=re.M) + gap + after
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """The base of a test's own HTTP server. It logs nothing."""
+
+    def log_message(self, *_):
+        pass
+
+    def read_json(self):
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def answer_head(self, status, length, headers=()):
+        self.send_response(status)
+        for name, value in dict(headers).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def answer(self, status, body=b"", headers=()):
+        self.answer_head(status, len(body), headers)
+        self.wfile.write(body)
 
 
 class WebServer:
