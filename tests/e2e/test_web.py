@@ -163,6 +163,25 @@ def test_tokens_reach_authenticate(server, topic):
         until(lambda: poll().status == 200, "as installed again", 5 + STALL_S)
 
 
+@pytest.mark.skipif(WEB == "lighttpd", reason="it passes a header on as it is")
+def test_a_session_cookie_reaches_authenticate(server, topic):
+    body = json.dumps({"topics": [topic], "timeout": 0})
+    with fronted(server, edit=lambda text: web.uncomment(text, "Or pass a cookie"), modules=["headers"] if WEB == "apache" else []) as door:
+        def status(**headers):
+            return door.request("POST", POLL, body, headers).status
+
+        try:
+            server.sql("""CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                          $$ SELECT CASE $1 WHEN 'Bearer 1' THEN 'ann' END $$""")
+            until(lambda: status() == 401, "authenticate() heeded", 5 + STALL_S)
+            assert [status(Cookie=cookie) for cookie in ("session=1", "a=b; session=1; c=d")] == [200] * 2
+            assert [status(Cookie=cookie) for cookie in ("session=2", "nosession=1", "session=", "")] == [401] * 4
+            assert [status(Authorization="Bearer 1"), status(Authorization="Bearer 1", Cookie="session=2")] == [200, 401]
+        finally:
+            server.authenticate_as_installed()
+        until(lambda: status() == 200, "as installed again", 5 + STALL_S)
+
+
 @pytest.mark.skipif(WEB == "lighttpd", reason="no module checks such tokens")
 def test_tokens_of_an_openid_connect_provider(server, topic):
     """The user is the token's. Whatever is wrong with a token, the answer is 401, which a page of a listed origin sees; its preflight has none."""
