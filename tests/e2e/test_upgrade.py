@@ -154,6 +154,21 @@ def test_schema_first_then_programs(server, next_tree):
             client.end(*range(15))
 
 
+def test_sessions_that_an_upgrade_could_not_close(server, topic):
+    """The role that upgrades may not terminate them. Their next statement may call a function that is gone: the poll waits, as for the upgrade."""
+    ((function,),) = server.sql("SELECT oid::regprocedure::text FROM pg_proc WHERE oid::regproc::text = 'pgpoll.catch_up'")
+    server.publish(topic, 1)
+    server.sql(f"ALTER FUNCTION {function} RENAME TO gone")
+    try:
+        poll = server.poll_later(topic, since={topic: "0"}, timeout=30)
+        server.poll(topic, since={topic: "0"}, timeout=1, status=503)
+        assert not poll.done()
+    finally:
+        server.sql(f"ALTER FUNCTION {function.replace('catch_up', 'gone')} RENAME TO catch_up")
+    assert poll.result().payloads == [1]
+    assert told(server, r"schema, 0 messages.*function pgpoll.catch_up\(.*\) does not exist")()
+
+
 def test_programs_first_then_schema(next_tree, topic):
     """In this order clients wait, as while the database is away."""
     with Server(8, errors="pgpoll schema|: schema, 0 messages") as own, hosts(own, ROOT) as both:
