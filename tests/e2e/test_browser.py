@@ -1,4 +1,4 @@
-"""The JavaScript client in Chromium: several pages that share a poll, pages that nobody looks at, and pages of another origin."""
+"""The JavaScript client in Chromium: several pages that share a poll, hidden pages, logins, and pages of another origin."""
 import base64
 import contextlib
 import json
@@ -203,9 +203,23 @@ def test_a_hidden_page_can_pause(server, tabs, topic):
 
 @pytest.fixture(scope="module")
 def wanted(server):
-    """From here on, pgpoll.authenticate() wants the token "first"."""
-    with token_wanted(server):
-        yield
+    """From here on, pgpoll.authenticate() accepts only the token "first". Yields a function that changes the token."""
+    with token_wanted(server) as change:
+        yield change
+
+
+def test_tabs_that_share_a_poll_renew_their_token(server, wanted, tabs, topic):
+    for _ in range(2):
+        tabs.open(topic, share="ann", tokens=["first", "second"])
+    until(lambda: len(server.waiting(topic)) == 1, "one poll for both")
+    wanted("second")
+    for n in 1, 2:      # the second poll is refused at first
+        server.publish(topic, n)
+    for tab in tabs.all:
+        tabs.until_got(tab, [1, 2])
+        assert tabs.run(tab, "return window.errors") == []
+    assert sum(tabs.run(tab, "return window.refusals") for tab in tabs.all) >= 1
+    wanted("first")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Who a client is, and what it may poll, by functions of the operator."""
+"""The operator's functions: authenticate() names the user, can_poll() allows topics."""
 import json
 import os
 import pathlib
@@ -122,7 +122,7 @@ def test_a_key_says_who_polls(keys, topic):
     assert poll_with(keys, "Bearer ann-key", own)[0] == 200
     assert poll_with(keys, "Bearer bob-key", own)[0] == 403
     assert poll_with(keys, "Bearer guest", own)[0] == 403 and poll_with(keys, "Bearer guest", topic)[0] == 200
-    # Who was authenticated already is not asked for a key.
+    # A user whom the web server has authenticated needs no key.
     assert poll_with(keys, None, own, REMOTE_USER="ann")[0] == poll_with(keys, "Bearer bob-key", own, REMOTE_USER="ann")[0] == 200
     assert poll_with(keys, "", own, REMOTE_USER="bob")[0] == 403
 
