@@ -15,12 +15,20 @@
 #include "shared/host_state.h"
 #include "startup.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <json-c/json.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
+
+enum {
+    TURN_MS = 1000, /* how long a request waits for another one that asks the database */
+    TURN_LOOK_MS = 5
+};
 
 struct stats_worker {
     struct accept_loop loop;
@@ -35,17 +43,51 @@ struct resource {
     const char *type;
 };
 
+/*
+ * Waits until no other process of this pool asks the database. While the database hangs, only one process
+ * hangs with it, and the others answer balancers. The lock is on the socket, which all of them share; the
+ * kernel releases it when its owner dies. Returns false if it is not this process's turn within TURN_MS.
+ */
+static bool take_turn(void)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    const int64_t deadline_ms = clock_monotonic_ms() + TURN_MS;
+
+    while (fcntl(STDIN_FILENO, F_SETLK, &lock) != 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return true; /* it cannot be locked: that is no reason to refuse statistics */
+        if (clock_monotonic_ms() >= deadline_ms)
+            return false;
+        (void)poll(NULL, 0, TURN_LOOK_MS);
+    }
+    return true;
+}
+
+static void end_turn(void)
+{
+    struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+    (void)fcntl(STDIN_FILENO, F_SETLK, &lock);
+}
+
 static void send_statistics(struct stats_worker *worker, FCGX_Request *request,
                             const struct resource *resource)
 {
     PGresult *result = NULL;
     int64_t timeout_ms = worker->config.query_timeout_s * 1000;
-    enum error error =
-        stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
+    enum error error;
+
+    if (!take_turn()) {
+        log_write(LOG_LEVEL_WARNING, "%s: another request waits for the database", resource->path);
+        http_send_error(request, &worker->config, ERROR_DATABASE_AWAY, NULL, METHODS);
+        return;
+    }
+    error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
 
     /* Retry once: the connection may have been lost while the process was idle. */
     if (error == ERROR_DATABASE_AWAY)
         error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
+    end_turn();
     if (error) {
         log_write(error_log_level(error), "%s: %s: %s", resource->path, error_name(error),
                   database_error(worker->database));

@@ -7,7 +7,6 @@
 #include "shared/scoreboard.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -125,9 +124,4 @@ void host_report_step(struct host_report *report, const struct host_facts *facts
         report->has_begun = true;
     report->beat_ms = now_ms + (report->has_begun ? HOST_STATE_BEAT_MS : LOOK_MS);
     notify(report, facts, publish(report, facts, now_ms));
-}
-
-void host_report_ask_for_time(int64_t time_ms)
-{
-    (void)notify_send("EXTEND_TIMEOUT_USEC=%" PRId64, time_ms * 1000);
 }

@@ -52,7 +52,4 @@ int64_t host_report_due_ms(const struct host_report *report);
 /* Reports what is due or has changed. */
 void host_report_step(struct host_report *report, const struct host_facts *facts, int64_t now_ms);
 
-/* Tells systemd to wait for this time before it kills a service that it stops. */
-void host_report_ask_for_time(int64_t time_ms);
-
 #endif
