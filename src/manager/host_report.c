@@ -103,9 +103,11 @@ static void notify(struct host_report *report, const struct host_facts *facts, e
         report->told_ready = notify_send("READY=1");
 }
 
-/* Whether the manager has begun to drain or to end since the last report. */
+/* Whether since the last report the manager has begun to drain or to end, or has lost or reached the database. */
 static bool has_news(const struct host_report *report, const struct host_facts *facts)
 {
+    if (report->away != (facts->away_since_ms > 0))
+        return true;
     return (facts->ending || facts->draining) && find_stage(facts, 0) != report->stage;
 }
 
@@ -120,6 +122,7 @@ void host_report_step(struct host_report *report, const struct host_facts *facts
         return;
     begun = scoreboard_begun(report->scoreboard);
     report->stage = find_stage(facts, begun);
+    report->away = facts->away_since_ms > 0;
     if (begun == report->scoreboard->worker_count || (begun > 0 && now_ms - report->started_ms >= BEGIN_MS))
         report->has_begun = true;
     report->beat_ms = now_ms + (report->has_begun ? HOST_STATE_BEAT_MS : LOOK_MS);
