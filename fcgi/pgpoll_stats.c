@@ -1,19 +1,34 @@
 /*
- * pgpoll-stats.fcgi serves GET /messages/poll/stats and GET /messages/poll/metrics. It is a program of its
- * own with its own pool of processes, so that it answers even while every poll worker is busy.
+ * pgpoll-stats.fcgi serves GET of /messages/poll/stats, /messages/poll/metrics and /messages/poll/health. It
+ * is a program of its own with its own pool of processes, so that it answers even while every poll worker is
+ * busy, and also when the manager does not live.
  */
 #include "accept_loop.h"
 #include "core/clock.h"
 #include "core/config.h"
+#include "core/json_build.h"
 #include "core/log.h"
 #include "http.h"
 #include "postgres/database.h"
 #include "postgres/stats_query.h"
+#include "shared/host_health.h"
+#include "shared/host_state.h"
 #include "startup.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
+
+enum {
+    TURN_MS = 1000, /* how long a request waits for another one that asks the database */
+    TURN_LOOK_MS = 5
+};
 
 struct stats_worker {
     struct accept_loop loop;
@@ -21,34 +36,58 @@ struct stats_worker {
     struct database *database;
 };
 
-/* The resources, by their paths. */
-static const struct resource {
+struct resource {
     const char *path;
-    enum stats_kind kind;
+    void (*send)(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource);
+    enum stats_kind kind; /* of those that the database answers */
     const char *type;
-} resources[] = {
-    { "/messages/poll/stats", STATS_JSON, HTTP_JSON },
-    { "/messages/poll/metrics", STATS_METRICS, "text/plain; version=0.0.4; charset=utf-8" },
 };
 
-static const struct resource *find_resource(const FCGX_Request *request)
+/*
+ * Waits until no other process of this pool asks the database. While the database hangs, only one process
+ * hangs with it, and the others answer balancers. The lock is on the socket, which all of them share; the
+ * kernel releases it when its owner dies. Returns false if it is not this process's turn within TURN_MS.
+ */
+static bool take_turn(void)
 {
-    for (size_t i = 0; i < sizeof resources / sizeof *resources; i++)
-        if (http_path_is(request, resources[i].path))
-            return &resources[i];
-    return NULL;
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    const int64_t deadline_ms = clock_monotonic_ms() + TURN_MS;
+
+    while (fcntl(STDIN_FILENO, F_SETLK, &lock) != 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return true; /* it cannot be locked: that is no reason to refuse statistics */
+        if (clock_monotonic_ms() >= deadline_ms)
+            return false;
+        (void)poll(NULL, 0, TURN_LOOK_MS);
+    }
+    return true;
 }
 
-static void send_resource(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
+static void end_turn(void)
+{
+    struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+    (void)fcntl(STDIN_FILENO, F_SETLK, &lock);
+}
+
+static void send_statistics(struct stats_worker *worker, FCGX_Request *request,
+                            const struct resource *resource)
 {
     PGresult *result = NULL;
     int64_t timeout_ms = worker->config.query_timeout_s * 1000;
-    enum error error =
-        stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
+    enum error error;
+
+    if (!take_turn()) {
+        log_write(LOG_LEVEL_WARNING, "%s: another request waits for the database", resource->path);
+        http_send_error(request, &worker->config, ERROR_DATABASE_AWAY, NULL, METHODS);
+        return;
+    }
+    error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
 
     /* Retry once: the connection may have been lost while the process was idle. */
     if (error == ERROR_DATABASE_AWAY)
         error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
+    end_turn();
     if (error) {
         log_write(error_log_level(error), "%s: %s: %s", resource->path, error_name(error),
                   database_error(worker->database));
@@ -58,6 +97,45 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
     http_send(request, &worker->config, 200, resource->type, PQgetvalue(result, 0, 0),
               (size_t)PQgetlength(result, 0, 0));
     PQclear(result);
+}
+
+/* Says without the database whether this host serves polls. */
+static void send_health(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
+{
+    char path[HOST_STATE_PATH_SIZE];
+    struct host_values values;
+    const bool found =
+        host_state_path(worker->config.state_dir, STDIN_FILENO, path) && host_state_read(path, &values);
+    const enum host_health health =
+        host_health_judge(found ? &values : NULL, clock_monotonic_ms(), worker->config.health_away_s * 1000);
+    struct json_object *answer = json_object_new_object();
+    const char *text = NULL;
+
+    (void)resource;
+    if (json_build_add_member(answer, "status", json_object_new_string(host_health_name(health))) &&
+        json_build_add_member(answer, "detail", json_object_new_string(host_health_detail(health))))
+        text = json_object_to_json_string(answer);
+    if (text)
+        http_send(request, &worker->config, host_health_is_ok(health) ? 200 : 503, HTTP_JSON, text,
+                  strlen(text));
+    else
+        http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+    json_object_put(answer);
+}
+
+/* The resources, by their paths. */
+static const struct resource resources[] = {
+    { "/messages/poll/stats", send_statistics, STATS_JSON, HTTP_JSON },
+    { "/messages/poll/metrics", send_statistics, STATS_METRICS, "text/plain; version=0.0.4; charset=utf-8" },
+    { .path = "/messages/poll/health", .send = send_health },
+};
+
+static const struct resource *find_resource(const FCGX_Request *request)
+{
+    for (size_t i = 0; i < sizeof resources / sizeof *resources; i++)
+        if (http_path_is(request, resources[i].path))
+            return &resources[i];
+    return NULL;
 }
 
 static void serve(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts)
@@ -75,17 +153,17 @@ static void serve(struct accept_loop *loop, FCGX_Request *request, const struct 
     else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
         http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);
     else
-        send_resource(worker, request, resource);
+        resource->send(worker, request, resource);
 }
 
 int main(int argc, char **argv)
 {
     static const struct program program = {
         .name = "pgpoll-stats.fcgi",
-        .purpose = "statistics and metrics of pgpoll",
+        .purpose = "statistics, metrics and health of pgpoll",
         .spawned = "-s /run/pgpoll/stats.sock -b 4096 -F 2",
-        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and "
-                "PGPOLL_LOG_LEVEL",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_HEALTH_AWAY_S, PGPOLL_STATE_DIR, "
+                "PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .loop = { .serve = serve, .argv = argv } };
     int status;
