@@ -19,7 +19,6 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.has_authenticate(),
     pgpoll.channel(text),
     pgpoll.listen(text[]),
-    pgpoll.unlisten(text[]),
     pgpoll.assign_positions(),
     pgpoll.new_messages(integer, bigint, bigint, text[]),
     pgpoll.read_feed(integer, bigint, bigint, text[], bigint),

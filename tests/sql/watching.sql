@@ -137,15 +137,22 @@ SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_us
 
 -- ---- all views, functions and columns
 
-SELECT is_empty($$SELECT c.relname FROM pg_class c
-    WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v'
-    AND obj_description(c.oid) IS NULL$$, '\dv+ describes every view');
+-- What others than the owner may use.
+CREATE TEMP TABLE public_relation AS
+    SELECT c.oid FROM pg_class c
+    WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v')
+      AND EXISTS (SELECT FROM unnest(ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor']) r (name)
+                  WHERE has_table_privilege(r.name, c.oid, 'SELECT')
+                     OR has_any_column_privilege(r.name, c.oid, 'INSERT'));
+SELECT cmp_ok((SELECT count(*) FROM public_relation), '>', 10::bigint, 'others may use tables and views');
+SELECT is_empty($$SELECT p.oid::regclass FROM public_relation p WHERE obj_description(p.oid, 'pg_class') IS NULL$$,
+    '\dt+ and \dv+ describe each of them');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'pgpoll'::regnamespace
     AND obj_description(p.oid, 'pg_proc') IS NULL$$, '\df+ describes every function');
-SELECT is_empty($$SELECT a.attname FROM pg_attribute a
-    WHERE a.attrelid = 'pgpoll.messages'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-    AND col_description(a.attrelid, a.attnum) IS NULL$$, '\d+ describes every column of the messages');
+SELECT is_empty($$SELECT a.attrelid::regclass, a.attname FROM pg_attribute a
+    WHERE a.attrelid IN (SELECT oid FROM public_relation) AND a.attnum > 0 AND NOT a.attisdropped
+    AND col_description(a.attrelid, a.attnum) IS NULL$$, '\d+ describes each of their columns');
 SELECT ok(obj_description('pgpoll.messages'::regclass, 'pg_class') ~ 'INSERT', '\dt+ tells how to publish');
 SELECT is_empty($$SELECT r.ev_class::regclass FROM pg_depend d JOIN pg_rewrite r
     ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
