@@ -1,17 +1,24 @@
 /*
- * pgpoll-stats.fcgi serves GET /messages/poll/stats and GET /messages/poll/metrics. It is a program of its
- * own with its own pool of processes, so that it answers even while every poll worker is busy.
+ * pgpoll-stats.fcgi serves GET of /messages/poll/stats, /messages/poll/metrics and /messages/poll/health. It
+ * is a program of its own with its own pool of processes, so that it answers even while every poll worker is
+ * busy, and also when the manager does not live.
  */
 #include "accept_loop.h"
 #include "core/clock.h"
 #include "core/config.h"
+#include "core/json_build.h"
 #include "core/log.h"
 #include "http.h"
 #include "postgres/database.h"
 #include "postgres/stats_query.h"
+#include "shared/host_health.h"
+#include "shared/host_state.h"
 #include "startup.h"
 
+#include <json-c/json.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
 
@@ -21,25 +28,15 @@ struct stats_worker {
     struct database *database;
 };
 
-/* The resources, by their paths. */
-static const struct resource {
+struct resource {
     const char *path;
-    enum stats_kind kind;
+    void (*send)(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource);
+    enum stats_kind kind; /* of those that the database answers */
     const char *type;
-} resources[] = {
-    { "/messages/poll/stats", STATS_JSON, HTTP_JSON },
-    { "/messages/poll/metrics", STATS_METRICS, "text/plain; version=0.0.4; charset=utf-8" },
 };
 
-static const struct resource *find_resource(const FCGX_Request *request)
-{
-    for (size_t i = 0; i < sizeof resources / sizeof *resources; i++)
-        if (http_path_is(request, resources[i].path))
-            return &resources[i];
-    return NULL;
-}
-
-static void send_resource(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
+static void send_statistics(struct stats_worker *worker, FCGX_Request *request,
+                            const struct resource *resource)
 {
     PGresult *result = NULL;
     int64_t timeout_ms = worker->config.query_timeout_s * 1000;
@@ -60,6 +57,45 @@ static void send_resource(struct stats_worker *worker, FCGX_Request *request, co
     PQclear(result);
 }
 
+/* Says without the database whether this host serves polls. */
+static void send_health(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
+{
+    char path[HOST_STATE_PATH_SIZE];
+    struct host_values values;
+    const bool found =
+        host_state_path(worker->config.state_dir, STDIN_FILENO, path) && host_state_read(path, &values);
+    const enum host_health health =
+        host_health_judge(found ? &values : NULL, clock_monotonic_ms(), worker->config.health_away_s * 1000);
+    struct json_object *answer = json_object_new_object();
+    const char *text = NULL;
+
+    (void)resource;
+    if (json_build_add_member(answer, "status", json_object_new_string(host_health_name(health))) &&
+        json_build_add_member(answer, "detail", json_object_new_string(host_health_detail(health))))
+        text = json_object_to_json_string(answer);
+    if (text)
+        http_send(request, &worker->config, host_health_is_ok(health) ? 200 : 503, HTTP_JSON, text,
+                  strlen(text));
+    else
+        http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+    json_object_put(answer);
+}
+
+/* The resources, by their paths. */
+static const struct resource resources[] = {
+    { "/messages/poll/stats", send_statistics, STATS_JSON, HTTP_JSON },
+    { "/messages/poll/metrics", send_statistics, STATS_METRICS, "text/plain; version=0.0.4; charset=utf-8" },
+    { .path = "/messages/poll/health", .send = send_health },
+};
+
+static const struct resource *find_resource(const FCGX_Request *request)
+{
+    for (size_t i = 0; i < sizeof resources / sizeof *resources; i++)
+        if (http_path_is(request, resources[i].path))
+            return &resources[i];
+    return NULL;
+}
+
 static void serve(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts)
 {
     struct stats_worker *worker = (struct stats_worker *)loop;
@@ -75,17 +111,17 @@ static void serve(struct accept_loop *loop, FCGX_Request *request, const struct 
     else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
         http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);
     else
-        send_resource(worker, request, resource);
+        resource->send(worker, request, resource);
 }
 
 int main(int argc, char **argv)
 {
     static const struct program program = {
         .name = "pgpoll-stats.fcgi",
-        .purpose = "statistics and metrics of pgpoll",
+        .purpose = "statistics, metrics and health of pgpoll",
         .spawned = "-s /run/pgpoll/stats.sock -b 4096 -F 2",
-        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and "
-                "PGPOLL_LOG_LEVEL",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_HEALTH_AWAY_S, PGPOLL_STATE_DIR, "
+                "PGPOLL_CORS_ORIGIN, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .loop = { .serve = serve, .argv = argv } };
     int status;

@@ -2,6 +2,7 @@
 
 #include "core/config.h"
 #include "core/log.h"
+#include "core/notify.h"
 #include "core/subprocess.h"
 
 #include <errno.h>
@@ -59,11 +60,14 @@ static bool set_up(const char *name, const char *log_name, struct config *config
 
     if (!config_load(config, error, sizeof error)) {
         (void)fprintf(stderr, "%s: %s\n", name, error);
+        (void)notify_send("STATUS=%s", error);
         return false;
     }
     if (!log_open(config->log, config->log_level, log_name)) {
-        (void)fprintf(stderr, "%s: cannot open the log file PGPOLL_LOG=%s: %s\n", name, config->log,
-                      strerror(errno));
+        (void)snprintf(error, sizeof error, "cannot open the log file PGPOLL_LOG=%s: %s", config->log,
+                       strerror(errno));
+        (void)fprintf(stderr, "%s: %s\n", name, error);
+        (void)notify_send("STATUS=%s", error);
         return false;
     }
     /* Used only for jitter. Processes that start together must get different numbers. */
@@ -117,6 +121,8 @@ bool startup_begin(const struct program *program, int argc, char **argv, struct 
         break;
     }
     *status = EXIT_FAILURE;
+    if (action != CHECK)
+        notify_init();
     if (!set_up(program->name, program->name, config))
         return false;
     if (action == CHECK) {

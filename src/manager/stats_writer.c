@@ -283,6 +283,7 @@ static void succeed(struct stats_writer *writer)
         writer->write_ms = writer->batch.started_ms + HEARTBEAT_MS;
         return;
     }
+    writer->scoreboard->statistics_ms = clock_monotonic_ms();
     stats_report_written(&writer->report);
 }
 
