@@ -175,6 +175,14 @@ static enum error direct_authenticate(struct message_source *base, const struct 
     return error;
 }
 
+/* Notes whether the database is away. If it is, it may have crashed, which empties pgpoll.counters. */
+static void note_lost(struct source_direct *source, enum error error)
+{
+    source->lost = error == ERROR_DATABASE_AWAY;
+    if (source->lost)
+        source->report.counters_began = false;
+}
+
 static enum error direct_read(struct message_source *base, const struct source_poll *poll,
                               enum source_read how, const int64_t *positions, struct page *page,
                               int64_t deadline_ms)
@@ -203,7 +211,7 @@ static enum error direct_read(struct message_source *base, const struct source_p
         counters_add(source->counting, COUNTER_TABLE_PAGES, 1);
         counters_add(source->counting, COUNTER_RECONNECTS, source->lost);
     }
-    source->lost = error == ERROR_DATABASE_AWAY;
+    note_lost(source, error);
     return error;
 }
 
@@ -216,7 +224,7 @@ static enum error direct_wait(struct message_source *base, const struct interrup
 
     if (error == ERROR_TIMEOUT && look_ms < deadline_ms)
         error = ERROR_NONE;
-    source->lost = error == ERROR_DATABASE_AWAY;
+    note_lost(source, error);
     return error;
 }
 

@@ -8,7 +8,7 @@ CREATE FUNCTION pg_temp.metric(start text) RETURNS SETOF text LANGUAGE sql AS $$
         WHERE starts_with(line, $1) ORDER BY n;
 $$;
 SELECT set_eq($$SELECT pg_temp.metric('# TYPE pgpoll_')$$,
-    ARRAY['topics_waited_for gauge', 'notification_queue_used_ratio gauge'],
+    ARRAY['notification_queue_used_ratio gauge'],
     'without hosts, metrics() has only the metrics of the database');
 
 SELECT pgpoll.write_statistics('web1',
@@ -36,8 +36,15 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('h
     'a host is up if one of its managers hears; workers do not test LISTEN');
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_waiting{')$$, $$VALUES ('host="we\"b\\\n2"} 1'),
     ('host="web1"} 0')$$, 'waiting polls are counted per host');
-SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for')$$, $$VALUES (' 1')$$,
-    'topics are counted over all hosts');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for{')$$,
+    $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'topics are counted per host');
+SELECT is(string_agg(line, E'\n' ORDER BY n), pgpoll.metrics('web1'), 'metrics(host) are those of metrics() for it')
+FROM regexp_split_to_table(pgpoll.metrics(), E'\n') WITH ORDINALITY AS l (line, n) WHERE line !~ 'host="we[\\]';
+SELECT is(string_agg(line, E'\n' ORDER BY n), pgpoll.metrics('web1', false),
+    'without what a host with a manager knows itself')
+FROM regexp_split_to_table(pgpoll.metrics('web1'), E'\n') WITH ORDINALITY AS l (line, n)
+WHERE line !~ 'pgpoll_(workers|workers_free|listener_up)\M';
+SELECT ok(pgpoll.metrics('new') ~ 'pgpoll_polls_waiting[{]host="new"[}] 0', 'a host without rows has no polls');
 SELECT ok(pgpoll.metrics() !~ 'secret', 'metrics() names no topic');
 SET LOCAL standard_conforming_strings = off;
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES (E'host="we\\"b\\\\\\n2"} 2'),
