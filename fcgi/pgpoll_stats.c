@@ -16,7 +16,10 @@
 #include "shared/host_state.h"
 #include "startup.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <json-c/json.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,14 +32,13 @@ struct stats_worker {
     struct database *database;
 };
 
+/* A request may take the time of its turn and of all tries. Prometheus gives up after 10 s. */
 enum {
+    TURN_MS = 1000, /* how long a request waits for another one that asks the database */
+    TURN_LOOK_MS = 5,
     TRIES = 2, /* the connection may have been lost while the process was idle */
-    /*
-     * Time of a try. Prometheus gives up after 10 s. While the manager says that the database is away, a try
-     * is short, so that the processes of the pool stay free for the next request.
-     */
     TRY_MS = 4000,
-    AWAY_TRY_MS = 500
+    AWAY_TRY_MS = 500 /* while the manager says that the database is away */
 };
 
 struct resource {
@@ -68,12 +70,43 @@ static int64_t try_deadline_ms(const struct stats_worker *worker, const struct h
     return now_ms + clock_min(worker->config.query_timeout_s * 1000, is_away ? AWAY_TRY_MS : TRY_MS);
 }
 
+/*
+ * Waits until no other process of this pool asks the database. While the database hangs, only one process
+ * hangs with it, and the others answer balancers. The lock is on the socket, which all of them share; the
+ * kernel releases it when its owner dies. Returns false if it is not this process's turn within TURN_MS.
+ */
+static bool take_turn(void)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    const int64_t deadline_ms = clock_monotonic_ms() + TURN_MS;
+
+    while (fcntl(STDIN_FILENO, F_SETLK, &lock) != 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return true; /* it cannot be locked: that is no reason to refuse statistics */
+        if (clock_monotonic_ms() >= deadline_ms)
+            return false;
+        (void)poll(NULL, 0, TURN_LOOK_MS);
+    }
+    return true;
+}
+
+static void end_turn(void)
+{
+    struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+    (void)fcntl(STDIN_FILENO, F_SETLK, &lock);
+}
+
 /* Reads the statistics of all hosts, or the metrics of this host. Logs errors. */
 static enum error read_database(const struct stats_worker *worker, const struct resource *resource,
                                 bool metrics, const struct host *host, PGresult **result)
 {
     enum error error = ERROR_DATABASE_AWAY;
 
+    if (!take_turn()) {
+        log_write(LOG_LEVEL_WARNING, "%s: another request waits for the database", resource->path);
+        return error;
+    }
     for (int tries = 0; tries < TRIES && error == ERROR_DATABASE_AWAY; tries++) {
         const int64_t deadline_ms = try_deadline_ms(worker, host);
 
@@ -81,6 +114,7 @@ static enum error read_database(const struct stats_worker *worker, const struct 
                                              deadline_ms)
                         : stats_read(worker->database, result, deadline_ms);
     }
+    end_turn();
     if (error)
         log_write(error_log_level(error), "%s: %s: %s", resource->path, error_name(error),
                   database_error(worker->database));

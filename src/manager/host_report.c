@@ -7,7 +7,6 @@
 #include "shared/scoreboard.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -104,9 +103,11 @@ static void notify(struct host_report *report, const struct host_facts *facts, e
         report->told_ready = notify_send("READY=1");
 }
 
-/* Whether the manager has begun to drain or to end since the last report. */
+/* Whether since the last report the manager has begun to drain or to end, or has lost or reached the database. */
 static bool has_news(const struct host_report *report, const struct host_facts *facts)
 {
+    if (report->away != (facts->away_since_ms > 0))
+        return true;
     return (facts->ending || facts->draining) && find_stage(facts, 0) != report->stage;
 }
 
@@ -121,13 +122,9 @@ void host_report_step(struct host_report *report, const struct host_facts *facts
         return;
     begun = scoreboard_begun(report->scoreboard);
     report->stage = find_stage(facts, begun);
+    report->away = facts->away_since_ms > 0;
     if (begun == report->scoreboard->worker_count || (begun > 0 && now_ms - report->started_ms >= BEGIN_MS))
         report->has_begun = true;
     report->beat_ms = now_ms + (report->has_begun ? HOST_STATE_BEAT_MS : LOOK_MS);
     notify(report, facts, publish(report, facts, now_ms));
-}
-
-void host_report_ask_for_time(int64_t time_ms)
-{
-    (void)notify_send("EXTEND_TIMEOUT_USEC=%" PRId64, time_ms * 1000);
 }

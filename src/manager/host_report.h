@@ -29,12 +29,13 @@ struct host_report {
     const struct scoreboard *scoreboard;
     struct host_state *state; /* NULL: there is no place for the file */
     int64_t started_ms;
-    bool has_begun;  /* the workers of this program have begun */
-    bool told_ready; /* systemd knows that */
-    enum host_stage stage;
-    enum host_health health;
-    int told_running; /* the number of workers in the status that systemd shows */
-    int64_t beat_ms;  /* when to write the file next */
+    bool has_begun;          /* the workers of this program have begun */
+    bool told_ready;         /* systemd knows that */
+    enum host_stage stage;   /* what the file says */
+    bool away;               /* the file says that the database is away */
+    enum host_health health; /* the health and */
+    int told_running;        /* the number of workers in the status that systemd shows */
+    int64_t beat_ms;         /* when to write the file next */
     int64_t watchdog_ms;
 };
 
@@ -51,8 +52,5 @@ int64_t host_report_due_ms(const struct host_report *report);
 
 /* Reports what is due or has changed. */
 void host_report_step(struct host_report *report, const struct host_facts *facts, int64_t now_ms);
-
-/* Tells systemd to wait for this time before it kills a service that it stops. */
-void host_report_ask_for_time(int64_t time_ms);
 
 #endif

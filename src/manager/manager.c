@@ -329,7 +329,6 @@ static void drain(struct manager *manager)
     log_write(LOG_LEVEL_INFO, "ending in %" PRId64 " s, after load balancers have noticed it",
               manager->config->drain_s);
     manager->drain_until_ms = clock_monotonic_ms() + drain_ms;
-    host_report_ask_for_time(drain_ms + children_end_ms(manager->config) + REEXEC_LAST_WRITE_MS);
 }
 
 static bool has_children(const struct manager *manager)
