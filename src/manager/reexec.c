@@ -40,8 +40,9 @@ enum {
  * The protocol of a reload. P is the process whose id systemd or a pid file knows. S is the scoreboard that P
  * shares with its workers.
  *
- *  1. P ends the fork server, so that P knows all workers of S, and forks the old manager M. M has a copy of
- *     everything that P has: S, the database connections, the queries and questions in progress.
+ *  1. P kills the fork server. When that has ended, P knows all workers of S, and forks the old manager M. M
+ *     has a copy of everything that P has: S, the database connections, the queries and questions in
+ *     progress.
  *  2. P executes the new program, and so keeps its process id. The new program reads the process ids of M and
  *     of all other children from a memory file. The environment variable OLD_CHILDREN holds the file's
  *     descriptor and how many of the ids are old managers. If P cannot execute the program, P tells M, which
@@ -126,7 +127,6 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
     int fd = memfd_create("pgpoll-old-children", 0), ends[2] = { -1, -1 };
     pid_t pid = -1;
 
-    fork_server_end(fork_server);
     if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0)
         pid = fork();
     if (pid == 0) {
