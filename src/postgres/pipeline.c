@@ -13,19 +13,25 @@ void pipeline_clear(struct pipeline *pipeline)
     pipeline->count = 0;
 }
 
-/* Sends each statement with a Sync of its own, which ends its transaction. */
-enum error pipeline_start(struct database *database, struct pipeline *pipeline)
+static bool send(PGconn *connection, const struct statement *statement)
 {
     static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
 
-    for (int i = 0; i < pipeline->count; i++) {
-        const struct statement *statement = &pipeline->statements[i];
+    if (statement->use == STATEMENT_PREPARE)
+        return PQsendPrepare(connection, statement->name, statement->sql, statement->count, statement->types);
+    if (statement->use == STATEMENT_RUN_PREPARED)
+        return PQsendQueryPrepared(connection, statement->name, statement->count, statement->values,
+                                   statement->lengths, binary, 1);
+    return PQsendQueryParams(connection, statement->sql, statement->count, statement->types,
+                             statement->values, statement->lengths, binary, 1);
+}
 
-        if (!PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
-                               statement->values, statement->lengths, binary, 1) ||
-            !PQpipelineSync(database->connection))
+/* Sends each statement with a Sync of its own, which ends its transaction. */
+enum error pipeline_start(struct database *database, struct pipeline *pipeline)
+{
+    for (int i = 0; i < pipeline->count; i++)
+        if (!send(database->connection, &pipeline->statements[i]) || !PQpipelineSync(database->connection))
             return database_lose(database);
-    }
     return ERROR_PENDING;
 }
 
