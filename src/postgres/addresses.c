@@ -2,7 +2,6 @@
 
 #include "core/clock.h"
 
-#include <libpq-fe.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,11 +116,15 @@ static bool look_for_names(struct addresses *addresses)
     return true;
 }
 
-struct addresses *addresses_new(void)
+struct addresses *addresses_new(const PQconninfoOption *options)
 {
     struct addresses *addresses = calloc(1, sizeof *addresses);
-    PQconninfoOption *options = PQconndefaults();
-    bool made = addresses && options;
+    PQconninfoOption *defaults = options ? NULL : PQconndefaults();
+    bool made;
+
+    if (!options)
+        options = defaults;
+    made = addresses && options;
 
     if (made) {
         addresses->host = option(options, "host");
@@ -129,7 +132,7 @@ struct addresses *addresses_new(void)
         addresses->port = option(options, "port");
         made = addresses->host && addresses->hostaddr && addresses->port && look_for_names(addresses);
     }
-    PQconninfoFree(options);
+    PQconninfoFree(defaults);
     if (made)
         return addresses;
     addresses_free(addresses);

@@ -8,16 +8,17 @@
 #ifndef PGPOLL_ADDRESSES_H
 #define PGPOLL_ADDRESSES_H
 
+#include <libpq-fe.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 struct addresses;
 
 /*
- * Reads host, hostaddr and port from libpq's environment variables and service file. Returns NULL if out of
- * memory.
+ * Reads host, hostaddr and port from options or, if that is NULL, from libpq's environment variables and
+ * service file. Returns NULL if out of memory.
  */
-struct addresses *addresses_new(void);
+struct addresses *addresses_new(const PQconninfoOption *options);
 void addresses_free(struct addresses *addresses);
 
 /* Whether a name must be resolved. Socket paths, numeric addresses and PGHOSTADDR need no resolver. */

@@ -36,12 +36,12 @@ static void ignore_notice(void *context, const PGresult *result)
 static enum error connect_start(struct database *database)
 {
     static const char *const keywords[] = {
-        "fallback_application_name", "client_encoding", "host", "hostaddr", "port", NULL
+        "service", "fallback_application_name", "client_encoding", "host", "hostaddr", "port", NULL
     };
     const struct addresses *addresses = database->addresses;
     const char *const values[] = {
-        "pgpoll", "UTF8", addresses_host(addresses), addresses_hostaddr(addresses), addresses_port(addresses),
-        NULL
+        database->service,         "pgpoll", "UTF8", addresses_host(addresses), addresses_hostaddr(addresses),
+        addresses_port(addresses), NULL
     };
 
     if (*addresses_error(addresses)) {
@@ -88,7 +88,7 @@ static enum error resolve_start(struct database *database)
         clock_monotonic_ms() > addresses_resolved_ms(database->addresses) + FRESH_MS)
         connect_drop_addresses(database);
     if (!database->addresses)
-        database->addresses = addresses_new();
+        database->addresses = addresses_new(database->options);
     if (!database->addresses)
         return database_fail(database, ERROR_MEMORY, "out of memory");
     if (!addresses_need_resolver(database->addresses))
@@ -112,11 +112,12 @@ enum error connect_step_ending(struct database *database)
     return ERROR_PENDING;
 }
 
-static enum error check_start(struct database *database, enum state state)
+enum error connect_check_start(struct database *database, enum state state)
 {
     database->state = state;
-    database->check =
-        (struct pipeline){ &database->check_statement, 1, &database->check_result, 0, ERROR_NONE };
+    database->check = (struct pipeline){ .statements = &database->check_statement,
+                                         .count = 1,
+                                         .results = &database->check_result };
     return pipeline_start(database, &database->check);
 }
 
@@ -197,7 +198,7 @@ enum error connect_step_connecting(struct database *database)
         database_close(database, "out of memory");
         return ERROR_MEMORY;
     }
-    return check_start(database, CHECKING);
+    return connect_check_start(database, CHECKING);
 }
 
 /*
@@ -234,7 +235,7 @@ static enum error refuse_schema(struct database *database, int version)
  * Otherwise starts the caller's statements. After a failover the backend is on another server, and the
  * terminating statement finds nothing.
  */
-static enum error replace_start(struct database *database)
+enum error connect_replace_start(struct database *database)
 {
     if (database->ended_count == 0 || database->ended[0].backend.pid == 0)
         return pipeline_start_asked(database);
@@ -242,7 +243,7 @@ static enum error replace_start(struct database *database)
         database_close(database, "out of memory");
         return ERROR_MEMORY;
     }
-    return check_start(database, REPLACING);
+    return connect_check_start(database, REPLACING);
 }
 
 /* Repeats the terminating statement until the backend has exited, and then starts the caller's statements. */
@@ -259,7 +260,7 @@ enum error connect_step_replacing(struct database *database)
     PQclear(database->check_result);
     database->check_result = NULL;
     if (left > 0)
-        return check_start(database, REPLACING);
+        return connect_check_start(database, REPLACING);
     session_forget(database, 0);
     return pipeline_start_asked(database);
 }
@@ -277,12 +278,13 @@ enum error connect_step_checking(struct database *database)
     version = database_int4(database->check_result, 0, 0);
     database->backend = (struct backend){ database_int4(database->check_result, 0, 1),
                                           database_int8(database->check_result, 0, 2) };
-    if (database->backend.pid != PQbackendPID(database->connection))
+    database->pooled = database->backend.pid != PQbackendPID(database->connection);
+    if (database->pooled)
         /* a pooler's backend: not ours to terminate, because it serves other clients too */
         database->backend.pid = 0;
     PQclear(database->check_result);
     database->check_result = NULL;
     if (version != PGPOLL_SCHEMA_VERSION)
         return refuse_schema(database, version);
-    return replace_start(database);
+    return identify_start(database);
 }

@@ -13,6 +13,12 @@ void pipeline_clear(struct pipeline *pipeline)
     pipeline->count = 0;
 }
 
+/* Whether each of these statements has identify_again() before it. */
+static bool identifies(const struct database *database, const struct pipeline *pipeline)
+{
+    return database->pooled && pipeline == &database->asked;
+}
+
 /* Sends each statement with a Sync of its own, which ends its transaction. */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline)
 {
@@ -21,7 +27,8 @@ enum error pipeline_start(struct database *database, struct pipeline *pipeline)
     for (int i = 0; i < pipeline->count; i++) {
         const struct statement *statement = &pipeline->statements[i];
 
-        if (!PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
+        if ((identifies(database, pipeline) && !identify_again(database)) ||
+            !PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
                                statement->values, statement->lengths, binary, 1) ||
             !PQpipelineSync(database->connection))
             return database_lose(database);
@@ -94,10 +101,16 @@ static void pipeline_take(struct database *database, struct pipeline *pipeline, 
 
     if (result && !succeeded)
         pipeline_fail(database, pipeline, result);
-    if (succeeded && !*slot)
-        *slot = result;
-    else
+    if (succeeded && identifies(database, pipeline) && !pipeline->identified) {
+        pipeline->identified = true;
+        if (!pipeline->outcome)
+            pipeline->outcome = identify_take(database, result);
         PQclear(result);
+    } else if (succeeded && !*slot) {
+        *slot = result;
+    } else {
+        PQclear(result);
+    }
 }
 
 enum error pipeline_step(struct database *database, struct pipeline *pipeline)
@@ -116,6 +129,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
             pipeline->received++;
+            pipeline->identified = false;
             continue;
         }
         pipeline_take(database, pipeline, result);

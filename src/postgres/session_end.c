@@ -136,6 +136,7 @@ static void end_session(struct database *database)
     PQfinish(database->connection);
     database->connection = NULL;
     database->backend = (struct backend){ 0 };
+    database->reached = (struct server){ 0 };
 }
 
 void database_close(struct database *database, const char *text)
@@ -156,6 +157,7 @@ void database_give_up(struct database *database)
         [RESOLVING] = "host names were not resolved in time",
         [CONNECTING] = "no connection in time",
         [CHECKING] = "no answer in time",
+        [IDENTIFYING] = "no answer in time",
         [REPLACING] = "the backend of an earlier session could not be terminated",
         [RUNNING] = "no answer in time",
         [IDLE] = "no answer in time",

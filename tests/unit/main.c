@@ -41,6 +41,7 @@ int main(void)
         { SUITE(worker_queue_tests) },
         { SUITE(access_memory_tests) },
         { SUITE(addresses_tests) },
+        { SUITE(timeline_tests) },
         { SUITE(poll_counters_tests) },
         CU_SUITE_INFO_NULL,
     };
