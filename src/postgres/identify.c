@@ -56,10 +56,7 @@ enum error connect_step_identifying(struct database *database)
     admitted = take(database, database->check_result, text, sizeof text);
     PQclear(database->check_result);
     database->check_result = NULL;
-    if (admitted)
-        return connect_replace_start(database);
-    database_close(database, text);
-    return ERROR_DATABASE_AWAY;
+    return admitted ? connect_replace_start(database) : connect_try_next(database, text);
 }
 
 bool identify_again(struct database *database)
