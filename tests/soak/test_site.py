@@ -17,6 +17,8 @@ pytestmark = pytest.mark.skipif(bool(why := network.missing()), reason=str(why))
 
 # Promised is less: 1.5 s and 8 s. A busy machine may take longer.
 KILLED_S, SILENT_S = 5, 12
+# Messages before and after a fault.
+BEFORE, AFTER = 200, 200
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +35,16 @@ class History:
 
     def fault(self):
         """Call it right before the fault."""
-        self.load.until_flowing()
+        self.until_received(BEFORE)
         self.at = time.monotonic()
 
-    def until_flowing(self, seconds=20):
+    def until_received(self, more):
+        """Returns when each host has delivered that many more messages."""
+        before = [client.count for client in self.stayers]
+        until(lambda: self.load.died() or all(client.count > count + more for client, count in zip(self.stayers, before)),
+              f"{more} messages", 60)
+
+    def until_flowing(self, seconds=60):
         """Returns when new messages arrive at both web hosts."""
         since = time.monotonic()
         until(lambda: self.load.died() or all(any(poll.began > since and poll.messages for poll in client.polls[-20:]) for client in self.stayers),
@@ -59,6 +67,7 @@ def history(cluster, name, loses=False, patience=5, rush=False, **options):
             this.until_flowing()
             yield this
             this.until_flowing()
+            this.until_received(AFTER)
             load.finish()
             survivors = load.read_again() if loses else None
         this.outcome = judge(name, load, {web.host.name: web.url for web in site.web}, this.at, survivors)
