@@ -71,7 +71,7 @@ class Load:
         self.clients = [self.referee]
         self.latecomers, self.early = clients - 1, 1
         self.ends = []
-        self.writing_over, self.ending, self.deadline = threading.Event(), threading.Event(), None
+        self.writing_over, self.rush_over, self.ending, self.deadline = threading.Event(), threading.Event(), threading.Event(), None
         self.watching_over = threading.Event()
         self.threads, self.outages = [], []     # (what was away, from, to)
 
@@ -105,10 +105,10 @@ class Load:
 
     def publish_in_a_rush(self):
         """Publishes in a topic for which no client polls."""
-        while not self.writing_over.wait(0.05):
+        while not self.rush_over.wait(0.05):
             with contextlib.suppress(psycopg2.Error), contextlib.closing(self.connect()) as session, session.cursor() as cursor:
                 session.autocommit = True
-                while not self.writing_over.wait(0.01):
+                while not self.rush_over.wait(0.01):
                     cursor.execute("INSERT INTO pgpoll.messages (topic, payload) SELECT 'rush', '0' FROM generate_series(1, 10)")
 
     def until_muted(self):
@@ -155,6 +155,7 @@ class Load:
 
     def __exit__(self, kind, error, trace):
         self.writing_over.set()
+        self.rush_over.set()
         self.deadline = self.deadline or time.monotonic()
         self.ending.set()
         for thread in self.threads:
@@ -185,6 +186,7 @@ class Load:
     def finish(self, seconds=120):
         """Stops the writers, and lets every client read to the last message."""
         self.writing_over.set()
+        self.rush_over.set()
         until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 60)
         until(lambda: self.died() or (len(self.clients) == self.latecomers + self.early and all(client.answered for client in self.clients)),
               "every client answered once", 60)

@@ -22,7 +22,6 @@ class Outcome:
     polls: int
     errors: dict
     first: dict
-    first_commit: float
     complaints: list
 
     def row(self):
@@ -62,16 +61,18 @@ def first_delivery(clients, sent, host, since):
                 and any(text in sent and sent[text].began > since for _, _, text in poll.messages)), default=None)
 
 
-def judge(name, load, web, since, survivors=None):
-    """web: the hosts, by name. since: when the fault happened. survivors: the texts that are left, where the database itself lost some."""
+def judge(name, load, hosts, since, survivors=None):
+    """hosts: their addresses, by name. since: when the fault happened, by name. survivors: the texts that are left, where the database itself
+    lost some."""
     sent = {sent.text: sent for sent in load.sent}
     complaints = Check(load.sent, load.clients, load.outages, several_hosts=True, survivors=survivors).complaints
     polls = [poll for client in load.clients for poll in client.polls]
     outcome = Outcome(name, sum(complaint.startswith(("lost", "stuck")) for complaint in complaints),
                       sum(map(doubled, load.clients)), sum(reordered(client, sent) for client in load.clients), len(polls),
                       dict(collections.Counter(poll.status for poll in polls if poll.status not in ANSWERED)),
-                      {host: first_delivery(load.clients, sent, url, since) for host, url in web.items()},
-                      min((one.ended - since for one in load.sent if one.began > since), default=None), complaints)
+                      {host: first_delivery(load.clients, sent, url, since[host]) for host, url in hosts.items()}, complaints)
     ROWS.append(outcome)
-    print(f"{len(sent)} messages, first committed after {outcome.first_commit}, outcome {outcome}")
+    began = min(since.values())
+    first_commit = min((one.ended - began for one in load.sent if one.began > began), default=None)
+    print(f"{len(sent)} messages, the first after the fault committed after {first_commit} s: {outcome}")
     return outcome

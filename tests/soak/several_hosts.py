@@ -13,7 +13,7 @@ import time
 
 import psycopg2
 
-from network import Network
+from network import Network, processes
 from server import ROOT, until
 
 POSTGRES = max(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
@@ -36,6 +36,12 @@ include "50-pgpoll.conf"
 
 def as_postgres(*command):
     return ["runuser", "-u", "postgres", "--", *map(str, command)]
+
+
+def name_of(pid):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    return None
 
 
 class Directory:
@@ -75,7 +81,7 @@ def make_cluster(directory, setup):
 
 
 class Database:
-    """A PostgreSQL server on a host. under: a command that runs it."""
+    """A PostgreSQL server on a host. under: a command that runs it, as a list of words."""
 
     def __init__(self, host, directory, cluster, under=()):
         self.host, self.directory, self.under = host, directory, under
@@ -96,7 +102,7 @@ class Database:
         shutil.chown(self.data / "standby.signal", "postgres")
 
     def pg_ctl(self, *arguments):
-        self.host.run(*self.under, *as_postgres(POSTGRES / "pg_ctl", "-s", "-w", "-D", self.data, "-l", self.directory / "log", *arguments),
+        self.host.run(*as_postgres(*self.under, POSTGRES / "pg_ctl", "-s", "-w", "-D", self.data, "-l", self.directory / "log", *arguments),
                       stdout=subprocess.DEVNULL, cwd="/", timeout=60)
 
     def start(self):
@@ -136,14 +142,15 @@ class Database:
 
 
 class WebHost:
-    """A manager with its workers, the statistics, and lighttpd. under: a command that runs the manager."""
+    """A manager with its workers, the statistics, and lighttpd. under: a command that runs the manager, as a list of words."""
 
-    def __init__(self, host, directory, databases, workers=16, under=(), **settings):
+    def __init__(self, host, directory, databases, workers=16, under=()):
         self.host, self.directory, self.workers, self.under = host, directory, workers, under
         self.url = f"{host.address}:8080"
         self.environment = {"PATH": os.environ["PATH"], "PGHOST": databases, "PGDATABASE": "pgpoll", "PGUSER": "pgpoll_worker",
                             "PGTARGETSESSIONATTRS": "read-write", "PGPOLL_HOST": host.name,
-                            "PGPOLL_LOG": str(directory / "pgpoll.log"), **settings}
+                            **({"PGCONNECT_TIMEOUT": "2"} if os.environ.get("TRY") else {}),
+                            "PGPOLL_LOG": str(directory / "pgpoll.log")}
         directory.mkdir()
         (directory / "pgpoll.log").touch()
         for path in directory, directory / "pgpoll.log":
@@ -178,16 +185,17 @@ class WebHost:
         self.manager.send_signal(signal.SIGHUP)
         self.statistics.send_signal(signal.SIGHUP)
 
-    def log(self):
-        return (self.directory / "pgpoll.log").read_text().splitlines()
+    def worker_pids(self):
+        return {pid for pid in processes(self.host.namespace) if name_of(pid) == "pgpoll-worker"}
 
 
 class Site:
-    """synchronous: whether a COMMIT waits for the standby. cables: what Host takes, by the name of the host. Offers what Load needs of a server."""
+    """synchronous: whether a COMMIT waits for the standby. By the name of a host: cables, what Host takes; under, a command
+    that runs PostgreSQL or the manager. Offers what Load needs of a server."""
 
-    def __init__(self, cluster, synchronous=True, cables=None, settings=None, under=None):
+    def __init__(self, cluster, synchronous=True, cables=None, under=None):
         self.cluster, self.synchronous = cluster, synchronous
-        self.cables, self.settings, self.under = cables or {}, settings or {}, under or {}
+        self.cables, self.under = cables or {}, under or {}
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -223,7 +231,7 @@ class Site:
             database.start()
         until(lambda: self.first.sql("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), "a standby")
         names = ",".join(database.host.address for database in self.databases)
-        self.web = [WebHost(self.add(name), self.directory / name, names, under=self.under.get(name, ()), **self.settings)
+        self.web = [WebHost(self.add(name), self.directory / name, names, under=self.under.get(name, ()))
                     for name in ("web1", "web2")]
         for web in self.web:
             web.start()
@@ -231,6 +239,11 @@ class Site:
     def sql(self, query, *arguments):
         """In the database that is the primary at first."""
         return self.first.sql(query, *arguments)
+
+    @property
+    def entrances(self):
+        """Returns the addresses that clients know, by the names of their hosts."""
+        return {web.host.name: web.url for web in self.web}
 
     def where(self, *databases):
         """Returns how publishers connect to these databases (by default, to whichever is the primary)."""
