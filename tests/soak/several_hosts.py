@@ -149,7 +149,6 @@ class WebHost:
         self.url = f"{host.address}:8080"
         self.environment = {"PATH": os.environ["PATH"], "PGHOST": databases, "PGDATABASE": "pgpoll", "PGUSER": "pgpoll_worker",
                             "PGTARGETSESSIONATTRS": "read-write", "PGPOLL_HOST": host.name,
-                            **({"PGCONNECT_TIMEOUT": "2"} if os.environ.get("TRY") else {}),
                             "PGPOLL_LOG": str(directory / "pgpoll.log")}
         directory.mkdir()
         (directory / "pgpoll.log").touch()
