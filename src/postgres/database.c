@@ -35,7 +35,7 @@ void database_free(struct database *database)
         background_wait(database->canceller, clock_monotonic_ms() + CANCEL_MS);
     background_free(database->canceller);
     while (database->ended_count > 0)
-        session_forget(database, 0);
+        session_forget(database, &database->ended[0]);
     connect_drop_addresses(database);
     statement_release(&database->check_statement);
     free(database);
@@ -50,7 +50,7 @@ enum error database_begin(struct database *database, const struct statement *sta
     database->failed = 0;
     database->timed_out = false;
     database->asked = (struct pipeline){ statements, count, results, 0, ERROR_NONE };
-    return database->state == CLOSED ? connect_step_ending(database) : pipeline_start_asked(database);
+    return database->state == CLOSED ? connect_begin(database) : pipeline_start_asked(database);
 }
 
 enum error database_step(struct database *database)
@@ -72,6 +72,8 @@ enum error database_step(struct database *database)
         error = pipeline_step(database, &database->asked);
         if (error != ERROR_PENDING && database->state == RUNNING)
             database->state = IDLE;
+        if (error == ERROR_NONE)
+            connect_remember(database);
         return error;
     case CLOSED:
     case IDLE:
@@ -85,7 +87,7 @@ struct pollfd database_pollfd(const struct database *database)
     struct pollfd fd = { .fd = PQsocket(database->connection), .events = POLLIN };
 
     if (database->state == ENDING)
-        fd.fd = database->ended[database->ended_count - 1].fd;
+        fd.fd = session_newest_ended(database)->fd;
     else if (database->state == RESOLVING)
         fd.fd = background_fd(database->resolver);
     else if (database->state == CONNECTING)
@@ -98,9 +100,9 @@ struct pollfd database_pollfd(const struct database *database)
 
 int64_t database_due_ms(const struct database *database)
 {
-    if (database->state != ENDING)
-        return INT64_MAX;
-    return database->ended_count == 1 ? database->ended[0].since_ms + EXIT_MS : database->look_ms;
+    if (database->state == ENDING)
+        return clock_min(database->look_ms, database->host_due_ms);
+    return database->state == CONNECTING ? database->host_due_ms : INT64_MAX;
 }
 
 bool database_is_resolving(const struct database *database)

@@ -18,8 +18,8 @@ struct background;
 
 enum state {
     CLOSED,
-    ENDING,    /* waiting for the backend of an earlier session to exit */
     RESOLVING, /* waiting for host names to be resolved */
+    ENDING,    /* waiting for the backend of an earlier session at the same server to exit */
     CONNECTING,
     CHECKING,  /* connected, reading the version of the schema */
     REPLACING, /* terminating the backend of an earlier session */
@@ -28,7 +28,7 @@ enum state {
 };
 
 enum {
-    ENDED_MAX = 2, /* maximum number of given-up sessions that may still have a backend */
+    ENDED_MAX = 8, /* maximum number of given-up sessions that are remembered: two for each of four servers */
     EXIT_MS = 500  /* a backend that has not exited this long after its session was given up is terminated */
 };
 
@@ -50,6 +50,7 @@ struct backend {
 /* A session that was given up and whose backend may still live. */
 struct ended {
     int fd; /* its socket, which the server closes when the backend exits */
+    uint64_t server;
     struct backend backend;
     int64_t since_ms;
 };
@@ -60,8 +61,13 @@ struct database {
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct addresses *addresses; /* set from RESOLVING to CONNECTING; resolver owns it while that runs */
+    struct addresses *addresses;       /* set from RESOLVING to REPLACING; resolver owns it while that runs */
     struct background *resolver;
+    int first, tried; /* the index of the address that the attempt began with; how many have failed since */
+    int64_t
+        host_due_ms; /* when to go on with the next address (monotonic); INT64_MAX: not before this fails */
+    /* the address of the connection or attempt: its list, its server, its id, and the id of the next address */
+    uint64_t list, server, address, next_address;
     struct backend backend;
     struct ended ended[ENDED_MAX]; /* oldest first */
     int ended_count;
@@ -87,14 +93,24 @@ enum error database_fail(struct database *database, enum error error, const char
 /* Closes a broken connection; libpq's message becomes database_error(). Returns ERROR_DATABASE_AWAY. */
 enum error database_lose(struct database *database);
 
+/* Adds the first line of text to what database_error() says. */
+void session_add_reason(struct database *database, const char *text);
+
+/* Closes the connection, if there is one. The caller's statements remain to be sent over another one. */
+void session_end(struct database *database);
+
 /* Closes the socket of a given-up session and removes it from the list. */
-void session_forget(struct database *database, int index);
+void session_forget(struct database *database, struct ended *ended);
 
 /*
- * Whether a connection may be opened: all given-up sessions have ended, or only one is left and has not ended
- * within EXIT_MS. In the second case the new connection must terminate that session's backend.
+ * Whether a connection may be opened: all given-up sessions at this server have ended, or only one is left and
+ * has not ended within EXIT_MS. In the second case the new connection must terminate that session's backend.
  */
 bool session_may_connect(struct database *database);
+
+/* Returns the given-up session at this server that was given up first or last, or NULL if there is none. */
+struct ended *session_oldest_ended(struct database *database);
+const struct ended *session_newest_ended(const struct database *database);
 
 /* ---- pipeline.c */
 
@@ -118,6 +134,18 @@ enum error connect_step_resolving(struct database *database);
 enum error connect_step_connecting(struct database *database);
 enum error connect_step_checking(struct database *database);
 enum error connect_step_replacing(struct database *database);
+
+/* Begins an attempt to connect. Returns as the steps do. */
+enum error connect_begin(struct database *database);
+
+/*
+ * The time is over, and the server of this attempt has not answered. The next attempt begins with the address
+ * after it. If this attempt has begun with another address, it has had less than its time, and is tried again.
+ */
+void connect_run_out(const struct database *database);
+
+/* The server has answered the caller's statements: later attempts begin with it. */
+void connect_remember(struct database *database);
 
 /* Frees the addresses. If the resolver still runs, leaves them to it. */
 void connect_drop_addresses(struct database *database);

@@ -10,9 +10,8 @@ import urllib.parse
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
-from test_examples import behind_tokens
+from test_examples import token_wanted
 
-import web
 from documents import blocks
 from server import Postgres, Server, new_topic, until
 from stalls import stood_still
@@ -299,12 +298,9 @@ def test_the_refused_topic_is_marked(page, server, topic):
 
 
 def test_it_asks_for_a_token(page, server, topic):
-    """When it gets 401, and again when the token is good no more."""
-    def console(text):
-        return web.uncomment(text, "The console").replace("/usr/local/share/pgpoll/www", str(server.run / "www"))
-
-    with behind_tokens(server, console) as (door, tokens):
-        page.driver.get(f"{door.url}/console/?topic={topic}")
+    """When pgpoll.authenticate() refuses it, and again when the token is good no more."""
+    with token_wanted(server) as change:
+        page.driver.get(f"{server.url}/?topic={topic}")
         page.until_state("The server asks who you are")
         assert page.focused == "token"
         page.type("wrong", Keys.ENTER)
@@ -313,7 +309,8 @@ def test_it_asks_for_a_token(page, server, topic):
         page.until_state("Waiting for messages")
         assert not page.one("#login").is_displayed()
         server.until_waiting(topic)
-        tokens.good = "second"
+        assert server.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = ARRAY[%s]", topic) == [("ann",)]
+        change("second")
         server.publish(topic, 1)
         page.until_state(r"Refused: this token .*")
         server.publish(topic, 2)
