@@ -6,7 +6,7 @@ import re
 from history import Check
 
 ROWS = []
-HEAD = ["history", "lost", "doubled", "reordered", "polls", "without an answer", "seconds to the first delivery (web1, web2)"]
+HEAD = ["history", "lost", "doubled", "reordered", "polls", "without an answer", "latest answer", "seconds to the first delivery (web1, web2)"]
 # Answers that are no error: messages or none, and a client that left by itself.
 ANSWERED = (200, "left")
 
@@ -14,20 +14,21 @@ ANSWERED = (200, "left")
 @dataclasses.dataclass
 class Outcome:
     """first: by host, the seconds from the fault to the first answer with a message that was published after it. errors: by HTTP status, or
-    "cut" for polls that failed otherwise. complaints: those of Check."""
+    "cut" for polls that failed otherwise. latest: how many seconds after its timeout a poll ended. complaints: those of Check."""
     name: str
     lost: int
     doubled: int
     reordered: int
     polls: int
     errors: dict
+    latest: float
     first: dict
     complaints: list
 
     def row(self):
         errors = ", ".join(f"{count} × {'cut off' if status == 'cut' else status}" for status, count in self.errors.items())
         first = ", ".join("never" if seconds is None else f"{seconds:.1f}" for seconds in self.first.values())
-        return [self.name, self.lost, self.doubled, self.reordered, self.polls, errors or 0, first]
+        return [self.name, self.lost, self.doubled, self.reordered, self.polls, errors or 0, f"{self.latest:.1f}", first]
 
 
 def table():
@@ -70,6 +71,7 @@ def judge(name, load, hosts, since, survivors=None):
     outcome = Outcome(name, sum(complaint.startswith(("lost", "stuck")) for complaint in complaints),
                       sum(map(doubled, load.clients)), sum(reordered(client, sent) for client in load.clients), len(polls),
                       dict(collections.Counter(poll.status for poll in polls if poll.status not in ANSWERED)),
+                      max(poll.ended - poll.began - poll.timeout for poll in polls),
                       {host: first_delivery(load.clients, sent, url, since[host]) for host, url in hosts.items()}, complaints)
     ROWS.append(outcome)
     began = min(since.values())

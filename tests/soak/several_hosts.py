@@ -88,8 +88,11 @@ class Database:
         directory.mkdir()
         shutil.chown(directory, "postgres")
         self.data = directory / "data"
-        subprocess.run(as_postgres("cp", "-a", cluster, self.data), check=True, cwd="/")
-        self.set(unix_socket_directories=directory, listen_addresses="*", wal_retrieve_retry_interval="200ms", wal_receiver_timeout="5s")
+        if cluster:
+            subprocess.run(as_postgres("cp", "-a", cluster, self.data), check=True, cwd="/")
+
+    def configure(self):
+        self.set(unix_socket_directories=self.directory, listen_addresses="*", wal_retrieve_retry_interval="200ms", wal_receiver_timeout="5s")
 
     def set(self, **settings):
         with (self.data / "postgresql.conf").open("a") as file:
@@ -132,6 +135,13 @@ class Database:
 
     def promote(self):
         self.sql("SELECT pg_promote()")
+
+    def is_there(self):
+        with contextlib.suppress(psycopg2.OperationalError):
+            return self.sql("SELECT true")
+
+    def is_primary(self):
+        return self.is_there() and self.sql("SELECT NOT pg_is_in_recovery()") == [(True,)]
 
     def until_replayed(self, standby):
         """Returns when the standby has replayed everything that is committed here now."""
@@ -188,12 +198,37 @@ class WebHost:
         return {pid for pid in processes(self.host.namespace) if name_of(pid) == "pgpoll-worker"}
 
 
+class Patroni(Database):
+    """A PostgreSQL server that Patroni starts, makes the primary or the standby, and stops. cluster: of the first one."""
+
+    def __init__(self, host, directory, etcd, cluster=None):
+        super().__init__(host, directory, cluster)
+        configuration = (ROOT / "deploy/patroni/patroni.yml").read_text()
+        for shown, true in {"name: db1": f"name: {host.name}", "192.0.2.21": host.address, "192.0.2.31": etcd.address,
+                            "/var/lib/postgresql/15/main": str(self.data), "/usr/lib/postgresql/15/bin": str(POSTGRES)}.items():
+            assert shown in configuration
+            configuration = configuration.replace(shown, true)
+        self.configuration = directory / "patroni.yml"
+        self.configuration.write_text(f"{configuration}  parameters:\n    unix_socket_directories: {directory}\n"
+                                      "  pg_hba: [local all all trust, host all all 10.10.10.0/24 trust,"
+                                      " host replication all 10.10.10.0/24 trust]\n")
+
+    def start(self):
+        with (self.directory / "patroni.log").open("a") as log:
+            self.host.start(*as_postgres("patroni", self.configuration), stdout=log, stderr=log, cwd="/")
+
+    def may_be_promoted(self):
+        """Whether Patroni knows that it is the synchronous standby."""
+        return self.host.run("curl", "-s", "-f", "-o", "/dev/null", f"http://{self.host.address}:8008/synchronous", check=False).returncode == 0
+
+
 class Site:
     """synchronous: whether a COMMIT waits for the standby. By the name of a host: cables, what Host takes; under, a command
-    that runs PostgreSQL or the manager. Offers what Load needs of a server."""
+    that runs PostgreSQL or the manager. balanced: whether HAProxy is in front of the web hosts. patroni: whether Patroni runs the databases.
+    Offers what Load needs of a server."""
 
-    def __init__(self, cluster, synchronous=True, cables=None, under=None):
-        self.cluster, self.synchronous = cluster, synchronous
+    def __init__(self, cluster, synchronous=True, cables=None, under=None, balanced=False, patroni=False):
+        self.cluster, self.synchronous, self.balanced, self.patroni = cluster, synchronous, balanced, patroni
         self.cables, self.under = cables or {}, under or {}
 
     def __enter__(self):
@@ -201,7 +236,11 @@ class Site:
             self.directory = stack.enter_context(Directory())
             self.network = stack.enter_context(Network())
             self.clients = self.add("clients")
-            self.build()
+            try:
+                self.build()
+            except BaseException:
+                self.show_logs()
+                raise
             stack.enter_context(self.clients.entered())
             self.threads = concurrent.futures.ThreadPoolExecutor(200)
             stack.callback(self.threads.shutdown, wait=False, cancel_futures=True)
@@ -221,28 +260,59 @@ class Site:
         return self.network.add(name, **self.cables.get(name, {}))
 
     def build(self):
-        self.databases = self.first, self.second = [
-            Database(self.add(name), self.directory / name, self.cluster, self.under.get(name, ())) for name in ("db1", "db2")]
-        self.second.stands_by(self.first)
-        if self.synchronous:
-            self.first.set(synchronous_standby_names="db2")
-        for database in self.databases:
-            database.start()
-        until(lambda: self.first.sql("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), "a standby")
+        self.first, self.second = self.databases = self.start_databases()
+        kind = "sync" if self.synchronous else "async"
+        until(lambda: self.first.sql("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = %s", kind), "a standby", 60)
         names = ",".join(database.host.address for database in self.databases)
-        self.web = [WebHost(self.add(name), self.directory / name, names, under=self.under.get(name, ()))
-                    for name in ("web1", "web2")]
+        self.web = [WebHost(self.add(name), self.directory / name, names, under=self.under.get(name, ())) for name in ("web1", "web2")]
         for web in self.web:
             web.start()
+        self.entrances = self.balance() if self.balanced else {web.host.name: web.url for web in self.web}
+
+    def start_databases(self):
+        if self.patroni:
+            self.etcd = self.start_etcd()
+            databases = [Patroni(self.add("db1"), self.directory / "db1", self.etcd, self.cluster),
+                         Patroni(self.add("db2"), self.directory / "db2", self.etcd)]
+            databases[0].start()
+            until(databases[0].is_primary, "Patroni's primary", 60)
+            databases[1].start()
+            until(databases[1].may_be_promoted, "Patroni's standby", 60)
+            return databases
+        databases = [Database(self.add(name), self.directory / name, self.cluster, self.under.get(name, ())) for name in ("db1", "db2")]
+        for database in databases:
+            database.configure()
+        databases[1].stands_by(databases[0])
+        if self.synchronous:
+            databases[0].set(synchronous_standby_names="db2")
+        for database in databases:
+            database.start()
+        return databases
+
+    def start_etcd(self):
+        host = self.add("etcd")
+        (self.directory / "etcd").mkdir()
+        url = f"http://{host.address}:2379"
+        with (self.directory / "etcd" / "log").open("a") as log:
+            host.start("etcd", "--data-dir", self.directory / "etcd" / "data", "--listen-client-urls", url, "--advertise-client-urls", url,
+                       "--listen-peer-urls", f"http://{host.address}:2380", stdout=log, stderr=log)
+        return host
+
+    def balance(self):
+        """Starts HAProxy with the configuration that we ship. Returns its address, by its name."""
+        host, path = self.add("haproxy"), self.directory / "haproxy.cfg"
+        configuration = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
+        for shown, true in {"bind :80": f"bind {host.address}:8080", "192.0.2.11:80": self.web[0].url, "192.0.2.12:80": self.web[1].url}.items():
+            assert shown in configuration
+            configuration = configuration.replace(shown, true)
+        path.write_text(configuration)
+        with (self.directory / "haproxy.log").open("a") as log:
+            host.start("haproxy", "-db", "-f", path, stdout=log, stderr=log)
+        return {host.name: f"{host.address}:8080"}
 
     def sql(self, query, *arguments):
         """In the database that is the primary at first."""
         return self.first.sql(query, *arguments)
-
-    @property
-    def entrances(self):
-        """Returns the addresses that clients know, by the names of their hosts."""
-        return {web.host.name: web.url for web in self.web}
 
     def where(self, *databases):
         """Returns how publishers connect to these databases (by default, to whichever is the primary)."""
