@@ -8,8 +8,9 @@
 int main(int argc, char **argv)
 {
     struct config config;
-    int queue;
+    int descriptors[2]; /* as reader_pool_keep() passes them */
 
-    return startup_continue("pgpoll-reader", argc, argv, 1, &queue, &config) ? reader_run(&config, queue)
-                                                                             : EXIT_FAILURE;
+    return startup_continue("pgpoll-reader", argc, argv, 2, descriptors, &config)
+               ? reader_run(&config, descriptors[0], descriptors[1])
+               : EXIT_FAILURE;
 }

@@ -88,6 +88,7 @@ struct relay {
     bool caught_up;          /* the cycle's read has reached the last message that has a position */
     enum error logged_error; /* the last error that was logged; it is not logged again while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
+    int64_t away_since_ms;   /* since when the connection has not worked; 0: it works */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
     char server[64];         /* identifies the server by the time of its start, and the table by its OID */
     bool read_only;          /* the database was read-only in the last batch that numbered */
@@ -131,6 +132,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
                                                    .throttle = &relay->throttle };
     relay->database = database_new(config->query_timeout_s * 1000);
     relay->complete_to = CATCH_UP_FROM_NOW;
+    relay->away_since_ms = clock_monotonic_ms();
     relay->to_wake = calloc(READ_MESSAGES, sizeof *relay->to_wake);
     relay->json = printbuf_new();
     (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
@@ -586,6 +588,7 @@ static void succeed(struct relay *relay)
     if (relay->is_lost)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;
+    relay->away_since_ms = 0;
     relay->logged_error = ERROR_NONE;
     backoff_reset(&relay->backoff);
     relay->worked_ms = clock_monotonic_ms();
@@ -607,6 +610,8 @@ static void succeed(struct relay *relay)
 static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
+    if (relay->away_since_ms == 0)
+        relay->away_since_ms = clock_monotonic_ms();
     announcements_lose(&relay->announcements);
     set_numbers_until(relay, false);
     database_close(relay->database, NULL);
@@ -644,6 +649,11 @@ static void finish(struct relay *relay, enum error error)
 struct pollfd relay_pollfd(const struct relay *relay)
 {
     return database_pollfd(relay->database);
+}
+
+int64_t relay_away_since_ms(const struct relay *relay)
+{
+    return relay->away_since_ms;
 }
 
 /* Returns when the next cycle is due because of a look. */

@@ -4,6 +4,7 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "postgres/addresses.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "shared/read_channel.h"
@@ -98,14 +99,15 @@ static bool use_service(const char *service)
     return *service == '\0' || setenv("PGSERVICE", service, 1) == 0;
 }
 
-int reader_run(const struct config *config, int queue)
+int reader_run(const struct config *config, int queue, int addresses)
 {
     struct database *database = database_new(config->query_timeout_s * 1000);
     int epoll_fd = watch(queue), socket = -1, timeout_ms = -1;
 
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
-    if (!database || epoll_fd < 0 || !close_listening_socket() || !use_service(config->catch_up_service)) {
+    if (!database || epoll_fd < 0 || !close_listening_socket() || !use_service(config->catch_up_service) ||
+        !addresses_share(addresses)) {
         log_write(LOG_LEVEL_ERROR, "cannot set up a reader: %s", strerror(errno));
         database_free(database);
         return EXIT_FAILURE;

@@ -10,9 +10,9 @@
 struct config;
 
 /*
- * Answers the questions in this queue until all workers have closed it. Returns the exit status; errors are
- * logged.
+ * Answers the questions in this queue until all workers have closed it. addresses: the manager's memory for
+ * addresses_share(). Returns the exit status; errors are logged.
  */
-int reader_run(const struct config *config, int queue);
+int reader_run(const struct config *config, int queue, int addresses);
 
 #endif
