@@ -8,6 +8,11 @@ PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PATHS}
 TEXT = "\n".join(TEXTS.values())
 
+# The types of all metrics, by name: those of the database, and those that a host knows itself.
+METRICS = {f"pgpoll_{name}": kind for name, kind in
+           [*re.findall(r"^    \(\d+, '(\w+)', '(counter|gauge|histogram)'", (ROOT / "sql/functions/metrics.sql").read_text(), re.M),
+            *((name, "gauge") for name in re.findall(r'put_gauge\(\s*stream, [\w>-]+,\s+"(\w+)"', (ROOT / "src/shared/host_metrics.c").read_text()))]}
+
 # Code blocks and the comments after commands are left out.
 COMMANDS = re.findall(r"^    (\S.*?)(?: +# .*|(?<=;) +-- .*)?$", re.sub(r"(?ms)^```.*?^```$", "", TEXT), re.M)
 

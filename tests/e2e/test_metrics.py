@@ -3,7 +3,6 @@ import contextlib
 import datetime
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,17 +14,6 @@ from between import manager, pgbouncer, wire
 from server import METRICS, MODE, POLL, SCHEMA_VERSION, STALL_S, VERSION, Postgres, Server, max_body, new_topic, until
 
 managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
-
-
-@pytest.fixture(scope="module")
-def promtool(tmp_path_factory):
-    """promtool is in Debian's package promtool, and before Debian 13 in prometheus, of which only this file is unpacked."""
-    if found := shutil.which("promtool"):
-        return found
-    home = tmp_path_factory.mktemp("promtool")
-    subprocess.run("get='apt-get -qq -o APT::Sandbox::User=root download'; { $get promtool || $get prometheus; } >&2 &&"
-                   " dpkg-deb --fsys-tarfile prom*.deb | tar x ./usr/bin/promtool", shell=True, cwd=home, check=True)
-    return home / "usr/bin/promtool"
 
 
 @pytest.fixture(scope="module", autouse=MODE == "managed")
