@@ -341,7 +341,7 @@ def left_behind(machine):
     """Returns the files that contain pgpoll in their names, and what else there is of it in the system and in the database."""
     machine.run("journalctl --sync")
     files = machine.says("find / -xdev ! -path '/proc/*' ! -path '/sys/*' ! -path '/root/*' -name '*pgpoll*'; find /run /tmp /dev/shm -name '*pgpoll*'").split()
-    units = machine.says("systemctl list-units --all --plain --no-legend 'pgpoll*'; systemctl list-unit-files --no-legend 'pgpoll*'").split()
+    units = machine.run("systemctl list-units --all --plain --no-legend 'pgpoll*'; systemctl list-unit-files --no-legend 'pgpoll*'", check=False).stdout.split()
     processes = machine.run("pgrep -l pgpoll", check=False).stdout.split()
     user = machine.run("getent passwd pgpoll; getent group pgpoll", check=False).stdout.split()
     roles = machine.psql("SELECT rolname FROM pg_roles WHERE rolname ~ 'pgpoll' UNION ALL SELECT nspname FROM pg_namespace WHERE nspname ~ 'pgpoll'").split()
@@ -361,12 +361,12 @@ def test_removing_it(machine):
 def test_purging_a_package_that_could_not_be_configured(machine, tmp_path):
     """Its services run: those of the version before."""
     machine.run(f"apt-get install -qq -y {machine.put(DEB)}")
-    machine.run("pgpoll-setup mydb; cp -r /usr/share/pgpoll/sql /root")
+    machine.run("pgpoll-setup mydb; cp -r /usr/share/pgpoll/sql /srv")
     until(lambda: machine.run("pgrep -xc pgpoll-worker", check=False).stdout.strip() != "0", "workers")
     broken = repacked(tmp_path, "9.9", postinst="#!/bin/sh\nexit 1\n")
     assert machine.run(f"dpkg -i {machine.put(broken)}", check=False).returncode == 1
     assert machine.says("dpkg-query -W -f '${db:Status-Status}' pgpoll") == "half-configured"
     machine.run("dpkg --purge pgpoll")
-    machine.run(command("runuser ").replace("/usr/share/pgpoll/sql", "/root/sql"))
+    machine.run(command("runuser ").replace("/usr/share/pgpoll/sql", "/srv/sql"))
     machine.run(command("userdel "))
     assert left_behind(machine) == []

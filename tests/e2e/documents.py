@@ -33,11 +33,20 @@ def blocks(language, text=TEXT):
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def asked_for(*tests):
-    """Returns the arguments that test modules pass to command() and commands()."""
+SHOWN = "".join(blocks("text", TEXTS["docs/troubleshooting.md"])).splitlines()
+
+
+def shown(start):
+    """Returns a regular expression for the only line that docs/troubleshooting.md shows and that starts with this text."""
+    (found,) = [line for line in SHOWN if line.startswith(start)]
+    return ".*".join(map(re.escape, found.split("…")))
+
+
+def asked_for(*tests, names=("command", "commands", "line", "ask")):
+    """Returns the arguments that test modules pass to functions of this module."""
     for path in tests:
         for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", None) in ("command", "commands", "line"):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", None) in names:
                 yield from (argument.value for argument in call.args if isinstance(argument, ast.Constant))
 
 

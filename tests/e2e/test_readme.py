@@ -17,7 +17,7 @@ import time
 import psycopg2
 import pytest
 
-from documents import COMMANDS, METRICS, PATHS, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
+from documents import COMMANDS, METRICS, PATHS, SHOWN, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
 import web
 from server import ROOT, Server, until
 
@@ -405,6 +405,11 @@ def test_every_command_is_run_by_a_test():
     typed = {*TYPED_ELSEWHERE, *asked_for(*ROOT.glob("tests/*/test_*.py"))}
     assert [line for line in COMMANDS if not line.startswith(tuple(typed))] == []
     assert [start for start in typed if not commands(start)] == []
+
+
+def test_every_shown_line_is_produced_by_a_test():
+    produced = {*asked_for(*ROOT.glob("tests/*/test_*.py"), names=("shown", "logged", "is_logged", "health"))}
+    assert [line for line in SHOWN if not line.startswith(tuple(produced))] == []
 
 
 def test_links():
