@@ -42,7 +42,7 @@ def shown(start):
     return ".*".join(map(re.escape, found.split("…")))
 
 
-def asked_for(*tests, names=("command", "commands", "line", "ask")):
+def asked_for(*tests, names=("command", "commands", "line")):
     """Returns the arguments that test modules pass to functions of this module."""
     for path in tests:
         for call in ast.walk(ast.parse(path.read_text())):

@@ -243,7 +243,7 @@ def test_deaf_listeners(server, deaf):
     """They are detected within 15 s, in the metrics and in the log."""
     for name, (since, found, log) in deaf.items():
         assert found.result() - since < 15 + STALL_S
-        (line, *_) = [line for line in log.read_text().splitlines() if re.search(shown("warning: LISTEN delivers nothing") + "$", line)]
+        (line, *_) = [line for line in log.read_text().splitlines() if re.search(shown("error: LISTEN delivers nothing") + "$", line)]
         assert datetime.datetime.fromisoformat(line.split()[0]).timestamp() - since < 15 + STALL_S, line
         # It is logged once, and a new connection alone is not logged as a recovery.
         until(lambda: of_host(server, "listener_reconnects_total", name), "the next connection", 30)

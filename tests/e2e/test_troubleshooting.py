@@ -36,10 +36,10 @@ def health(server, answer):
     until(lambda: re.fullmatch(shown(answer), server.request("GET", "/messages/poll/health").text), answer, 30)
 
 
-def ask(server, start):
-    """Runs the shown query. Returns its rows as dictionaries."""
+def ask(server, query):
+    """Returns the rows as dictionaries."""
     with server.db.cursor() as cursor:
-        cursor.execute(command(start))
+        cursor.execute(query)
         return [dict(zip((column.name for column in cursor.description), row)) for row in cursor.fetchall()]
 
 
@@ -71,9 +71,9 @@ def test_well(own):
     health(own, '{ "status": "ok", "detail": "Polls are served" }')
     typed = command("curl http://127.0.0.1:8080/messages/poll/health").replace("http://127.0.0.1:8080", own.url)
     assert re.fullmatch(shown('{ "status": "ok", "detail": "Polls are served" }'), subprocess.check_output(["sh", "-c", typed], text=True, stderr=subprocess.DEVNULL))
-    (listening,) = ask(own, "SELECT kind, alive, hears FROM")
+    (listening,) = ask(own, command("SELECT kind, alive, hears FROM"))
     assert listening == {"kind": "manager", "alive": True, "hears": True}
-    until(lambda: ask(own, "SELECT without_position FROM") == [{"without_position": 0}], "each message has its position")
+    until(lambda: ask(own, command("SELECT without_position FROM")) == [{"without_position": 0}], "each message has its position")
 
 
 def test_a_function_that_fails_or_is_slow(own):
@@ -122,7 +122,7 @@ def test_a_read_only_database(own):
     try:
         until(lambda: own.publish(topic, 1) or is_logged(own, "warning: the database is read-only "), "the log", 30)
         own.publish(topic, 2)
-        assert ask(own, "SELECT without_position FROM")[0]["without_position"] > 0
+        assert ask(own, command("SELECT without_position FROM"))[0]["without_position"] > 0
     finally:
         configure(own, "default_transaction_read_only = off")
     until(lambda: own.poll(topic, since={topic: "0"}).payloads[-1:] == [2], "delivered", 30)
@@ -166,7 +166,7 @@ def row_of(waits_for):
 
 def held_up(server, waits_for):
     wanted = row_of(waits_for)
-    until(lambda: wanted in [(row["waits_for"], row["blocked_by_state"], row["blocked_by_wait_event"]) for row in ask(server, "SELECT waits_for, blocked_by")],
+    until(lambda: wanted in [(row["waits_for"], row["blocked_by_state"], row["blocked_by_wait_event"]) for row in ask(server, command("SELECT waits_for, blocked_by"))],
           f"{wanted}", 30)
 
 
