@@ -88,6 +88,12 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host=
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="h"} 0'),
     ('host="web1"} 0')$$, 'a host is down if none of its managers is alive');
 
+-- To this role, the view does not know when the session began.
+UPDATE pgpoll.listeners SET quiet = true WHERE host = 'web1' AND pid = 1;
+SET LOCAL ROLE pgpoll_monitor;
+SELECT alive AS quiet_alive FROM pgpoll.listening WHERE host = 'web1' AND pid = 1 \gset
+RESET ROLE;
+SELECT ok(:'quiet_alive', 'a quiet manager that is silent for 15 s is alive');
 UPDATE pgpoll.listeners SET quiet = true,
     seen_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) - interval '1 s'
 WHERE host = 'web1';
