@@ -176,7 +176,8 @@ static bool forget_child(struct manager *manager, pid_t pid, int status)
         children_log_death(fork_server   ? "fork server"
                            : reader      ? "reader"
                            : old_manager ? "old manager"
-                                         : "worker",
+                           : worker >= 0 ? "worker"
+                                         : "old process",
                            pid, status);
     if (worker < 0)
         return false;
@@ -499,6 +500,17 @@ static void step_children(struct manager *manager, int64_t now_ms)
         reader_pool_keep(&manager->reader_pool, &manager->usual_mask);
 }
 
+/* Begins a reload as soon as the fork server has ended, for which it does not wait here. */
+static void reload(struct manager *manager)
+{
+    fork_server_kill(&manager->fork_server);
+    if (!fork_server_has_ended(&manager->fork_server))
+        return;
+    manager->reload_requested = false;
+    reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
+    manager->reload_failures += !manager->reexec.is_old;
+}
+
 static struct host_facts host_facts(const struct manager *manager)
 {
     return (struct host_facts){
@@ -540,11 +552,8 @@ static void turn(struct manager *manager)
         read_signals(manager);
     if (now_ms >= manager->drain_until_ms)
         stop(manager);
-    if (manager->reload_requested && !manager->stopping && reexec_may_begin(&manager->reexec)) {
-        manager->reload_requested = false;
-        reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
-        manager->reload_failures += !manager->reexec.is_old;
-    }
+    if (manager->reload_requested && !manager->stopping && reexec_may_begin(&manager->reexec))
+        reload(manager);
     /*
      * The latch is cleared before the set of askers is read, because a worker sets its bit in the set before
      * it sets the latch.

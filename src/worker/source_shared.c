@@ -513,12 +513,11 @@ static enum error read_allowed(struct source_shared *source, const struct source
     enum error error;
 
     /*
-     * A poll that does not wait is not worth opening its topics in the ring, so a reader reads them from the
-     * table. The manager is asked only if no reader reaches the database.
+     * While the manager does not number, a reader answers a poll that does not wait. The manager is asked only
+     * if no reader reaches the database.
      */
-    if (request->timeout_s == 0 && !known) {
-        number = !look(source, poll, deadline_ms);
-        error = read_table(source, poll, false, number, positions, page, deadline_ms);
+    if (request->timeout_s == 0 && !known && !manager_numbers(source)) {
+        error = read_table(source, poll, false, true, positions, page, deadline_ms);
         if (error != ERROR_DATABASE_AWAY)
             return error;
     }

@@ -650,26 +650,32 @@ static void what_the_ring_lacks_is_read_from_the_table(void)
     close_host(&host);
 }
 
-/* A poll that does not wait is answered from the table if the manager does not listen to its topic. */
+/*
+ * A poll that does not wait opens its topic in the ring, which answers the next polls. While the manager does
+ * not number, a reader answers it.
+ */
 static void a_topic_that_nobody_waits_for(void)
 {
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
     host.request.timeout_s = 0;
+    host.scoreboard->manager->numbers_until_ms = 0;
     start_manager(&host);
     start_reader(&host, ERROR_NONE);
     READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
     join_reader(&host);
-    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1); /* so that the reader need not number */
-    CU_ASSERT_EQUAL(atomic_load(&host.questions), host.authorizations);
-    CU_ASSERT_FALSE(host.asked_to_number);
-    host.scoreboard->manager->numbers_until_ms = 0;
-    start_reader(&host, ERROR_NONE);
-    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
-    join_reader(&host);
-    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
     CU_ASSERT_TRUE(host.asked_to_number);
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), host.authorizations);
+    host.scoreboard->manager->numbers_until_ms = INT64_MAX;
+    host.positions[0] = START;
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), host.authorizations + 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 0);
+    READ(&host, SOURCE_AUTHORIZE, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), host.authorizations + 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.looks), 1);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
     close_host(&host);
 }
 
@@ -679,6 +685,7 @@ static void a_table_out_of_reach(void)
 
     open_host(&host, "\"a\"", LONG_MS);
     host.request.timeout_s = 0;
+    host.scoreboard->manager->numbers_until_ms = 0;
     start_manager(&host);
     start_reader(&host, ERROR_DATABASE_AWAY);
     READ(&host, SOURCE_AUTHORIZE, "");
