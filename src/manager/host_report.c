@@ -105,7 +105,7 @@ static void notify(struct host_report *report, const struct host_facts *facts, e
         report->told_ready = notify_send("READY=1");
 }
 
-/* Whether since the last report the manager has begun to drain or to end, or has lost or reached the database. */
+/* Whether the manager has begun to drain or end, or lost or reached the database, since the last report. */
 static bool has_news(const struct host_report *report, const struct host_facts *facts)
 {
     if (report->away != (facts->away_since_ms > 0))
