@@ -302,7 +302,8 @@ class Site:
         """Starts HAProxy with the configuration that we ship. Returns its address, by its name."""
         host, path = self.add("haproxy"), self.directory / "haproxy.cfg"
         configuration = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
-        for shown, true in {"bind :80": f"bind {host.address}:8080", "192.0.2.11:80": self.web[0].url, "192.0.2.12:80": self.web[1].url}.items():
+        for shown, true in {"maxconn 20000": "maxconn 2000", "bind :80": f"bind {host.address}:8080", "192.0.2.11:80": self.web[0].url,
+                            "192.0.2.12:80": self.web[1].url}.items():
             assert shown in configuration
             configuration = configuration.replace(shown, true)
         path.write_text(configuration)
