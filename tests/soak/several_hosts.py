@@ -219,7 +219,7 @@ class Patroni(Database):
 
     def may_be_promoted(self):
         """Whether Patroni knows that it is the synchronous standby."""
-        return self.host.run("curl", "-s", "-f", "-o", "/dev/null", f"http://{self.host.address}:8008/synchronous", check=False).returncode == 0
+        return self.host.gets(f"http://{self.host.address}:8008/synchronous")
 
 
 class Site:
@@ -268,6 +268,8 @@ class Site:
         for web in self.web:
             web.start()
         self.entrances = self.balance() if self.balanced else {web.host.name: web.url for web in self.web}
+        for address in self.entrances.values():
+            until(lambda: self.clients.gets(f"http://{address}/messages/poll/health"), "health")
 
     def start_databases(self):
         if self.patroni:
