@@ -7,10 +7,11 @@
 
 int main(int argc, char **argv)
 {
+    enum { QUEUE, ADDRESSES, TIMELINES, DESCRIPTORS };
     struct config config;
-    int descriptors[2]; /* as reader_pool_keep() passes them */
+    int descriptors[DESCRIPTORS]; /* as reader_pool_keep() passes them */
 
-    return startup_continue("pgpoll-reader", argc, argv, 2, descriptors, &config)
-               ? reader_run(&config, descriptors[0], descriptors[1])
+    return startup_continue("pgpoll-reader", argc, argv, DESCRIPTORS, descriptors, &config)
+               ? reader_run(&config, descriptors[QUEUE], descriptors[ADDRESSES], descriptors[TIMELINES])
                : EXIT_FAILURE;
 }

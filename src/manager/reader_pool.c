@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "manager/children.h"
 #include "postgres/addresses.h"
+#include "postgres/timeline.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -72,9 +73,10 @@ void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
     int64_t now_ms = clock_monotonic_ms();
 
     for (int left = missing(pool); left > 0 && now_ms >= pool->backoff.due_ms; left--) {
-        pid_t pid = subprocess_start(&pool->subprocess,
-                                     (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, pool->addresses, -1 },
-                                     SUBPROCESS_WITH_DATABASE, mask);
+        pid_t pid = subprocess_start(
+            &pool->subprocess,
+            (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, pool->addresses, timeline_descriptor(), -1 },
+            SUBPROCESS_WITH_DATABASE, mask);
 
         pool->started_ms = now_ms;
         if (pid < 0) {

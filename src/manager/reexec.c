@@ -7,6 +7,7 @@
 #include "manager/children.h"
 #include "manager/fork_server.h"
 #include "manager/reader_pool.h"
+#include "postgres/timeline.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -45,8 +46,9 @@ enum {
  *     progress.
  *  2. P executes the new program, and so keeps its process id. The new program reads the process ids of M and
  *     of all other children from a memory file. The environment variable OLD_CHILDREN holds the file's
- *     descriptor and how many of the ids are old managers. If P cannot execute the program, P tells M, which
- *     exits, and P continues as before.
+ *     descriptor, how many of the ids are old managers, and the descriptor of the memory of timelines
+ *     (timeline.h), which M shares with P. If P cannot execute the program, P tells M, which exits, and P
+ *     continues as before.
  *  3. M serves the workers of S as P did: it answers questions, fills the message ring, wakes polls, and
  *     drains the longest-waiting polls when few workers are idle. M starts no process. Its workers still
  *     accept requests.
@@ -85,9 +87,9 @@ static void write_pid(int fd, int pid)
 
 /* Writes the process ids of all children to the file, old managers first, for the new program. */
 static bool write_children(const struct reexec *reexec, const struct reader_pool *pool, int fd,
-                           pid_t old_manager)
+                           pid_t old_manager, int timelines)
 {
-    char text[32];
+    char text[48];
 
     write_pid(fd, old_manager);
     for (int i = 0; i < reexec->manager_count; i++) /* old managers of a reload that has not ended yet */
@@ -98,7 +100,7 @@ static bool write_children(const struct reexec *reexec, const struct reader_pool
         write_pid(fd, scoreboard_pid(reexec->scoreboard, i));
     for (int i = 0; i < atomic_load(&reexec->scoreboard->manager->readers); i++)
         write_pid(fd, pool->pids[i]);
-    (void)snprintf(text, sizeof text, "%d %d", fd, reexec->manager_count + 1);
+    (void)snprintf(text, sizeof text, "%d %d %d", fd, reexec->manager_count + 1, timelines);
     return setenv(OLD_CHILDREN, text, 1) == 0;
 }
 
@@ -124,7 +126,7 @@ static void become_old_manager(struct reexec *reexec, struct fork_server *fork_s
 
 void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct reader_pool *pool)
 {
-    int fd = memfd_create("pgpoll-old-children", 0), ends[2] = { -1, -1 };
+    int fd = memfd_create("pgpoll-old-children", 0), timelines = -1, ends[2] = { -1, -1 };
     pid_t pid = -1;
 
     if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0)
@@ -135,7 +137,8 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
         become_old_manager(reexec, fork_server, pool, ends[0]);
         return;
     }
-    if (pid > 0 && write_children(reexec, pool, fd, pid)) {
+    timelines = dup(timeline_descriptor()); /* not closed on exec */
+    if (pid > 0 && write_children(reexec, pool, fd, pid, timelines)) {
         log_write(LOG_LEVEL_INFO, "reloading: process %d serves the old workers until new ones have started",
                   (int)pid);
         /*
@@ -154,18 +157,20 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
     (void)close(ends[0]);
     (void)close(ends[1]);
     (void)close(fd);
+    (void)close(timelines);
 }
 
 /*
- * Reads the old children's process ids from the file that write_children() made. Returns false if this fails;
- * errno says why.
+ * Reads the old children's process ids from the file that write_children() made, and takes over the memory of
+ * timelines. Returns false if this fails; errno says why.
  */
 static bool read_children(struct reexec *reexec)
 {
     const char *text = getenv(OLD_CHILDREN);
     char *end = NULL;
     int fd = text ? (int)strtol(text, &end, 10) : -1, count = 0;
-    long manager_count = text ? strtol(end, NULL, 10) : 0;
+    long manager_count = text ? strtol(end, &end, 10) : 0;
+    int timelines = text && *end ? (int)strtol(end, NULL, 10) : -1; /* older versions pass none on */
     off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
     bool taken = true;
 
@@ -183,7 +188,7 @@ static bool read_children(struct reexec *reexec)
         (void)close(fd);
     (void)unsetenv(OLD_CHILDREN);
     reexec->stage_deadline_ms = clock_monotonic_ms() + REPLACE_MS;
-    return taken;
+    return timeline_share(timelines) && taken;
 }
 
 bool reexec_init(struct reexec *reexec, const struct config *config, char **argv,

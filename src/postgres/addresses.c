@@ -2,7 +2,6 @@
 
 #include "core/clock.h"
 
-#include <libpq-fe.h>
 #include <netdb.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -157,11 +156,15 @@ static void read_options(struct addresses *addresses, const PQconninfoOption *op
     };
 }
 
-struct addresses *addresses_new(void)
+struct addresses *addresses_new(const PQconninfoOption *options)
 {
     struct addresses *addresses = calloc(1, sizeof *addresses);
-    PQconninfoOption *options = PQconndefaults();
-    bool made = addresses && options;
+    PQconninfoOption *defaults = options ? NULL : PQconndefaults();
+    bool made;
+
+    if (!options)
+        options = defaults;
+    made = addresses && options;
 
     if (made) {
         addresses->host = strdup(option(options, "host"));
@@ -172,7 +175,7 @@ struct addresses *addresses_new(void)
         made = addresses->host && addresses->hostaddr && addresses->port && addresses->default_port &&
                look_for_names(addresses);
     }
-    PQconninfoFree(options);
+    PQconninfoFree(defaults);
     if (made)
         return addresses;
     addresses_free(addresses);

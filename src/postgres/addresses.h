@@ -12,6 +12,7 @@
 #ifndef PGPOLL_ADDRESSES_H
 #define PGPOLL_ADDRESSES_H
 
+#include <libpq-fe.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,8 +35,11 @@ struct addresses_options {
     bool keepalives_idle, keepalives_interval, keepalives_count, tcp_user_timeout; /* whether they are set */
 };
 
-/* Reads libpq's environment variables and service file. Returns NULL if out of memory. */
-struct addresses *addresses_new(void);
+/*
+ * Reads host, hostaddr and port from options or, if that is NULL, from libpq's environment variables and
+ * service file. Returns NULL if out of memory.
+ */
+struct addresses *addresses_new(const PQconninfoOption *options);
 void addresses_free(struct addresses *addresses);
 
 /* Whether a name must be resolved. Socket paths, numeric addresses and PGHOSTADDR need no resolver. */

@@ -106,7 +106,8 @@ static void set_limits(struct silence_limits *limits, int64_t query_timeout_ms)
 /* Begins to connect to the address. Returns ERROR_PENDING, ERROR_DATABASE_AWAY or ERROR_MEMORY. */
 static enum error connect_start(struct database *database)
 {
-    static const char *const keywords[] = { "fallback_application_name",
+    static const char *const keywords[] = { "service",
+                                            "fallback_application_name",
                                             "client_encoding",
                                             "host",
                                             "hostaddr",
@@ -120,7 +121,8 @@ static enum error connect_start(struct database *database)
     const struct address *address = addresses_at(database->addresses, database->first + database->tried);
     const struct addresses_options *set = addresses_options(database->addresses);
     struct silence_limits limits;
-    const char *const values[] = { "pgpoll",
+    const char *const values[] = { database->service,
+                                   "pgpoll",
                                    "UTF8",
                                    address->host,
                                    address->hostaddr,
@@ -174,8 +176,7 @@ static enum error try_addresses(struct database *database, enum error error)
     return error;
 }
 
-/* Gives this address up, for this reason, and goes on with the next one. */
-static enum error try_next(struct database *database, const char *reason)
+enum error connect_try_next(struct database *database, const char *reason)
 {
     session_add_reason(database, reason);
     return try_addresses(database, ERROR_DATABASE_AWAY);
@@ -191,7 +192,7 @@ static enum error skip_silent(struct database *database)
                    address->host ? address->host : "", address->host && address->hostaddr ? " at " : "",
                    address->hostaddr ? address->hostaddr : "");
     addresses_avoid(database->list, database->address, database->next_address);
-    return try_next(database, text);
+    return connect_try_next(database, text);
 }
 
 void connect_run_out(const struct database *database)
@@ -215,7 +216,7 @@ enum error connect_step_ending(struct database *database)
         return try_addresses(database, start_address(database));
     if (clock_monotonic_ms() < database->host_due_ms)
         return ERROR_PENDING;
-    return try_next(database, "the backend of an earlier session has not exited");
+    return connect_try_next(database, "the backend of an earlier session has not exited");
 }
 
 static enum error addresses_start(struct database *database)
@@ -261,7 +262,7 @@ enum error connect_begin(struct database *database)
         clock_monotonic_ms() > addresses_resolved_ms(database->addresses) + FRESH_MS)
         connect_drop_addresses(database);
     if (!database->addresses)
-        database->addresses = addresses_new();
+        database->addresses = addresses_new(database->options);
     if (!database->addresses)
         return database_fail(database, ERROR_MEMORY, "out of memory");
     if (!addresses_need_resolver(database->addresses)) {
@@ -280,11 +281,12 @@ enum error connect_begin(struct database *database)
 
 /* ---- the first statements of a session */
 
-static enum error check_start(struct database *database, enum state state)
+enum error connect_check_start(struct database *database, enum state state)
 {
     database->state = state;
-    database->check =
-        (struct pipeline){ &database->check_statement, 1, &database->check_result, 0, ERROR_NONE };
+    database->check = (struct pipeline){ .statements = &database->check_statement,
+                                         .count = 1,
+                                         .results = &database->check_result };
     return pipeline_start(database, &database->check);
 }
 
@@ -368,14 +370,14 @@ enum error connect_step_connecting(struct database *database)
         return ERROR_PENDING;
     if (database->polling != PGRES_POLLING_OK || PQsetnonblocking(database->connection, 1) != 0 ||
         PQenterPipelineMode(database->connection) != 1)
-        return try_next(database, PQerrorMessage(database->connection));
+        return connect_try_next(database, PQerrorMessage(database->connection));
     if (PQserverVersion(database->connection) < 140000)
         return refuse_server(database);
     if (!make_version_statement(database)) {
         database_close(database, "out of memory");
         return ERROR_MEMORY;
     }
-    return check_start(database, CHECKING);
+    return connect_check_start(database, CHECKING);
 }
 
 /*
@@ -412,7 +414,7 @@ static enum error refuse_schema(struct database *database, int version)
  * Otherwise starts the caller's statements. After a failover the backend is on another server, and the
  * terminating statement finds nothing.
  */
-static enum error replace_start(struct database *database)
+enum error connect_replace_start(struct database *database)
 {
     const struct ended *ended = session_oldest_ended(database);
 
@@ -422,7 +424,7 @@ static enum error replace_start(struct database *database)
         database_close(database, "out of memory");
         return ERROR_MEMORY;
     }
-    return check_start(database, REPLACING);
+    return connect_check_start(database, REPLACING);
 }
 
 /* Repeats the terminating statement until the backend has exited, and then starts the caller's statements. */
@@ -439,7 +441,7 @@ enum error connect_step_replacing(struct database *database)
     PQclear(database->check_result);
     database->check_result = NULL;
     if (left > 0)
-        return check_start(database, REPLACING);
+        return connect_check_start(database, REPLACING);
     session_forget(database, session_oldest_ended(database));
     return pipeline_start_asked(database);
 }
@@ -457,12 +459,13 @@ enum error connect_step_checking(struct database *database)
     version = database_int4(database->check_result, 0, 0);
     database->backend = (struct backend){ database_int4(database->check_result, 0, 1),
                                           database_int8(database->check_result, 0, 2) };
-    if (database->backend.pid != PQbackendPID(database->connection))
+    database->pooled = database->backend.pid != PQbackendPID(database->connection);
+    if (database->pooled)
         /* a pooler's backend: not ours to terminate, because it serves other clients too */
         database->backend.pid = 0;
     PQclear(database->check_result);
     database->check_result = NULL;
     if (version != PGPOLL_SCHEMA_VERSION)
         return refuse_schema(database, version);
-    return replace_start(database);
+    return identify_start(database);
 }

@@ -14,8 +14,9 @@ import psycopg2
 import pytest
 
 import between
+import fastcgi
 from fastcgi import ask_as, poll_as
-from server import POLL, STALL_S, Server, until
+from server import POLL, STALL_S, Server, new_topic, until
 
 SECONDS = float(os.environ.get("HANG_S", "5"))     # PostgreSQL hangs for this long
 TIMEOUT_S = os.environ.get("HANG_TIMEOUT_S", "1")
@@ -392,3 +393,33 @@ def keep_publishing(server, topic, until):
         while not until.done():
             cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '1')", (topic,))
             session.commit()
+
+
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="a manager's relay prepares statements")
+def test_a_pooler_in_between(own, tmp_path):
+    """A pooler may give the relay another session, which does not have what the relay prepared. The relay fails once, and then prepares nothing."""
+    log = tmp_path / "log"
+
+    def poll(number):
+        """Polls a topic that the manager does not know, which has it number messages."""
+        topic = new_topic("pooled")
+        own.publish(topic, number)
+        with fastcgi.connect(process.socket) as client:
+            client.sendall(fastcgi.request(json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 10}).encode()))
+            status, text = fastcgi.reply(fastcgi.read_all(client))
+        assert (status, [message["payload"] for message in json.loads(text)["messages"]]) == (200, [number])
+
+    def failures():
+        return log.read_text().count("LISTEN connection failed")
+
+    with between.wire(own) as (line, home), between.manager(own, "pooled", log, PGHOST=home) as process:
+        until(lambda: line.heartbeats, "a heartbeat", 20)
+        poll(1)
+        until(lambda: poll(2) or line.uses_prepared, "a prepared statement", 20)
+        line.forgets, before = True, line.heartbeats
+        poll(3)
+        assert failures() == 1 and 'prepared statement "pgpoll_old_messages' in log.read_text()
+        until(lambda: line.heartbeats > before, "a heartbeat in the new session", 20)
+        poll(4)
+        poll(5)
+        assert failures() == 1

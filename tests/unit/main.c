@@ -41,6 +41,7 @@ int main(void)
         { SUITE(worker_queue_tests) },
         { SUITE(access_memory_tests) },
         { SUITE(addresses_tests) },
+        { SUITE(timeline_tests) },
         { SUITE(poll_counters_tests) },
         { SUITE(host_metrics_tests) },
         { SUITE(host_state_tests) },

@@ -33,6 +33,7 @@ extern CU_TestInfo stats_report_tests[];
 extern CU_TestInfo poll_counters_tests[];
 extern CU_TestInfo query_batch_tests[];
 extern CU_TestInfo addresses_tests[];
+extern CU_TestInfo timeline_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 extern CU_TestInfo worker_queue_tests[];

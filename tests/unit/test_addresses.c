@@ -19,7 +19,7 @@ static struct addresses *with(const char *host, const char *hostaddr, const char
 
     CU_ASSERT(setenv("PGHOST", host, 1) == 0 && setenv("PGHOSTADDR", hostaddr, 1) == 0 &&
               setenv("PGPORT", port, 1) == 0);
-    addresses = addresses_new();
+    addresses = addresses_new(NULL);
     CU_ASSERT(unsetenv("PGHOST") == 0 && unsetenv("PGHOSTADDR") == 0 && unsetenv("PGPORT") == 0);
     CU_ASSERT_FATAL(addresses != NULL);
     return addresses;
