@@ -46,9 +46,10 @@ static int attempts(const struct database *database)
 }
 
 /*
- * Returns how long the attempt waits for an address before it goes on with the next one, or INT64_MAX: a share
- * of the time for a connection and the statements after it, unless the operator has set connect_timeout.
- * The share is only for TCP: a server that was slow to authenticate everybody would never be reached.
+ * Returns how long the attempt waits for an address before it goes on with the next one, or INT64_MAX. Unless
+ * the operator has set connect_timeout, this is a share of the time for a connection and the statements after
+ * it, and counts only until TCP has connected: otherwise a server that is slow to authenticate would never be
+ * reached.
  */
 static int64_t patience_ms(const struct database *database)
 {
@@ -86,29 +87,27 @@ static const char *session_attributes(const struct database *database)
 
 /* libpq's parameters that make TCP find out in time that a server has fallen silent. */
 struct silence_limits {
-    char idle_s[24], interval_s[24], count[24], user_timeout_ms[24];
+    char keepalive_s[24], count[24], user_timeout_ms[24];
 };
 
 /*
- * Keepalives find out in a session that is idle or waits for an answer, and the user timeout while something is
- * being sent.
+ * Keepalives find out in a session that is idle or waits for an answer, the user timeout while something is
+ * being sent. The one may begin when the other is nearly over, so both together take about query_timeout_ms.
  */
 static void set_limits(struct silence_limits *limits, int64_t query_timeout_ms)
 {
-    const int64_t interval_s = clock_max(query_timeout_ms / 5000, 1);
-
-    (void)snprintf(limits->idle_s, sizeof limits->idle_s, "%" PRId64,
-                   clock_max(query_timeout_ms * 2 / 5000, 1));
-    (void)snprintf(limits->interval_s, sizeof limits->interval_s, "%" PRId64, interval_s);
+    (void)snprintf(limits->keepalive_s, sizeof limits->keepalive_s, "%" PRId64,
+                   clock_max(query_timeout_ms / 5000, 1));
     (void)snprintf(limits->count, sizeof limits->count, "%d", KEEPALIVES);
     (void)snprintf(limits->user_timeout_ms, sizeof limits->user_timeout_ms, "%" PRId64,
-                   query_timeout_ms * 4 / 5);
+                   clock_max(query_timeout_ms / 2, 1000));
 }
 
 /* Begins to connect to the address. Returns ERROR_PENDING, ERROR_DATABASE_AWAY or ERROR_MEMORY. */
 static enum error connect_start(struct database *database)
 {
-    static const char *const keywords[] = { "fallback_application_name",
+    static const char *const keywords[] = { "service",
+                                            "fallback_application_name",
                                             "client_encoding",
                                             "host",
                                             "hostaddr",
@@ -122,14 +121,15 @@ static enum error connect_start(struct database *database)
     const struct address *address = addresses_at(database->addresses, database->first + database->tried);
     const struct addresses_options *set = addresses_options(database->addresses);
     struct silence_limits limits;
-    const char *const values[] = { "pgpoll",
+    const char *const values[] = { database->service,
+                                   "pgpoll",
                                    "UTF8",
                                    address->host,
                                    address->hostaddr,
                                    address->port,
                                    session_attributes(database),
-                                   set->keepalives_idle ? NULL : limits.idle_s,
-                                   set->keepalives_interval ? NULL : limits.interval_s,
+                                   set->keepalives_idle ? NULL : limits.keepalive_s,
+                                   set->keepalives_interval ? NULL : limits.keepalive_s,
                                    set->keepalives_count ? NULL : limits.count,
                                    set->tcp_user_timeout ? NULL : limits.user_timeout_ms,
                                    NULL };
@@ -160,8 +160,8 @@ static enum error start_address(struct database *database)
 }
 
 /*
- * Takes the result of the address that was tried. If that is ERROR_DATABASE_AWAY, tries the next ones. Returns
- * the result of the last one; on errors the connection is closed.
+ * Takes the result of the address that was tried. If that is ERROR_DATABASE_AWAY, tries the next ones.
+ * Returns the result of the last one; on errors the connection is closed.
  */
 static enum error try_addresses(struct database *database, enum error error)
 {
@@ -176,8 +176,7 @@ static enum error try_addresses(struct database *database, enum error error)
     return error;
 }
 
-/* Gives this address up, for this reason, and goes on with the next one. */
-static enum error try_next(struct database *database, const char *reason)
+enum error connect_try_next(struct database *database, const char *reason)
 {
     session_add_reason(database, reason);
     return try_addresses(database, ERROR_DATABASE_AWAY);
@@ -193,7 +192,7 @@ static enum error skip_silent(struct database *database)
                    address->host ? address->host : "", address->host && address->hostaddr ? " at " : "",
                    address->hostaddr ? address->hostaddr : "");
     addresses_avoid(database->list, database->address, database->next_address);
-    return try_next(database, text);
+    return connect_try_next(database, text);
 }
 
 void connect_run_out(const struct database *database)
@@ -217,7 +216,7 @@ enum error connect_step_ending(struct database *database)
         return try_addresses(database, start_address(database));
     if (clock_monotonic_ms() < database->host_due_ms)
         return ERROR_PENDING;
-    return try_next(database, "the backend of an earlier session has not exited");
+    return connect_try_next(database, "the backend of an earlier session has not exited");
 }
 
 static enum error addresses_start(struct database *database)
@@ -263,7 +262,7 @@ enum error connect_begin(struct database *database)
         clock_monotonic_ms() > addresses_resolved_ms(database->addresses) + FRESH_MS)
         connect_drop_addresses(database);
     if (!database->addresses)
-        database->addresses = addresses_new();
+        database->addresses = addresses_new(database->options);
     if (!database->addresses)
         return database_fail(database, ERROR_MEMORY, "out of memory");
     if (!addresses_need_resolver(database->addresses)) {
@@ -282,11 +281,12 @@ enum error connect_begin(struct database *database)
 
 /* ---- the first statements of a session */
 
-static enum error check_start(struct database *database, enum state state)
+enum error connect_check_start(struct database *database, enum state state)
 {
     database->state = state;
-    database->check =
-        (struct pipeline){ &database->check_statement, 1, &database->check_result, 0, ERROR_NONE };
+    database->check = (struct pipeline){ .statements = &database->check_statement,
+                                         .count = 1,
+                                         .results = &database->check_result };
     return pipeline_start(database, &database->check);
 }
 
@@ -370,14 +370,14 @@ enum error connect_step_connecting(struct database *database)
         return ERROR_PENDING;
     if (database->polling != PGRES_POLLING_OK || PQsetnonblocking(database->connection, 1) != 0 ||
         PQenterPipelineMode(database->connection) != 1)
-        return try_next(database, PQerrorMessage(database->connection));
+        return connect_try_next(database, PQerrorMessage(database->connection));
     if (PQserverVersion(database->connection) < 140000)
         return refuse_server(database);
     if (!make_version_statement(database)) {
         database_close(database, "out of memory");
         return ERROR_MEMORY;
     }
-    return check_start(database, CHECKING);
+    return connect_check_start(database, CHECKING);
 }
 
 /*
@@ -414,7 +414,7 @@ static enum error refuse_schema(struct database *database, int version)
  * Otherwise starts the caller's statements. After a failover the backend is on another server, and the
  * terminating statement finds nothing.
  */
-static enum error replace_start(struct database *database)
+enum error connect_replace_start(struct database *database)
 {
     const struct ended *ended = session_oldest_ended(database);
 
@@ -424,7 +424,7 @@ static enum error replace_start(struct database *database)
         database_close(database, "out of memory");
         return ERROR_MEMORY;
     }
-    return check_start(database, REPLACING);
+    return connect_check_start(database, REPLACING);
 }
 
 /* Repeats the terminating statement until the backend has exited, and then starts the caller's statements. */
@@ -441,7 +441,7 @@ enum error connect_step_replacing(struct database *database)
     PQclear(database->check_result);
     database->check_result = NULL;
     if (left > 0)
-        return check_start(database, REPLACING);
+        return connect_check_start(database, REPLACING);
     session_forget(database, session_oldest_ended(database));
     return pipeline_start_asked(database);
 }
@@ -459,12 +459,13 @@ enum error connect_step_checking(struct database *database)
     version = database_int4(database->check_result, 0, 0);
     database->backend = (struct backend){ database_int4(database->check_result, 0, 1),
                                           database_int8(database->check_result, 0, 2) };
-    if (database->backend.pid != PQbackendPID(database->connection))
+    database->pooled = database->backend.pid != PQbackendPID(database->connection);
+    if (database->pooled)
         /* a pooler's backend: not ours to terminate, because it serves other clients too */
         database->backend.pid = 0;
     PQclear(database->check_result);
     database->check_result = NULL;
     if (version != PGPOLL_SCHEMA_VERSION)
         return refuse_schema(database, version);
-    return replace_start(database);
+    return identify_start(database);
 }

@@ -26,6 +26,23 @@ void database_set_asynchronous_commit(struct database *database)
     database->asynchronous_commit = true;
 }
 
+bool database_use_service(struct database *database, const char *service)
+{
+    const char *before = getenv("PGSERVICE");
+    char *kept = before ? strdup(before) : NULL;
+
+    /* libpq reads the service file only for the service of the environment. */
+    if ((before && !kept) || setenv("PGSERVICE", service, 1) != 0)
+        goto out;
+    database->options = PQconndefaults();
+    database->service = service;
+    if ((kept ? setenv("PGSERVICE", kept, 1) : unsetenv("PGSERVICE")) != 0)
+        database->service = NULL;
+out:
+    free(kept);
+    return database->service && database->options;
+}
+
 void database_free(struct database *database)
 {
     if (!database)
@@ -38,19 +55,25 @@ void database_free(struct database *database)
         session_forget(database, &database->ended[0]);
     connect_drop_addresses(database);
     statement_release(&database->check_statement);
+    PQconninfoFree(database->options);
     free(database);
 }
 
 enum error database_begin(struct database *database, const struct statement *statements, int count,
                           PGresult **results)
 {
+    enum error error;
+
     for (int i = 0; i < count; i++)
         results[i] = NULL;
     database->error[0] = database->sqlstate[0] = '\0';
     database->failed = 0;
     database->timed_out = false;
-    database->asked = (struct pipeline){ statements, count, results, 0, ERROR_NONE };
-    return database->state == CLOSED ? connect_begin(database) : pipeline_start_asked(database);
+    database->asked = (struct pipeline){ .statements = statements, .count = count, .results = results };
+    if (database->state == CLOSED)
+        return connect_begin(database);
+    error = identify_check(database);
+    return error ? error : pipeline_start_asked(database);
 }
 
 enum error database_step(struct database *database)
@@ -66,6 +89,8 @@ enum error database_step(struct database *database)
         return connect_step_connecting(database);
     case CHECKING:
         return connect_step_checking(database);
+    case IDENTIFYING:
+        return connect_step_identifying(database);
     case REPLACING:
         return connect_step_replacing(database);
     case RUNNING:
@@ -136,6 +161,18 @@ enum error database_run(struct database *database, const struct statement *state
     return error;
 }
 
+enum error database_probe(struct database *database, int64_t deadline_ms)
+{
+    struct statement nothing;
+    PGresult *result = NULL;
+    enum error error;
+
+    statement_init(&nothing, "SELECT");
+    error = database_run(database, &nothing, 1, &result, deadline_ms);
+    PQclear(result);
+    return error;
+}
+
 enum error database_consume(struct database *database)
 {
     if (database->state == CLOSED)
@@ -201,6 +238,11 @@ enum error database_wait_news(struct database *database, const struct interrupts
 bool database_is_connected(const struct database *database)
 {
     return database->connection;
+}
+
+bool database_is_primary(const struct database *database)
+{
+    return database->connection && !database->reached.standby;
 }
 
 const char *database_error(const struct database *database)

@@ -13,19 +13,32 @@ void pipeline_clear(struct pipeline *pipeline)
     pipeline->count = 0;
 }
 
-/* Sends each statement with a Sync of its own, which ends its transaction. */
-enum error pipeline_start(struct database *database, struct pipeline *pipeline)
+/* Whether each of these statements has identify_again() before it. */
+static bool identifies(const struct database *database, const struct pipeline *pipeline)
+{
+    return database->pooled && pipeline == &database->asked;
+}
+
+static bool send(PGconn *connection, const struct statement *statement)
 {
     static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
 
-    for (int i = 0; i < pipeline->count; i++) {
-        const struct statement *statement = &pipeline->statements[i];
+    if (statement->use == STATEMENT_PREPARE)
+        return PQsendPrepare(connection, statement->name, statement->sql, statement->count, statement->types);
+    if (statement->use == STATEMENT_RUN_PREPARED)
+        return PQsendQueryPrepared(connection, statement->name, statement->count, statement->values,
+                                   statement->lengths, binary, 1);
+    return PQsendQueryParams(connection, statement->sql, statement->count, statement->types,
+                             statement->values, statement->lengths, binary, 1);
+}
 
-        if (!PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
-                               statement->values, statement->lengths, binary, 1) ||
-            !PQpipelineSync(database->connection))
+/* Sends each statement with a Sync of its own, which ends its transaction. */
+enum error pipeline_start(struct database *database, struct pipeline *pipeline)
+{
+    for (int i = 0; i < pipeline->count; i++)
+        if ((identifies(database, pipeline) && !identify_again(database)) ||
+            !send(database->connection, &pipeline->statements[i]) || !PQpipelineSync(database->connection))
             return database_lose(database);
-    }
     return ERROR_PENDING;
 }
 
@@ -94,10 +107,16 @@ static void pipeline_take(struct database *database, struct pipeline *pipeline, 
 
     if (result && !succeeded)
         pipeline_fail(database, pipeline, result);
-    if (succeeded && !*slot)
-        *slot = result;
-    else
+    if (succeeded && identifies(database, pipeline) && !pipeline->identified) {
+        pipeline->identified = true;
+        if (!pipeline->outcome)
+            pipeline->outcome = identify_take(database, result);
         PQclear(result);
+    } else if (succeeded && !*slot) {
+        *slot = result;
+    } else {
+        PQclear(result);
+    }
 }
 
 enum error pipeline_step(struct database *database, struct pipeline *pipeline)
@@ -116,6 +135,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
             pipeline->received++;
+            pipeline->identified = false;
             continue;
         }
         pipeline_take(database, pipeline, result);

@@ -153,8 +153,8 @@ static bool is_silent(const PGconn *connection)
 }
 
 /*
- * Keeps this socket of a given-up session. If there are too many, forgets the oldest one, which is at a server
- * that has long been left for three others.
+ * Keeps this socket of a given-up session. If there are too many, forgets the oldest one, whose server has
+ * been left for others long ago.
  */
 static void keep(struct database *database, int fd)
 {
@@ -191,6 +191,7 @@ static void end_session(struct database *database)
     PQfinish(database->connection);
     database->connection = NULL;
     database->backend = (struct backend){ 0 };
+    database->reached = (struct server){ 0 };
 }
 
 void session_end(struct database *database)
@@ -218,6 +219,7 @@ void database_give_up(struct database *database)
         [RESOLVING] = "host names were not resolved in time",
         [CONNECTING] = "no connection in time",
         [CHECKING] = "no answer in time",
+        [IDENTIFYING] = "no answer in time",
         [REPLACING] = "the backend of an earlier session could not be terminated",
         [RUNNING] = "no answer in time",
         [IDLE] = "no answer in time",

@@ -196,6 +196,8 @@ def test_catching_up_through_pgbouncer(database, place):
         database.publish(new, 1)
         answer = waiting.result(25)
         assert answer.payloads == [1]
+        with pgbouncer(place, port, database):
+            assert door.poll(old, since={old: "0"}, timeout=0).payloads == list(range(5))
         assert door.request("POST", POLL, '{"topics": ["%s"], "since": {"%s": "0"}, "timeout": 0}' % (old, old)).status == 503
         held = door.poll_later(old, since={old: "0"}, timeout=30)
         with pgbouncer(place, port, database):
