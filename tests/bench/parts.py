@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 
+from hosts import hosts
 from kept import kept
 from systems import (Notify, Pgpoll, all_systems, clients_held, clients_rereading, cpu_s, kib_of, own_clients, settled_kib, storm, until,
                      until_gone)
@@ -53,6 +54,7 @@ class Sizes:
         # Messages and topics. The first, with few, has as many in a topic as the second.
         self.kept = ((many // 50, many // 50_000 or 1), (many, many // 1000), (many, many))
         self.kept_statements = 20 if quick else 300
+        self.hosts = (2,) if quick else (4, *map(int, os.environ.get("HOSTS", "").split()))
         self.workers = max(self.fanout[-1], self.others) + 20
 
 
@@ -313,4 +315,4 @@ def access(bench):
 
 
 # memory and topics first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, topics, latency, fanout, catchup, kept, publish, comeback, polls, access)}
+PARTS = {part.__name__: part for part in (memory, topics, latency, fanout, catchup, kept, publish, comeback, polls, access, hosts)}
