@@ -17,8 +17,8 @@ enum {
 };
 
 /*
- * There is no lock. An entry of seen belongs to a cluster for ever once its identifier is set, and its timeline
- * only grows.
+ * There is no lock. An entry of seen belongs to a cluster for ever once its identifier is set, and its
+ * timeline only grows.
  */
 struct memory {
     uint32_t layout;
@@ -102,13 +102,13 @@ static void explain_behind(const struct server *server, const PGconn *connection
         (void)snprintf(text, size,
                        "not using the server at host %.100s port %.20s: it is an old primary, on timeline "
                        "%u, and timeline %u of its cluster was seen; stop it, and make it a standby with "
-                       "pg_rewind (if it was restored from a snapshot and is right, restart pgpoll)",
+                       "pg_rewind (if it is the right server after all, restart pgpoll)",
                        PQhost(connection), PQport(connection), (unsigned)server->timeline, newest);
 }
 
 /*
- * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. Of a standby
- * that must be known.
+ * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. Of a
+ * standby that must be known.
  */
 static bool is_same_database(const struct server *server)
 {

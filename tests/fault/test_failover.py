@@ -13,7 +13,11 @@ from faults import Copy, Proxy, Supervisor
 from server import Postgres, Server, new_topic, until
 
 
-@pytest.fixture(params=["managed", "direct"])
+SOAK = bool(os.environ.get("SOAK"))
+soak = pytest.mark.skipif(not SOAK, reason="takes long: make soak")
+
+
+@pytest.fixture(params=["managed", pytest.param("direct", marks=soak)])
 def mode(request):
     return request.param
 
@@ -98,6 +102,32 @@ def test_the_old_primary_counts_as_away(mode):
             assert told_nothing(server, topic, since)
 
 
+@soak
+def test_the_old_primary_comes_back_as_the_first_of_the_hosts():
+    topic = new_topic()
+    with Server(4) as server, Copy(Postgres(server), replicate=True) as standby:
+        server.mode = "managed"
+        hosts = f"{server.run.resolve() / 'pg'},{standby.directory}"
+        with Supervisor(server, PGHOST=hosts, PGTARGETSESSIONATTRS="read-write") as supervisor:
+            publish(server, topic, "before")
+            payloads, since = follow(server, topic, {topic: "0"}, 1)
+            standby.until_replayed()
+            old = Postgres(server)
+            old.stop("immediate")
+            standby.promote()
+            publish(standby, topic, "after")
+            payloads, since = follow(server, topic, since, 1)
+            assert payloads == ["after"]
+            old.start()
+            workers = server.worker_pids()
+            os.kill(supervisor.pids[0], signal.SIGHUP)   # the new manager begins with the first host
+            until(lambda: not server.worker_pids() & workers, "other workers", 60)
+            publish(standby, topic, "reloaded")
+            payloads, since = follow(server, topic, since, 1)
+            assert payloads == ["reloaded"]
+            until(lambda: [line for line in server.log() if "it is an old primary" in line], "the log names it")
+
+
 def test_old_pages_come_from_a_standby():
     topic, service = new_topic(), "standby"
     with Server(4) as server, Copy(Postgres(server), replicate=True) as standby:
@@ -149,6 +179,7 @@ def pgbouncer(target):
         shutil.rmtree(directory)
 
 
+@soak
 def test_a_pooler_that_goes_back_to_the_old_primary():
     """The sessions to the pooler stay, and what runs in them goes to another server."""
     topic = new_topic()
