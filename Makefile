@@ -125,7 +125,7 @@ $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	$(call note,CC  )
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
-$(BUILD)/src/manager/check.o $(BUILD)/src/postgres/connect.o $(BUILD)/fcgi/startup.o: sql/version.sql
+$(BUILD)/src/manager/check.o $(BUILD)/src/postgres/connect.o $(BUILD)/src/shared/host_metrics.o $(BUILD)/fcgi/startup.o: sql/version.sql
 
 -include $(OBJECTS:.o=.d)
 

@@ -7,11 +7,11 @@
 
 int main(int argc, char **argv)
 {
-    enum { QUEUE, TIMELINES, DESCRIPTORS };
+    enum { QUEUE, ADDRESSES, TIMELINES, DESCRIPTORS }; /* as reader_pool_keep() passes them */
     struct config config;
     int descriptors[DESCRIPTORS];
 
     return startup_continue("pgpoll-reader", argc, argv, DESCRIPTORS, descriptors, &config)
-               ? reader_run(&config, descriptors[QUEUE], descriptors[TIMELINES])
+               ? reader_run(&config, descriptors[QUEUE], descriptors[ADDRESSES], descriptors[TIMELINES])
                : EXIT_FAILURE;
 }

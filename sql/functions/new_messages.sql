@@ -56,9 +56,11 @@ BEGIN
                             FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m
         ORDER BY i.n;
     ELSIF batch.previous = after AND batch.assigned = 0 THEN
-        RETURN QUERY
-        SELECT NULL, NULL::bigint, NULL::timestamptz, NULL::json, NULL::json, 0, after, batch.more,
-               0::bigint;
+        assigned := 0;
+        complete_to := after;
+        more := batch.more;
+        deleted_to := 0;
+        RETURN NEXT;
     ELSE
         RETURN QUERY
         SELECT r.topic, r.position, r.created_at, r.payload, r.metadata,

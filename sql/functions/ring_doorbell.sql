@@ -15,12 +15,13 @@
 -- publisher that sent no NOTIFY is visible to the next check, and all later ones send a NOTIFY.
 --
 -- The function runs in every publisher's commit. It has no SET search_path clause, which would double its
--- cost; instead every name and operator is qualified.
+-- cost; instead every name and operator is qualified. PERFORM would start a query.
 CREATE OR REPLACE FUNCTION pgpoll.ring_doorbell() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 AS $$
 DECLARE
     muted_until pg_catalog.timestamptz;
+    sent pg_catalog.bool;
 BEGIN
     -- Any session can hold an advisory lock. If an unrelated one holds this lock, that only causes a NOTIFY
     -- or a check that was not needed.
@@ -34,8 +35,8 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
-    PERFORM pg_catalog.pg_notify('pgpoll', '');                       -- for managers
-    PERFORM pg_catalog.pg_notify(pgpoll.channel(NEW.topic), '');      -- for workers without a manager
+    sent := pg_catalog.pg_notify('pgpoll', '') IS NULL;                       -- for managers
+    sent := pg_catalog.pg_notify(pgpoll.channel(NEW.topic), '') IS NULL;      -- for workers without a manager
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgpoll.ring_doorbell() IS

@@ -62,6 +62,17 @@ static const struct variable {
     { "PGPOLL_ACCESS_MEMORY_S", TYPE_INTEGER, offsetof(struct config, access_memory_s), "5", 0, 60,
       "seconds for which a manager remembers what can_poll() and authenticate() answered; a change of rights "
       "takes effect within this time; 0: it remembers nothing" },
+    { "PGPOLL_DRAIN_S", TYPE_INTEGER, offsetof(struct config, drain_s), "0", 0, 60,
+      "seconds for which a manager that is told to end (SIGTERM) serves polls on, while GET "
+      "/messages/poll/health answers 503, so that a load balancer sends the next polls to other hosts; a "
+      "second SIGTERM ends it at once; 0: the first one does" },
+    { "PGPOLL_HEALTH_AWAY_S", TYPE_INTEGER, offsetof(struct config, health_away_s), "30", 0, 3600,
+      "seconds for which the database may be away before GET /messages/poll/health answers 503; polls wait "
+      "meanwhile" },
+    { "PGPOLL_STATE_DIR", TYPE_TEXT, offsetof(struct config, state_dir), "", 0, 0,
+      "directory of the file through which the manager tells the statistics processes how it is; default: "
+      "the "
+      "directory of the program's socket" },
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
       "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
       "for all; empty: only pages from the web server's own origin" },

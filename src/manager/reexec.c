@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "core/notify.h"
 #include "manager/children.h"
 #include "manager/fork_server.h"
 #include "manager/reader_pool.h"
@@ -40,8 +41,9 @@ enum {
  * The protocol of a reload. P is the process whose id systemd or a pid file knows. S is the scoreboard that P
  * shares with its workers.
  *
- *  1. P ends the fork server, so that P knows all workers of S, and forks the old manager M. M has a copy of
- *     everything that P has: S, the database connections, the queries and questions in progress.
+ *  1. P kills the fork server. When that has ended, P knows all workers of S, and forks the old manager M. M
+ *     has a copy of everything that P has: S, the database connections, the queries and questions in
+ *     progress.
  *  2. P executes the new program, and so keeps its process id. The new program reads the process ids of M and
  *     of all other children from a memory file. The environment variable OLD_CHILDREN holds the file's
  *     descriptor, how many of the ids are old managers, and the descriptor of the memory of timelines
@@ -66,23 +68,14 @@ enum {
 /* The environment variable's name. Version 0.1.0 uses the same variable and reads the descriptor from it. */
 static const char OLD_CHILDREN[] = CONFIG_OLD_WORKERS;
 
-/* Returns how many workers have begun to accept requests, whether they are idle or busy now. */
-static int begun_count(const struct scoreboard *scoreboard)
-{
-    int begun = 0;
-
-    for (int i = 0; i < scoreboard->worker_count; i++)
-        begun += atomic_load(&scoreboard_slot(scoreboard, i)->state) != SLOT_EMPTY;
-    return begun;
-}
-
 /*
  * Each old manager holds database connections, so a reload waits until the previous one has ended. It does
  * not wait if no new worker has begun, because then it may be the attempt to replace a broken program.
  */
 bool reexec_may_begin(const struct reexec *reexec)
 {
-    return reexec->manager_count == 0 || (reexec->manager_count == 1 && begun_count(reexec->scoreboard) == 0);
+    return reexec->manager_count == 0 ||
+           (reexec->manager_count == 1 && scoreboard_begun(reexec->scoreboard) == 0);
 }
 
 static void write_pid(int fd, int pid)
@@ -136,7 +129,6 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
     int fd = memfd_create("pgpoll-old-children", 0), timelines = -1, ends[2] = { -1, -1 };
     pid_t pid = -1;
 
-    fork_server_end(fork_server);
     if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0)
         pid = fork();
     if (pid == 0) {
@@ -153,7 +145,9 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
          * The signals stay blocked, so that one that arrives before the new program reads signals does not
          * end the process.
          */
+        notify_restore();
         (void)execvp(reexec->argv[0], reexec->argv);
+        notify_init();
     }
     log_write(LOG_LEVEL_ERROR, "cannot reload, the running program continues: %s: %s", reexec->argv[0],
               strerror(errno));
@@ -224,7 +218,7 @@ void reexec_end_old(struct reexec *reexec, bool stopping, int64_t now_ms)
         return;
     if (reexec->stage == OLD_MANAGERS_SERVE &&
         (now_ms >= reexec->stage_deadline_ms || stopping ||
-         begun_count(reexec->scoreboard) == reexec->scoreboard->worker_count)) {
+         scoreboard_begun(reexec->scoreboard) == reexec->scoreboard->worker_count)) {
         children_signal(reexec->managers, reexec->manager_count, SIGTERM);
         reexec->stage = OLD_MANAGERS_END;
         reexec->stage_deadline_ms = now_ms + OLD_MANAGER_MS;

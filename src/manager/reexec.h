@@ -55,7 +55,7 @@ void reexec_release(struct reexec *reexec);
 bool reexec_may_begin(const struct reexec *reexec);
 
 /*
- * Begins a reload, and ends the fork server. On success this function returns only in the old manager, which
+ * Begins a reload. The fork server has ended. On success this function returns only in the old manager, which
  * has neither a fork server nor readers from then on. If the program cannot be executed, the function logs
  * that and returns in the process that called it.
  */

@@ -88,7 +88,10 @@ struct relay {
     bool caught_up;          /* the cycle's read has reached the last message that has a position */
     enum error logged_error; /* the last error that was logged; it is not logged again while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
+    int64_t away_since_ms;   /* since when the connection has not worked; 0: it works */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
+    bool prepared;           /* the session keeps the statements that read messages */
+    bool never_prepares;     /* the session turned out to be shared with others */
     char server[64];         /* identifies the server by the time of its start, and the table by its OID */
     bool read_only;          /* the database was read-only in the last batch that numbered */
     struct open_to_all *open_to_all;
@@ -131,6 +134,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
                                                    .throttle = &relay->throttle };
     relay->database = database_new(config->query_timeout_s * 1000);
     relay->complete_to = CATCH_UP_FROM_NOW;
+    relay->away_since_ms = clock_monotonic_ms();
     relay->to_wake = calloc(READ_MESSAGES, sizeof *relay->to_wake);
     relay->json = printbuf_new();
     (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
@@ -233,6 +237,27 @@ static bool listen_statements(struct relay *relay)
     return call_listen_to_topic(add_statement(relay, &relay->cycle.listen_at), &self);
 }
 
+/*
+ * Prepares the statements that read messages, because to parse and plan them costs a fifth of running them.
+ * Waits until a heartbeat has shown that the session is this relay's own: behind a pooler in transaction mode,
+ * other sessions would not know the names.
+ */
+static bool prepare_statements(struct relay *relay)
+{
+    struct statement *new_messages, *read_feed;
+
+    if (relay->prepared || relay->never_prepares || !atomic_load(&relay->scoreboard->listen_works))
+        return true;
+    relay->prepared = true;
+    new_messages = query_batch_add(&relay->batch);
+    read_feed = query_batch_add(&relay->batch);
+    if (!catch_up_new_statement(new_messages, 0, 0, 0, NULL, 0) ||
+        !catch_up_feed_statement(read_feed, 0, 0, 0, NULL, 0))
+        return false;
+    new_messages->use = read_feed->use = STATEMENT_PREPARE;
+    return true;
+}
+
 static bool throttle_statement(struct relay *relay, int64_t now_ms)
 {
     struct cycle *cycle = &relay->cycle;
@@ -272,6 +297,7 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
     struct cycle *cycle = &relay->cycle;
     struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED];
     const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
+    struct statement *statement;
     char *names;
     bool made;
 
@@ -291,9 +317,12 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
             return false;
     }
     names = list_wanted(relay, wanted);
-    made = names && (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
-                        add_statement(relay, &cycle->messages_at), READ_MESSAGES, READ_BYTES, after, wanted,
-                        relay->subscriptions.wanted_count);
+    statement = add_statement(relay, &cycle->messages_at);
+    made =
+        names && (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
+                     statement, READ_MESSAGES, READ_BYTES, after, wanted, relay->subscriptions.wanted_count);
+    if (made && relay->prepared)
+        statement->use = STATEMENT_RUN_PREPARED;
     free(names);
     return made;
 }
@@ -323,7 +352,8 @@ static bool compose(struct relay *relay, int64_t now_ms)
     relay->cycle_number++;
     list_look(relay, now_ms);
     list_questions(relay, now_ms);
-    made = listen_statements(relay) && messages_statement(relay, now_ms) && newest_statement(relay);
+    made = listen_statements(relay) && prepare_statements(relay) && messages_statement(relay, now_ms) &&
+           newest_statement(relay);
     if (now_ms >= open_to_all_due_ms(relay->open_to_all))
         open_to_all_ask(relay->open_to_all, add_statement(relay, &cycle->open_at), now_ms);
     return made;
@@ -586,6 +616,7 @@ static void succeed(struct relay *relay)
     if (relay->is_lost)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;
+    relay->away_since_ms = 0;
     relay->logged_error = ERROR_NONE;
     backoff_reset(&relay->backoff);
     relay->worked_ms = clock_monotonic_ms();
@@ -607,10 +638,21 @@ static void succeed(struct relay *relay)
 static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
+    if (relay->away_since_ms == 0)
+        relay->away_since_ms = clock_monotonic_ms();
     announcements_lose(&relay->announcements);
     set_numbers_until(relay, false);
     database_close(relay->database, NULL);
     backoff_fail(&relay->backoff, clock_monotonic_ms());
+}
+
+/*
+ * Whether a prepared statement did not exist (invalid_sql_statement_name), or existed already
+ * (duplicate_prepared_statement): a pooler has changed the session.
+ */
+static bool is_unknown_name(const char *sqlstate)
+{
+    return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0;
 }
 
 /* Ends a cycle that failed. Its questions go back to wait for the next cycle. */
@@ -624,6 +666,8 @@ static void fail(struct relay *relay, enum error error)
         log_write(error_log_level(error), "LISTEN connection failed, reconnecting: %s",
                   database_error(relay->database));
     relay->logged_error = error;
+    if (is_unknown_name(database_sqlstate(relay->database)))
+        relay->never_prepares = true;
     reconnect(relay);
 }
 
@@ -644,6 +688,11 @@ static void finish(struct relay *relay, enum error error)
 struct pollfd relay_pollfd(const struct relay *relay)
 {
     return database_pollfd(relay->database);
+}
+
+int64_t relay_away_since_ms(const struct relay *relay)
+{
+    return relay->away_since_ms;
 }
 
 /* Returns when the next cycle is due because of a look. */
@@ -684,6 +733,7 @@ static void begin(struct relay *relay, int64_t now_ms)
 
     if (!database_is_connected(relay->database)) {
         relay->relisten = true;
+        relay->prepared = false;
         /*
          * The previous session may have muted publishers. So look until unmute_doorbell() says that all of
          * them send NOTIFY again.

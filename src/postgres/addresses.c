@@ -3,10 +3,13 @@
 #include "core/clock.h"
 
 #include <netdb.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 struct addresses {
     char *host, *hostaddr, *port; /* libpq's parameters, "" if not set */
@@ -29,10 +32,13 @@ enum { BEGINS = 8 };
  * Where attempts begin, for more lists than a process has: the operator's, and the one of
  * PGPOLL_CATCH_UP_SERVICE.
  */
-static struct {
-    uint64_t list; /* 0: free */
-    uint64_t id;   /* 0: the first address */
-} begins[BEGINS];
+struct begin {
+    _Atomic uint64_t list; /* 0: free */
+    _Atomic uint64_t id;   /* 0: the first address */
+};
+
+static struct begin own_begins[BEGINS];
+static struct begin *begins = own_begins;
 
 /* ---- libpq's parameters */
 
@@ -338,8 +344,21 @@ const struct address *addresses_at(const struct addresses *addresses, int index)
 
 /* ---- where attempts begin */
 
+bool addresses_share(int fd)
+{
+    const size_t size = sizeof own_begins;
+    void *shared = MAP_FAILED;
+
+    if (ftruncate(fd, (off_t)size) == 0)
+        shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (shared == MAP_FAILED)
+        return false;
+    begins = shared;
+    return true;
+}
+
 /* Returns the id of the address to begin with, to be read or changed. */
-static uint64_t *begin_of(uint64_t list)
+static _Atomic uint64_t *begin_of(uint64_t list)
 {
     int i = 0;
 
@@ -376,7 +395,7 @@ void addresses_prefer(uint64_t list, uint64_t id)
 
 void addresses_avoid(uint64_t list, uint64_t id, uint64_t next)
 {
-    uint64_t *begin = begin_of(list);
+    _Atomic uint64_t *begin = begin_of(list);
 
     if (*begin == id || *begin == 0)
         *begin = next;

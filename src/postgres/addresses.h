@@ -1,11 +1,11 @@
 /*
- * The addresses of the servers that libpq's connection parameters name, of which connect.c tries one after the
- * other. libpq would do that by itself, but it cannot go on with the next host when one is silent unless its
- * caller blocks, and it resolves names inside PQconnectStart() and PQconnectPoll(), and blocks while it does.
+ * The addresses of the servers that libpq's connection parameters name. connect.c tries one after the other.
+ * libpq would do that by itself, but it goes on after a silent host only if its caller blocks. It also
+ * resolves names inside PQconnectStart() and PQconnectPoll(), and blocks while it does.
  *
- * connect.c creates a struct addresses for an attempt to connect. Where attempts begin is remembered for the
- * whole process: at the address that last served a session, or, after that has fallen silent, at the next one.
- * Only one thread of a process uses that.
+ * connect.c creates a struct addresses for an attempt to connect. The process remembers where attempts begin:
+ * at the address that last served a session or, after that has fallen silent, at the next one. A manager
+ * shares this memory with its readers. Only one thread of a process uses it.
  *
  * Source: PostgreSQL 15 manual, 34.1.1.3 "Specifying Multiple Hosts" and 34.1.2 "Parameter Key Words".
  */
@@ -64,6 +64,12 @@ int addresses_count(const struct addresses *addresses);
 
 /* Returns the address with this index, counted from 0. After the last one follows the first one. Borrowed. */
 const struct address *addresses_at(const struct addresses *addresses, int index);
+
+/*
+ * Moves the memory of where attempts begin into this file, made with memfd_create(2), which other processes
+ * share. Returns false, with errno set, if this fails; then the process remembers for itself.
+ */
+bool addresses_share(int fd);
 
 /* Identifies the operator's list of hosts in the functions below. */
 uint64_t addresses_list(const struct addresses *addresses);

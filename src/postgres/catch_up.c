@@ -89,6 +89,7 @@ bool catch_up_new_statement(struct statement *statement, int max_messages, int64
                             const struct poll_topic *wanted, int wanted_count)
 {
     statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
+    statement->name = "pgpoll_new_messages " PGPOLL_VERSION;
     return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
 }
 
@@ -98,6 +99,7 @@ bool catch_up_feed_statement(struct statement *statement, int max_messages, int6
     statement_init(statement,
                    "SELECT topic, position, created_at, payload, metadata, 0, complete_to, more, deleted_to"
                    " FROM pgpoll.read_feed($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
+    statement->name = "pgpoll_read_feed " PGPOLL_VERSION;
     return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
 }
 

@@ -46,9 +46,10 @@ static int attempts(const struct database *database)
 }
 
 /*
- * Returns how long the attempt waits for an address before it goes on with the next one, or INT64_MAX: a share
- * of the time for a connection and the statements after it, unless the operator has set connect_timeout.
- * The share is only for TCP: a server that was slow to authenticate everybody would never be reached.
+ * Returns how long the attempt waits for an address before it goes on with the next one, or INT64_MAX. Unless
+ * the operator has set connect_timeout, this is a share of the time for a connection and the statements after
+ * it, and counts only until TCP has connected: otherwise a server that is slow to authenticate would never be
+ * reached.
  */
 static int64_t patience_ms(const struct database *database)
 {
@@ -86,23 +87,20 @@ static const char *session_attributes(const struct database *database)
 
 /* libpq's parameters that make TCP find out in time that a server has fallen silent. */
 struct silence_limits {
-    char idle_s[24], interval_s[24], count[24], user_timeout_ms[24];
+    char keepalive_s[24], count[24], user_timeout_ms[24];
 };
 
 /*
- * Keepalives find out in a session that is idle or waits for an answer, and the user timeout while something is
- * being sent.
+ * Keepalives find out in a session that is idle or waits for an answer, the user timeout while something is
+ * being sent. The one may begin when the other is nearly over, so both together take about query_timeout_ms.
  */
 static void set_limits(struct silence_limits *limits, int64_t query_timeout_ms)
 {
-    const int64_t interval_s = clock_max(query_timeout_ms / 5000, 1);
-
-    (void)snprintf(limits->idle_s, sizeof limits->idle_s, "%" PRId64,
-                   clock_max(query_timeout_ms * 2 / 5000, 1));
-    (void)snprintf(limits->interval_s, sizeof limits->interval_s, "%" PRId64, interval_s);
+    (void)snprintf(limits->keepalive_s, sizeof limits->keepalive_s, "%" PRId64,
+                   clock_max(query_timeout_ms / 5000, 1));
     (void)snprintf(limits->count, sizeof limits->count, "%d", KEEPALIVES);
     (void)snprintf(limits->user_timeout_ms, sizeof limits->user_timeout_ms, "%" PRId64,
-                   query_timeout_ms * 4 / 5);
+                   clock_max(query_timeout_ms / 2, 1000));
 }
 
 /* Begins to connect to the address. Returns ERROR_PENDING, ERROR_DATABASE_AWAY or ERROR_MEMORY. */
@@ -130,8 +128,8 @@ static enum error connect_start(struct database *database)
                                    address->hostaddr,
                                    address->port,
                                    session_attributes(database),
-                                   set->keepalives_idle ? NULL : limits.idle_s,
-                                   set->keepalives_interval ? NULL : limits.interval_s,
+                                   set->keepalives_idle ? NULL : limits.keepalive_s,
+                                   set->keepalives_interval ? NULL : limits.keepalive_s,
                                    set->keepalives_count ? NULL : limits.count,
                                    set->tcp_user_timeout ? NULL : limits.user_timeout_ms,
                                    NULL };
@@ -162,8 +160,8 @@ static enum error start_address(struct database *database)
 }
 
 /*
- * Takes the result of the address that was tried. If that is ERROR_DATABASE_AWAY, tries the next ones. Returns
- * the result of the last one; on errors the connection is closed.
+ * Takes the result of the address that was tried. If that is ERROR_DATABASE_AWAY, tries the next ones.
+ * Returns the result of the last one; on errors the connection is closed.
  */
 static enum error try_addresses(struct database *database, enum error error)
 {

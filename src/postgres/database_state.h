@@ -72,7 +72,7 @@ struct database {
     int first, tried; /* the index of the address that the attempt began with; how many have failed since */
     int64_t
         host_due_ms; /* when to go on with the next address (monotonic); INT64_MAX: not before this fails */
-    /* the address of the connection or attempt: its list, its server, its id, and the id of the next address */
+    /* the address of the connection or attempt: its list, its server, its id, and the id of the next one */
     uint64_t list, server, address, next_address;
     struct backend backend;
     bool pooled;                   /* behind a pooler, which may run each transaction on another server */
@@ -112,8 +112,9 @@ void session_end(struct database *database);
 void session_forget(struct database *database, struct ended *ended);
 
 /*
- * Whether a connection may be opened: all given-up sessions at this server have ended, or only one is left and
- * has not ended within EXIT_MS. In the second case the new connection must terminate that session's backend.
+ * Whether a connection may be opened: all given-up sessions at this server have ended, or only one is left
+ * and has not ended within EXIT_MS. In the second case the new connection must terminate that session's
+ * backend.
  */
 bool session_may_connect(struct database *database);
 
@@ -175,7 +176,7 @@ enum error connect_begin(struct database *database);
 
 /*
  * The time is over, and the server of this attempt has not answered. The next attempt begins with the address
- * after it. If this attempt has begun with another address, it has had less than its time, and is tried again.
+ * after it. If this attempt began with another address, it has had less than its time, and is tried again.
  */
 void connect_run_out(const struct database *database);
 

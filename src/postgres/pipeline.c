@@ -19,20 +19,26 @@ static bool identifies(const struct database *database, const struct pipeline *p
     return database->pooled && pipeline == &database->asked;
 }
 
-/* Sends each statement with a Sync of its own, which ends its transaction. */
-enum error pipeline_start(struct database *database, struct pipeline *pipeline)
+static bool send(PGconn *connection, const struct statement *statement)
 {
     static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
 
-    for (int i = 0; i < pipeline->count; i++) {
-        const struct statement *statement = &pipeline->statements[i];
+    if (statement->use == STATEMENT_PREPARE)
+        return PQsendPrepare(connection, statement->name, statement->sql, statement->count, statement->types);
+    if (statement->use == STATEMENT_RUN_PREPARED)
+        return PQsendQueryPrepared(connection, statement->name, statement->count, statement->values,
+                                   statement->lengths, binary, 1);
+    return PQsendQueryParams(connection, statement->sql, statement->count, statement->types,
+                             statement->values, statement->lengths, binary, 1);
+}
 
+/* Sends each statement with a Sync of its own, which ends its transaction. */
+enum error pipeline_start(struct database *database, struct pipeline *pipeline)
+{
+    for (int i = 0; i < pipeline->count; i++)
         if ((identifies(database, pipeline) && !identify_again(database)) ||
-            !PQsendQueryParams(database->connection, statement->sql, statement->count, statement->types,
-                               statement->values, statement->lengths, binary, 1) ||
-            !PQpipelineSync(database->connection))
+            !send(database->connection, &pipeline->statements[i]) || !PQpipelineSync(database->connection))
             return database_lose(database);
-    }
     return ERROR_PENDING;
 }
 

@@ -153,8 +153,8 @@ static bool is_silent(const PGconn *connection)
 }
 
 /*
- * Keeps this socket of a given-up session. If there are too many, forgets the oldest one, which is at a server
- * that has long been left for three others.
+ * Keeps this socket of a given-up session. If there are too many, forgets the oldest one, whose server has
+ * been left for others long ago.
  */
 static void keep(struct database *database, int fd)
 {

@@ -13,8 +13,16 @@ enum { STATEMENT_MAX_PARAMETERS = 7 };
 
 struct poll_topic;
 
+enum statement_use {
+    STATEMENT_RUN,         /* parse, plan and run */
+    STATEMENT_PREPARE,     /* parse, and keep it in the session under its name; the values do not matter */
+    STATEMENT_RUN_PREPARED /* run what the session keeps under the name */
+};
+
 struct statement {
     const char *sql;
+    const char *name; /* NULL: the statement cannot be prepared */
+    enum statement_use use;
     int count;
     unsigned types[STATEMENT_MAX_PARAMETERS]; /* type OIDs */
     const char *values[STATEMENT_MAX_PARAMETERS];

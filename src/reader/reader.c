@@ -6,6 +6,7 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "postgres/addresses.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
 #include "postgres/timeline.h"
@@ -208,7 +209,7 @@ static void reader_release(struct reader *reader)
     database_free(reader->copy);
 }
 
-int reader_run(const struct config *config, int queue, int timelines)
+int reader_run(const struct config *config, int queue, int addresses, int timelines)
 {
     struct reader reader;
     int epoll_fd = watch(queue), socket = -1, timeout_ms = -1;
@@ -216,7 +217,7 @@ int reader_run(const struct config *config, int queue, int timelines)
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
     if (!reader_init(&reader, config) || epoll_fd < 0 || !close_listening_socket() ||
-        !timeline_share(timelines)) {
+        !addresses_share(addresses) || !timeline_share(timelines)) {
         log_write(LOG_LEVEL_ERROR, "cannot set up a reader: %s", strerror(errno));
         reader_release(&reader);
         return EXIT_FAILURE;

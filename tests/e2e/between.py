@@ -56,13 +56,18 @@ def pgbouncer(server):
             process.wait(20)
 
 
+PREPARED = b"\0pgpoll_new_messages "    # in a Bind message, after an empty name of a portal
+
+
 class Wire:
     """A proxy to a server's PostgreSQL, on a socket in a directory of its own. While deaf is set, it drops notifications. If version is set, it
-    pretends that the server has that version."""
+    pretends that the server has that version. While forgets is set, the server does not know the statement that a manager has prepared, as if a
+    pooler gave it another session. uses_prepared: the manager has run it. heartbeats: how many of the manager's own notifications have passed."""
 
     def __init__(self, server, home):
-        self.deaf = False
+        self.deaf = self.forgets = self.uses_prepared = False
         self.version = None
+        self.heartbeats = 0
         self.target = str(pathlib.Path(server.env["PGHOST"]) / ".s.PGSQL.5432")
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(str(home / ".s.PGSQL.5432"))
@@ -82,7 +87,8 @@ class Wire:
     def _carry(self, source, target):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                target.sendall(data)
+                self.uses_prepared |= PREPARED in data
+                target.sendall(data.replace(PREPARED, b"\0pgpoll_old_messages ") if self.forgets else data)
             target.shutdown(socket.SHUT_WR)
 
     def _carry_back(self, source, target):
@@ -93,6 +99,7 @@ class Wire:
                 if self.version and message[5:].startswith(b"server_version\0"):
                     text = b"server_version\0" + self.version.encode() + b"\0"
                     message = b"S" + (len(text) + 4).to_bytes(4, "big") + text
+                self.heartbeats += head[:1] == b"A" and message[9:].startswith(b"pgpoll_")
                 if not (self.deaf and head[:1] == b"A"):
                     target.sendall(message)
             target.shutdown(socket.SHUT_RDWR)

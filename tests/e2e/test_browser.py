@@ -1,4 +1,4 @@
-"""The JavaScript client in Chromium: several pages that share a poll, pages that nobody looks at, and pages of another origin."""
+"""The JavaScript client in Chromium: several pages that share a poll, hidden pages, logins, and pages of another origin."""
 import base64
 import contextlib
 import json
@@ -201,11 +201,25 @@ def test_a_hidden_page_can_pause(server, tabs, topic):
     server.until_waiting(topic)
 
 
-# Who has no cookie is refused, but for a preflight, which has none.
-WITH_COOKIE = """
-    set $refused $request_method$cookie_session;
-    if ($refused = POST) { return 401; }
-"""
+@pytest.fixture(scope="module")
+def wanted(server):
+    """From here on, pgpoll.authenticate() accepts only the token "first". Yields a function that changes the token."""
+    with token_wanted(server) as change:
+        yield change
+
+
+def test_tabs_that_share_a_poll_renew_their_token(server, wanted, tabs, topic):
+    for _ in range(2):
+        tabs.open(topic, share="ann", tokens=["first", "second"])
+    until(lambda: len(server.waiting(topic)) == 1, "one poll for both")
+    wanted("second")
+    for n in 1, 2:      # the second poll is refused at first
+        server.publish(topic, n)
+    for tab in tabs.all:
+        tabs.until_got(tab, [1, 2])
+        assert tabs.run(tab, "return window.errors") == []
+    assert sum(tabs.run(tab, "return window.refusals") for tab in tabs.all) >= 1
+    wanted("first")
 
 
 @contextlib.contextmanager
@@ -216,39 +230,38 @@ def fronts(server, **options):
 
 
 def until_all_got(server, tabs, topic):
-    """Whoever waits gets a message, and nothing went wrong."""
+    """All tabs wait as ann, and get a message, and nothing went wrong."""
     server.until_waiting(topic, len(tabs.all))
+    assert server.sql("SELECT DISTINCT remote_user FROM pgpoll.waiting WHERE topics = ARRAY[%s]", topic) == [("ann",)]
     server.publish(topic, 1)
     for tab in tabs.all:
         tabs.until_got(tab, [1])
         assert tabs.run(tab, "return window.errors") == []
 
 
-def test_a_page_of_another_origin_logs_in(server, tabs, topic):
-    """With a password, which a browser asks about first; or with a cookie, behind a server that knows them."""
-    def know_cookies(text):
-        return text.replace("location = /messages/poll {", "location = /messages/poll {" + WITH_COOKIE, 1)
-
+def test_a_page_of_another_origin_logs_in(server, wanted, tabs, topic):
+    """With a password, which a browser asks about first, or with a cookie."""
     passwords = {"edit": lambda text: web.uncomment(text, "Authentication")}
+    cookies = {"edit": lambda text: web.uncomment(text, "Or pass a cookie")}
     login = {"Authorization": "Basic " + base64.b64encode(b"ann:secret").decode()}
-    with fronts(server, **dict.fromkeys(web.SERVERS, passwords)) as doors, fronts(server, nginx={"edit": know_cookies}) as (knows,):
+    with fronts(server, **dict.fromkeys(web.SERVERS, passwords)) as doors, \
+            fronts(server, nginx=cookies, apache={**cookies, "modules": ["headers"]}) as knowing:
         for door in doors:
             tabs.open(topic, url=door.url, headers=login)
-        tabs.run(tabs.all[0], "document.cookie = 'session=1'")
-        tab = tabs.open(topic, url=knows.url, credentials="include")
+        tabs.run(tabs.all[0], "document.cookie = 'session=first'")
+        for door in knowing:
+            tab = tabs.open(topic, url=door.url, credentials="include")
         until_all_got(server, tabs, topic)
         tabs.run(tab, "document.cookie = 'session=; max-age=0'")
 
 
-def test_a_page_of_another_origin_renews_its_token(server, tabs, topic):
+def test_a_page_of_another_origin_renews_its_token(server, wanted, tabs, topic):
     """What it sends first is refused, by pgpoll.authenticate() behind each web server, or by one that checks tokens itself: the page sees the 401."""
-    with tokens.provider() as known, token_wanted(server), fronts(server, lighttpd={}, apache={}, nginx={}) as doors, \
+    with tokens.provider() as known, fronts(server, lighttpd={}, apache={}, nginx={}) as doors, \
             fronts(server, **{name: tokens.OpenID(known, server.url).fronting(name) for name in tokens.OpenID.modules}) as checking:
         for door in doors:
             tabs.open(topic, url=door.url, tokens=["expired", "first"])
         for door in checking:
             tabs.open(topic, url=door.url, tokens=[known.token(exp=time.time() - 60), known.token("ann")])
-        server.until_waiting(topic, len(tabs.all))
-        assert server.sql("SELECT DISTINCT remote_user FROM pgpoll.waiting WHERE topics = ARRAY[%s]", topic) == [("ann",)]
         until_all_got(server, tabs, topic)
         assert [tabs.run(tab, "return window.refusals") for tab in tabs.all] == [1] * len(tabs.all)

@@ -2,9 +2,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -12,8 +14,9 @@ import psycopg2
 import pytest
 
 import between
+import fastcgi
 from fastcgi import ask_as, poll_as
-from server import POLL, STALL_S, Server, until
+from server import POLL, STALL_S, Server, new_topic, until
 
 SECONDS = float(os.environ.get("HANG_S", "5"))     # PostgreSQL hangs for this long
 TIMEOUT_S = os.environ.get("HANG_TIMEOUT_S", "1")
@@ -218,11 +221,11 @@ class Resolver:
 class Forwarder:
     """A TCP proxy in front of a server's PostgreSQL."""
 
-    def __init__(self, server):
-        self.target, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", []
+    def __init__(self, server, address="127.0.0.1"):
+        self.target, self.address, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", address, []
 
     def __enter__(self):
-        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket = socket.create_server((self.address, 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
         return self
@@ -291,3 +294,132 @@ def workers_of(manager):
             if name.read() == "pgpoll-worker\n":
                 found.add(int(pid))
     return found
+
+
+# --- several hosts
+
+
+class Silent:
+    """A server that lets no TCP connect, as a host without power: its backlog is full. answer() makes room."""
+
+    def __enter__(self):
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(0)
+        self.port = self.socket.getsockname()[1]
+        self.filler = socket.create_connection(self.socket.getsockname())
+        return self
+
+    def __exit__(self, *_):
+        self.filler.close()
+        self.socket.close()
+
+    def answer(self):
+        self.socket.accept()[0].close()
+
+    def is_asked(self):
+        """Whether a client has connected since answer()."""
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            return bool(self.socket.accept())
+        return False
+
+
+def test_a_silent_host_does_not_keep_from_the_next(own, topic, tmp_path):
+    """A third of PGPOLL_QUERY_TIMEOUT_S passes before the second host is tried. Then it is remembered."""
+    own.publish(topic, 1)
+    with Silent() as silent, Forwarder(own) as forwarder, \
+            between.manager(own, "silent", tmp_path / "log", workers=2 if own.mode == "managed" else 0, PGHOST="127.0.0.1,127.0.0.1",
+                            PGPORT=f"{silent.port},{forwarder.port}", PGPOLL_QUERY_TIMEOUT_S=6) as manager:
+        until(lambda: between.accepts(manager.socket), "its socket")
+        began = time.monotonic()
+        status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        assert status == 200 and answer["messages"] and time.monotonic() - began < 4 + STALL_S
+        silent.answer()
+        forwarder.cut()
+        status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        assert status == 200 and answer["messages"] and not silent.is_asked()
+
+
+def ip(*arguments, inside=()):
+    subprocess.run([*inside, "ip", *arguments], check=True)
+
+
+@contextlib.contextmanager
+def network(*addresses):
+    """Makes a network namespace that reaches these addresses of this machine, and yields a command that runs a program in it."""
+    name = f"pgpoll{os.getpid()}"
+    inside, client = ["ip", "netns", "exec", name], "10.213.7.9"
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", name, "type", "veth", "peer", "name", "outside", "netns", name)
+        for address in addresses:
+            ip("address", "add", f"{address}/32", "dev", name)
+        ip("link", "set", name, "up")
+        ip("link", "set", "outside", "up", inside=inside)
+        ip("address", "add", f"{client}/32", "dev", "outside", inside=inside)
+        ip("route", "add", client, "dev", name)
+        for address in addresses:
+            ip("route", "add", address, "dev", "outside", inside=inside)
+        yield inside
+    finally:
+        ip("netns", "delete", name)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("ip"), reason="only root may make a network namespace")
+@pytest.mark.parametrize("busy", [False, True] if os.environ.get("SOAK") else [False])
+def test_a_host_falls_silent(own, topic, tmp_path, busy):
+    """As if it lost its power: nothing comes from its address any more. By default that is noticed, and the next host serves, within 8 s."""
+    first, second = "10.213.7.1", "10.213.7.2"
+    with network(first, second) as inside, Forwarder(own, first) as one, Forwarder(own, second) as two, \
+            between.manager(own, "falls-silent", tmp_path / "log", under=inside, workers=4 if own.mode == "managed" else 0, PGHOST=f"{first},{second}",
+                            PGPORT=f"{one.port},{two.port}") as manager:
+        until(lambda: between.accepts(manager.socket), "its socket")
+        poll = own.threads.submit(poll_as, manager.socket, "", topic, since={topic: "0"}, timeout=40)
+        until(lambda: own.sql("SELECT 1 FROM pgpoll.waiters WHERE %s = ANY (topics)", topic), "it waits")
+        publishers = [own.threads.submit(keep_publishing, own, topic + " other", poll) for _ in range(2 if busy else 0)]
+        ip("address", "delete", f"{first}/32", "dev", f"pgpoll{os.getpid()}")
+        began = time.monotonic()
+        own.publish(topic, 1)
+        status, answer = poll.result(60)
+        assert status == 200 and [message["payload"] for message in answer["messages"]] == [1]
+        assert time.monotonic() - began < 8 + STALL_S
+        for publisher in publishers:
+            publisher.result(20)
+
+
+def keep_publishing(server, topic, until):
+    with contextlib.closing(server.connect()) as session, session.cursor() as cursor:
+        while not until.done():
+            cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '1')", (topic,))
+            session.commit()
+
+
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="a manager's relay prepares statements")
+def test_a_pooler_in_between(own, tmp_path):
+    """A pooler may give the relay another session, which does not have what the relay prepared. The relay fails once, and then prepares nothing."""
+    log = tmp_path / "log"
+
+    def poll(number):
+        """Polls a topic that the manager does not know, which has it number messages."""
+        topic = new_topic("pooled")
+        own.publish(topic, number)
+        with fastcgi.connect(process.socket) as client:
+            client.sendall(fastcgi.request(json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 10}).encode()))
+            status, text = fastcgi.reply(fastcgi.read_all(client))
+        assert (status, [message["payload"] for message in json.loads(text)["messages"]]) == (200, [number])
+
+    def failures():
+        return log.read_text().count("LISTEN connection failed")
+
+    with between.wire(own) as (line, home), between.manager(own, "pooled", log, PGHOST=home) as process:
+        until(lambda: line.heartbeats, "a heartbeat", 20)
+        poll(1)
+        until(lambda: poll(2) or line.uses_prepared, "a prepared statement", 20)
+        line.forgets, before = True, line.heartbeats
+        poll(3)
+        assert failures() == 1 and 'prepared statement "pgpoll_old_messages' in log.read_text()
+        until(lambda: line.heartbeats > before, "a heartbeat in the new session", 20)
+        poll(4)
+        poll(5)
+        assert failures() == 1

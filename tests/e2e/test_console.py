@@ -11,8 +11,10 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from test_examples import token_wanted
+from test_web import fronted
 
-from documents import blocks
+import web
+from documents import TEXTS, blocks
 from server import Postgres, Server, new_topic, until
 from stalls import stood_still
 
@@ -320,6 +322,32 @@ def test_it_asks_for_a_token(page, server, topic):
         page.allow("status of 401")
 
 
+@pytest.mark.parametrize("name", web.SERVERS)
+def test_behind_a_web_server(page, server, topic, name):
+    """Served by it, as its file in deploy/ says. Behind nginx the statistics are closed to this browser."""
+    def edit(text):
+        text = web.uncomment(text, "The console").replace("/usr/local/share/pgpoll/www", str(server.run / "www"))
+        return text.replace("allow 127.0.0.1;", "") if name == "nginx" else text
+
+    with fronted(server, web.SERVERS[name], edit=edit) as door:
+        page.driver.get(f"{door.url}/console/?topic={topic}")
+        page.until_state("Waiting for messages")
+        server.until_waiting(topic)
+        server.publish(topic, 1)
+        page.until_payloads(1)
+        offered = new_topic("offered")
+        server.publish(offered, 1)
+        if name == "nginx":
+            until(lambda: page.text("#stats-summary") == "The statistics are closed to this address.", "the reason")
+            page.allow("status of 403")
+        else:
+            until(lambda: offered in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "the topic offered")
+        page.driver.get("about:blank")
+        server.publish(topic, 2)    # Apache does not tell a worker that its client has left, and waits for it when it stops
+        if name == "nginx":
+            page.allow("status of 403")
+
+
 def test_pause_filter_clear(page, server, topic):
     page.open(topic)
     server.publish(topic, "apple", "pear", {"fruit": "Apple"})
@@ -474,6 +502,18 @@ def test_accessibility(page, server, topic, npm):
     page.media()
     server.publish(elsewhere, 1)
     poll.result()
+
+
+def test_the_link_in_the_readme(page, server):
+    """It opens the console with a topic."""
+    (link,) = re.findall(r"<http://127\.0\.0\.1:8080(/\?.*?)>", TEXTS["README.md"])
+    page.open()
+    page.driver.get(server.url + link)
+    page.until_state("Waiting for messages")
+    assert page.texts("#topics .name") == ["orders"]
+    server.until_waiting("orders")
+    server.publish("orders", {"order_id": 1})
+    page.until_payloads({"order_id": 1})
 
 
 def test_the_page_in_the_readme(server, driver):

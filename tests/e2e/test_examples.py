@@ -514,7 +514,7 @@ try {{
 
 @contextlib.contextmanager
 def token_wanted(server):
-    """Only who has the right token may poll, as ann. Yields a function that changes the token, which is "first" at first."""
+    """A poll needs a token, which makes its client ann. Yields a function that changes the token; it begins as "first"."""
     def status():
         return server.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status
 

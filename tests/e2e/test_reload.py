@@ -1,5 +1,6 @@
 """How a manager reloads and ends: waiting polls are served until new processes serve them, and processes that hang are killed."""
 import contextlib
+import ctypes
 import os
 import pathlib
 import signal
@@ -147,6 +148,35 @@ def test_an_old_manager_that_hangs(topic):
         server.until_workers()
 
 
+@contextlib.contextmanager
+def cannot_die(pid):
+    """Traces a process so that it stops, whatever kills it, before it ends."""
+    seize, detach, on_exit = 0x4206, 17, 0x40
+    ptrace = ctypes.CDLL(None).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    assert ptrace(seize, pid, None, on_exit) == 0
+    try:
+        yield
+    finally:
+        os.waitpid(pid, 0x40000000)     # __WALL: it has stopped
+        assert ptrace(detach, pid, None, None) == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can trace another user's process")
+def test_a_fork_server_that_does_not_end_delays_only_the_reload(topic):
+    with Server(3) as server:
+        polls, before = server.wait(topic, polls=2, timeout=60), server.until_workers()
+        (forker,) = server.named("pgpoll-forker")
+        with cannot_die(forker):
+            os.kill(server.manager, signal.SIGHUP)
+            until(lambda: state(forker) == "t", "the fork server killed")
+            server.publish(topic, 1)
+            assert [poll.result(20).payloads for poll in polls] == [[1]] * 2
+            assert server.poll(topic, since={topic: "0"}).payloads == [1] and server.worker_pids() == before
+        until(lambda: not server.worker_pids() & before and not server.named("pgpoll-old"), "the old processes gone", 60)
+        server.until_workers()
+
+
 def test_a_killed_old_manager_costs_no_message(topic):
     with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
@@ -202,6 +232,7 @@ def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
     assert breaks(victim)
     until(lambda: not impatient.worker_pids() & before, "the old workers gone", 40)
     assert killed(impatient, pid)
+    until(lambda: any(f"old process {pid} was killed by signal 9" in line for line in impatient.log()), "its death noticed")
     end(impatient)
 
 

@@ -217,6 +217,11 @@ def test_tokens_of_an_openid_connect_provider(server, topic):
             assert "Access-Control-Allow-Origin" not in poll(good).headers     # pgpoll's own answers have PGPOLL_CORS_ORIGIN's, which is not set
             preflight = {**page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
             assert door.request("OPTIONS", POLL, headers=preflight).status == 204
+            if WEB == "nginx":      # the keys are read for each poll
+                known.keys.write_text('{"keys": []}')
+                assert poll(good).status == 401
+                known.keys.unlink()
+                assert poll(good).status == 500
         finally:
             server.unrestrict()
 

@@ -43,6 +43,9 @@ int main(void)
         { SUITE(addresses_tests) },
         { SUITE(timeline_tests) },
         { SUITE(poll_counters_tests) },
+        { SUITE(host_metrics_tests) },
+        { SUITE(host_state_tests) },
+        { SUITE(notify_tests) },
         CU_SUITE_INFO_NULL,
     };
     bool passed;

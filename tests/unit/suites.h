@@ -38,5 +38,8 @@ extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 extern CU_TestInfo worker_queue_tests[];
 extern CU_TestInfo access_memory_tests[];
+extern CU_TestInfo host_metrics_tests[];
+extern CU_TestInfo host_state_tests[];
+extern CU_TestInfo notify_tests[];
 
 #endif

@@ -94,7 +94,7 @@ static enum error step_after(struct query_batch *batch, int64_t ms)
     return query_batch_step(batch, false, clock_monotonic_ms());
 }
 
-/* An attempt gives the first host a third of its time and goes on with the second one. The next attempt begins there. */
+/* An attempt gives the first host a third of its time and the second one the rest. The next begins there. */
 static void goes_on_with_the_next_host(void)
 {
     struct query_batch batch = { 0 };
