@@ -58,7 +58,14 @@ static uint32_t newest_timeline(uint64_t cluster)
     return seen ? atomic_load(&seen->timeline) : 0;
 }
 
-static void remember(const struct server *server)
+struct server timeline_newest(void)
+{
+    const uint64_t cluster = atomic_load(&memory->primary);
+
+    return (struct server){ .cluster = cluster, .timeline = newest_timeline(cluster) };
+}
+
+void timeline_remember(const struct server *server)
 {
     struct seen *seen = find(server->cluster, true);
     uint32_t newest = seen ? atomic_load(&seen->timeline) : server->timeline;
@@ -136,7 +143,7 @@ bool timeline_admit(const struct server *server, const PGconn *connection, bool 
     } else if (is_copy && !is_same_database(server)) {
         explain_other(server, connection, text, size);
     } else {
-        remember(server);
+        timeline_remember(server);
         if (!is_copy && !server->standby && server->cluster)
             atomic_store(&memory->primary, server->cluster);
         return true;

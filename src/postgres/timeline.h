@@ -26,6 +26,12 @@ struct server {
     bool standby; /* in recovery */
 };
 
+/* Returns the cluster of the last primary that was admitted, and the newest timeline of it that was seen. */
+struct server timeline_newest(void);
+
+/* Remembers that the server was seen. */
+void timeline_remember(const struct server *server);
+
 /* Whether a newer timeline of the server's cluster was seen. */
 bool timeline_is_behind(const struct server *server);
 
