@@ -7,9 +7,9 @@
 
 int main(int argc, char **argv)
 {
-    enum { QUEUE, ADDRESSES, TIMELINES, DESCRIPTORS }; /* as reader_pool_keep() passes them */
+    enum { QUEUE, ADDRESSES, TIMELINES, DESCRIPTORS };
     struct config config;
-    int descriptors[DESCRIPTORS];
+    int descriptors[DESCRIPTORS]; /* as reader_pool_keep() passes them */
 
     return startup_continue("pgpoll-reader", argc, argv, DESCRIPTORS, descriptors, &config)
                ? reader_run(&config, descriptors[QUEUE], descriptors[ADDRESSES], descriptors[TIMELINES])

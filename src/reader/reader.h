@@ -13,8 +13,8 @@
 struct config;
 
 /*
- * Answers the questions in this queue until all workers have closed it. addresses and timelines: the manager's
- * memories, for addresses_share() and timeline_share(). Returns the exit status; errors are logged.
+ * Answers the questions in this queue until all workers have closed it. addresses, timelines: the manager's
+ * memories for addresses_share() and timeline_share(). Returns the exit status; errors are logged.
  */
 int reader_run(const struct config *config, int queue, int addresses, int timelines);
 
