@@ -123,6 +123,12 @@ enum error database_wait_news(struct database *database, const struct interrupts
 bool database_is_connected(const struct database *database);
 
 /*
+ * Whether there is a pooler between this process and the server, so that each transaction may run in another
+ * session.
+ */
+bool database_is_pooled(const struct database *database);
+
+/*
  * Whether the last transaction ran on a primary: when it began, the server was not in recovery. False if
  * there is no connection.
  */

@@ -28,8 +28,7 @@ struct memory {
     } seen[CLUSTERS];
     _Atomic uint64_t primary;          /* the cluster of the last primary that was admitted; 0: unknown */
     _Atomic uint32_t copy;             /* enum timeline_copy */
-    _Atomic uint64_t reports[REPORTS]; /* hashes of what was logged */
-    _Atomic uint32_t report_count;
+    _Atomic uint64_t reports[REPORTS]; /* hashes of what was logged; 0: free */
 };
 
 static struct memory own = { .layout = LAYOUT }, *memory = &own;
@@ -82,18 +81,24 @@ bool timeline_is_behind(const struct server *server)
 
 /* ---- refusing */
 
-/* Whether this text was not reported yet. Of two processes that come together, both may report it. */
+/* Whether this text was not reported yet. Of several processes that ask, one is told so. */
 static bool is_news(const char *text)
 {
     uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
 
     for (; *text; text++)
         hash = (hash ^ (unsigned char)*text) * UINT64_C(1099511628211);
-    for (int i = 0; i < REPORTS; i++)
-        if (atomic_load(&memory->reports[i]) == hash)
+    hash |= 1;
+    for (int i = 0; i < REPORTS; i++) {
+        uint64_t found = 0;
+
+        if (atomic_compare_exchange_strong(&memory->reports[i], &found, hash))
+            return true;
+        if (found == hash)
             return false;
-    atomic_store(&memory->reports[atomic_fetch_add(&memory->report_count, 1) % REPORTS], hash);
-    return true;
+    }
+    /* all are taken: forget one */
+    return atomic_exchange(&memory->reports[hash / 2 % REPORTS], hash) != hash;
 }
 
 static void explain_behind(const struct server *server, const PGconn *connection, char *text, size_t size)

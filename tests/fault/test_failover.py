@@ -84,7 +84,7 @@ def test_the_old_primary_counts_as_away(mode):
                 os.kill(supervisor.pids[0], signal.SIGHUP)
                 until(lambda: not server.worker_pids() & workers, "other workers", 60)
                 assert told_nothing(server, topic, since)
-                assert len([line for line in server.log() if "not using the server" in line and str(proxy.directory) in line and "warning" in line]) == 1
+                assert len([line for line in server.log() if f"warning: not using the server at host {proxy.directory}" in line]) == 1
             reach(new)
             publish(standby, topic, "new 3")
             payloads, since = follow(server, topic, since, 1)
