@@ -246,7 +246,8 @@ static bool prepare_statements(struct relay *relay)
 {
     struct statement *new_messages, *read_feed;
 
-    if (relay->prepared || relay->never_prepares || !atomic_load(&relay->scoreboard->listen_works))
+    if (relay->prepared || relay->never_prepares || database_is_pooled(relay->database) ||
+        !atomic_load(&relay->scoreboard->listen_works))
         return true;
     relay->prepared = true;
     new_messages = query_batch_add(&relay->batch);
