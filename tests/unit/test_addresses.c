@@ -124,6 +124,13 @@ static void attempts_begin_with_the_address_that_serves(void)
     CU_ASSERT_EQUAL(addresses_first(addresses), 0);
     addresses_free(addresses);
     addresses_free(others);
+
+    /* the standbys of the same servers */
+    CU_ASSERT_EQUAL(setenv("PGTARGETSESSIONATTRS", "prefer-standby", 1), 0);
+    others = resolved("/a,/b,/c", "", "1");
+    CU_ASSERT_EQUAL(unsetenv("PGTARGETSESSIONATTRS"), 0);
+    CU_ASSERT_NOT_EQUAL(addresses_list(others), list);
+    addresses_free(others);
 }
 
 /* Through two mappings of one file, as in two processes. */
