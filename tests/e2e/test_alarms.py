@@ -14,7 +14,7 @@ ALARMS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.M)
 MINUTES = 60
 # What a host without a problem tells, a minute each: the value at first and what is added, as in promtool.
 HEALTHY = {
-    'up': "1", 'pgpoll_build_info{version="1"}': "1", 'pgpoll_database_up': "1", 'pgpoll_manager_up': "1", 'pgpoll_listener_up': "1",
+    'up': "1", 'pgpoll_build_info{version="1"}': "1", 'pgpoll_database_up': "1", 'pgpoll_database_timeline': "2", 'pgpoll_manager_up': "1", 'pgpoll_listener_up': "1",
     'pgpoll_workers': "500", 'pgpoll_workers_free': "300", 'pgpoll_statistics_age_seconds': "1", 'pgpoll_notification_queue_used_ratio': "0",
     'pgpoll_polls_total{outcome="ok"}': "0+600", 'pgpoll_polls_total{outcome="released"}': "0+20",
     'pgpoll_polls_total{outcome="database_away"}': "7", 'pgpoll_polls_total{outcome="can_poll_timeout"}': "7",
@@ -41,6 +41,7 @@ CASES = [
     ("PgpollMessagesLate", {'pgpoll_delivery_latency_seconds_bucket{le="0.005"}': "0+100", 'pgpoll_delivery_latency_seconds_bucket{le="1"}': "0+400"}),
     ("PgpollNotificationQueue", {'pgpoll_notification_queue_used_ratio': "0.02"}),
     ("PgpollLogLinesLost", {'pgpoll_log_lines_lost_total': "0+1"}),
+    ("PgpollTimelinesDiffer", {'pgpoll_database_timeline': "1"}),
     ("PgpollVersionsDiffer", {'pgpoll_build_info{version="1"}': None, 'pgpoll_build_info{version="2"}': "1"}),
     (None, {})]
 
@@ -56,7 +57,7 @@ def series(instance, differences, minutes):
 
 def firing(alarm, differences):
     minutes = 7 * 60 if alarm == "PgpollVersionsDiffer" else MINUTES
-    of_all = alarm in ("PgpollNotificationQueue", "PgpollVersionsDiffer")
+    of_all = alarm in ("PgpollNotificationQueue", "PgpollTimelinesDiffer", "PgpollVersionsDiffer")
     labels = f'{{alertname="{alarm}"' + ('}' if of_all else ',instance="sick"}')
     return {"interval": "1m", "input_series": [*series("sick", differences, minutes), *series("well", {}, minutes)],
             "promql_expr_test": [{"expr": 'count by (alertname, instance) (ALERTS{alertstate="firing"})', "eval_time": f"{minutes}m",
