@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from between import directory, pgbouncer
+from between import Silent, directory, pgbouncer
 from documents import shown
 from server import ROOT, Postgres, Server, until
 from test_web import fronted
@@ -56,6 +56,12 @@ def test_nothing_wrong(own):
     assert lines[-1] == "No problems found."
     for words in "LISTEN delivers", "role pgpoll_worker", "pgpoll.can_poll() answers", "A message is published and numbered, and taken back":
         assert any(words in line for line in lines), "\n".join(lines)
+
+
+def test_a_silent_host_is_passed_over(own):
+    with Silent() as silent:
+        code, lines = check(own, PGHOST=f"127.0.0.1,{own.env['PGHOST']}", PGPORT=f"{silent.port},{own.env['PGPORT']}", PGPOLL_QUERY_TIMEOUT_S=4)
+    assert code == 0 and lines[-1] == "No problems found.", "\n".join(lines)
 
 
 def until_all_workers(own):
