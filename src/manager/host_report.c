@@ -4,6 +4,7 @@
 #include "core/config.h"
 #include "core/log.h"
 #include "core/notify.h"
+#include "postgres/timeline.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -42,6 +43,8 @@ static enum host_stage find_stage(const struct host_facts *facts, int begun)
 
 static struct host_values values_of(const struct host_report *report, const struct host_facts *facts)
 {
+    const struct server newest = timeline_newest();
+
     return (struct host_values){ .of = {
                                      [HOST_PID] = getpid(),
                                      [HOST_STARTED_MS] = report->started_ms,
@@ -53,6 +56,8 @@ static struct host_values values_of(const struct host_report *report, const stru
                                      [HOST_WORKERS] = facts->running,
                                      [HOST_IDLE] = scoreboard_idle(report->scoreboard),
                                      [HOST_STATISTICS_MS] = report->scoreboard->statistics_ms,
+                                     [HOST_CLUSTER] = (int64_t)newest.cluster,
+                                     [HOST_TIMELINE] = (int64_t)(newest.cluster << 32 | newest.timeline),
                                  } };
 }
 

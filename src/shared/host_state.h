@@ -47,6 +47,9 @@ enum host_value {
     HOST_WORKERS,                /* number of worker processes */
     HOST_IDLE,                   /* number of them that can take a poll */
     HOST_STATISTICS_MS,          /* when statistics were last written to the database; 0: never */
+    HOST_CLUSTER,                /* system identifier of the last primary, see timeline.h; 0: unknown */
+    /* the newest timeline of that cluster that was seen; in the upper half, the lower half of HOST_CLUSTER */
+    HOST_TIMELINE,
     HOST_VALUES
 };
 

@@ -344,9 +344,9 @@ def test_pruning(machine):
 
 # --- upgrades
 
-def repacked(tmp_path, version, schema=None, limit=None):
-    """Returns the package with a higher version and one more setting and, if wanted, for the next version of the schema or with another limit of
-    descriptors."""
+def repacked(tmp_path, version, schema=None, limit=None, postinst=None):
+    """Returns the package with a higher version and one more setting and, if wanted, for the next version of the schema, with another limit of
+    descriptors or with another postinst."""
     tree = tmp_path / "tree"
     subprocess.run(["dpkg-deb", "-R", DEB, tree], check=True)
     control = tree / "DEBIAN/control"
@@ -356,6 +356,8 @@ def repacked(tmp_path, version, schema=None, limit=None):
     if limit:
         (unit,) = tree.rglob("pgpoll.service")
         unit.write_text(re.sub(r"LimitNOFILE=.*", f"LimitNOFILE={limit}", unit.read_text()))
+    if postinst:
+        (tree / "DEBIAN/postinst").write_text(postinst)
     if schema:
         sources = TREE / "build/next"
         shutil.rmtree(sources, ignore_errors=True)
@@ -415,11 +417,36 @@ def test_upgrading_to_another_schema(machine, tmp_path):
 
 # --- removal
 
+def left_behind(machine):
+    """Returns the files that contain pgpoll in their names, and what else there is of it in the system and in the database."""
+    machine.run("journalctl --sync")
+    files = machine.says("find / -xdev ! -path '/proc/*' ! -path '/sys/*' ! -path '/root/*' -name '*pgpoll*'; find /run /tmp /dev/shm -name '*pgpoll*'").split()
+    units = machine.run("systemctl list-units --all --plain --no-legend 'pgpoll*'; systemctl list-unit-files --no-legend 'pgpoll*'", check=False).stdout.split()
+    processes = machine.run("pgrep -l pgpoll", check=False).stdout.split()
+    user = machine.run("getent passwd pgpoll; getent group pgpoll", check=False).stdout.split()
+    roles = machine.psql("SELECT rolname FROM pg_roles WHERE rolname ~ 'pgpoll' UNION ALL SELECT nspname FROM pg_namespace WHERE nspname ~ 'pgpoll'").split()
+    return sorted({*files, *units, *processes, *user, *roles})
+
+
 def test_removing_it(machine):
+    machine.run(command("systemctl disable --now pgpoll.service "))
     machine.run(command("runuser "))
+    machine.run(command("lighty-disable-mod "))
     machine.run(command("apt-get purge ").replace("purge", "purge -qq -y"))
-    assert machine.psql("SELECT to_regnamespace('pgpoll')") == ""
-    assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
-    for path in "/etc/default/pgpoll", "/etc/default/pgpoll-setup", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
-        assert machine.run(f"test -e {path}", check=False).returncode == 1, path
-    assert machine.run("find /etc/systemd -name '*pgpoll*'").stdout == ""
+    machine.run(command("userdel "))
+    assert left_behind(machine) == []
+    assert machine.run("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/messages/poll -d '{}'").stdout == "404"
+
+
+def test_purging_a_package_that_could_not_be_configured(machine, tmp_path):
+    """Its services run: those of the version before."""
+    machine.run(f"apt-get install -qq -y {machine.put(DEB)}")
+    machine.run("pgpoll-setup mydb; cp -r /usr/share/pgpoll/sql /srv")
+    until(lambda: machine.run("pgrep -xc pgpoll-worker", check=False).stdout.strip() != "0", "workers")
+    broken = repacked(tmp_path, "9.9", postinst="#!/bin/sh\nexit 1\n")
+    assert machine.run(f"dpkg -i {machine.put(broken)}", check=False).returncode == 1
+    assert machine.says("dpkg-query -W -f '${db:Status-Status}' pgpoll") == "half-configured"
+    machine.run("dpkg --purge pgpoll")
+    machine.run(command("runuser ").replace("/usr/share/pgpoll/sql", "/srv/sql"))
+    machine.run(command("userdel "))
+    assert left_behind(machine) == []
