@@ -220,9 +220,9 @@ def test_without_the_database(promtool):
             assert said(own.log()) == ["LISTEN connection failed", "connected to the database again"]
             os.kill(manager, signal.SIGKILL)
             until(lambda: (now := Metrics(own))["manager_up", ""] == now["workers", ""] == now["listener_up", ""] == 0, "a dead manager hears nothing", 30)
-        with hanging(own, postgres):
-            began = time.monotonic()
-            assert Metrics(own)["database_up", ""] == 0 and time.monotonic() - began < 10 + STALL_S
+            with hanging(own, postgres):
+                began = time.monotonic()
+                assert Metrics(own)["database_up", ""] == 0 and time.monotonic() - began < 10 + STALL_S
 
 
 # --- the listener
