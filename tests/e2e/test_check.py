@@ -364,7 +364,7 @@ def test_through_the_web_server(own):
     told = "\n".join(lines)
     assert code == 0 and "WRONG" not in told, told
     for words in ("LISTEN delivers", "A poll with timeout 0 is answered", "polls at a time, and there are 2 workers", "ok     A poll of 2 s took ", "poll/stats answers while", "poll/metrics answers while",
-                  "poll/stats answers everybody"):
+                  "poll/stats answers everybody", "poll/health says that this host serves polls"):
         assert words in told, told
 
 
@@ -483,7 +483,7 @@ def test_wrong_web_servers(own, tmp_path, fault, words):
     (tmp_path / "users").write_text("alice:a\n")
     extra = {
         "cut": backend % f'"socket" => "{own.run}/fcgi/poll.sock", "read-timeout" => 1',
-        "no metrics": ours + '\n$HTTP["url"] == "/messages/poll/metrics" { fastcgi.server = () }',
+        "no metrics": ours + '\n$HTTP["url"] =~ "^/messages/poll/(metrics|health)$" { fastcgi.server = () }',
         "password": ours + f"""
             auth.backend = "plain"
             auth.backend.plain.userfile = "{tmp_path}/users"
@@ -496,6 +496,7 @@ def test_wrong_web_servers(own, tmp_path, fault, words):
         code, lines = check_url(other, seconds=3)
         wrong = [line for line in lines if line.startswith("WRONG")]
         assert code == 1 and any(all(word in line for word in words) for line in wrong), "\n".join(lines)
+        assert fault != "no metrics" or any("/messages/poll/health: 404: the web server does not pass this path" in line for line in lines)
         if fault == "password":
             code, lines = check_url(other, "-u", "alice:a", seconds=1)
             assert code == 0 and not any("answers everybody" in line for line in lines), "\n".join(lines)
