@@ -179,6 +179,17 @@ def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
     until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "everything as before", 10 + STALL_S)
 
 
+def test_no_cursor_goes_back_where_nothing_can_commit(own, topic):
+    """As on an old primary whose synchronous standby was promoted, if clients come with the newer cursors of another host."""
+    own.publish(topic, 1)
+    assert own.read(topic)
+    newer = {topic: "msg_7000000000000000"}
+    with hanging(own, "SELECT pg_logical_emit_message(true, 'another', '')"):
+        own.poll(topic, since=newer, status=503)
+    until(lambda: own.request("POST", POLL, json.dumps({"topics": [topic], "since": newer, "timeout": 0})).status == 200, "commits again")
+    assert own.poll(topic, since=newer).gaps[topic]["reason"] == "ahead"
+
+
 # --- host names
 
 
