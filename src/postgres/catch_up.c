@@ -190,31 +190,6 @@ static enum error take_refused(struct catch_up_user *user, const PGresult *resul
     return ERROR_DENIED;
 }
 
-static bool is_ahead(const struct page *page)
-{
-    bool ahead = false;
-
-    for (int i = 0; i < page->topic_count; i++)
-        ahead = ahead || page->topics[i].gap == GAP_AHEAD;
-    return ahead;
-}
-
-/*
- * Commits a transaction that writes. Where no COMMIT returns, as on an old primary whose synchronous standby was
- * promoted, this fails at deadline_ms. A server that refuses the function passes.
- */
-static enum error confirm_commits(struct database *database, int64_t deadline_ms)
-{
-    struct statement statement;
-    PGresult *result = NULL;
-    enum error error;
-
-    statement_init(&statement, "SELECT pg_catalog.pg_logical_emit_message(true, 'pgpoll', ''::text)");
-    error = database_run(database, &statement, 1, &result, deadline_ms);
-    PQclear(result);
-    return error == ERROR_DATABASE_QUERY ? ERROR_NONE : error;
-}
-
 enum error catch_up_run(struct database *database, const struct poll_request *request,
                         struct catch_up_user *user, const struct statement *first, bool *first_is_true,
                         bool number, const int64_t *positions, int64_t page_bytes, struct page *page,
@@ -249,11 +224,6 @@ enum error catch_up_run(struct database *database, const struct poll_request *re
         error = fill_page(results[count - 1], request, page);
     if (!error && number)
         page->backlog = database_is_true(results[count - 2]);
-    if (!error && is_ahead(page) && database_is_primary(database)) {
-        error = confirm_commits(database, deadline_ms);
-        if (error)
-            page_clear(page);
-    }
 out:
     for (int i = 0; i < count; i++)
         PQclear(results[i]);

@@ -107,8 +107,6 @@ struct catch_up_user {
  *  3. If number is set, assigns positions to one batch of new messages. Sets page->backlog if more messages
  *     need positions.
  *  4. Reads the page.
- * If a cursor is ahead, a primary then has to commit a transaction, so that cursors do not go back because of
- * an old primary that is alone.
  * Returns ERROR_NONE, ERROR_DENIED, ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT, ERROR_MEMORY or an error
  * of database_run(); on errors the page is clear.
  */
