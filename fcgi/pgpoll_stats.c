@@ -11,6 +11,7 @@
 #include "http.h"
 #include "postgres/database.h"
 #include "postgres/stats_query.h"
+#include "postgres/timeline.h"
 #include "shared/host_health.h"
 #include "shared/host_metrics.h"
 #include "shared/host_state.h"
@@ -53,12 +54,27 @@ struct host {
     struct host_values values;
 };
 
+/*
+ * Makes this process refuse the old primary that the manager refuses. The two values may be of different
+ * turns of its loop; then they do not fit together.
+ */
+static void learn_timeline(const struct host_values *values)
+{
+    const struct server newest = { .cluster = (uint64_t)values->of[HOST_CLUSTER],
+                                   .timeline = (uint32_t)values->of[HOST_TIMELINE] };
+
+    if ((int64_t)(newest.cluster << 32 | newest.timeline) == values->of[HOST_TIMELINE])
+        timeline_remember(&newest);
+}
+
 static void look_at_host(const struct stats_worker *worker, struct host *host)
 {
     char path[HOST_STATE_PATH_SIZE];
 
     host->has_place = host_state_path(worker->config.state_dir, STDIN_FILENO, path);
     host->is_there = host->has_place && host_state_read(path, &host->values);
+    if (host->is_there)
+        learn_timeline(&host->values);
 }
 
 static int64_t try_deadline_ms(const struct stats_worker *worker, const struct host *host)

@@ -30,8 +30,8 @@ static const struct variable {
       "number of reader processes, which read the table for a manager's workers when a poll must catch up; "
       "each has a database connection while it is busy" },
     { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
-      "libpq service (an entry of PGSERVICEFILE) that the reader processes connect to, for example "
-      "PgBouncer; empty: they connect as all other processes do" },
+      "libpq service (an entry of PGSERVICEFILE) from which the reader processes read: PgBouncer, or a "
+      "standby for old messages; empty: they connect as all other processes do" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
       "maximum number of topics in one poll; above 70, also raise the web server's limit on the size of a "
       "request, as its configuration file in deploy/ explains" },

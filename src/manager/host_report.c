@@ -4,9 +4,11 @@
 #include "core/config.h"
 #include "core/log.h"
 #include "core/notify.h"
+#include "postgres/timeline.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -40,6 +42,8 @@ static enum host_stage find_stage(const struct host_facts *facts, int begun)
 
 static struct host_values values_of(const struct host_report *report, const struct host_facts *facts)
 {
+    const struct server newest = timeline_newest();
+
     return (struct host_values){ .of = {
                                      [HOST_PID] = getpid(),
                                      [HOST_STARTED_MS] = report->started_ms,
@@ -51,6 +55,8 @@ static struct host_values values_of(const struct host_report *report, const stru
                                      [HOST_WORKERS] = facts->running,
                                      [HOST_IDLE] = scoreboard_idle(report->scoreboard),
                                      [HOST_STATISTICS_MS] = report->scoreboard->statistics_ms,
+                                     [HOST_CLUSTER] = (int64_t)newest.cluster,
+                                     [HOST_TIMELINE] = (int64_t)(newest.cluster << 32 | newest.timeline),
                                  } };
 }
 
@@ -90,20 +96,21 @@ static enum host_health publish(struct host_report *report, const struct host_fa
 
 static void notify(struct host_report *report, const struct host_facts *facts, enum host_health health)
 {
-    const char *reason = facts->spawn_error ? strerror(facts->spawn_error) : "";
+    char reason[128] = "";
 
-    if (health != report->health || facts->running != report->told_running) {
-        if (notify_send("STATUS=%s; %d of %d workers run%s%s", host_health_detail(health), facts->running,
-                        report->scoreboard->worker_count, *reason ? ": " : "", reason)) {
-            report->health = health;
-            report->told_running = facts->running;
-        }
+    if (facts->spawn_error)
+        (void)snprintf(reason, sizeof reason, " (cannot start a worker: %s)", strerror(facts->spawn_error));
+    if ((health != report->health || facts->running != report->told_running) &&
+        notify_send("STATUS=%s; %d of %d workers run%s", host_health_detail(health), facts->running,
+                    report->scoreboard->worker_count, reason)) {
+        report->health = health;
+        report->told_running = facts->running;
     }
     if (report->has_begun && !report->told_ready)
         report->told_ready = notify_send("READY=1");
 }
 
-/* Whether since the last report the manager has begun to drain or to end, or has lost or reached the database. */
+/* Whether the manager has begun to drain or end, or lost or reached the database, since the last report. */
 static bool has_news(const struct host_report *report, const struct host_facts *facts)
 {
     if (report->away != (facts->away_since_ms > 0))

@@ -239,14 +239,15 @@ static bool listen_statements(struct relay *relay)
 
 /*
  * Prepares the statements that read messages, because to parse and plan them costs a fifth of running them.
- * Waits until a heartbeat has shown that the session is this relay's own: behind a pooler in transaction mode,
- * other sessions would not know the names.
+ * Waits until a heartbeat has shown that the session is this relay's own: behind a pooler in transaction
+ * mode, other sessions would not know the names.
  */
 static bool prepare_statements(struct relay *relay)
 {
     struct statement *new_messages, *read_feed;
 
-    if (relay->prepared || relay->never_prepares || !atomic_load(&relay->scoreboard->listen_works))
+    if (relay->prepared || relay->never_prepares || database_is_pooled(relay->database) ||
+        !atomic_load(&relay->scoreboard->listen_works))
         return true;
     relay->prepared = true;
     new_messages = query_batch_add(&relay->batch);

@@ -240,6 +240,11 @@ bool database_is_connected(const struct database *database)
     return database->connection;
 }
 
+bool database_is_pooled(const struct database *database)
+{
+    return database->connection && database->pooled;
+}
+
 bool database_is_primary(const struct database *database)
 {
     return database->connection && !database->reached.standby;

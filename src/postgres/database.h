@@ -51,8 +51,8 @@ void database_set_asynchronous_commit(struct database *database);
 
 /*
  * Makes the sessions those of this libpq service (borrowed), which may be a standby of the other sessions'
- * server, or a pooler before it. A standby whose identity the role may not read is not used. Call it before the
- * first use, while the process has one thread. Returns false if it fails.
+ * server, or a pooler before it. A standby whose identity the role may not read is not used. Call it before
+ * the first use, while the process has one thread. Returns false if it fails.
  */
 bool database_use_service(struct database *database, const char *service);
 
@@ -123,8 +123,14 @@ enum error database_wait_news(struct database *database, const struct interrupts
 bool database_is_connected(const struct database *database);
 
 /*
- * Whether the last transaction ran on a primary: when it began, the server was not in recovery. False if there
- * is no connection.
+ * Whether there is a pooler between this process and the server, so that each transaction may run in another
+ * session.
+ */
+bool database_is_pooled(const struct database *database);
+
+/*
+ * Whether the last transaction ran on a primary: when it began, the server was not in recovery. False if
+ * there is no connection.
  */
 bool database_is_primary(const struct database *database);
 

@@ -1,7 +1,8 @@
 /*
  * The inside of struct database, shared by the five modules that implement database.h: database.c (the public
  * functions), connect.c (everything up to a usable session), identify.c (which server that is), pipeline.c
- * (statements and their results) and session_end.c (sessions that are given up). No other module includes this header.
+ * (statements and their results) and session_end.c (sessions that are given up). No other module includes
+ * this header.
  */
 #ifndef PGPOLL_DATABASE_STATE_H
 #define PGPOLL_DATABASE_STATE_H
@@ -144,8 +145,8 @@ enum error connect_step_identifying(struct database *database);
 
 /*
  * For a session behind a pooler: identify_again() sends the question again, before a statement and in its
- * transaction, and identify_take() takes the answer. identify_take() returns ERROR_DATABASE_AWAY if the server
- * must not be used.
+ * transaction, and identify_take() takes the answer. identify_take() returns ERROR_DATABASE_AWAY if the
+ * server must not be used.
  */
 bool identify_again(struct database *database);
 enum error identify_take(struct database *database, const PGresult *result);

@@ -7,8 +7,8 @@
  * show cluster and timeline, then the statement asks only whether the server is a standby.
  *
  * The timeline of a primary is in the name of its current WAL file, which changes at the promotion.
- * pg_control_checkpoint() shows the new one only after the first checkpoint. A standby shows its timeline only
- * in the control file, up to checkpoint_timeout later; the control file never shows a later one.
+ * pg_control_checkpoint() shows the new one only after the first checkpoint. A standby shows its timeline
+ * only in the control file, up to checkpoint_timeout later; the control file never shows a later one.
  */
 static void make_statement(struct database *database, struct statement *statement)
 {

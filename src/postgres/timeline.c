@@ -17,8 +17,8 @@ enum {
 };
 
 /*
- * There is no lock. An entry of seen belongs to a cluster for ever once its identifier is set, and its timeline
- * only grows.
+ * There is no lock. An entry of seen belongs to a cluster for ever once its identifier is set, and its
+ * timeline only grows.
  */
 struct memory {
     uint32_t layout;
@@ -28,8 +28,7 @@ struct memory {
     } seen[CLUSTERS];
     _Atomic uint64_t primary;          /* the cluster of the last primary that was admitted; 0: unknown */
     _Atomic uint32_t copy;             /* enum timeline_copy */
-    _Atomic uint64_t reports[REPORTS]; /* hashes of what was logged */
-    _Atomic uint32_t report_count;
+    _Atomic uint64_t reports[REPORTS]; /* hashes of what was logged; 0: free */
 };
 
 static struct memory own = { .layout = LAYOUT }, *memory = &own;
@@ -58,7 +57,14 @@ static uint32_t newest_timeline(uint64_t cluster)
     return seen ? atomic_load(&seen->timeline) : 0;
 }
 
-static void remember(const struct server *server)
+struct server timeline_newest(void)
+{
+    const uint64_t cluster = atomic_load(&memory->primary);
+
+    return (struct server){ .cluster = cluster, .timeline = newest_timeline(cluster) };
+}
+
+void timeline_remember(const struct server *server)
 {
     struct seen *seen = find(server->cluster, true);
     uint32_t newest = seen ? atomic_load(&seen->timeline) : server->timeline;
@@ -75,18 +81,24 @@ bool timeline_is_behind(const struct server *server)
 
 /* ---- refusing */
 
-/* Whether this text was not reported yet. Of two processes that come together, both may report it. */
+/* Whether this text was not reported yet. Of several processes that ask, one is told so. */
 static bool is_news(const char *text)
 {
     uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
 
     for (; *text; text++)
         hash = (hash ^ (unsigned char)*text) * UINT64_C(1099511628211);
-    for (int i = 0; i < REPORTS; i++)
-        if (atomic_load(&memory->reports[i]) == hash)
+    hash |= 1;
+    for (int i = 0; i < REPORTS; i++) {
+        uint64_t found = 0;
+
+        if (atomic_compare_exchange_strong(&memory->reports[i], &found, hash))
+            return true;
+        if (found == hash)
             return false;
-    atomic_store(&memory->reports[atomic_fetch_add(&memory->report_count, 1) % REPORTS], hash);
-    return true;
+    }
+    /* all are taken: forget one */
+    return atomic_exchange(&memory->reports[hash / 2 % REPORTS], hash) != hash;
 }
 
 static void explain_behind(const struct server *server, const PGconn *connection, char *text, size_t size)
@@ -102,13 +114,13 @@ static void explain_behind(const struct server *server, const PGconn *connection
         (void)snprintf(text, size,
                        "not using the server at host %.100s port %.20s: it is an old primary, on timeline "
                        "%u, and timeline %u of its cluster was seen; stop it, and make it a standby with "
-                       "pg_rewind (if it was restored from a snapshot and is right, restart pgpoll)",
+                       "pg_rewind (if it is the right server after all, restart pgpoll)",
                        PQhost(connection), PQport(connection), (unsigned)server->timeline, newest);
 }
 
 /*
- * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. Of a standby
- * that must be known.
+ * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. Of a
+ * standby that must be known.
  */
 static bool is_same_database(const struct server *server)
 {
@@ -136,7 +148,7 @@ bool timeline_admit(const struct server *server, const PGconn *connection, bool 
     } else if (is_copy && !is_same_database(server)) {
         explain_other(server, connection, text, size);
     } else {
-        remember(server);
+        timeline_remember(server);
         if (!is_copy && !server->standby && server->cluster)
             atomic_store(&memory->primary, server->cluster);
         return true;

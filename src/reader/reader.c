@@ -60,9 +60,9 @@ static bool suits_standby(const struct read_channel_question *question)
 }
 
 /*
- * Whether this page of a standby is what the primary would answer, or would have answered a moment ago. It has
- * no messages that are missing on the standby, if more messages follow on the standby itself. Only the primary
- * knows whether a cursor is beyond the newest message.
+ * Whether this page of a standby is what the primary would answer, or would have answered a moment ago. It
+ * has no messages that are missing on the standby, if more messages follow on the standby itself. Only the
+ * primary knows whether a cursor is beyond the newest message.
  */
 static bool is_page_final(const struct page *page)
 {
@@ -93,8 +93,8 @@ static void note_copy(struct reader *reader, bool works)
  * Reads from copy. Returns whether *error and page are the answer; if they are not, the page is clear.
  *
  * If copy is a pooler that leads to the primary, all reads go there, and fail if it is away: without the
- * pooler, the readers' sessions could be too many for PostgreSQL. Any other server may be a standby. It gets half
- * of the time.
+ * pooler, the readers' sessions could be too many for PostgreSQL. Any other server may be a standby. It gets
+ * half of the time.
  */
 static bool read_copy(struct reader *reader, const struct read_channel_question *question, struct page *page,
                       enum error *error)

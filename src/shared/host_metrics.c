@@ -44,6 +44,11 @@ static void put_manager(FILE *stream, const char *host, const struct host_values
         "How long ago the manager last wrote its counters to the database. While there are no polls, it "
         "writes none.",
         "", clock_max(0, now_ms - written_ms) / 1000);
+    if (values->of[HOST_CLUSTER] != 0)
+        put_gauge(stream, host, "database_timeline",
+                  "The newest timeline of the database's cluster that the manager has seen. If it differs "
+                  "between hosts, some of them follow an old primary.",
+                  "", (uint32_t)values->of[HOST_TIMELINE]);
 }
 
 void host_metrics_write(FILE *stream, const struct host_metrics *metrics, int64_t now_ms)

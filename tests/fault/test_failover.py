@@ -10,10 +10,14 @@ import tempfile
 import pytest
 
 from faults import Copy, Proxy, Supervisor
-from server import Postgres, Server, new_topic, until
+from server import METRICS, STATS, Postgres, Server, new_topic, until
 
 
-@pytest.fixture(params=["managed", "direct"])
+SOAK = bool(os.environ.get("SOAK"))
+soak = pytest.mark.skipif(not SOAK, reason="takes long: make soak")
+
+
+@pytest.fixture(params=["managed", pytest.param("direct", marks=soak)])
 def mode(request):
     return request.param
 
@@ -66,6 +70,9 @@ def test_the_old_primary_counts_as_away(mode):
             publish(standby, topic, "new 1", "new 2")
             payloads, since = follow(server, topic, since, 2)
             assert payloads == ["new 1", "new 2"]
+            if mode == "managed":   # the statistics processes, which have seen only the old one, learn of it
+                until(lambda: server.ask("GET", STATS).status == 503, "no statistics of the old one")
+                assert 'pgpoll_database_timeline{host="' in (text := server.ask("GET", METRICS).text) and text.split("pgpoll_database_timeline{")[1].split()[1] == "2"
 
             publish(server, topic, "lost")
             reach(old)
@@ -77,7 +84,7 @@ def test_the_old_primary_counts_as_away(mode):
                 os.kill(supervisor.pids[0], signal.SIGHUP)
                 until(lambda: not server.worker_pids() & workers, "other workers", 60)
                 assert told_nothing(server, topic, since)
-                assert len([line for line in server.log() if "warning: not using the server" in line]) == 1
+                assert len([line for line in server.log() if f"warning: not using the server at host {proxy.directory}" in line]) == 1
             reach(new)
             publish(standby, topic, "new 3")
             payloads, since = follow(server, topic, since, 1)
@@ -96,6 +103,32 @@ def test_the_old_primary_counts_as_away(mode):
             assert payloads == ["lost", "restored"]
             reach(new)   # on timeline 2, and 3 was seen
             assert told_nothing(server, topic, since)
+
+
+@soak
+def test_the_old_primary_comes_back_as_the_first_of_the_hosts():
+    topic = new_topic()
+    with Server(4) as server, Copy(Postgres(server), replicate=True) as standby:
+        server.mode = "managed"
+        hosts = f"{server.run.resolve() / 'pg'},{standby.directory}"
+        with Supervisor(server, PGHOST=hosts, PGTARGETSESSIONATTRS="read-write") as supervisor:
+            publish(server, topic, "before")
+            payloads, since = follow(server, topic, {topic: "0"}, 1)
+            standby.until_replayed()
+            old = Postgres(server)
+            old.stop("immediate")
+            standby.promote()
+            publish(standby, topic, "after")
+            payloads, since = follow(server, topic, since, 1)
+            assert payloads == ["after"]
+            old.start()
+            workers = server.worker_pids()
+            os.kill(supervisor.pids[0], signal.SIGHUP)   # the new manager begins with the first host
+            until(lambda: not server.worker_pids() & workers, "other workers", 60)
+            publish(standby, topic, "reloaded")
+            payloads, since = follow(server, topic, since, 1)
+            assert payloads == ["reloaded"]
+            until(lambda: [line for line in server.log() if "it is an old primary" in line], "the log names it")
 
 
 def test_old_pages_come_from_a_standby():
@@ -149,6 +182,7 @@ def pgbouncer(target):
         shutil.rmtree(directory)
 
 
+@soak
 def test_a_pooler_that_goes_back_to_the_old_primary():
     """The sessions to the pooler stay, and what runs in them goes to another server."""
     topic = new_topic()

@@ -57,6 +57,19 @@ static void a_host_that_serves(void)
         "workers_free{host=\"h\"} 12\nlistener_up{host=\"h\"} 1\nstatistics_age_seconds{host=\"h\"} 3\n");
 }
 
+static void the_timeline_is_shown_if_it_is_known(void)
+{
+    struct host_values values = serving();
+    const struct host_metrics metrics = { "h", true, true, &values };
+    char *text;
+
+    values.of[HOST_CLUSTER] = INT64_C(0x123456789abcdef0);
+    values.of[HOST_TIMELINE] = INT64_C(0x1abcdef000000007);
+    text = written(&metrics);
+    CU_ASSERT(strstr(text, "\npgpoll_database_timeline{host=\"h\"} 7\n") != NULL);
+    free(text);
+}
+
 static void a_host_whose_database_is_away(void)
 {
     struct host_values values = serving();
@@ -107,6 +120,7 @@ static void the_version_is_told(void)
 
 CU_TestInfo host_metrics_tests[] = {
     { "a host that serves", a_host_that_serves },
+    { "the timeline is shown if it is known", the_timeline_is_shown_if_it_is_known },
     { "a host whose database is away", a_host_whose_database_is_away },
     { "a host whose manager has ended or died", a_host_whose_manager_has_ended_or_died },
     { "a host without a manager", a_host_without_a_manager },
