@@ -20,9 +20,9 @@ struct program {
 };
 
 /*
- * Handles the command line (--help, --version, --workers, --check, --reload), loads the configuration and opens the
- * log. program is borrowed for the life of the process. Returns false if the program must exit with *status,
- * because an option was handled or an error was reported.
+ * Handles the command line (--help, --version, --workers, --check, --reload), loads the configuration and
+ * opens the log. program is borrowed for the life of the process. Returns false if the program must exit with
+ * *status, because an option was handled or an error was reported.
  */
 bool startup_begin(const struct program *program, int argc, char **argv, struct config *config, int *status);
 

@@ -37,7 +37,7 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    checked boolean := cardinality(topics) = 1; -- whether every candidate is looked up in messages
+    checked boolean := false; -- whether all candidates that were chosen are in messages
     nos bigint[];     -- these four arrays have each candidate's topic number, position, id and bytes
     places bigint[];
     ids bigint[];
@@ -85,16 +85,35 @@ BEGIN
           LEFT JOIN pgpoll.retention p ON p.topic = r.topic) t
     ORDER BY t.no;
 
-    -- Read the page's messages and the one after them from feed. An operator may have deleted some of them
-    -- from messages. That is rare, and each topic has as many candidates as a page takes, so at first only
-    -- the candidates that are chosen for the page are looked up in messages. If one of them is missing, all
-    -- candidates are.
-    LOOP
+    -- Find the page's messages and the one after them in feed. An operator may have deleted some of them from
+    -- messages, which is rare. So of several topics, each of which has as many candidates as a page takes, at
+    -- first only the index is read, then the rows of those that are chosen for the page, and only these are
+    -- looked up in messages.
+    IF cardinality(topics) > 1 THEN
+        SELECT array_agg(c.no), array_agg(c.position), array_agg(f.message_id), array_agg(f.bytes)
+          INTO nos, places, ids, sizes
+          FROM (SELECT r.no, r.topic, f.position
+                FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
+                -- Start after pruned_to: before it there are dead rows, which an old snapshot keeps.
+                LEFT JOIN pgpoll.retention p ON p.topic = r.topic
+                CROSS JOIN LATERAL
+                    (SELECT f.position FROM pgpoll.feed f
+                     WHERE (f.topic, f.position) > (r.topic, greatest(r.requested, p.pruned_to))
+                       AND f.topic <= r.topic AND r.requested IS NOT NULL
+                     ORDER BY f.topic, f.position LIMIT max_messages + 1) f
+                ORDER BY f.position LIMIT max_messages + 1) c
+          -- OFFSET 0 keeps the planner to one look-up per message, which keeps the order.
+          CROSS JOIN LATERAL (SELECT f.message_id, f.bytes FROM pgpoll.feed f
+                              WHERE f.topic = c.topic AND f.position = c.position OFFSET 0) f;
+        checked := ids IS NULL OR NOT EXISTS (SELECT FROM unnest(ids) AS i (id)
+                                              WHERE (SELECT m.id FROM pgpoll.messages m
+                                                     WHERE m.id = i.id LIMIT 1) IS NULL);
+    END IF;
+    IF NOT checked THEN
         SELECT array_agg(f.no), array_agg(f.position), array_agg(f.message_id), array_agg(f.bytes)
           INTO nos, places, ids, sizes
           FROM (SELECT r.no, f.position, f.message_id, f.bytes
                 FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
-                -- Start after pruned_to: before it there are dead rows, which an old snapshot keeps.
                 LEFT JOIN pgpoll.retention p ON p.topic = r.topic
                 CROSS JOIN LATERAL
                     (SELECT f.position, f.message_id, f.bytes
@@ -102,16 +121,11 @@ BEGIN
                      WHERE (f.topic, f.position) > (r.topic, greatest(r.requested, p.pruned_to))
                        AND f.topic <= r.topic AND r.requested IS NOT NULL
                        -- A subquery instead of a join keeps the planner to one look-up per message.
-                       AND (NOT checked OR (SELECT m.id FROM pgpoll.messages m
-                                            WHERE m.id = f.message_id LIMIT 1) IS NOT NULL)
+                       AND (SELECT m.id FROM pgpoll.messages m
+                            WHERE m.id = f.message_id LIMIT 1) IS NOT NULL
                      ORDER BY f.topic, f.position LIMIT max_messages + 1) f
                 ORDER BY f.position LIMIT max_messages + 1) f;
-        EXIT WHEN ids IS NULL OR checked
-                  OR NOT EXISTS (SELECT FROM unnest(ids) AS i (id)
-                                 WHERE (SELECT m.id FROM pgpoll.messages m
-                                        WHERE m.id = i.id LIMIT 1) IS NULL);
-        checked := true;
-    END LOOP;
+    END IF;
     IF ids IS NULL THEN
         RETURN;
     END IF;

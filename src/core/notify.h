@@ -1,6 +1,7 @@
 /*
  * Tells systemd how a service of Type=notify is: sd_notify(3), without libsystemd. If nobody wants to know,
- * nothing is sent. One process of a service notifies, its main process; children do not inherit the variables.
+ * nothing is sent. One process of a service notifies, its main process. Children do not inherit the
+ * variables.
  */
 #ifndef PGPOLL_NOTIFY_H
 #define PGPOLL_NOTIFY_H
@@ -8,7 +9,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Reads NOTIFY_SOCKET and WATCHDOG_USEC, and removes them from the environment. Call it once, at the start. */
+/*
+ * Reads NOTIFY_SOCKET and WATCHDOG_USEC, and removes them from the environment. Call it before anything else
+ * of this module.
+ */
 void notify_init(void);
 
 /* Puts the variables back, for a program that this process is about to execute in its own place. */

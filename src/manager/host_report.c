@@ -8,6 +8,7 @@
 #include "shared/scoreboard.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -95,20 +96,21 @@ static enum host_health publish(struct host_report *report, const struct host_fa
 
 static void notify(struct host_report *report, const struct host_facts *facts, enum host_health health)
 {
-    const char *reason = facts->spawn_error ? strerror(facts->spawn_error) : "";
+    char reason[128] = "";
 
-    if (health != report->health || facts->running != report->told_running) {
-        if (notify_send("STATUS=%s; %d of %d workers run%s%s", host_health_detail(health), facts->running,
-                        report->scoreboard->worker_count, *reason ? ": " : "", reason)) {
-            report->health = health;
-            report->told_running = facts->running;
-        }
+    if (facts->spawn_error)
+        (void)snprintf(reason, sizeof reason, " (cannot start a worker: %s)", strerror(facts->spawn_error));
+    if ((health != report->health || facts->running != report->told_running) &&
+        notify_send("STATUS=%s; %d of %d workers run%s", host_health_detail(health), facts->running,
+                    report->scoreboard->worker_count, reason)) {
+        report->health = health;
+        report->told_running = facts->running;
     }
     if (report->has_begun && !report->told_ready)
         report->told_ready = notify_send("READY=1");
 }
 
-/* Whether since the last report the manager has begun to drain or to end, or has lost or reached the database. */
+/* Whether the manager has begun to drain or end, or lost or reached the database, since the last report. */
 static bool has_news(const struct host_report *report, const struct host_facts *facts)
 {
     if (report->away != (facts->away_since_ms > 0))

@@ -33,15 +33,15 @@ struct host_report {
     bool told_ready;         /* systemd knows that */
     enum host_stage stage;   /* what the file says */
     bool away;               /* the file says that the database is away */
-    enum host_health health; /* the health and */
-    int told_running;        /* the number of workers in the status that systemd shows */
+    enum host_health health; /* the health that systemd shows */
+    int told_running;        /* the number of workers that it shows */
     int64_t beat_ms;         /* when to write the file next */
     int64_t watchdog_ms;
 };
 
 /*
- * Creates the file. socket: the listening socket. Logs if the file cannot be created; everything else works without it.
- * config and scoreboard are borrowed.
+ * Creates the file. socket: the listening socket. config and scoreboard are borrowed. Logs if the file cannot
+ * be created; everything else works without it.
  */
 void host_report_init(struct host_report *report, const struct config *config,
                       const struct scoreboard *scoreboard, int socket, const struct host_facts *facts);

@@ -329,6 +329,7 @@ static void drain(struct manager *manager)
     log_write(LOG_LEVEL_INFO, "ending in %" PRId64 " s, after load balancers have noticed it",
               manager->config->drain_s);
     manager->drain_until_ms = clock_monotonic_ms() + drain_ms;
+    manager->reload_requested = false; /* the new program would not know that it drains */
 }
 
 static bool has_children(const struct manager *manager)

@@ -239,8 +239,8 @@ static bool listen_statements(struct relay *relay)
 
 /*
  * Prepares the statements that read messages, because to parse and plan them costs a fifth of running them.
- * Waits until a heartbeat has shown that the session is this relay's own: behind a pooler in transaction mode,
- * other sessions would not know the names.
+ * Waits until a heartbeat has shown that the session is this relay's own: behind a pooler in transaction
+ * mode, other sessions would not know the names.
  */
 static bool prepare_statements(struct relay *relay)
 {

@@ -1,7 +1,7 @@
 /*
  * What a manager tells other processes of its host about itself, without the database: whether it lives,
- * serves polls and reaches the database. It is a small file in memory that both map. The manager creates it at
- * its start with host_state_new() and writes to it in each turn of its loop, at least every
+ * serves polls and reaches the database. It is a small file in memory that both map. The manager creates it
+ * at its start with host_state_new() and writes to it in each turn of its loop, at least every
  * HOST_STATE_BEAT_MS. The statistics processes read it with host_state_read() and never write to it.
  *
  * The file, HOST_STATE_FILE, is in PGPOLL_STATE_DIR, by default in the directory of the Unix socket that the
@@ -59,8 +59,9 @@ struct host_values {
 };
 
 /*
- * Finds out where the file is. directory: PGPOLL_STATE_DIR. socket: the listening socket, for use if directory
- * is "". Returns false if there is no such place: the socket is not a Unix socket with an absolute path.
+ * Finds out where the file is. directory: PGPOLL_STATE_DIR. socket: the listening socket, for use if
+ * directory is "". Returns false if there is no such place: the socket is not a Unix socket with an absolute
+ * path.
  */
 bool host_state_path(const char *directory, int socket, char path[static HOST_STATE_PATH_SIZE]);
 

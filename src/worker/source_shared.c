@@ -513,8 +513,8 @@ static enum error read_allowed(struct source_shared *source, const struct source
     enum error error;
 
     /*
-     * While the manager does not number, a reader answers a poll that does not wait. The manager is asked only
-     * if no reader reaches the database.
+     * While the manager does not number, a reader answers a poll that does not wait. The manager is asked
+     * only if no reader reaches the database.
      */
     if (request->timeout_s == 0 && !known && !manager_numbers(source)) {
         error = read_table(source, poll, false, true, positions, page, deadline_ms);

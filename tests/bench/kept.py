@@ -121,6 +121,7 @@ def kept(bench):
         for _ in range(sizes.rounds):
             count = sizes.kept_statements
             add_ms("10 topics without news", count, PAGE, lambda one: one.some(10), lambda one: [one.newest] * 10)
+            add_ms("the first page of 20 topics", count, PAGE, lambda one: one.some(20), lambda one: [0] * 20)
             add_ms("from now", count, PAGE, lambda one: one.some(1), lambda one: [None])
             add_ms("the last 10", count, PAGE, lambda one: one.some(1), lambda one: [-10])
             add_ms("assign_positions()", count, "SELECT pgpoll.assign_positions()")

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 
+from hosts import hosts
 from kept import kept
 from systems import (Notify, Pgpoll, all_systems, clients_held, clients_rereading, cpu_s, kib_of, own_clients, settled_kib, storm, until,
                      until_gone)
@@ -53,6 +54,8 @@ class Sizes:
         # Messages and topics. The first, with few, has as many in a topic as the second.
         self.kept = ((many // 50, many // 50_000 or 1), (many, many // 1000), (many, many))
         self.kept_statements = 20 if quick else 300
+        self.hosts = (2,) if quick else (4, *map(int, os.environ.get("HOSTS", "").split()))
+        self.quiet_s = 2 if quick else 65
         self.workers = max(self.fanout[-1], self.others) + 20
 
 
@@ -177,6 +180,32 @@ def topics(bench):
                 pids = system.pids()
             until_gone(pids)
         taken.add("each topic", "pgpoll", (memory_kib[sizes.own_topics] - memory_kib[1]) / sizes.own_clients / (sizes.own_topics - 1))
+
+
+def quiet(bench):
+    """Starts pgpoll itself, so that nobody polls."""
+    sizes = bench.sizes
+    title = f"in {sizes.quiet_s} s, while nobody polls and nothing is published"
+    queries = bench.table("quiet", f"Queries of pgpoll {title}", "queries")
+    wal = bench.table("quiet_wal", f"WAL that is written {title}", "bytes")
+    first = bench.table("quiet_first", "The first poll after that, with timeout 0", "ms")
+    with Pgpoll(bench.directory, 20, PGPOLL_IDLE_S="1") as system:
+        def ask(statement):
+            return system.server.sql(statement)[0][0]
+
+        for _ in range(sizes.rounds):
+            system.server.poll("quiet", timeout=0)
+            until(lambda: ask("SELECT quiet FROM pgpoll.listeners"), "a quiet manager", 30)
+            end, asked, seen = time.monotonic() + sizes.quiet_s, set(), "SELECT array_agg(pid || ' ' || query_start) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'"
+            before, known = ask("SELECT pg_current_wal_insert_lsn()"), set(ask(seen))
+            while time.monotonic() < end:
+                time.sleep(0.5)
+                asked |= set(ask(seen)) - known
+            queries.add("queries", "pgpoll", len(asked))
+            wal.add("WAL", "pgpoll", int(ask(f"SELECT pg_current_wal_insert_lsn() - '{before}'")))
+            began = time.monotonic()
+            assert system.server.poll("quiet", timeout=0).payloads == []
+            first.add("first poll", "pgpoll", 1000 * (time.monotonic() - began))
 
 
 def catchup(bench):
@@ -312,5 +341,5 @@ def access(bench):
         until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 200, "the functions as installed", 10)
 
 
-# memory and topics first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, topics, latency, fanout, catchup, kept, publish, comeback, polls, access)}
+# memory, topics and quiet first: nothing else runs then.
+PARTS = {part.__name__: part for part in (memory, topics, quiet, latency, fanout, catchup, kept, publish, comeback, polls, access, hosts)}

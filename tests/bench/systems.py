@@ -26,8 +26,8 @@ class Pgpoll:
     name = "pgpoll"
     target = "pgpoll"
 
-    def __init__(self, directory, workers):
-        self.server = Server(workers, run=directory / "pgpoll", PGPOLL_ACCESS_MEMORY_S="5")
+    def __init__(self, directory, workers, **settings):
+        self.server = Server(workers, run=directory / "pgpoll", PGPOLL_ACCESS_MEMORY_S="5", **settings)
         self.port = self.server.port
 
     @property

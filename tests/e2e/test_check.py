@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from between import directory, pgbouncer
+from documents import shown
 from server import ROOT, Postgres, Server, until
 from test_web import fronted
 from web import SERVERS, free_port
@@ -417,6 +418,7 @@ def test_fewer_connections_than_workers(own, kind, size, limit):
         _, lines = check_url(door, url=f"http://127.0.0.1:{door.port}", seconds=1, workers=15000)
         assert any(line.startswith("WRONG") and kind in line and f"accepts {limit} at a time, but there are 15000 workers" in line
                    for line in lines), "\n".join(lines)
+        assert kind != "lighttpd" or any(re.fullmatch(shown("WRONG  lighttpd accepts "), line) for line in lines)
 
 
 def lighttpd(tmp_path, server, extra):

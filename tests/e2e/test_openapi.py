@@ -5,6 +5,7 @@ import json
 import jsonschema
 import pytest
 
+from hosts import HEALTH
 from server import POLL, ROOT, STALL_S, STATS, Postgres, Server, max_body, new_topic, until
 from test_contract import INVALID
 
@@ -212,8 +213,14 @@ def test_stats(checked, topic):
     checked.request("HEAD", STATS)
 
 
+def test_health(checked):
+    checked.request("GET", HEALTH)
+    checked.request("HEAD", HEALTH)
+    checked.request("DELETE", HEALTH, expect=405)
+
+
 def test_other_origins_and_a_database_that_is_away():
-    with Server(2, PGPOLL_CORS_ORIGIN="https://app.example") as server:
+    with Server(2, PGPOLL_CORS_ORIGIN="https://app.example", PGPOLL_HEALTH_AWAY_S="0") as server:
         checked = Checked(server)
         for path in POLL, STATS:
             preflight = checked.request("OPTIONS", path, expect=204, headers={"Origin": "https://app.example"})
@@ -225,5 +232,8 @@ def test_other_origins_and_a_database_that_is_away():
         try:
             assert checked.poll("a", expect=503).headers["Retry-After"]
             checked.request("GET", STATS, expect=503)
+            until(lambda: server.request("GET", HEALTH).status == 503, "health")
+            checked.request("GET", HEALTH, expect=503)
+            checked.request("HEAD", HEALTH, expect=503)
         finally:
             postgres.start()

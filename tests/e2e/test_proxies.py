@@ -58,13 +58,13 @@ def haproxy(server, directory, edit=lambda text: text):
 
 
 @contextlib.contextmanager
-def nginx(server, directory):
+def nginx(server, directory, edit=lambda text: text):
     port = web.free_port()
     (location,) = blocks("nginx", PAGE)
     (directory / "nginx.conf").write_text(f"""
         pid {directory}/pid; error_log {directory}/error.log; events {{ }}
         http {{ access_log off; server {{ listen 127.0.0.1:{port};
-            {location.replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")} }} }}
+            {edit(location).replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")} }} }}
         """)
     with running(directory, port, "/usr/sbin/nginx", "-c", str(directory / "nginx.conf"), "-g", "daemon off;"):
         yield port, None
@@ -108,7 +108,7 @@ def test_statistics_stay_closed_to_others(server, proxy):
 
 
 def test_a_client_that_leaves_frees_its_worker(server, proxy, topic):
-    """Behind HAProxy a heartbeat tells; it has none, it says nothing until the poll's timeout."""
+    """Behind HAProxy only the heartbeats find that out before the poll's timeout."""
     body = json.dumps({"topics": [topic], "timeout": 60})
     with socket.create_connection(("127.0.0.1", proxy)) as client:
         client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())

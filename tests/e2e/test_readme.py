@@ -15,7 +15,7 @@ import time
 import psycopg2
 import pytest
 
-from documents import COMMANDS, PATHS, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
+from documents import COMMANDS, METRICS, PATHS, SHOWN, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
 import web
 from server import ROOT, STALL_S, Server, until
 from tokens import jwt, read_jwt
@@ -415,8 +415,7 @@ def test_operating_metrics(fresh, topic):
     metrics = run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/metrics"))
     told = set(re.findall(r"`(pgpoll_\w+)", TEXTS["docs/operate.md"])) - {"pgpoll_monitor"}
     there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # the metrics that have a value
-    families = re.findall(r"^    \(\d+, '(\w+)', '(?:counter|gauge|histogram)'", (ROOT / "sql/functions/metrics.sql").read_text(), re.M)
-    assert there <= told == {f"pgpoll_{name}" for name in families}
+    assert there <= told == set(METRICS)
     fresh.publish(topic, 1)
     poll.result()
 
@@ -455,6 +454,11 @@ def test_every_command_is_run_by_a_test():
     typed = {*TYPED_ELSEWHERE, *asked_for(*ROOT.glob("tests/*/test_*.py"))}
     assert [line for line in COMMANDS if not line.startswith(tuple(typed))] == []
     assert [start for start in typed if not commands(start)] == []
+
+
+def test_every_shown_line_is_produced_by_a_test():
+    produced = {*asked_for(*ROOT.glob("tests/*/test_*.py"), names=("shown", "logged", "is_logged", "health"))}
+    assert [line for line in SHOWN if not line.startswith(tuple(produced))] == []
 
 
 def test_links():

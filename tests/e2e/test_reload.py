@@ -96,6 +96,11 @@ def test_polls_that_wait_through_a_reload_are_served(topic):
         assert [server.poll(other, since=answer.next_since, timeout=20).payloads for answer in answers] == [[1]] * 2
         until(lambda: [pid for _, pid in listening(server)] == [server.manager], "one manager in the statistics")
 
+        (last,) = server.wait(other, timeout=60)
+        server.until_waiting(other)
+        end(server)
+        assert last.result(20).messages == [] and server.sql("SELECT host, pid FROM pgpoll.listeners") == server.sql("SELECT host, pid FROM pgpoll.waiters") == []
+
 
 def test_a_program_that_cannot_be_executed_changes_nothing(topic):
     with Server(3, errors="cannot reload, the running program continues") as server:

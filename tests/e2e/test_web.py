@@ -19,6 +19,7 @@ import pytest
 import h2_client
 import tokens
 import web
+from hosts import HEALTH
 from server import LEAVING_S, METRICS, POLL, STALL_S, STATS, WEB, Server, new_topic, soon, until
 from stalls import again_after_a_stall
 
@@ -62,6 +63,12 @@ def test_stats_and_metrics_are_closed_to_others(server):
             status, text = get(server, disguise, ELSEWHERE)
             assert status in (400, 403, 404) and "active_waiters" not in text, disguise
     assert get(server, STATS, LOCAL)[0] == 200 and get(server, METRICS, LOCAL)[0] in (200, 404)
+
+
+def test_balancers_may_ask_for_health(server):
+    status, text = get(server, HEALTH, ELSEWHERE)
+    assert (status, json.loads(text)["status"]) == (200, "ok")
+    assert get(server, HEALTH + "/x", ELSEWHERE)[0] == 404
 
 
 @pytest.mark.parametrize("disguise", [POLL + "?x=" + STATS, POLL + "#" + STATS, POLL + "?#" + STATS, POLL + ";" + STATS, POLL + "%3f" + STATS,

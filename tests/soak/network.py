@@ -106,6 +106,10 @@ class Host:
     def run(self, *command, **options):
         return subprocess.run(self.inside(*command), **{"check": True, "stdin": subprocess.DEVNULL} | options)
 
+    def gets(self, url):
+        """Whether this host gets this URL with a status below 400."""
+        return self.run("curl", "-s", "-f", "-o", "/dev/null", "--noproxy", "*", url, check=False).returncode == 0
+
     def start(self, *command, **options):
         """Starts a process on the host. Its id is that of the command itself."""
         process = subprocess.Popen(self.inside(*command), **{"stdin": subprocess.DEVNULL, "start_new_session": True} | options)

@@ -75,6 +75,8 @@ def judge(name, load, hosts, since, survivors=None):
                       {host: first_delivery(load.clients, sent, url, since[host]) for host, url in hosts.items()}, complaints)
     ROWS.append(outcome)
     began = min(since.values())
+    for poll in sorted((poll for poll in polls if poll.status not in ANSWERED), key=lambda poll: poll.ended):
+        print(f"{poll.host}: {poll.status} {poll.said} at {poll.ended - began:.2f} after {poll.ended - poll.began:.2f} of {poll.timeout} s")
     first_commit = min((one.ended - began for one in load.sent if one.began > began), default=None)
     print(f"{len(sent)} messages, the first after the fault committed after {first_commit} s: {outcome}")
     return outcome

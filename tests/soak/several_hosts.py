@@ -219,7 +219,7 @@ class Patroni(Database):
 
     def may_be_promoted(self):
         """Whether Patroni knows that it is the synchronous standby."""
-        return self.host.run("curl", "-s", "-f", "-o", "/dev/null", f"http://{self.host.address}:8008/synchronous", check=False).returncode == 0
+        return self.host.gets(f"http://{self.host.address}:8008/synchronous")
 
 
 class Site:
@@ -268,6 +268,8 @@ class Site:
         for web in self.web:
             web.start()
         self.entrances = self.balance() if self.balanced else {web.host.name: web.url for web in self.web}
+        for address in self.entrances.values():
+            until(lambda: self.clients.gets(f"http://{address}/messages/poll/health"), "health")
 
     def start_databases(self):
         if self.patroni:
@@ -302,7 +304,8 @@ class Site:
         """Starts HAProxy with the configuration that we ship. Returns its address, by its name."""
         host, path = self.add("haproxy"), self.directory / "haproxy.cfg"
         configuration = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
-        for shown, true in {"bind :80": f"bind {host.address}:8080", "192.0.2.11:80": self.web[0].url, "192.0.2.12:80": self.web[1].url}.items():
+        for shown, true in {"maxconn 20000": "maxconn 2000", "bind :80": f"bind {host.address}:8080", "192.0.2.11:80": self.web[0].url,
+                            "192.0.2.12:80": self.web[1].url}.items():
             assert shown in configuration
             configuration = configuration.replace(shown, true)
         path.write_text(configuration)

@@ -183,7 +183,7 @@ def test_old_primary_comes_back(cluster):
         time.sleep(ALONE_S)
         this.fault()
         this.second.start()
-        this.until_received(AFTER)
+        this.until_received(1)
         this.first.kill()
     check(this.outcome, SILENT_S)
 

@@ -80,6 +80,26 @@ def test_a_deleted_message_is_left_out(admin):
     assert manager.got == [("a", 2)]
 
 
+def test_a_page_of_one_message(admin):
+    """It has queries of its own."""
+    manager = start(admin)
+    for n, wanted in enumerate((None, ["a"], ["b"], [])):
+        publish(admin, "a", n)
+        assign(admin)
+        assert manager.read(wanted=wanted) == (1, False)
+    assert manager.got == [("a", 0), ("a", 1), ("a", None), ("a", None)]
+    before = manager.complete_to
+    publish(admin, "a", 4)
+    assign(admin)
+    _, (topic, position, payload, complete_to, *_) = run(admin, FEED.replace(")", ", %s)"), 100, 1, before, [], before)
+    assert (topic, payload) == ("a", 4) and position == complete_to > before
+    run(admin, "DELETE FROM pgpoll.messages WHERE payload::text = '4'")
+    for wanted in ["a"], []:
+        manager.complete_to = before
+        assert manager.read(wanted=wanted) == (1, False) and manager.complete_to == complete_to
+    assert manager.got[4:] == [("a", None)]
+
+
 @pytest.mark.parametrize("prune", ["SELECT pgpoll.prune('0')", "CALL pgpoll.prune_topics('0', '%')"])
 def test_pruned_before_it_was_read(admin, prune):
     manager, late = start(admin), start(admin)

@@ -105,6 +105,10 @@ UPDATE pgpoll.listeners SET seen_at = now() - interval '6 minutes', backend_pid 
 SELECT pgpoll.sweep_waiters() \g /dev/null
 SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 1), ('web1', 2)$$,
     'the row of a worker is deleted after 5 minutes');
+UPDATE pgpoll.listeners SET seen_at = now() - interval '1 minute', backend_pid = pid WHERE (host, pid) = ('web1', 2);
+SELECT pgpoll.sweep_waiters() \g /dev/null
+SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 2)$$,
+    'but no longer when another manager of its host has reported since');
 UPDATE pgpoll.listeners SET seen_at = now() - interval '61 minutes';
 UPDATE pgpoll.counters SET changed_at = now() - interval '61 minutes' WHERE host = 'h' OR label = 'ok';
 SELECT pgpoll.sweep_waiters() \g /dev/null
