@@ -55,8 +55,8 @@ struct host {
 };
 
 /*
- * Makes this process refuse the old primary that the manager refuses. The two values may be of different turns
- * of its loop; then they do not fit together.
+ * Makes this process refuse the old primary that the manager refuses. The two values may be of different
+ * turns of its loop; then they do not fit together.
  */
 static void learn_timeline(const struct host_values *values)
 {

@@ -1,7 +1,7 @@
 -- Deletes the row of a waiter when its connection has ended or its deadline is long past. The row of a
 -- listener that is gone stays for 5 minutes, or for an hour if it is a manager's, so that an operator sees
--- which one is missing; a manager is not missing any more when another one of its host has reported since. The
--- counters of a host are deleted an hour after the last write.
+-- which one is missing; a manager is not missing any more when another one of its host has reported since.
+-- The counters of a host are deleted an hour after the last write.
 CREATE OR REPLACE FUNCTION pgpoll.sweep_waiters() RETURNS void
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -430,8 +430,8 @@ def left_behind(machine):
 
 def test_removing_it(machine):
     machine.run(command("systemctl disable --now pgpoll.service "))
-    for start in "runuser ", "lighty-disable-mod ":
-        machine.run(command(start))
+    machine.run(command("runuser "))
+    machine.run(command("lighty-disable-mod "))
     machine.run(command("apt-get purge ").replace("purge", "purge -qq -y"))
     machine.run(command("userdel "))
     assert left_behind(machine) == []

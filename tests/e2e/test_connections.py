@@ -179,6 +179,22 @@ def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
     until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "everything as before", 10 + STALL_S)
 
 
+def test_a_primary_without_its_standby_does_not_say_that_cursors_are_ahead(own, topic):
+    """It may be an old primary that was cut off from the new one, which gave these cursors."""
+    own.publish(topic, 1)
+    since = {topic: "msg_7fffffffffffffff"}
+    assert own.poll(topic, since=since).gaps[topic]["reason"] == "ahead"
+    own.sql("SET synchronous_commit = local")
+    reload_configuration(own, synchronous_standby_names="nobody")
+    try:
+        poll = own.poll_later(topic, since=since, timeout=20)
+        until(lambda: any("SyncRep" in row for row in own.sql("SELECT wait_event FROM pg_stat_activity WHERE wait_event IS NOT NULL")), "a COMMIT that hangs")
+        assert not poll.done()
+    finally:
+        reload_configuration(own, synchronous_standby_names="")
+    assert poll.result().gaps[topic]["reason"] == "ahead"
+
+
 # --- host names
 
 

@@ -38,13 +38,16 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_waiting{')$$, $$VALUES (
     ('host="web1"} 0')$$, 'waiting polls are counted per host');
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for{')$$,
     $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'topics are counted per host');
-SELECT is(string_agg(line, E'\n' ORDER BY n), pgpoll.metrics('web1'), 'metrics(host) are those of metrics() for it')
-FROM regexp_split_to_table(pgpoll.metrics(), E'\n') WITH ORDINALITY AS l (line, n) WHERE line !~ 'host="we[\\]';
+SELECT is(string_agg(line, E'\n' ORDER BY n), pgpoll.metrics('web1'),
+    'metrics(host) are those of metrics() for it')
+FROM regexp_split_to_table(pgpoll.metrics(), E'\n') WITH ORDINALITY AS l (line, n)
+WHERE line !~ 'host="we[\\]';
 SELECT is(string_agg(line, E'\n' ORDER BY n), pgpoll.metrics('web1', false),
     'without what a host with a manager knows itself')
 FROM regexp_split_to_table(pgpoll.metrics('web1'), E'\n') WITH ORDINALITY AS l (line, n)
 WHERE line !~ 'pgpoll_(workers|workers_free|listener_up)\M';
-SELECT ok(pgpoll.metrics('new') ~ 'pgpoll_polls_waiting[{]host="new"[}] 0', 'a host without rows has no polls');
+SELECT ok(pgpoll.metrics('new') ~ 'pgpoll_polls_waiting[{]host="new"[}] 0',
+    'a host without rows has no polls');
 SELECT ok(pgpoll.metrics() !~ 'secret', 'metrics() names no topic');
 SET LOCAL standard_conforming_strings = off;
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES (E'host="we\\"b\\\\\\n2"} 2'),
@@ -105,7 +108,8 @@ UPDATE pgpoll.listeners SET seen_at = now() - interval '6 minutes', backend_pid 
 SELECT pgpoll.sweep_waiters() \g /dev/null
 SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 1), ('web1', 2)$$,
     'the row of a worker is deleted after 5 minutes');
-UPDATE pgpoll.listeners SET seen_at = now() - interval '1 minute', backend_pid = pid WHERE (host, pid) = ('web1', 2);
+UPDATE pgpoll.listeners SET seen_at = now() - interval '1 minute', backend_pid = pid
+WHERE (host, pid) = ('web1', 2);
 SELECT pgpoll.sweep_waiters() \g /dev/null
 SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 2)$$,
     'but no longer when another manager of its host has reported since');
@@ -162,7 +166,8 @@ CREATE TEMP TABLE public_relation AS
                   WHERE has_table_privilege(r.name, c.oid, 'SELECT')
                      OR has_any_column_privilege(r.name, c.oid, 'INSERT'));
 SELECT cmp_ok((SELECT count(*) FROM public_relation), '>', 10::bigint, 'others may use tables and views');
-SELECT is_empty($$SELECT p.oid::regclass FROM public_relation p WHERE obj_description(p.oid, 'pg_class') IS NULL$$,
+SELECT is_empty($$SELECT p.oid::regclass FROM public_relation p
+                  WHERE obj_description(p.oid, 'pg_class') IS NULL$$,
     '\dt+ and \dv+ describe each of them');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'pgpoll'::regnamespace
