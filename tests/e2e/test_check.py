@@ -138,6 +138,17 @@ def test_pooler(own):
         complains(check(own, PGHOST=pooler), "LISTEN delivers nothing", "pooler in transaction mode")
 
 
+def test_the_service_of_readers(own, tmp_path):
+    services = tmp_path / "services"
+    with pgbouncer(own) as pooler:
+        services.write_text(f"[nowhere]\nhost=/nowhere\n[same]\nhost={own.env['PGHOST']}\n[pooler]\nhost={pooler}\n")
+        for service, leads in ("same", "the primary."), ("pooler", "the primary, through a pooler."):
+            code, lines = check(own, PGSERVICEFILE=services, PGPOLL_CATCH_UP_SERVICE=service)
+            assert code == 0 and f"ok     PGPOLL_CATCH_UP_SERVICE={service} leads to {leads}" in lines, lines
+    for service, word in ("nowhere", "/nowhere"), ("missing", "missing"):
+        complains(check(own, PGSERVICEFILE=services, PGPOLL_CATCH_UP_SERVICE=service), f"PGPOLL_CATCH_UP_SERVICE={service} cannot be used", word)
+
+
 def test_standby(own):
     """The standby is a copy of the server's cluster."""
     postgres = Postgres(own)
@@ -151,6 +162,9 @@ def test_standby(own):
         subprocess.run([*control, "-o", f"-c unix_socket_directories={home} -c port=5432", "start"], check=True, cwd="/", timeout=60)
         try:
             complains(check(own, PGHOST=home), "standby", "PGHOST", "primary")
+            (home / "services").write_text(f"[old_messages]\nhost={home}\n")
+            code, lines = check(own, PGSERVICEFILE=home / "services", PGPOLL_CATCH_UP_SERVICE="old_messages")
+            assert code == 0 and "ok     PGPOLL_CATCH_UP_SERVICE=old_messages leads to a standby." in lines, lines
         finally:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd="/", timeout=60)
 
