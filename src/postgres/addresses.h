@@ -42,6 +42,12 @@ struct addresses_options {
 struct addresses *addresses_new(const PQconninfoOption *options);
 void addresses_free(struct addresses *addresses);
 
+/*
+ * Returns the value of this parameter, or "" if it is not set or this libpq does not know it. Borrowed from
+ * options.
+ */
+const char *addresses_option(const PQconninfoOption *options, const char *keyword);
+
 /* Whether a name must be resolved. Socket paths, numeric addresses and PGHOSTADDR need no resolver. */
 bool addresses_need_resolver(const struct addresses *addresses);
 

@@ -144,7 +144,8 @@ def test_old_pages_come_from_a_standby():
         standby.sql("ALTER SYSTEM SET track_functions = 'all'")
         standby.sql("SELECT pg_reload_conf()")
         standby.until_replayed()
-        with Supervisor(server, PGSERVICEFILE=str(server.run / "services"), PGPOLL_CATCH_UP_SERVICE=service) as supervisor:
+        with Supervisor(server, PGTARGETSESSIONATTRS="read-write", PGSERVICEFILE=str(server.run / "services"),
+                        PGPOLL_CATCH_UP_SERVICE=service) as supervisor:
             until(lambda: server.poll(topic, since={topic: "0"}).has_more and calls() > 0, "a page from the standby")
             standby.sql("SELECT pg_wal_replay_pause()")
             until(lambda: standby.sql("SELECT pg_get_wal_replay_pause_state()") == [("paused",)], "no replay")
