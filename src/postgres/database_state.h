@@ -185,8 +185,8 @@ void connect_run_out(const struct database *database);
 enum error connect_try_next(struct database *database, const char *reason);
 
 /*
- * The server has answered the caller's statements. If these are the session's first ones, later attempts begin
- * with its address.
+ * The server has answered the caller's statements. If these are the session's first ones, later attempts
+ * begin with its address.
  */
 void connect_remember(struct database *database);
 
