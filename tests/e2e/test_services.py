@@ -234,7 +234,8 @@ def test_installed_files(installed):
                  "usr/share/doc/pgpoll/examples/lighttpd/50-pgpoll.conf", "usr/share/doc/pgpoll/examples/runit/pgpoll/run",
                  "usr/share/doc/pgpoll/examples/pgbouncer/pgbouncer.ini", "usr/share/doc/pgpoll/examples/apache/pgpoll.conf", "usr/share/doc/pgpoll/examples/nginx/pgpoll.conf",
                  "usr/share/doc/pgpoll/examples/prometheus/pgpoll.rules.yml", "usr/share/doc/pgpoll/examples/grafana/pgpoll.json",
-                 "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/doc/pgpoll/docs/overview.svg", "usr/share/pgpoll/www/index.html", "usr/share/pgpoll/www/long_polling_client.js"):
+                 "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/doc/pgpoll/docs/overview.svg", "usr/share/doc/pgpoll/docs/several-hosts.svg",
+                 "usr/share/doc/pgpoll/examples/patroni/patroni.yml", "usr/share/pgpoll/www/index.html", "usr/share/pgpoll/www/long_polling_client.js"):
         assert (installed / path).is_file(), path
     for path in installed.rglob("*"):
         if path.is_file() and path.parent.name not in ("pgpoll", "container") and path.suffix != ".md":   # without the programs

@@ -13,7 +13,7 @@ from history import BUSINESS, Check, Client, Sent, Writer, check_failures, end_o
 from server import Server, new_topic, until
 
 LATECOMERS_S = 10
-AHEAD = 300     # how many messages writers may be ahead of the referee
+AHEAD = 300     # how many messages writers may be ahead of the referee, at first
 SLOW_S = 0.15   # if an empty query takes this long, the database counts as away for a poll that does not wait
 # Small limits, so that the ring overflows, answers are cut into pages, and dead connections are noticed soon.
 SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3",
@@ -62,7 +62,7 @@ class Load:
         seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
         print("SEED =", seed)   # pytest shows it if the test fails
         self.server, self.hosts, self.dice, self.dawdle, self.rush = server, hosts, random.Random(seed), dawdle, rush
-        self.patience = patience
+        self.patience, self.ahead = patience, AHEAD
         self.topics = [new_topic(name) for name in ["orders", "Ünï 'q\" 😀", *(f"topic {n}" for n in range(topics - 2))]]
         server.sql(BUSINESS)
         self.where = where or self.where_of(server.env)
@@ -86,7 +86,7 @@ class Load:
         return psycopg2.connect(**self.where)
 
     def is_ahead(self):
-        return sum(len(writer.sent) for writer in self.writers) - self.referee.count > AHEAD
+        return sum(len(writer.sent) for writer in self.writers) - self.referee.count > self.ahead
 
     def watch_database(self):
         """Records when the database is slow because the machine is busy."""

@@ -6,7 +6,7 @@ import re
 from history import Check
 
 ROWS = []
-HEAD = ["history", "lost", "doubled", "reordered", "polls", "without an answer", "latest answer", "seconds to the first delivery (web1, web2)"]
+HEAD = ["what happens", "lost", "doubled", "reordered", "polls", "failed polls", "latest answer, s", "first delivery, s (web1, web2)"]
 # Answers that are no error: messages or none, and a client that left by itself.
 ANSWERED = (200, "left")
 

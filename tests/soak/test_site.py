@@ -1,19 +1,23 @@
 """A site of two databases and two web hosts goes through what happens to such sites, under load; then what each client received is compared
 with what was committed."""
 import contextlib
+import pathlib
+import re
 import signal
+import subprocess
 import time
 
 import psycopg2
 import pytest
 
 import network
+from documents import command
 from faults import Clock
 from history import BUSINESS, Writer
 from load import Load
-from outcome import judge
+from outcome import ROWS, judge
 from several_hosts import Directory, Site, make_cluster
-from server import until
+from server import ROOT, until
 
 pytestmark = pytest.mark.skipif(bool(why := network.missing()), reason=str(why))
 
@@ -74,6 +78,8 @@ def history(cluster, name, loses=False, patience=5, rush=False, island=False, **
         add_writer(load, "near", site.clients, site.where(site.second))    # finds the new primary at once
         if island:
             add_writer(load, "old", site.web[0].host, site.where(site.first))
+        if loses:
+            load.ahead = 3000   # what is lost reaches nobody, but writers need not wait for it
         this = History(site, load, hosts)
         with load:
             this.stayers = {name: load.stay(host) for name, host in hosts.items()}
@@ -89,34 +95,38 @@ def history(cluster, name, loses=False, patience=5, rush=False, island=False, **
 def check(outcome, within, errors=None):
     """within: seconds to the first delivery at each host. errors: how many polls may fail."""
     assert not outcome.complaints, "\n".join(outcome.complaints[:20])
-    assert (outcome.doubled, outcome.reordered) == (0, 0)
-    assert all(first is not None and first <= within for first in outcome.first.values()), outcome.first
+    assert (outcome.lost, outcome.doubled, outcome.reordered) == (0, 0, 0)
+    is_back(outcome, within)
     assert errors is None or sum(outcome.errors.values()) <= errors, outcome.errors
 
 
+def is_back(outcome, within):
+    assert all(first is not None and first <= within for first in outcome.first.values()), outcome.first
+
+
 def test_kill_and_promote(cluster):
-    with history(cluster, "the primary is killed, the standby promoted") as this:
+    with history(cluster, "db1 (primary) is killed, db2 promoted") as this:
         this.first.kill()
         this.second.promote()
     check(this.outcome, KILLED_S)
 
 
 def test_kill_and_promote_asynchronous(cluster):
-    with history(cluster, "the same with an asynchronous standby", synchronous=False, loses=True) as this:
+    with history(cluster, "the same, db2 being an asynchronous standby", synchronous=False, loses=True) as this:
         this.first.kill()
         this.second.promote()
     check(this.outcome, KILLED_S)
 
 
 def test_silent_loss_and_promote(cluster):
-    with history(cluster, "the primary's host is lost in silence, the standby promoted") as this:
+    with history(cluster, "db1's host is lost in silence, db2 promoted") as this:
         this.first.host.cut()
         this.second.promote()
     check(this.outcome, SILENT_S)
 
 
 def test_cut_between_web_and_database(cluster):
-    with history(cluster, f"web1 is cut off from both databases for {CUT_S} s in silence (web1: from the end of the cut)") as this:
+    with history(cluster, f"web1 is cut off from the databases for {CUT_S} s (web1: from the end)") as this:
         cut = this.web[0].host, (this.first.host, this.second.host)
         cut[0].cut(*cut[1])
         time.sleep(CUT_S)
@@ -126,7 +136,7 @@ def test_cut_between_web_and_database(cluster):
 
 
 def test_cut_between_clients_and_web(cluster):
-    with history(cluster, f"the clients are cut off from web1 for {CUT_S} s in silence (web1: from the end of the cut)", patience=2) as this:
+    with history(cluster, f"web1 is cut off from the clients for {CUT_S} s (web1: from the end)", patience=2) as this:
         this.site.clients.cut(this.web[0].host)
         time.sleep(CUT_S)
         this.fault("web1")
@@ -159,22 +169,22 @@ def split(this):
 
 def test_split_brain(cluster):
     """The old primary stays, with one web host that sees it only, and both are written."""
-    with history(cluster, "split brain: db1 and web1 are cut off from db2 and web2, both primaries written", loses=True, island=True,
+    with history(cluster, f"db1 and web1 are cut off from the others for {CUT_S} s, db2 promoted, both written (from the end)", loses=True, island=True,
                  synchronous=False) as this:
         split(this)
-    print(this.outcome.complaints[:20])
+    is_back(this.outcome, SILENT_S)     # two databases give the same cursors to different messages: pgpoll cannot help that
 
 
 def test_split_brain_synchronous(cluster):
     """The old primary commits nothing without its standby."""
-    with history(cluster, "the same with a synchronous standby", island=True) as this:
+    with history(cluster, "the same, db2 being a synchronous standby (from the end)", island=True) as this:
         split(this)
     check(this.outcome, SILENT_S)
 
 
 def test_old_primary_comes_back(cluster):
     """It is first in PGHOST, takes writes, and for a while is the only one there."""
-    with history(cluster, f"the lost primary comes back, is written, and is the only one for {ALONE_S} s", loses=True, synchronous=False) as this:
+    with history(cluster, f"db1's host is lost, db2 promoted; db1 comes back and is alone for {ALONE_S} s (from the end)", loses=True, synchronous=False) as this:
         this.first.host.cut()
         this.second.promote()
         this.until_received(AFTER)
@@ -192,7 +202,7 @@ def test_wrong_clocks(cluster):
     with Clock() as ahead, Clock() as behind:
         ahead.step(1)
         behind.step(-1)
-        with history(cluster, "the clocks of web1 and db1 are an hour ahead, those of web2 and db2 behind; db1 is killed, db2 promoted",
+        with history(cluster, "clocks: web1 and db1 an hour ahead, web2 and db2 behind; db1 is killed, db2 promoted",
                      under={"db1": ahead.command, "web1": ahead.command, "db2": behind.command, "web2": behind.command}) as this:
             assert this.first.sql("SELECT clock_timestamp() > to_timestamp(%s) + interval '59 min'", time.time()) == [(True,)]
             this.first.kill()
@@ -202,9 +212,9 @@ def test_wrong_clocks(cluster):
 
 def test_delay_and_loss(cluster):
     slow = {"delay_ms": 25, "loss": 0.01}
-    with history(cluster, "50 ms round trip and 1 % loss in each direction, at the web hosts", cables={"web1": slow, "web2": slow}) as this:
+    with history(cluster, "web hosts with 50 ms round trip and 1 % loss in each direction", cables={"web1": slow, "web2": slow}) as this:
         this.until_received(AFTER)
-    check(this.outcome, KILLED_S, errors=0)
+    check(this.outcome, KILLED_S, errors=10)    # a poll that does not wait, and needs a connection whose first packet is lost
 
 
 def test_rolling_upgrade(cluster):
@@ -219,8 +229,8 @@ def test_rolling_upgrade(cluster):
 
 
 def test_host_lost_behind_haproxy(cluster):
-    with history(cluster, "web1's host is lost in silence behind HAProxy", patience=30, balanced=True) as this:
-        this.web[0].host.cut()
+    with history(cluster, "HAProxy in front: the web host that numbers the messages is lost in silence", patience=30, balanced=True) as this:
+        this.site.numbering().host.cut()
         time.sleep(CUT_S)
     check(this.outcome, KILLED_S)
     assert this.outcome.latest <= CHECKED_S
@@ -228,7 +238,7 @@ def test_host_lost_behind_haproxy(cluster):
 
 def test_silent_loss_and_promote_behind_haproxy(cluster):
     """The health of the hosts does not empty them."""
-    with history(cluster, "the primary's host is lost in silence, the standby promoted, HAProxy in front", patience=30, balanced=True) as this:
+    with history(cluster, "HAProxy in front: db1's host is lost in silence, db2 promoted", patience=30, balanced=True) as this:
         this.first.host.cut()
         this.second.promote()
     check(this.outcome, SILENT_S)
@@ -236,7 +246,7 @@ def test_silent_loss_and_promote_behind_haproxy(cluster):
 
 def test_patroni(cluster):
     """The primary that it has cut off stops, so there is no split brain."""
-    with history(cluster, "db1 and web1 are cut off from the others, Patroni promotes db2 (web1: from the end of the cut)", island=True,
+    with history(cluster, "Patroni: db1 and web1 are cut off from the others, Patroni promotes db2 (web1: from the end)", island=True,
                  patroni=True) as this:
         others = this.second.host, this.web[1].host, this.site.clients, this.site.etcd
         this.first.host.cut(*others)
@@ -247,3 +257,11 @@ def test_patroni(cluster):
         this.first.host.mend(*others)
         this.web[0].host.mend(this.second.host)
     check(this.outcome, PATRONI_S + SILENT_S)
+
+
+def test_the_documents_show_every_history():
+    """And say how to get the table."""
+    goal = subprocess.run([*command("make site").split(), "-n"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert f"tests/soak/{pathlib.Path(__file__).name}" in (ROOT / "tests/run").read_text() and "tests/run site" in goal
+    rows = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs/several-hosts.md").read_text(), re.M)
+    assert {outcome.name for outcome in ROWS} <= set(rows)
