@@ -208,6 +208,8 @@ void connect_run_out(const struct database *database)
 
 void connect_remember(struct database *database)
 {
+    if (!database->addresses) /* not the first statements of the session */
+        return;
     addresses_prefer(database->list, database->address);
     connect_drop_addresses(database);
     database->tried = 0;
