@@ -37,15 +37,20 @@ def cluster():
 
 
 class History:
-    """What happens to a site. since: when the fault happened, by host."""
+    """What happens to a site. since: when the fault began, by host. done: when it was complete."""
 
     def __init__(self, site, load, hosts):
-        self.site, self.load, self.hosts, self.since = site, load, hosts, {}
+        self.site, self.load, self.hosts, self.since, self.done = site, load, hosts, {}, {}
         self.first, self.second, self.web = site.first, site.second, site.web
 
     def fault(self, *hosts):
         """Call it right before the fault, or its end, from which the time to the first delivery counts. hosts: to which that applies."""
         self.since.update(dict.fromkeys(hosts or self.hosts, time.monotonic()))
+        self.done.update(self.since)
+
+    def complete(self):
+        """Call it when the old primary delivers nothing more. Only what is published from now on counts."""
+        self.done = dict.fromkeys(self.hosts, time.monotonic())
 
     def until_received(self, more, *hosts, what="messages", seconds=60):
         """Returns when each host (or each of these) has delivered that many more messages that were published meanwhile."""
@@ -89,7 +94,7 @@ def history(cluster, name, loses=False, patience=5, rush=False, island=False, **
             this.until_received(AFTER, what="messages again")
             load.finish()
             survivors = load.read_again() if loses else None
-        this.outcome = judge(name, load, hosts, this.since, survivors)
+        this.outcome = judge(name, load, hosts, this.since, this.done, survivors)
 
 
 def check(outcome, within, errors=None):
@@ -107,6 +112,7 @@ def is_back(outcome, within):
 def test_kill_and_promote(cluster):
     with history(cluster, "db1 (primary) is killed, db2 promoted") as this:
         this.first.kill()
+        this.complete()
         this.second.promote()
     check(this.outcome, KILLED_S)
 
@@ -114,6 +120,7 @@ def test_kill_and_promote(cluster):
 def test_kill_and_promote_asynchronous(cluster):
     with history(cluster, "the same, db2 being an asynchronous standby", synchronous=False, loses=True) as this:
         this.first.kill()
+        this.complete()
         this.second.promote()
     check(this.outcome, KILLED_S)
 
@@ -121,6 +128,7 @@ def test_kill_and_promote_asynchronous(cluster):
 def test_silent_loss_and_promote(cluster):
     with history(cluster, "db1's host is lost in silence, db2 promoted") as this:
         this.first.host.cut()
+        this.complete()
         this.second.promote()
     check(this.outcome, SILENT_S)
 
@@ -164,6 +172,7 @@ def split(this):
     time.sleep(CUT_S)
     this.fault()
     this.first.kill()
+    this.complete()
     this.web[0].host.mend(this.second.host)
 
 
@@ -206,6 +215,7 @@ def test_wrong_clocks(cluster):
                      under={"db1": ahead.command, "web1": ahead.command, "db2": behind.command, "web2": behind.command}) as this:
             assert this.first.sql("SELECT clock_timestamp() > to_timestamp(%s) + interval '59 min'", time.time()) == [(True,)]
             this.first.kill()
+            this.complete()
             this.second.promote()
     check(this.outcome, KILLED_S)
 
@@ -240,6 +250,7 @@ def test_silent_loss_and_promote_behind_haproxy(cluster):
     """The health of the hosts does not empty them."""
     with history(cluster, "HAProxy in front: db1's host is lost in silence, db2 promoted", patience=30, balanced=True) as this:
         this.first.host.cut()
+        this.complete()
         this.second.promote()
     check(this.outcome, SILENT_S)
 
