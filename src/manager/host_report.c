@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS = 50, /* time between two checks whether the workers have begun */
+    LOOK_MS =
+        50, /* time between two checks whether the workers have begun, or systemd takes messages again */
     /* If not all workers have begun after this time, those that have are enough. */
     BEGIN_MS = 10 * 1000
 };
@@ -69,8 +70,7 @@ void host_report_init(struct host_report *report, const struct config *config,
     *report = (struct host_report){ .config = config,
                                     .scoreboard = scoreboard,
                                     .started_ms = clock_monotonic_ms(),
-                                    .stage = find_stage(facts, 0),
-                                    .health = HEALTH_COUNT };
+                                    .stage = find_stage(facts, 0) };
     if (!host_state_path(config->state_dir, socket, path)) {
         log_write(LOG_LEVEL_INFO, "GET /messages/poll/health says no_manager: set PGPOLL_STATE_DIR, because "
                                   "the socket is not a Unix socket with an absolute path");
@@ -94,18 +94,17 @@ static enum host_health publish(struct host_report *report, const struct host_fa
     return host_health_judge(&values, now_ms, report->config->health_away_s * 1000);
 }
 
+/* Tells systemd what it does not know yet. What is not taken is told again at the next beat. */
 static void notify(struct host_report *report, const struct host_facts *facts, enum host_health health)
 {
-    char reason[128] = "";
+    char status[sizeof report->status], reason[128] = "";
 
     if (facts->spawn_error)
         (void)snprintf(reason, sizeof reason, " (cannot start a worker: %s)", strerror(facts->spawn_error));
-    if ((health != report->health || facts->running != report->told_running) &&
-        notify_send("STATUS=%s; %d of %d workers run%s", host_health_detail(health), facts->running,
-                    report->scoreboard->worker_count, reason)) {
-        report->health = health;
-        report->told_running = facts->running;
-    }
+    (void)snprintf(status, sizeof status, "%s; %d of %d workers run%s", host_health_detail(health),
+                   facts->running, report->scoreboard->worker_count, reason);
+    if (strcmp(status, report->status) != 0 && notify_send("STATUS=%s", status))
+        memcpy(report->status, status, sizeof status);
     if (report->has_begun && !report->told_ready)
         report->told_ready = notify_send("READY=1");
 }
@@ -123,8 +122,8 @@ void host_report_step(struct host_report *report, const struct host_facts *facts
     const int64_t watchdog_ms = notify_watchdog_ms();
     int begun;
 
-    if (watchdog_ms > 0 && now_ms >= report->watchdog_ms && notify_send("WATCHDOG=1"))
-        report->watchdog_ms = now_ms + watchdog_ms;
+    if (watchdog_ms > 0 && now_ms >= report->watchdog_ms)
+        report->watchdog_ms = now_ms + (notify_send("WATCHDOG=1") ? watchdog_ms : LOOK_MS);
     if (now_ms < report->beat_ms && !has_news(report, facts))
         return;
     begun = scoreboard_begun(report->scoreboard);

@@ -29,14 +29,13 @@ struct host_report {
     const struct scoreboard *scoreboard;
     struct host_state *state; /* NULL: there is no place for the file */
     int64_t started_ms;
-    bool has_begun;          /* the workers of this program have begun */
-    bool told_ready;         /* systemd knows that */
-    enum host_stage stage;   /* what the file says */
-    bool away;               /* the file says that the database is away */
-    enum host_health health; /* the health that systemd shows */
-    int told_running;        /* the number of workers that it shows */
-    int64_t beat_ms;         /* when to write the file next */
-    int64_t watchdog_ms;
+    bool has_begun;        /* the workers of this program have begun */
+    bool told_ready;       /* systemd knows that */
+    enum host_stage stage; /* what the file says */
+    bool away;             /* the file says that the database is away */
+    char status[256];      /* what systemd shows */
+    int64_t beat_ms;       /* when to write the file next */
+    int64_t watchdog_ms;   /* when to tell systemd next that the loop turns */
 };
 
 /*

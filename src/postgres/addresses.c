@@ -14,6 +14,7 @@
 struct addresses {
     char *host, *hostaddr, *port; /* libpq's parameters, "" if not set */
     char *default_port;
+    uint64_t id; /* of the operator's list and of what it is used for */
     struct addresses_options options;
     bool need_resolver;
     bool balanced; /* the operator wants load_balance_hosts=random */
@@ -113,6 +114,16 @@ static bool is_name(const char *host, const char *hostaddr)
 
 /* ---- creating and freeing */
 
+/* Returns a hash of the text after the text with the hash so far (FNV-1a, 64 bits). It is never 0. */
+static uint64_t hash(uint64_t so_far, const char *text)
+{
+    do {
+        so_far ^= (unsigned char)*text;
+        so_far *= UINT64_C(0x100000001b3);
+    } while (*text++);
+    return so_far | 1;
+}
+
 /* Returns how many hosts libpq's parameters name, or 0 if libpq rejects lists of these lengths. */
 static int count_hosts(const struct addresses *addresses)
 {
@@ -143,8 +154,12 @@ static bool look_for_names(struct addresses *addresses)
 
 static void read_options(struct addresses *addresses, const PQconninfoOption *options)
 {
+    static const char *const identifying[] = { "host", "hostaddr", "port", "target_session_attrs" };
     const char *timeout = option(options, "connect_timeout");
 
+    addresses->id = HASH_BASIS;
+    for (size_t i = 0; i < sizeof identifying / sizeof *identifying; i++)
+        addresses->id = hash(addresses->id, option(options, identifying[i]));
     addresses->balanced = strcmp(option(options, "load_balance_hosts"), "random") == 0;
     addresses->options = (struct addresses_options){
         .connect_timeout_s = *timeout ? strtol(timeout, NULL, 10) : ADDRESSES_NOT_SET,
@@ -217,16 +232,6 @@ const struct addresses_options *addresses_options(const struct addresses *addres
 }
 
 /* ---- resolving */
-
-/* Returns a hash of the text after the text with the hash so far (FNV-1a, 64 bits). It is never 0. */
-static uint64_t hash(uint64_t so_far, const char *text)
-{
-    do {
-        so_far ^= (unsigned char)*text;
-        so_far *= UINT64_C(0x100000001b3);
-    } while (*text++);
-    return so_far | 1;
-}
 
 /*
  * Sets *value to a new value of a libpq parameter for one host; list is the operator's value for all hosts.
@@ -373,7 +378,7 @@ static _Atomic uint64_t *begin_of(uint64_t list)
 
 uint64_t addresses_list(const struct addresses *addresses)
 {
-    return hash(hash(hash(HASH_BASIS, addresses->host), addresses->hostaddr), addresses->port);
+    return addresses->id;
 }
 
 int addresses_first(const struct addresses *addresses)

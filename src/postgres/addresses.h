@@ -71,7 +71,7 @@ const struct address *addresses_at(const struct addresses *addresses, int index)
  */
 bool addresses_share(int fd);
 
-/* Identifies the operator's list of hosts in the functions below. */
+/* Identifies the operator's list of hosts, together with target_session_attrs, in the functions below. */
 uint64_t addresses_list(const struct addresses *addresses);
 
 /* Returns the index of the address to begin with. */

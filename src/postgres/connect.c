@@ -94,13 +94,16 @@ struct silence_limits {
  * Keepalives find out in a session that is idle or waits for an answer, the user timeout while something is
  * being sent. The one may begin when the other is nearly over, so both together take about query_timeout_ms.
  */
-static void set_limits(struct silence_limits *limits, int64_t query_timeout_ms)
+static struct silence_limits silence_limits(int64_t query_timeout_ms)
 {
-    (void)snprintf(limits->keepalive_s, sizeof limits->keepalive_s, "%" PRId64,
+    struct silence_limits limits = { "", "", "" };
+
+    (void)snprintf(limits.keepalive_s, sizeof limits.keepalive_s, "%" PRId64,
                    clock_max(query_timeout_ms / 5000, 1));
-    (void)snprintf(limits->count, sizeof limits->count, "%d", KEEPALIVES);
-    (void)snprintf(limits->user_timeout_ms, sizeof limits->user_timeout_ms, "%" PRId64,
+    (void)snprintf(limits.count, sizeof limits.count, "%d", KEEPALIVES);
+    (void)snprintf(limits.user_timeout_ms, sizeof limits.user_timeout_ms, "%" PRId64,
                    clock_max(query_timeout_ms / 2, 1000));
+    return limits;
 }
 
 /* Begins to connect to the address. Returns ERROR_PENDING, ERROR_DATABASE_AWAY or ERROR_MEMORY. */
@@ -120,7 +123,7 @@ static enum error connect_start(struct database *database)
                                             NULL };
     const struct address *address = addresses_at(database->addresses, database->first + database->tried);
     const struct addresses_options *set = addresses_options(database->addresses);
-    struct silence_limits limits;
+    const struct silence_limits limits = silence_limits(database->query_timeout_ms);
     const char *const values[] = { database->service,
                                    "pgpoll",
                                    "UTF8",
@@ -134,7 +137,6 @@ static enum error connect_start(struct database *database)
                                    set->tcp_user_timeout ? NULL : limits.user_timeout_ms,
                                    NULL };
 
-    set_limits(&limits, database->query_timeout_ms);
     database->connection = PQconnectStartParams(keywords, values, 0);
     if (!database->connection)
         return ERROR_MEMORY;

@@ -14,7 +14,7 @@
  *     gives the session up.
  *  2. A session that is given up is cancelled, and its socket stays open until the server closes it. A
  *     backend closes its socket only by exiting (socket_close() in PostgreSQL's pqcomm.c). Until then, no
- *     other connection is opened.
+ *     other connection to this server is opened.
  *  3. If the backend does not exit soon (it does not react, or the network drops packets), one more
  *     connection is opened. This connection terminates the first session's backend, and is not used until
  *     that backend has exited. There is never a third connection.

@@ -12,7 +12,7 @@ static const struct {
     [HEALTH_DRAINING] = { "draining", "This host is about to stop, and still serves polls" },
     [HEALTH_ENDING] = { "stopped", "The manager has ended, or answers its last polls" },
     [HEALTH_DEAF] = { "deaf", "The manager has died or hangs" },
-    [HEALTH_DATABASE_AWAY] = { "database_away", "The database has been away for too long" },
+    [HEALTH_DATABASE_AWAY] = { "database_away", "There has been no usable database for too long" },
 };
 
 enum host_health host_health_judge(const struct host_values *values, int64_t now_ms, int64_t away_limit_ms)

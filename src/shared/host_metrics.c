@@ -44,7 +44,7 @@ static void put_manager(FILE *stream, const char *host, const struct host_values
         "How long ago the manager last wrote its counters to the database. While there are no polls, it "
         "writes none.",
         "", clock_max(0, now_ms - written_ms) / 1000);
-    if (values->of[HOST_CLUSTER] != 0)
+    if (is_up && values->of[HOST_CLUSTER] != 0)
         put_gauge(stream, host, "database_timeline",
                   "The newest timeline of the database's cluster that the manager has seen. If it differs "
                   "between hosts, some of them follow an old primary.",

@@ -75,9 +75,8 @@ class Host:
     def __exit__(self, *_):
         for process in self.manager, self.stats:
             if process and process.poll() is None:
-                process.terminate()
+                process.send_signal(signal.SIGUSR1)     # which does not drain
                 process.send_signal(signal.SIGCONT)
-                process.terminate()     # the second one ends a drain
                 process.wait(30)
         if self.front.process:
             self.front.process.send_signal(signal.SIGCONT)

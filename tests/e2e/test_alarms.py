@@ -74,6 +74,14 @@ def test_rules_are_right(promtool):
     assert {alarm for alarm, _ in CASES} - {None} == set(ALARMS)
 
 
+def test_the_head_says_what_to_write(promtool, tmp_path):
+    """It does so for prometheus.yml, with the job that the alarms name."""
+    said = "".join(re.findall(r"^# {3}(.*\n)", RULES.read_text(), re.M)).replace("/etc/prometheus/pgpoll.rules.yml", str(RULES))
+    (tmp_path / "prometheus.yml").write_text(said)
+    promtool_accepts(promtool, "check", "config", tmp_path / "prometheus.yml")
+    assert re.findall("job_name: (.*)", said) == re.findall('job="(.*?)"', RULES.read_text()) and "metrics_path: /messages/poll/metrics\n" in said
+
+
 def test_each_alarm_fires_and_stays_quiet(promtool, tmp_path):
     """JSON is YAML."""
     tests = tmp_path / "tests.yml"

@@ -176,6 +176,18 @@ def test_tabs_that_share_a_poll_add_and_remove_topics(server, tabs, topic):
     tabs.until_got(second, [1, 2, 3, 5, 4])
 
 
+def test_tabs_that_share_a_poll_begin_with_a_history(server, tabs, topic):
+    server.publish(topic, 1, 2, 3)
+    for _ in range(2):
+        tabs.open(topic, share="ann", since={topic: "-2"})
+    for tab in tabs.all:
+        tabs.until_got(tab, [2, 3])
+    until(lambda: len(server.waiting(topic)) == 1, "one poll for both")
+    server.publish(topic, 4)
+    for tab in tabs.all:
+        tabs.until_got(tab, [2, 3, 4])
+
+
 def test_a_tab_whose_topics_are_refused_does_not_stop_the_others(server, tabs, topic):
     """Those that share a poll have more topics together than a poll may have. And one of them has none that is a topic."""
     many = [[f"{topic} {tab} {n}" for n in range(30)] for tab in range(2)]

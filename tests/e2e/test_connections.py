@@ -315,36 +315,10 @@ def workers_of(manager):
 # --- several hosts
 
 
-class Silent:
-    """A server that lets no TCP connect, as a host without power: its backlog is full. answer() makes room."""
-
-    def __enter__(self):
-        self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.listen(0)
-        self.port = self.socket.getsockname()[1]
-        self.filler = socket.create_connection(self.socket.getsockname())
-        return self
-
-    def __exit__(self, *_):
-        self.filler.close()
-        self.socket.close()
-
-    def answer(self):
-        self.socket.accept()[0].close()
-
-    def is_asked(self):
-        """Whether a client has connected since answer()."""
-        self.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            return bool(self.socket.accept())
-        return False
-
-
 def test_a_silent_host_does_not_keep_from_the_next(own, topic, tmp_path):
     """A third of PGPOLL_QUERY_TIMEOUT_S passes before the second host is tried. Then it is remembered."""
     own.publish(topic, 1)
-    with Silent() as silent, Forwarder(own) as forwarder, \
+    with between.Silent() as silent, Forwarder(own) as forwarder, \
             between.manager(own, "silent", tmp_path / "log", workers=2 if own.mode == "managed" else 0, PGHOST="127.0.0.1,127.0.0.1",
                             PGPORT=f"{silent.port},{forwarder.port}", PGPOLL_QUERY_TIMEOUT_S=6) as manager:
         until(lambda: between.accepts(manager.socket), "its socket")

@@ -244,6 +244,16 @@ def test_it_offers_the_topics_that_exist(page, server, topic):
     until(lambda: topic not in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "no more offered")
 
 
+def test_it_begins_with_the_last_fifty(page, server, topic):
+    server.publish(topic, *range(60))
+    page.open()
+    page.one("#start option[value='-50']").click()
+    page.one("#topic").send_keys(topic, Keys.ENTER)
+    page.until_payloads(*range(10, 60))
+    server.publish(topic, "next")
+    page.until_payloads(*range(10, 60), "next")
+
+
 def test_it_says_why_nothing_comes(page, server, topic):
     """The database is away: for a poll that waits, and for one that is refused."""
     page.open(topic)

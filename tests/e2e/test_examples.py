@@ -284,6 +284,21 @@ def test_a_cursor_file_keeps_the_cursors_of_other_topics(client, server, topic, 
             until(lambda: json.loads(cursors.read_text()).get(name) == server.read(name)[-1]["message_id"], "the cursor on disk")
 
 
+def test_an_example_begins_with_the_last_few(client, server, topic, tmp_path):
+    """A history of two messages, then what follows, also in the next run."""
+    cursors = tmp_path / "cursors.json"
+    cursors.write_text(json.dumps({topic: "-2"}))
+    server.publish(topic, 1, 2, 3)
+    with Program(*client(server.url, topic, cursors=str(cursors))) as program:
+        assert program.messages(2) == [(topic, 2), (topic, 3)]
+        server.publish(topic, 4)
+        assert program.messages(1) == [(topic, 4)]
+        until(lambda: json.loads(cursors.read_text())[topic] == server.read(topic)[-1]["message_id"], "the cursor on disk")
+    server.publish(topic, 5, 6, 7)
+    with Program(*client(server.url, topic, cursors=str(cursors))) as program:
+        assert program.messages(3) == [(topic, payload) for payload in (5, 6, 7)]
+
+
 class Cutting(web.Handler):
     """A proxy that accepts a poll and, after 1.2 s, closes the connection or answers 504."""
 

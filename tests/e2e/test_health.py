@@ -20,7 +20,7 @@ AWAY_S = 1
 @pytest.fixture(scope="module")
 def database():
     """A server of which only PostgreSQL is used."""
-    with Server(1) as server:
+    with Server(1, PGPOLL_DRAIN_S="60") as server:
         yield server
 
 
@@ -77,16 +77,20 @@ def test_statistics_that_hang_with_the_database(host):
     """More requests for statistics than processes of the statistics; the database would keep each for PGPOLL_QUERY_TIMEOUT_S, a minute here."""
     host.server.close_db()
     postmaster = host.server.run.joinpath("data/postmaster.pid").read_text().split()[0]
-    family = [postmaster, *subprocess.run(["pgrep", "-P", postmaster], capture_output=True, text=True).stdout.split()]
+    sessions = []
     assert ask(host.port, "GET", STATS)[0] == 200
-    subprocess.run(["kill", "-STOP", *family], check=True)
+    subprocess.run(["kill", "-STOP", postmaster], check=True)
     try:
+        # From here on there are no new ones.
+        sessions = subprocess.run(["pgrep", "-P", postmaster], check=True, capture_output=True, text=True).stdout.split()
+        subprocess.run(["kill", "-STOP", *sessions], check=True)
         asked = [host.server.threads.submit(ask, host.port, "GET", STATS) for _ in range(3)]
         until(lambda: sum(poll.done() for poll in asked) == 2, "all but one refused")
         assert {poll.result()[0] for poll in asked if poll.done()} == {503}
+        assert "another request waits for the database" in host.log()
         assert host.health(seconds=10 + STALL_S) == (200, "ok")
     finally:
-        subprocess.run(["kill", "-CONT", *family], check=True)
+        subprocess.run(["kill", "-CONT", postmaster, *sessions], check=True)
     assert 200 in {poll.result()[0] for poll in asked}
 
 
@@ -129,3 +133,9 @@ def test_a_place_that_cannot_be_written(database, tmp_path):
     with Host(database, "two", workers=1, PGPOLL_STATE_DIR="/nowhere") as host:
         assert host.health() == (503, "no_manager")
         assert re.search("warning: GET /messages/poll/health says no_manager: cannot create /nowhere/pgpoll.state: No such file", host.log())
+
+
+def test_make_stop_does_not_drain(database, topic):
+    (poll,) = database.wait(topic, timeout=50)
+    database.stop()
+    assert poll.result(0).messages == []

@@ -446,6 +446,7 @@ def test_the_settings_are_those_of_help(fresh):
     for name, default, least, most in re.findall(r"^  (PGPOLL_\w+) .*\n +\(default (.*?)(?:, from (\d+) to (\d+))?\)", told, re.M):
         settings[name] = [default, f"{least} to {most}" if most else ""]
     settings["PGPOLL_HOST"][0] = "the host name"
+    settings["PGPOLL_STATE_DIR"][0] = "the directory of the program's socket"
     rows = re.findall(r"^\| `(PGPOLL_\w+)` \| (.*?) ?\| (.*?) ?\|", TEXTS["docs/operate.md"], re.M)
     assert {name: cells for name, *cells in rows} == settings
 

@@ -12,7 +12,7 @@ import pytest
 
 import fastcgi
 from between import accepts, directory, manager, wire
-from server import ROOT, SCHEMA_VERSION, Server, new_topic, until
+from server import METRICS, ROOT, SCHEMA_VERSION, STATS, Server, new_topic, until
 
 NEXT = int(SCHEMA_VERSION) + 1
 
@@ -182,6 +182,9 @@ def test_programs_first_then_schema(next_tree, topic):
         own.poll(topic, status=503)
         for host in both:
             until(told(host, older), "the new workers say that the schema is older")
+        metrics = own.request("GET", METRICS)
+        assert metrics.status == 200 and re.search(r"^pgpoll_database_up\S* 0$", metrics.text, re.M)
+        assert own.request("GET", STATS).status == 503
         pgpoll_setup(own, next_tree)
         own.publish(topic, "end")
         for client in clients:

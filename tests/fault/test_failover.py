@@ -144,7 +144,7 @@ def test_old_pages_come_from_a_standby():
         standby.sql("ALTER SYSTEM SET track_functions = 'all'")
         standby.sql("SELECT pg_reload_conf()")
         standby.until_replayed()
-        with Supervisor(server, PGSERVICEFILE=str(server.run / "services"), PGPOLL_CATCH_UP_SERVICE=service):
+        with Supervisor(server, PGSERVICEFILE=str(server.run / "services"), PGPOLL_CATCH_UP_SERVICE=service) as supervisor:
             until(lambda: server.poll(topic, since={topic: "0"}).has_more and calls() > 0, "a page from the standby")
             standby.sql("SELECT pg_wal_replay_pause()")
             until(lambda: standby.sql("SELECT pg_get_wal_replay_pause_state()") == [("paused",)], "no replay")
@@ -160,6 +160,13 @@ def test_old_pages_come_from_a_standby():
             standby.postgres.stop("immediate")
             assert [message["payload"] for message in server.read(topic)] == [str(n) for n in range(255)]
             assert [line for line in server.log() if "cannot read from the server of PGPOLL_CATCH_UP_SERVICE, reading from the primary" in line]
+            server.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+            standby.postgres.start()
+            standby.until_replayed()
+            # A role that may not ask for the cluster polls as ever. It cannot know whether the standby is one of its database.
+            os.kill(supervisor.pids[0], signal.SIGHUP)
+            until(lambda: [message["payload"] for message in server.read(topic)] == [str(n) for n in range(255)] and
+                  any("it is a standby, and the role may not execute pg_control_system()" in line for line in server.log()), "the reason in the log", 60)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ int main(void)
         { SUITE(host_metrics_tests) },
         { SUITE(host_state_tests) },
         { SUITE(notify_tests) },
+        { SUITE(host_report_tests) },
         CU_SUITE_INFO_NULL,
     };
     bool passed;

@@ -41,5 +41,6 @@ extern CU_TestInfo access_memory_tests[];
 extern CU_TestInfo host_metrics_tests[];
 extern CU_TestInfo host_state_tests[];
 extern CU_TestInfo notify_tests[];
+extern CU_TestInfo host_report_tests[];
 
 #endif

@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "suites.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -123,6 +124,13 @@ static void attempts_begin_with_the_address_that_serves(void)
     CU_ASSERT_EQUAL(addresses_first(addresses), 0);
     addresses_free(addresses);
     addresses_free(others);
+
+    /* the standbys of the same servers */
+    CU_ASSERT_EQUAL(setenv("PGTARGETSESSIONATTRS", "prefer-standby", 1), 0);
+    others = resolved("/a,/b,/c", "", "1");
+    CU_ASSERT_EQUAL(unsetenv("PGTARGETSESSIONATTRS"), 0);
+    CU_ASSERT_NOT_EQUAL(addresses_list(others), list);
+    addresses_free(others);
 }
 
 /* Through two mappings of one file, as in two processes. */
@@ -141,8 +149,18 @@ static void processes_can_share_where_attempts_begin(void)
     addresses_free(addresses);
 }
 
+static void write_service_file(char *file)
+{
+    int fd = mkstemp(file);
+    FILE *stream = fdopen(fd, "w");
+
+    CU_ASSERT_FATAL(stream != NULL);
+    CU_ASSERT(fputs("[site]\ntcp_user_timeout=9000\n", stream) >= 0 && fclose(stream) == 0);
+}
+
 static void what_the_operator_has_set_is_known(void)
 {
+    char file[] = "/tmp/pgpoll-service-XXXXXX";
     struct addresses *addresses = with("", "", "");
 
     CU_ASSERT_EQUAL(addresses_options(addresses)->connect_timeout_s, ADDRESSES_NOT_SET);
@@ -156,6 +174,14 @@ static void what_the_operator_has_set_is_known(void)
     CU_ASSERT(addresses_options(addresses)->prefer_standby);
     addresses_free(addresses);
     CU_ASSERT(unsetenv("PGCONNECT_TIMEOUT") == 0 && unsetenv("PGTARGETSESSIONATTRS") == 0);
+
+    write_service_file(file);
+    CU_ASSERT(setenv("PGSERVICEFILE", file, 1) == 0 && setenv("PGSERVICE", "site", 1) == 0);
+    addresses = with("", "", "");
+    CU_ASSERT(addresses_options(addresses)->tcp_user_timeout);
+    CU_ASSERT(!addresses_options(addresses)->keepalives_idle);
+    addresses_free(addresses);
+    CU_ASSERT(unsetenv("PGSERVICEFILE") == 0 && unsetenv("PGSERVICE") == 0 && unlink(file) == 0);
 }
 
 static void resolve(void *addresses)
