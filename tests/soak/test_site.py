@@ -15,6 +15,7 @@ from documents import command
 from faults import Clock
 from history import BUSINESS, Writer
 from load import Load
+from next_version import NEXT, next_version
 from outcome import ROWS, judge
 from several_hosts import Directory, Site, make_cluster
 from server import ROOT, until
@@ -229,13 +230,38 @@ def test_delay_and_loss(cluster):
 
 def test_rolling_upgrade(cluster):
     """Each host gets new programs in turn, twice."""
-    with history(cluster, "rolling upgrade: web1 and web2 are reloaded in turn, twice") as this:
+    with history(cluster, "upgrade of the programs: web1 and web2 are reloaded in turn, twice") as this:
         for web in this.web * 2:
-            before = web.worker_pids()
             web.reload()
-            until(lambda: not before & (now := web.worker_pids()) and len(now) == len(before), "new workers", 30)
+            until(web.has_reloaded, "the new workers", 30)
             this.until_received(20)
     check(this.outcome, KILLED_S, errors=0)
+
+
+@pytest.fixture(scope="module")
+def next_tree(tmp_path_factory):
+    with next_version(tmp_path_factory.mktemp("next")) as tree:
+        subprocess.run(["make", "-s", "-j2", "-C", tree, "all"], check=True)
+        yield tree
+
+
+@pytest.mark.parametrize("first", ["schema", "programs"])
+def test_upgrade_with_schema(cluster, next_tree, first):
+    """Until the other part has its turn, polls wait."""
+    with history(cluster, f"upgrade to another schema, the {first} first (from the end)") as this:
+        if first == "schema":
+            this.first.install(next_tree)
+        for web in this.web:
+            web.reload(next_tree)
+        if first == "programs":
+            for web in this.web:
+                until(lambda: f"version {NEXT}" in "\n".join(web.log()), "the new programs")
+            this.fault()
+            this.first.install(next_tree)
+        this.fault()
+        for web in this.web:
+            until(web.has_reloaded, "the new workers", 30)
+    check(this.outcome, SILENT_S)
 
 
 def test_host_lost_behind_haproxy(cluster):
