@@ -73,7 +73,7 @@ fuzzers  = $(patsubst tests/fuzz/%.c,$(1)/tests/fuzz/%,$(wildcard tests/fuzz/fuz
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak fuzz bench \
+.PHONY: all unit-runner fuzzers bench-programs packages packages-run packages-test packages-bench run start stop reload psql test soak site fuzz bench \
         lint lint-format lint-cppcheck lint-shell lint-layers lint-tidy install uninstall dist deb clients test-deb test-debian test-postgres test-container build-clang build-arm64 objects clean help
 
 all: $(PROGRAMS) ## builds the programs (SANITIZE=address,undefined: a watched build beside the ordinary one)
@@ -125,7 +125,7 @@ $(OBJECTS): $(BUILD)/%.o: %.c Makefile
 	$(call note,CC  )
 	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
 
-$(BUILD)/src/manager/check.o $(BUILD)/src/postgres/connect.o $(BUILD)/fcgi/startup.o: sql/version.sql
+$(BUILD)/src/manager/check.o $(BUILD)/src/postgres/connect.o $(BUILD)/src/shared/host_metrics.o $(BUILD)/fcgi/startup.o: sql/version.sql
 
 -include $(OBJECTS:.o=.d)
 
@@ -137,7 +137,7 @@ packages-test:
 	@deploy/packages build run test bench lint
 packages-bench:
 	@deploy/packages build run bench
-$(OBJECTS): | $(if $(filter bench,$(MAKECMDGOALS)),packages-bench) $(if $(filter test soak fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
+$(OBJECTS): | $(if $(filter bench,$(MAKECMDGOALS)),packages-bench) $(if $(filter test soak site fuzz,$(MAKECMDGOALS)),packages-test,$(if $(filter run start packages,$(MAKECMDGOALS)),packages-run))
 
 run: packages-run all ## everything in the foreground, Ctrl-C stops it: PORT=8080 RUN=.run WORKERS=64
 start: packages-run all ## the same in the background; `. $(RUN)/env` to work with it
@@ -163,6 +163,10 @@ test: packages-test all unit-runner bench-programs ## all tests, or SUITES="lint
 soak: packages-test all ## the tests that take minutes: a hundred thousand polls, long polls, one fault after another
 	@deploy/packages soak test-container
 	@tests/run soak
+
+site: packages-test all ## faults of a site of several databases and web hosts; prints the table of docs/several-hosts.md (root)
+	@deploy/packages soak
+	@tests/run site
 
 fuzz: packages-test ## feeds the parsers with what nobody thought of, FUZZ_S=60 seconds each
 	@$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers

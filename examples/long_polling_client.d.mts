@@ -40,9 +40,9 @@ export interface LongPollOptions {
     /** The largest number of messages in one answer: 1 to 1,000, by default 100. */
     limit?: number;
     /**
-     * Further request headers, such as Authorization. A function is asked before each poll, and once more when the server answered 401:
-     * then refused is that answer, and what an earlier call returned is of no use any more. If it throws Refused, nobody can log in; any
-     * other error is tried again later.
+     * Further request headers, such as Authorization. A function is called before each poll, and once more when the server has answered
+     * 401: then refused is that answer, and the function has to return other headers. If it throws Refused, the poll counts as refused;
+     * after any other error the client tries again later.
      */
     headers?: Record<string, string> | ((refused?: Refused) => Record<string, string> | Promise<Record<string, string>>);
     /** "include" sends cookies to another origin, too; the server has to list the page's origin. */

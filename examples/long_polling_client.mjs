@@ -215,7 +215,7 @@ class Loop {
     }
 }
 
-/** Wakes who waits for it. */
+/** Wakes everything that waits for it. */
 class Bell {
     /** @returns {Promise<boolean>} true when it rings, false if it does not within so many milliseconds */
     within(ms) {
@@ -318,10 +318,10 @@ class Poller {
 }
 
 /**
- * The poll that pages of one origin share. Whoever has the lock of this name, the leader, waits for the topics of all, and sends each
- * answer to all, itself included, with the cursors of its poll. Only waiting is shared: a page that is not sure to have everything,
- * asks the server itself, with a timeout of 0, and does so until there is no more. Each page has its own cursors, and takes an answer
- * only if it follows them. So whatever happens to a leader, and whatever is sent twice or not at all, costs time or a request:
+ * The poll that pages of one origin share. The page that holds the lock of this name is the leader. It waits for the topics of all pages,
+ * and sends each answer to all, itself included, with the cursors of its poll. Only waiting is shared: a page that may have missed
+ * something asks the server itself, with a timeout of 0, until there is no more. Each page has its own cursors, and takes an answer only
+ * if it follows them. So a leader that fails, or an answer that is lost or sent twice, costs time or a request, but no message:
  *
  * 1. A page listens to the channel, asks until there is no more, and then tells what it wants, with its cursors (want).
  * 2. The leader polls for what was wanted, from the lowest cursors. It says so before each poll (leader, since).
@@ -350,7 +350,7 @@ class Share {
         this.queue.length = 0;
     }
 
-    /** Loop.ask(), as a rule without a poll. */
+    /** The next answer, like Loop.ask(), but usually without a poll of this page. */
     async next() {
         const { loop } = this;
         if (!this.channel) {
@@ -382,14 +382,14 @@ class Share {
         return undefined;
     }
 
-    /** What is new to us in an answer to another page. Where it does not follow our cursors, nothing: we ask. */
+    /** Returns what is new to this page in the leader's answer; undefined if the answer does not follow its cursors: then the page asks itself. */
     fitting({ since, text }) {
         const { loop } = this, { cursors, topics } = loop, { parse = JSON.parse } = loop.options;
         let answer;
         try {
             answer = parse(text);
         } catch {
-            // Ours will tell.
+            // The poll of this page will report the fault.
         }
         if (!answer || [...topics].some((topic) => !(since.get(topic) <= cursors[topic]) || Object.hasOwn(answer.gaps ?? {}, topic))) {
             this.fallBehind();
@@ -452,7 +452,7 @@ class Share {
         this.tell({ leader: this.id, since: new Map([...this.wanted].map(([topic, { cursor }]) => [topic, cursor])) });
     }
 
-    /** Leads when nobody else does any more, or, with steal, at once. */
+    /** Leads once no other page does, or, with steal, at once. */
     async lead(steal = false) {
         this.bid?.abort();
         const bid = this.bid = new AbortController();

@@ -1,6 +1,7 @@
 #include "accept_loop.h"
 
 #include "core/log.h"
+#include "core/notify.h"
 #include "fcgi_io.h"
 #include "oom.h"
 
@@ -129,6 +130,7 @@ static bool next_request(struct accept_loop *loop, FCGX_Request *request, int ep
 static void reexec_program(char **argv)
 {
     /* The signals stay blocked: the new program must not get one before it has installed its handlers. */
+    notify_restore();
     (void)execvp(argv[0], argv);
     log_write(LOG_LEVEL_ERROR, "cannot re-exec %s, continuing with the running version: %s", argv[0],
               strerror(errno));
@@ -160,6 +162,7 @@ int accept_loop_run(struct accept_loop *loop)
         log_write(LOG_LEVEL_ERROR, "cannot set up the FastCGI socket and signals: %s", strerror(errno));
         return EXIT_FAILURE;
     }
+    (void)notify_send("READY=1");
     do {
         while (next_request(loop, &request, epoll_fd, &sleep_mask)) {
             const struct interrupts interrupts = { request.ipcFd, &drain, &woken, &sleep_mask };

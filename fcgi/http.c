@@ -174,10 +174,18 @@ static void put_body(FCGX_Request *request, const char *text, size_t length)
         (void)FCGX_PutStr(text, (int)length, request->out);
 }
 
+/* Writes a random time, so that clients that are refused together do not return together. */
+static void put_retry_after(FCGX_Request *request, int status)
+{
+    if (status == 503 || status == 429)
+        put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
+}
+
 void http_send(FCGX_Request *request, const struct config *config, int status, const char *type,
                const char *text, size_t length)
 {
     put_head(request, config, status, type);
+    put_retry_after(request, status);
     put_body(request, text, length);
 }
 
@@ -202,9 +210,7 @@ void http_send_error(FCGX_Request *request, const struct config *config, enum er
         put_header(request, "WWW-Authenticate", "Bearer");
     if (status == 405)
         put_header(request, "Allow", methods);
-    /* A random time, so that clients that are refused together do not return together. */
-    if (status == 503 || status == 429)
-        put_number_header(request, "Retry-After", (size_t)(1 + random() % 5));
+    put_retry_after(request, status);
     put_body(request, text, strlen(text));
     json_object_put(answer);
 }

@@ -45,14 +45,14 @@ bool http_begin(FCGX_Request *request, const struct config *config);
 
 /*
  * Sends a complete answer with this content type and a body of length bytes. Omits the body if the method is
- * HEAD.
+ * HEAD. Adds Retry-After to 429 and 503.
  */
 void http_send(FCGX_Request *request, const struct config *config, int status, const char *type,
                const char *text, size_t length);
 
 /*
  * Sends the JSON answer for an error, with detail (taken over) or, if detail is NULL, with the error's own
- * text. Adds Retry-After to 429 and 503, and Allow with methods to 405.
+ * text. Adds Allow with methods to 405.
  */
 void http_send_error(FCGX_Request *request, const struct config *config, enum error error,
                      struct json_object *detail, const char *methods);

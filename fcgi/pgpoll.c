@@ -2,6 +2,7 @@
 #include "core/log.h"
 #include "manager/check.h"
 #include "manager/manager.h"
+#include "manager/reload.h"
 #include "shared/counters.h"
 #include "startup.h"
 #include "worker.h"
@@ -16,6 +17,7 @@ int main(int argc, char **argv)
         .purpose = "long polling over PostgreSQL",
         .spawned = "-s /run/pgpoll/poll.sock -b 4096",
         .check = check_run,
+        .reload = reload_run,
     };
     static struct worker worker;
     static struct counters counters;

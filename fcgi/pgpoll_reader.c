@@ -7,9 +7,11 @@
 
 int main(int argc, char **argv)
 {
+    enum { QUEUE, ADDRESSES, TIMELINES, DESCRIPTORS };
     struct config config;
-    int queue;
+    int descriptors[DESCRIPTORS]; /* as reader_pool_keep() passes them */
 
-    return startup_continue("pgpoll-reader", argc, argv, 1, &queue, &config) ? reader_run(&config, queue)
-                                                                             : EXIT_FAILURE;
+    return startup_continue("pgpoll-reader", argc, argv, DESCRIPTORS, descriptors, &config)
+               ? reader_run(&config, descriptors[QUEUE], descriptors[ADDRESSES], descriptors[TIMELINES])
+               : EXIT_FAILURE;
 }

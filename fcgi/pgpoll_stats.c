@@ -1,17 +1,29 @@
 /*
- * pgpoll-stats.fcgi serves GET /messages/poll/stats and GET /messages/poll/metrics. It is a program of its
- * own with its own pool of processes, so that it answers even while every poll worker is busy.
+ * pgpoll-stats.fcgi serves GET of /messages/poll/stats, /messages/poll/metrics and /messages/poll/health. It
+ * is a program of its own with its own pool of processes, so that it answers even while every poll worker is
+ * busy, and also when the manager does not live.
  */
 #include "accept_loop.h"
 #include "core/clock.h"
 #include "core/config.h"
+#include "core/json_build.h"
 #include "core/log.h"
 #include "http.h"
 #include "postgres/database.h"
 #include "postgres/stats_query.h"
+#include "postgres/timeline.h"
+#include "shared/host_health.h"
+#include "shared/host_metrics.h"
+#include "shared/host_state.h"
 #include "startup.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 static const char METHODS[] = "GET, HEAD, OPTIONS", POLL_METHODS[] = "POST, OPTIONS";
 
@@ -21,14 +33,202 @@ struct stats_worker {
     struct database *database;
 };
 
-/* The resources, by their paths. */
-static const struct resource {
+/* A request may take the time of its turn and of all tries. Prometheus gives up after 10 s. */
+enum {
+    TURN_MS = 1000, /* how long a request waits for another one that asks the database */
+    TURN_LOOK_MS = 5,
+    TRIES = 2, /* the connection may have been lost while the process was idle */
+    TRY_MS = 4000,
+    AWAY_TRY_MS = 500 /* while the manager says that the database is away */
+};
+
+struct resource {
     const char *path;
-    enum stats_kind kind;
-    const char *type;
-} resources[] = {
-    { "/messages/poll/stats", STATS_JSON, HTTP_JSON },
-    { "/messages/poll/metrics", STATS_METRICS, "text/plain; version=0.0.4; charset=utf-8" },
+    void (*send)(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource);
+};
+
+/* What the host's manager tells. */
+struct host {
+    bool has_place; /* there is a place where a manager would tell it */
+    bool is_there;  /* values are set */
+    struct host_values values;
+};
+
+/*
+ * Makes this process refuse the old primary that the manager refuses. The two values may be of different
+ * turns of its loop; then they do not fit together.
+ */
+static void learn_timeline(const struct host_values *values)
+{
+    const struct server newest = { .cluster = (uint64_t)values->of[HOST_CLUSTER],
+                                   .timeline = (uint32_t)values->of[HOST_TIMELINE] };
+
+    if ((int64_t)(newest.cluster << 32 | newest.timeline) == values->of[HOST_TIMELINE])
+        timeline_remember(&newest);
+}
+
+static void look_at_host(const struct stats_worker *worker, struct host *host)
+{
+    char path[HOST_STATE_PATH_SIZE];
+
+    host->has_place = host_state_path(worker->config.state_dir, STDIN_FILENO, path);
+    host->is_there = host->has_place && host_state_read(path, &host->values);
+    if (host->is_there)
+        learn_timeline(&host->values);
+}
+
+static int64_t try_deadline_ms(const struct stats_worker *worker, const struct host *host)
+{
+    const int64_t now_ms = clock_monotonic_ms();
+    const bool is_away = host->is_there && host_state_is_fresh(&host->values, now_ms) &&
+                         host->values.of[HOST_DATABASE_AWAY_SINCE_MS] != 0;
+
+    return now_ms + clock_min(worker->config.query_timeout_s * 1000, is_away ? AWAY_TRY_MS : TRY_MS);
+}
+
+/*
+ * Waits until no other process of this pool asks the database. While the database hangs, only one process
+ * hangs with it, and the others answer balancers. The lock is on the socket, which all of them share; the
+ * kernel releases it when its owner dies. Returns false if it is not this process's turn within TURN_MS.
+ */
+static bool take_turn(void)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    const int64_t deadline_ms = clock_monotonic_ms() + TURN_MS;
+
+    while (fcntl(STDIN_FILENO, F_SETLK, &lock) != 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return true; /* it cannot be locked: that is no reason to refuse statistics */
+        if (clock_monotonic_ms() >= deadline_ms)
+            return false;
+        (void)poll(NULL, 0, TURN_LOOK_MS);
+    }
+    return true;
+}
+
+static void end_turn(void)
+{
+    struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+    (void)fcntl(STDIN_FILENO, F_SETLK, &lock);
+}
+
+/* Reads the statistics of all hosts, or the metrics of this host. Logs errors. */
+static enum error read_database(const struct stats_worker *worker, const struct resource *resource,
+                                bool metrics, const struct host *host, PGresult **result)
+{
+    enum error error = ERROR_DATABASE_AWAY;
+
+    if (!take_turn()) {
+        log_write(LOG_LEVEL_WARNING, "%s: another request waits for the database", resource->path);
+        return error;
+    }
+    for (int tries = 0; tries < TRIES && error == ERROR_DATABASE_AWAY; tries++) {
+        const int64_t deadline_ms = try_deadline_ms(worker, host);
+
+        error = metrics ? stats_read_metrics(worker->database, worker->config.host, host->is_there, result,
+                                             deadline_ms)
+                        : stats_read(worker->database, result, deadline_ms);
+    }
+    end_turn();
+    if (error)
+        log_write(error_log_level(error), "%s: %s: %s", resource->path, error_name(error),
+                  database_error(worker->database));
+    return error;
+}
+
+static void send_statistics(struct stats_worker *worker, FCGX_Request *request,
+                            const struct resource *resource)
+{
+    PGresult *result = NULL;
+    enum error error;
+    struct host host;
+
+    look_at_host(worker, &host);
+    error = read_database(worker, resource, false, &host, &result);
+    if (error) {
+        http_send_error(request, &worker->config, error, NULL, METHODS);
+        return;
+    }
+    http_send(request, &worker->config, 200, HTTP_JSON, PQgetvalue(result, 0, 0),
+              (size_t)PQgetlength(result, 0, 0));
+    PQclear(result);
+}
+
+/*
+ * Writes the host's own metrics and, unless from_database is NULL, those of the database. Returns the text,
+ * which the caller frees, or NULL if out of memory.
+ */
+static char *write_metrics(const struct stats_worker *worker, const struct host *host,
+                           const PGresult *from_database, size_t *length)
+{
+    const struct host_metrics metrics = {
+        .host = worker->config.host,
+        .database_up = from_database,
+        .may_have_manager = host->has_place,
+        .values = host->is_there ? &host->values : NULL,
+    };
+    char *text = NULL;
+    FILE *stream = open_memstream(&text, length);
+
+    if (!stream)
+        return NULL;
+    host_metrics_write(stream, &metrics, clock_monotonic_ms());
+    if (from_database)
+        (void)fputs(PQgetvalue(from_database, 0, 0), stream);
+    if (fclose(stream) == 0)
+        return text;
+    free(text);
+    return NULL;
+}
+
+/* Without the database, sends what the host knows. */
+static void send_metrics(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
+{
+    PGresult *result = NULL;
+    struct host host;
+    size_t length = 0;
+    char *text;
+
+    look_at_host(worker, &host);
+    (void)read_database(worker, resource, true, &host, &result);
+    text = write_metrics(worker, &host, result, &length);
+    if (text)
+        http_send(request, &worker->config, 200, "text/plain; version=0.0.4; charset=utf-8", text, length);
+    else
+        http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+    free(text);
+    PQclear(result);
+}
+
+/* Says without the database whether this host serves polls. */
+static void send_health(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
+{
+    struct json_object *answer = json_object_new_object();
+    const char *text = NULL;
+    enum host_health health;
+    struct host host;
+
+    (void)resource;
+    look_at_host(worker, &host);
+    health = host_health_judge(host.is_there ? &host.values : NULL, clock_monotonic_ms(),
+                               worker->config.health_away_s * 1000);
+    if (json_build_add_member(answer, "status", json_object_new_string(host_health_name(health))) &&
+        json_build_add_member(answer, "detail", json_object_new_string(host_health_detail(health))))
+        text = json_object_to_json_string(answer);
+    if (text)
+        http_send(request, &worker->config, host_health_is_ok(health) ? 200 : 503, HTTP_JSON, text,
+                  strlen(text));
+    else
+        http_send_error(request, &worker->config, ERROR_MEMORY, NULL, METHODS);
+    json_object_put(answer);
+}
+
+/* The resources, by their paths. */
+static const struct resource resources[] = {
+    { "/messages/poll/stats", send_statistics },
+    { "/messages/poll/metrics", send_metrics },
+    { "/messages/poll/health", send_health },
 };
 
 static const struct resource *find_resource(const FCGX_Request *request)
@@ -37,27 +237,6 @@ static const struct resource *find_resource(const FCGX_Request *request)
         if (http_path_is(request, resources[i].path))
             return &resources[i];
     return NULL;
-}
-
-static void send_resource(struct stats_worker *worker, FCGX_Request *request, const struct resource *resource)
-{
-    PGresult *result = NULL;
-    int64_t timeout_ms = worker->config.query_timeout_s * 1000;
-    enum error error =
-        stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
-
-    /* Retry once: the connection may have been lost while the process was idle. */
-    if (error == ERROR_DATABASE_AWAY)
-        error = stats_read(worker->database, resource->kind, &result, clock_monotonic_ms() + timeout_ms);
-    if (error) {
-        log_write(error_log_level(error), "%s: %s: %s", resource->path, error_name(error),
-                  database_error(worker->database));
-        http_send_error(request, &worker->config, error, NULL, METHODS);
-        return;
-    }
-    http_send(request, &worker->config, 200, resource->type, PQgetvalue(result, 0, 0),
-              (size_t)PQgetlength(result, 0, 0));
-    PQclear(result);
 }
 
 static void serve(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts)
@@ -75,17 +254,17 @@ static void serve(struct accept_loop *loop, FCGX_Request *request, const struct 
     else if (!resource || !(http_method_is(request, "GET") || http_method_is(request, "HEAD")))
         http_send_error(request, &worker->config, ERROR_METHOD, NULL, resource ? METHODS : POLL_METHODS);
     else
-        send_resource(worker, request, resource);
+        resource->send(worker, request, resource);
 }
 
 int main(int argc, char **argv)
 {
     static const struct program program = {
         .name = "pgpoll-stats.fcgi",
-        .purpose = "statistics and metrics of pgpoll",
+        .purpose = "statistics, metrics and health of pgpoll",
         .spawned = "-s /run/pgpoll/stats.sock -b 4096 -F 2",
-        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_CORS_ORIGIN, PGPOLL_LOG and "
-                "PGPOLL_LOG_LEVEL",
+        .uses = "PGPOLL_QUERY_TIMEOUT_S, PGPOLL_PEER_TIMEOUT_S, PGPOLL_HEALTH_AWAY_S, PGPOLL_STATE_DIR, "
+                "PGPOLL_CORS_ORIGIN, PGPOLL_HOST, PGPOLL_LOG and PGPOLL_LOG_LEVEL",
     };
     struct stats_worker worker = { .loop = { .serve = serve, .argv = argv } };
     int status;

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 struct config;
 
@@ -13,14 +14,15 @@ struct program {
     const char *purpose;
     const char *spawned; /* options of spawn-fcgi for the example in --help */
     const char *uses;    /* the settings that the program uses; NULL: all */
-    /* Runs --check. NULL: the program cannot be a manager, so it has neither --check nor --workers. */
+    /* Runs --check. NULL: the program cannot be a manager, so it has no options but --help and --version. */
     bool (*check)(const struct config *config, FILE *out);
+    bool (*reload)(const struct config *config, pid_t manager); /* runs --reload; set if check is */
 };
 
 /*
- * Handles the command line (--help, --version, --workers, --check), loads the configuration and opens the
- * log. program is borrowed for the life of the process. Returns false if the program must exit with *status,
- * because an option was handled or an error was reported.
+ * Handles the command line (--help, --version, --workers, --check, --reload), loads the configuration and
+ * opens the log. program is borrowed for the life of the process. Returns false if the program must exit with
+ * *status, because an option was handled or an error was reported.
  */
 bool startup_begin(const struct program *program, int argc, char **argv, struct config *config, int *status);
 

@@ -19,7 +19,6 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.has_authenticate(),
     pgpoll.channel(text),
     pgpoll.listen(text[]),
-    pgpoll.unlisten(text[]),
     pgpoll.assign_positions(),
     pgpoll.new_messages(integer, bigint, bigint, text[]),
     pgpoll.read_feed(integer, bigint, bigint, text[], bigint),
@@ -38,7 +37,7 @@ GRANT EXECUTE ON FUNCTION pgpoll.schema_version() TO pgpoll_monitor;
 GRANT SELECT ON pgpoll.stats, pgpoll.topic_waiters, pgpoll.live_waiters, pgpoll.waiters TO pgpoll_monitor;
 
 -- For the metrics, pgpoll.fcgi --check and operators.
-GRANT EXECUTE ON FUNCTION pgpoll.metrics(), pgpoll.problems(text, integer, integer)
+GRANT EXECUTE ON FUNCTION pgpoll.metrics(text, boolean), pgpoll.problems(text, integer, integer)
 TO pgpoll_poller, pgpoll_monitor;
 GRANT EXECUTE ON FUNCTION pgpoll.try_position() TO pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.topic_sizes(), pgpoll.without_position() TO pgpoll_monitor;

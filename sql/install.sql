@@ -60,6 +60,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/channel.sql
 \ir functions/ring_doorbell.sql
 \ir functions/replicate_message.sql
+\ir functions/note_deletion.sql
 \ir functions/truncate_messages.sql
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
@@ -78,7 +79,6 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/authenticate.sql
 \ir functions/has_authenticate.sql
 \ir functions/listen.sql
-\ir functions/unlisten.sql
 \ir functions/catch_up.sql
 \ir functions/cursor.sql
 \ir functions/write_statistics.sql
@@ -93,6 +93,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/metrics.sql
 \ir functions/problems.sql
 \ir functions/try_position.sql
+\ir descriptions.sql
 \ir grants.sql
 COMMIT;
 \if :older

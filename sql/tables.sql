@@ -42,26 +42,6 @@ CREATE TABLE IF NOT EXISTS pgpoll.messages (
     -- has its position.
     xid        xid8 DEFAULT pg_current_xact_id()
 );
--- Descriptions for \d+ and \dt+. COMMENT waits for VACUUM, so it runs only if the text has changed.
-SELECT format('COMMENT ON %s IS %L',
-              coalesce('COLUMN pgpoll.messages.' || a.attname, 'TABLE pgpoll.messages'), d.description)
-FROM (VALUES
-    (NULL, 'The messages. To publish one, INSERT topic, payload and metadata; once committed, it is delivered'
-           ' to every client that polls its topic.'),
-    ('id', 'Identifies the message in this table; it is neither the order of delivery (see pgpoll.feed) nor'
-           ' the message_id that clients get.'),
-    ('topic', 'The topic that clients poll: 1 to 255 characters, not only spaces, no control characters.'),
-    ('payload', 'The content: any JSON value, delivered as it is stored.'),
-    ('metadata', 'Additional JSON for clients, delivered as it is stored; NULL is delivered as {}.'),
-    ('created_at', 'When the publishing transaction began, delivered as timestamp; it affects neither the'
-                   ' order of delivery nor how long the message is kept.'),
-    ('xid', 'The number of the publishing transaction, by which pgpoll finds new messages; leave it to its'
-            ' default.')
-) AS d (attname, description)
-LEFT JOIN pg_attribute a ON a.attrelid = 'pgpoll.messages'::regclass AND a.attname = d.attname
-WHERE coalesce(col_description('pgpoll.messages'::regclass, a.attnum),
-               CASE WHEN a.attnum IS NULL THEN obj_description('pgpoll.messages'::regclass, 'pg_class') END)
-      IS DISTINCT FROM d.description \gexec
 
 -- The index contains id, so that a scan returns the messages of a transaction in the order of id, and finds
 -- those with low ids without reading the other rows.
@@ -149,24 +129,6 @@ CREATE TABLE IF NOT EXISTS pgpoll.retention_rules (
     literals  integer NOT NULL GENERATED ALWAYS AS
         (length(regexp_replace(regexp_replace(topics, '\\.', 'x', 'g'), '[%_]', '', 'g'))) STORED
 );
-SELECT format('COMMENT ON %s IS %L',
-              coalesce('COLUMN pgpoll.retention_rules.' || a.attname, 'TABLE pgpoll.retention_rules'),
-              d.description)
-FROM (VALUES
-    (NULL, 'How long messages are kept, by topic. Of the rules that match a topic, the most specific one'
-           ' counts: the one with the most literal characters; of several, the one with the fewest'
-           ' wildcards; then the first in byte order.'),
-    ('topics', 'A LIKE pattern: % matches any characters, _ one; a backslash before one makes it literal.'),
-    ('keep', 'A message is deleted if it was committed longer ago than this and is not among the last'
-             ' keep_last of its topic.'),
-    ('keep_last', 'How many messages of each topic are kept, however old they are.'),
-    ('literals', 'How many characters of the pattern are no wildcards.')
-) AS d (attname, description)
-LEFT JOIN pg_attribute a ON a.attrelid = 'pgpoll.retention_rules'::regclass AND a.attname = d.attname
-WHERE coalesce(col_description('pgpoll.retention_rules'::regclass, a.attnum),
-               CASE WHEN a.attnum IS NULL
-                    THEN obj_description('pgpoll.retention_rules'::regclass, 'pg_class') END)
-      IS DISTINCT FROM d.description \gexec
 
 -- One row per waiting poll. Unlogged, because a crash ends all connections that wait.
 CREATE UNLOGGED TABLE IF NOT EXISTS pgpoll.waiters (

@@ -149,7 +149,7 @@ at("add").addEventListener("submit", (event) => {
 
 let paused = false, state = "", countdown, watching = { stop: new AbortController(), ended: Promise.resolve() };
 
-/** Why no messages arrive, as far as it is known. "": everything works. */
+/** Says why no messages arrive, as far as that is known. Empty while everything works. */
 let fault = "";
 
 /** kind: idle, connecting, waiting, retrying, paused, refused or login. Only a change of kind is announced. */
@@ -225,7 +225,7 @@ function showWaiting() {
         setState("waiting", "Waiting for messages");
 }
 
-// Kept for as long as the page is there, and nowhere else.
+// The page forgets the token when it is closed: it is stored nowhere.
 let token = "", tokenGiven;
 
 function headers() {

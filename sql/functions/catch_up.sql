@@ -15,6 +15,10 @@
 --   more     (created_at is set, payload is NULL) at most one, the last row: there is at least one more
 --            message
 --
+-- With a synchronous standby, 'ahead' is returned only if that standby still confirms commits: an old
+-- primary that was cut off from its standby, which was promoted, waits until the caller gives up. Otherwise
+-- its clients would take the cursors of the old primary, and then get from the new one what they have already.
+--
 -- While a backlog gets its positions (assign_backlog()), "from now" means after all of it, because its
 -- messages were committed before the request. Messages that were committed after the backlog began but before
 -- the request are delivered as well.
@@ -58,6 +62,10 @@ BEGIN
             FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
             LEFT JOIN pgpoll.retention p ON p.topic = r.topic
             ORDER BY r.no);
+    END IF;
+    IF (SELECT s.last_value FROM pgpoll.last_position s) < ANY (positions)
+       AND current_setting('synchronous_standby_names') <> '' AND NOT pg_is_in_recovery() THEN
+        PERFORM pg_logical_emit_message(true, 'pgpoll', ''); -- gives the transaction something to commit
     END IF;
     RETURN QUERY
     SELECT t.no::integer,

@@ -1,6 +1,11 @@
--- Returns the metrics of all hosts in Prometheus text format 0.0.4. No label has a value that clients choose,
--- such as a topic, so the number of series depends only on the number of hosts: about 50 per host.
-CREATE OR REPLACE FUNCTION pgpoll.metrics() RETURNS text
+-- Returns the metrics of one host, or of all, in Prometheus text format 0.0.4. No label has a value that
+-- clients choose, such as a topic, so the number of series depends only on the number of hosts: about 70 per
+-- host.
+--
+-- of_host: NULL: all hosts. manager_gauges: false: without the gauges that a host with a manager knows itself
+-- (src/shared/host_metrics.h).
+CREATE OR REPLACE FUNCTION pgpoll.metrics(of_host text DEFAULT NULL, manager_gauges boolean DEFAULT true)
+RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
@@ -27,7 +32,7 @@ WITH family (no, name, type, label_name, help) AS (VALUES
      'From the commit of a message to the answer of a poll that waited for it, by the clocks of the '
      'database and of the worker''s host. Only the first message of each answer counts.'),
     (9, 'polls_waiting', 'gauge', NULL, 'Polls that wait now.'),
-    (10, 'topics_waited_for', 'gauge', NULL, 'Topics that polls on all hosts wait for now.'),
+    (10, 'topics_waited_for', 'gauge', NULL, 'Topics that polls of the host wait for now.'),
     (11, 'workers', 'gauge', NULL,
      'Worker processes. A worker without a manager counts once it has been idle for 1 s.'),
     (12, 'workers_free', 'gauge', NULL, 'Worker processes that can take a poll.'),
@@ -45,9 +50,14 @@ WITH family (no, name, type, label_name, help) AS (VALUES
      'Answers of can_poll() and authenticate() that a manager forgot before their time, because its memory '
      'was full.')
 ), counter (host, name, label, value) AS (
-    SELECT c.host, c.metric, c.label, c.value FROM pgpoll.counters c WHERE c.label ~ '^[A-Za-z0-9_.+]*$'
+    SELECT c.host, c.metric, c.label, c.value FROM pgpoll.counters c
+    WHERE c.label ~ '^[A-Za-z0-9_.+]*$' AND (of_host IS NULL OR c.host = of_host)
 ), host (host) AS (
-    SELECT c.host FROM pgpoll.counters c UNION SELECT l.host FROM pgpoll.listeners l
+    SELECT of_host WHERE of_host IS NOT NULL
+    UNION
+    SELECT c.host FROM pgpoll.counters c WHERE of_host IS NULL
+    UNION
+    SELECT l.host FROM pgpoll.listeners l WHERE of_host IS NULL
 ), sample (name, suffix, host, label, at, value) AS (
     SELECT f.name, '', c.host, nullif(c.label, ''), 0::float8, c.value::text
     FROM counter c JOIN family f ON f.type = 'counter' AND f.name = c.name || '_total'
@@ -69,7 +79,11 @@ WITH family (no, name, type, label_name, help) AS (VALUES
            (SELECT count(*) FROM pgpoll.live_waiters w WHERE w.host = h.host)::text
     FROM host h
     UNION ALL
-    SELECT 'topics_waited_for', '', NULL, NULL, 0, count(*)::text FROM pgpoll.topic_waiters
+    SELECT 'topics_waited_for', '', h.host, NULL, 0,
+           (SELECT count(DISTINCT t.topic)
+            FROM pgpoll.live_waiters w CROSS JOIN LATERAL unnest(w.topics) AS t (topic)
+            WHERE w.host = h.host)::text
+    FROM host h
     UNION ALL
     SELECT g.name, '', h.host, NULL, 0, g.value::text
     FROM host h
@@ -80,7 +94,7 @@ WITH family (no, name, type, label_name, help) AS (VALUES
          FROM pgpoll.listening l WHERE l.host = h.host) l
     CROSS JOIN LATERAL
         (VALUES ('workers', l.workers), ('workers_free', l.free), ('listener_up', l.up)) AS g (name, value)
-    WHERE g.value IS NOT NULL
+    WHERE manager_gauges AND g.value IS NOT NULL
     UNION ALL
     SELECT 'notification_queue_used_ratio', '', NULL, NULL, 0, pg_notification_queue_usage()::text
 ), line (family, no, host, suffix, at, label, line) AS (
@@ -99,5 +113,6 @@ WITH family (no, name, type, label_name, help) AS (VALUES
 )
 SELECT string_agg(l.line || E'\n', '' ORDER BY l.family, l.no, l.host, l.suffix, l.at, l.label) FROM line l;
 $$;
-COMMENT ON FUNCTION pgpoll.metrics() IS
-    'What GET /messages/poll/metrics returns: counters and gauges of all hosts in Prometheus text format.';
+COMMENT ON FUNCTION pgpoll.metrics(text, boolean) IS
+    'Counters and gauges of a host, or without arguments of all hosts, in Prometheus text format. GET '
+    '/messages/poll/metrics returns those of its host, and what the host knows without the database.';

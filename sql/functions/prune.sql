@@ -62,8 +62,7 @@ BEGIN
     DELETE FROM pgpoll.messages m WHERE m.id = ANY (ids);
     IF deleted > 0 THEN
         PERFORM setval('pgpoll.last_pruned', last);
-        -- Before the deletion becomes visible: see read_feed().
-        PERFORM setval('pgpoll.last_deleted', greatest(last, pg_sequence_last_value('pgpoll.last_deleted')));
+        PERFORM pgpoll.note_deletion(last);
     END IF;
     numbered := pgpoll.assign_positions(); -- see the head of this file
     IF deleted = 0 AND numbered.more AND numbered.assigned IS NOT NULL THEN

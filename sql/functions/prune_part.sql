@@ -90,11 +90,7 @@ BEGIN
         EXIT WHEN clock_timestamp() > began + interval '50 ms';
     END LOOP;
     DELETE FROM pgpoll.messages m WHERE m.id = ANY (gone);
-    IF deleted > 0 THEN
-        -- Before the deletion becomes visible: see read_feed().
-        PERFORM setval('pgpoll.last_deleted',
-                       greatest(highest, pg_sequence_last_value('pgpoll.last_deleted')));
-    END IF;
+    PERFORM pgpoll.note_deletion(highest);
 END $$;
 COMMENT ON FUNCTION pgpoll.prune_part(text, interval, integer, integer, text) IS
     'Internal. One transaction of pgpoll.prune_topics().';

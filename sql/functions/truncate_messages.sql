@@ -63,12 +63,9 @@ BEGIN
         WHERE last.position IS NOT NULL;
         PERFORM pg_notify('pgpoll', floor || ' *');
     END IF;
-    -- Before the deletion becomes visible: see read_feed().
-    PERFORM setval('pgpoll.last_deleted', d.position)
-       FROM (SELECT greatest(CASE WHEN topics > 0 THEN floor END,
-                             (SELECT f.position FROM pgpoll.feed f
-                              ORDER BY f.position DESC LIMIT 1))) d (position)
-      WHERE d.position > coalesce(pg_sequence_last_value('pgpoll.last_deleted'), -1);
+    PERFORM pgpoll.note_deletion(greatest(CASE WHEN topics > 0 THEN floor END,
+                                          (SELECT f.position FROM pgpoll.feed f
+                                           ORDER BY f.position DESC LIMIT 1)));
 
     SET LOCAL enable_seqscan = on;
     WITH gone AS (

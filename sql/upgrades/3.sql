@@ -16,6 +16,7 @@ DROP FUNCTION IF EXISTS pgpoll.assign_batch(boolean);
 DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);
 DROP FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint);
+DROP FUNCTION pgpoll.unlisten(text[]); -- workers UNLISTEN without it
 
 -- write_statistics() does what these did.
 DROP FUNCTION IF EXISTS pgpoll.begin_wait(text, integer, text[], text, bigint, bigint);
@@ -23,6 +24,9 @@ DROP FUNCTION IF EXISTS pgpoll.end_wait(text, integer);
 DROP FUNCTION IF EXISTS pgpoll.write_waiters(text, json, json);
 DROP FUNCTION IF EXISTS pgpoll.write_listener(text, integer, integer, integer, boolean, json);
 DROP FUNCTION IF EXISTS pgpoll.end_listener(text, integer);
+
+-- A host can be chosen.
+DROP FUNCTION IF EXISTS pgpoll.metrics();
 
 -- Who waits; refused_topic() does what may_poll() did.
 ALTER TABLE pgpoll.waiters ADD COLUMN remote_user text NOT NULL DEFAULT '';

@@ -30,8 +30,8 @@ static const struct variable {
       "number of reader processes, which read the table for a manager's workers when a poll must catch up; "
       "each has a database connection while it is busy" },
     { "PGPOLL_CATCH_UP_SERVICE", TYPE_TEXT, offsetof(struct config, catch_up_service), "", 0, 0,
-      "libpq service (an entry of PGSERVICEFILE) that the reader processes connect to, for example "
-      "PgBouncer; empty: they connect as all other processes do" },
+      "libpq service (an entry of PGSERVICEFILE) from which the reader processes read: PgBouncer, or a "
+      "standby for old messages; empty: they connect as all other processes do" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
       "maximum number of topics in one poll; above 70, also raise the web server's limit on the size of a "
       "request, as its configuration file in deploy/ explains" },
@@ -62,6 +62,17 @@ static const struct variable {
     { "PGPOLL_ACCESS_MEMORY_S", TYPE_INTEGER, offsetof(struct config, access_memory_s), "5", 0, 60,
       "seconds for which a manager remembers what can_poll() and authenticate() answered; a change of rights "
       "takes effect within this time; 0: it remembers nothing" },
+    { "PGPOLL_DRAIN_S", TYPE_INTEGER, offsetof(struct config, drain_s), "0", 0, 60,
+      "seconds for which a manager that is told to end (SIGTERM) serves polls on, while GET "
+      "/messages/poll/health answers 503, so that a load balancer sends the next polls to other hosts; a "
+      "second SIGTERM ends it at once; 0: the first one does" },
+    { "PGPOLL_HEALTH_AWAY_S", TYPE_INTEGER, offsetof(struct config, health_away_s), "30", 0, 3600,
+      "seconds for which the database may be away before GET /messages/poll/health answers 503; polls wait "
+      "meanwhile" },
+    { "PGPOLL_STATE_DIR", TYPE_TEXT, offsetof(struct config, state_dir), "", 0, 0,
+      "directory of the file through which the manager tells the statistics processes how it is; default: "
+      "the "
+      "directory of the program's socket" },
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
       "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
       "for all; empty: only pages from the web server's own origin" },

@@ -30,7 +30,10 @@ struct config {
     int64_t peer_timeout_s;
     int64_t heartbeat_s; /* 0: no heartbeats */
     int64_t access_connections;
-    int64_t access_memory_s;      /* 0: nothing is remembered */
+    int64_t access_memory_s; /* 0: nothing is remembered */
+    int64_t drain_s;         /* 0: SIGTERM ends the manager at once */
+    int64_t health_away_s;
+    const char *state_dir;        /* "": the directory of the listening socket */
     const char *catch_up_service; /* "": readers connect as other processes do */
     const char *cors_origin;      /* an origin list (cors.h) */
     const char *host;

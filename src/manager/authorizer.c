@@ -574,7 +574,7 @@ static void finish_authenticate(struct authorizer *authorizer, struct session *s
     enum error error = ERROR_NONE;
 
     if (PQgetisnull(result, 0, 0)) {
-        error = ERROR_UNAUTHENTICATED;
+        error = ERROR_UNAUTHENTICATED; /* not remembered: refused tokens must not push out good ones */
     } else if (strlen(user) >= SCOREBOARD_USER_SIZE) {
         log_write(LOG_LEVEL_WARNING, "pgpoll.authenticate() returned a name of %zu bytes, %d are allowed",
                   strlen(user), SCOREBOARD_USER_SIZE - 1);

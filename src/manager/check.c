@@ -226,6 +226,33 @@ static void check_listen(struct check *check)
     database_free(other);
 }
 
+/* ---- the readers */
+
+static const char *describe(const struct database *database)
+{
+    if (!database_is_primary(database))
+        return "a standby";
+    return database_is_pooled(database) ? "the primary, through a pooler" : "the primary";
+}
+
+/* Checks that readers can use PGPOLL_CATCH_UP_SERVICE, if it is set. */
+static void check_catch_up_service(struct check *check)
+{
+    const char *service = check->config->catch_up_service;
+    const int64_t timeout_ms = check->config->query_timeout_s * 1000;
+    struct database *database = *service ? database_new(timeout_ms) : NULL;
+
+    if (!*service)
+        return;
+    if (!database || !database_use_service(database, service))
+        say(check, WRONG, "out of memory");
+    else if (database_probe(database, clock_monotonic_ms() + timeout_ms) != ERROR_NONE)
+        say(check, WRONG, "PGPOLL_CATCH_UP_SERVICE=%s cannot be used: %s", service, database_error(database));
+    else
+        say(check, OK, "PGPOLL_CATCH_UP_SERVICE=%s leads to %s.", service, describe(database));
+    database_free(database);
+}
+
 /* ---- this host */
 
 static void check_limits(struct check *check)
@@ -262,6 +289,7 @@ bool check_run(const struct config *config, FILE *out)
         const bool usable = check_problems(&check);
 
         check_can_poll(&check);
+        check_catch_up_service(&check);
         if (usable) {
             check_numbering(&check);
             check_listen(&check);

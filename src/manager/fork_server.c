@@ -10,7 +10,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -67,6 +66,11 @@ void fork_server_kill(struct fork_server *fork_server)
     (void)kill(fork_server->pid, SIGKILL);
 }
 
+bool fork_server_has_ended(const struct fork_server *fork_server)
+{
+    return fork_server->pid == 0;
+}
+
 bool fork_server_forget_process(struct fork_server *fork_server, pid_t pid)
 {
     if (pid != fork_server->pid)
@@ -75,15 +79,6 @@ bool fork_server_forget_process(struct fork_server *fork_server, pid_t pid)
     fork_server->pid = 0;
     fork_server->is_lost = fork_server->asked_count > 0;
     return true;
-}
-
-void fork_server_end(struct fork_server *fork_server)
-{
-    const pid_t pid = fork_server->pid;
-
-    fork_server_kill(fork_server);
-    if (pid > 0 && waitpid(pid, NULL, 0) == pid)
-        (void)fork_server_forget_process(fork_server, pid);
 }
 
 static bool start(struct fork_server *fork_server, const sigset_t *mask)
@@ -108,7 +103,8 @@ static bool start(struct fork_server *fork_server, const sigset_t *mask)
 
 bool fork_server_is_ready(const struct fork_server *fork_server)
 {
-    const bool is_killed = fork_server->asked_count > 0 && fork_server->deadline_ms == INT64_MAX;
+    const bool is_killed = (fork_server->asked_count > 0 && fork_server->deadline_ms == INT64_MAX) ||
+                           (fork_server->pid > 0 && fork_server->socket == NO_SOCKET);
 
     return fork_server->asked_count < MAX_ASKED && !fork_server->is_lost && !is_killed;
 }

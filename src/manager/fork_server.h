@@ -4,8 +4,8 @@
  * worker. Whenever the manager asks for a worker, the fork server forks one, as a child of the manager.
  *
  * This interface starts the fork server when it is first needed, and again after it has died. Its functions
- * send requests, and read results that have arrived. They do not block, except fork_server_end(). If the fork
- * server does not answer in time, they kill it. Part of the manager, which creates, drives and releases it.
+ * send requests, and read results that have arrived. They do not block. If the fork server does not answer in
+ * time, they kill it. Part of the manager, which creates, drives and releases it.
  */
 #ifndef PGPOLL_FORK_SERVER_H
 #define PGPOLL_FORK_SERVER_H
@@ -42,16 +42,16 @@ bool fork_server_init(struct fork_server *fork_server, struct scoreboard *scoreb
 void fork_server_release(struct fork_server *fork_server);
 
 /*
- * Kills the fork server, because no worker is needed any more. fork_server_forget_process() still recognizes
- * its process id.
+ * Kills the fork server, because no worker is needed any more. Its death is reported to
+ * fork_server_forget_process(), and until then no other fork server is started.
  */
 void fork_server_kill(struct fork_server *fork_server);
 
 /*
- * Kills the fork server and waits for its death. Afterwards no worker is forked any more, and the scoreboard
- * has the process ids of all workers. A reload needs both.
+ * Whether no fork server runs. Then no worker is being forked, and the scoreboard has the process ids of all
+ * workers. A reload needs both.
  */
-void fork_server_end(struct fork_server *fork_server);
+bool fork_server_has_ended(const struct fork_server *fork_server);
 
 /* Whether fork_server_ask() may be called now. */
 bool fork_server_is_ready(const struct fork_server *fork_server);

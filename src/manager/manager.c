@@ -7,6 +7,7 @@
 #include "manager/authorizer.h"
 #include "manager/children.h"
 #include "manager/fork_server.h"
+#include "manager/host_report.h"
 #include "manager/open_to_all.h"
 #include "manager/reader_pool.h"
 #include "manager/reexec.h"
@@ -51,11 +52,15 @@ struct manager {
     struct reader_pool reader_pool;
     struct reexec reexec;
     struct spare_workers spare_workers;
+    struct host_report host_report;
     sigset_t usual_mask; /* the signal mask that children get */
     int signal_fd;
-    int running;           /* number of workers that live or that the fork server was asked for */
-    int64_t *spawned_ms;   /* by worker: when the fork server was asked for it */
-    bool stopping;         /* this process was told to end */
+    int running;            /* number of workers that live or that the fork server was asked for */
+    int64_t *spawned_ms;    /* by worker: when the fork server was asked for it */
+    bool stopping;          /* this process was told to end, and PGPOLL_DRAIN_S has passed */
+    int64_t drain_until_ms; /* if it was told to end: when it stops serving polls; INT64_MAX: it was not */
+    int spawn_error;        /* why the last attempt to fork workers failed; 0: it did not */
+    int reload_failures;    /* how often this program could not be executed again */
     bool reload_requested; /* SIGHUP has requested a reload, which begins when reexec_may_begin() allows it */
     bool inspect_requested;   /* a worker has died, so inspect the workers even if no poll has begun */
     uint64_t inspected_polls; /* how many polls had begun at the last inspection */
@@ -75,6 +80,7 @@ static int64_t spawn_due_ms(const struct manager *manager)
 static void fail_spawning(struct manager *manager, int error)
 {
     log_write(LOG_LEVEL_ERROR, "cannot start a worker: %s", strerror(error));
+    manager->spawn_error = error;
     backoff_fail(&manager->backoff, clock_monotonic_ms());
 }
 
@@ -131,6 +137,8 @@ static void read_spawned(struct manager *manager)
     }
     if (failed)
         fail_spawning(manager, failed);
+    else if (manager->running == manager->scoreboard->worker_count)
+        manager->spawn_error = 0;
 }
 
 /* Returns the worker that has this process id, or -1 if there is none. */
@@ -168,7 +176,8 @@ static bool forget_child(struct manager *manager, pid_t pid, int status)
         children_log_death(fork_server   ? "fork server"
                            : reader      ? "reader"
                            : old_manager ? "old manager"
-                                         : "worker",
+                           : worker >= 0 ? "worker"
+                                         : "old process",
                            pid, status);
     if (worker < 0)
         return false;
@@ -300,6 +309,29 @@ static void stop(struct manager *manager)
     manager->kill_deadline_ms = clock_monotonic_ms() + children_end_ms(manager->config);
 }
 
+static bool is_draining(const struct manager *manager)
+{
+    return manager->drain_until_ms != INT64_MAX;
+}
+
+/*
+ * Stops, or first serves polls for PGPOLL_DRAIN_S, in which load balancers learn from /messages/poll/health
+ * to send them to other hosts.
+ */
+static void drain(struct manager *manager)
+{
+    const int64_t drain_ms = manager->config->drain_s * 1000;
+
+    if (drain_ms == 0 || is_draining(manager) || manager->reexec.is_old) {
+        stop(manager);
+        return;
+    }
+    log_write(LOG_LEVEL_INFO, "ending in %" PRId64 " s, after load balancers have noticed it",
+              manager->config->drain_s);
+    manager->drain_until_ms = clock_monotonic_ms() + drain_ms;
+    manager->reload_requested = false; /* the new program would not know that it drains */
+}
+
 static bool has_children(const struct manager *manager)
 {
     return manager->running > 0 || reexec_has_children(&manager->reexec) ||
@@ -341,7 +373,9 @@ static void read_signals(struct manager *manager)
         if (signal.ssi_signo == SIGCHLD) {
             reap(manager);
         } else if (signal.ssi_signo == SIGHUP) {
-            manager->reload_requested = !manager->reexec.is_old;
+            manager->reload_requested = !manager->reexec.is_old && !is_draining(manager);
+        } else if (signal.ssi_signo == SIGTERM) {
+            drain(manager);
         } else {
             stop(manager);
         }
@@ -434,7 +468,8 @@ static int64_t children_due_ms(const struct manager *manager)
 
     if (manager->reexec.is_old)
         return manager->stopping ? reexec_drain_due_ms(&manager->reexec) : workers_due_ms(manager);
-    due_ms = manager->stopping ? manager->kill_deadline_ms : workers_due_ms(manager);
+    due_ms = manager->stopping ? manager->kill_deadline_ms
+                               : clock_min(workers_due_ms(manager), manager->drain_until_ms);
     due_ms = clock_min(due_ms,
                        clock_min(fork_server_due_ms(&manager->fork_server), reexec_due_ms(&manager->reexec)));
     return manager->stopping && manager->running == 0
@@ -448,6 +483,8 @@ static int sleep_ms(const struct manager *manager)
 
     due_ms = clock_min(due_ms,
                        clock_min(relay_due_ms(manager->relay), stats_writer_due_ms(manager->stats_writer)));
+    if (!manager->reexec.is_old)
+        due_ms = clock_min(due_ms, host_report_due_ms(&manager->host_report));
     left_ms = due_ms - clock_monotonic_ms();
     return left_ms <= 0 ? 0 : (int)clock_min(left_ms, LONGEST_SLEEP_MS);
 }
@@ -462,6 +499,38 @@ static void step_children(struct manager *manager, int64_t now_ms)
         spawn_missing(manager);
     if (!manager->stopping || manager->running > 0)
         reader_pool_keep(&manager->reader_pool, &manager->usual_mask);
+}
+
+/* Begins a reload as soon as the fork server has ended, for which it does not wait here. */
+static void reload(struct manager *manager)
+{
+    fork_server_kill(&manager->fork_server);
+    if (!fork_server_has_ended(&manager->fork_server))
+        return;
+    manager->reload_requested = false;
+    reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
+    manager->reload_failures += !manager->reexec.is_old;
+}
+
+static struct host_facts host_facts(const struct manager *manager)
+{
+    return (struct host_facts){
+        .ending = manager->stopping,
+        .draining = is_draining(manager),
+        .has_old_managers = manager->reexec.manager_count > 0,
+        .running = manager->running,
+        .spawn_error = manager->spawn_error,
+        .reload_failures = manager->reload_failures,
+        .away_since_ms = relay_away_since_ms(manager->relay),
+    };
+}
+
+static void report_to_host(struct manager *manager, int64_t now_ms)
+{
+    const struct host_facts facts = host_facts(manager);
+
+    if (!manager->reexec.is_old)
+        host_report_step(&manager->host_report, &facts, now_ms);
 }
 
 /* Runs one turn of the loop. Nothing in it blocks except poll(2). */
@@ -482,10 +551,10 @@ static void turn(struct manager *manager)
 
     if (ready > 0 && fds[SIGNALS].revents)
         read_signals(manager);
-    if (manager->reload_requested && !manager->stopping && reexec_may_begin(&manager->reexec)) {
-        manager->reload_requested = false;
-        reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
-    }
+    if (now_ms >= manager->drain_until_ms)
+        stop(manager);
+    if (manager->reload_requested && !manager->stopping && reexec_may_begin(&manager->reexec))
+        reload(manager);
     /*
      * The latch is cleared before the set of askers is read, because a worker sets its bit in the set before
      * it sets the latch.
@@ -502,6 +571,7 @@ static void turn(struct manager *manager)
     else if (manager->stopping)
         reexec_drain(&manager->reexec, now_ms);
     log_report_lost();
+    report_to_host(manager, now_ms);
     if (manager->stopping)
         return;
     inspect_workers(manager, now_ms);
@@ -539,7 +609,7 @@ static bool set_up(struct manager *manager, const struct config *config, char **
     manager->authorizer = authorizer_new(config, manager->scoreboard);
     manager->stats_writer = stats_writer_new(config, manager->scoreboard);
     manager->spawned_ms = calloc((size_t)manager->scoreboard->worker_count, sizeof *manager->spawned_ms);
-    manager->kill_deadline_ms = INT64_MAX;
+    manager->kill_deadline_ms = manager->drain_until_ms = INT64_MAX;
     spare_workers_init(&manager->spare_workers, manager->scoreboard);
     return worker_queue_init(&manager->undecided, manager->scoreboard->worker_count) && manager->relay &&
            manager->authorizer && manager->stats_writer && manager->spawned_ms &&
@@ -557,6 +627,9 @@ int manager_run(const struct config *config, char **argv)
     int status = EXIT_FAILURE;
 
     if (set_up(&manager, config, argv)) {
+        const struct host_facts facts = host_facts(&manager);
+
+        host_report_init(&manager.host_report, config, manager.scoreboard, STDIN_FILENO, &facts);
         log_write(LOG_LEVEL_INFO, "starting %d workers", manager.scoreboard->worker_count);
         while (!has_ended(&manager))
             turn(&manager);
@@ -572,6 +645,7 @@ int manager_run(const struct config *config, char **argv)
     stats_writer_free(manager.stats_writer);
     fork_server_release(&manager.fork_server);
     reader_pool_release(&manager.reader_pool);
+    host_report_release(&manager.host_report);
     scoreboard_free(manager.scoreboard);
     free(manager.spawned_ms);
     reexec_release(&manager.reexec);

@@ -4,11 +4,13 @@
  * It has the fork server fork the workers (fork_server.h) and replaces workers that die, after a pause if
  * they die soon after their start. It drains the longest-waiting polls when few workers are idle
  * (spare_workers.h). It fills the message ring and answers the workers' questions (relay.h, authorizer.h),
- * runs the readers (reader_pool.h), and writes the statistics (stats_writer.h).
+ * runs the readers (reader_pool.h), writes the statistics (stats_writer.h), and tells its host how it is
+ * (host_report.h).
  *
  * Signals:
  *   SIGTERM, SIGINT, SIGUSR1   All workers answer their polls and end. The manager kills workers that do
- *                              not end, and exits with status 0.
+ *                              not end, and exits with status 0. The first SIGTERM does this after
+ *                              PGPOLL_DRAIN_S, in which polls are served and the host says that it drains.
  *   SIGHUP                     The manager executes the program again, from its file, under the same
  *                              process id; a copy serves the old workers until the new ones have begun
  *                              (reexec.h).

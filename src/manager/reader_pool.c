@@ -3,6 +3,8 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "manager/children.h"
+#include "postgres/addresses.h"
+#include "postgres/timeline.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -10,20 +12,24 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1, .backoff = BACKOFF_CHILDREN };
+    *pool = (struct reader_pool){
+        .scoreboard = scoreboard, .queue = -1, .addresses = -1, .backoff = BACKOFF_CHILDREN
+    };
     pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
     if (!pool->pids || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
     pool->queue = ends[1];
-    return true;
+    pool->addresses = memfd_create("pgpoll-addresses", MFD_CLOEXEC);
+    return pool->addresses >= 0 && addresses_share(pool->addresses);
 }
 
 void reader_pool_close(struct reader_pool *pool)
@@ -38,6 +44,9 @@ void reader_pool_close(struct reader_pool *pool)
 void reader_pool_release(struct reader_pool *pool)
 {
     reader_pool_close(pool);
+    if (pool->addresses >= 0)
+        (void)close(pool->addresses);
+    pool->addresses = -1;
     free(pool->pids);
     pool->pids = NULL;
 }
@@ -64,9 +73,10 @@ void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
     int64_t now_ms = clock_monotonic_ms();
 
     for (int left = missing(pool); left > 0 && now_ms >= pool->backoff.due_ms; left--) {
-        pid_t pid =
-            subprocess_start(&pool->subprocess, (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, -1 },
-                             SUBPROCESS_WITH_DATABASE, mask);
+        pid_t pid = subprocess_start(
+            &pool->subprocess,
+            (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, pool->addresses, timeline_descriptor(), -1 },
+            SUBPROCESS_WITH_DATABASE, mask);
 
         pool->started_ms = now_ms;
         if (pid < 0) {

@@ -3,9 +3,11 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "core/notify.h"
 #include "manager/children.h"
 #include "manager/fork_server.h"
 #include "manager/reader_pool.h"
+#include "postgres/timeline.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -39,12 +41,14 @@ enum {
  * The protocol of a reload. P is the process whose id systemd or a pid file knows. S is the scoreboard that P
  * shares with its workers.
  *
- *  1. P ends the fork server, so that P knows all workers of S, and forks the old manager M. M has a copy of
- *     everything that P has: S, the database connections, the queries and questions in progress.
+ *  1. P kills the fork server. When that has ended, P knows all workers of S, and forks the old manager M. M
+ *     has a copy of everything that P has: S, the database connections, the queries and questions in
+ *     progress.
  *  2. P executes the new program, and so keeps its process id. The new program reads the process ids of M and
  *     of all other children from a memory file. The environment variable OLD_CHILDREN holds the file's
- *     descriptor and how many of the ids are old managers. If P cannot execute the program, P tells M, which
- *     exits, and P continues as before.
+ *     descriptor, how many of the ids are old managers, and the descriptor of the memory of timelines
+ *     (timeline.h), which M shares with P. If P cannot execute the program, P tells M, which exits, and P
+ *     continues as before.
  *  3. M serves the workers of S as P did: it answers questions, fills the message ring, wakes polls, and
  *     drains the longest-waiting polls when few workers are idle. M starts no process. Its workers still
  *     accept requests.
@@ -64,23 +68,14 @@ enum {
 /* The environment variable's name. Version 0.1.0 uses the same variable and reads the descriptor from it. */
 static const char OLD_CHILDREN[] = CONFIG_OLD_WORKERS;
 
-/* Returns how many workers have begun to accept requests, whether they are idle or busy now. */
-static int begun_count(const struct scoreboard *scoreboard)
-{
-    int begun = 0;
-
-    for (int i = 0; i < scoreboard->worker_count; i++)
-        begun += atomic_load(&scoreboard_slot(scoreboard, i)->state) != SLOT_EMPTY;
-    return begun;
-}
-
 /*
  * Each old manager holds database connections, so a reload waits until the previous one has ended. It does
  * not wait if no new worker has begun, because then it may be the attempt to replace a broken program.
  */
 bool reexec_may_begin(const struct reexec *reexec)
 {
-    return reexec->manager_count == 0 || (reexec->manager_count == 1 && begun_count(reexec->scoreboard) == 0);
+    return reexec->manager_count == 0 ||
+           (reexec->manager_count == 1 && scoreboard_begun(reexec->scoreboard) == 0);
 }
 
 static void write_pid(int fd, int pid)
@@ -92,9 +87,9 @@ static void write_pid(int fd, int pid)
 
 /* Writes the process ids of all children to the file, old managers first, for the new program. */
 static bool write_children(const struct reexec *reexec, const struct reader_pool *pool, int fd,
-                           pid_t old_manager)
+                           pid_t old_manager, int timelines)
 {
-    char text[32];
+    char text[48];
 
     write_pid(fd, old_manager);
     for (int i = 0; i < reexec->manager_count; i++) /* old managers of a reload that has not ended yet */
@@ -105,7 +100,7 @@ static bool write_children(const struct reexec *reexec, const struct reader_pool
         write_pid(fd, scoreboard_pid(reexec->scoreboard, i));
     for (int i = 0; i < atomic_load(&reexec->scoreboard->manager->readers); i++)
         write_pid(fd, pool->pids[i]);
-    (void)snprintf(text, sizeof text, "%d %d", fd, reexec->manager_count + 1);
+    (void)snprintf(text, sizeof text, "%d %d %d", fd, reexec->manager_count + 1, timelines);
     return setenv(OLD_CHILDREN, text, 1) == 0;
 }
 
@@ -131,10 +126,9 @@ static void become_old_manager(struct reexec *reexec, struct fork_server *fork_s
 
 void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct reader_pool *pool)
 {
-    int fd = memfd_create("pgpoll-old-children", 0), ends[2] = { -1, -1 };
+    int fd = memfd_create("pgpoll-old-children", 0), timelines = -1, ends[2] = { -1, -1 };
     pid_t pid = -1;
 
-    fork_server_end(fork_server);
     if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0)
         pid = fork();
     if (pid == 0) {
@@ -143,14 +137,17 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
         become_old_manager(reexec, fork_server, pool, ends[0]);
         return;
     }
-    if (pid > 0 && write_children(reexec, pool, fd, pid)) {
+    timelines = dup(timeline_descriptor()); /* not closed on exec */
+    if (pid > 0 && write_children(reexec, pool, fd, pid, timelines)) {
         log_write(LOG_LEVEL_INFO, "reloading: process %d serves the old workers until new ones have started",
                   (int)pid);
         /*
          * The signals stay blocked, so that one that arrives before the new program reads signals does not
          * end the process.
          */
+        notify_restore();
         (void)execvp(reexec->argv[0], reexec->argv);
+        notify_init();
     }
     log_write(LOG_LEVEL_ERROR, "cannot reload, the running program continues: %s: %s", reexec->argv[0],
               strerror(errno));
@@ -160,18 +157,20 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
     (void)close(ends[0]);
     (void)close(ends[1]);
     (void)close(fd);
+    (void)close(timelines);
 }
 
 /*
- * Reads the old children's process ids from the file that write_children() made. Returns false if this fails;
- * errno says why.
+ * Reads the old children's process ids from the file that write_children() made, and takes over the memory of
+ * timelines. Returns false if this fails; errno says why.
  */
 static bool read_children(struct reexec *reexec)
 {
     const char *text = getenv(OLD_CHILDREN);
     char *end = NULL;
     int fd = text ? (int)strtol(text, &end, 10) : -1, count = 0;
-    long manager_count = text ? strtol(end, NULL, 10) : 0;
+    long manager_count = text ? strtol(end, &end, 10) : 0;
+    int timelines = text && *end ? (int)strtol(end, NULL, 10) : -1; /* older versions pass none on */
     off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
     bool taken = true;
 
@@ -189,7 +188,7 @@ static bool read_children(struct reexec *reexec)
         (void)close(fd);
     (void)unsetenv(OLD_CHILDREN);
     reexec->stage_deadline_ms = clock_monotonic_ms() + REPLACE_MS;
-    return taken;
+    return timeline_share(timelines) && taken;
 }
 
 bool reexec_init(struct reexec *reexec, const struct config *config, char **argv,
@@ -219,7 +218,7 @@ void reexec_end_old(struct reexec *reexec, bool stopping, int64_t now_ms)
         return;
     if (reexec->stage == OLD_MANAGERS_SERVE &&
         (now_ms >= reexec->stage_deadline_ms || stopping ||
-         begun_count(reexec->scoreboard) == reexec->scoreboard->worker_count)) {
+         scoreboard_begun(reexec->scoreboard) == reexec->scoreboard->worker_count)) {
         children_signal(reexec->managers, reexec->manager_count, SIGTERM);
         reexec->stage = OLD_MANAGERS_END;
         reexec->stage_deadline_ms = now_ms + OLD_MANAGER_MS;

@@ -43,7 +43,8 @@ struct reexec {
 };
 
 /*
- * Reads from the environment which children the previous program left to this process. config, argv (main's)
+ * Reads from the environment which children, and which memory of timelines, the previous program left to this
+ * process. config, argv (main's)
  * and scoreboard are borrowed. Returns false if this fails (errno says why); call reexec_release() even then.
  */
 bool reexec_init(struct reexec *reexec, const struct config *config, char **argv,
@@ -54,7 +55,7 @@ void reexec_release(struct reexec *reexec);
 bool reexec_may_begin(const struct reexec *reexec);
 
 /*
- * Begins a reload, and ends the fork server. On success this function returns only in the old manager, which
+ * Begins a reload. The fork server has ended. On success this function returns only in the old manager, which
  * has neither a fork server nor readers from then on. If the program cannot be executed, the function logs
  * that and returns in the process that called it.
  */

@@ -88,6 +88,7 @@ struct relay {
     bool caught_up;          /* the cycle's read has reached the last message that has a position */
     enum error logged_error; /* the last error that was logged; it is not logged again while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
+    int64_t away_since_ms;   /* since when the connection has not worked; 0: it works */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
     bool prepared;           /* the session keeps the statements that read messages */
     bool never_prepares;     /* the session turned out to be shared with others */
@@ -133,6 +134,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
                                                    .throttle = &relay->throttle };
     relay->database = database_new(config->query_timeout_s * 1000);
     relay->complete_to = CATCH_UP_FROM_NOW;
+    relay->away_since_ms = clock_monotonic_ms();
     relay->to_wake = calloc(READ_MESSAGES, sizeof *relay->to_wake);
     relay->json = printbuf_new();
     (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
@@ -244,7 +246,8 @@ static bool prepare_statements(struct relay *relay)
 {
     struct statement *new_messages, *read_feed;
 
-    if (relay->prepared || relay->never_prepares || !atomic_load(&relay->scoreboard->listen_works))
+    if (relay->prepared || relay->never_prepares || database_is_pooled(relay->database) ||
+        !atomic_load(&relay->scoreboard->listen_works))
         return true;
     relay->prepared = true;
     new_messages = query_batch_add(&relay->batch);
@@ -614,6 +617,7 @@ static void succeed(struct relay *relay)
     if (relay->is_lost)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;
+    relay->away_since_ms = 0;
     relay->logged_error = ERROR_NONE;
     backoff_reset(&relay->backoff);
     relay->worked_ms = clock_monotonic_ms();
@@ -635,6 +639,8 @@ static void succeed(struct relay *relay)
 static void reconnect(struct relay *relay)
 {
     relay->is_lost = true;
+    if (relay->away_since_ms == 0)
+        relay->away_since_ms = clock_monotonic_ms();
     announcements_lose(&relay->announcements);
     set_numbers_until(relay, false);
     database_close(relay->database, NULL);
@@ -683,6 +689,11 @@ static void finish(struct relay *relay, enum error error)
 struct pollfd relay_pollfd(const struct relay *relay)
 {
     return database_pollfd(relay->database);
+}
+
+int64_t relay_away_since_ms(const struct relay *relay)
+{
+    return relay->away_since_ms;
 }
 
 /* Returns when the next cycle is due because of a look. */

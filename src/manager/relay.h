@@ -35,6 +35,9 @@ void relay_free(struct relay *relay);
 struct pollfd relay_pollfd(const struct relay *relay);
 int64_t relay_due_ms(const struct relay *relay);
 
+/* Returns since when the connection has not worked (monotonic ms), or 0 if it works. */
+int64_t relay_away_since_ms(const struct relay *relay);
+
 /* Does what is due. ready: whether poll(2) has reported the descriptor. */
 void relay_step(struct relay *relay, bool ready);
 

@@ -250,6 +250,7 @@ static void forget_rows(struct stats_writer *writer)
     for (int i = 0; i < writer->scoreboard->worker_count; i++)
         writer->entries[i].pid = 0;
     writer->gauges = (struct stats_gauges){ 0 };
+    writer->report.counters_began = false;
 }
 
 static void fail(struct stats_writer *writer, enum error error)
@@ -283,6 +284,7 @@ static void succeed(struct stats_writer *writer)
         writer->write_ms = writer->batch.started_ms + HEARTBEAT_MS;
         return;
     }
+    writer->scoreboard->statistics_ms = clock_monotonic_ms();
     stats_report_written(&writer->report);
 }
 

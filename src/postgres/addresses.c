@@ -2,37 +2,60 @@
 
 #include "core/clock.h"
 
-#include <libpq-fe.h>
 #include <netdb.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
-
-/* A comma-separated list, written one entry at a time. */
-struct list {
-    char *text;
-    size_t size;
-    FILE *stream;
-};
+#include <unistd.h>
 
 struct addresses {
     char *host, *hostaddr, *port; /* libpq's parameters, "" if not set */
+    char *default_port;
+    uint64_t id; /* of the operator's list and of what it is used for */
+    struct addresses_options options;
     bool need_resolver;
-    struct list hosts, hostaddrs, ports; /* the resolved parameters */
-    int count;                           /* the number of entries in each list */
+    bool balanced; /* the operator wants load_balance_hosts=random */
+    struct address *list;
+    int count;
     int64_t resolved_ms;
     char error[256];
 };
 
+enum { BEGINS = 8 };
+
+/* The hash of no text. */
+#define HASH_BASIS UINT64_C(0xcbf29ce484222325)
+
+/*
+ * Where attempts begin, for more lists than a process has: the operator's, and the one of
+ * PGPOLL_CATCH_UP_SERVICE.
+ */
+struct begin {
+    _Atomic uint64_t list; /* 0: free */
+    _Atomic uint64_t id;   /* 0: the first address */
+};
+
+static struct begin own_begins[BEGINS];
+static struct begin *begins = own_begins;
+
 /* ---- libpq's parameters */
 
-static char *option(const PQconninfoOption *options, const char *keyword)
+static const PQconninfoOption *find_option(const PQconninfoOption *options, const char *keyword)
 {
-    for (; options->keyword; options++)
-        if (strcmp(options->keyword, keyword) == 0)
-            return strdup(options->val ? options->val : "");
-    return strdup("");
+    while (options->keyword && strcmp(options->keyword, keyword) != 0)
+        options++;
+    return options->keyword ? options : NULL;
+}
+
+/* Returns the value of this parameter, or "" if it is not set or this libpq does not know it. */
+static const char *option(const PQconninfoOption *options, const char *keyword)
+{
+    const PQconninfoOption *found = find_option(options, keyword);
+
+    return found && found->val ? found->val : "";
 }
 
 static int count_entries(const char *list)
@@ -91,18 +114,30 @@ static bool is_name(const char *host, const char *hostaddr)
 
 /* ---- creating and freeing */
 
-/*
- * Sets need_resolver if a host is a name. Ignores lists of different lengths, because libpq rejects them.
- * Returns false if out of memory.
- */
+/* Returns a hash of the text after the text with the hash so far (FNV-1a, 64 bits). It is never 0. */
+static uint64_t hash(uint64_t so_far, const char *text)
+{
+    do {
+        so_far ^= (unsigned char)*text;
+        so_far *= UINT64_C(0x100000001b3);
+    } while (*text++);
+    return so_far | 1;
+}
+
+/* Returns how many hosts libpq's parameters name, or 0 if libpq rejects lists of these lengths. */
+static int count_hosts(const struct addresses *addresses)
+{
+    const int hosts = count_entries(addresses->host), ports = count_entries(addresses->port);
+    const int count = *addresses->hostaddr ? count_entries(addresses->hostaddr) : hosts;
+
+    return (*addresses->host && hosts != count) || (ports != 1 && ports != count) ? 0 : count;
+}
+
+/* Sets need_resolver if a host is a name. Returns false if out of memory. */
 static bool look_for_names(struct addresses *addresses)
 {
-    const int count = count_entries(addresses->host);
-    const int ports = count_entries(addresses->port);
+    const int count = count_hosts(addresses);
 
-    if ((*addresses->hostaddr && count_entries(addresses->hostaddr) != count) ||
-        (ports != 1 && ports != count))
-        return true;
     for (int i = 0; i < count; i++) {
         char *host = entry(addresses->host, i), *hostaddr = entry(addresses->hostaddr, i);
         const bool made = host && hostaddr;
@@ -117,42 +152,72 @@ static bool look_for_names(struct addresses *addresses)
     return true;
 }
 
-struct addresses *addresses_new(void)
+static void read_options(struct addresses *addresses, const PQconninfoOption *options)
+{
+    static const char *const identifying[] = { "host", "hostaddr", "port", "target_session_attrs" };
+    const char *timeout = option(options, "connect_timeout");
+
+    addresses->id = HASH_BASIS;
+    for (size_t i = 0; i < sizeof identifying / sizeof *identifying; i++)
+        addresses->id = hash(addresses->id, option(options, identifying[i]));
+    addresses->balanced = strcmp(option(options, "load_balance_hosts"), "random") == 0;
+    addresses->options = (struct addresses_options){
+        .connect_timeout_s = *timeout ? strtol(timeout, NULL, 10) : ADDRESSES_NOT_SET,
+        .prefer_standby = strcmp(option(options, "target_session_attrs"), "prefer-standby") == 0,
+        .keepalives_idle = *option(options, "keepalives_idle"),
+        .keepalives_interval = *option(options, "keepalives_interval"),
+        .keepalives_count = *option(options, "keepalives_count"),
+        .tcp_user_timeout = *option(options, "tcp_user_timeout"),
+    };
+}
+
+struct addresses *addresses_new(const PQconninfoOption *options)
 {
     struct addresses *addresses = calloc(1, sizeof *addresses);
-    PQconninfoOption *options = PQconndefaults();
-    bool made = addresses && options;
+    PQconninfoOption *defaults = options ? NULL : PQconndefaults();
+    bool made;
+
+    if (!options)
+        options = defaults;
+    made = addresses && options;
 
     if (made) {
-        addresses->host = option(options, "host");
-        addresses->hostaddr = option(options, "hostaddr");
-        addresses->port = option(options, "port");
-        made = addresses->host && addresses->hostaddr && addresses->port && look_for_names(addresses);
+        addresses->host = strdup(option(options, "host"));
+        addresses->hostaddr = strdup(option(options, "hostaddr"));
+        addresses->port = strdup(option(options, "port"));
+        addresses->default_port = strdup(find_option(options, "port")->compiled);
+        read_options(addresses, options);
+        made = addresses->host && addresses->hostaddr && addresses->port && addresses->default_port &&
+               look_for_names(addresses);
     }
-    PQconninfoFree(options);
+    PQconninfoFree(defaults);
     if (made)
         return addresses;
     addresses_free(addresses);
     return NULL;
 }
 
-static void list_release(struct list *list)
+static void free_list(struct addresses *addresses)
 {
-    if (list->stream)
-        (void)fclose(list->stream);
-    free(list->text);
+    for (int i = 0; i < addresses->count; i++) {
+        free(addresses->list[i].host);
+        free(addresses->list[i].hostaddr);
+        free(addresses->list[i].port);
+    }
+    free(addresses->list);
+    addresses->list = NULL;
+    addresses->count = 0;
 }
 
 void addresses_free(struct addresses *addresses)
 {
     if (!addresses)
         return;
+    free_list(addresses);
     free(addresses->host);
     free(addresses->hostaddr);
     free(addresses->port);
-    list_release(&addresses->hosts);
-    list_release(&addresses->hostaddrs);
-    list_release(&addresses->ports);
+    free(addresses->default_port);
     free(addresses);
 }
 
@@ -161,50 +226,67 @@ bool addresses_need_resolver(const struct addresses *addresses)
     return addresses->need_resolver;
 }
 
+const struct addresses_options *addresses_options(const struct addresses *addresses)
+{
+    return &addresses->options;
+}
+
 /* ---- resolving */
 
-static bool list_open(struct list *list)
+/*
+ * Sets *value to a new value of a libpq parameter for one host; list is the operator's value for all hosts.
+ * libpq ignores an empty value and takes the list instead. Therefore, if a parameter of this host is empty
+ * (twice), all of them name the host twice. Returns false if out of memory.
+ */
+static bool set_value(char **value, const char *list, const char *text, bool twice)
 {
-    list->stream = open_memstream(&list->text, &list->size);
-    return list->stream;
+    if (*text == '\0' && *list == '\0')
+        return true;
+    if (asprintf(value, "%s%s%s", text, twice ? "," : "", twice ? text : "") < 0)
+        *value = NULL;
+    return *value;
 }
 
-static bool list_close(struct list *list)
+/* Adds an address. Returns false if out of memory. */
+static bool add(struct addresses *addresses, const char *host, const char *hostaddr, const char *port)
 {
-    const bool complete = list->stream && fclose(list->stream) == 0;
+    struct address *list = realloc(addresses->list, (size_t)(addresses->count + 1) * sizeof *list);
+    const bool twice = (*host == '\0' && *addresses->host) || (*hostaddr == '\0' && *addresses->hostaddr);
+    struct address *made;
 
-    list->stream = NULL;
-    return complete;
-}
-
-static void add(struct addresses *addresses, const char *host, const char *hostaddr, const char *port)
-{
-    const char *comma = addresses->count++ > 0 ? "," : "";
-
-    (void)fprintf(addresses->hosts.stream, "%s%s", comma, host);
-    (void)fprintf(addresses->hostaddrs.stream, "%s%s", comma, hostaddr);
-    (void)fprintf(addresses->ports.stream, "%s%s", comma, port);
+    if (!list)
+        return false;
+    addresses->list = list;
+    made = &list[addresses->count++];
+    *made = (struct address){ .server = hash(hash(HASH_BASIS, *host ? host : hostaddr), port) };
+    made->id = hash(made->server, hostaddr);
+    return set_value(&made->host, addresses->host, host, twice) &&
+           set_value(&made->hostaddr, addresses->hostaddr, hostaddr, twice) &&
+           set_value(&made->port, addresses->port,
+                     *port || *addresses->port == '\0' ? port : addresses->default_port, twice);
 }
 
 /*
- * Adds an entry for each address of this host name. The entry keeps the name as its host, because TLS
- * verifies the name and libpq looks it up in the password file.
+ * Adds each address of this host name. The address keeps the name as its host, because TLS verifies the name
+ * and libpq looks it up in the password file.
  */
-static void resolve_name(struct addresses *addresses, const char *host, const char *port)
+static bool resolve_name(struct addresses *addresses, const char *host, const char *port)
 {
     int failure;
     struct addrinfo *found = look_up(host, 0, &failure);
     char hostaddr[NI_MAXHOST];
+    bool made = true;
 
     if (failure)
         (void)snprintf(addresses->error, sizeof addresses->error,
                        "could not translate host name \"%.100s\" to address: %s", host,
                        gai_strerror(failure));
-    for (const struct addrinfo *at = found; at; at = at->ai_next)
+    for (const struct addrinfo *at = found; at && made; at = at->ai_next)
         if (getnameinfo(at->ai_addr, at->ai_addrlen, hostaddr, sizeof hostaddr, NULL, 0, NI_NUMERICHOST) == 0)
-            add(addresses, host, hostaddr, port);
+            made = add(addresses, host, hostaddr, port);
     if (found)
         freeaddrinfo(found);
+    return made;
 }
 
 /* Adds the addresses of the host with this index. Returns false if out of memory. */
@@ -212,12 +294,12 @@ static bool resolve_entry(struct addresses *addresses, int index)
 {
     char *host = entry(addresses->host, index), *hostaddr = entry(addresses->hostaddr, index),
          *port = entry(addresses->port, index);
-    const bool made = host && hostaddr && port;
+    bool made = host && hostaddr && port;
 
     if (made && is_name(host, hostaddr))
-        resolve_name(addresses, host, port);
+        made = resolve_name(addresses, host, port);
     else if (made)
-        add(addresses, host, hostaddr, port);
+        made = add(addresses, host, hostaddr, port);
     free(host);
     free(hostaddr);
     free(port);
@@ -226,17 +308,19 @@ static bool resolve_entry(struct addresses *addresses, int index)
 
 void addresses_resolve(struct addresses *addresses)
 {
-    bool made =
-        list_open(&addresses->hosts) && list_open(&addresses->hostaddrs) && list_open(&addresses->ports);
+    const int count = count_hosts(addresses);
+    bool made = true;
 
-    for (int i = 0; made && i < count_entries(addresses->host); i++)
+    for (int i = 0; made && i < count; i++)
         made = resolve_entry(addresses, i);
-    made = list_close(&addresses->hosts) && made;
-    made = list_close(&addresses->hostaddrs) && made;
-    made = list_close(&addresses->ports) && made;
+    if (count == 0) { /* libpq takes its own values and says what is wrong with them */
+        addresses->list = calloc(1, sizeof *addresses->list);
+        made = addresses->list;
+        addresses->count = made;
+    }
     addresses->resolved_ms = clock_monotonic_ms();
     if (!made) {
-        addresses->count = 0;
+        free_list(addresses);
         (void)snprintf(addresses->error, sizeof addresses->error, "out of memory");
     }
 }
@@ -250,25 +334,74 @@ int64_t addresses_resolved_ms(const struct addresses *addresses)
 
 const char *addresses_error(const struct addresses *addresses)
 {
-    return addresses->need_resolver && addresses->count == 0 ? addresses->error : "";
+    return addresses->count == 0 ? addresses->error : "";
 }
 
-static const char *text_of(const struct addresses *addresses, const struct list *list)
+int addresses_count(const struct addresses *addresses)
 {
-    return addresses->count > 0 ? list->text : NULL;
+    return addresses->count;
 }
 
-const char *addresses_host(const struct addresses *addresses)
+const struct address *addresses_at(const struct addresses *addresses, int index)
 {
-    return text_of(addresses, &addresses->hosts);
+    return &addresses->list[index % addresses->count];
 }
 
-const char *addresses_hostaddr(const struct addresses *addresses)
+/* ---- where attempts begin */
+
+bool addresses_share(int fd)
 {
-    return text_of(addresses, &addresses->hostaddrs);
+    const size_t size = sizeof own_begins;
+    void *shared = MAP_FAILED;
+
+    if (ftruncate(fd, (off_t)size) == 0)
+        shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (shared == MAP_FAILED)
+        return false;
+    begins = shared;
+    return true;
 }
 
-const char *addresses_port(const struct addresses *addresses)
+/* Returns the id of the address to begin with, to be read or changed. */
+static _Atomic uint64_t *begin_of(uint64_t list)
 {
-    return text_of(addresses, &addresses->ports);
+    int i = 0;
+
+    while (i < BEGINS - 1 && begins[i].list && begins[i].list != list)
+        i++;
+    if (begins[i].list != list) {
+        begins[i].list = list;
+        begins[i].id = 0;
+    }
+    return &begins[i].id;
+}
+
+uint64_t addresses_list(const struct addresses *addresses)
+{
+    return addresses->id;
+}
+
+int addresses_first(const struct addresses *addresses)
+{
+    const uint64_t id = *begin_of(addresses_list(addresses));
+
+    if (addresses->balanced)
+        return (int)(random() % addresses->count);
+    for (int i = 0; i < addresses->count; i++)
+        if (addresses->list[i].id == id)
+            return i;
+    return 0;
+}
+
+void addresses_prefer(uint64_t list, uint64_t id)
+{
+    *begin_of(list) = id;
+}
+
+void addresses_avoid(uint64_t list, uint64_t id, uint64_t next)
+{
+    _Atomic uint64_t *begin = begin_of(list);
+
+    if (*begin == id || *begin == 0)
+        *begin = next;
 }

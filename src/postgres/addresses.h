@@ -1,43 +1,86 @@
 /*
- * Resolves the host names of libpq's connection parameters before libpq sees them. libpq itself resolves
- * names inside PQconnectStart() and PQconnectPoll(), and blocks while it does. connect.c creates a struct
- * addresses for an attempt to connect.
+ * The addresses of the servers that libpq's connection parameters name. connect.c tries one after the other.
+ * libpq would do that by itself, but it goes on after a silent host only if its caller blocks. It also
+ * resolves names inside PQconnectStart() and PQconnectPoll(), and blocks while it does.
  *
- * Source: PostgreSQL 15 manual, 34.1.1.3 "Specifying Multiple Hosts" and 34.1.2, host and hostaddr.
+ * connect.c creates a struct addresses for an attempt to connect. The process remembers where attempts begin:
+ * at the address that last served a session or, after that has fallen silent, at the next one. A manager
+ * shares this memory with its readers. Only one thread of a process uses it.
+ *
+ * Source: PostgreSQL 15 manual, 34.1.1.3 "Specifying Multiple Hosts" and 34.1.2 "Parameter Key Words".
  */
 #ifndef PGPOLL_ADDRESSES_H
 #define PGPOLL_ADDRESSES_H
 
+#include <libpq-fe.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 struct addresses;
 
+/* libpq's parameters for one address. NULL: libpq's own value applies. */
+struct address {
+    char *host, *hostaddr, *port;
+    uint64_t server; /* equal for addresses with the same host and port */
+    uint64_t id;     /* equal for equal addresses, in every attempt; 0 if libpq will reject the parameters */
+};
+
+#define ADDRESSES_NOT_SET LONG_MIN
+
+/* What the operator has set, by environment variables or in a service file. */
+struct addresses_options {
+    long connect_timeout_s; /* ADDRESSES_NOT_SET: not set; 0 or less: no limit */
+    bool prefer_standby;    /* target_session_attrs is prefer-standby */
+    bool keepalives_idle, keepalives_interval, keepalives_count, tcp_user_timeout; /* whether they are set */
+};
+
 /*
- * Reads host, hostaddr and port from libpq's environment variables and service file. Returns NULL if out of
- * memory.
+ * Reads host, hostaddr and port from options or, if that is NULL, from libpq's environment variables and
+ * service file. Returns NULL if out of memory.
  */
-struct addresses *addresses_new(void);
+struct addresses *addresses_new(const PQconninfoOption *options);
 void addresses_free(struct addresses *addresses);
 
 /* Whether a name must be resolved. Socket paths, numeric addresses and PGHOSTADDR need no resolver. */
 bool addresses_need_resolver(const struct addresses *addresses);
 
-/* Resolves the names. Blocks for as long as the system's resolver (getaddrinfo(3)) does. */
+/* Borrowed. */
+const struct addresses_options *addresses_options(const struct addresses *addresses);
+
+/*
+ * Makes the list of addresses. If names must be resolved, blocks for as long as the system's resolver
+ * (getaddrinfo(3)) does.
+ */
 void addresses_resolve(struct addresses *addresses);
 
 /* Returns when addresses_resolve() ended, in monotonic milliseconds. */
 int64_t addresses_resolved_ms(const struct addresses *addresses);
 
-/* Returns why no name could be resolved, or "" if at least one address is known. Borrowed. */
+/* Returns why there is no address, or "" if at least one is known. Borrowed. */
 const char *addresses_error(const struct addresses *addresses);
 
+int addresses_count(const struct addresses *addresses);
+
+/* Returns the address with this index, counted from 0. After the last one follows the first one. Borrowed. */
+const struct address *addresses_at(const struct addresses *addresses, int index);
+
 /*
- * Return libpq's parameters host, hostaddr and port, each as a list with one entry per address, or NULL if
- * libpq's own value applies. Borrowed.
+ * Moves the memory of where attempts begin into this file, made with memfd_create(2), which other processes
+ * share. Returns false, with errno set, if this fails; then the process remembers for itself.
  */
-const char *addresses_host(const struct addresses *addresses);
-const char *addresses_hostaddr(const struct addresses *addresses);
-const char *addresses_port(const struct addresses *addresses);
+bool addresses_share(int fd);
+
+/* Identifies the operator's list of hosts, together with target_session_attrs, in the functions below. */
+uint64_t addresses_list(const struct addresses *addresses);
+
+/* Returns the index of the address to begin with. */
+int addresses_first(const struct addresses *addresses);
+
+/* Makes later attempts of this process begin with the address of this id, because it serves a session. */
+void addresses_prefer(uint64_t list, uint64_t id);
+
+/* The address of this id is silent: makes later attempts that would begin with it begin with the next one. */
+void addresses_avoid(uint64_t list, uint64_t id, uint64_t next);
 
 #endif

@@ -58,12 +58,6 @@ bool call_begin_wait(struct statement *statement, const struct poll_topic *topic
     return statement_add_topics(statement, topics, count);
 }
 
-void call_end_wait(struct statement *statement, const char *host, const char *report)
-{
-    statement_init(statement, "SELECT pgpoll.write_statistics($1, $2::json), pgpoll.unlisten(NULL)");
-    add_report(statement, host, report);
-}
-
 void call_sweep_waiters(struct statement *statement)
 {
     statement_init(statement, "SELECT pgpoll.sweep_waiters() WHERE " WRITABLE);
@@ -74,6 +68,11 @@ void call_sweep_waiters(struct statement *statement)
 void call_listen_to_batches(struct statement *statement)
 {
     statement_init(statement, "LISTEN pgpoll");
+}
+
+void call_unlisten(struct statement *statement)
+{
+    statement_init(statement, "UNLISTEN *");
 }
 
 bool call_listen_to_topic(struct statement *statement, const struct poll_topic *topic)

@@ -45,9 +45,6 @@ void call_write_statistics(struct statement *statement, const char *host, const 
 bool call_begin_wait(struct statement *statement, const struct poll_topic *topics, int count,
                      const char *host, const char *report);
 
-/* The same as call_write_statistics(), and ends all LISTENs of the session. */
-void call_end_wait(struct statement *statement, const char *host, const char *report);
-
 /* Deletes stale rows of pgpoll.waiters. */
 void call_sweep_waiters(struct statement *statement);
 
@@ -55,6 +52,9 @@ void call_sweep_waiters(struct statement *statement);
 
 /* LISTENs to the channel on which batches are announced. */
 void call_listen_to_batches(struct statement *statement);
+
+/* Ends all LISTENs of the session. */
+void call_unlisten(struct statement *statement);
 
 /*
  * LISTENs to the channel of a topic. Column 1 is a text that identifies the server, its start and the table

@@ -26,6 +26,23 @@ void database_set_asynchronous_commit(struct database *database)
     database->asynchronous_commit = true;
 }
 
+bool database_use_service(struct database *database, const char *service)
+{
+    const char *before = getenv("PGSERVICE");
+    char *kept = before ? strdup(before) : NULL;
+
+    /* libpq reads the service file only for the service of the environment. */
+    if ((before && !kept) || setenv("PGSERVICE", service, 1) != 0)
+        goto out;
+    database->options = PQconndefaults();
+    database->service = service;
+    if ((kept ? setenv("PGSERVICE", kept, 1) : unsetenv("PGSERVICE")) != 0)
+        database->service = NULL;
+out:
+    free(kept);
+    return database->service && database->options;
+}
+
 void database_free(struct database *database)
 {
     if (!database)
@@ -35,22 +52,28 @@ void database_free(struct database *database)
         background_wait(database->canceller, clock_monotonic_ms() + CANCEL_MS);
     background_free(database->canceller);
     while (database->ended_count > 0)
-        session_forget(database, 0);
+        session_forget(database, &database->ended[0]);
     connect_drop_addresses(database);
     statement_release(&database->check_statement);
+    PQconninfoFree(database->options);
     free(database);
 }
 
 enum error database_begin(struct database *database, const struct statement *statements, int count,
                           PGresult **results)
 {
+    enum error error;
+
     for (int i = 0; i < count; i++)
         results[i] = NULL;
     database->error[0] = database->sqlstate[0] = '\0';
     database->failed = 0;
     database->timed_out = false;
-    database->asked = (struct pipeline){ statements, count, results, 0, ERROR_NONE };
-    return database->state == CLOSED ? connect_step_ending(database) : pipeline_start_asked(database);
+    database->asked = (struct pipeline){ .statements = statements, .count = count, .results = results };
+    if (database->state == CLOSED)
+        return connect_begin(database);
+    error = identify_check(database);
+    return error ? error : pipeline_start_asked(database);
 }
 
 enum error database_step(struct database *database)
@@ -66,12 +89,16 @@ enum error database_step(struct database *database)
         return connect_step_connecting(database);
     case CHECKING:
         return connect_step_checking(database);
+    case IDENTIFYING:
+        return connect_step_identifying(database);
     case REPLACING:
         return connect_step_replacing(database);
     case RUNNING:
         error = pipeline_step(database, &database->asked);
         if (error != ERROR_PENDING && database->state == RUNNING)
             database->state = IDLE;
+        if (error == ERROR_NONE)
+            connect_remember(database);
         return error;
     case CLOSED:
     case IDLE:
@@ -85,7 +112,7 @@ struct pollfd database_pollfd(const struct database *database)
     struct pollfd fd = { .fd = PQsocket(database->connection), .events = POLLIN };
 
     if (database->state == ENDING)
-        fd.fd = database->ended[database->ended_count - 1].fd;
+        fd.fd = session_newest_ended(database)->fd;
     else if (database->state == RESOLVING)
         fd.fd = background_fd(database->resolver);
     else if (database->state == CONNECTING)
@@ -98,9 +125,9 @@ struct pollfd database_pollfd(const struct database *database)
 
 int64_t database_due_ms(const struct database *database)
 {
-    if (database->state != ENDING)
-        return INT64_MAX;
-    return database->ended_count == 1 ? database->ended[0].since_ms + EXIT_MS : database->look_ms;
+    if (database->state == ENDING)
+        return clock_min(database->look_ms, database->host_due_ms);
+    return database->state == CONNECTING ? database->host_due_ms : INT64_MAX;
 }
 
 bool database_is_resolving(const struct database *database)
@@ -131,6 +158,18 @@ enum error database_run(struct database *database, const struct statement *state
             error = ERROR_DATABASE_AWAY;
         }
     }
+    return error;
+}
+
+enum error database_probe(struct database *database, int64_t deadline_ms)
+{
+    struct statement nothing;
+    PGresult *result = NULL;
+    enum error error;
+
+    statement_init(&nothing, "SELECT");
+    error = database_run(database, &nothing, 1, &result, deadline_ms);
+    PQclear(result);
     return error;
 }
 
@@ -199,6 +238,16 @@ enum error database_wait_news(struct database *database, const struct interrupts
 bool database_is_connected(const struct database *database)
 {
     return database->connection;
+}
+
+bool database_is_pooled(const struct database *database)
+{
+    return database->connection && database->pooled;
+}
+
+bool database_is_primary(const struct database *database)
+{
+    return database->connection && !database->reached.standby;
 }
 
 const char *database_error(const struct database *database)

@@ -14,7 +14,7 @@
  *     gives the session up.
  *  2. A session that is given up is cancelled, and its socket stays open until the server closes it. A
  *     backend closes its socket only by exiting (socket_close() in PostgreSQL's pqcomm.c). Until then, no
- *     other connection is opened.
+ *     other connection to this server is opened.
  *  3. If the backend does not exit soon (it does not react, or the network drops packets), one more
  *     connection is opened. This connection terminates the first session's backend, and is not used until
  *     that backend has exited. There is never a third connection.
@@ -50,6 +50,13 @@ void database_free(struct database *database);
 void database_set_asynchronous_commit(struct database *database);
 
 /*
+ * Makes the sessions those of this libpq service (borrowed), which may be a standby of the other sessions'
+ * server, or a pooler before it. A standby whose identity the role may not read is not used. Call it before
+ * the first use, while the process has one thread. Returns false if it fails.
+ */
+bool database_use_service(struct database *database, const char *service);
+
+/*
  * Sends count statements in one network write and waits for all results until deadline_ms (monotonic). The
  * server runs them one after the other, each in a transaction of its own. If there is no connection, connects
  * first and checks the version of the schema. results: count pointers, which are set to new results in binary
@@ -58,6 +65,9 @@ void database_set_asynchronous_commit(struct database *database);
  */
 enum error database_run(struct database *database, const struct statement *statements, int count,
                         PGresult **results, int64_t deadline_ms);
+
+/* Connects, if there is no connection, and finds out what database_is_primary() returns. Errors as above. */
+enum error database_probe(struct database *database, int64_t deadline_ms);
 
 /*
  * Do the same as database_run() without blocking. database_begin() returns ERROR_PENDING or an error.
@@ -111,6 +121,18 @@ enum error database_wait_news(struct database *database, const struct interrupts
 
 /* Whether there is a connection, as far as the client knows. */
 bool database_is_connected(const struct database *database);
+
+/*
+ * Whether there is a pooler between this process and the server, so that each transaction may run in another
+ * session.
+ */
+bool database_is_pooled(const struct database *database);
+
+/*
+ * Whether the last transaction ran on a primary: when it began, the server was not in recovery. False if
+ * there is no connection.
+ */
+bool database_is_primary(const struct database *database);
 
 /*
  * Closes the connection, if there is one. This ends its LISTENs and the statements that were begun. text

@@ -1,13 +1,15 @@
 /*
- * The inside of struct database, shared by the four modules that implement database.h: database.c (the public
- * functions), connect.c (everything up to a usable session), pipeline.c (statements and their results) and
- * session_end.c (sessions that are given up). No other module includes this header.
+ * The inside of struct database, shared by the five modules that implement database.h: database.c (the public
+ * functions), connect.c (everything up to a usable session), identify.c (which server that is), pipeline.c
+ * (statements and their results) and session_end.c (sessions that are given up). No other module includes
+ * this header.
  */
 #ifndef PGPOLL_DATABASE_STATE_H
 #define PGPOLL_DATABASE_STATE_H
 
 #include "core/error.h"
 #include "postgres/statement.h"
+#include "postgres/timeline.h"
 
 #include <libpq-fe.h>
 #include <stdbool.h>
@@ -18,17 +20,18 @@ struct background;
 
 enum state {
     CLOSED,
-    ENDING,    /* waiting for the backend of an earlier session to exit */
     RESOLVING, /* waiting for host names to be resolved */
+    ENDING,    /* waiting for the backend of an earlier session at the same server to exit */
     CONNECTING,
-    CHECKING,  /* connected, reading the version of the schema */
-    REPLACING, /* terminating the backend of an earlier session */
+    CHECKING,    /* connected, reading the version of the schema */
+    IDENTIFYING, /* reading which server this is */
+    REPLACING,   /* terminating the backend of an earlier session */
     IDLE,
     RUNNING /* running the caller's statements */
 };
 
 enum {
-    ENDED_MAX = 2, /* maximum number of given-up sessions that may still have a backend */
+    ENDED_MAX = 8, /* maximum number of given-up sessions that are remembered: two for each of four servers */
     EXIT_MS = 500  /* a backend that has not exited this long after its session was given up is terminated */
 };
 
@@ -38,6 +41,7 @@ struct pipeline {
     int count;
     PGresult **results;
     int received;       /* how many statements have all their results */
+    bool identified;    /* the result of identify_again() has arrived for the current statement */
     enum error outcome; /* the first error */
 };
 
@@ -50,6 +54,7 @@ struct backend {
 /* A session that was given up and whose backend may still live. */
 struct ended {
     int fd; /* its socket, which the server closes when the backend exits */
+    uint64_t server;
     struct backend backend;
     int64_t since_ms;
 };
@@ -57,19 +62,29 @@ struct ended {
 struct database {
     int64_t query_timeout_ms;
     bool asynchronous_commit;
+    const char *service;       /* NULL: none, the environment says to which server */
+    PQconninfoOption *options; /* the connection parameters, with those of service; NULL: without service */
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct addresses *addresses; /* set from RESOLVING to CONNECTING; resolver owns it while that runs */
+    struct addresses *addresses;       /* set from RESOLVING to REPLACING; resolver owns it while that runs */
     struct background *resolver;
+    int first, tried; /* the index of the address that the attempt began with; how many have failed since */
+    int64_t
+        host_due_ms; /* when to go on with the next address (monotonic); INT64_MAX: not before this fails */
+    /* the address of the connection or attempt: its list, its server, its id, and the id of the next one */
+    uint64_t list, server, address, next_address;
     struct backend backend;
+    bool pooled;                   /* behind a pooler, which may run each transaction on another server */
+    struct server reached;         /* where the last transaction ran */
+    bool hides_cluster;            /* the role may not ask for the cluster and the timeline */
     struct ended ended[ENDED_MAX]; /* oldest first */
     int ended_count;
     /* while ENDING: when to check again whether the given-up sessions have ended (monotonic) */
     int64_t look_ms;
     struct background *canceller;
     struct pipeline asked; /* the caller's statements */
-    struct pipeline check; /* the connection's own statement, while CHECKING or REPLACING */
+    struct pipeline check; /* the connection's own statement, while CHECKING, IDENTIFYING or REPLACING */
     struct statement check_statement;
     PGresult *check_result;
     char error[512];
@@ -87,14 +102,25 @@ enum error database_fail(struct database *database, enum error error, const char
 /* Closes a broken connection; libpq's message becomes database_error(). Returns ERROR_DATABASE_AWAY. */
 enum error database_lose(struct database *database);
 
+/* Adds the first line of text to what database_error() says. */
+void session_add_reason(struct database *database, const char *text);
+
+/* Closes the connection, if there is one. The caller's statements remain to be sent over another one. */
+void session_end(struct database *database);
+
 /* Closes the socket of a given-up session and removes it from the list. */
-void session_forget(struct database *database, int index);
+void session_forget(struct database *database, struct ended *ended);
 
 /*
- * Whether a connection may be opened: all given-up sessions have ended, or only one is left and has not ended
- * within EXIT_MS. In the second case the new connection must terminate that session's backend.
+ * Whether a connection may be opened: all given-up sessions at this server have ended, or only one is left
+ * and has not ended within EXIT_MS. In the second case the new connection must terminate that session's
+ * backend.
  */
 bool session_may_connect(struct database *database);
+
+/* Returns the given-up session at this server that was given up first or last, or NULL if there is none. */
+struct ended *session_oldest_ended(struct database *database);
+const struct ended *session_newest_ended(const struct database *database);
 
 /* ---- pipeline.c */
 
@@ -111,6 +137,26 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline);
 /* Drops all results. */
 void pipeline_clear(struct pipeline *pipeline);
 
+/* ---- identify.c */
+
+/* Starts to ask which server this is, in the state IDENTIFYING. Returns ERROR_PENDING or an error. */
+enum error identify_start(struct database *database);
+enum error connect_step_identifying(struct database *database);
+
+/*
+ * For a session behind a pooler: identify_again() sends the question again, before a statement and in its
+ * transaction, and identify_take() takes the answer. identify_take() returns ERROR_DATABASE_AWAY if the
+ * server must not be used.
+ */
+bool identify_again(struct database *database);
+enum error identify_take(struct database *database, const PGresult *result);
+
+/*
+ * For a session that has been idle: closes it if its server must no longer be used, and returns
+ * ERROR_DATABASE_AWAY. Otherwise returns ERROR_NONE.
+ */
+enum error identify_check(struct database *database);
+
 /* ---- connect.c: what database_step() does in each of these states; return values as there */
 
 enum error connect_step_ending(struct database *database);
@@ -118,6 +164,27 @@ enum error connect_step_resolving(struct database *database);
 enum error connect_step_connecting(struct database *database);
 enum error connect_step_checking(struct database *database);
 enum error connect_step_replacing(struct database *database);
+
+/* Sends check_statement, in this state. Returns ERROR_PENDING or an error. */
+enum error connect_check_start(struct database *database, enum state state);
+
+/* Goes on after the server was identified. Returns as database_step() does. */
+enum error connect_replace_start(struct database *database);
+
+/* Begins an attempt to connect. Returns as the steps do. */
+enum error connect_begin(struct database *database);
+
+/*
+ * The time is over, and the server of this attempt has not answered. The next attempt begins with the address
+ * after it. If this attempt began with another address, it has had less than its time, and is tried again.
+ */
+void connect_run_out(const struct database *database);
+
+/* Gives this address up, for this reason, and goes on with the next one. Returns as the steps do. */
+enum error connect_try_next(struct database *database, const char *reason);
+
+/* The server has answered the caller's statements: later attempts begin with it. */
+void connect_remember(struct database *database);
 
 /* Frees the addresses. If the resolver still runs, leaves them to it. */
 void connect_drop_addresses(struct database *database);

@@ -13,6 +13,12 @@ void pipeline_clear(struct pipeline *pipeline)
     pipeline->count = 0;
 }
 
+/* Whether each of these statements has identify_again() before it. */
+static bool identifies(const struct database *database, const struct pipeline *pipeline)
+{
+    return database->pooled && pipeline == &database->asked;
+}
+
 static bool send(PGconn *connection, const struct statement *statement)
 {
     static const int binary[STATEMENT_MAX_PARAMETERS] = { 1, 1, 1, 1, 1, 1, 1 };
@@ -30,7 +36,8 @@ static bool send(PGconn *connection, const struct statement *statement)
 enum error pipeline_start(struct database *database, struct pipeline *pipeline)
 {
     for (int i = 0; i < pipeline->count; i++)
-        if (!send(database->connection, &pipeline->statements[i]) || !PQpipelineSync(database->connection))
+        if ((identifies(database, pipeline) && !identify_again(database)) ||
+            !send(database->connection, &pipeline->statements[i]) || !PQpipelineSync(database->connection))
             return database_lose(database);
     return ERROR_PENDING;
 }
@@ -62,6 +69,26 @@ static bool is_timeout(const char *sqlstate)
     return strcmp(sqlstate, "57014") == 0 || strcmp(sqlstate, "55P03") == 0;
 }
 
+/*
+ * Whether a caller's statement itself calls a function that is not there: the schema was upgraded after this
+ * session checked its version. An error inside of a function, which may be the operator's, has a context.
+ */
+static bool is_outdated(const struct database *database, const struct pipeline *pipeline,
+                        const PGresult *result, const char *sqlstate)
+{
+    return pipeline == &database->asked && strcmp(sqlstate, "42883") == 0 &&
+           !PQresultErrorField(result, PG_DIAG_CONTEXT);
+}
+
+/* Returns the error for a failed result. sqlstate: NULL if it did not come from the server. */
+static enum error name_error(const struct database *database, const struct pipeline *pipeline,
+                             const PGresult *result, const char *sqlstate)
+{
+    if (!sqlstate || is_transient(sqlstate))
+        return ERROR_DATABASE_AWAY;
+    return is_outdated(database, pipeline, result, sqlstate) ? ERROR_SCHEMA : ERROR_DATABASE_QUERY;
+}
+
 /* Notes for the caller which of its statements failed and whether it took too long. */
 static void note_failure(struct database *database, const struct pipeline *pipeline, const char *sqlstate)
 {
@@ -84,8 +111,7 @@ static void pipeline_fail(struct database *database, struct pipeline *pipeline, 
         note_failure(database, pipeline, sqlstate);
     (void)snprintf(text, sizeof text, "%s%s%s", message ? message : PQerrorMessage(database->connection),
                    hint ? ": " : "", hint ? hint : "");
-    pipeline->outcome = database_fail(
-        database, !sqlstate || is_transient(sqlstate) ? ERROR_DATABASE_AWAY : ERROR_DATABASE_QUERY, text);
+    pipeline->outcome = database_fail(database, name_error(database, pipeline, result, sqlstate), text);
 }
 
 /*
@@ -100,10 +126,16 @@ static void pipeline_take(struct database *database, struct pipeline *pipeline, 
 
     if (result && !succeeded)
         pipeline_fail(database, pipeline, result);
-    if (succeeded && !*slot)
-        *slot = result;
-    else
+    if (succeeded && identifies(database, pipeline) && !pipeline->identified) {
+        pipeline->identified = true;
+        if (!pipeline->outcome)
+            pipeline->outcome = identify_take(database, result);
         PQclear(result);
+    } else if (succeeded && !*slot) {
+        *slot = result;
+    } else {
+        PQclear(result);
+    }
 }
 
 enum error pipeline_step(struct database *database, struct pipeline *pipeline)
@@ -122,6 +154,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
             pipeline->received++;
+            pipeline->identified = false;
             continue;
         }
         pipeline_take(database, pipeline, result);
@@ -136,7 +169,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
         pipeline->count = 0; /* the caller owns the results now */
     } else {
         pipeline_clear(pipeline);
-        if (pipeline->outcome == ERROR_DATABASE_AWAY)
+        if (pipeline->outcome != ERROR_DATABASE_QUERY) /* a new session checks the version again */
             database_close(database, NULL);
     }
     return pipeline->outcome;

@@ -1,5 +1,6 @@
 #include "core/background.h"
 #include "core/clock.h"
+#include "postgres/addresses.h"
 #include "postgres/database.h"
 #include "postgres/database_state.h"
 
@@ -22,6 +23,14 @@ enum error database_fail(struct database *database, enum error error, const char
     (void)snprintf(database->error, sizeof database->error, "%s", text);
     database->error[strcspn(database->error, "\n")] = '\0';
     return error;
+}
+
+void session_add_reason(struct database *database, const char *text)
+{
+    const size_t length = strlen(database->error);
+
+    (void)snprintf(database->error + length, sizeof database->error - length, "%s%.*s", length ? "; " : "",
+                   (int)strcspn(text, "\n"), text);
 }
 
 /*
@@ -84,22 +93,47 @@ static bool is_over(int fd)
     return got == 0 || errno != EAGAIN;
 }
 
-void session_forget(struct database *database, int index)
+void session_forget(struct database *database, struct ended *ended)
 {
-    (void)close(database->ended[index].fd);
+    const struct ended *end = database->ended + database->ended_count;
+
+    (void)close(ended->fd);
+    memmove(ended, ended + 1, (size_t)(end - ended - 1) * sizeof *ended);
     database->ended_count--;
-    memmove(&database->ended[index], &database->ended[index + 1],
-            (size_t)(database->ended_count - index) * sizeof *database->ended);
+}
+
+struct ended *session_oldest_ended(struct database *database)
+{
+    for (int i = 0; i < database->ended_count; i++)
+        if (database->ended[i].server == database->server)
+            return &database->ended[i];
+    return NULL;
+}
+
+const struct ended *session_newest_ended(const struct database *database)
+{
+    for (int i = database->ended_count - 1; i >= 0; i--)
+        if (database->ended[i].server == database->server)
+            return &database->ended[i];
+    return NULL;
 }
 
 bool session_may_connect(struct database *database)
 {
+    const int64_t now_ms = clock_monotonic_ms();
+    const struct ended *oldest;
+
     for (int i = database->ended_count - 1; i >= 0; i--)
         if (is_over(database->ended[i].fd))
-            session_forget(database, i);
-    database->look_ms = clock_monotonic_ms() + LOOK_MS;
-    return database->ended_count == 0 ||
-           (database->ended_count == 1 && clock_monotonic_ms() >= database->ended[0].since_ms + EXIT_MS);
+            session_forget(database, &database->ended[i]);
+    oldest = session_oldest_ended(database);
+    database->look_ms = now_ms + LOOK_MS;
+    if (!oldest)
+        return true;
+    if (oldest != session_newest_ended(database))
+        return false;
+    database->look_ms = oldest->since_ms + EXIT_MS;
+    return now_ms >= database->look_ms;
 }
 
 /* Whether the server is still working on statements. */
@@ -108,6 +142,26 @@ static bool is_busy(const struct database *database)
     const struct pipeline *pipeline = database->state == RUNNING ? &database->asked : &database->check;
 
     return PQstatus(database->connection) == CONNECTION_OK && pipeline->received < pipeline->count;
+}
+
+/* Whether the connection was lost because nothing came from the server any more. */
+static bool is_silent(const PGconn *connection)
+{
+    const char *message = PQstatus(connection) == CONNECTION_BAD ? PQerrorMessage(connection) : "";
+
+    return strstr(message, strerror(ETIMEDOUT)) || strstr(message, strerror(EHOSTUNREACH));
+}
+
+/*
+ * Keeps this socket of a given-up session. If there are too many, forgets the oldest one, whose server has
+ * been left for others long ago.
+ */
+static void keep(struct database *database, int fd)
+{
+    if (database->ended_count == ENDED_MAX)
+        session_forget(database, &database->ended[0]);
+    database->ended[database->ended_count++] =
+        (struct ended){ fd, database->server, database->backend, clock_monotonic_ms() };
 }
 
 /*
@@ -122,6 +176,8 @@ static void end_session(struct database *database)
     const int socket = PQsocket(database->connection);
     int fd = -1;
 
+    if (is_silent(database->connection))
+        addresses_avoid(database->list, database->address, database->next_address);
     if (is_busy(database))
         cancel_statement(database);
     if (is_busy(database) || status != CONNECTION_OK)
@@ -130,22 +186,29 @@ static void end_session(struct database *database)
         fd = fcntl(socket, F_DUPFD_CLOEXEC, 0);
     if (fd >= 0) {
         watch_peer(fd);
-        database->ended[database->ended_count++] =
-            (struct ended){ fd, database->backend, clock_monotonic_ms() };
+        keep(database, fd);
     }
     PQfinish(database->connection);
     database->connection = NULL;
     database->backend = (struct backend){ 0 };
+    database->reached = (struct server){ 0 };
+}
+
+void session_end(struct database *database)
+{
+    if (database->connection)
+        end_session(database);
+    pipeline_clear(&database->check);
 }
 
 void database_close(struct database *database, const char *text)
 {
     if (text)
         (void)database_fail(database, ERROR_DATABASE_AWAY, text);
-    if (database->connection)
-        end_session(database);
+    session_end(database);
     pipeline_clear(&database->asked);
-    pipeline_clear(&database->check);
+    if (database->state != RESOLVING) /* the next attempt takes what this one's resolver finds */
+        connect_drop_addresses(database);
     database->state = CLOSED;
 }
 
@@ -156,6 +219,7 @@ void database_give_up(struct database *database)
         [RESOLVING] = "host names were not resolved in time",
         [CONNECTING] = "no connection in time",
         [CHECKING] = "no answer in time",
+        [IDENTIFYING] = "no answer in time",
         [REPLACING] = "the backend of an earlier session could not be terminated",
         [RUNNING] = "no answer in time",
         [IDLE] = "no answer in time",
@@ -164,7 +228,15 @@ void database_give_up(struct database *database)
 
     if (database->state == RUNNING)
         database->failed = database->asked.received;
-    database_close(database, texts[database->state]);
+    if (database->state == ENDING || database->state == CONNECTING) {
+        session_add_reason(database, texts[database->state]);
+        connect_run_out(database);
+        database_close(database, NULL);
+    } else {
+        if (database->state != RESOLVING && database->state != CLOSED)
+            connect_run_out(database);
+        database_close(database, texts[database->state]);
+    }
 }
 
 enum error database_lose(struct database *database)

@@ -1,24 +1,28 @@
-/* Reads the statistics of all workers on all hosts from the database: the waiting polls and the counters. */
+/* Reads statistics from the database: the waiting polls and the counters. */
 #ifndef PGPOLL_STATS_QUERY_H
 #define PGPOLL_STATS_QUERY_H
 
 #include "core/error.h"
 
 #include <libpq-fe.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct database;
 
-enum stats_kind {
-    STATS_JSON,   /* the row of pgpoll.stats, as a JSON object */
-    STATS_METRICS /* all metrics, in Prometheus text format */
-};
+/*
+ * Both delete stale rows of pgpoll.waiters first. The text is in row 0, column 0 of *result, which the caller
+ * clears. They return the errors of database_run().
+ */
+
+/* Reads the row of pgpoll.stats, which is about all hosts, as a JSON object. */
+enum error stats_read(struct database *database, PGresult **result, int64_t deadline_ms);
 
 /*
- * Deletes stale rows of pgpoll.waiters and reads the statistics by deadline_ms. The text is in row 0, column
- * 0 of *result, which the caller clears. Returns the errors of database_run().
+ * Reads the metrics of this host in Prometheus text format. has_manager: omits the gauges that the host knows
+ * from its manager.
  */
-enum error stats_read(struct database *database, enum stats_kind kind, PGresult **result,
-                      int64_t deadline_ms);
+enum error stats_read_metrics(struct database *database, const char *host, bool has_manager,
+                              PGresult **result, int64_t deadline_ms);
 
 #endif

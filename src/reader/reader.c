@@ -1,11 +1,15 @@
 #include "reader/reader.h"
 
 #include "api/page.h"
+#include "api/poll_request.h"
+#include "core/backoff.h"
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "postgres/addresses.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
+#include "postgres/timeline.h"
 #include "shared/read_channel.h"
 
 #include <errno.h>
@@ -22,22 +26,117 @@
 /* A reader that has had no question for this long closes its connection and returns memory. */
 enum { IDLE_MS = 1000 };
 
-static void serve(const struct config *config, struct database *database, int socket)
+struct reader {
+    const struct config *config;
+    struct database *database; /* as all other processes connect */
+    struct database *copy;     /* of PGPOLL_CATCH_UP_SERVICE; NULL: not set */
+    struct backoff backoff;    /* copy is used from backoff.due_ms on, unless it is a pooler */
+    bool copy_failed;          /* that was logged */
+};
+
+static const struct backoff COPY_BACKOFF = { .first_ms = 50, .max_ms = 10000 };
+
+static enum error read_from(const struct reader *reader, struct database *database,
+                            const struct read_channel_question *question, bool number, struct page *page,
+                            int64_t deadline_ms)
+{
+    struct catch_up_user user = { .name = question->remote_user };
+
+    return catch_up_run(database, question->request, user.name ? &user : NULL, NULL, NULL, number,
+                        question->positions, reader->config->page_bytes, page, deadline_ms);
+}
+
+/*
+ * Whether a standby may have the answer: the read begins at positions, not at "now" or at "the last N", and
+ * the user's rights, which may have changed, need not be checked.
+ */
+static bool suits_standby(const struct read_channel_question *question)
+{
+    bool suits = !question->remote_user;
+
+    for (int i = 0; suits && i < question->request->topic_count; i++)
+        suits = question->positions[i] >= 0;
+    return suits;
+}
+
+/*
+ * Whether this page of a standby is what the primary would answer, or would have answered a moment ago. It
+ * has no messages that are missing on the standby, if more messages follow on the standby itself. Only the
+ * primary knows whether a cursor is beyond the newest message.
+ */
+static bool is_page_final(const struct page *page)
+{
+    bool final = page->has_more;
+
+    for (int i = 0; final && i < page->topic_count; i++)
+        final = page->topics[i].gap != GAP_AHEAD;
+    return final;
+}
+
+/* Notes whether copy works, and logs a change. */
+static void note_copy(struct reader *reader, bool works)
+{
+    if (works)
+        backoff_reset(&reader->backoff);
+    else
+        backoff_fail(&reader->backoff, clock_monotonic_ms());
+    if (!works && !reader->copy_failed)
+        log_write(LOG_LEVEL_WARNING,
+                  "cannot read from the server of PGPOLL_CATCH_UP_SERVICE, reading from the primary: %s",
+                  database_error(reader->copy));
+    else if (works && reader->copy_failed)
+        log_write(LOG_LEVEL_INFO, "reading from the server of PGPOLL_CATCH_UP_SERVICE again");
+    reader->copy_failed = !works;
+}
+
+/*
+ * Reads from copy. Returns whether *error and page are the answer; if they are not, the page is clear.
+ *
+ * If copy is a pooler that leads to the primary, all reads go there, and fail if it is away: without the
+ * pooler, the readers' sessions could be too many for PostgreSQL. Any other server may be a standby. It gets
+ * half of the time.
+ */
+static bool read_copy(struct reader *reader, const struct read_channel_question *question, struct page *page,
+                      enum error *error)
+{
+    const int64_t now_ms = clock_monotonic_ms(), half_ms = now_ms + (question->deadline_ms - now_ms) / 2;
+    bool answers;
+
+    if (timeline_copy() == TIMELINE_COPY_UNKNOWN && now_ms >= reader->backoff.due_ms)
+        note_copy(reader, database_probe(reader->copy, half_ms) == ERROR_NONE);
+    if (timeline_copy() == TIMELINE_COPY_POOLER) {
+        *error = read_from(reader, reader->copy, question, question->number, page, question->deadline_ms);
+        answers = *error ? timeline_copy() == TIMELINE_COPY_POOLER : database_is_primary(reader->copy);
+    } else if (now_ms >= reader->backoff.due_ms && suits_standby(question)) {
+        *error = read_from(reader, reader->copy, question, false, page, half_ms);
+        note_copy(reader, !*error);
+        answers =
+            !*error && (is_page_final(page) || (database_is_primary(reader->copy) && !question->number));
+    } else {
+        return false;
+    }
+    if (!answers)
+        page_clear(page);
+    return answers;
+}
+
+static void serve(struct reader *reader, int socket)
 {
     struct read_channel_job job;
     const struct read_channel_question *question = &job.question;
-    struct catch_up_user user = { .name = NULL };
+    struct database *asked = reader->database;
     struct page page;
     enum error error;
 
     if (!read_channel_accept(socket, &job))
         return; /* the worker has gone, or it will give up at its deadline */
-    user.name = question->remote_user;
     if (page_init(&page, question->request->topic_count)) {
-        error =
-            catch_up_run(database, question->request, user.name ? &user : NULL, NULL, NULL, question->number,
-                         question->positions, config->page_bytes, &page, question->deadline_ms);
-        read_channel_answer(socket, question->deadline_ms, error, &page, database_error(database));
+        if (reader->copy && read_copy(reader, question, &page, &error))
+            asked = reader->copy;
+        else
+            error =
+                read_from(reader, reader->database, question, question->number, &page, question->deadline_ms);
+        read_channel_answer(socket, question->deadline_ms, error, &page, database_error(asked));
         page_release(&page);
     } else {
         read_channel_answer(socket, question->deadline_ms, ERROR_MEMORY, NULL, "out of memory");
@@ -45,10 +144,12 @@ static void serve(const struct config *config, struct database *database, int so
     read_channel_release(&job);
 }
 
-/* Closes the connection and returns unused memory to the system, after a while without questions. */
-static void rest(struct database *database)
+/* Closes the connections and returns unused memory to the system, after a while without questions. */
+static void rest(struct reader *reader)
 {
-    database_close(database, NULL);
+    database_close(reader->database, NULL);
+    if (reader->copy)
+        database_close(reader->copy, NULL);
     (void)malloc_trim(0);
 }
 
@@ -89,42 +190,53 @@ static bool close_listening_socket(void)
     return done;
 }
 
-/*
- * Sets PGSERVICE, which libpq reads whenever it needs a connection parameter. If service is "", changes
- * nothing.
- */
-static bool use_service(const char *service)
+static bool reader_init(struct reader *reader, const struct config *config)
 {
-    return *service == '\0' || setenv("PGSERVICE", service, 1) == 0;
+    const char *service = config->catch_up_service;
+
+    *reader = (struct reader){ .config = config,
+                               .backoff = COPY_BACKOFF,
+                               .database = database_new(config->query_timeout_s * 1000) };
+    if (!reader->database || *service == '\0')
+        return reader->database;
+    reader->copy = database_new(config->query_timeout_s * 1000);
+    return reader->copy && database_use_service(reader->copy, service);
 }
 
-int reader_run(const struct config *config, int queue)
+static void reader_release(struct reader *reader)
 {
-    struct database *database = database_new(config->query_timeout_s * 1000);
+    database_free(reader->database);
+    database_free(reader->copy);
+}
+
+int reader_run(const struct config *config, int queue, int addresses, int timelines)
+{
+    struct reader reader;
     int epoll_fd = watch(queue), socket = -1, timeout_ms = -1;
 
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
-    if (!database || epoll_fd < 0 || !close_listening_socket() || !use_service(config->catch_up_service)) {
+    if (!reader_init(&reader, config) || epoll_fd < 0 || !close_listening_socket() ||
+        !addresses_share(addresses) || !timeline_share(timelines)) {
         log_write(LOG_LEVEL_ERROR, "cannot set up a reader: %s", strerror(errno));
-        database_free(database);
+        reader_release(&reader);
         return EXIT_FAILURE;
     }
     do {
         struct epoll_event event;
 
         if (epoll_wait(epoll_fd, &event, 1, timeout_ms) == 0) {
-            rest(database);
+            rest(&reader);
             timeout_ms = -1;
         }
         socket = read_channel_take(queue);
         if (socket >= 0) {
-            serve(config, database, socket);
+            serve(&reader, socket);
             (void)close(socket);
             timeout_ms = IDLE_MS;
         }
     } while (socket >= 0 || errno);
-    database_free(database);
+    reader_release(&reader);
     (void)close(epoll_fd);
     return EXIT_SUCCESS;
 }

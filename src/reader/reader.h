@@ -3,6 +3,9 @@
  * (read_channel.h). It keeps its database connection until no question has come for a second. The manager
  * starts readers (reader_pool.h). A reader ends when all workers have ended. If the manager has died before,
  * the reader goes on, because the workers need it for their last polls.
+ *
+ * If PGPOLL_CATCH_UP_SERVICE names a standby, the reader reads old pages there, and all others from the
+ * primary (ARCHITECTURE.md, "Pages from a standby").
  */
 #ifndef PGPOLL_READER_H
 #define PGPOLL_READER_H
@@ -10,9 +13,9 @@
 struct config;
 
 /*
- * Answers the questions in this queue until all workers have closed it. Returns the exit status; errors are
- * logged.
+ * Answers the questions in this queue until all workers have closed it. addresses, timelines: the manager's
+ * memories for addresses_share() and timeline_share(). Returns the exit status; errors are logged.
  */
-int reader_run(const struct config *config, int queue);
+int reader_run(const struct config *config, int queue, int addresses, int timelines);
 
 #endif

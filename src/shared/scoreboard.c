@@ -147,6 +147,15 @@ int scoreboard_pid(const struct scoreboard *scoreboard, int worker)
     return atomic_load(&scoreboard->pids[worker]);
 }
 
+int scoreboard_begun(const struct scoreboard *scoreboard)
+{
+    int begun = 0;
+
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        begun += atomic_load(&scoreboard_slot(scoreboard, i)->state) != SLOT_EMPTY;
+    return begun;
+}
+
 /* ---- creating and joining */
 
 static struct scoreboard *new_view(void)

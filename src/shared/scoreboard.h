@@ -223,6 +223,7 @@ struct scoreboard {
     _Atomic int heartbeat_wanted; /* the statistics writer is to send a heartbeat as soon as possible */
     _Atomic int64_t heartbeat_ms; /* when the statement that sent the last heartbeat was started */
     _Atomic int listen_works;
+    int64_t statistics_ms; /* when the statistics writer wrote its last report; 0: never */
     /* Heartbeats have been sent regularly since this time. That none arrived before proves nothing. */
     _Atomic int64_t heartbeats_since_ms;
     _Atomic int is_quiet; /* there was no poll for PGPOLL_IDLE_S, and no heartbeats are sent */
@@ -286,6 +287,9 @@ void scoreboard_free_names(const struct scoreboard *scoreboard, struct slot *slo
  * runs, so it is there even if the worker dies at once.
  */
 int scoreboard_pid(const struct scoreboard *scoreboard, int worker);
+
+/* Returns how many workers have begun to accept requests, whether they are idle or busy now. */
+int scoreboard_begun(const struct scoreboard *scoreboard);
 
 /*
  * For a worker, now and then: drops the page tables of the manager's memory. The kernel keeps 4 KiB of page

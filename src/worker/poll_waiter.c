@@ -121,16 +121,27 @@ static void copy_starts(struct poll_waiter *waiter, bool first)
 }
 
 /*
- * Sleeps until due_ms, when another attempt is due. A drain ends the pause, but not if first is set: before
- * the first read has succeeded there is no cursor to answer with.
+ * Whether the poll has a cursor for each topic to answer with. first: no read has succeeded yet, so these are
+ * the client's own.
  */
+static bool has_cursors(const struct poll_waiter *waiter, bool first)
+{
+    const struct poll_request *request = waiter->poll.request;
+
+    for (int i = 0; first && i < request->topic_count; i++)
+        if (request->topics[i].cursor.kind != CURSOR_MESSAGE)
+            return false;
+    return true;
+}
+
+/* Sleeps until due_ms, when another attempt is due. A drain ends the pause if there are cursors. */
 static enum error pause_before_retry(const struct poll_waiter *waiter, bool first, int64_t due_ms)
 {
     static const volatile sig_atomic_t never;
     struct interrupts interrupts = *waiter->interrupts;
     enum error error;
 
-    if (first)
+    if (!has_cursors(waiter, first))
         interrupts.drain = &never;
     error = wait_for_event(&interrupts, -1, 0, due_ms);
     return error == ERROR_TIMEOUT ? ERROR_NONE : error;
@@ -182,9 +193,11 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
         error = make_attempt(
             waiter, &attempt,
             clock_min(clock_monotonic_ms() + waiter->config->query_timeout_s * 1000, deadline_ms));
-        if (!is_worth_retry(error) ||
-            clock_monotonic_ms() >= (error == ERROR_SCHEMA ? waiter->poll.deadline_ms : deadline_ms))
+        if (!is_worth_retry(error) || clock_monotonic_ms() >= deadline_ms ||
+            (error == ERROR_SCHEMA && clock_monotonic_ms() >= waiter->poll.deadline_ms))
             return error;
+        if (*waiter->interrupts->drain && first && has_cursors(waiter, first))
+            return ERROR_DRAINED;
         if (*waiter->interrupts->drain && !drained) {
             deadline_ms = clock_min(deadline_ms, clock_monotonic_ms() + LAST_TRIES_MS);
             drained = true;
@@ -196,7 +209,7 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
         failed = true;
         interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, deadline_ms));
         if (interrupted)
-            return first ? error : interrupted;
+            return first && interrupted != ERROR_DRAINED ? error : interrupted;
     }
 }
 

@@ -63,24 +63,27 @@ static void take_written(struct source_direct *source, bool written)
     database_note_read_only(&source->read_only, !written);
 }
 
-/* Writes the statistics with call_write_statistics() or call_end_wait(). */
-static enum error write_report(struct source_direct *source,
-                               void (*call)(struct statement *, const char *, const char *), bool ends,
-                               int64_t timeout_ms)
+/* Writes the statistics. unlistens: also ends all LISTENs of the session. */
+static enum error write_report(struct source_direct *source, bool unlistens, bool ends, int64_t timeout_ms)
 {
+    enum { WRITE, UNLISTEN, COUNT };
     const char *report = finish_report(source, ends);
-    struct statement statement;
-    PGresult *result = NULL;
-    enum error error = ERROR_MEMORY;
+    struct statement statements[COUNT];
+    PGresult *results[COUNT] = { NULL };
+    enum error error;
 
     if (!report)
-        return error;
-    call(&statement, source->config->host, report);
-    error = database_run(source->database, &statement, 1, &result, clock_monotonic_ms() + timeout_ms);
+        return ERROR_MEMORY;
+    call_write_statistics(&statements[WRITE], source->config->host, report);
+    call_unlisten(&statements[UNLISTEN]);
+    error = database_run(source->database, statements, unlistens ? COUNT : UNLISTEN, results,
+                         clock_monotonic_ms() + timeout_ms);
     if (!error)
-        take_written(source, database_is_true(result));
-    PQclear(result);
-    statement_release(&statement);
+        take_written(source, database_is_true(results[WRITE]));
+    for (int i = 0; i < COUNT; i++) {
+        PQclear(results[i]);
+        statement_release(&statements[i]);
+    }
     return error;
 }
 
@@ -172,6 +175,14 @@ static enum error direct_authenticate(struct message_source *base, const struct 
     return error;
 }
 
+/* Notes whether the database is away. If it is, it may have crashed, which empties pgpoll.counters. */
+static void note_lost(struct source_direct *source, enum error error)
+{
+    source->lost = error == ERROR_DATABASE_AWAY;
+    if (source->lost)
+        source->report.counters_began = false;
+}
+
 static enum error direct_read(struct message_source *base, const struct source_poll *poll,
                               enum source_read how, const int64_t *positions, struct page *page,
                               int64_t deadline_ms)
@@ -200,7 +211,7 @@ static enum error direct_read(struct message_source *base, const struct source_p
         counters_add(source->counting, COUNTER_TABLE_PAGES, 1);
         counters_add(source->counting, COUNTER_RECONNECTS, source->lost);
     }
-    source->lost = error == ERROR_DATABASE_AWAY;
+    note_lost(source, error);
     return error;
 }
 
@@ -213,7 +224,7 @@ static enum error direct_wait(struct message_source *base, const struct interrup
 
     if (error == ERROR_TIMEOUT && look_ms < deadline_ms)
         error = ERROR_NONE;
-    source->lost = error == ERROR_DATABASE_AWAY;
+    note_lost(source, error);
     return error;
 }
 
@@ -232,10 +243,10 @@ static void direct_end(struct message_source *base)
      * UNLISTEN fails.
      */
     if (subscribed && (!stats_report_add_ended(&source->report, (int)getpid()) ||
-                       write_report(source, call_end_wait, false, timeout_ms) != ERROR_NONE))
+                       write_report(source, true, false, timeout_ms) != ERROR_NONE))
         database_close(source->database, NULL);
     if (!subscribed && clock_monotonic_ms() - source->written_ms >= WRITE_MS)
-        (void)write_report(source, call_write_statistics, false, timeout_ms);
+        (void)write_report(source, false, false, timeout_ms);
 }
 
 static const char *direct_error(const struct message_source *base)
@@ -256,7 +267,7 @@ static void direct_rest(struct message_source *base)
      */
     if (!source->report.counters_began || atomic_load(&source->counting->fresh) ||
         atomic_load(&source->report.counters.fresh))
-        (void)write_report(source, call_write_statistics, false, source->config->query_timeout_s * 1000);
+        (void)write_report(source, false, false, source->config->query_timeout_s * 1000);
 }
 
 /*
@@ -266,7 +277,7 @@ static void direct_rest(struct message_source *base)
 static void finish(struct source_direct *source)
 {
     if (database_is_connected(source->database))
-        (void)write_report(source, call_write_statistics, true, LAST_MS);
+        (void)write_report(source, false, true, LAST_MS);
 }
 
 static void direct_free(struct message_source *base)

@@ -175,6 +175,22 @@ def test_sigterm_answers_waiting_polls(installed, database, name):
         assert not re.search("error|warning", container.logs(), re.I), container.logs()
 
 
+def test_a_drain_comes_first(installed, database):
+    """For PGPOLL_DRAIN_S health is 503, and polls are served."""
+    with started(database, "-e", "PGPOLL_DRAIN_S=4") as container:
+        until(container.serves, "an answer", 60)
+        podman("kill", "-s", "SIGTERM", container.id)
+        until(lambda: container.ask("/messages/poll/health")[0] == 503, "a drain")
+        poll = container.poll_later("drain")
+        database.until_waiting("drain", 1)
+        database.publish("drain", 1)
+        assert '"payload":1' in poll.communicate()[0]
+        polls = [container.poll_later("drain") for _ in range(5)]
+        statuses(polls)
+        assert container.wait() == 0
+        assert not re.search("error|warning", container.logs(), re.I), container.logs()
+
+
 def test_a_client_that_does_not_read_does_not_keep_the_container(installed, database):
     """The answer is larger than the kernel's socket buffers."""
     with started(database) as container:
@@ -225,15 +241,15 @@ def test_too_few_descriptors_stop_the_start(installed, database):
 
 
 def test_it_waits_for_the_database(installed, database):
-    """The database comes later, and goes away once. The container runs on, and is healthy while the database is there."""
+    """The database comes later, and goes away once. The container runs on, and is healthy while the database is there, or has been a moment ago."""
     database.stop()
     try:
-        with started(database) as container:
+        with started(database, "-e", "PGPOLL_HEALTH_AWAY_S=1") as container:
             until(lambda: container.ask("/messages/poll/stats")[0] == 503, "an error", 60)
-            assert podman("healthcheck", "run", container.id, check=False).returncode != 0
+            until(lambda: podman("healthcheck", "run", container.id, check=False).returncode != 0, "unhealthy", 60)
             database.start()
             until(container.serves, "an answer", 60)
-            assert podman("healthcheck", "run", container.id, check=False).returncode == 0
+            until(lambda: podman("healthcheck", "run", container.id, check=False).returncode == 0, "healthy", 60)
             waiting = container.poll_later("later")
             database.until_waiting("later", 1)
             database.publish("later", 1)
@@ -292,7 +308,7 @@ def test_the_kubernetes_manifest(tmp_path):
     (one,) = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in one["ports"]}
     assert ports == {"http": 8080, "stats": 8081} and service["spec"]["ports"][0]["targetPort"] == "http"
-    assert one["readinessProbe"]["httpGet"]["port"] == "stats" and one["livenessProbe"]["tcpSocket"]["port"] == "http"
+    assert one["readinessProbe"]["httpGet"] == {"path": "/messages/poll/health", "port": "http"} and one["livenessProbe"]["tcpSocket"]["port"] == "http"
     subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", tmp_path, "kubernetes-models@5.1.0"], check=True)
 
     def faults(objects):

@@ -30,6 +30,11 @@ def publish(machine, topic, payload):
     machine.psql(f"INSERT INTO pgpoll.messages (topic, payload) VALUES ('{topic}', '{json.dumps(payload)}')")
 
 
+def health(machine):
+    answer, status = machine.says("curl -s -w '\\n%{http_code}' http://127.0.0.1/messages/poll/health").rsplit("\n", 1)
+    return int(status), answer.startswith("{") and json.loads(answer)["status"]
+
+
 def journal(machine):
     return machine.says("journalctl --no-pager -q -n 100 -u 'pgpoll*'")
 
@@ -181,6 +186,21 @@ def test_a_manager_that_is_killed_is_replaced(machine):
     clients.expect(machine, 1)
 
 
+def test_a_manager_that_hangs_is_replaced(machine):
+    """Its workers have the time to answer waiting polls. Meanwhile health says so, from the statistics."""
+    assert limited(machine, "WatchdogSec=8") == 0
+    clients, before = Clients(machine, 50, patient=True), manager(machine)
+    machine.run(f"kill -STOP {before}")
+    until(lambda: health(machine) == (503, "deaf"), "health has noticed", 60)
+    until(lambda: manager(machine) not in (0, before), "another manager", 60)
+    assert "Watchdog timeout" in machine.says("journalctl --sync; journalctl -u pgpoll.service")
+    until(lambda: health(machine) == (200, "ok"), "it serves", 60)
+    publish(machine, "t", 1)
+    clients.expect(machine, 1)
+    assert limited(machine) == 0
+    assert machine.show("pgpoll.service", "WatchdogUSec") == "20s"
+
+
 def test_a_stats_worker_that_is_killed_is_replaced(machine):
     pid = machine.show("pgpoll-stats@1", "MainPID")
     machine.run(f"kill -KILL {pid}")
@@ -190,16 +210,21 @@ def test_a_stats_worker_that_is_killed_is_replaced(machine):
 
 def test_new_settings(machine):
     machine.run("sed -i 's/^#PGPOLL_WORKERS=500/PGPOLL_WORKERS=20/; s/^#PGPOLL_MAX_TOPICS=.*/PGPOLL_MAX_TOPICS=1/' /etc/default/pgpoll")
+    old = workers(machine)
     machine.run("systemctl restart pgpoll")
+    assert len(workers(machine) - old) == 21 and health(machine) == (200, "ok")   # the restart has waited for that
     status = machine.says(POLL + """'{"topics": ["a", "b"], "timeout": 0}'""").rsplit("\n", 1)[1]
     assert status == "422"
     settle(machine, 20)
+    for pid in workers(machine):
+        assert "NOTIFY_SOCKET" not in machine.says(f"tr '\\0' '\\n' </proc/{pid}/environ")
 
 
 def test_reload_costs_nothing(machine):
-    clients, before = Clients(machine), manager(machine)
+    clients, before, old = Clients(machine), manager(machine), workers(machine)
     publish(machine, "t", 1)
     machine.run(command("systemctl reload"))
+    assert len(workers(machine) - old) == 21    # the reload has waited for that
     publish(machine, "t", 2)
     settle(machine, 20)
     machine.run(command("systemctl reload"))
@@ -222,9 +247,64 @@ def test_restart_costs_nothing(machine):
     assert "signal 15" not in journal(machine)   # the log reports no process that was told to end
 
 
+def fails(machine, script):
+    done = machine.run(script, check=False)
+    assert done.returncode != 0, done
+    return done.stdout
+
+
+def test_settings_that_are_wrong_fail_loudly(machine):
+    """The service goes on trying. Its state has the reason."""
+    for wrong, reason in (("PGPOLL_WORKERS=25000", "must be a whole number from 0 to 20000"), ("PGPOLL_LOG=/nowhere/x", "No such file")):
+        machine.run(f"cp /etc/default/pgpoll /root/good; echo {wrong} >>/etc/default/pgpoll")
+        assert "Job for pgpoll.service failed" in fails(machine, "systemctl restart pgpoll")
+        until(lambda: re.search(f'Status: ".*{wrong}: {reason}', machine.run("systemctl status pgpoll", check=False).stdout), "the reason", 30)
+        machine.run("cp /root/good /etc/default/pgpoll; systemctl restart pgpoll")
+    assert "Polls are served; 21 of 21 workers run" in machine.says("systemctl status pgpoll")
+
+
+def limited(machine, *lines):
+    """Restarts the service with more directives, or without those. Returns the exit status."""
+    text = "\\n".join(("[Service]", *lines, ""))
+    done = machine.run(f"mkdir -p /run/systemd/system/pgpoll.service.d; printf '{text}' >/run/systemd/system/pgpoll.service.d/test.conf;"
+                       "systemctl daemon-reload; systemctl restart pgpoll", check=False)
+    return done.returncode
+
+
+def test_workers_that_cannot_be_started(machine):
+    """Without any worker the start fails. If only some can be started, they serve; the state says how many."""
+    def state():
+        return machine.run("systemctl status pgpoll", check=False).stdout
+
+    assert limited(machine, "LimitNPROC=2", "TimeoutStartSec=3") != 0
+    until(lambda: "0 of 21 workers run (cannot start a worker: Resource temporarily unavailable)" in state(), "the reason", 30)
+    assert limited(machine, "LimitNPROC=12") == 0
+    assert re.search(r"Polls are served; \d of 21 workers run \(cannot start a worker: Resource temporarily unavailable\)", state()), state()
+    assert poll(machine, "a")[0] == 200
+    assert limited(machine) == 0
+    settle(machine, 20)
+
+
+def test_a_drain_costs_nothing(machine):
+    """For PGPOLL_DRAIN_S health is 503, and polls are served."""
+    machine.run("cp /etc/default/pgpoll /root/good; echo PGPOLL_DRAIN_S=8 >>/etc/default/pgpoll; systemctl restart pgpoll")
+    clients, before = Clients(machine), manager(machine)
+    restart = machine.later("systemctl restart pgpoll")
+    until(lambda: health(machine) == (503, "draining"), "a drain", 30)
+    publish(machine, "t", 1)
+    assert poll(machine, "t")[0] == 200 and manager(machine) == before
+    restart.communicate(timeout=60)
+    assert restart.returncode == 0 and manager(machine) != before and health(machine) == (200, "ok")
+    publish(machine, "t", 2)
+    clients.expect(machine, 1, 2)
+    machine.run("cp /root/good /etc/default/pgpoll; kill -TERM $(systemctl show -P MainPID pgpoll.service); systemctl restart pgpoll")   # the second SIGTERM
+    settle(machine, 20)
+
+
 def test_the_service_restarts_after_any_number_of_failures(machine):
     """systemd's default limit is five starts in ten seconds, after which it would close the socket, too."""
-    machine.run("echo PGPOLL_REREAD_S=nonsense >>/etc/default/pgpoll; systemctl restart pgpoll")
+    machine.run("echo PGPOLL_REREAD_S=nonsense >>/etc/default/pgpoll")
+    assert "Job for pgpoll.service failed" in fails(machine, "systemctl restart pgpoll")
     until(lambda: int(machine.show("pgpoll.service", "NRestarts")) > 6, "starts that failed", 30)
     assert "PGPOLL_REREAD_S" in journal(machine)
     waiting = machine.later(POLL + """'{"topics": ["a"], "timeout": 0}'""")
@@ -264,9 +344,9 @@ def test_pruning(machine):
 
 # --- upgrades
 
-def repacked(tmp_path, version, schema=None, limit=None):
-    """Returns the package with a higher version and one more setting and, if wanted, for the next version of the schema or with another limit of
-    descriptors."""
+def repacked(tmp_path, version, schema=None, limit=None, postinst=None):
+    """Returns the package with a higher version and one more setting and, if wanted, for the next version of the schema, with another limit of
+    descriptors or with another postinst."""
     tree = tmp_path / "tree"
     subprocess.run(["dpkg-deb", "-R", DEB, tree], check=True)
     control = tree / "DEBIAN/control"
@@ -276,6 +356,8 @@ def repacked(tmp_path, version, schema=None, limit=None):
     if limit:
         (unit,) = tree.rglob("pgpoll.service")
         unit.write_text(re.sub(r"LimitNOFILE=.*", f"LimitNOFILE={limit}", unit.read_text()))
+    if postinst:
+        (tree / "DEBIAN/postinst").write_text(postinst)
     if schema:
         sources = TREE / "build/next"
         shutil.rmtree(sources, ignore_errors=True)
@@ -335,11 +417,36 @@ def test_upgrading_to_another_schema(machine, tmp_path):
 
 # --- removal
 
+def left_behind(machine):
+    """Returns the files that contain pgpoll in their names, and what else there is of it in the system and in the database."""
+    machine.run("journalctl --sync")
+    files = machine.says("find / -xdev ! -path '/proc/*' ! -path '/sys/*' ! -path '/root/*' -name '*pgpoll*'; find /run /tmp /dev/shm -name '*pgpoll*'").split()
+    units = machine.run("systemctl list-units --all --plain --no-legend 'pgpoll*'; systemctl list-unit-files --no-legend 'pgpoll*'", check=False).stdout.split()
+    processes = machine.run("pgrep -l pgpoll", check=False).stdout.split()
+    user = machine.run("getent passwd pgpoll; getent group pgpoll", check=False).stdout.split()
+    roles = machine.psql("SELECT rolname FROM pg_roles WHERE rolname ~ 'pgpoll' UNION ALL SELECT nspname FROM pg_namespace WHERE nspname ~ 'pgpoll'").split()
+    return sorted({*files, *units, *processes, *user, *roles})
+
+
 def test_removing_it(machine):
+    machine.run(command("systemctl disable --now pgpoll.service "))
     machine.run(command("runuser "))
+    machine.run(command("lighty-disable-mod "))
     machine.run(command("apt-get purge ").replace("purge", "purge -qq -y"))
-    assert machine.psql("SELECT to_regnamespace('pgpoll')") == ""
-    assert machine.run("pgrep -u pgpoll", check=False).stdout == ""
-    for path in "/etc/default/pgpoll", "/etc/default/pgpoll-setup", "/usr/lib/pgpoll", "/usr/share/pgpoll", "/run/pgpoll/poll.sock", "/lib/systemd/system/pgpoll.service":
-        assert machine.run(f"test -e {path}", check=False).returncode == 1, path
-    assert machine.run("find /etc/systemd -name '*pgpoll*'").stdout == ""
+    machine.run(command("userdel "))
+    assert left_behind(machine) == []
+    assert machine.run("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/messages/poll -d '{}'").stdout == "404"
+
+
+def test_purging_a_package_that_could_not_be_configured(machine, tmp_path):
+    """Its services run: those of the version before."""
+    machine.run(f"apt-get install -qq -y {machine.put(DEB)}")
+    machine.run("pgpoll-setup mydb; cp -r /usr/share/pgpoll/sql /srv")
+    until(lambda: machine.run("pgrep -xc pgpoll-worker", check=False).stdout.strip() != "0", "workers")
+    broken = repacked(tmp_path, "9.9", postinst="#!/bin/sh\nexit 1\n")
+    assert machine.run(f"dpkg -i {machine.put(broken)}", check=False).returncode == 1
+    assert machine.says("dpkg-query -W -f '${db:Status-Status}' pgpoll") == "half-configured"
+    machine.run("dpkg --purge pgpoll")
+    machine.run(command("runuser ").replace("/usr/share/pgpoll/sql", "/srv/sql"))
+    machine.run(command("userdel "))
+    assert left_behind(machine) == []

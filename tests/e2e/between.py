@@ -1,4 +1,4 @@
-"""Proxies between pgpoll and its PostgreSQL: PgBouncer in transaction mode, and one that loses notifications."""
+"""Proxies between pgpoll and its PostgreSQL, such as PgBouncer in transaction mode and one that loses notifications, and a server that is silent."""
 import contextlib
 import os
 import pathlib
@@ -57,6 +57,32 @@ def pgbouncer(server):
 
 
 PREPARED = b"\0pgpoll_new_messages "    # in a Bind message, after an empty name of a portal
+
+
+class Silent:
+    """A server that lets no TCP connect, as a host without power: its backlog is full. answer() makes room."""
+
+    def __enter__(self):
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(0)
+        self.port = self.socket.getsockname()[1]
+        self.filler = socket.create_connection(self.socket.getsockname())
+        return self
+
+    def __exit__(self, *_):
+        self.filler.close()
+        self.socket.close()
+
+    def answer(self):
+        self.socket.accept()[0].close()
+
+    def is_asked(self):
+        """Whether a client has connected since answer()."""
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            return bool(self.socket.accept())
+        return False
 
 
 class Wire:

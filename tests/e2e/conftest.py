@@ -46,6 +46,17 @@ def npm():
 
 
 @pytest.fixture(scope="session")
+def promtool(tmp_path_factory):
+    """promtool is in Debian's package promtool, and before Debian 13 in prometheus, of which only this file is unpacked."""
+    if found := shutil.which("promtool"):
+        return found
+    home = tmp_path_factory.mktemp("promtool")
+    subprocess.run("get='apt-get -qq -o APT::Sandbox::User=root download'; { $get promtool || $get prometheus; } >&2 &&"
+                   " dpkg-deb --fsys-tarfile prom*.deb | tar x ./usr/bin/promtool", shell=True, cwd=home, check=True)
+    return home / "usr/bin/promtool"
+
+
+@pytest.fixture(scope="session")
 def driver():
     """Chromium, which tests use one after the other: they leave one window."""
     driver = chromium.start()

@@ -8,6 +8,11 @@ PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PATHS}
 TEXT = "\n".join(TEXTS.values())
 
+# The types of all metrics, by name: those of the database, and those that a host knows itself.
+METRICS = {f"pgpoll_{name}": kind for name, kind in
+           [*re.findall(r"^    \(\d+, '(\w+)', '(counter|gauge|histogram)'", (ROOT / "sql/functions/metrics.sql").read_text(), re.M),
+            *((name, "gauge") for name in re.findall(r'put_gauge\(\s*stream, [\w>-]+,\s+"(\w+)"', (ROOT / "src/shared/host_metrics.c").read_text()))]}
+
 # Code blocks and the comments after commands are left out.
 COMMANDS = re.findall(r"^    (\S.*?)(?: +# .*|(?<=;) +-- .*)?$", re.sub(r"(?ms)^```.*?^```$", "", TEXT), re.M)
 
@@ -28,11 +33,20 @@ def blocks(language, text=TEXT):
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def asked_for(*tests):
-    """Returns the arguments that test modules pass to command() and commands()."""
+SHOWN = "".join(blocks("text", TEXTS["docs/troubleshooting.md"])).splitlines()
+
+
+def shown(start):
+    """Returns a regular expression for the only line that docs/troubleshooting.md shows and that starts with this text."""
+    (found,) = [line for line in SHOWN if line.startswith(start)]
+    return ".*".join(map(re.escape, found.split("…")))
+
+
+def asked_for(*tests, names=("command", "commands", "line")):
+    """Returns the arguments that test modules pass to functions of this module."""
     for path in tests:
         for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", None) in ("command", "commands", "line"):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", None) in names:
                 yield from (argument.value for argument in call.args if isinstance(argument, ast.Constant))
 
 

@@ -1,12 +1,15 @@
-"""The JavaScript client in Chromium: several pages that share a poll, pages that nobody looks at, and pages of another origin."""
+"""The JavaScript client in Chromium: several pages that share a poll, hidden pages, logins, and pages of another origin."""
 import base64
 import contextlib
 import json
+import time
 import urllib.parse
 
 import pytest
+from test_examples import token_wanted
 from test_web import fronted
 
+import tokens
 import web
 from server import Server, new_topic, until
 
@@ -24,6 +27,12 @@ window.leads = () => navigator.locks.request(`of ${Math.random()}`, async ({ nam
     const { held } = await navigator.locks.query(), own = held.find((lock) => lock.name === name);
     return held.some((lock) => lock.name.startsWith("pgpoll ") && lock.clientId === own.clientId);
 });
+window.refusals = 0;
+if (options.tokens)
+    options.headers = async (refused) => {
+        window.refusals += Boolean(refused);
+        return { Authorization: `Bearer ${options.tokens[window.refusals]}` };
+    };
 const storage = inSessionStorage("cursors"), onRetry = (error) => errors.push(error.message);
 window.messages = longPoll(url, asked.getAll("topic"), { storage, onRetry, ...options });
 try {
@@ -40,7 +49,7 @@ try {
 
 @pytest.fixture(scope="module")
 def server():
-    with Server(16) as server:
+    with Server(24, port=(port := web.free_port()), PGPOLL_CORS_ORIGIN=f"http://127.0.0.1:{port}", PGPOLL_HEARTBEAT_S="1") as server:
         (server.run / "www/client.html").write_text(PAGE)
         yield server
 
@@ -167,6 +176,18 @@ def test_tabs_that_share_a_poll_add_and_remove_topics(server, tabs, topic):
     tabs.until_got(second, [1, 2, 3, 5, 4])
 
 
+def test_tabs_that_share_a_poll_begin_with_a_history(server, tabs, topic):
+    server.publish(topic, 1, 2, 3)
+    for _ in range(2):
+        tabs.open(topic, share="ann", since={topic: "-2"})
+    for tab in tabs.all:
+        tabs.until_got(tab, [2, 3])
+    until(lambda: len(server.waiting(topic)) == 1, "one poll for both")
+    server.publish(topic, 4)
+    for tab in tabs.all:
+        tabs.until_got(tab, [2, 3, 4])
+
+
 def test_a_tab_whose_topics_are_refused_does_not_stop_the_others(server, tabs, topic):
     """Those that share a poll have more topics together than a poll may have. And one of them has none that is a topic."""
     many = [[f"{topic} {tab} {n}" for n in range(30)] for tab in range(2)]
@@ -192,29 +213,71 @@ def test_a_hidden_page_can_pause(server, tabs, topic):
     server.until_waiting(topic)
 
 
-# Who has no cookie is refused, but for a preflight, which has none.
-WITH_COOKIE = """
-    set $refused $request_method$cookie_session;
-    if ($refused = POST) { return 401; }
-"""
+@pytest.fixture(scope="module")
+def wanted(server):
+    """From here on, pgpoll.authenticate() accepts only the token "first". Yields a function that changes the token."""
+    with token_wanted(server) as change:
+        yield change
 
 
-def test_a_page_of_another_origin_logs_in(server, tabs, topic):
-    """With an Authorization header, which a browser asks about first; or with a cookie, behind a server that knows them."""
-    def know_cookies(text):
-        return text.replace("location = /messages/poll {", "location = /messages/poll {" + WITH_COOKIE, 1)
+def test_tabs_that_share_a_poll_renew_their_token(server, wanted, tabs, topic):
+    for _ in range(2):
+        tabs.open(topic, share="ann", tokens=["first", "second"])
+    until(lambda: len(server.waiting(topic)) == 1, "one poll for both")
+    wanted("second")
+    for n in 1, 2:      # the second poll is refused at first
+        server.publish(topic, n)
+    for tab in tabs.all:
+        tabs.until_got(tab, [1, 2])
+        assert tabs.run(tab, "return window.errors") == []
+    assert sum(tabs.run(tab, "return window.refusals") for tab in tabs.all) >= 1
+    wanted("first")
 
-    with Server(4, PGPOLL_CORS_ORIGIN=server.url, PGPOLL_HEARTBEAT_S="1") as other, contextlib.ExitStack() as stack:
-        login = {"Authorization": "Basic " + base64.b64encode(b"ann:secret").decode()}
-        for kind in web.SERVERS.values():
-            door = stack.enter_context(fronted(other, kind, edit=lambda text: web.uncomment(text, "Authentication")))
+
+@contextlib.contextmanager
+def fronts(server, **options):
+    """The server behind each of these web servers."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(fronted(server, web.SERVERS[name], **more)) for name, more in options.items()]
+
+
+def until_all_got(server, tabs, topic):
+    """All tabs wait as ann, and get a message, and nothing went wrong."""
+    server.until_waiting(topic, len(tabs.all))
+    assert server.sql("SELECT DISTINCT remote_user FROM pgpoll.waiting WHERE topics = ARRAY[%s]", topic) == [("ann",)]
+    server.publish(topic, 1)
+    for tab in tabs.all:
+        tabs.until_got(tab, [1])
+        assert tabs.run(tab, "return window.errors") == []
+
+
+def test_a_page_of_another_origin_logs_in(server, wanted, tabs, topic):
+    """With a password, which a browser asks about first, or with a cookie."""
+    passwords = {"edit": lambda text: web.uncomment(text, "Authentication")}
+    cookies = {"edit": lambda text: web.uncomment(text, "Or pass a cookie")}
+    login = {"Authorization": "Basic " + base64.b64encode(b"ann:secret").decode()}
+    with fronts(server, **dict.fromkeys(web.SERVERS, passwords)) as doors, \
+            fronts(server, nginx=cookies, apache={**cookies, "modules": ["headers"]}) as knowing:
+        for door in doors:
             tabs.open(topic, url=door.url, headers=login)
-        door = stack.enter_context(fronted(other, web.Nginx, edit=know_cookies))
-        tabs.run(tabs.all[0], "document.cookie = 'session=1'")
-        tabs.open(topic, url=door.url, credentials="include")
-        other.until_waiting(topic, len(tabs.all))
-        other.publish(topic, 1)
-        for tab in tabs.all:
-            tabs.until_got(tab, [1])
-            assert tabs.run(tab, "return window.errors") == []
+        tabs.run(tabs.all[0], "document.cookie = 'session=first'")
+        for door in knowing:
+            tab = tabs.open(topic, url=door.url, credentials="include")
+        until_all_got(server, tabs, topic)
         tabs.run(tab, "document.cookie = 'session=; max-age=0'")
+
+
+def test_a_page_of_another_origin_renews_its_token(server, wanted, tabs, topic):
+    """What it sends first is refused, by pgpoll.authenticate() behind each web server, or by one that checks tokens itself: the page sees the 401."""
+    def also_cors(text):    # pgpoll's 401 must not have the headers twice
+        return web.uncomment(text, "CORS headers for").replace(r"^https://(www|app)\.example\.org$", f"^{server.url}$")
+
+    apache = {"edit": also_cors, "modules": ["headers"]}
+    with tokens.provider() as known, fronts(server, lighttpd={}, apache=apache, nginx={}) as doors, \
+            fronts(server, **{name: tokens.OpenID(known, server.url).fronting(name) for name in tokens.OpenID.modules}) as checking:
+        for door in doors:
+            tabs.open(topic, url=door.url, tokens=["expired", "first"])
+        for door in checking:
+            tabs.open(topic, url=door.url, tokens=[known.token(exp=time.time() - 60), known.token("ann")])
+        until_all_got(server, tabs, topic)
+        assert [tabs.run(tab, "return window.refusals") for tab in tabs.all] == [1] * len(tabs.all)

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from between import directory, pgbouncer
+from between import Silent, directory, pgbouncer
+from documents import shown
 from server import ROOT, Postgres, Server, until
 from test_web import fronted
 from web import SERVERS, free_port
@@ -55,6 +56,12 @@ def test_nothing_wrong(own):
     assert lines[-1] == "No problems found."
     for words in "LISTEN delivers", "role pgpoll_worker", "pgpoll.can_poll() answers", "A message is published and numbered, and taken back":
         assert any(words in line for line in lines), "\n".join(lines)
+
+
+def test_a_silent_host_is_passed_over(own):
+    with Silent() as silent:
+        code, lines = check(own, PGHOST=f"127.0.0.1,{own.env['PGHOST']}", PGPORT=f"{silent.port},{own.env['PGPORT']}", PGPOLL_QUERY_TIMEOUT_S=4)
+    assert code == 0 and lines[-1] == "No problems found.", "\n".join(lines)
 
 
 def until_all_workers(own):
@@ -131,6 +138,17 @@ def test_pooler(own):
         complains(check(own, PGHOST=pooler), "LISTEN delivers nothing", "pooler in transaction mode")
 
 
+def test_the_service_of_readers(own, tmp_path):
+    services = tmp_path / "services"
+    with pgbouncer(own) as pooler:
+        services.write_text(f"[nowhere]\nhost=/nowhere\n[same]\nhost={own.env['PGHOST']}\n[pooler]\nhost={pooler}\n")
+        for service, leads in ("same", "the primary."), ("pooler", "the primary, through a pooler."):
+            code, lines = check(own, PGSERVICEFILE=services, PGPOLL_CATCH_UP_SERVICE=service)
+            assert code == 0 and f"ok     PGPOLL_CATCH_UP_SERVICE={service} leads to {leads}" in lines, lines
+    for service, word in ("nowhere", "/nowhere"), ("missing", "missing"):
+        complains(check(own, PGSERVICEFILE=services, PGPOLL_CATCH_UP_SERVICE=service), f"PGPOLL_CATCH_UP_SERVICE={service} cannot be used", word)
+
+
 def test_standby(own):
     """The standby is a copy of the server's cluster."""
     postgres = Postgres(own)
@@ -144,6 +162,9 @@ def test_standby(own):
         subprocess.run([*control, "-o", f"-c unix_socket_directories={home} -c port=5432", "start"], check=True, cwd="/", timeout=60)
         try:
             complains(check(own, PGHOST=home), "standby", "PGHOST", "primary")
+            (home / "services").write_text(f"[old_messages]\nhost={home}\n")
+            code, lines = check(own, PGSERVICEFILE=home / "services", PGPOLL_CATCH_UP_SERVICE="old_messages")
+            assert code == 0 and "ok     PGPOLL_CATCH_UP_SERVICE=old_messages leads to a standby." in lines, lines
         finally:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd="/", timeout=60)
 
@@ -357,7 +378,7 @@ def test_through_the_web_server(own):
     told = "\n".join(lines)
     assert code == 0 and "WRONG" not in told, told
     for words in ("LISTEN delivers", "A poll with timeout 0 is answered", "polls at a time, and there are 2 workers", "ok     A poll of 2 s took ", "poll/stats answers while", "poll/metrics answers while",
-                  "poll/stats answers everybody"):
+                  "poll/stats answers everybody", "poll/health says that this host serves polls"):
         assert words in told, told
 
 
@@ -417,6 +438,7 @@ def test_fewer_connections_than_workers(own, kind, size, limit):
         _, lines = check_url(door, url=f"http://127.0.0.1:{door.port}", seconds=1, workers=15000)
         assert any(line.startswith("WRONG") and kind in line and f"accepts {limit} at a time, but there are 15000 workers" in line
                    for line in lines), "\n".join(lines)
+        assert kind != "lighttpd" or any(re.fullmatch(shown("WRONG  lighttpd accepts "), line) for line in lines)
 
 
 def lighttpd(tmp_path, server, extra):
@@ -475,7 +497,7 @@ def test_wrong_web_servers(own, tmp_path, fault, words):
     (tmp_path / "users").write_text("alice:a\n")
     extra = {
         "cut": backend % f'"socket" => "{own.run}/fcgi/poll.sock", "read-timeout" => 1',
-        "no metrics": ours + '\n$HTTP["url"] == "/messages/poll/metrics" { fastcgi.server = () }',
+        "no metrics": ours + '\n$HTTP["url"] =~ "^/messages/poll/(metrics|health)$" { fastcgi.server = () }',
         "password": ours + f"""
             auth.backend = "plain"
             auth.backend.plain.userfile = "{tmp_path}/users"
@@ -488,6 +510,7 @@ def test_wrong_web_servers(own, tmp_path, fault, words):
         code, lines = check_url(other, seconds=3)
         wrong = [line for line in lines if line.startswith("WRONG")]
         assert code == 1 and any(all(word in line for word in words) for line in wrong), "\n".join(lines)
+        assert fault != "no metrics" or any("/messages/poll/health: 404: the web server does not pass this path" in line for line in lines)
         if fault == "password":
             code, lines = check_url(other, "-u", "alice:a", seconds=1)
             assert code == 0 and not any("answers everybody" in line for line in lines), "\n".join(lines)

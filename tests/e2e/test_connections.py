@@ -2,9 +2,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -177,6 +179,22 @@ def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
     until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "everything as before", 10 + STALL_S)
 
 
+def test_a_primary_without_its_standby_does_not_say_that_cursors_are_ahead(own, topic):
+    """It may be an old primary that was cut off from the new one, which gave these cursors."""
+    own.publish(topic, 1)
+    since = {topic: "msg_7fffffffffffffff"}
+    assert own.poll(topic, since=since).gaps[topic]["reason"] == "ahead"
+    own.sql("SET synchronous_commit = local")
+    reload_configuration(own, synchronous_standby_names="nobody")
+    try:
+        poll = own.poll_later(topic, since=since, timeout=20)
+        until(lambda: any("SyncRep" in row for row in own.sql("SELECT wait_event FROM pg_stat_activity WHERE wait_event IS NOT NULL")), "a COMMIT that hangs")
+        assert not poll.done()
+    finally:
+        reload_configuration(own, synchronous_standby_names="")
+    assert poll.result().gaps[topic]["reason"] == "ahead"
+
+
 # --- host names
 
 
@@ -219,11 +237,11 @@ class Resolver:
 class Forwarder:
     """A TCP proxy in front of a server's PostgreSQL."""
 
-    def __init__(self, server):
-        self.target, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", []
+    def __init__(self, server, address="127.0.0.1"):
+        self.target, self.address, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", address, []
 
     def __enter__(self):
-        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket = socket.create_server((self.address, 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
         return self
@@ -292,6 +310,79 @@ def workers_of(manager):
             if name.read() == "pgpoll-worker\n":
                 found.add(int(pid))
     return found
+
+
+# --- several hosts
+
+
+def test_a_silent_host_does_not_keep_from_the_next(own, topic, tmp_path):
+    """A third of PGPOLL_QUERY_TIMEOUT_S passes before the second host is tried. Then it is remembered."""
+    own.publish(topic, 1)
+    with between.Silent() as silent, Forwarder(own) as forwarder, \
+            between.manager(own, "silent", tmp_path / "log", workers=2 if own.mode == "managed" else 0, PGHOST="127.0.0.1,127.0.0.1",
+                            PGPORT=f"{silent.port},{forwarder.port}", PGPOLL_QUERY_TIMEOUT_S=6) as manager:
+        until(lambda: between.accepts(manager.socket), "its socket")
+        began = time.monotonic()
+        status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        assert status == 200 and answer["messages"] and time.monotonic() - began < 4 + STALL_S
+        silent.answer()
+        forwarder.cut()
+        status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        assert status == 200 and answer["messages"] and not silent.is_asked()
+
+
+def ip(*arguments, inside=()):
+    subprocess.run([*inside, "ip", *arguments], check=True)
+
+
+@contextlib.contextmanager
+def network(*addresses):
+    """Makes a network namespace that reaches these addresses of this machine, and yields a command that runs a program in it."""
+    name = f"pgpoll{os.getpid()}"
+    inside, client = ["ip", "netns", "exec", name], "10.213.7.9"
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", name, "type", "veth", "peer", "name", "outside", "netns", name)
+        for address in addresses:
+            ip("address", "add", f"{address}/32", "dev", name)
+        ip("link", "set", name, "up")
+        ip("link", "set", "outside", "up", inside=inside)
+        ip("address", "add", f"{client}/32", "dev", "outside", inside=inside)
+        ip("route", "add", client, "dev", name)
+        for address in addresses:
+            ip("route", "add", address, "dev", "outside", inside=inside)
+        yield inside
+    finally:
+        ip("netns", "delete", name)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("ip"), reason="only root may make a network namespace")
+@pytest.mark.parametrize("busy", [False, True] if os.environ.get("SOAK") else [False])
+def test_a_host_falls_silent(own, topic, tmp_path, busy):
+    """As if it lost its power: nothing comes from its address any more. By default that is noticed, and the next host serves, within 8 s."""
+    first, second = "10.213.7.1", "10.213.7.2"
+    with network(first, second) as inside, Forwarder(own, first) as one, Forwarder(own, second) as two, \
+            between.manager(own, "falls-silent", tmp_path / "log", under=inside, workers=4 if own.mode == "managed" else 0, PGHOST=f"{first},{second}",
+                            PGPORT=f"{one.port},{two.port}") as manager:
+        until(lambda: between.accepts(manager.socket), "its socket")
+        poll = own.threads.submit(poll_as, manager.socket, "", topic, since={topic: "0"}, timeout=40)
+        until(lambda: own.sql("SELECT 1 FROM pgpoll.waiters WHERE %s = ANY (topics)", topic), "it waits")
+        publishers = [own.threads.submit(keep_publishing, own, topic + " other", poll) for _ in range(2 if busy else 0)]
+        ip("address", "delete", f"{first}/32", "dev", f"pgpoll{os.getpid()}")
+        began = time.monotonic()
+        own.publish(topic, 1)
+        status, answer = poll.result(60)
+        assert status == 200 and [message["payload"] for message in answer["messages"]] == [1]
+        assert time.monotonic() - began < 8 + STALL_S
+        for publisher in publishers:
+            publisher.result(20)
+
+
+def keep_publishing(server, topic, until):
+    with contextlib.closing(server.connect()) as session, session.cursor() as cursor:
+        while not until.done():
+            cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '1')", (topic,))
+            session.commit()
 
 
 @pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="a manager's relay prepares statements")

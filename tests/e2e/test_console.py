@@ -10,10 +10,11 @@ import urllib.parse
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
-from test_examples import behind_tokens
+from test_examples import token_wanted
+from test_web import fronted
 
 import web
-from documents import blocks
+from documents import TEXTS, blocks
 from server import Postgres, Server, new_topic, until
 from stalls import stood_still
 
@@ -71,6 +72,21 @@ class Page:
 
     def until_state(self, text, seconds=30):
         until(lambda: re.fullmatch(text, self.text("#state-text")), f"{text} in the page's head", seconds)
+
+    def screen(self, width, height, mobile=False):
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile})
+
+    def phone(self):
+        self.screen(390, 844, mobile=True)
+
+    def desktop(self):
+        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    def out_of_reach(self):
+        """Returns the visible controls that are too small to touch, or beside the screen."""
+        return self.run("""return [...document.querySelectorAll("button, input, select, summary")].filter((part) => part.offsetParent)
+            .map((part) => [part.id || part.textContent, part.getBoundingClientRect()])
+            .filter(([, { left, right, height, width }]) => height < 24 || width < 24 || left < 0 || right > innerWidth)""")
 
     def type(self, *keys):
         ActionChains(self.driver).send_keys(*keys).perform()
@@ -228,6 +244,16 @@ def test_it_offers_the_topics_that_exist(page, server, topic):
     until(lambda: topic not in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "no more offered")
 
 
+def test_it_begins_with_the_last_fifty(page, server, topic):
+    server.publish(topic, *range(60))
+    page.open()
+    page.one("#start option[value='-50']").click()
+    page.one("#topic").send_keys(topic, Keys.ENTER)
+    page.until_payloads(*range(10, 60))
+    server.publish(topic, "next")
+    page.until_payloads(*range(10, 60), "next")
+
+
 def test_it_says_why_nothing_comes(page, server, topic):
     """The database is away: for a poll that waits, and for one that is refused."""
     page.open(topic)
@@ -299,21 +325,22 @@ def test_the_refused_topic_is_marked(page, server, topic):
 
 
 def test_it_asks_for_a_token(page, server, topic):
-    """When it gets 401, and again when the token is good no more."""
-    def console(text):
-        return web.uncomment(text, "The console").replace("/usr/local/share/pgpoll/www", str(server.run / "www"))
-
-    with behind_tokens(server, console) as (door, tokens):
-        page.driver.get(f"{door.url}/console/?topic={topic}")
+    """When pgpoll.authenticate() refuses it, and again when the token is good no more."""
+    with token_wanted(server) as change:
+        page.driver.get(f"{server.url}/?topic={topic}")
         page.until_state("The server asks who you are")
         assert page.focused == "token"
+        page.phone()
+        assert page.out_of_reach() == [] and page.run("return document.documentElement.scrollWidth") == 390
+        page.desktop()
         page.type("wrong", Keys.ENTER)
         page.until_state(r"Refused: this token .*")
         page.type("first", Keys.ENTER)
         page.until_state("Waiting for messages")
         assert not page.one("#login").is_displayed()
         server.until_waiting(topic)
-        tokens.good = "second"
+        assert server.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = ARRAY[%s]", topic) == [("ann",)]
+        change("second")
         server.publish(topic, 1)
         page.until_state(r"Refused: this token .*")
         server.publish(topic, 2)
@@ -321,6 +348,32 @@ def test_it_asks_for_a_token(page, server, topic):
         page.until_payloads(1, 2)
         page.driver.get("about:blank")
         page.allow("status of 401")
+
+
+@pytest.mark.parametrize("name", web.SERVERS)
+def test_behind_a_web_server(page, server, topic, name):
+    """Served by it, as its file in deploy/ says. Behind nginx the statistics are closed to this browser."""
+    def edit(text):
+        text = web.uncomment(text, "The console").replace("/usr/local/share/pgpoll/www", str(server.run / "www"))
+        return text.replace("allow 127.0.0.1;", "") if name == "nginx" else text
+
+    with fronted(server, web.SERVERS[name], edit=edit) as door:
+        page.driver.get(f"{door.url}/console/?topic={topic}")
+        page.until_state("Waiting for messages")
+        server.until_waiting(topic)
+        server.publish(topic, 1)
+        page.until_payloads(1)
+        offered = new_topic("offered")
+        server.publish(offered, 1)
+        if name == "nginx":
+            until(lambda: page.text("#stats-summary") == "The statistics are closed to this address.", "the reason")
+            page.allow("status of 403")
+        else:
+            until(lambda: offered in page.run("return [...document.querySelectorAll('#known option')].map(({ value }) => value)"), "the topic offered")
+        page.driver.get("about:blank")
+        server.publish(topic, 2)    # Apache does not tell a worker that its client has left, and waits for it when it stops
+        if name == "nginx":
+            page.allow("status of 403")
 
 
 def test_pause_filter_clear(page, server, topic):
@@ -393,9 +446,9 @@ def shell(server, line, directory):
 
 def test_thousands_of_messages(page, server, topic):
     page.open(topic)
-    server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, to_json(n) FROM generate_series(1, 3000) n", topic)
-    until(lambda: page.text("#count") == "3,000 received, 1,000 shown", "all of them", seconds=90)
-    assert page.payloads == [str(n) for n in range(2001, 3001)]
+    server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, to_json(n) FROM generate_series(1, 1500) n", topic)
+    until(lambda: page.text("#count") == "1,500 received, 1,000 shown", "all of them", seconds=90)
+    assert page.payloads == [str(n) for n in range(501, 1501)]
     assert page.run("return document.querySelectorAll('#messages summary[tabindex=\"0\"]').length") == 1
 
 
@@ -416,9 +469,9 @@ def test_light_dark_narrow_and_without_motion(page, server, topic):
     assert page.run(animation) == "none"
     page.media()
     for width in 320, 700, 1280:
-        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False})
+        page.screen(width, 700)
         assert page.run("return document.documentElement.scrollWidth <= innerWidth"), width
-    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.desktop()
 
 
 def test_on_a_phone(page, server, topic):
@@ -426,21 +479,18 @@ def test_on_a_phone(page, server, topic):
     page.open(topic)
     server.publish(topic, {"order_id": 1, "text": "x" * 1000})
     until(lambda: page.payloads, "the message")
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
+    page.phone()
     try:
         assert page.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
         payload = page.run("return document.querySelector('#messages .payload').getBoundingClientRect().toJSON()")
         assert payload["width"] > 330 and payload["bottom"] < 844
-        small = page.run("""return [...document.querySelectorAll("button, input, select, summary")].filter((part) => part.offsetParent)
-            .map((part) => [part.id || part.textContent, part.getBoundingClientRect()])
-            .filter(([, { left, right, height, width }]) => height < 24 || width < 24 || left < 0 || right > innerWidth)""")
-        assert small == []
+        assert page.out_of_reach() == []
         page.one("#messages summary").click()
         until(lambda: page.texts("#messages details[open] pre"), "the whole payload")
         assert page.run("return document.querySelector('#messages pre').getBoundingClientRect().width") > 320
         assert page.run("return document.documentElement.scrollWidth") == 390
     finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.desktop()
 
 
 def test_fifty_topics_leave_room_for_messages(page, server, topic):
@@ -448,13 +498,13 @@ def test_fifty_topics_leave_room_for_messages(page, server, topic):
     server.publish(topic, 1)
     page.until_payloads(1)
     for width in 320, 1280:
-        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 640, "deviceScaleFactor": 1, "mobile": False})
+        page.screen(width, 640)
         row = page.run("return document.querySelector('#messages li').getBoundingClientRect().bottom")
         visible = page.run("const part = document.querySelector('.scroller').getBoundingClientRect(); return Math.min(part.bottom, innerHeight)")
         assert row <= visible, width
         page.run("document.querySelector('#topics li:last-child button').focus()")
         assert page.run("return document.querySelector('#topics').scrollTop") > 0
-    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.desktop()
 
 
 def test_accessibility(page, server, topic, npm):
@@ -477,6 +527,18 @@ def test_accessibility(page, server, topic, npm):
     page.media()
     server.publish(elsewhere, 1)
     poll.result()
+
+
+def test_the_link_in_the_readme(page, server):
+    """It opens the console with a topic."""
+    (link,) = re.findall(r"<http://127\.0\.0\.1:8080(/\?.*?)>", TEXTS["README.md"])
+    page.open()
+    page.driver.get(server.url + link)
+    page.until_state("Waiting for messages")
+    assert page.texts("#topics .name") == ["orders"]
+    server.until_waiting("orders")
+    server.publish("orders", {"order_id": 1})
+    page.until_payloads({"order_id": 1})
 
 
 def test_the_page_in_the_readme(server, driver):

@@ -12,13 +12,13 @@ import threading
 import time
 
 import pytest
-from test_web import fronted
 
 import web
-from server import ROOT, Postgres, Server, until
+from server import POLL, ROOT, STALL_S, Postgres, Server, until
 from stalls import stood_still
 
 EXAMPLES = ROOT / "examples"
+REFUSED = '{"detail":"Not authenticated"}'
 
 API_DOCUMENT = '''
 import requests
@@ -284,6 +284,21 @@ def test_a_cursor_file_keeps_the_cursors_of_other_topics(client, server, topic, 
             until(lambda: json.loads(cursors.read_text()).get(name) == server.read(name)[-1]["message_id"], "the cursor on disk")
 
 
+def test_an_example_begins_with_the_last_few(client, server, topic, tmp_path):
+    """A history of two messages, then what follows, also in the next run."""
+    cursors = tmp_path / "cursors.json"
+    cursors.write_text(json.dumps({topic: "-2"}))
+    server.publish(topic, 1, 2, 3)
+    with Program(*client(server.url, topic, cursors=str(cursors))) as program:
+        assert program.messages(2) == [(topic, 2), (topic, 3)]
+        server.publish(topic, 4)
+        assert program.messages(1) == [(topic, 4)]
+        until(lambda: json.loads(cursors.read_text())[topic] == server.read(topic)[-1]["message_id"], "the cursor on disk")
+    server.publish(topic, 5, 6, 7)
+    with Program(*client(server.url, topic, cursors=str(cursors))) as program:
+        assert program.messages(3) == [(topic, payload) for payload in (5, 6, 7)]
+
+
 class Cutting(web.Handler):
     """A proxy that accepts a poll and, after 1.2 s, closes the connection or answers 504."""
 
@@ -292,7 +307,7 @@ class Cutting(web.Handler):
         request = self.read_json()
         server.asked.append((time.monotonic(), request))
         turn = len(server.asked)
-        if request["timeout"] and turn <= 8:
+        if request["timeout"] and turn <= 5:
             if turn % 2:
                 server.over.wait(1.2)
                 self.send_error(504)
@@ -315,7 +330,7 @@ def test_a_poll_that_a_proxy_cuts_is_no_failure(client, tmp_path):
         with Program(*client(f"http://127.0.0.1:{server.server_port}", "a", cursors=str(tmp_path / "cursors"))) as program:
             assert program.messages(1) == [("a", 1)]
             assert program.errors == []   # no error is reported, so there was no pause
-        assert [request["since"] for _, request in server.asked[:9]] == [{"a": "-5"}] + [{"a": "msg_1"}] * 8
+        assert [request["since"] for _, request in server.asked[:6]] == [{"a": "-5"}] + [{"a": "msg_1"}] * 5
         server.over.set()
         server.shutdown()
 
@@ -485,122 +500,119 @@ import {{ readFileSync }} from "node:fs";
 import {{ longPoll, Refused }} from "{EXAMPLES}/long_polling_client.mjs";
 
 const [, url, topic, file] = process.argv, say = (...words) => console.log(JSON.stringify(words));
-let password;
+let token, asked = 0;
 const options = {{
     since: {{ [topic]: "0" }},
     headers: async (refused) => {{
-        if (refused || !password)
-            password = readFileSync(file, "utf8");
-        if (password === "gone")
+        asked += !refused;
+        if (refused || !token)
+            token = readFileSync(file, "utf8");
+        if (token === "gone")
             throw new Refused(401, "logged out");
-        return {{ Authorization: "Basic " + btoa(`ann:${{password}}`) }};
+        return {{ Authorization: `Bearer ${{token}}` }};
     }},
     onRefused: async (error) => {{
         say("refused", error.message);
-        while (password !== "gone" && readFileSync(file, "utf8") === password)
+        while (token !== "gone" && readFileSync(file, "utf8") === token)
             await new Promise((resolve) => setTimeout(resolve, 20));
-        return password !== "gone";
+        return token !== "gone";
     }},
 }};
 try {{
     for await (const {{ payload }} of longPoll(url, [topic], options))
         say("message", payload);
 }} catch (error) {{
-    say("ended", error instanceof Refused, error.message);
+    say("ended", error instanceof Refused, error.message, asked);
 }}
 '''
 
 
-def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_path):
-    """A password that changes while it polls: it is asked for again, once; then the page may let its user log in."""
-    known = tmp_path / "password"
-    known.write_text("secret")
-    with fronted(server, web.Lighttpd, edit=lambda text: web.uncomment(text, "Authentication")) as door:
-        def change(password):
-            hashed = subprocess.run(["openssl", "passwd", "-apr1", password], check=True, capture_output=True, text=True).stdout
-            door.front.users.write_text(f"ann:{hashed}")
-
-        def says(words):
-            return json.loads(program.next()) == words
-
-        with Program("node", "--input-type=module", "-e", LOGS_IN, "--", door.url, topic, str(known)) as program:
-            server.publish(topic, 1)
-            assert says(["message", 1])
-            server.until_waiting(topic)
-            change("second")
-            known.write_text("second")
-            server.publish(topic, 2)           # answered still; the poll after it gets 401
-            server.publish(topic, 3)
-            assert says(["message", 2]) and says(["message", 3])
-            server.until_waiting(topic)
-            change("third")
-            server.publish(topic, 4)
-            assert says(["message", 4])
-            assert json.loads(program.next())[0] == "refused"
-            server.publish(topic, 5)
-            known.write_text("third")          # the user logs in
-            assert says(["message", 5])
-            server.until_waiting(topic)
-            change("fourth")
-            known.write_text("gone")
-            server.publish(topic, 6)
-            assert says(["message", 6]) and says(["refused", "401 logged out"]) and says(["ended", True, "401 logged out"])
-            assert program.errors == []
-
-
-class Tokens(web.Handler):
-    """Says to nginx who has the token that is good now, and keeps what it was shown."""
-
-    def do_GET(self):
-        shown = self.headers["Authorization"]
-        self.server.shown.append(shown)
-        self.answer(200 if shown == f"Bearer {self.server.good}" else 401)
-
-
 @contextlib.contextmanager
-def behind_tokens(server, edit=lambda text: text):
-    """The server behind an nginx that asks us about tokens, and what decides about them."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as tokens:
-        tokens.good, tokens.shown = "first", []
-        threading.Thread(target=tokens.serve_forever, daemon=True).start()
-        check = f"location = /token {{ internal; proxy_pass http://127.0.0.1:{tokens.server_port}; proxy_pass_request_body off;" \
-                ' proxy_set_header Content-Length ""; }\n'
-        with fronted(server, web.Nginx, edit=lambda text: check + edit(text).replace("fastcgi_pass ", "auth_request /token; fastcgi_pass ", 1)) as door:
-            yield door, tokens
-        tokens.shutdown()
+def token_wanted(server):
+    """A poll needs a token, which makes its client ann. Yields a function that changes the token; it begins as "first"."""
+    def status():
+        return server.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status
+
+    def change(token):
+        server.sql("UPDATE token SET hash = sha256(convert_to(%s, 'UTF8'))", f"Bearer {token}")
+
+    server.sql("CREATE TABLE token AS SELECT sha256('Bearer first') AS hash")
+    server.sql("""CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
+                  AS $$ SELECT 'ann' FROM public.token WHERE hash = sha256(convert_to($1, 'UTF8')) $$""")
+    try:
+        until(lambda: status() == 401, "refused without a token", 5 + STALL_S)
+        yield change
+    finally:
+        server.authenticate_as_installed()
+        server.sql("DROP TABLE token")
+        until(lambda: status() == 200, "everybody is anonymous again", 5 + STALL_S)
+
+
+def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_path):
+    """A token that changes while it polls. The function is called for each poll, and once more after a 401; then the page may let its user log in."""
+    known = tmp_path / "token"
+    known.write_text("first")
+
+    def says(words):
+        return json.loads(program.next()) == words
+
+    with token_wanted(server) as change, Program("node", "--input-type=module", "-e", LOGS_IN, "--", server.url, topic, str(known)) as program:
+        server.publish(topic, 1)
+        assert says(["message", 1])
+        server.until_waiting(topic)
+        assert server.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = ARRAY[%s]", topic) == [("ann",)]
+        change("second")
+        known.write_text("second")
+        server.publish(topic, 2)           # answered still; the poll after it gets 401
+        server.publish(topic, 3)
+        assert says(["message", 2]) and says(["message", 3])
+        server.until_waiting(topic)
+        change("third")
+        server.publish(topic, 4)
+        assert says(["message", 4]) and says(["refused", f"401 {REFUSED}"])
+        server.publish(topic, 5)
+        known.write_text("third")          # the user logs in
+        assert says(["message", 5])
+        server.until_waiting(topic)
+        change("fourth")
+        known.write_text("gone")
+        server.publish(topic, 6)
+        assert says(["message", 6]) and says(["refused", "401 logged out"])
+        *ended, asked = json.loads(program.next())
+        assert ended == ["ended", True, "401 logged out"] and asked >= 7     # each message comes with another poll, or more
+        assert program.errors == []
 
 
 def test_the_python_client_renews_its_token(server, topic, tmp_path):
     """Once, when the server answers 401; if that does not help, it gives up."""
     token = tmp_path / "token"
     token.write_text("first\n")
-    with behind_tokens(server) as (door, tokens):
-        with Program(*python_client(door.url, topic), "--token", str(token)) as program:
-            server.until_waiting(topic)
-            token.write_text("second")
-            tokens.good = "second"
-            server.publish(topic, 1)
-            assert program.messages(1) == [(topic, 1)]
-            server.until_waiting(topic)
-            tokens.good = "third"
-            server.publish(topic, 2)
-            assert program.messages(1) == [(topic, 2)]
-            until(lambda: program.process.poll() is not None, "the end")
-            assert program.process.returncode == 1 and "401" in "".join(program.errors)
-            assert tokens.shown[-2:] == ["Bearer second"] * 2
+    with token_wanted(server) as change, Program(*python_client(server.url, topic), "--token", str(token)) as program:
+        server.until_waiting(topic)
+        token.write_text("second")
+        change("second")
+        server.publish(topic, 1)
+        assert program.messages(1) == [(topic, 1)]
+        server.until_waiting(topic)
+        change("third")
+        server.publish(topic, 2)
+        assert program.messages(1) == [(topic, 2)]
+        until(lambda: program.process.poll() is not None, "the end")
+        until(lambda: program.errors, "what it says")
+        assert program.process.returncode == 1 and program.errors == [f"long_polling_client.py: 401 {REFUSED}\n"]
 
 
 def test_the_python_client_s_token_function(server, topic):
     """Called for each poll, and again after a 401; the message that had been published by then comes."""
     client = runpy.run_path(str(EXAMPLES / "long_polling_client.py"))["LongPollingClient"]
-    with behind_tokens(server) as (door, tokens):
+    with token_wanted(server):
         asked = []
 
         def token(renew):
             asked.append(renew)
-            return tokens.good if renew else "expired"
+            return "first" if renew else "expired"
 
-        pages = client(door.url, [topic], {topic: "0"}, token).pages()
+        pages = client(server.url, [topic], {topic: "0"}, token).pages()
         for n in range(2):
             server.publish(topic, n)
             assert [message["payload"] for message in next(pages)["messages"]] == [n]

@@ -85,6 +85,22 @@ def test_starting_twice_and_stopping_twice(own, topic):
     assert [own.poll(topic, since=answer.next_since).payloads for answer in answers] == [["more"]] * 2
 
 
+def test_a_run_that_was_stopped_leaves_alone_what_was_started_since(tmp_path, topic):
+    """Another terminal runs `make stop; make start` while `make run` does not look."""
+    with not_started() as server:
+        with (tmp_path / "output").open("w+") as output:
+            run = subprocess.Popen([ROOT / "deploy/local", "run"], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                                   env={**os.environ, "RUN": server.run, "PORT": str(server.make_port), "WORKERS": "2", "MODE": server.mode})
+            until(lambda: run.poll() is None and "INSERT" in (tmp_path / "output").read_text(), "what to do next", 120)
+            os.kill(run.pid, signal.SIGSTOP)
+            server.stop()
+            server.start()
+            os.kill(run.pid, signal.SIGCONT)
+            assert run.wait(60) == 0, (tmp_path / "output").read_text()
+        server.publish(topic, 1)
+        assert server.poll(topic, since={topic: "0"}).payloads == [1]
+
+
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken, not_started(port=taken.getsockname()[1]) as server:
         fails_to_start(server, str(server.port))

@@ -1,4 +1,4 @@
-"""Who a client is, and what it may poll, by functions of the operator."""
+"""The operator's functions: authenticate() names the user, can_poll() allows topics."""
 import json
 import os
 import pathlib
@@ -22,6 +22,7 @@ CAN_POLL = """BEGIN
 END"""
 
 AUTHENTICATE = """BEGIN
+    PERFORM nextval('public.questions');
     IF $1 = 'Bearer broken' THEN RAISE EXCEPTION 'what is %', $1; ELSIF $1 = 'Bearer stuck' THEN PERFORM pg_sleep(60); END IF;
     IF $1 = 'Bearer guest' THEN RETURN ''; END IF;
     RETURN (SELECT k.name FROM public.keys k WHERE k.hash = sha256(convert_to($1, 'UTF8')));
@@ -39,7 +40,7 @@ def shipped():
 @pytest.fixture(scope="module")
 def keys(shipped):
     """Everybody needs a key, which is 'NAME-key'."""
-    shipped.sql("CREATE SEQUENCE calls; CREATE TABLE members (name text); CREATE TABLE keys (hash bytea, name text)")
+    shipped.sql("CREATE SEQUENCE calls; CREATE SEQUENCE questions; CREATE TABLE members (name text); CREATE TABLE keys (hash bytea, name text)")
     for name in "ann", "bob":
         shipped.sql("INSERT INTO keys VALUES (sha256(convert_to(%s, 'UTF8')), %s)", f"Bearer {name}-key", name)
     replace(shipped, "can_poll", CAN_POLL)
@@ -122,7 +123,7 @@ def test_a_key_says_who_polls(keys, topic):
     assert poll_with(keys, "Bearer ann-key", own)[0] == 200
     assert poll_with(keys, "Bearer bob-key", own)[0] == 403
     assert poll_with(keys, "Bearer guest", own)[0] == 403 and poll_with(keys, "Bearer guest", topic)[0] == 200
-    # Who was authenticated already is not asked for a key.
+    # A user whom the web server has authenticated needs no key.
     assert poll_with(keys, None, own, REMOTE_USER="ann")[0] == poll_with(keys, "Bearer bob-key", own, REMOTE_USER="ann")[0] == 200
     assert poll_with(keys, "", own, REMOTE_USER="bob")[0] == 403
 
@@ -147,6 +148,16 @@ def test_no_key_no_poll(keys, topic, header):
 def test_a_browser_may_send_a_key(keys):
     answer = keys.request("OPTIONS", POLL, headers={"Origin": "https://app.example.org", "Access-Control-Request-Headers": "authorization"})
     assert answer.status == 204 and "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+
+
+@managed
+def test_the_user_of_a_key_is_remembered(keys, topic):
+    (before,), = keys.sql("SELECT last_value FROM questions")
+    began = time.monotonic()
+    for _ in range(50):
+        assert poll_with(keys, "Bearer ann-key", topic)[0] == 200
+    (after,), = keys.sql("SELECT last_value FROM questions")
+    assert after - before <= 1 + 2 * (time.monotonic() - began) / MEMORY_S
 
 
 def test_an_authenticate_that_fails_or_hangs(keys, topic):
@@ -177,6 +188,7 @@ def test_a_keys_owner_has_a_quota(keys, topic):
     other = keys.threads.submit(poll_with, keys, "Bearer bob-key", topic, timeout=25, REMOTE_ADDR="192.0.2.7")
     second = keys.threads.submit(poll_with, keys, "Bearer ann-key", topic, timeout=25, REMOTE_ADDR="192.0.2.8")
     assert first.result(10 + STALL_S)[0] == 200 and not second.done() and not other.done()
+    until(lambda: keys.sql("SELECT count(DISTINCT remote_user) FROM pgpoll.waiting WHERE topics = ARRAY[%s]", topic) == [(2,)], "the other polls")
     keys.publish(topic, 1)
     assert second.result()[0] == other.result()[0] == 200
 

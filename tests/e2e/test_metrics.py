@@ -1,8 +1,8 @@
 """GET /messages/poll/metrics, read with Prometheus' own promtool."""
+import contextlib
 import datetime
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,20 +11,10 @@ import time
 import pytest
 
 from between import manager, pgbouncer, wire
-from server import METRICS, MODE, POLL, STALL_S, Postgres, Server, max_body, new_topic, until
+from documents import shown
+from server import METRICS, MODE, POLL, SCHEMA_VERSION, STALL_S, VERSION, Postgres, Server, max_body, new_topic, until
 
 managed = pytest.mark.skipif(MODE == "direct", reason="there is no manager")
-
-
-@pytest.fixture(scope="module")
-def promtool(tmp_path_factory):
-    """promtool is in Debian's package promtool, and before Debian 13 in prometheus, of which only this file is unpacked."""
-    if found := shutil.which("promtool"):
-        return found
-    home = tmp_path_factory.mktemp("promtool")
-    subprocess.run("get='apt-get -qq -o APT::Sandbox::User=root download'; { $get promtool || $get prometheus; } >&2 &&"
-                   " dpkg-deb --fsys-tarfile prom*.deb | tar x ./usr/bin/promtool", shell=True, cwd=home, check=True)
-    return home / "usr/bin/promtool"
 
 
 @pytest.fixture(scope="module", autouse=MODE == "managed")
@@ -88,6 +78,11 @@ def counted(server, before, **wanted):
                  f"{keys}", seconds=4 + STALL_S)
 
 
+def is_readable(promtool, answer):
+    done = subprocess.run([promtool, "check", "metrics"], input=answer.text, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+
+
 def test_prometheus_can_read_it(server, promtool, topic):
     (poll,) = server.wait(topic, timeout=20)
     server.publish(topic, 1)
@@ -95,8 +90,7 @@ def test_prometheus_can_read_it(server, promtool, topic):
     answer = Metrics(server).answer
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.headers["Cache-Control"] == "no-store"
-    done = subprocess.run([promtool, "check", "metrics"], input=answer.text, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+    is_readable(promtool, answer)
     types = re.findall(r"^# TYPE (\w+)", answer.text, re.M)
     assert types == re.findall(r"^# HELP (\w+)", answer.text, re.M) and len(types) > 10
 
@@ -120,7 +114,7 @@ def test_polls_by_outcome(server, topic):
     size = len(text[text.index("[") + 1:text.rindex('],"has_more"')].encode())
     now = counted(server, before, polls_total__ok=3, polls_total__timeout=1, polls_total__invalid=1, polls_total__no_topic=1,
                   polls_total__too_large=1, delivered_messages_total=6, delivered_bytes_total=3 * size, **{'gaps_total__reason="unknown"': 1})
-    assert now["pages_total", 'source="table"'] + now.get(("pages_total", 'source="window"'), 0) >= 4
+    assert now.get(("pages_total", 'source="table"'), 0) + now.get(("pages_total", 'source="window"'), 0) >= 4
     assert not any(name.startswith("delivery") for name, _ in now)   # no poll waited
 
 
@@ -172,6 +166,65 @@ def test_no_topic_is_a_label(server):
     poll.result()
 
 
+def test_a_host_tells_its_own_numbers(server, topic):
+    """So that nothing counts twice if Prometheus asks every host. The others are in the database."""
+    (poll,) = server.wait(topic, timeout=20)
+    server.sql("SELECT pgpoll.write_statistics('elsewhere', '{\"pid\":1,\"workers\":7,\"counts\":[{\"metric\":\"polls\",\"label\":\"ok\",\"n\":9}]}')")
+    text = Metrics(server).answer.text
+    assert set(re.findall(r'host="([^"]*)"', text)) == {socket.gethostname()}
+    names = [line.split(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(names) == len(set(names))
+    assert of_host(server, "workers", "elsewhere") == 7 and of_host(server, "workers", socket.gethostname()) > 0
+    assert f'pgpoll_build_info{{host="{socket.gethostname()}",version="{VERSION}",schema="{SCHEMA_VERSION}"}} 1\n' in text
+    server.publish(topic, 1)
+    poll.result()
+
+
+@contextlib.contextmanager
+def hanging(server, postgres):
+    """Stops all processes of PostgreSQL, the connections of the statistics program included, as a full disk may."""
+    postmaster = int(postgres.data.joinpath("postmaster.pid").read_text().split()[0])
+    pids = [postmaster, *(pid for (pid,) in server.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker'"))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_without_the_database(promtool):
+    """The host tells what it knows, and Prometheus does not wait longer for that than it does by default, 10 s. After a crash, which empties the
+    statistics, they are complete again."""
+    with Server(2, errors="poll/metrics: database_away") as own:
+        manager = own.manager if MODE == "managed" else None
+        up = ("database_up", "manager_up", "listener_up") if manager else ("database_up",)
+        before, postgres = until(lambda: all((now := Metrics(own))[name, ""] == 1 for name in up) and now, "all up", 8 + STALL_S), Postgres(own)
+        postgres.stop("immediate")
+        away = until(lambda: (now := Metrics(own))["database_up", ""] == now["listener_up", ""] == 0 and now, "the database away")
+        is_readable(promtool, away.answer)
+        assert ("polls_waiting", "") not in away and [key for key in away if key[0] == "build_info"]
+        if manager:
+            assert away["manager_up", ""] == 1 and away["workers", ""] == away["workers_free", ""] == own.worker_count
+            age = away["statistics_age_seconds", ""]
+            until(lambda: Metrics(own)["statistics_age_seconds", ""] > age, "the statistics get older")
+        postgres.start()
+        until(lambda: all((now := Metrics(own))[name, ""] == 1 for name in up), "all up again", 8 + STALL_S)
+        if manager:
+            # Each counter begins again at 0, so that a rate shows its first change.
+            after = until(lambda: ("polls_total", 'outcome="ok"') in (now := Metrics(own)) and now, "the counters are back")
+            assert {key for key in before if "total" in key[0]} == {key for key in after if "total" in key[0]}
+            assert after["listener_reconnects_total", ""] == 1
+            assert said(own.log()) == ["LISTEN connection failed", "connected to the database again"]
+            os.kill(manager, signal.SIGKILL)
+            until(lambda: (now := Metrics(own))["manager_up", ""] == now["workers", ""] == now["listener_up", ""] == 0, "a dead manager hears nothing", 30)
+            with hanging(own, postgres):
+                began = time.monotonic()
+                assert Metrics(own)["database_up", ""] == 0 and time.monotonic() - began < 10 + STALL_S
+
+
 # --- the listener
 
 def said(lines):
@@ -179,23 +232,15 @@ def said(lines):
     return re.findall("LISTEN connection failed|connected to the database again|LISTEN delivers (?:nothing|again)", "\n".join(lines))
 
 
-def listener_up(server, host):
-    found = re.search(rf'^pgpoll_listener_up{{host="{host}"}} (\d)$', Metrics(server).answer.text, re.M)
+def of_host(server, metric, host):
+    """Returns a metric of another host, of which the database knows."""
+    ((text,),) = server.sql("SELECT pgpoll.metrics()")
+    found = re.search(rf'^pgpoll_{metric}{{host="{host}"}} (\d+)$', text, re.M)
     return found and int(found[1])
 
 
-@managed
-def test_listener_state(topic):
-    """The listener is up. After a restart of PostgreSQL it is up again, and the reconnect is counted."""
-    with Server(2) as own:
-        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up", seconds=8 + STALL_S)
-        before = Metrics(own)
-        Postgres(own).restart()
-        until(lambda: Metrics(own)["listener_reconnects_total", ""] > before["listener_reconnects_total", ""], "the reconnect", seconds=8 + STALL_S)
-        until(lambda: Metrics(own)["listener_up", ""] == 1, "the listener up again", seconds=8 + STALL_S)
-        assert said(own.log()) == ["LISTEN connection failed", "connected to the database again"]
-        os.kill(own.manager, signal.SIGKILL)
-        until(lambda: Metrics(own)["listener_up", ""] == 0, "a dead manager hears nothing")
+def listener_up(server, host):
+    return of_host(server, "listener_up", host)
 
 
 @managed
@@ -203,11 +248,10 @@ def test_deaf_listeners(server, deaf):
     """They are detected within 15 s, in the metrics and in the log."""
     for name, (since, found, log) in deaf.items():
         assert found.result() - since < 15 + STALL_S
-        (line, *_) = [line for line in log.read_text().splitlines() if "LISTEN delivers nothing" in line]
+        (line, *_) = [line for line in log.read_text().splitlines() if re.search(shown("error: LISTEN delivers nothing") + "$", line)]
         assert datetime.datetime.fromisoformat(line.split()[0]).timestamp() - since < 15 + STALL_S, line
         # It is logged once, and a new connection alone is not logged as a recovery.
-        reconnected = rf'^pgpoll_listener_reconnects_total{{host="{name}"}} [1-9]'
-        until(lambda: re.search(reconnected, Metrics(server).answer.text, re.M), "the next connection", 30)
+        until(lambda: of_host(server, "listener_reconnects_total", name), "the next connection", 30)
         assert set(said(log.read_text().splitlines())[::2]) == {"LISTEN delivers nothing"}
         assert set(said(log.read_text().splitlines())[1::2]) <= {"LISTEN delivers again"}
     assert listener_up(server, "wired") == 0    # the manager behind the pooler may receive its own NOTIFY for a while, if both share a server connection

@@ -5,6 +5,7 @@ import json
 import jsonschema
 import pytest
 
+from hosts import HEALTH
 from server import POLL, ROOT, STALL_S, STATS, Postgres, Server, max_body, new_topic, until
 from test_contract import INVALID
 
@@ -127,6 +128,9 @@ def test_messages(checked, topic):
     server.sql("INSERT INTO pgpoll.messages (topic, payload, metadata, created_at) VALUES (%s, '1e400', '[1]', '12345-01-01')", topic)
     assert len(checked.poll(topic, other, since={topic: "0"}).messages) == 7
     assert checked.poll(topic, other, since={topic: "0"}, limit=2).has_more
+    last = checked.poll(topic, other, since={topic: "-2", other: "-1000"})
+    assert len(last.messages) == 2 and last.gaps == {}
+    assert checked.poll(topic, other, since=last.next_since).messages == []
     assert not checked.poll(topic, timeout=1).messages
     (poll,) = server.wait(topic, timeout=20)
     server.publish(topic, "waited for")
@@ -141,6 +145,8 @@ def test_gaps(checked, topic):
     server.publish(unknown, 1)
     gaps = checked.poll(topic, unknown, ahead, since={topic: first, unknown: "?", ahead: "msg_7fffffffffffffff"}).gaps
     assert {name: gap["reason"] for name, gap in gaps.items()} == {topic: "expired", unknown: "unknown", ahead: "ahead"}
+    for cursor in "-0", "-1001", "-", "-1.0":
+        assert [gap["reason"] for gap in checked.poll(unknown, since={unknown: cursor}).gaps.values()] == ["unknown"], cursor
 
 
 @pytest.mark.parametrize("body", [body for body, _ in INVALID], ids=lambda body: json.dumps(body)[:60])
@@ -171,14 +177,31 @@ def test_errors(checked, topic):
     try:
         checked.server.restrict("false", refused=topic)
         checked.poll(topic, expect=403)
-        checked.server.sql("""CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
-                              $$ SELECT CASE WHEN $1 = 'Bearer 1' THEN 'ann' END $$""")
-        until(lambda: checked.server.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status == 401, "authenticate() heeded", 5 + STALL_S)
-        checked.poll(topic, expect=401)
     finally:
         checked.server.unrestrict()
+
+
+def test_security(checked):
+    """Each way to log in that the document offers for a poll; what it says about 401; and a preflight, which needs none."""
+    ways, schemes = DOCUMENT["paths"][POLL]["post"]["security"], DOCUMENT["components"]["securitySchemes"]
+    sent = {"bearer": "Bearer 1", "basic": "Basic YW5uOnNlY3JldA=="}
+    assert {scheme["scheme"] for scheme in schemes.values()} == sent.keys() and all(scheme["type"] == "http" for scheme in schemes.values())
+    headers = [{"Authorization": sent[schemes[name]["scheme"]]} for way in ways for name in way]
+    body = {"topics": ["x"], "timeout": 0}
+    assert {} in ways and [checked.request("POST", POLL, body, headers=way).status for way in ({}, *headers)] == [200] * 3
+    try:
+        accepted = ", ".join(f"'{header}'" for header in sent.values())
+        checked.server.sql(f"""CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                               $$ SELECT CASE WHEN $1 IN ({accepted}) THEN 'ann' END $$""")
+        until(lambda: checked.server.request("POST", POLL, json.dumps(body)).status == 401, "authenticate() heeded", 5 + STALL_S)
+        for wrong in {}, {"Authorization": "Bearer 2"}:
+            checked.request("POST", POLL, body, expect=401, headers=wrong)
+        for right in headers:
+            checked.request("POST", POLL, body, headers=right)
+        checked.request("OPTIONS", POLL, expect=204)
+    finally:
         checked.server.authenticate_as_installed()
-    until(lambda: checked.server.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status == 200, "as installed again", 5 + STALL_S)
+    until(lambda: checked.server.request("POST", POLL, json.dumps(body)).status == 200, "as installed again", 5 + STALL_S)
 
 
 def test_stats(checked, topic):
@@ -190,8 +213,14 @@ def test_stats(checked, topic):
     checked.request("HEAD", STATS)
 
 
+def test_health(checked):
+    checked.request("GET", HEALTH)
+    checked.request("HEAD", HEALTH)
+    checked.request("DELETE", HEALTH, expect=405)
+
+
 def test_other_origins_and_a_database_that_is_away():
-    with Server(2, PGPOLL_CORS_ORIGIN="https://app.example") as server:
+    with Server(2, PGPOLL_CORS_ORIGIN="https://app.example", PGPOLL_HEALTH_AWAY_S="0") as server:
         checked = Checked(server)
         for path in POLL, STATS:
             preflight = checked.request("OPTIONS", path, expect=204, headers={"Origin": "https://app.example"})
@@ -203,5 +232,8 @@ def test_other_origins_and_a_database_that_is_away():
         try:
             assert checked.poll("a", expect=503).headers["Retry-After"]
             checked.request("GET", STATS, expect=503)
+            until(lambda: server.request("GET", HEALTH).status == 503, "health")
+            checked.request("GET", HEALTH, expect=503)
+            checked.request("HEAD", HEALTH, expect=503)
         finally:
             postgres.start()

@@ -2,9 +2,7 @@
 import contextlib
 import http.client
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -13,6 +11,7 @@ import pytest
 from test_web import fronted, get
 
 import h2_client
+import hosts
 import web
 from documents import TEXTS, blocks
 from server import POLL, STALL_S, STATS, Server, until
@@ -44,32 +43,28 @@ def running(directory, port, *command):
 @contextlib.contextmanager
 def haproxy(server, directory, edit=lambda text: text):
     """Gives its ports, for HTTP and HTTPS."""
-    port, tls_port = web.free_port(), web.free_port()
+    tls_port, pem = web.free_port(), directory / "site.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
                     "/CN=localhost", "-keyout", directory / "key.pem", "-out", directory / "cert.pem"], check=True, stderr=subprocess.DEVNULL)
-    (directory / "site.pem").write_text((directory / "key.pem").read_text() + (directory / "cert.pem").read_text())
-    (text,) = blocks("haproxy", PAGE)
-    for ours, here in ("bind :80\n", f"bind 127.0.0.1:{port}\n"), ("bind :443", f"bind 127.0.0.1:{tls_port}"), \
-            ("/etc/haproxy/site.pem", str(directory / "site.pem")), ("127.0.0.1:8080", f"127.0.0.1:{server.port}"):
-        assert ours in text
-        text = text.replace(ours, here)
-    (directory / "haproxy.cfg").write_text("global\n    maxconn 1000\n" + edit(text))
-    program = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin")
-    checked = subprocess.run([program, "-c", "-f", directory / "haproxy.cfg"], capture_output=True, text=True, timeout=20)
-    assert checked.returncode == 0, checked.stderr
-    with running(directory, port, program, "-db", "-f", directory / "haproxy.cfg"):
-        until(lambda: ask(port, "OPTIONS")[0] == 204, "the web server behind it")
+    pem.write_text((directory / "key.pem").read_text() + (directory / "cert.pem").read_text())
+
+    def with_tls(text):
+        text, count = re.subn("#bind :443 ssl crt /etc/haproxy/site.pem", f"bind 127.0.0.1:{tls_port} ssl crt {pem}", text)
+        assert count == 1
+        return edit(text)
+
+    with hosts.haproxy([server], directory, with_tls) as (port, _):
         yield port, tls_port
 
 
 @contextlib.contextmanager
-def nginx(server, directory):
+def nginx(server, directory, edit=lambda text: text):
     port = web.free_port()
     (location,) = blocks("nginx", PAGE)
     (directory / "nginx.conf").write_text(f"""
         pid {directory}/pid; error_log {directory}/error.log; events {{ }}
         http {{ access_log off; server {{ listen 127.0.0.1:{port};
-            {location.replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")} }} }}
+            {edit(location).replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")} }} }}
         """)
     with running(directory, port, "/usr/sbin/nginx", "-c", str(directory / "nginx.conf"), "-g", "daemon off;"):
         yield port, None
@@ -113,7 +108,7 @@ def test_statistics_stay_closed_to_others(server, proxy):
 
 
 def test_a_client_that_leaves_frees_its_worker(server, proxy, topic):
-    """Behind HAProxy a heartbeat tells; it has none, it says nothing until the poll's timeout."""
+    """Behind HAProxy only the heartbeats find that out before the poll's timeout."""
     body = json.dumps({"topics": [topic], "timeout": 60})
     with socket.create_connection(("127.0.0.1", proxy)) as client:
         client.sendall(f"POST {POLL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())

@@ -1,7 +1,5 @@
 """Runs the commands of README.md and docs/ as a reader would type them, except for the port and the directory. Also checks their links."""
-import base64
 import contextlib
-import hmac
 import http.server
 import io
 import json
@@ -17,9 +15,10 @@ import time
 import psycopg2
 import pytest
 
-from documents import COMMANDS, PATHS, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
+from documents import COMMANDS, METRICS, PATHS, SHOWN, TEXT, TEXTS, asked_for, blocks, broken_links, command, commands
 import web
-from server import ROOT, Server, until
+from server import ROOT, STALL_S, Server, until
+from tokens import jwt, read_jwt
 
 # Commands that a test runs in another form.
 TYPED_ELSEWHERE = {
@@ -176,12 +175,17 @@ def test_api_keys(fresh):
     until(lambda: run(wrong) == "200", "everybody is anonymous again")
 
 
-def jwt(claims, secret, head={"alg": "HS256", "typ": "JWT"}):
-    def encoded(data):
-        return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-    signed = ".".join(encoded(json.dumps(part).encode()) for part in (head, claims))
-    return f"{signed}.{encoded(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
+def test_sessions_of_an_application(fresh):
+    """As docs/login.md has them."""
+    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "sessions" in block))
+    try:
+        fresh.sql("""INSERT INTO sessions SELECT sha256(convert_to(id, 'UTF8')), name, now() + ends::interval
+                     FROM (VALUES ('one', 'ann', '1 hour'), ('two', 'bob', '-1 s')) s (id, name, ends)""")
+        said = [fresh.sql("SELECT pgpoll.authenticate(%s)", header)[0][0] for header in ("Bearer one", "Bearer two", "Bearer three", "Bearer ", "one", "")]
+        assert said == ["ann", None, None, None, None, None]
+    finally:
+        fresh.sql("DROP TABLE sessions")
+        fresh.authenticate_as_installed()
 
 
 def test_json_web_tokens(fresh):
@@ -191,7 +195,9 @@ def test_json_web_tokens(fresh):
 
     secret, now = "a secret of thirty-two bytes or more", time.time()
     good = {"sub": "ann\u00e9", "aud": "pgpoll", "exp": now + 60, "role": "web_user"}
-    fresh.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "jwt_secret" in block))
+    definition = next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "jwt_secret" in block)
+    (database,), = fresh.sql("SELECT quote_ident(current_database())")
+    fresh.sql(definition)
     try:
         token = jwt(good, secret)
         assert user(token) is None   # there is no secret yet
@@ -209,8 +215,15 @@ def test_json_web_tokens(fresh):
                     f"{head}.{claims}.{signature[:-1]}", f"{head}.{claims}.{'A' * 43}", token + "=", f" {token}", f"{token}\n", "a.b.c"):
             assert user(bad) is None, bad
         assert user(token, "bearer ") is None and user(token, "Basic ") is None and user("", "") is None
+
+        # As a setting of the database, where PostgREST's tutorials keep it.
+        setting = definition.partition("CREATE OR REPLACE")[2].replace("s.secret", "current_setting('app.settings.jwt_secret')")
+        setting = setting.replace(" FROM public.jwt_secret s", "")
+        fresh.sql(f"CREATE OR REPLACE{setting}; ALTER DATABASE {database} SET app.settings.jwt_secret TO 'another secret'")
+        fresh.close_db()
+        assert user(jwt(good, "another secret")) == "ann\u00e9" and user(token) is None
     finally:
-        fresh.sql("DROP TABLE jwt_secret; DROP EXTENSION pgcrypto")
+        fresh.sql(f"DROP TABLE jwt_secret; DROP EXTENSION pgcrypto; ALTER DATABASE {database} RESET app.settings.jwt_secret")
         fresh.authenticate_as_installed()
 
 
@@ -287,12 +300,16 @@ def test_the_packaged_javascript_client(fresh, tmp_path, packages):
 
 
 @contextlib.contextmanager
-def api(server, query, meanwhile):
-    """An HTTP API that answers every request with what the query returns, as web_user; meanwhile() is called just before and after."""
+def api(server, query, meanwhile, secret=None):
+    """An HTTP API that answers every request with what the query returns; meanwhile() is called just before and after. The query runs as web_user,
+    or, with a secret, as the role in the token that the request has to have, as PostgREST does it."""
     class Api(web.Handler):
         def do_GET(self):
+            role = "web_user" if secret is None else read_jwt(self.headers["Authorization"], secret, "pgpoll").get("role")
+            if not role:
+                return self.answer(401)
             meanwhile()
-            server.sql("SET ROLE web_user")
+            server.sql(f"SET ROLE {role}")
             (state,), = server.sql(query)
             server.sql("RESET ROLE")
             meanwhile()
@@ -306,39 +323,71 @@ def api(server, query, meanwhile):
             listening.shutdown()
 
 
-def test_load_then_listen(fresh, tmp_path):
-    """Orders change just before and just after the state is read: each is in the state, or in a message."""
-    page = TEXTS["docs/load-then-listen.md"]
-    function, grants = blocks("sql", page)
+@pytest.fixture(scope="module")
+def orders(fresh):
+    """Yields a function that changes the only order. The tables and functions of docs/load-then-listen.md are there."""
+    function, grants = blocks("sql", TEXTS["docs/load-then-listen.md"])
     fresh.sql("DROP TABLE IF EXISTS orders; CREATE TABLE orders (id integer PRIMARY KEY, status text); CREATE ROLE web_user")
     fresh.sql(function)
     fresh.sql(grants)
     fresh.sql("GRANT SELECT ON orders TO web_user")
-    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
-    queries = "SELECT coalesce(json_agg(o), '[]') FROM orders o", "SELECT orders_page()"
-    for source, query in zip(blocks("js", page), queries, strict=True):
-        fresh.sql("TRUNCATE orders")
-        statuses = iter(range(10))
 
-        def change():
-            fresh.sql("""WITH o AS (INSERT INTO orders VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET status = excluded.status RETURNING *)
-                         INSERT INTO pgpoll.messages (topic, payload) SELECT 'orders', to_json(o) FROM o""", str(next(statuses)))
+    def change(status):
+        fresh.sql("""WITH o AS (INSERT INTO orders VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET status = excluded.status RETURNING *)
+                     INSERT INTO pgpoll.messages (topic, payload) SELECT 'orders', to_json(o) FROM o""", str(status))
 
-        with api(fresh, query, change) as url:
-            change()
-            (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url).replace("http://127.0.0.1:3000", url))
-            client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
-            try:
-                assert client.stdout.readline() == "loaded 1\n"
-                seen = client.stdout.readline()
-                assert seen in ("1 1\n", "1 2\n")      # in the state already, or not
-                if seen == "1 1\n":
-                    assert client.stdout.readline() == "1 2\n"
-                change()
-                assert client.stdout.readline() == "1 3\n"
-            finally:
-                client.terminate()
-                client.communicate()
+    return change
+
+
+QUERIES = {"cursor-first": "SELECT coalesce(json_agg(o), '[]') FROM orders o", "together": "SELECT orders_page()", "postgrest": "SELECT orders_page()"}
+
+
+@pytest.mark.parametrize("way", QUERIES)
+def test_load_then_listen(fresh, orders, tmp_path, way):
+    """The order changes just before and just after the state is read: each change is in the state, or in a message."""
+    secret = "a secret of thirty-two bytes or more" if way == "postgrest" else None
+    source = dict(zip(QUERIES, blocks("js", TEXTS["docs/load-then-listen.md"]), strict=True))[way]
+    fresh.sql("TRUNCATE orders")
+    statuses = iter(range(10))
+    with api(fresh, QUERIES[way], lambda: orders(next(statuses)), secret) as url, contextlib.ExitStack() as stack:
+        orders(next(statuses))
+        if secret:
+            token = jwt({"role": "web_user", "sub": "ann", "aud": "pgpoll", "exp": int(time.time()) + 300}, secret)
+            (tmp_path / "login.mjs").write_text(f"export const token = async () => '{token}';")
+            stack.enter_context(tokens_wanted(fresh, secret))
+        shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
+        (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url).replace("http://127.0.0.1:3000", url))
+        client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+        try:
+            assert client.stdout.readline() == "loaded 1\n"
+            seen = client.stdout.readline()
+            assert seen in ("1 1\n", "1 2\n")      # in the state already, or not
+            if seen == "1 1\n":
+                assert client.stdout.readline() == "1 2\n"
+            if secret:
+                until(lambda: fresh.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = '{orders}'") == [("ann",)], "ann waits")
+            orders(next(statuses))
+            assert client.stdout.readline() == "1 3\n"
+        finally:
+            client.terminate()
+            client.communicate()
+
+
+@contextlib.contextmanager
+def tokens_wanted(server, secret):
+    """Only tokens as in docs/login.md may poll."""
+    def status():
+        return server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status
+
+    server.sql(next(block for block in blocks("sql", TEXTS["docs/login.md"]) if "jwt_secret" in block))
+    server.sql("INSERT INTO jwt_secret VALUES (%s)", secret)
+    try:
+        until(lambda: status() == 401, "refused without a token", 5 + STALL_S)
+        yield
+    finally:
+        server.sql("DROP TABLE jwt_secret; DROP EXTENSION pgcrypto")
+        server.authenticate_as_installed()
+        until(lambda: status() == 200, "everybody is anonymous again", 5 + STALL_S)
 
 
 def test_clients_in_a_shell(fresh):
@@ -366,8 +415,7 @@ def test_operating_metrics(fresh, topic):
     metrics = run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/metrics"))
     told = set(re.findall(r"`(pgpoll_\w+)", TEXTS["docs/operate.md"])) - {"pgpoll_monitor"}
     there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # the metrics that have a value
-    families = re.findall(r"^    \(\d+, '(\w+)', '(?:counter|gauge|histogram)'", (ROOT / "sql/functions/metrics.sql").read_text(), re.M)
-    assert there <= told == {f"pgpoll_{name}" for name in families}
+    assert there <= told == set(METRICS)
     fresh.publish(topic, 1)
     poll.result()
 
@@ -398,6 +446,7 @@ def test_the_settings_are_those_of_help(fresh):
     for name, default, least, most in re.findall(r"^  (PGPOLL_\w+) .*\n +\(default (.*?)(?:, from (\d+) to (\d+))?\)", told, re.M):
         settings[name] = [default, f"{least} to {most}" if most else ""]
     settings["PGPOLL_HOST"][0] = "the host name"
+    settings["PGPOLL_STATE_DIR"][0] = "the directory of the program's socket"
     rows = re.findall(r"^\| `(PGPOLL_\w+)` \| (.*?) ?\| (.*?) ?\|", TEXTS["docs/operate.md"], re.M)
     assert {name: cells for name, *cells in rows} == settings
 
@@ -406,6 +455,11 @@ def test_every_command_is_run_by_a_test():
     typed = {*TYPED_ELSEWHERE, *asked_for(*ROOT.glob("tests/*/test_*.py"))}
     assert [line for line in COMMANDS if not line.startswith(tuple(typed))] == []
     assert [start for start in typed if not commands(start)] == []
+
+
+def test_every_shown_line_is_produced_by_a_test():
+    produced = {*asked_for(*ROOT.glob("tests/*/test_*.py"), names=("shown", "logged", "is_logged", "health"))}
+    assert [line for line in SHOWN if not line.startswith(tuple(produced))] == []
 
 
 def test_links():

@@ -1,5 +1,6 @@
 """How a manager reloads and ends: waiting polls are served until new processes serve them, and processes that hang are killed."""
 import contextlib
+import ctypes
 import os
 import pathlib
 import signal
@@ -95,6 +96,11 @@ def test_polls_that_wait_through_a_reload_are_served(topic):
         assert [server.poll(other, since=answer.next_since, timeout=20).payloads for answer in answers] == [[1]] * 2
         until(lambda: [pid for _, pid in listening(server)] == [server.manager], "one manager in the statistics")
 
+        (last,) = server.wait(other, timeout=60)
+        server.until_waiting(other)
+        end(server)
+        assert last.result(20).messages == [] and server.sql("SELECT host, pid FROM pgpoll.listeners") == server.sql("SELECT host, pid FROM pgpoll.waiters") == []
+
 
 def test_a_program_that_cannot_be_executed_changes_nothing(topic):
     with Server(3, errors="cannot reload, the running program continues") as server:
@@ -144,6 +150,35 @@ def test_an_old_manager_that_hangs(topic):
         assert [poll.result(40).messages for poll in polls] == [[]] * 3
         until(lambda: not server.worker_pids() & before and is_gone(old), "the old processes gone")
         assert any(f"process {old} did not end in time: killed" in line for line in server.log())
+        server.until_workers()
+
+
+@contextlib.contextmanager
+def cannot_die(pid):
+    """Traces a process so that it stops, whatever kills it, before it ends."""
+    seize, detach, on_exit = 0x4206, 17, 0x40
+    ptrace = ctypes.CDLL(None).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    assert ptrace(seize, pid, None, on_exit) == 0
+    try:
+        yield
+    finally:
+        os.waitpid(pid, 0x40000000)     # __WALL: it has stopped
+        assert ptrace(detach, pid, None, None) == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can trace another user's process")
+def test_a_fork_server_that_does_not_end_delays_only_the_reload(topic):
+    with Server(3) as server:
+        polls, before = server.wait(topic, polls=2, timeout=60), server.until_workers()
+        (forker,) = server.named("pgpoll-forker")
+        with cannot_die(forker):
+            os.kill(server.manager, signal.SIGHUP)
+            until(lambda: state(forker) == "t", "the fork server killed")
+            server.publish(topic, 1)
+            assert [poll.result(20).payloads for poll in polls] == [[1]] * 2
+            assert server.poll(topic, since={topic: "0"}).payloads == [1] and server.worker_pids() == before
+        until(lambda: not server.worker_pids() & before and not server.named("pgpoll-old"), "the old processes gone", 60)
         server.until_workers()
 
 
@@ -202,6 +237,7 @@ def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
     assert breaks(victim)
     until(lambda: not impatient.worker_pids() & before, "the old workers gone", 40)
     assert killed(impatient, pid)
+    until(lambda: any(f"old process {pid} was killed by signal 9" in line for line in impatient.log()), "its death noticed")
     end(impatient)
 
 

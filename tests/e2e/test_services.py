@@ -11,6 +11,7 @@ import pytest
 
 import web
 from documents import broken_links
+from hosts import HEALTH
 from server import POLL, ROOT, STATS, Server, new_topic, until
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start services as somebody else")
@@ -60,7 +61,7 @@ def place(database):
 
 def moved(text, place):
     for old, new in (("/run/pgpoll", place), ("/usr/local/lib/pgpoll", place / "lib"), ("/etc/default/pgpoll", place / "settings"),
-                     ("-u pgpoll -g pgpoll", "-u www-data -g www-data")):
+                     ("-u pgpoll -g pgpoll", "-u www-data -g www-data"), ("-o pgpoll -g pgpoll", "-o www-data -g www-data")):
         text = text.replace(old, str(new))
     return text
 
@@ -111,7 +112,7 @@ def test_runit(database, place):
             assert answer.messages == [] and of(place, "pgpoll.fcgi")[0] == manager
             database.publish(topic, 1)
             assert door.poll(topic, since=answer.next_since, timeout=10).payloads == [1]
-            assert door.request("GET", STATS).status == 200
+            assert door.request("GET", STATS).status == 200 and door.request("GET", HEALTH).status == 200
             os.kill(manager, signal.SIGKILL)
             until(lambda: (pids := of(place, "pgpoll.fcgi")) and manager not in pids and door.status() == 200, "another manager", 30)
     assert of(place, "pgpoll") == []
@@ -145,6 +146,7 @@ def test_without_a_supervisor(database, place):
             database.publish(topic, 1)
             # The socket was open all the time. (A worker of the old manager answers its last poll at once.)
             assert door.poll_on(topic, answer=answers[0], timeout=30).payloads == [1]
+            until(lambda: door.request("GET", HEALTH).status == 200, "healthy again")
             stats = of(place, "pgpoll-stats.fcgi")
             os.kill(stats[0], signal.SIGKILL)
             until(lambda: len(now := of(place, "pgpoll-stats.fcgi")) == 2 and now != stats, "another one for the statistics", 30)
@@ -196,6 +198,8 @@ def test_catching_up_through_pgbouncer(database, place):
         database.publish(new, 1)
         answer = waiting.result(25)
         assert answer.payloads == [1]
+        with pgbouncer(place, port, database):
+            assert door.poll(old, since={old: "0"}, timeout=0).payloads == list(range(5))
         assert door.request("POST", POLL, '{"topics": ["%s"], "since": {"%s": "0"}, "timeout": 0}' % (old, old)).status == 503
         held = door.poll_later(old, since={old: "0"}, timeout=30)
         with pgbouncer(place, port, database):
@@ -229,7 +233,9 @@ def test_installed_files(installed):
                  "usr/share/man/man8/pgpoll-stats.fcgi.8", "usr/lib/sysusers.d/pgpoll.conf", "etc/default/pgpoll",
                  "usr/share/doc/pgpoll/examples/lighttpd/50-pgpoll.conf", "usr/share/doc/pgpoll/examples/runit/pgpoll/run",
                  "usr/share/doc/pgpoll/examples/pgbouncer/pgbouncer.ini", "usr/share/doc/pgpoll/examples/apache/pgpoll.conf", "usr/share/doc/pgpoll/examples/nginx/pgpoll.conf",
-                 "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/doc/pgpoll/docs/overview.svg", "usr/share/pgpoll/www/index.html", "usr/share/pgpoll/www/long_polling_client.js"):
+                 "usr/share/doc/pgpoll/examples/prometheus/pgpoll.rules.yml", "usr/share/doc/pgpoll/examples/grafana/pgpoll.json",
+                 "usr/share/doc/pgpoll/examples/long_polling_client.py", "usr/share/doc/pgpoll/docs/overview.svg", "usr/share/doc/pgpoll/docs/several-hosts.svg",
+                 "usr/share/doc/pgpoll/examples/patroni/patroni.yml", "usr/share/pgpoll/www/index.html", "usr/share/pgpoll/www/long_polling_client.js"):
         assert (installed / path).is_file(), path
     for path in installed.rglob("*"):
         if path.is_file() and path.parent.name not in ("pgpoll", "container") and path.suffix != ".md":   # without the programs

@@ -8,9 +8,8 @@ import subprocess
 
 import pytest
 
-from server import ROOT, SCHEMA_VERSION
+from server import ROOT, SCHEMA_VERSION, VERSION
 
-VERSION = re.search(r"^VERSION := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 RELEASES = re.findall(r"^## \[([^]]*)\] - (unreleased|\d{4}-\d\d-\d\d)$", CHANGELOG, re.M)
 

@@ -17,7 +17,9 @@ import time
 import pytest
 
 import h2_client
+import tokens
 import web
+from hosts import HEALTH
 from server import LEAVING_S, METRICS, POLL, STALL_S, STATS, WEB, Server, new_topic, soon, until
 from stalls import again_after_a_stall
 
@@ -61,6 +63,12 @@ def test_stats_and_metrics_are_closed_to_others(server):
             status, text = get(server, disguise, ELSEWHERE)
             assert status in (400, 403, 404) and "active_waiters" not in text, disguise
     assert get(server, STATS, LOCAL)[0] == 200 and get(server, METRICS, LOCAL)[0] in (200, 404)
+
+
+def test_balancers_may_ask_for_health(server):
+    status, text = get(server, HEALTH, ELSEWHERE)
+    assert (status, json.loads(text)["status"]) == (200, "ok")
+    assert get(server, HEALTH + "/x", ELSEWHERE)[0] == 404
 
 
 @pytest.mark.parametrize("disguise", [POLL + "?x=" + STATS, POLL + "#" + STATS, POLL + "?#" + STATS, POLL + ";" + STATS, POLL + "%3f" + STATS,
@@ -162,6 +170,69 @@ def test_tokens_reach_authenticate(server, topic):
         until(lambda: poll().status == 200, "as installed again", 5 + STALL_S)
 
 
+@pytest.mark.skipif(WEB == "lighttpd", reason="it passes a header on as it is")
+def test_a_session_cookie_reaches_authenticate(server, topic):
+    body = json.dumps({"topics": [topic], "timeout": 0})
+    with fronted(server, edit=lambda text: web.uncomment(text, "Or pass a cookie"), modules=["headers"] if WEB == "apache" else []) as door:
+        def status(**headers):
+            return door.request("POST", POLL, body, headers).status
+
+        try:
+            server.sql("""CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql STABLE AS
+                          $$ SELECT CASE $1 WHEN 'Bearer 1' THEN 'ann' END $$""")
+            until(lambda: status() == 401, "authenticate() heeded", 5 + STALL_S)
+            assert [status(Cookie=cookie) for cookie in ("session=1", "a=b; session=1; c=d")] == [200] * 2
+            assert [status(Cookie=cookie) for cookie in ("session=2", "nosession=1", "session=", "")] == [401] * 4
+            assert [status(Authorization="Bearer 1"), status(Authorization="Bearer 1", Cookie="session=2")] == [200, 401]
+        finally:
+            server.authenticate_as_installed()
+        until(lambda: status() == 200, "as installed again", 5 + STALL_S)
+
+
+@pytest.mark.skipif(WEB == "lighttpd", reason="no module checks such tokens")
+def test_tokens_of_an_openid_connect_provider(server, topic):
+    """The user is the token's. Whatever is wrong with a token, the answer is 401, which a page of a listed origin sees; its preflight has none."""
+    name = "ann\u00e9:" + topic
+    page, body = {"Origin": "https://app.example.org"}, json.dumps({"topics": [name], "since": {name: "0"}, "timeout": 0})
+    with tokens.provider() as known, fronted(server, **tokens.OpenID(known, page["Origin"]).fronting(WEB)) as door:
+        def poll(token, scheme="Bearer", **headers):
+            return door.request("POST", POLL, body, {**page, **({"Authorization": f"{scheme} {token}"} if token is not None else {}), **headers})
+
+        good, now = known.token("ann\u00e9"), time.time()
+        head, claims, signature = good.split(".")
+        other = known.token("root").split(".")
+        public = known.openssl("rsa", "-in", known.key, "-pubout").decode()
+        bad = {"none": None, "empty": "", "rubbish": "a.b.c", "expired": known.token(exp=now - 60),
+               "for others": known.token(aud=["account"]), "of another issuer": known.token(iss="https://other.example.org"),
+               "of another key": known.token(head={"kid": "two"}), "without a name": known.token(sub=None), "without end": known.token(exp=None),
+               "unsigned": ".".join((*tokens.unsigned({"sub": "ann"}, {"alg": "none"}).split("."), "")), "forged": f"{head}.{other[1]}.{signature}",
+               "cut": f"{head}.{claims}.{signature[:-4]}", "signed with what is public":
+                   tokens.jwt({"sub": "ann", "iss": tokens.ISSUER, "aud": "pgpoll", "exp": now + 60}, public, {"alg": "HS256", "kid": "one"})}
+        if WEB == "nginx":      # mod_auth_openidc does not look at nbf
+            bad["not yet good"] = known.token(nbf=now + 600)
+        try:
+            server.restrict("topic LIKE remote_user || ':%'", refused=topic)
+            server.publish(name, 1)
+            assert poll(good).payloads == [1]
+            assert poll(known.token("bob")).status == 403
+            for what, token in bad.items():
+                refused = poll(token)
+                assert (refused.status, refused.headers.get_all("Access-Control-Allow-Origin")) == (401, [page["Origin"]]), what
+                assert refused.headers["Access-Control-Allow-Credentials"] == "true"
+            assert poll(good, scheme="Basic").status == 401
+            assert "Access-Control-Allow-Origin" not in poll("", Origin="https://app.example.org.evil.example").headers
+            assert "Access-Control-Allow-Origin" not in poll(good).headers     # pgpoll's own answers have PGPOLL_CORS_ORIGIN's, which is not set
+            preflight = {**page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+            assert door.request("OPTIONS", POLL, headers=preflight).status == 204
+            if WEB == "nginx":      # the keys are read for each poll
+                known.keys.write_text('{"keys": []}')
+                assert poll(good).status == 401
+                known.keys.unlink()
+                assert poll(good).status == 500
+        finally:
+            server.unrestrict()
+
+
 @contextlib.contextmanager
 def application():
     """Starts an application that recognizes its users by a cookie. Yields its port."""
@@ -184,8 +255,9 @@ def test_users_of_an_application_reach_can_poll(server, topic):
     body = json.dumps({"topics": [name], "since": {name: "0"}, "timeout": 0})
 
     def logins(text):
-        text = web.uncomment(text, "Or use the login of your application")
-        settings = " ".join(re.search(r"\(`(internal;.*?)`\)", text.replace("\n    #", ""), re.S)[1].split())
+        for section in "Or use the login of your application", "CORS headers for", "A 401 that pages":
+            text = web.uncomment(text, section)
+        settings = " ".join(" ".join(part.split()) for part in re.findall(r"\(`(.*?;.*?)`\)", text.replace("\n    #", ""), re.S))
         return text + f"location = /pgpoll-user {{ {settings} proxy_pass http://127.0.0.1:{port}; }}\n"
 
     with application() as port, fronted(server, edit=logins) as door:
@@ -195,7 +267,10 @@ def test_users_of_an_application_reach_can_poll(server, topic):
             answer = door.request("POST", POLL, body, {"Cookie": "session=1"})
             assert answer.status == 200 and answer.payloads == [1]
             assert door.request("POST", POLL, body, {"Cookie": "session=2"}).status == 403
-            assert door.request("POST", POLL, body, {"X-User": "ann", **basic("ann:secret")}).status == 401
+            page = {"Origin": "https://www.example.org"}
+            refused = door.request("POST", POLL, body, {"X-User": "ann", **basic("ann:secret"), **page})
+            assert (refused.status, refused.headers["Access-Control-Allow-Origin"]) == (401, page["Origin"])
+            assert door.request("OPTIONS", POLL, headers=page).status == 204
             assert get(door, "/pgpoll-user", LOCAL)[0] == 404
         finally:
             server.unrestrict()

@@ -63,10 +63,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class WebServer:
     """A web server under test. edit: a function that edits our file as an operator would. tls: also serve HTTPS with HTTP/2 on tls_port. The
-    password file that the files in deploy/ name has users ann and bob, both with password "secret"."""
+    password file that the files in deploy/ name has users ann and bob, both with password "secret". modules: the web server's, beside those that
+    our file always needs."""
     binary = ours = etc = reload_signal = None   # the program, our file in deploy/, its place in /etc, the signal of the service's reload
 
-    def __init__(self, sockets, port=None, edit=lambda text: text, tls=False):
+    def __init__(self, sockets, port=None, edit=lambda text: text, tls=False, modules=()):
         self.home = pathlib.Path(tempfile.mkdtemp(prefix=f"pgpoll-{type(self).__name__.lower()}-", dir="/tmp"))
         self.home.chmod(0o755)
         self.sockets, self.port, self.tls_port = str(sockets), port or free_port(), free_port() if tls else None
@@ -76,7 +77,7 @@ class WebServer:
             (self.home / name).mkdir()
             if os.getuid() == 0:
                 shutil.chown(self.home / name, "www-data", "www-data")
-        self.edit = edit
+        self.edit, self.more = edit, modules
         self.users = self.home / "htpasswd"
         hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True).stdout
         self.users.write_text("".join(f"{name}:{hashed}" for name in ("ann", "bob")))
@@ -187,7 +188,8 @@ class Apache(WebServer):
         assert done.returncode == 0, done.stderr
 
     def configure(self):
-        for link in [*(self.conf / "sites-enabled").iterdir(), *(self.conf / "mods-enabled").glob("fcgid.*")]:
+        for link in [*(self.conf / "sites-enabled").iterdir(), *(self.conf / "mods-enabled").glob("fcgid.*"),
+                     *(self.conf / "mods-enabled").glob("auth_openidc.*")]:
             link.unlink()
         (self.conf / "ports.conf").write_text("")
         name = pathlib.Path(self.ours).name
@@ -195,7 +197,7 @@ class Apache(WebServer):
         self.rewrite("apache2.conf", ("/var/www/", f"{self.home}/www/"))
         self.rewrite("sites-available/000-default.conf",
                      (r"^<VirtualHost \*:80>", f"ServerName localhost\nListen 127.0.0.1:{self.port}\n<VirtualHost *:{self.port}>"))
-        self.enable("a2enmod", *self.modules)
+        self.enable("a2enmod", *self.modules, *self.more)
         self.enable("a2enconf", name.removesuffix(".conf"))
         self.enable("a2ensite", "000-default")
         if self.tls_port:
@@ -218,7 +220,10 @@ class Nginx(WebServer):
         (self.conf / "snippets" / "pgpoll.conf").write_text(self.shipped(self.ours))
         for link in (self.conf / "sites-enabled").iterdir():
             link.unlink()
-        shutil.rmtree(self.conf / "modules-enabled")
+        for link in (self.conf / "modules-enabled").iterdir():
+            if not re.search(rf"-mod-({'|'.join(self.more) or '-'})\.conf", link.name):
+                link.unlink()
+        shutil.copy(ROOT / "deploy/nginx/pgpoll-token.js", self.conf / "snippets")
         descriptors, connections = re.findall(r"^#(worker_\w+ \d+;)$", self.shipped(self.ours), re.M)
         self.rewrite("nginx.conf", (r"worker_connections .*", connections), (r"^events", descriptors + r"\nevents"),
                      (r"/run/nginx\.pid", f"{self.home}/run/nginx.pid"), (r"^user .*", "user www-data;" if os.getuid() == 0 else ""))

@@ -176,7 +176,7 @@ class Clock:
         self.step(0)
         self.environment = {"LD_PRELOAD": str(self.LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(self.directory / "offset"),
                             "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        self.command = ["env", *(f"{name}={value}" for name, value in self.environment.items())]
+        self.command = ["/usr/bin/env", *(f"{name}={value}" for name, value in self.environment.items())]
         return self
 
     def __exit__(self, *_):

@@ -58,6 +58,7 @@ class Poll:
     gaps: dict = None
     has_more: bool = False
     said: str = ""              # text of an error
+    host: str = None            # that was asked
 
 
 # --- writers
@@ -186,15 +187,16 @@ class Writer:
 # --- clients
 
 class Client:
-    """A client that polls in a loop with random page sizes and timeouts, sends its cursors back in every form, and records each answer. ports:
-    one per host; it changes between them. since: its first cursor. dawdle: how many seconds it may pause between polls."""
+    """A client that polls in a loop with random page sizes and timeouts, sends its cursors back in every form, and records each answer. hosts:
+    their addresses with ports; it changes between them. since: its first cursor. dawdle: how many seconds it may pause between polls.
+    patience: how many seconds after its timeout it gives a poll up."""
 
-    def __init__(self, ports, topics, dice, since, dawdle=0):
-        self.ports, self.dice, self.dawdle = ports, dice, dawdle
+    def __init__(self, hosts, topics, dice, since, dawdle=0, patience=30):
+        self.hosts, self.dice, self.dawdle, self.patience = hosts, dice, dawdle, patience
         self.topics, self.since = list(topics), dict.fromkeys(topics, since)
         self.wanting = set(self.topics)     # the topics whose last message it has not received
         self.polls = []
-        self.http = None
+        self.http = self.host = None
         self.answered, self.count = False, 0
 
     def run(self, ending, deadline):
@@ -222,13 +224,13 @@ class Client:
         poll = Poll(list(self.topics), dict(self.since), limit, timeout, time.monotonic(), 0, None)
         body = json.dumps({"topics": poll.topics, "since": poll.since, "timeout": timeout, "limit": limit})
         try:
-            response = self.ask(body, 0.4 if leaves else timeout + 30)
+            response = self.ask(body, 0.4 if leaves else timeout + self.patience)
             text = response.read().decode()
             poll.status, poll.retry_after = response.status, response.headers["Retry-After"]
         except (OSError, http.client.HTTPException) as error:
             self.hang_up()
             poll.status, poll.said = "left" if leaves else "cut", repr(error)
-        poll.ended = time.monotonic()
+        poll.ended, poll.host = time.monotonic(), self.host
         if poll.status == 200:
             self.take(poll, json.loads(text))
         elif poll.status not in ("cut", "left"):
@@ -244,7 +246,8 @@ class Client:
                 self.http.request("POST", POLL, body)
                 return self.http.getresponse()
         self.hang_up()
-        self.http = http.client.HTTPConnection("127.0.0.1", self.dice.choice(self.ports), timeout=timeout)
+        self.host = self.dice.choice(self.hosts)
+        self.http = http.client.HTTPConnection(self.host, timeout=timeout)
         self.http.request("POST", POLL, body)
         return self.http.getresponse()
 

@@ -13,7 +13,7 @@ from history import BUSINESS, Check, Client, Sent, Writer, check_failures, end_o
 from server import Server, new_topic, until
 
 LATECOMERS_S = 10
-AHEAD = 300     # how many messages writers may be ahead of the referee
+AHEAD = 300     # how many messages writers may be ahead of the referee, at first
 SLOW_S = 0.15   # if an empty query takes this long, the database counts as away for a poll that does not wait
 # Small limits, so that the ring overflows, answers are cut into pages, and dead connections are noticed soon.
 SMALL = {"PGPOLL_WINDOW_BYTES": "65536", "PGPOLL_PAGE_BYTES": "8192", "PGPOLL_QUERY_TIMEOUT_S": "2", "PGPOLL_REREAD_S": "3",
@@ -33,7 +33,7 @@ def under_load(mode, errors="as soon as it was started", settings=SMALL, run=Non
         if others:
             hosts.append(stack.enter_context(new_server(others, errors=errors, **settings)))
             other_supervisor = stack.enter_context(Supervisor(hosts[1], PGPOLL_HOST="other", **database))
-        load = stack.enter_context(Load(server, [host.port for host in hosts], **load))
+        load = stack.enter_context(Load(server, [f"127.0.0.1:{host.port}" for host in hosts], **load))
         faults = Faults(server, supervisor, proxy, load.fork(), load.outages)
         if others:
             faults.excuses["several_hosts"] = True
@@ -55,25 +55,29 @@ def new_server(mode, **more):
 
 
 class Load:
-    """with Load(server, ports) as load: faults ...; then load.finish() and load.check(). rush: also publish so much that publishers need not
-    NOTIFY."""
+    """with Load(server, hosts) as load: faults ...; then load.finish() and load.check(). rush: also publish so much that publishers need not
+    NOTIFY. patience: that of Client. where: how writers connect."""
 
-    def __init__(self, server, ports, writers=6, clients=12, topics=5, dawdle=0, rush=False):
+    def __init__(self, server, hosts, writers=6, clients=12, topics=5, dawdle=0, rush=False, patience=30, where=None):
         seed = int(os.environ.get("SEED", time.time_ns() % 100_000))
         print("SEED =", seed)   # pytest shows it if the test fails
-        self.server, self.ports, self.dice, self.dawdle, self.rush = server, ports, random.Random(seed), dawdle, rush
+        self.server, self.hosts, self.dice, self.dawdle, self.rush = server, hosts, random.Random(seed), dawdle, rush
+        self.patience, self.ahead = patience, AHEAD
         self.topics = [new_topic(name) for name in ["orders", "Ünï 'q\" 😀", *(f"topic {n}" for n in range(topics - 2))]]
         server.sql(BUSINESS)
-        env = server.env
-        self.where = {"host": env["PGHOST"], "port": env["PGPORT"], "dbname": env["PGDATABASE"], "user": "fault_writer"}
+        self.where = where or self.where_of(server.env)
         self.writers = [Writer(f"w{n}", self.connect, self.topics, self.fork(), self.is_ahead) for n in range(writers)]
-        self.referee = Client(ports, self.topics, self.fork(), "0")
+        self.referee = Client(hosts, self.topics, self.fork(), "0", patience=patience)
         self.clients = [self.referee]
-        self.latecomers = clients - 1
+        self.latecomers, self.early = clients - 1, 1
         self.ends = []
-        self.writing_over, self.ending, self.deadline = threading.Event(), threading.Event(), None
+        self.writing_over, self.rush_over, self.ending, self.deadline = threading.Event(), threading.Event(), threading.Event(), None
         self.watching_over = threading.Event()
         self.threads, self.outages = [], []     # (what was away, from, to)
+
+    @staticmethod
+    def where_of(env):
+        return {"host": env["PGHOST"], "port": env["PGPORT"], "dbname": env["PGDATABASE"], "user": "fault_writer"}
 
     def fork(self):
         return random.Random(self.dice.random())
@@ -82,7 +86,7 @@ class Load:
         return psycopg2.connect(**self.where)
 
     def is_ahead(self):
-        return sum(len(writer.sent) for writer in self.writers) - self.referee.count > AHEAD
+        return sum(len(writer.sent) for writer in self.writers) - self.referee.count > self.ahead
 
     def watch_database(self):
         """Records when the database is slow because the machine is busy."""
@@ -101,10 +105,10 @@ class Load:
 
     def publish_in_a_rush(self):
         """Publishes in a topic for which no client polls."""
-        while not self.writing_over.wait(0.05):
+        while not self.rush_over.wait(0.05):
             with contextlib.suppress(psycopg2.Error), contextlib.closing(self.connect()) as session, session.cursor() as cursor:
                 session.autocommit = True
-                while not self.writing_over.wait(0.01):
+                while not self.rush_over.wait(0.01):
                     cursor.execute("INSERT INTO pgpoll.messages (topic, payload) SELECT 'rush', '0' FROM generate_series(1, 10)")
 
     def until_muted(self):
@@ -126,6 +130,13 @@ class Load:
     def start(self, client):
         self.threads.append(self.server.threads.submit(client.run, self.ending, lambda: self.deadline))
 
+    def stay(self, host):
+        """Starts a client that polls at this host only."""
+        self.clients.append(Client([host], self.topics, self.fork(), "0", patience=self.patience))
+        self.early += 1
+        self.start(self.clients[-1])
+        return self.clients[-1]
+
     def come_late(self, dice, seconds):
         """A client that begins in the midst of it: from the beginning, from now, with the last few, or from a cursor
         that another has had."""
@@ -137,13 +148,14 @@ class Load:
             cursor = dice.choice(had)
             place = position(cursor)
             kind = {"message": cursor, "stream": f"{place >> 16}-{place & 65535}", "time": f"{place >> 16}-0"}[kind]
-        client = Client(self.ports, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind,
-                        dice.choice([0, self.dawdle]))
+        client = Client(self.hosts, dice.sample(self.topics, dice.randint(1, len(self.topics))), dice, kind,
+                        dice.choice([0, self.dawdle]), self.patience)
         self.clients.append(client)
         client.run(self.ending, lambda: self.deadline)
 
     def __exit__(self, kind, error, trace):
         self.writing_over.set()
+        self.rush_over.set()
         self.deadline = self.deadline or time.monotonic()
         self.ending.set()
         for thread in self.threads:
@@ -156,7 +168,7 @@ class Load:
 
     def read_again(self):
         """Reads all present messages with one more client. Returns the texts."""
-        client = Client(self.ports, self.topics, self.fork(), "0")
+        client = Client(self.hosts, self.topics, self.fork(), "0")
         self.clients.append(client)
         client.run(self.ending, lambda: time.monotonic() + 120)
         return {text for poll in client.polls for _, _, text in poll.messages}
@@ -174,8 +186,9 @@ class Load:
     def finish(self, seconds=120):
         """Stops the writers, and lets every client read to the last message."""
         self.writing_over.set()
+        self.rush_over.set()
         until(lambda: all(self.threads[n].done() for n in range(len(self.writers))), "writers done", 60)
-        until(lambda: self.died() or (len(self.clients) == self.latecomers + 1 and all(client.answered for client in self.clients)),
+        until(lambda: self.died() or (len(self.clients) == self.latecomers + self.early and all(client.answered for client in self.clients)),
               "every client answered once", 60)
         began = time.monotonic()
         with self.connect() as session, session.cursor() as cursor:

@@ -112,7 +112,6 @@ SELECT results_eq($$SELECT topic COLLATE "default", payload::text, assigned
     FROM pgpoll.new_messages(2, 8, pg_temp.at('"before"') - 1)$$,
     $$VALUES (NULL, NULL, -1), ('full', '"before"', -1)$$, 'and the messages with a position');
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\""}', 'messages with a position are read');
-SELECT lives_ok($$SELECT pgpoll.unlisten(NULL)$$, 'a worker can stop listening');
 SELECT is(pgpoll.write_statistics('host', '{"pid":1,"workers":1}'), false, 'no statistics are written');
 ROLLBACK TO writable;
 SELECT is(pg_temp.page('{full}', '{0}'), '{"\"before\"","\"waits\""}',

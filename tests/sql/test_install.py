@@ -13,6 +13,7 @@ ROLES_SCRIPT = os.path.join(os.path.dirname(INSTALL), "roles.sql")
 PRUNE = os.path.join(os.path.dirname(INSTALL), "prune.sql")
 ROLES = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^pgpoll_' ORDER BY 1"
 ALL_ROLES = [("pgpoll_monitor",), ("pgpoll_poller",), ("pgpoll_publisher",)]
+WORKER = "SELECT rolname::text FROM pg_roles WHERE rolname = 'pgpoll'"
 
 
 @pytest.fixture(name="one", scope="module")
@@ -116,8 +117,13 @@ def test_uninstall(server):
     server.install("a")
     admin = server.connect("a")
     publish(admin, "t", 1)
+    run(admin, "CREATE ROLE pgpoll LOGIN IN ROLE pgpoll_poller; CREATE ROLE bystander IN ROLE pgpoll_poller")
     server.install("a", UNINSTALL)
     assert run(admin, "SELECT to_regnamespace('pgpoll')") == [(None,)] and run(admin, ROLES) == []
+    assert run(admin, WORKER) == [] and run(admin, "SELECT to_regrole('bystander') IS NULL") == [(False,)]
+    run(admin, "CREATE ROLE pgpoll LOGIN")      # of something else
+    server.install("a", UNINSTALL)
+    assert run(admin, WORKER) == [("pgpoll",)]
     server.install("a")
     publish(admin, "t", 2)
     assert Reader(admin, ["t"], {"t": 0}).read() == [2] and run(admin, ROLES) == ALL_ROLES
@@ -127,10 +133,11 @@ def test_uninstall_leaves_roles_that_another_database_uses(server):
     for database in ("a", "b"):
         server.create(database)
         server.install(database)
+    other = server.connect("b")
+    run(other, "CREATE ROLE pgpoll LOGIN IN ROLE pgpoll_poller")
     done = server.psql("a", "-f", UNINSTALL)
     assert done.returncode == 0 and "role pgpoll_poller was not dropped" in done.stderr
-    other = server.connect("b")
-    assert run(other, ROLES) == ALL_ROLES
+    assert run(other, ROLES) == ALL_ROLES and run(other, WORKER) == [("pgpoll",)]
     run(other, "SET ROLE pgpoll_publisher")
     publish(other, "t", 1)
     run(other, "SET ROLE pgpoll_poller")

@@ -353,7 +353,7 @@ def test_two_prunes_take_turns(admin):
 
 def test_announcements(admin):
     """A batch sends one NOTIFY to each topic's channel, with the topic's highest position, and one to channel pgpoll,
-    with its last position and the topics' hashes. listen() returns the channels; unlisten() undoes it."""
+    with its last position and the topics' hashes. listen() returns the channels."""
     assign(admin)
     topics = ["a", "Ünï ' \" \\"]
     waiter, manager, assigner = connect(), connect(), connect(LEVELS[0])
@@ -380,15 +380,6 @@ def test_announcements(admin):
     position, hashes = announced.split(" ")
     known = [format(number, "08x") for number, in run(manager, "SELECT hash FROM pgpoll.newest_positions(%s)", [*topics, "b"])]
     assert position == positions["b"] and sorted(hashes[at:at + 8] for at in range(0, len(hashes), 8)) == sorted(known)
-
-    waiter.notifies.clear()
-    run(waiter, "SELECT pgpoll.unlisten(%s)", topics[:1])
-    assert run(waiter, "SELECT pg_listening_channels()") == [(channels[1],)]
-    run(waiter, "SELECT pgpoll.unlisten(NULL)")
-    assert run(waiter, "SELECT pg_listening_channels()") == []
-    publish(admin, "a", "nobody listens")
-    run(waiter, "SELECT 1")
-    assert waiter.notifies == []
 
 
 def test_a_killed_worker_is_not_counted(admin):

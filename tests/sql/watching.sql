@@ -8,7 +8,7 @@ CREATE FUNCTION pg_temp.metric(start text) RETURNS SETOF text LANGUAGE sql AS $$
         WHERE starts_with(line, $1) ORDER BY n;
 $$;
 SELECT set_eq($$SELECT pg_temp.metric('# TYPE pgpoll_')$$,
-    ARRAY['topics_waited_for gauge', 'notification_queue_used_ratio gauge'],
+    ARRAY['notification_queue_used_ratio gauge'],
     'without hosts, metrics() has only the metrics of the database');
 
 SELECT pgpoll.write_statistics('web1',
@@ -36,8 +36,18 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('h
     'a host is up if one of its managers hears; workers do not test LISTEN');
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_polls_waiting{')$$, $$VALUES ('host="we\"b\\\n2"} 1'),
     ('host="web1"} 0')$$, 'waiting polls are counted per host');
-SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for')$$, $$VALUES (' 1')$$,
-    'topics are counted over all hosts');
+SELECT results_eq($$SELECT pg_temp.metric('pgpoll_topics_waited_for{')$$,
+    $$VALUES ('host="we\"b\\\n2"} 1'), ('host="web1"} 0')$$, 'topics are counted per host');
+SELECT is(string_agg(line, E'\n' ORDER BY n), pgpoll.metrics('web1'),
+    'metrics(host) are those of metrics() for it')
+FROM regexp_split_to_table(pgpoll.metrics(), E'\n') WITH ORDINALITY AS l (line, n)
+WHERE line !~ 'host="we[\\]';
+SELECT is(string_agg(line, E'\n' ORDER BY n), pgpoll.metrics('web1', false),
+    'without what a host with a manager knows itself')
+FROM regexp_split_to_table(pgpoll.metrics('web1'), E'\n') WITH ORDINALITY AS l (line, n)
+WHERE line !~ 'pgpoll_(workers|workers_free|listener_up)\M';
+SELECT ok(pgpoll.metrics('new') ~ 'pgpoll_polls_waiting[{]host="new"[}] 0',
+    'a host without rows has no polls');
 SELECT ok(pgpoll.metrics() !~ 'secret', 'metrics() names no topic');
 SET LOCAL standard_conforming_strings = off;
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES (E'host="we\\"b\\\\\\n2"} 2'),
@@ -81,6 +91,12 @@ SELECT results_eq($$SELECT pg_temp.metric('pgpoll_workers{')$$, $$VALUES ('host=
 SELECT results_eq($$SELECT pg_temp.metric('pgpoll_listener_up{')$$, $$VALUES ('host="h"} 0'),
     ('host="web1"} 0')$$, 'a host is down if none of its managers is alive');
 
+-- To this role, the view does not know when the session began.
+UPDATE pgpoll.listeners SET quiet = true WHERE host = 'web1' AND pid = 1;
+SET LOCAL ROLE pgpoll_monitor;
+SELECT alive AS quiet_alive FROM pgpoll.listening WHERE host = 'web1' AND pid = 1 \gset
+RESET ROLE;
+SELECT ok(:'quiet_alive', 'a quiet manager that is silent for 15 s is alive');
 UPDATE pgpoll.listeners SET quiet = true,
     seen_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) - interval '1 s'
 WHERE host = 'web1';
@@ -92,6 +108,11 @@ UPDATE pgpoll.listeners SET seen_at = now() - interval '6 minutes', backend_pid 
 SELECT pgpoll.sweep_waiters() \g /dev/null
 SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 1), ('web1', 2)$$,
     'the row of a worker is deleted after 5 minutes');
+UPDATE pgpoll.listeners SET seen_at = now() - interval '1 minute', backend_pid = pid
+WHERE (host, pid) = ('web1', 2);
+SELECT pgpoll.sweep_waiters() \g /dev/null
+SELECT set_eq('SELECT host, pid FROM pgpoll.listeners', $$VALUES ('h', 9), ('web1', 2)$$,
+    'but no longer when another manager of its host has reported since');
 UPDATE pgpoll.listeners SET seen_at = now() - interval '61 minutes';
 UPDATE pgpoll.counters SET changed_at = now() - interval '61 minutes' WHERE host = 'h' OR label = 'ok';
 SELECT pgpoll.sweep_waiters() \g /dev/null
@@ -137,15 +158,23 @@ SELECT is((SELECT used FROM pgpoll.notification_queue), pg_notification_queue_us
 
 -- ---- all views, functions and columns
 
-SELECT is_empty($$SELECT c.relname FROM pg_class c
-    WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind = 'v'
-    AND obj_description(c.oid) IS NULL$$, '\dv+ describes every view');
+-- What others than the owner may use.
+CREATE TEMP TABLE public_relation AS
+    SELECT c.oid FROM pg_class c
+    WHERE c.relnamespace = 'pgpoll'::regnamespace AND c.relkind IN ('r', 'v')
+      AND EXISTS (SELECT FROM unnest(ARRAY['pgpoll_publisher', 'pgpoll_poller', 'pgpoll_monitor']) r (name)
+                  WHERE has_table_privilege(r.name, c.oid, 'SELECT')
+                     OR has_any_column_privilege(r.name, c.oid, 'INSERT'));
+SELECT cmp_ok((SELECT count(*) FROM public_relation), '>', 10::bigint, 'others may use tables and views');
+SELECT is_empty($$SELECT p.oid::regclass FROM public_relation p
+                  WHERE obj_description(p.oid, 'pg_class') IS NULL$$,
+    '\dt+ and \dv+ describe each of them');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'pgpoll'::regnamespace
     AND obj_description(p.oid, 'pg_proc') IS NULL$$, '\df+ describes every function');
-SELECT is_empty($$SELECT a.attname FROM pg_attribute a
-    WHERE a.attrelid = 'pgpoll.messages'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-    AND col_description(a.attrelid, a.attnum) IS NULL$$, '\d+ describes every column of the messages');
+SELECT is_empty($$SELECT a.attrelid::regclass, a.attname FROM pg_attribute a
+    WHERE a.attrelid IN (SELECT oid FROM public_relation) AND a.attnum > 0 AND NOT a.attisdropped
+    AND col_description(a.attrelid, a.attnum) IS NULL$$, '\d+ describes each of their columns');
 SELECT ok(obj_description('pgpoll.messages'::regclass, 'pg_class') ~ 'INSERT', '\dt+ tells how to publish');
 SELECT is_empty($$SELECT r.ev_class::regclass FROM pg_depend d JOIN pg_rewrite r
     ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid

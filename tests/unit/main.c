@@ -41,7 +41,12 @@ int main(void)
         { SUITE(worker_queue_tests) },
         { SUITE(access_memory_tests) },
         { SUITE(addresses_tests) },
+        { SUITE(timeline_tests) },
         { SUITE(poll_counters_tests) },
+        { SUITE(host_metrics_tests) },
+        { SUITE(host_state_tests) },
+        { SUITE(notify_tests) },
+        { SUITE(host_report_tests) },
         CU_SUITE_INFO_NULL,
     };
     bool passed;

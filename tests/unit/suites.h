@@ -33,9 +33,14 @@ extern CU_TestInfo stats_report_tests[];
 extern CU_TestInfo poll_counters_tests[];
 extern CU_TestInfo query_batch_tests[];
 extern CU_TestInfo addresses_tests[];
+extern CU_TestInfo timeline_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 extern CU_TestInfo worker_queue_tests[];
 extern CU_TestInfo access_memory_tests[];
+extern CU_TestInfo host_metrics_tests[];
+extern CU_TestInfo host_state_tests[];
+extern CU_TestInfo notify_tests[];
+extern CU_TestInfo host_report_tests[];
 
 #endif

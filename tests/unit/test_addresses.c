@@ -5,8 +5,11 @@
 #include "core/clock.h"
 #include "suites.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 /* No name server is asked for this name, because it has a label of more than 63 bytes. */
 #define IMPOSSIBLE "a-label-of-a-host-name-that-is-longer-than-any-such-label-may-ever-be.invalid"
@@ -17,7 +20,7 @@ static struct addresses *with(const char *host, const char *hostaddr, const char
 
     CU_ASSERT(setenv("PGHOST", host, 1) == 0 && setenv("PGHOSTADDR", hostaddr, 1) == 0 &&
               setenv("PGPORT", port, 1) == 0);
-    addresses = addresses_new();
+    addresses = addresses_new(NULL);
     CU_ASSERT(unsetenv("PGHOST") == 0 && unsetenv("PGHOSTADDR") == 0 && unsetenv("PGPORT") == 0);
     CU_ASSERT_FATAL(addresses != NULL);
     return addresses;
@@ -47,21 +50,138 @@ static void only_names_need_the_resolver(void)
         struct addresses *addresses = with(cases[i].host, cases[i].hostaddr, "");
 
         CU_ASSERT_EQUAL(addresses_need_resolver(addresses), cases[i].needs);
-        CU_ASSERT_STRING_EQUAL(addresses_error(addresses), "");
-        CU_ASSERT(!addresses_host(addresses) && !addresses_hostaddr(addresses) && !addresses_port(addresses));
         addresses_free(addresses);
     }
 }
 
-static int entries(const char *list)
+/* Whether the address with this index has these libpq parameters. NULL: libpq's own value. */
+static bool is_at(const struct addresses *addresses, int index, const char *host, const char *hostaddr,
+                  const char *port)
 {
-    int count = 1;
+    const struct address *address = addresses_at(addresses, index);
+    const char *expected[] = { host, hostaddr, port },
+               *found[] = { address->host, address->hostaddr, address->port };
 
-    while ((list = strchr(list, ','))) {
-        list++;
-        count++;
-    }
-    return count;
+    for (int i = 0; i < 3; i++)
+        if (expected[i] ? !found[i] || strcmp(expected[i], found[i]) != 0 : found[i] != NULL)
+            return false;
+    return true;
+}
+
+static struct addresses *resolved(const char *host, const char *hostaddr, const char *port)
+{
+    struct addresses *addresses = with(host, hostaddr, port);
+
+    addresses_resolve(addresses);
+    CU_ASSERT_STRING_EQUAL(addresses_error(addresses), "");
+    return addresses;
+}
+
+static void libpq_has_the_last_word_about_a_single_host(void)
+{
+    struct addresses *addresses = resolved("", "", "");
+
+    CU_ASSERT(addresses_count(addresses) == 1 && is_at(addresses, 0, NULL, NULL, NULL));
+    addresses_free(addresses);
+    addresses = resolved("a.invalid,b.invalid", "127.0.0.1", ""); /* libpq rejects this */
+    CU_ASSERT(addresses_count(addresses) == 1 && is_at(addresses, 0, NULL, NULL, NULL));
+    addresses_free(addresses);
+    addresses = resolved("/a", "", "5433");
+    CU_ASSERT(addresses_count(addresses) == 1 && is_at(addresses, 0, "/a", NULL, "5433"));
+    addresses_free(addresses);
+}
+
+/* libpq would take the whole list instead of an empty value. */
+static void no_value_of_a_list_is_empty(void)
+{
+    struct addresses *addresses = resolved("/a,,b.invalid", ",,::1", "1,,3");
+
+    CU_ASSERT_EQUAL_FATAL(addresses_count(addresses), 3);
+    CU_ASSERT(is_at(addresses, 0, "/a,/a", ",", "1,1"));
+    CU_ASSERT(is_at(addresses, 1, ",", ",", "5432,5432"));
+    CU_ASSERT(is_at(addresses, 2, "b.invalid", "::1", "3"));
+    CU_ASSERT(is_at(addresses, 3, "/a,/a", ",", "1,1")); /* begins again */
+    addresses_free(addresses);
+}
+
+static void attempts_begin_with_the_address_that_serves(void)
+{
+    struct addresses *addresses = resolved("/a,/b,/c", "", "1"), *others = resolved("/x,/y", "", "");
+    const uint64_t list = addresses_list(addresses), a = addresses_at(addresses, 0)->id,
+                   b = addresses_at(addresses, 1)->id, c = addresses_at(addresses, 2)->id;
+
+    CU_ASSERT_EQUAL(addresses_first(addresses), 0);
+    addresses_prefer(list, b);
+    CU_ASSERT_EQUAL(addresses_first(addresses), 1);
+    addresses_avoid(list, a, b); /* an old session falls silent */
+    CU_ASSERT_EQUAL(addresses_first(addresses), 1);
+    addresses_avoid(list, b, c);
+    CU_ASSERT_EQUAL(addresses_first(addresses), 2);
+    CU_ASSERT_EQUAL(addresses_first(others), 0);
+    addresses_prefer(addresses_list(others), addresses_at(others, 1)->id);
+    CU_ASSERT(addresses_first(others) == 1 && addresses_first(addresses) == 2);
+    addresses_prefer(list, a);
+    CU_ASSERT_EQUAL(addresses_first(addresses), 0);
+    addresses_free(addresses);
+    addresses_free(others);
+
+    /* the standbys of the same servers */
+    CU_ASSERT_EQUAL(setenv("PGTARGETSESSIONATTRS", "prefer-standby", 1), 0);
+    others = resolved("/a,/b,/c", "", "1");
+    CU_ASSERT_EQUAL(unsetenv("PGTARGETSESSIONATTRS"), 0);
+    CU_ASSERT_NOT_EQUAL(addresses_list(others), list);
+    addresses_free(others);
+}
+
+/* Through two mappings of one file, as in two processes. */
+static void processes_can_share_where_attempts_begin(void)
+{
+    struct addresses *addresses = resolved("/s,/t", "", "");
+    int fd = memfd_create("addresses", MFD_CLOEXEC);
+
+    CU_ASSERT(addresses_share(fd));
+    addresses_prefer(addresses_list(addresses), addresses_at(addresses, 1)->id);
+    CU_ASSERT(addresses_share(fd));
+    CU_ASSERT_EQUAL(addresses_first(addresses), 1);
+    CU_ASSERT_EQUAL(close(fd), 0);
+    CU_ASSERT_FALSE(addresses_share(fd));
+    CU_ASSERT_EQUAL(addresses_first(addresses), 1);
+    addresses_free(addresses);
+}
+
+static void write_service_file(char *file)
+{
+    int fd = mkstemp(file);
+    FILE *stream = fdopen(fd, "w");
+
+    CU_ASSERT_FATAL(stream != NULL);
+    CU_ASSERT(fputs("[site]\ntcp_user_timeout=9000\n", stream) >= 0 && fclose(stream) == 0);
+}
+
+static void what_the_operator_has_set_is_known(void)
+{
+    char file[] = "/tmp/pgpoll-service-XXXXXX";
+    struct addresses *addresses = with("", "", "");
+
+    CU_ASSERT_EQUAL(addresses_options(addresses)->connect_timeout_s, ADDRESSES_NOT_SET);
+    CU_ASSERT(!addresses_options(addresses)->prefer_standby &&
+              !addresses_options(addresses)->tcp_user_timeout);
+    addresses_free(addresses);
+    CU_ASSERT(setenv("PGCONNECT_TIMEOUT", "7", 1) == 0 &&
+              setenv("PGTARGETSESSIONATTRS", "prefer-standby", 1) == 0);
+    addresses = with("", "", "");
+    CU_ASSERT_EQUAL(addresses_options(addresses)->connect_timeout_s, 7);
+    CU_ASSERT(addresses_options(addresses)->prefer_standby);
+    addresses_free(addresses);
+    CU_ASSERT(unsetenv("PGCONNECT_TIMEOUT") == 0 && unsetenv("PGTARGETSESSIONATTRS") == 0);
+
+    write_service_file(file);
+    CU_ASSERT(setenv("PGSERVICEFILE", file, 1) == 0 && setenv("PGSERVICE", "site", 1) == 0);
+    addresses = with("", "", "");
+    CU_ASSERT(addresses_options(addresses)->tcp_user_timeout);
+    CU_ASSERT(!addresses_options(addresses)->keepalives_idle);
+    addresses_free(addresses);
+    CU_ASSERT(unsetenv("PGSERVICEFILE") == 0 && unsetenv("PGSERVICE") == 0 && unlink(file) == 0);
 }
 
 static void resolve(void *addresses)
@@ -79,21 +199,21 @@ static void each_address_has_its_host_and_port(void)
 {
     struct addresses *addresses = with("/tmp,localhost," IMPOSSIBLE, "", "5433,5434,5435");
     struct background *background = background_start(resolve, release, addresses);
-    const char *hosts, *hostaddrs, *ports;
+    bool found = false;
 
     CU_ASSERT_FATAL(background != NULL);
     background_wait(background, clock_monotonic_ms() + 60000);
     CU_ASSERT_FATAL(background_is_done(background));
     CU_ASSERT_STRING_EQUAL(addresses_error(addresses), "");
-    hosts = addresses_host(addresses);
-    hostaddrs = addresses_hostaddr(addresses);
-    ports = addresses_port(addresses);
-    CU_ASSERT_FATAL(hosts && hostaddrs && ports);
-    CU_ASSERT(strncmp(hosts, "/tmp,localhost", strlen("/tmp,localhost")) == 0 && !strstr(hosts, IMPOSSIBLE));
-    CU_ASSERT(*hostaddrs == ',' && (strstr(hostaddrs, "127.0.0.1") || strstr(hostaddrs, "::1")));
-    CU_ASSERT(strncmp(ports, "5433,5434", strlen("5433,5434")) == 0 && !strstr(ports, "5435"));
-    CU_ASSERT(entries(hosts) >= 2 && entries(hosts) == entries(hostaddrs) &&
-              entries(hosts) == entries(ports));
+    CU_ASSERT_FATAL(addresses_count(addresses) >= 2);
+    CU_ASSERT(is_at(addresses, 0, "/tmp", NULL, "5433"));
+    for (int i = 1; i < addresses_count(addresses); i++) {
+        CU_ASSERT(is_at(addresses, i, "localhost", addresses_at(addresses, i)->hostaddr, "5434"));
+        CU_ASSERT_EQUAL(addresses_at(addresses, i)->server, addresses_at(addresses, 1)->server);
+        found |= strcmp(addresses_at(addresses, i)->hostaddr, "127.0.0.1") == 0 ||
+                 strcmp(addresses_at(addresses, i)->hostaddr, "::1") == 0;
+    }
+    CU_ASSERT(found);
     background_free(background);
 }
 
@@ -104,12 +224,18 @@ static void says_why_there_is_none(void)
     addresses_resolve(addresses);
     CU_ASSERT(strstr(addresses_error(addresses),
                      "could not translate host name \"" IMPOSSIBLE "\" to address: ") != NULL);
-    CU_ASSERT_PTR_NULL(addresses_host(addresses));
+    CU_ASSERT_EQUAL(addresses_count(addresses), 0);
     addresses_free(addresses);
 }
 
-CU_TestInfo addresses_tests[] = { { "only names need the resolver", only_names_need_the_resolver },
-                                  { "each address has its host and port",
-                                    each_address_has_its_host_and_port },
-                                  { "says why there is none", says_why_there_is_none },
-                                  CU_TEST_INFO_NULL };
+CU_TestInfo addresses_tests[] = {
+    { "only names need the resolver", only_names_need_the_resolver },
+    { "each address has its host and port", each_address_has_its_host_and_port },
+    { "libpq has the last word about a single host", libpq_has_the_last_word_about_a_single_host },
+    { "no value of a list is empty", no_value_of_a_list_is_empty },
+    { "attempts begin with the address that serves", attempts_begin_with_the_address_that_serves },
+    { "processes can share where attempts begin", processes_can_share_where_attempts_begin },
+    { "what the operator has set is known", what_the_operator_has_set_is_known },
+    { "says why there is none", says_why_there_is_none },
+    CU_TEST_INFO_NULL
+};

@@ -383,8 +383,8 @@ static void no_attempt_outlasts_the_poll_by_much(void)
 }
 
 /*
- * A drain comes during the pause before a retry. A poll that has cursors to answer with ends. One whose first
- * read has not succeeded keeps trying for 3 s.
+ * A drain comes during the pause before a retry. A poll that has cursors to answer with ends: its first read
+ * has succeeded, or the client has sent them. Another one keeps trying for 3 s.
  */
 static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
 {
@@ -394,7 +394,10 @@ static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
                                              { SUBSCRIBES, NOTHING },
                                              { WAITS, .error = ERROR_DRAINED } };
     static const struct fake_step away[] = { { AUTHORIZES, AWAY, .takes_ms = 1000, .repeat = true } };
+    static const struct fake_step older[] = { { AUTHORIZES, .error = ERROR_SCHEMA, .takes_ms = 100,
+                                                .repeat = true } };
     static const struct fake_step waiting[] = { { AUTHORIZES, NOTHING }, { SUBSCRIBES, AWAY } };
+    static const struct fake_step sent[] = { { AUTHORIZES, AWAY } };
     struct fake_poll poll;
     int64_t start_ms;
 
@@ -413,9 +416,23 @@ static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
     EXPECT(clock_monotonic_ms() - start_ms <= 6000, "held up the end of its process");
     fake_poll_release(&poll);
 
+    start_ms = clock_monotonic_ms();
+    fake_poll_init(&poll, BODY);
+    poll.drain = 1;
+    FAKE_POLL_RUN(&poll, older);
+    expect_end(&poll, ERROR_SCHEMA, 0, NULL);
+    EXPECT(clock_monotonic_ms() - start_ms <= 6000, "held up the end of its process");
+    fake_poll_release(&poll);
+
     fake_poll_init(&poll, BODY);
     poll.drain = 1;
     FAKE_POLL_RUN(&poll, waiting);
+    expect_end(&poll, ERROR_DRAINED, 0, ID(5));
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, SINCE_5);
+    poll.drain = 1;
+    FAKE_POLL_RUN(&poll, sent);
     expect_end(&poll, ERROR_DRAINED, 0, ID(5));
     fake_poll_release(&poll);
 }

@@ -7,6 +7,9 @@
 #include "silence.h"
 #include "suites.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
 /* Begins a batch and lets its deadline pass. Returns the text of the error. */
 static const char *run_out_of_time(struct query_batch *batch, struct database *database)
 {
@@ -57,6 +60,73 @@ static void closes_the_connection_at_the_deadline(void)
     silence_end(silent);
 }
 
+static int peer_port(const struct database *database)
+{
+    struct sockaddr_in address = { .sin_port = 0 };
+    socklen_t size = sizeof address;
+
+    CU_ASSERT_EQUAL(getpeername(database_pollfd(database).fd, (struct sockaddr *)&address, &size), 0);
+    return ntohs(address.sin_port);
+}
+
+static int own_port(int fd)
+{
+    struct sockaddr_in address;
+    socklen_t size = sizeof address;
+
+    CU_ASSERT_EQUAL(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+    return ntohs(address.sin_port);
+}
+
+static void begin(struct query_batch *batch, struct database *database)
+{
+    struct statement *statement = query_batch_add(batch);
+
+    statement_init(statement, "SELECT $1");
+    CU_ASSERT(statement_add_int4(statement, 1));
+    CU_ASSERT_EQUAL(query_batch_begin(batch, database, clock_monotonic_ms(), 6000), ERROR_PENDING);
+}
+
+/* Lets time pass and takes a step. */
+static enum error step_after(struct query_batch *batch, int64_t ms)
+{
+    fake_clock_advance(ms);
+    return query_batch_step(batch, false, clock_monotonic_ms());
+}
+
+/* An attempt gives the first host a third of its time and the second one the rest. The next begins there. */
+static void goes_on_with_the_next_host(void)
+{
+    struct query_batch batch = { 0 };
+    struct database *database = database_new(6000);
+    int fds[3], second;
+
+    CU_ASSERT_FATAL(database != NULL);
+    silence_of_the_first_begin(fds);
+    second = own_port(fds[2]);
+    fake_clock_stop();
+    begin(&batch, database);
+    CU_ASSERT_EQUAL(query_batch_due_ms(&batch), clock_monotonic_ms() + 2000);
+    CU_ASSERT_EQUAL(step_after(&batch, 1999), ERROR_PENDING);
+    CU_ASSERT_EQUAL(query_batch_due_ms(&batch), clock_monotonic_ms() + 1);
+    CU_ASSERT_EQUAL(step_after(&batch, 1), ERROR_PENDING);
+    CU_ASSERT_EQUAL(peer_port(database), second);
+    CU_ASSERT_EQUAL(query_batch_step(&batch, true, clock_monotonic_ms()), ERROR_PENDING);
+    CU_ASSERT_EQUAL(query_batch_due_ms(&batch), clock_monotonic_ms() + 4000); /* TCP has connected */
+    CU_ASSERT_EQUAL(step_after(&batch, 4000), ERROR_DATABASE_AWAY);
+    CU_ASSERT_STRING_EQUAL(database_error(database),
+                           "no connection to 127.0.0.1 in time; no connection in time");
+    query_batch_end(&batch);
+
+    fake_clock_advance(500); /* the session that was given up may be replaced */
+    begin(&batch, database);
+    CU_ASSERT_EQUAL(peer_port(database), second);
+    query_batch_end(&batch);
+    database_free(database);
+    fake_clock_restore();
+    silence_of_the_first_end(fds);
+}
+
 static void sends_nothing_without_statements(void)
 {
     struct query_batch batch = { 0 };
@@ -66,7 +136,8 @@ static void sends_nothing_without_statements(void)
     query_batch_end(&batch);
 }
 
-CU_TestInfo query_batch_tests[] = { { "closes the connection at the deadline",
+CU_TestInfo query_batch_tests[] = { { "goes on with the next host", goes_on_with_the_next_host },
+                                    { "closes the connection at the deadline",
                                       closes_the_connection_at_the_deadline },
                                     { "sends nothing without statements", sends_nothing_without_statements },
                                     CU_TEST_INFO_NULL };

@@ -1,0 +1,64 @@
+#include "manager/reload.h"
+
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/log.h"
+#include "shared/host_state.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    LOOK_MS = 20,
+    /* A reload waits for the one before, which may take 15 s, and then 10 s at most for workers to begin. */
+    WAIT_MS = 60 * 1000
+};
+
+/* Reads the state of this manager. Returns false if there is none. */
+static bool read_state(const char *path, pid_t manager, struct host_values *values)
+{
+    return host_state_read(path, values) && values->of[HOST_PID] == manager;
+}
+
+/* Waits until a program that started after before serves. Returns NULL, or what went wrong. */
+static const char *wait_for_new_workers(const char *path, pid_t manager, const struct host_values *before)
+{
+    const int64_t deadline_ms = clock_monotonic_ms() + WAIT_MS;
+    struct host_values now = *before;
+
+    while (clock_monotonic_ms() < deadline_ms) {
+        if (kill(manager, 0) != 0 && errno == ESRCH)
+            return "the manager has ended";
+        if (read_state(path, manager, &now)) {
+            if (now.of[HOST_STAGE] == HOST_DRAINING || now.of[HOST_STAGE] == HOST_ENDING)
+                return "the manager is ending";
+            if (now.of[HOST_RELOAD_FAILURES] > before->of[HOST_RELOAD_FAILURES])
+                return "the manager cannot execute its program";
+            if (now.of[HOST_STARTED_MS] != before->of[HOST_STARTED_MS] && now.of[HOST_HAS_BEGUN])
+                return NULL;
+        }
+        (void)poll(NULL, 0, LOOK_MS);
+    }
+    return host_state_is_fresh(&now, clock_monotonic_ms()) ? "the new workers have not started in a minute"
+                                                           : "the manager hangs";
+}
+
+bool reload_run(const struct config *config, pid_t manager)
+{
+    char path[HOST_STATE_PATH_SIZE];
+    struct host_values before;
+    const bool has_state =
+        host_state_path(config->state_dir, STDIN_FILENO, path) && read_state(path, manager, &before);
+    const char *wrong = NULL;
+
+    if (kill(manager, SIGHUP) != 0)
+        wrong = strerror(errno);
+    else if (has_state)
+        wrong = wait_for_new_workers(path, manager, &before);
+    if (wrong)
+        log_write(LOG_LEVEL_ERROR, "cannot reload process %d: %s", (int)manager, wrong);
+    return !wrong;
+}

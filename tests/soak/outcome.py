@@ -1,0 +1,82 @@
+"""What a history of a site has cost its clients, and the table of all histories."""
+import collections
+import dataclasses
+import re
+
+from history import Check
+
+ROWS = []
+HEAD = ["what happens", "lost", "doubled", "reordered", "polls", "failed polls", "latest answer, s", "first delivery, s (web1, web2)"]
+# Answers that are no error: messages or none, and a client that left by itself.
+ANSWERED = (200, "left")
+
+
+@dataclasses.dataclass
+class Outcome:
+    """first: by host, the seconds from the fault to the first answer with a message that was published after it. errors: by HTTP status, or
+    "cut" for polls that failed otherwise. latest: how many seconds after its timeout a poll ended. complaints: those of Check."""
+    name: str
+    lost: int
+    doubled: int
+    reordered: int
+    polls: int
+    errors: dict
+    latest: float
+    first: dict
+    complaints: list
+
+    def row(self):
+        errors = ", ".join(f"{count} × {'cut off' if status == 'cut' else status}" for status, count in self.errors.items())
+        first = ", ".join("never" if seconds is None else f"{seconds:.1f}" for seconds in self.first.values())
+        return [self.name, self.lost, self.doubled, self.reordered, self.polls, errors or 0, f"{self.latest:.1f}", first]
+
+
+def table():
+    if ROWS:
+        yield ""
+        for row in [HEAD, ["---"] * len(HEAD), *(outcome.row() for outcome in ROWS)]:
+            yield "| " + " | ".join(map(str, row)) + " |"
+
+
+def doubled(client):
+    texts = [text for poll in client.polls for _, _, text in poll.messages]
+    return len(texts) - len(set(texts))
+
+
+def reordered(client, sent):
+    """Returns how many messages a client got after one that their writer wrote later to the same database."""
+    newest, count, seen = collections.defaultdict(int), 0, set()
+    for poll in client.polls:
+        for _, _, text in poll.messages:
+            if text in seen or text not in sent or not (number := re.fullmatch(r".*:(\d+)", text)):
+                continue
+            seen.add(text)
+            count += int(number[1]) < newest[sent[text].writer]
+            newest[sent[text].writer] = max(newest[sent[text].writer], int(number[1]))
+    return count
+
+
+def first_delivery(clients, sent, host, since):
+    """Returns the seconds until a host delivered a message whose INSERT began after this time, or None."""
+    return min((poll.ended - since for client in clients for poll in client.polls if poll.host == host
+                and any(text in sent and sent[text].began > since for _, _, text in poll.messages)), default=None)
+
+
+def judge(name, load, hosts, since, survivors=None):
+    """hosts: their addresses, by name. since: when the fault happened, by name. survivors: the texts that are left, where the database itself
+    lost some."""
+    sent = {sent.text: sent for sent in load.sent}
+    complaints = Check(load.sent, load.clients, load.outages, several_hosts=True, survivors=survivors).complaints
+    polls = [poll for client in load.clients for poll in client.polls]
+    outcome = Outcome(name, sum(complaint.startswith(("lost", "stuck")) for complaint in complaints),
+                      sum(map(doubled, load.clients)), sum(reordered(client, sent) for client in load.clients), len(polls),
+                      dict(collections.Counter(poll.status for poll in polls if poll.status not in ANSWERED)),
+                      max(poll.ended - poll.began - poll.timeout for poll in polls),
+                      {host: first_delivery(load.clients, sent, url, since[host]) for host, url in hosts.items()}, complaints)
+    ROWS.append(outcome)
+    began = min(since.values())
+    for poll in sorted((poll for poll in polls if poll.status not in ANSWERED), key=lambda poll: poll.ended):
+        print(f"{poll.host}: {poll.status} {poll.said} at {poll.ended - began:.2f} after {poll.ended - poll.began:.2f} of {poll.timeout} s")
+    first_commit = min((one.ended - began for one in load.sent if one.began > began), default=None)
+    print(f"{len(sent)} messages, the first after the fault committed after {first_commit} s: {outcome}")
+    return outcome
