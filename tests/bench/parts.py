@@ -57,7 +57,7 @@ class Sizes:
         self.kept_statements = 20 if quick else 300
         self.hosts = (2,) if quick else (4, *map(int, os.environ.get("HOSTS", "").split()))
         self.quiet_s = 2 if quick else 65
-        self.workers = max(self.fanout[-1], self.others) + 20
+        self.workers = max(self.fanout[-1], self.others, self.rereaders) + 20
 
 
 class Table:
