@@ -12,7 +12,7 @@ import time
 
 import psycopg2
 
-from network import Network, processes
+from network import PREFIX, Network, processes
 from server import ROOT, until
 
 POSTGRES = max(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
@@ -47,7 +47,7 @@ class Directory:
     """A directory that the users of the programs can enter."""
 
     def __enter__(self):
-        self.path = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-site-", dir="/tmp"))
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir="/tmp"))
         self.path.chmod(0o755)
         return self.path
 

@@ -98,10 +98,12 @@ def history(cluster, name, loses=False, patience=5, rush=False, island=False, **
         this.outcome = judge(name, load, hosts, this.since, this.done, survivors)
 
 
-def check(outcome, within, errors=None):
-    """within: seconds to the first delivery at each host. errors: how many polls may fail."""
+def check(outcome, within, errors=None, asynchronous=False):
+    """within: seconds to the first delivery at each host. errors: how many polls may fail. asynchronous: the place in the order of messages that were
+    published right before the fault may not have reached the standby, which gives them another."""
     assert not outcome.complaints, "\n".join(outcome.complaints[:20])
-    assert (outcome.lost, outcome.doubled, outcome.reordered) == (0, 0, 0)
+    assert (outcome.lost, outcome.doubled_early) == (0, 0)
+    assert asynchronous or (outcome.doubled, outcome.reordered) == (0, 0)
     is_back(outcome, within)
     assert errors is None or sum(outcome.errors.values()) <= errors, outcome.errors
 
@@ -123,7 +125,7 @@ def test_kill_and_promote_asynchronous(cluster):
         this.first.kill()
         this.complete()
         this.second.promote()
-    check(this.outcome, KILLED_S)
+    check(this.outcome, KILLED_S, asynchronous=True)
 
 
 def test_silent_loss_and_promote(cluster):
