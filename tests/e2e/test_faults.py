@@ -319,10 +319,15 @@ def test_rows_hidden_from_the_owner(topic):
 
 def test_a_restored_database_is_a_gap(server, topic):
     """The client's cursors are ahead of all positions in the database."""
-    server.publish(topic, 1, 2)
+    server.publish(topic, 1)
+    assert server.read(topic)
+    server.publish(topic, 2)
     cursor = server.read(topic)[1]["message_id"]
-    server.sql("DELETE FROM pgpoll.feed WHERE message_id = (SELECT max(id) FROM pgpoll.messages)")
-    server.sql("SELECT setval('pgpoll.last_position', (SELECT max(position) FROM pgpoll.feed))")
+    server.sql("""
+        WITH message AS (DELETE FROM pgpoll.messages WHERE id = (SELECT max(id) FROM pgpoll.messages) RETURNING id),
+             lost AS (DELETE FROM pgpoll.feed USING message WHERE message_id = message.id RETURNING position),
+             batches AS (DELETE FROM pgpoll.batches b USING lost WHERE b.position >= lost.position)
+        SELECT setval('pgpoll.last_position', position - 1) FROM lost""")
     answer = server.poll(topic, since={topic: cursor})
     assert answer.gaps[topic]["reason"] == "ahead" and not answer.messages
     server.publish(topic, 3)
