@@ -99,8 +99,8 @@ def history(cluster, name, loses=False, patience=5, rush=False, island=False, **
 
 
 def check(outcome, within, errors=None, asynchronous=False):
-    """within: seconds to the first delivery at each host. errors: the part of polls that may fail. asynchronous: the place in the order of messages that were
-    published right before the fault may not have reached the standby, which gives them another."""
+    """within: seconds to the first delivery at each host. errors: the part of polls that may fail. asynchronous: the place in the order of messages
+    that were published right before the fault may not have reached the standby, which gives them another."""
     assert not outcome.complaints, "\n".join(outcome.complaints[:20])
     assert (outcome.lost, outcome.doubled_early) == (0, 0)
     assert asynchronous or (outcome.doubled, outcome.reordered) == (0, 0)
