@@ -39,7 +39,7 @@ class LongPollingClient:
         self.topics = topics
         # Topic -> cursor. Without a cursor, or with "$", a topic is read from now on; "0" reads everything that the server still has,
         # and "-50" the last 50 messages of that.
-        self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor != "$"}
+        self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor not in (None, "$")}
         self.token = token
         self.http = requests.Session()
         self.limit = None   # messages per page; None: the server's default
@@ -66,8 +66,11 @@ class LongPollingClient:
         return self.read(text)
 
     def send(self, request, renew=False):
-        headers = {"Authorization": "Bearer " + self.token(renew)} if self.token else {}
-        response = self.http.post(self.url, json=request, headers=headers, timeout=(5, request["timeout"] + 10), stream=True)
+        options = {}
+        if self.token:
+            # Without auth, requests replaces the header if there is a ~/.netrc with a password for this host.
+            options = {"headers": {"Authorization": "Bearer " + self.token(renew)}, "auth": lambda prepared: prepared}
+        response = self.http.post(self.url, json=request, timeout=(5, request["timeout"] + 10), stream=True, **options)
         with response:
             try:
                 return response, response.content.decode(errors="replace")

@@ -585,9 +585,11 @@ def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_
 
 def test_the_python_client_renews_its_token(server, topic, tmp_path):
     """Once, when the server answers 401; if that does not help, it gives up."""
-    token = tmp_path / "token"
+    token, passwords = tmp_path / "token", tmp_path / "netrc"
     token.write_text("first\n")
-    with token_wanted(server) as change, Program(*python_client(server.url, topic), "--token", str(token)) as program:
+    passwords.write_text("machine 127.0.0.1 login ann password secret\n")   # not for this client
+    client = ["env", f"NETRC={passwords}", *python_client(server.url, topic), "--token", str(token)]
+    with token_wanted(server) as change, Program(*client) as program:
         server.until_waiting(topic)
         token.write_text("second")
         change("second")
@@ -612,6 +614,7 @@ def test_the_python_client_s_token_function(server, topic):
             asked.append(renew)
             return "first" if renew else "expired"
 
+        assert client(server.url, [topic], {topic: None}, token).poll()["messages"] == [] and asked.pop(0) is False and asked.pop(0) is True
         pages = client(server.url, [topic], {topic: "0"}, token).pages()
         for n in range(2):
             server.publish(topic, n)
