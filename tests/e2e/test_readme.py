@@ -164,7 +164,7 @@ def test_api_keys(fresh):
     wrong = poll.replace("$key", "wrong").replace('"topics"', '"timeout": 0, "topics"') + " -s -o /dev/null -w '%{http_code}'"
     try:
         until(lambda: run(wrong) == "401", "refused")
-        waiting = shell(f". {fresh.run}/env; {command('key=$(openssl')}; {command('psql -c')} >&2; {poll}")
+        waiting = shell(f". {fresh.run}/env; {command('key=$(openssl')}; {command('hash=$(printf')}; {command('psql -c')} >&2; {poll}")
         until(lambda: fresh.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = '{alice:orders}'") == [("alice",)], "alice waits")
         fresh.publish("alice:orders", "for alice")
         output, _ = waiting.communicate(timeout=30)
@@ -302,16 +302,16 @@ def test_the_packaged_javascript_client(fresh, tmp_path, packages):
 @contextlib.contextmanager
 def api(server, query, meanwhile, secret=None):
     """An HTTP API that answers every request with what the query returns; meanwhile() is called just before and after. The query runs as web_user,
-    or, with a secret, as the role in the token that the request has to have, as PostgREST does it."""
+    or, with a secret, as the role in the token that the request has to have, in a read-only transaction, as PostgREST does it for GET."""
     class Api(web.Handler):
         def do_GET(self):
             role = "web_user" if secret is None else read_jwt(self.headers["Authorization"], secret, "pgpoll").get("role")
             if not role:
                 return self.answer(401)
             meanwhile()
-            server.sql(f"SET ROLE {role}")
+            server.sql(f"SET ROLE {role}; SET default_transaction_read_only = on")
             (state,), = server.sql(query)
-            server.sql("RESET ROLE")
+            server.sql("RESET ROLE; RESET default_transaction_read_only")
             meanwhile()
             self.answer(200, json.dumps(state).encode())
 
@@ -331,6 +331,9 @@ def orders(fresh):
     fresh.sql(function)
     fresh.sql(grants)
     fresh.sql("GRANT SELECT ON orders TO web_user")
+    for forbidden in "INSERT INTO pgpoll.messages (topic, payload) VALUES ('orders', '1')", "SELECT pgpoll.newest_positions(ARRAY['orders'])":
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            fresh.sql("SET ROLE web_user; " + forbidden)
 
     def change(status):
         fresh.sql("""WITH o AS (INSERT INTO orders VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET status = excluded.status RETURNING *)
