@@ -194,7 +194,7 @@ lint-format:
 lint-cppcheck:
 	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=2 --inline-suppr --suppress=normalCheckLevelMaxBranches -Isrc -Ifcgi $(C_FILES)
 lint-shell:
-	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint $(wildcard deploy/debian/p*) deploy/debian/build deploy/runit/*/run tests/layers tests/run tests/sum tests/postgres tests/debian/bootstrap tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
+	shellcheck -x -P SCRIPTDIR deploy/local deploy/packages deploy/install $(wildcard deploy/pgpoll-*) deploy/container/entrypoint $(wildcard deploy/debian/p*) deploy/debian/build deploy/runit/*/run tests/bench/instructions tests/layers tests/run tests/sum tests/postgres tests/debian/bootstrap tests/debian/root tests/debian/run tests/fuzz/run tests/sql/schemas/save .ci/run $(wildcard tests/sql/run)
 lint-layers:
 	tests/layers
 # One file at a time: with several files, clang-tidy 14 wrongly reports uninitialised va_lists. Of a clean file it only says how many

@@ -17,7 +17,7 @@
 --
 -- With a synchronous standby, 'ahead' is returned only if that standby still confirms commits: an old
 -- primary that was cut off from its standby, which was promoted, waits until the caller gives up. Otherwise
--- its clients would take the cursors of the old primary, and then get from the new one what they have already.
+-- its clients would take the cursors of the old primary, and then get again from the new one what they have.
 --
 -- While a backlog gets its positions (assign_backlog()), "from now" means after all of it, because its
 -- messages were committed before the request. Messages that were committed after the backlog began but before

@@ -50,8 +50,7 @@ static const PQconninfoOption *find_option(const PQconninfoOption *options, cons
     return options->keyword ? options : NULL;
 }
 
-/* Returns the value of this parameter, or "" if it is not set or this libpq does not know it. */
-static const char *option(const PQconninfoOption *options, const char *keyword)
+const char *addresses_option(const PQconninfoOption *options, const char *keyword)
 {
     const PQconninfoOption *found = find_option(options, keyword);
 
@@ -155,19 +154,19 @@ static bool look_for_names(struct addresses *addresses)
 static void read_options(struct addresses *addresses, const PQconninfoOption *options)
 {
     static const char *const identifying[] = { "host", "hostaddr", "port", "target_session_attrs" };
-    const char *timeout = option(options, "connect_timeout");
+    const char *timeout = addresses_option(options, "connect_timeout");
 
     addresses->id = HASH_BASIS;
     for (size_t i = 0; i < sizeof identifying / sizeof *identifying; i++)
-        addresses->id = hash(addresses->id, option(options, identifying[i]));
-    addresses->balanced = strcmp(option(options, "load_balance_hosts"), "random") == 0;
+        addresses->id = hash(addresses->id, addresses_option(options, identifying[i]));
+    addresses->balanced = strcmp(addresses_option(options, "load_balance_hosts"), "random") == 0;
     addresses->options = (struct addresses_options){
         .connect_timeout_s = *timeout ? strtol(timeout, NULL, 10) : ADDRESSES_NOT_SET,
-        .prefer_standby = strcmp(option(options, "target_session_attrs"), "prefer-standby") == 0,
-        .keepalives_idle = *option(options, "keepalives_idle"),
-        .keepalives_interval = *option(options, "keepalives_interval"),
-        .keepalives_count = *option(options, "keepalives_count"),
-        .tcp_user_timeout = *option(options, "tcp_user_timeout"),
+        .prefer_standby = strcmp(addresses_option(options, "target_session_attrs"), "prefer-standby") == 0,
+        .keepalives_idle = *addresses_option(options, "keepalives_idle"),
+        .keepalives_interval = *addresses_option(options, "keepalives_interval"),
+        .keepalives_count = *addresses_option(options, "keepalives_count"),
+        .tcp_user_timeout = *addresses_option(options, "tcp_user_timeout"),
     };
 }
 
@@ -182,9 +181,9 @@ struct addresses *addresses_new(const PQconninfoOption *options)
     made = addresses && options;
 
     if (made) {
-        addresses->host = strdup(option(options, "host"));
-        addresses->hostaddr = strdup(option(options, "hostaddr"));
-        addresses->port = strdup(option(options, "port"));
+        addresses->host = strdup(addresses_option(options, "host"));
+        addresses->hostaddr = strdup(addresses_option(options, "hostaddr"));
+        addresses->port = strdup(addresses_option(options, "port"));
         addresses->default_port = strdup(find_option(options, "port")->compiled);
         read_options(addresses, options);
         made = addresses->host && addresses->hostaddr && addresses->port && addresses->default_port &&

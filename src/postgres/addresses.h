@@ -42,6 +42,12 @@ struct addresses_options {
 struct addresses *addresses_new(const PQconninfoOption *options);
 void addresses_free(struct addresses *addresses);
 
+/*
+ * Returns the value of this parameter, or "" if it is not set or this libpq does not know it. Borrowed from
+ * options.
+ */
+const char *addresses_option(const PQconninfoOption *options, const char *keyword);
+
 /* Whether a name must be resolved. Socket paths, numeric addresses and PGHOSTADDR need no resolver. */
 bool addresses_need_resolver(const struct addresses *addresses);
 
@@ -80,7 +86,10 @@ int addresses_first(const struct addresses *addresses);
 /* Makes later attempts of this process begin with the address of this id, because it serves a session. */
 void addresses_prefer(uint64_t list, uint64_t id);
 
-/* The address of this id is silent: makes later attempts that would begin with it begin with the next one. */
+/*
+ * The server at the address of this id is silent, or a standby: makes later attempts that would begin with it
+ * begin with the next one.
+ */
 void addresses_avoid(uint64_t list, uint64_t id, uint64_t next);
 
 #endif

@@ -76,12 +76,13 @@ static void choose_address(struct database *database)
 
 /*
  * Returns the target_session_attrs for this address, or NULL for libpq's own value. prefer-standby is two
- * rounds, as in libpq: first for a standby, then for any server.
+ * rounds, as in libpq: first for a standby, then for any server. For a service, the value of the environment
+ * does not count.
  */
 static const char *session_attributes(const struct database *database)
 {
     if (!addresses_options(database->addresses)->prefer_standby)
-        return NULL;
+        return database->options ? addresses_option(database->options, "target_session_attrs") : NULL;
     return database->tried < addresses_count(database->addresses) ? "standby" : "any";
 }
 
@@ -207,6 +208,8 @@ void connect_run_out(const struct database *database)
 
 void connect_remember(struct database *database)
 {
+    if (!database->addresses) /* not the first statements of the session */
+        return;
     addresses_prefer(database->list, database->address);
     connect_drop_addresses(database);
     database->tried = 0;

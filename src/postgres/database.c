@@ -26,21 +26,39 @@ void database_set_asynchronous_commit(struct database *database)
     database->asynchronous_commit = true;
 }
 
+/*
+ * Sets a variable of the environment, or removes it if value is NULL. Unless before is NULL, stores a copy of
+ * what it was, which the caller frees. Returns false if out of memory.
+ */
+static bool set_variable(const char *name, const char *value, char **before)
+{
+    const char *now = getenv(name);
+
+    if (before)
+        *before = now ? strdup(now) : NULL;
+    if (before && now && !*before)
+        return false;
+    return (value ? setenv(name, value, 1) : unsetenv(name)) == 0;
+}
+
 bool database_use_service(struct database *database, const char *service)
 {
-    const char *before = getenv("PGSERVICE");
-    char *kept = before ? strdup(before) : NULL;
+    static const char SERVICE[] = "PGSERVICE", ATTRIBUTES[] = "PGTARGETSESSIONATTRS";
+    char *service_before = NULL, *attributes_before = NULL;
+    bool restored;
 
-    /* libpq reads the service file only for the service of the environment. */
-    if ((before && !kept) || setenv("PGSERVICE", service, 1) != 0)
-        goto out;
-    database->options = PQconndefaults();
+    /*
+     * libpq reads the service file only for the service of the environment. What the environment wants of the
+     * other sessions' server, usually that it is no standby, does not hold for this one.
+     */
+    if (set_variable(SERVICE, service, &service_before) && set_variable(ATTRIBUTES, NULL, &attributes_before))
+        database->options = PQconndefaults();
+    restored = set_variable(SERVICE, service_before, NULL);
+    restored = set_variable(ATTRIBUTES, attributes_before, NULL) && restored;
     database->service = service;
-    if ((kept ? setenv("PGSERVICE", kept, 1) : unsetenv("PGSERVICE")) != 0)
-        database->service = NULL;
-out:
-    free(kept);
-    return database->service && database->options;
+    free(service_before);
+    free(attributes_before);
+    return restored && database->options;
 }
 
 void database_free(struct database *database)

@@ -67,7 +67,8 @@ struct database {
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct addresses *addresses;       /* set from RESOLVING to REPLACING; resolver owns it while that runs */
+    struct addresses
+        *addresses; /* set from RESOLVING to the first RUNNING; resolver owns it while that runs */
     struct background *resolver;
     int first, tried; /* the index of the address that the attempt began with; how many have failed since */
     int64_t
@@ -183,7 +184,10 @@ void connect_run_out(const struct database *database);
 /* Gives this address up, for this reason, and goes on with the next one. Returns as the steps do. */
 enum error connect_try_next(struct database *database, const char *reason);
 
-/* The server has answered the caller's statements: later attempts begin with it. */
+/*
+ * The server has answered the caller's statements. If these are the session's first ones, later attempts
+ * begin with its address.
+ */
 void connect_remember(struct database *database);
 
 /* Frees the addresses. If the resolver still runs, leaves them to it. */

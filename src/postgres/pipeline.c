@@ -1,3 +1,4 @@
+#include "postgres/addresses.h"
 #include "postgres/database.h"
 #include "postgres/database_state.h"
 
@@ -63,6 +64,12 @@ static bool is_transient(const char *sqlstate)
     return false;
 }
 
+/* Whether a statement failed as on a standby: others succeed there, but a manager needs a primary. */
+static bool is_of_standby(const char *sqlstate)
+{
+    return strncmp(sqlstate, "25", 2) == 0;
+}
+
 /* Whether a statement failed because it took too long: query_canceled or lock_not_available. */
 static bool is_timeout(const char *sqlstate)
 {
@@ -109,6 +116,8 @@ static void pipeline_fail(struct database *database, struct pipeline *pipeline, 
         return;
     if (pipeline == &database->asked)
         note_failure(database, pipeline, sqlstate);
+    if (sqlstate && is_of_standby(sqlstate))
+        addresses_avoid(database->list, database->address, database->next_address);
     (void)snprintf(text, sizeof text, "%s%s%s", message ? message : PQerrorMessage(database->connection),
                    hint ? ": " : "", hint ? hint : "");
     pipeline->outcome = database_fail(database, name_error(database, pipeline, result, sqlstate), text);

@@ -193,6 +193,8 @@ def quiet(bench):
         def ask(statement):
             return system.server.sql(statement)[0][0]
 
+        system.server.sql("ALTER SYSTEM SET autovacuum = off")  # which writes WAL by itself
+        system.server.sql("SELECT pg_reload_conf()")
         for _ in range(sizes.rounds):
             system.server.poll("quiet", timeout=0)
             until(lambda: ask("SELECT quiet FROM pgpoll.listeners"), "a quiet manager", 30)

@@ -265,10 +265,9 @@ def test_settings_that_are_wrong_fail_loudly(machine):
 
 def limited(machine, *lines):
     """Restarts the service with more directives, or without those. Returns the exit status."""
-    text = "\\n".join(("[Service]", *lines, ""))
-    done = machine.run(f"mkdir -p /run/systemd/system/pgpoll.service.d; printf '{text}' >/run/systemd/system/pgpoll.service.d/test.conf;"
-                       "systemctl daemon-reload; systemctl restart pgpoll", check=False)
-    return done.returncode
+    directory, text = "/run/systemd/system/pgpoll.service.d", "\\n".join(("[Service]", *lines, ""))
+    change = f"mkdir -p {directory}; printf '{text}' >{directory}/test.conf" if lines else f"rm -r {directory}"
+    return machine.run(f"{change}; systemctl daemon-reload; systemctl restart pgpoll", check=False).returncode
 
 
 def test_workers_that_cannot_be_started(machine):

@@ -59,6 +59,19 @@ def test_a_reload_is_invisible(host):
     assert subprocess.run([program, "--reload", "x"], env=host.environment, capture_output=True).returncode == 1
 
 
+def test_a_reload_without_a_program(host):
+    """It is told; the manager goes on."""
+    program, elsewhere = host.server.run / "bin/pgpoll.fcgi", host.server.run / "bin/elsewhere"
+    program.rename(elsewhere)
+    try:
+        done = subprocess.run([elsewhere, "--reload", str(host.manager.pid)], capture_output=True, text=True,
+                              env={**host.environment, "PGPOLL_LOG": "stderr", "PGPOLL_STATE_DIR": str(host.home)})
+    finally:
+        elsewhere.rename(program)
+    assert done.returncode == 1 and f"cannot reload process {host.manager.pid}: the manager cannot execute its program" in done.stderr
+    assert host.health() == (200, "ok") and host.poll_status() == 200
+
+
 def test_the_database_is_away(host):
     """A short absence is nothing; polls wait meanwhile."""
     postgres, began = Postgres(host.server), time.monotonic()

@@ -192,7 +192,7 @@ def test_unknown_arguments_are_refused(server, arguments, words):
         assert done.returncode == 0 and "Environment" in done.stdout, done
         return
     assert done.returncode == 1 and all(word in done.stderr for word in words), done
-    assert "usage: pgpoll.fcgi [--workers N] [--check] [--help | --version]" in done.stderr, done
+    assert "usage: pgpoll.fcgi [--workers N] [--check] [--reload PID] [--help | --version]" in done.stderr, done
 
 
 @pytest.mark.parametrize("arguments", (["--workers", "many"], ["--workers=20001"], ["--check", "--workers=-1"]), ids=str)

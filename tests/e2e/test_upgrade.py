@@ -3,7 +3,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -12,23 +11,14 @@ import pytest
 
 import fastcgi
 from between import accepts, directory, manager, wire
-from server import METRICS, ROOT, SCHEMA_VERSION, STATS, Server, new_topic, until
-
-NEXT = int(SCHEMA_VERSION) + 1
+from next_version import NEXT, next_version
+from server import METRICS, ROOT, STATS, Server, new_topic, until
 
 
 @pytest.fixture(scope="module")
 def next_tree(tmp_path_factory):
-    """The sources of an invented next version. Only files that contain the version are compiled again."""
-    tree = tmp_path_factory.mktemp("next")
-    subprocess.run(["cp", "-a", *(ROOT / name for name in ("Makefile", "build", "deploy", "examples", "fcgi", "sql", "src")), tree], check=True)
-    (tree / "sql/version.sql").write_text(f"\\set schema_version {NEXT}\n")
-    (tree / "sql/upgrades").mkdir(exist_ok=True)
-    (tree / f"sql/upgrades/{NEXT}.sql").write_text("ALTER TABLE pgpoll.messages ADD COLUMN colour text;\n")
-    try:
+    with next_version(tmp_path_factory.mktemp("next")) as tree:
         yield tree
-    finally:
-        shutil.rmtree(tree)
 
 
 @pytest.fixture(scope="module")

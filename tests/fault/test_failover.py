@@ -131,6 +131,28 @@ def test_the_old_primary_comes_back_as_the_first_of_the_hosts():
             until(lambda: [line for line in server.log() if "it is an old primary" in line], "the log names it")
 
 
+@soak
+def test_a_standby_is_left_when_the_primary_is_back():
+    """Without PGTARGETSESSIONATTRS, the standby answers the questions to can_poll() while the primary restarts. That must not keep the manager there."""
+    topic = new_topic()
+    with Server(4) as server, Copy(Postgres(server), replicate=True) as standby:
+        server.mode = "managed"
+        server.restrict("topic <> 'refused'", "refused")
+        with Supervisor(server, PGHOST=f"{server.run.resolve() / 'pg'},{standby.directory}"):
+            publish(server, topic, "before")
+            payloads, since = follow(server, topic, {topic: "0"}, 1)
+            standby.until_replayed()
+            primary = Postgres(server)
+            primary.stop("immediate")
+            server.close_db()
+            until(lambda: standby.sql("SELECT 1 FROM pg_stat_activity WHERE application_name = 'pgpoll'"), "sessions at the standby")
+            for _ in range(5):
+                server.ask("POST", "/messages/poll", '{"topics": ["%s"], "since": {"%s": "0"}, "timeout": 1}' % (topic, topic))
+            primary.start()
+            publish(server, topic, "after")
+            assert follow(server, topic, since, 1)[0] == ["after"]
+
+
 def test_old_pages_come_from_a_standby():
     topic, service = new_topic(), "standby"
     with Server(4) as server, Copy(Postgres(server), replicate=True) as standby:
@@ -144,7 +166,8 @@ def test_old_pages_come_from_a_standby():
         standby.sql("ALTER SYSTEM SET track_functions = 'all'")
         standby.sql("SELECT pg_reload_conf()")
         standby.until_replayed()
-        with Supervisor(server, PGSERVICEFILE=str(server.run / "services"), PGPOLL_CATCH_UP_SERVICE=service) as supervisor:
+        with Supervisor(server, PGTARGETSESSIONATTRS="read-write", PGSERVICEFILE=str(server.run / "services"),
+                        PGPOLL_CATCH_UP_SERVICE=service) as supervisor:
             until(lambda: server.poll(topic, since={topic: "0"}).has_more and calls() > 0, "a page from the standby")
             standby.sql("SELECT pg_wal_replay_pause()")
             until(lambda: standby.sql("SELECT pg_get_wal_replay_pause_state()") == [("paused",)], "no replay")

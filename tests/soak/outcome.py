@@ -56,14 +56,14 @@ def reordered(client, sent):
     return count
 
 
-def first_delivery(clients, sent, host, since):
-    """Returns the seconds until a host delivered a message whose INSERT began after this time, or None."""
+def first_delivery(clients, sent, host, since, done):
+    """Returns the seconds from since until a host delivered a message whose INSERT began after done, or None."""
     return min((poll.ended - since for client in clients for poll in client.polls if poll.host == host
-                and any(text in sent and sent[text].began > since for _, _, text in poll.messages)), default=None)
+                and any(text in sent and sent[text].began > done for _, _, text in poll.messages)), default=None)
 
 
-def judge(name, load, hosts, since, survivors=None):
-    """hosts: their addresses, by name. since: when the fault happened, by name. survivors: the texts that are left, where the database itself
+def judge(name, load, hosts, since, done, survivors=None):
+    """hosts: their addresses, by name. since, done: when the fault began and was complete, by name. survivors: the texts that are left, where the database itself
     lost some."""
     sent = {sent.text: sent for sent in load.sent}
     complaints = Check(load.sent, load.clients, load.outages, several_hosts=True, survivors=survivors).complaints
@@ -72,9 +72,9 @@ def judge(name, load, hosts, since, survivors=None):
                       sum(map(doubled, load.clients)), sum(reordered(client, sent) for client in load.clients), len(polls),
                       dict(collections.Counter(poll.status for poll in polls if poll.status not in ANSWERED)),
                       max(poll.ended - poll.began - poll.timeout for poll in polls),
-                      {host: first_delivery(load.clients, sent, url, since[host]) for host, url in hosts.items()}, complaints)
+                      {host: first_delivery(load.clients, sent, url, since[host], done[host]) for host, url in hosts.items()}, complaints)
     ROWS.append(outcome)
-    began = min(since.values())
+    began = min(done.values())
     for poll in sorted((poll for poll in polls if poll.status not in ANSWERED), key=lambda poll: poll.ended):
         print(f"{poll.host}: {poll.status} {poll.said} at {poll.ended - began:.2f} after {poll.ended - poll.began:.2f} of {poll.timeout} s")
     first_commit = min((one.ended - began for one in load.sent if one.began > began), default=None)

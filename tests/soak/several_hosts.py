@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import os
 import pathlib
-import pwd
 import shutil
 import signal
 import subprocess
@@ -98,6 +97,11 @@ class Database:
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
+    def install(self, tree):
+        """Installs or upgrades the schema, as pgpoll-setup does."""
+        subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.directory, "-U", "postgres", "-d", "pgpoll",
+                        "-f", tree / "sql/install.sql"], check=True, stdin=subprocess.DEVNULL)
+
     def stands_by(self, primary):
         """It is a copy of the primary, and is to follow it when it is started."""
         self.set(primary_conninfo=f"host={primary.host.address} user=postgres application_name={self.host.name} connect_timeout=2")
@@ -169,9 +173,9 @@ class WebHost:
         (directory / "50-pgpoll.conf").write_text(configuration.replace('"/run/pgpoll"', f'"{directory}"'))
         (directory / "lighttpd.conf").write_text(LIGHTTPD.format(address=host.address, directory=directory))
 
-    def install(self):
+    def install(self, tree=ROOT):
         for program in PROGRAMS:
-            shutil.copy2(ROOT / "build" / program, self.directory / f"{program}.new")
+            shutil.copy2(tree / "build" / program, self.directory / f"{program}.new")
             (self.directory / f"{program}.new").rename(self.directory / program)
 
     def start(self):
@@ -188,11 +192,22 @@ class WebHost:
         with (self.directory / "pgpoll.log").open("a") as log:
             return self.host.start(*command, stdout=log, stderr=log, **options)
 
-    def reload(self):
-        """Replaces the program and the workers, without a poll that fails."""
-        self.install()
+    def reload(self, tree=ROOT):
+        """Replaces the programs by those of this tree, and the workers."""
+        self.install(tree)
         self.manager.send_signal(signal.SIGHUP)
         self.statistics.send_signal(signal.SIGHUP)
+
+    def log(self):
+        return (self.directory / "pgpoll.log").read_text().splitlines()
+
+    def has_reloaded(self):
+        """Whether all workers run the programs that were installed last."""
+        programs = set()
+        for pid in self.worker_pids():
+            with contextlib.suppress(OSError):
+                programs.add(os.readlink(f"/proc/{pid}/exe"))
+        return programs == {str(self.directory / "pgpoll-worker")}
 
     def worker_pids(self):
         return {pid for pid in processes(self.host.namespace) if name_of(pid) == "pgpoll-worker"}

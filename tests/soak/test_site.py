@@ -15,6 +15,7 @@ from documents import command
 from faults import Clock
 from history import BUSINESS, Writer
 from load import Load
+from next_version import NEXT, next_version
 from outcome import ROWS, judge
 from several_hosts import Directory, Site, make_cluster
 from server import ROOT, until
@@ -37,15 +38,20 @@ def cluster():
 
 
 class History:
-    """What happens to a site. since: when the fault happened, by host."""
+    """What happens to a site. since: when the fault began, by host. done: when it was complete."""
 
     def __init__(self, site, load, hosts):
-        self.site, self.load, self.hosts, self.since = site, load, hosts, {}
+        self.site, self.load, self.hosts, self.since, self.done = site, load, hosts, {}, {}
         self.first, self.second, self.web = site.first, site.second, site.web
 
     def fault(self, *hosts):
         """Call it right before the fault, or its end, from which the time to the first delivery counts. hosts: to which that applies."""
         self.since.update(dict.fromkeys(hosts or self.hosts, time.monotonic()))
+        self.done.update(self.since)
+
+    def complete(self):
+        """Call it when the old primary delivers nothing more. Only what is published from now on counts."""
+        self.done = dict.fromkeys(self.hosts, time.monotonic())
 
     def until_received(self, more, *hosts, what="messages", seconds=60):
         """Returns when each host (or each of these) has delivered that many more messages that were published meanwhile."""
@@ -89,7 +95,7 @@ def history(cluster, name, loses=False, patience=5, rush=False, island=False, **
             this.until_received(AFTER, what="messages again")
             load.finish()
             survivors = load.read_again() if loses else None
-        this.outcome = judge(name, load, hosts, this.since, survivors)
+        this.outcome = judge(name, load, hosts, this.since, this.done, survivors)
 
 
 def check(outcome, within, errors=None):
@@ -107,6 +113,7 @@ def is_back(outcome, within):
 def test_kill_and_promote(cluster):
     with history(cluster, "db1 (primary) is killed, db2 promoted") as this:
         this.first.kill()
+        this.complete()
         this.second.promote()
     check(this.outcome, KILLED_S)
 
@@ -114,6 +121,7 @@ def test_kill_and_promote(cluster):
 def test_kill_and_promote_asynchronous(cluster):
     with history(cluster, "the same, db2 being an asynchronous standby", synchronous=False, loses=True) as this:
         this.first.kill()
+        this.complete()
         this.second.promote()
     check(this.outcome, KILLED_S)
 
@@ -121,6 +129,7 @@ def test_kill_and_promote_asynchronous(cluster):
 def test_silent_loss_and_promote(cluster):
     with history(cluster, "db1's host is lost in silence, db2 promoted") as this:
         this.first.host.cut()
+        this.complete()
         this.second.promote()
     check(this.outcome, SILENT_S)
 
@@ -164,6 +173,7 @@ def split(this):
     time.sleep(CUT_S)
     this.fault()
     this.first.kill()
+    this.complete()
     this.web[0].host.mend(this.second.host)
 
 
@@ -206,6 +216,7 @@ def test_wrong_clocks(cluster):
                      under={"db1": ahead.command, "web1": ahead.command, "db2": behind.command, "web2": behind.command}) as this:
             assert this.first.sql("SELECT clock_timestamp() > to_timestamp(%s) + interval '59 min'", time.time()) == [(True,)]
             this.first.kill()
+            this.complete()
             this.second.promote()
     check(this.outcome, KILLED_S)
 
@@ -219,13 +230,38 @@ def test_delay_and_loss(cluster):
 
 def test_rolling_upgrade(cluster):
     """Each host gets new programs in turn, twice."""
-    with history(cluster, "rolling upgrade: web1 and web2 are reloaded in turn, twice") as this:
+    with history(cluster, "upgrade of the programs: web1 and web2 are reloaded in turn, twice") as this:
         for web in this.web * 2:
-            before = web.worker_pids()
             web.reload()
-            until(lambda: not before & (now := web.worker_pids()) and len(now) == len(before), "new workers", 30)
+            until(web.has_reloaded, "the new workers", 30)
             this.until_received(20)
     check(this.outcome, KILLED_S, errors=0)
+
+
+@pytest.fixture(scope="module")
+def next_tree(tmp_path_factory):
+    with next_version(tmp_path_factory.mktemp("next")) as tree:
+        subprocess.run(["make", "-s", "-j2", "-C", tree, "all"], check=True)
+        yield tree
+
+
+@pytest.mark.parametrize("first", ["schema", "programs"])
+def test_upgrade_with_schema(cluster, next_tree, first):
+    """Until the other part has its turn, polls wait."""
+    with history(cluster, f"upgrade to another schema, the {first} first (from the end)") as this:
+        if first == "schema":
+            this.first.install(next_tree)
+        for web in this.web:
+            web.reload(next_tree)
+        if first == "programs":
+            for web in this.web:
+                until(lambda: f"version {NEXT}" in "\n".join(web.log()), "the new programs")
+            this.fault()
+            this.first.install(next_tree)
+        this.fault()
+        for web in this.web:
+            until(web.has_reloaded, "the new workers", 30)
+    check(this.outcome, SILENT_S)
 
 
 def test_host_lost_behind_haproxy(cluster):
@@ -240,6 +276,7 @@ def test_silent_loss_and_promote_behind_haproxy(cluster):
     """The health of the hosts does not empty them."""
     with history(cluster, "HAProxy in front: db1's host is lost in silence, db2 promoted", patience=30, balanced=True) as this:
         this.first.host.cut()
+        this.complete()
         this.second.promote()
     check(this.outcome, SILENT_S)
 
