@@ -376,6 +376,25 @@ def test_load_then_listen(fresh, orders, tmp_path, way):
             client.communicate()
 
 
+def test_loading_without_a_cursor_fails(tmp_path):
+    """Else the page would listen from now on, which is after the state was read."""
+    class Away(web.Handler):
+        def do_POST(self):
+            self.answer(503, b'{"detail":"Service Unavailable"}')
+
+        def do_GET(self):
+            self.answer(200, b"[]")
+
+    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
+    source = blocks("js", TEXTS["docs/load-then-listen.md"])[0]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Away) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        (tmp_path / "program.mjs").write_text(re.sub("http://127.0.0.1:(8080|3000)", f"http://127.0.0.1:{listening.server_port}", source))
+        done = subprocess.run(["node", "program.mjs"], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+        listening.shutdown()
+    assert done.returncode == 1 and "pgpoll answers 503" in done.stderr and not done.stdout
+
+
 @contextlib.contextmanager
 def tokens_wanted(server, secret):
     """Only tokens as in docs/login.md may poll."""
