@@ -248,6 +248,8 @@ class Poller {
         this.options = options;
         /** Whether a poll has been sent, and has no answer yet. */
         this.isSent = false;
+        /** Whether a proxy has answered 504, for a poll that waited or because it does not reach the server: one that does not wait tells. */
+        this.isInDoubt = false;
     }
 
     /** Ends the poll under way: send() then throws Interrupted. */
@@ -261,6 +263,8 @@ class Poller {
      */
     async send(request) {
         const { headers } = this.options;
+        if (this.isInDoubt)
+            request = { ...request, timeout: 0 };
         try {
             return await this.trySend(request);
         } catch (error) {
@@ -284,7 +288,7 @@ class Poller {
         ended.catch(() => {});
         try {
             const own = await Promise.race([typeof headers === "function" ? headers(refused) : headers, ended]);
-            const began = Date.now(), waited = () => Date.now() - began >= CUT_S * 1000;
+            const began = Date.now(), waited = () => request.timeout > 0 && Date.now() - began >= CUT_S * 1000;
             expect();
             this.isSent = true;
             const response = await fetch(`${this.url}/messages/poll`, {
@@ -296,8 +300,10 @@ class Poller {
             });
             if (response.status >= 400 && response.status < 500 && ![408, 425, 429].includes(response.status))
                 throw new Refused(response.status, await response.text());
-            if (response.status === 504 && waited())
+            if (response.status === 504 && waited()) {
+                this.isInDoubt = true;
                 throw new Cut();
+            }
             if (response.status !== 200)
                 throw new Unavailable(response);
             onOpen?.();
@@ -309,6 +315,7 @@ class Poller {
             const answer = parse(text);
             if (!Array.isArray(answer?.messages) || !answer.next_since)
                 throw new Error("this is not an answer of pgpoll");
+            this.isInDoubt = false;
             return { text, answer };
         } catch (error) {
             throw attempt.signal.aborted ? attempt.signal.reason : error; // some browsers have an error of their own

@@ -331,6 +331,32 @@ def test_a_poll_that_a_proxy_cuts_is_no_failure(client, tmp_path):
             assert program.messages(1) == [("a", 1)]
             assert program.errors == []   # no error is reported, so there was no pause
         assert [request["since"] for _, request in server.asked[:6]] == [{"a": "-5"}] + [{"a": "msg_1"}] * 5
+        # After each 504 it asks without waiting whether the server is there.
+        assert [request["timeout"] for _, request in server.asked[:7]] == [0, 30, 30, 0, 30, 0, 30]
+        server.over.set()
+        server.shutdown()
+
+
+class Unreachable(web.Handler):
+    """A proxy that answers 504 after 1.2 s, because it does not reach the server, except for the first poll."""
+
+    def do_POST(self):
+        self.read_json()
+        if not self.server.begun.is_set():
+            self.server.begun.set()
+            return self.answer(200, b'{"messages": [], "has_more": false, "next_since": {"a": "msg_1"}}')
+        self.server.over.wait(1.2)
+        return self.send_error(504)
+
+
+def test_a_server_that_a_proxy_does_not_reach_is_a_failure(client):
+    """The client tells, and pauses."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unreachable) as server:
+        server.begun, server.over = threading.Event(), threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Program(*client(f"http://127.0.0.1:{server.server_port}", "a")) as program:
+            until(lambda: len(program.errors) >= 2, "the failures told")
+            assert all("504" in error and "next attempt" in error for error in program.errors)
         server.over.set()
         server.shutdown()
 
