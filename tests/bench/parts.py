@@ -48,6 +48,7 @@ class Sizes:
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
         self.rereaders, self.reread_messages = (4, 20) if quick else (24, 200)
+        self.rereaders = int(os.environ.get("COMEBACK") or self.rereaders)
         self.seconds = 1 if quick else 3
         self.users, self.user_messages, self.until_known = (30, 3, 0) if quick else (500, 16, 6)
         many = int(os.environ.get("KEPT") or (5000 if quick else 1_000_000))
@@ -56,7 +57,7 @@ class Sizes:
         self.kept_statements = 20 if quick else 300
         self.hosts = (2,) if quick else (4, *map(int, os.environ.get("HOSTS", "").split()))
         self.quiet_s = 2 if quick else 65
-        self.workers = max(self.fanout[-1], self.others) + 20
+        self.workers = max(self.fanout[-1], self.others, self.rereaders) + 20
 
 
 class Table:

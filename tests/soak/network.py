@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,11 +60,15 @@ def processes(namespace):
 
 
 def remove_left_over():
-    """Removes what earlier runs that were killed have left."""
-    for path in NAMESPACES.glob(f"{PREFIX}-*"):
-        if not pathlib.Path(f"/proc/{path.name.split('-')[2]}").exists():
-            end(processes(path.name))
-            subprocess.run(["ip", "netns", "delete", path.name], check=False)
+    """Removes what earlier runs that were killed have left: namespaces, their processes, and directories in /tmp."""
+    def left_over(directory):
+        return [path for path in directory.glob(f"{PREFIX}-*-*") if not pathlib.Path(f"/proc/{path.name.split('-')[2]}").exists()]
+
+    for path in left_over(NAMESPACES):
+        end(processes(path.name))
+        subprocess.run(["ip", "netns", "delete", path.name], check=False)
+    for path in left_over(pathlib.Path("/tmp")):
+        shutil.rmtree(path)
 
 
 class Host:

@@ -13,11 +13,13 @@ ANSWERED = (200, "left")
 
 @dataclasses.dataclass
 class Outcome:
-    """first: by host, the seconds from the fault to the first answer with a message that was published after it. errors: by HTTP status, or
-    "cut" for polls that failed otherwise. latest: how many seconds after its timeout a poll ended. complaints: those of Check."""
+    """doubled_early: of the doubled, those that were published more than a second before the fault. errors: polls by HTTP status, or "cut" for
+    those that failed otherwise. latest: how many seconds after its timeout a poll ended. first: by host, the seconds from the fault to the first
+    answer with a message that was published after it. complaints: those of Check."""
     name: str
     lost: int
     doubled: int
+    doubled_early: int
     reordered: int
     polls: int
     errors: dict
@@ -39,8 +41,9 @@ def table():
 
 
 def doubled(client):
-    texts = [text for poll in client.polls for _, _, text in poll.messages]
-    return len(texts) - len(set(texts))
+    """Returns the texts that a client got again."""
+    texts = collections.Counter(text for poll in client.polls for _, _, text in poll.messages)
+    return list((texts - collections.Counter(set(texts))).elements())
 
 
 def reordered(client, sent):
@@ -63,13 +66,15 @@ def first_delivery(clients, sent, host, since, done):
 
 
 def judge(name, load, hosts, since, done, survivors=None):
-    """hosts: their addresses, by name. since, done: when the fault began and was complete, by name. survivors: the texts that are left, where the database itself
-    lost some."""
+    """hosts: their addresses, by name. since, done: when the fault began and was complete, by name. survivors: the texts that are left, where
+    the database itself lost some."""
     sent = {sent.text: sent for sent in load.sent}
     complaints = Check(load.sent, load.clients, load.outages, several_hosts=True, survivors=survivors).complaints
     polls = [poll for client in load.clients for poll in client.polls]
+    twice = [text for client in load.clients for text in doubled(client)]
+    early = [text for text in twice if text in sent and sent[text].began < min(since.values()) - 1]
     outcome = Outcome(name, sum(complaint.startswith(("lost", "stuck")) for complaint in complaints),
-                      sum(map(doubled, load.clients)), sum(reordered(client, sent) for client in load.clients), len(polls),
+                      len(twice), len(early), sum(reordered(client, sent) for client in load.clients), len(polls),
                       dict(collections.Counter(poll.status for poll in polls if poll.status not in ANSWERED)),
                       max(poll.ended - poll.began - poll.timeout for poll in polls),
                       {host: first_delivery(load.clients, sent, url, since[host], done[host]) for host, url in hosts.items()}, complaints)

@@ -8,11 +8,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 
 import psycopg2
 
-from network import Network, processes
+from network import PREFIX, Network, processes
 from server import ROOT, until
 
 POSTGRES = max(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
@@ -47,7 +46,7 @@ class Directory:
     """A directory that the users of the programs can enter."""
 
     def __enter__(self):
-        self.path = pathlib.Path(tempfile.mkdtemp(prefix="pgpoll-site-", dir="/tmp"))
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir="/tmp"))
         self.path.chmod(0o755)
         return self.path
 
@@ -147,13 +146,6 @@ class Database:
     def is_primary(self):
         return self.is_there() and self.sql("SELECT NOT pg_is_in_recovery()") == [(True,)]
 
-    def until_replayed(self, standby):
-        """Returns when the standby has replayed everything that is committed here now."""
-        now = time.monotonic()
-        ((there,),) = self.sql("SELECT pg_current_wal_flush_lsn()")
-        until(lambda: standby.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", there) == [(True,)], "the standby caught up", 60)
-        return now
-
 
 class WebHost:
     """A manager with its workers, the statistics, and lighttpd. under: a command that runs the manager, as a list of words."""
@@ -162,8 +154,7 @@ class WebHost:
         self.host, self.directory, self.workers, self.under = host, directory, workers, under
         self.url = f"{host.address}:8080"
         self.environment = {"PATH": os.environ["PATH"], "PGHOST": databases, "PGDATABASE": "pgpoll", "PGUSER": "pgpoll_worker",
-                            "PGTARGETSESSIONATTRS": "read-write", "PGPOLL_HOST": host.name,
-                            "PGPOLL_LOG": str(directory / "pgpoll.log")}
+                            "PGTARGETSESSIONATTRS": "read-write", "PGPOLL_HOST": host.name, "PGPOLL_LOG": str(directory / "pgpoll.log")}
         directory.mkdir()
         (directory / "pgpoll.log").touch()
         for path in directory, directory / "pgpoll.log":
@@ -220,7 +211,8 @@ class Patroni(Database):
         super().__init__(host, directory, cluster)
         configuration = (ROOT / "deploy/patroni/patroni.yml").read_text()
         for shown, true in {"name: db1": f"name: {host.name}", "192.0.2.21": host.address, "192.0.2.31": etcd.address,
-                            "/var/lib/postgresql/15/main": str(self.data), "/etc/postgresql/15/main": str(self.data), "/usr/lib/postgresql/15/bin": str(POSTGRES)}.items():
+                            "/var/lib/postgresql/15/main": str(self.data), "/etc/postgresql/15/main": str(self.data),
+                            "/usr/lib/postgresql/15/bin": str(POSTGRES)}.items():
             assert shown in configuration
             configuration = configuration.replace(shown, true)
         self.configuration = directory / "patroni.yml"

@@ -98,12 +98,14 @@ def history(cluster, name, loses=False, patience=5, rush=False, island=False, **
         this.outcome = judge(name, load, hosts, this.since, this.done, survivors)
 
 
-def check(outcome, within, errors=None):
-    """within: seconds to the first delivery at each host. errors: how many polls may fail."""
+def check(outcome, within, errors=None, asynchronous=False):
+    """within: seconds to the first delivery at each host. errors: the part of polls that may fail. asynchronous: the place in the order of messages
+    that were published right before the fault may not have reached the standby, which gives them another."""
     assert not outcome.complaints, "\n".join(outcome.complaints[:20])
-    assert (outcome.lost, outcome.doubled, outcome.reordered) == (0, 0, 0)
+    assert (outcome.lost, outcome.doubled_early) == (0, 0)
+    assert asynchronous or (outcome.doubled, outcome.reordered) == (0, 0)
     is_back(outcome, within)
-    assert errors is None or sum(outcome.errors.values()) <= errors, outcome.errors
+    assert errors is None or sum(outcome.errors.values()) <= errors * outcome.polls, outcome.errors
 
 
 def is_back(outcome, within):
@@ -123,7 +125,7 @@ def test_kill_and_promote_asynchronous(cluster):
         this.first.kill()
         this.complete()
         this.second.promote()
-    check(this.outcome, KILLED_S)
+    check(this.outcome, KILLED_S, asynchronous=True)
 
 
 def test_silent_loss_and_promote(cluster):
@@ -225,7 +227,7 @@ def test_delay_and_loss(cluster):
     slow = {"delay_ms": 25, "loss": 0.01}
     with history(cluster, "web hosts with 50 ms round trip and 1 % loss in each direction", cables={"web1": slow, "web2": slow}) as this:
         this.until_received(AFTER)
-    check(this.outcome, KILLED_S, errors=10)    # a poll that does not wait, and needs a connection whose first packet is lost
+    check(this.outcome, KILLED_S, errors=0.1)   # polls that do not wait, and need a connection whose first packet is lost
 
 
 def test_rolling_upgrade(cluster):
