@@ -10,7 +10,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # SANITIZE=address,undefined builds with sanitizers, in a directory of its own.
 SANITIZE ?=
-SUITES  ?= lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database
+SUITES  ?= lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database e2e-watch
 FUZZ_S  ?= 60
 
 SANITIZERS := address,undefined
@@ -152,7 +152,7 @@ run start stop reload psql: export BUILD := $(BUILD)
 run start stop reload psql:
 	@deploy/local $@
 
-test: packages-test all unit-runner bench-programs ## all tests, or SUITES="lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database"
+test: packages-test all unit-runner bench-programs ## all tests, or SUITES="lint unit sanitized threads fuzz sql fault e2e e2e-pool e2e-around e2e-web e2e-direct e2e-database e2e-watch"
 	@$(if $(filter sanitized,$(SUITES)),$(MAKE) SANITIZE=$(SANITIZERS) unit-runner)
 	@$(if $(filter threads,$(SUITES)),$(MAKE) SANITIZE=thread unit-runner)
 	@$(if $(filter fuzz,$(SUITES)),$(MAKE) CC=clang SANITIZE=$(FUZZ_SANITIZE) fuzzers)

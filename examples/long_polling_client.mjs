@@ -157,7 +157,7 @@ class Loop {
 
     /** @returns {Promise<object | undefined>} an answer; undefined: none, and what is wanted may be another by now */
     async ask(timeout) {
-        const { signal, limit, onRetry = warnOfRetry, onRefused } = this.options, topics = [...this.topics];
+        const { signal, limit, onRefused } = this.options, topics = [...this.topics];
         this.asked = new Set(topics);
         // Without a fixed cursor, a topic is read from now on. The first poll asks at once where now is, so that no failure of a longer
         // poll can lose what is committed meanwhile.
@@ -173,15 +173,18 @@ class Loop {
             }
             if (error instanceof Refused && !(onRefused && await this.unlessAborted(onRefused(error))) && !signal?.aborted)
                 throw error;
-            if (signal?.aborted)
-                return undefined;
-            const pause = backoff(++this.failures) + (error.retryAfter ?? 0);
-            if (!(error instanceof Refused))
-                onRetry(error, pause);
-            for (const end = Date.now() + pause * 1000; Date.now() < end && !signal?.aborted;)
-                await this.news.within(end - Date.now());
+            await this.pause(error, ++this.failures);
             return undefined;
         }
+    }
+
+    /** Waits after the last of so many failures. isOver: whether the cause is known to be gone. */
+    async pause(error, failures, isOver = () => false) {
+        const { signal, onRetry = warnOfRetry } = this.options, pause = backoff(failures) + (error.retryAfter ?? 0);
+        if (!(error instanceof Refused || signal?.aborted))
+            onRetry(error, pause);
+        for (const end = Date.now() + pause * 1000; Date.now() < end && !signal?.aborted && !isOver();)
+            await this.news.within(end - Date.now());
     }
 
     /** @returns {Promise<any>} what the promise gives; undefined when options.signal aborts */
@@ -245,6 +248,8 @@ class Poller {
         this.options = options;
         /** Whether a poll has been sent, and has no answer yet. */
         this.isSent = false;
+        /** Whether a proxy has answered 504, for a poll that waited or because it does not reach the server: one that does not wait tells. */
+        this.isInDoubt = false;
     }
 
     /** Ends the poll under way: send() then throws Interrupted. */
@@ -258,6 +263,8 @@ class Poller {
      */
     async send(request) {
         const { headers } = this.options;
+        if (this.isInDoubt)
+            request = { ...request, timeout: 0 };
         try {
             return await this.trySend(request);
         } catch (error) {
@@ -281,7 +288,7 @@ class Poller {
         ended.catch(() => {});
         try {
             const own = await Promise.race([typeof headers === "function" ? headers(refused) : headers, ended]);
-            const began = Date.now(), waited = () => Date.now() - began >= CUT_S * 1000;
+            const began = Date.now(), waited = () => request.timeout > 0 && Date.now() - began >= CUT_S * 1000;
             expect();
             this.isSent = true;
             const response = await fetch(`${this.url}/messages/poll`, {
@@ -293,8 +300,10 @@ class Poller {
             });
             if (response.status >= 400 && response.status < 500 && ![408, 425, 429].includes(response.status))
                 throw new Refused(response.status, await response.text());
-            if (response.status === 504 && waited())
+            if (response.status === 504 && waited()) {
+                this.isInDoubt = true;
                 throw new Cut();
+            }
             if (response.status !== 200)
                 throw new Unavailable(response);
             onOpen?.();
@@ -306,6 +315,7 @@ class Poller {
             const answer = parse(text);
             if (!Array.isArray(answer?.messages) || !answer.next_since)
                 throw new Error("this is not an answer of pgpoll");
+            this.isInDoubt = false;
             return { text, answer };
         } catch (error) {
             throw attempt.signal.aborted ? attempt.signal.reason : error; // some browsers have an error of their own
@@ -326,7 +336,8 @@ class Poller {
  * 1. A page listens to the channel, asks until there is no more, and then tells what it wants, with its cursors (want).
  * 2. The leader polls for what was wanted, from the lowest cursors. It says so before each poll (leader, since).
  * 3. A page whose topics are missing there tells again; from time to time each says that its topics are still wanted (keep).
- * 4. A leader whose poll fails, or whose user leaves, releases the lock. One that does not answer (ping) loses it.
+ * 4. A leader whose poll fails, or whose user leaves, releases the lock. One that does not answer (ping) loses it. After a failure the page
+ *    pauses before it leads again, unless an answer for another leader shows that polls succeed.
  * 5. At a new leader, after it has missed something, and when its topics change, a page falls behind, and begins with 1.
  */
 class Share {
@@ -334,6 +345,9 @@ class Share {
     /** Answers that have not been looked at. */
     queue = [];
     keptAt = 0;
+    /** Why this page's poll as leader failed, and how often that has happened since one succeeded. */
+    failure = undefined;
+    failures = 0;
     /** Of the leader: topic to cursor, and when a page last wanted it. */
     wanted = new Map();
     changes = new Bell();
@@ -357,6 +371,12 @@ class Share {
             this.channel = new BroadcastChannel(this.name);
             this.channel.onmessage = ({ data }) => this.hear(data);
             this.leader = undefined;
+        }
+        if (this.failure) {
+            const { failure } = this;
+            this.failure = undefined;
+            await loop.pause(failure, ++this.failures, () => loop.isAway || this.queue.length > 0); // another page's poll works
+            return undefined;
         }
         if (this.isBehind) {
             this.isBehind = false;
@@ -495,13 +515,16 @@ class Share {
             try {
                 const request = { topics: [...since.keys()], since: Object.fromEntries(since), timeout, limit };
                 const { text, answer } = await this.poller.send(request);
+                this.failures = 0;
                 for (const [topic, cursor] of Object.entries(answer.next_since))
                     this.wanted.get(topic).cursor = cursor;
                 if (answer.messages.length > 0 || answer.gaps)
                     this.tell({ leader: id, since, text });
             } catch (error) {
-                if (!(error instanceof Interrupted || error instanceof Cut))
+                if (!(error instanceof Interrupted || error instanceof Cut)) {
+                    this.failure = error instanceof Refused ? undefined : error;
                     stop();
+                }
                 if (error instanceof Refused && error.status !== 401) {
                     // Together the topics are too many, or one page may not have its own any more.
                     this.loop.share = undefined;

@@ -39,16 +39,18 @@ class LongPollingClient:
         self.topics = topics
         # Topic -> cursor. Without a cursor, or with "$", a topic is read from now on; "0" reads everything that the server still has,
         # and "-50" the last 50 messages of that.
-        self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor != "$"}
+        self.since = {topic: cursor for topic, cursor in (since or {}).items() if topic in topics and cursor not in (None, "$")}
         self.token = token
         self.http = requests.Session()
         self.limit = None   # messages per page; None: the server's default
+        # Whether a proxy has answered 504, for a poll that waited or because it does not reach the server: one that does not wait tells.
+        self.in_doubt = False
 
     def poll(self):
         """Waits for messages for at most TIMEOUT_S. Returns the answer. The caller continues from its next_since."""
         # A topic without a cursor is read from now on. The first poll asks, without waiting, for a cursor that means
         # "now", so that no failure of a longer poll can lose what is committed meanwhile. So does one for the last few messages, whose cursor begins with "-".
-        timeout = 0 if any(self.since.get(topic, "-").startswith("-") for topic in self.topics) else TIMEOUT_S
+        timeout = 0 if self.in_doubt or any(self.since.get(topic, "-").startswith("-") for topic in self.topics) else TIMEOUT_S
         request = {"topics": self.topics, "since": self.since, "timeout": timeout}
         if self.limit:
             request["limit"] = self.limit
@@ -57,17 +59,23 @@ class LongPollingClient:
         if response.status_code == 401 and self.token:
             response, text = self.send(request, renew=True)
         cut = response.status_code == 504 or response.status_code == 200 and not text.strip()
-        if cut and time.monotonic() - began >= CUT_S:
+        if cut and timeout and time.monotonic() - began >= CUT_S:
+            self.in_doubt = response.status_code == 504
             raise Cut
         if 400 <= response.status_code < 500 and response.status_code not in (408, 425, 429):
             raise Refused(f"{response.status_code} {text}")
         if response.status_code != 200:
             raise requests.HTTPError(f"{response.status_code} {response.reason}", response=response)
-        return self.read(text)
+        answer = self.read(text)
+        self.in_doubt = False
+        return answer
 
     def send(self, request, renew=False):
-        headers = {"Authorization": "Bearer " + self.token(renew)} if self.token else {}
-        response = self.http.post(self.url, json=request, headers=headers, timeout=(5, request["timeout"] + 10), stream=True)
+        options = {}
+        if self.token:
+            # Without auth, requests replaces the header if there is a ~/.netrc with a password for this host.
+            options = {"headers": {"Authorization": "Bearer " + self.token(renew)}, "auth": lambda prepared: prepared}
+        response = self.http.post(self.url, json=request, timeout=(5, request["timeout"] + 10), stream=True, **options)
         with response:
             try:
                 return response, response.content.decode(errors="replace")

@@ -162,7 +162,8 @@ int accept_loop_run(struct accept_loop *loop)
         log_write(LOG_LEVEL_ERROR, "cannot set up the FastCGI socket and signals: %s", strerror(errno));
         return EXIT_FAILURE;
     }
-    (void)notify_send("READY=1");
+    /* No watchdog: a worker without a manager has nothing to tell while its poll waits. */
+    (void)notify_send("READY=1\nWATCHDOG_USEC=0");
     do {
         while (next_request(loop, &request, epoll_fd, &sleep_mask)) {
             const struct interrupts interrupts = { request.ipcFd, &drain, &woken, &sleep_mask };

@@ -55,8 +55,9 @@ struct host {
 };
 
 /*
- * Makes this process refuse the old primary that the manager refuses. The two values may be of different
- * turns of its loop; then they do not fit together.
+ * Makes this process refuse the old primary that the manager refuses. What a manager knew that has ended is
+ * forgotten: it may have been restarted because a snapshot with an older timeline was restored. The two
+ * values may be of different turns of its loop; then they do not fit together.
  */
 static void learn_timeline(const struct host_values *values)
 {
@@ -73,7 +74,7 @@ static void look_at_host(const struct stats_worker *worker, struct host *host)
 
     host->has_place = host_state_path(worker->config.state_dir, STDIN_FILENO, path);
     host->is_there = host->has_place && host_state_read(path, &host->values);
-    if (host->is_there)
+    if (host->is_there && host_state_is_alive(&host->values, clock_monotonic_ms()))
         learn_timeline(&host->values);
 }
 

@@ -4,7 +4,8 @@
 -- after: the manager has everything up to there; NULL: everything before this batch. wanted: see
 -- read_feed(); the messages of this batch are whole in any case. Usually nobody gave positions in between,
 -- and the rows are those of this batch. Otherwise, and if the batch has more than max_bytes (of payload and
--- metadata, as text), they are one page of read_feed(). A row without a position is no message.
+-- metadata, as text), they are one page of read_feed(). There is always a row; one without a position is no
+-- message.
 --
 -- The last columns are the same in all rows. assigned: how many messages got a position, or -1 if the
 -- database is read-only. complete_to and deleted_to: as of read_feed(). more: there is a backlog, or the
@@ -55,6 +56,13 @@ BEGIN
         CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
                             FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m
         ORDER BY i.n;
+        IF NOT FOUND THEN -- an operator has deleted all of them meanwhile
+            assigned := batch.assigned;
+            complete_to := batch.after + batch.assigned;
+            more := batch.more;
+            deleted_to := 0;
+            RETURN NEXT;
+        END IF;
     ELSIF batch.previous = after AND batch.assigned = 0 THEN
         assigned := 0;
         complete_to := after;

@@ -30,13 +30,15 @@ AS $$
 #variable_conflict use_column
 DECLARE
     last bigint;
-    -- prune() and TRUNCATE set the sequence before what they delete disappears.
-    deleted constant bigint := pg_sequence_last_value('pgpoll.last_deleted');
+    deleted bigint;
     taken integer := 0;
     one record;
     page record;
 BEGIN
     PERFORM FROM pgpoll.messages LIMIT 0; -- lock messages before other tables: see tables.sql
+    -- prune() and TRUNCATE set the sequence before what they delete disappears. It is read under the lock:
+    -- after a TRUNCATE that this call has waited for, its snapshot shows positions whose messages are gone.
+    deleted := pg_sequence_last_value('pgpoll.last_deleted');
     last := coalesce((SELECT b.position FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1), 0);
 
     -- The short way for one message, the usual case: to start the queries below costs more than to run them.

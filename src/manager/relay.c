@@ -522,8 +522,6 @@ static void take_messages(struct relay *relay, const PGresult *result)
 
     if (relay->cycle.numbers)
         take_numbering(relay, &feed);
-    if (PQntuples(result) == 0)
-        return; /* the messages of the batch were deleted meanwhile */
     if (feed.complete_to < relay->complete_to) {
         /* Positions that the ring has may be given to other messages. */
         log_write(LOG_LEVEL_WARNING,

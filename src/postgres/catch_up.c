@@ -105,15 +105,11 @@ bool catch_up_feed_statement(struct statement *statement, int max_messages, int6
 
 struct catch_up_feed catch_up_feed(const PGresult *result)
 {
-    struct catch_up_feed feed = { .more = true };
+    struct catch_up_feed feed = { .read_only = database_int4(result, 0, ASSIGNED) < 0,
+                                  .more = *PQgetvalue(result, 0, MORE) == 1,
+                                  .deleted_to = database_int8(result, 0, DELETED_TO) };
 
-    if (PQntuples(result) == 0)
-        /* the messages were deleted meanwhile; the next run tells whether there are more */
-        return feed;
-    feed.read_only = database_int4(result, 0, ASSIGNED) < 0;
     feed.assigned = feed.read_only ? 0 : database_int4(result, 0, ASSIGNED);
-    feed.more = *PQgetvalue(result, 0, MORE) == 1;
-    feed.deleted_to = database_int8(result, 0, DELETED_TO);
     if (!is_null(result, 0, COMPLETE_TO))
         feed.complete_to = database_int8(result, 0, COMPLETE_TO);
     return feed;

@@ -54,7 +54,7 @@ static void put_manager(FILE *stream, const char *host, const struct host_values
 void host_metrics_write(FILE *stream, const struct host_metrics *metrics, int64_t now_ms)
 {
     const struct host_values *values = metrics->values;
-    const bool is_up = values && values->of[HOST_STAGE] != HOST_ENDING && host_state_is_fresh(values, now_ms);
+    const bool is_up = host_state_is_alive(values, now_ms);
     char version[128];
 
     (void)snprintf(version, sizeof version, ",version=\"%s\",schema=\"%d\"", PGPOLL_VERSION,

@@ -128,3 +128,8 @@ bool host_state_is_fresh(const struct host_values *values, int64_t now_ms)
     /* A beat in the future is of before this machine was booted. */
     return beat_ms <= now_ms && now_ms - beat_ms < HOST_STATE_DEAF_MS;
 }
+
+bool host_state_is_alive(const struct host_values *values, int64_t now_ms)
+{
+    return values && values->of[HOST_STAGE] != HOST_ENDING && host_state_is_fresh(values, now_ms);
+}

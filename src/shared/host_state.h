@@ -85,4 +85,7 @@ bool host_state_read(const char *path, struct host_values *values);
 /* Whether the manager that wrote the values wrote them within HOST_STATE_DEAF_MS. */
 bool host_state_is_fresh(const struct host_values *values, int64_t now_ms);
 
+/* Whether that manager runs: it has not ended, died or frozen. values: NULL: no manager has started. */
+bool host_state_is_alive(const struct host_values *values, int64_t now_ms);
+
 #endif

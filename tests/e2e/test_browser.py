@@ -202,6 +202,28 @@ def test_a_tab_whose_topics_are_refused_does_not_stop_the_others(server, tabs, t
     until(lambda: len(server.waiting(*many[0], *many[1])) == 2, "a poll for each")
 
 
+def test_a_tab_whose_shared_poll_fails_pauses(server, tabs, topic):
+    """A client that has too many polls may still ask with a timeout of 0, so only the polls that wait fail."""
+    tab = tabs.open(share="ann")
+    tabs.run(tab, """
+        const { fetch } = window;
+        window.waits = 0;
+        window.isFull = true;
+        window.fetch = (url, options) => JSON.parse(options.body).timeout > 0 && ++waits && isFull
+            ? Promise.resolve(new Response("{}", { status: 429, headers: { "Retry-After": "1" } })) : fetch(url, options);
+        messages.add(arguments[0]);
+        """, topic)
+    until(lambda: tabs.run(tab, "return waits") >= 2, "a second attempt")
+    began = time.monotonic()
+    until(lambda: tabs.run(tab, "return waits") >= 4, "two more attempts")
+    assert time.monotonic() - began > 1
+    tabs.run(tab, "isFull = false")
+    server.until_waiting(topic)
+    server.publish(topic, 1)
+    tabs.until_got(tab, [1])
+    assert {error.strip() for error in tabs.run(tab, "return errors")} == {"429"}
+
+
 def test_a_hidden_page_can_pause(server, tabs, topic):
     pausing = tabs.open(topic, pauseWhenHidden=True)
     server.until_waiting(topic)

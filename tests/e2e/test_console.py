@@ -135,10 +135,16 @@ def test_a_page_that_the_user_left_stops_polling(page, server, driver, topic):
     """The browser keeps the page in its cache, and with it the poll, a worker and one of its six connections to the host."""
     page.open(topic)
     server.until_waiting(topic)
+    page.run("""
+        window.isKept = true;
+        for (const type of ["freeze", "resume"])     // Firefox and Safari have only pagehide and pageshow
+            document.addEventListener(type, (event) => event.stopImmediatePropagation(), true);
+        """)
     driver.get(f"{server.url}/openapi.json")
     until(lambda: topic not in server.stats()["topic_subscriber_counts"], "the poll gone")
     server.publish(topic, "meanwhile")
     driver.back()
+    assert page.run("return window.isKept"), "not from the cache"
     page.until_payloads("meanwhile")
     server.until_waiting(topic)
     page.allow("favicon")   # browsers request it for a file without an icon

@@ -331,6 +331,32 @@ def test_a_poll_that_a_proxy_cuts_is_no_failure(client, tmp_path):
             assert program.messages(1) == [("a", 1)]
             assert program.errors == []   # no error is reported, so there was no pause
         assert [request["since"] for _, request in server.asked[:6]] == [{"a": "-5"}] + [{"a": "msg_1"}] * 5
+        # After each 504 it asks without waiting whether the server is there.
+        assert [request["timeout"] for _, request in server.asked[:7]] == [0, 30, 30, 0, 30, 0, 30]
+        server.over.set()
+        server.shutdown()
+
+
+class Unreachable(web.Handler):
+    """A proxy that answers 504 after 1.2 s, because it does not reach the server, except for the first poll."""
+
+    def do_POST(self):
+        self.read_json()
+        if not self.server.begun.is_set():
+            self.server.begun.set()
+            return self.answer(200, b'{"messages": [], "has_more": false, "next_since": {"a": "msg_1"}}')
+        self.server.over.wait(1.2)
+        return self.send_error(504)
+
+
+def test_a_server_that_a_proxy_does_not_reach_is_a_failure(client):
+    """The client tells, and pauses."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unreachable) as server:
+        server.begun, server.over = threading.Event(), threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Program(*client(f"http://127.0.0.1:{server.server_port}", "a")) as program:
+            until(lambda: len(program.errors) >= 2, "the failures told")
+            assert all("504" in error and "next attempt" in error for error in program.errors)
         server.over.set()
         server.shutdown()
 
@@ -585,9 +611,11 @@ def test_the_module_asks_for_headers_and_goes_on_after_a_401(server, topic, tmp_
 
 def test_the_python_client_renews_its_token(server, topic, tmp_path):
     """Once, when the server answers 401; if that does not help, it gives up."""
-    token = tmp_path / "token"
+    token, passwords = tmp_path / "token", tmp_path / "netrc"
     token.write_text("first\n")
-    with token_wanted(server) as change, Program(*python_client(server.url, topic), "--token", str(token)) as program:
+    passwords.write_text("machine 127.0.0.1 login ann password secret\n")   # not for this client
+    client = ["env", f"NETRC={passwords}", *python_client(server.url, topic), "--token", str(token)]
+    with token_wanted(server) as change, Program(*client) as program:
         server.until_waiting(topic)
         token.write_text("second")
         change("second")
@@ -612,6 +640,7 @@ def test_the_python_client_s_token_function(server, topic):
             asked.append(renew)
             return "first" if renew else "expired"
 
+        assert client(server.url, [topic], {topic: None}, token).poll()["messages"] == [] and asked.pop(0) is False and asked.pop(0) is True
         pages = client(server.url, [topic], {topic: "0"}, token).pages()
         for n in range(2):
             server.publish(topic, n)

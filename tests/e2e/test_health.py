@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import struct
 import subprocess
 import time
 
@@ -140,6 +141,23 @@ def test_drain(host, topic):
     assert host.manager.wait(20) == 0 and host.health() == (503, "stopped")
     pathlib.Path(host.home / "pgpoll.state").unlink()
     assert host.health() == (503, "no_manager")
+
+
+def test_a_restart_forgets_the_timeline(database):
+    """docs/several-hosts.md says so. The statistics may start first, and find what the manager before knew: here, a timeline that comes later."""
+    with Host(database, "three", workers=1) as host:
+        state = host.home / "pgpoll.state"
+
+        def values():
+            return struct.unpack("14q", state.read_bytes())
+
+        until(lambda: values()[-1] != 0, "the timeline")
+        for process in host.manager, host.stats:
+            process.send_signal(signal.SIGUSR1)
+            process.wait(20)
+        state.write_bytes(struct.pack("14q", *values()[:-1], values()[-1] + 1))
+        host.start_stats()
+        until(lambda: ask(host.port, "GET", STATS)[0] == 200, "statistics")
 
 
 def test_a_place_that_cannot_be_written(database, tmp_path):

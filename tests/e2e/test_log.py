@@ -10,7 +10,7 @@ import pytest
 
 import between
 from fastcgi import poll_as
-from server import METRICS, POLL, STALL_S, Server, until
+from server import POLL, STALL_S, Server, until
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_an_unread_log_delays_nothing(server, topic, tmp_path_factory, kind):
             status, answer = poll_as(manager.socket, "", topic, since={topic: "0"})
             assert status == 200 and len(answer["messages"]) == 1
         lost = re.compile(r'^pgpoll_log_lines_lost_total\{host="unread"\} ([1-9]\d*)$', re.M)
-        until(lambda: (found := lost.search(server.request("GET", METRICS).text)) and int(found[1]) >= 10, "lost lines in the metrics")
+        until(lambda: (found := lost.search(server.sql("SELECT pgpoll.metrics()")[0][0])) and int(found[1]) >= 10, "lost lines in the metrics")
         said = []
 
         def told():

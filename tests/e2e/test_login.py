@@ -197,8 +197,14 @@ def test_a_key_that_is_withdrawn(keys, topic):
     header = f"Bearer {topic}"
     keys.sql("INSERT INTO keys VALUES (sha256(convert_to(%s, 'UTF8')), 'carl')", header)
     until(lambda: poll_with(keys, header, topic)[0] == 200, "the new key")
+    poll = keys.threads.submit(poll_with, keys, header, topic, timeout=50)
+    keys.until_waiting(topic)
     keys.sql("DELETE FROM keys WHERE name = 'carl'")
     until(lambda: poll_with(keys, header, topic)[0] == 401, "the key is gone", MEMORY_S + STALL_S)
+    assert not poll.done()      # docs/login.md says that a poll which waits is not checked again, and what ends it
+    keys.reload()
+    status, body = poll.result(10 + STALL_S)
+    assert status == 200 and json.loads(body)["messages"] == []
 
 
 def shared_memory(pid):

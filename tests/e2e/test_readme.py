@@ -164,7 +164,7 @@ def test_api_keys(fresh):
     wrong = poll.replace("$key", "wrong").replace('"topics"', '"timeout": 0, "topics"') + " -s -o /dev/null -w '%{http_code}'"
     try:
         until(lambda: run(wrong) == "401", "refused")
-        waiting = shell(f". {fresh.run}/env; {command('key=$(openssl')}; {command('psql -c')} >&2; {poll}")
+        waiting = shell(f". {fresh.run}/env; {command('key=$(openssl')}; {command('hash=$(printf')}; {command('psql -c')} >&2; {poll}")
         until(lambda: fresh.sql("SELECT remote_user FROM pgpoll.waiting WHERE topics = '{alice:orders}'") == [("alice",)], "alice waits")
         fresh.publish("alice:orders", "for alice")
         output, _ = waiting.communicate(timeout=30)
@@ -302,16 +302,16 @@ def test_the_packaged_javascript_client(fresh, tmp_path, packages):
 @contextlib.contextmanager
 def api(server, query, meanwhile, secret=None):
     """An HTTP API that answers every request with what the query returns; meanwhile() is called just before and after. The query runs as web_user,
-    or, with a secret, as the role in the token that the request has to have, as PostgREST does it."""
+    or, with a secret, as the role in the token that the request has to have, in a read-only transaction, as PostgREST does it for GET."""
     class Api(web.Handler):
         def do_GET(self):
             role = "web_user" if secret is None else read_jwt(self.headers["Authorization"], secret, "pgpoll").get("role")
             if not role:
                 return self.answer(401)
             meanwhile()
-            server.sql(f"SET ROLE {role}")
+            server.sql(f"SET ROLE {role}; SET default_transaction_read_only = on")
             (state,), = server.sql(query)
-            server.sql("RESET ROLE")
+            server.sql("RESET ROLE; RESET default_transaction_read_only")
             meanwhile()
             self.answer(200, json.dumps(state).encode())
 
@@ -331,6 +331,9 @@ def orders(fresh):
     fresh.sql(function)
     fresh.sql(grants)
     fresh.sql("GRANT SELECT ON orders TO web_user")
+    for forbidden in "INSERT INTO pgpoll.messages (topic, payload) VALUES ('orders', '1')", "SELECT pgpoll.newest_positions(ARRAY['orders'])":
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            fresh.sql("SET ROLE web_user; " + forbidden)
 
     def change(status):
         fresh.sql("""WITH o AS (INSERT INTO orders VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET status = excluded.status RETURNING *)
@@ -371,6 +374,25 @@ def test_load_then_listen(fresh, orders, tmp_path, way):
         finally:
             client.terminate()
             client.communicate()
+
+
+def test_loading_without_a_cursor_fails(tmp_path):
+    """Else the page would listen from now on, which is after the state was read."""
+    class Away(web.Handler):
+        def do_POST(self):
+            self.answer(503, b'{"detail":"Service Unavailable"}')
+
+        def do_GET(self):
+            self.answer(200, b"[]")
+
+    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
+    source = blocks("js", TEXTS["docs/load-then-listen.md"])[0]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Away) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        (tmp_path / "program.mjs").write_text(re.sub("http://127.0.0.1:(8080|3000)", f"http://127.0.0.1:{listening.server_port}", source))
+        done = subprocess.run(["node", "program.mjs"], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+        listening.shutdown()
+    assert done.returncode == 1 and "pgpoll answers 503" in done.stderr and not done.stdout
 
 
 @contextlib.contextmanager

@@ -5,10 +5,12 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
 
+import between
 import web
 from documents import broken_links
 from hosts import HEALTH
@@ -97,6 +99,15 @@ def runsv(place, name):
 
 
 @needs_root
+def test_a_service_of_one_worker(database, tmp_path):
+    """PGPOLL_WORKERS=0 in pgpoll.service, which has a watchdog: a worker without a manager cannot feed it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        with between.manager(database, "one", tmp_path / "log", workers=0, NOTIFY_SOCKET=tmp_path / "notify", WATCHDOG_USEC=20_000_000):
+            assert systemd.recv(1000) == b"READY=1\nWATCHDOG_USEC=0"
+
+
 def test_runit(database, place):
     topic = new_topic()
     with runsv(place, "pgpoll") as poll, runsv(place, "pgpoll-stats"):

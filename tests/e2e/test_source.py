@@ -65,6 +65,11 @@ def test_modules_that_include_each_other_are_refused(tree):
     assert code == 1 and said == "these modules include each other" and set(modules.split()) == {"src/core/new", "src/core/other"}
 
 
+def test_a_suite_runs_every_file():
+    run = " ".join(re.findall(r"end_to_end (?:managed|direct) (.*) ;;", (ROOT / "tests/run").read_text()))
+    assert {path.stem.removeprefix("test_") for path in (ROOT / "tests/e2e").glob("test_*.py")} == set(run.split())
+
+
 # ---- one version
 
 def test_lines_of_c_and_sql_have_at_most_110_columns():

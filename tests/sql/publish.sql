@@ -96,6 +96,19 @@ SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, as
 SELECT is(pg_temp.page('{m}', '{0}'), '{"\"v\"","\"w\"","\"s\"","\"t\""}',
     'the messages that were not returned have positions');
 
+SAVEPOINT whole;
+CREATE FUNCTION pg_temp.delete_message() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM pgpoll.messages WHERE id = NEW.message_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER delete_message AFTER INSERT ON pgpoll.feed
+    FOR EACH ROW EXECUTE FUNCTION pg_temp.delete_message();
+SELECT pg_temp.publish('m', '"gone"', '"as well"');
+SELECT results_eq('SELECT "position", assigned, complete_to > 0 FROM pgpoll.new_messages(2, 100)',
+    'VALUES (NULL::bigint, 2, true)', 'a batch whose messages were deleted meanwhile is told, too');
+ROLLBACK TO whole;
+
 -- In a read-only database, reading still works.
 
 SELECT pg_temp.publish('full', '"before"');

@@ -1,7 +1,9 @@
 """What a manager reads: read_feed(), new_messages() and what batches announce."""
+import concurrent.futures
+
 import pytest
 
-from sessions import LEVELS, assign, connect, publish, run, wait_until
+from sessions import LEVELS, assign, connect, publish, run, wait_until, waits_for_lock
 
 FEED = "SELECT topic, position, payload, complete_to, more, deleted_to FROM pgpoll.read_feed(%s, %s, %s, %s)"
 
@@ -125,6 +127,20 @@ def test_truncated_before_it_was_read(admin):
     run(admin, "TRUNCATE pgpoll.messages")
     assert manager.read() == (1, True) and late.read() == (1, True)
     assert manager.complete_to == run(admin, "SELECT pruned_to FROM pgpoll.retention WHERE topic = 'a'")[0][0]
+
+
+def test_truncated_while_it_is_read(admin):
+    """A read may begin while TRUNCATE has its lock and has noted nothing yet. Its snapshot then shows positions without messages."""
+    late, other = start(admin), connect(LEVELS[0])
+    publish(admin, "a", 1)
+    assign(admin)
+    run(other, "LOCK TABLE pgpoll.messages")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        read = pool.submit(late.read)
+        wait_until(lambda: waits_for_lock(admin, late.session))
+        run(other, "TRUNCATE pgpoll.messages")
+        other.commit()
+        assert read.result(60) == (1, True) and not late.got
 
 
 def test_a_truncate_that_is_undone_is_no_lasting_gap(admin):

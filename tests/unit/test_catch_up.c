@@ -189,11 +189,6 @@ static void a_feed_has_messages_whole_or_not(void)
            "read-only");
     CU_ASSERT_FALSE(catch_up_is_message(result, 0));
     PQclear(result);
-
-    result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
-    feed = catch_up_feed(result);
-    EXPECT(feed.assigned == 0 && feed.more, "deleted meanwhile");
-    PQclear(result);
 }
 
 static void a_feed_is_read_from_a_position(void)
