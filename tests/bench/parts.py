@@ -6,8 +6,8 @@ import statistics
 import subprocess
 import time
 
-from hosts import hosts
 from kept import kept
+from many_hosts import hosts
 from systems import (Notify, Pgpoll, all_systems, clients_held, clients_rereading, cpu_s, kib_of, own_clients, settled_kib, storm, until,
                      until_gone)
 
