@@ -71,8 +71,7 @@ static const struct variable {
       "meanwhile" },
     { "PGPOLL_STATE_DIR", TYPE_TEXT, offsetof(struct config, state_dir), "", 0, 0,
       "directory of the file through which the manager tells the statistics processes how it is; default: "
-      "the "
-      "directory of the program's socket" },
+      "the directory of the program's socket" },
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
       "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
       "for all; empty: only pages from the web server's own origin" },

@@ -73,7 +73,7 @@ void host_report_init(struct host_report *report, const struct config *config,
                                     .stage = find_stage(facts, 0) };
     if (!host_state_path(config->state_dir, socket, path)) {
         log_write(LOG_LEVEL_INFO, "GET /messages/poll/health says no_manager: set PGPOLL_STATE_DIR, because "
-                                  "the socket is not a Unix socket with an absolute path");
+                                  "the socket is not a Unix socket with an absolute path, or shorten it");
         return;
     }
     values = values_of(report, facts);
