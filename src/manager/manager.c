@@ -172,7 +172,8 @@ static bool forget_child(struct manager *manager, pid_t pid, int status)
     const bool old_manager = reexec_forget_process(&manager->reexec, pid);
     const int worker = worker_of(manager, pid);
 
-    if (!fork_server || !manager->stopping)
+    /* At the end and for a reload, the manager itself kills the fork server. */
+    if (!fork_server || !(manager->stopping || manager->reload_requested))
         children_log_death(fork_server   ? "fork server"
                            : reader      ? "reader"
                            : old_manager ? "old manager"
