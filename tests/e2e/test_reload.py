@@ -180,7 +180,17 @@ def test_a_fork_server_that_does_not_end_delays_only_the_reload(topic):
             assert server.poll(topic, since={topic: "0"}).payloads == [1] and server.worker_pids() == before
         until(lambda: not server.worker_pids() & before and not server.named("pgpoll-old"), "the old processes gone", 60)
         server.until_workers()
-        assert not [line for line in server.log() if "fork server" in line]     # it was the manager that killed it
+
+
+def test_a_fork_server_that_the_manager_kills_is_not_logged():
+    """It stands still, so it cannot end by itself before that."""
+    with Server(1) as server:
+        before, (forker,) = server.until_workers(), server.named("pgpoll-forker")
+        os.kill(forker, signal.SIGSTOP)
+        os.kill(server.manager, signal.SIGHUP)
+        until(lambda: not server.worker_pids() & before and not server.named("pgpoll-old"), "the old processes gone", 60)
+        server.until_workers()
+        assert not [line for line in server.log() if "fork server" in line]
 
 
 def test_a_killed_old_manager_costs_no_message(topic):
