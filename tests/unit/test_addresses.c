@@ -155,7 +155,8 @@ static void write_service_file(char *file)
     FILE *stream = fdopen(fd, "w");
 
     CU_ASSERT_FATAL(stream != NULL);
-    CU_ASSERT(fputs("[site]\ntcp_user_timeout=9000\n", stream) >= 0 && fclose(stream) == 0);
+    CU_ASSERT(fputs("[site]\ntcp_user_timeout=9000\n", stream) >= 0);
+    CU_ASSERT(fclose(stream) == 0);
 }
 
 static void what_the_operator_has_set_is_known(void)

@@ -113,9 +113,11 @@ static void names_are_escaped(void)
 
 static void the_version_is_told(void)
 {
-    char *text = written(&(struct host_metrics){ "h", true, false, NULL });
+    char *text = written(&(struct host_metrics){ "h", true, false, NULL }), told[100];
 
-    CU_ASSERT(strstr(text, "pgpoll_build_info{host=\"h\",version=\"" PGPOLL_VERSION "\",schema=\"") != NULL);
+    (void)snprintf(told, sizeof told, "pgpoll_build_info{host=\"h\",version=\"%s\",schema=\"",
+                   PGPOLL_VERSION);
+    CU_ASSERT(strstr(text, told) != NULL);
     free(text);
 }
 
