@@ -153,10 +153,12 @@ static void write_service_file(char *file)
 {
     int fd = mkstemp(file);
     FILE *stream = fdopen(fd, "w");
+    bool is_written;
 
     CU_ASSERT_FATAL(stream != NULL);
-    CU_ASSERT(fputs("[site]\ntcp_user_timeout=9000\n", stream) >= 0);
-    CU_ASSERT(fclose(stream) == 0);
+    is_written = fputs("[site]\ntcp_user_timeout=9000\n", stream) >= 0;
+    is_written = fclose(stream) == 0 && is_written;
+    CU_ASSERT(is_written);
 }
 
 static void what_the_operator_has_set_is_known(void)

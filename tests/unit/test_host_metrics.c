@@ -26,10 +26,12 @@ static char *written(const struct host_metrics *metrics)
     char *text = NULL;
     size_t length;
     FILE *stream = open_memstream(&text, &length);
+    bool is_complete;
 
     CU_ASSERT_FATAL(stream != NULL);
     host_metrics_write(stream, metrics, NOW_MS);
-    CU_ASSERT_FATAL(fclose(stream) == 0);
+    is_complete = fclose(stream) == 0;
+    CU_ASSERT_FATAL(is_complete);
     return text;
 }
 
