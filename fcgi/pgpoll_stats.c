@@ -64,7 +64,7 @@ static void learn_timeline(const struct host_values *values)
     const struct server newest = { .cluster = (uint64_t)values->of[HOST_CLUSTER],
                                    .timeline = (uint32_t)values->of[HOST_TIMELINE] };
 
-    if ((int64_t)(newest.cluster << 32 | newest.timeline) == values->of[HOST_TIMELINE])
+    if (host_state_timeline(newest.cluster, newest.timeline) == values->of[HOST_TIMELINE])
         timeline_remember(&newest);
 }
 

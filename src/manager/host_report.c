@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS =
-        50, /* time between two checks whether the workers have begun, or systemd takes messages again */
+    /* Time between two checks whether the workers have begun, or systemd takes messages again. */
+    LOOK_MS = 50,
     /* If not all workers have begun after this time, those that have are enough. */
     BEGIN_MS = 10 * 1000
 };
@@ -41,13 +41,15 @@ static enum host_stage find_stage(const struct host_facts *facts, int begun)
     return begun > 0 || facts->has_old_managers ? HOST_SERVING : HOST_STARTING;
 }
 
-static struct host_values values_of(const struct host_report *report, const struct host_facts *facts)
+static struct host_values values_of(const struct host_report *report, const struct host_facts *facts,
+                                    int64_t now_ms)
 {
     const struct server newest = timeline_newest();
 
     return (struct host_values){ .of = {
                                      [HOST_PID] = getpid(),
                                      [HOST_STARTED_MS] = report->started_ms,
+                                     [HOST_BEAT_MS] = now_ms,
                                      [HOST_STAGE] = report->stage,
                                      [HOST_HAS_BEGUN] = report->has_begun,
                                      [HOST_RELOAD_FAILURES] = facts->reload_failures,
@@ -57,7 +59,7 @@ static struct host_values values_of(const struct host_report *report, const stru
                                      [HOST_IDLE] = scoreboard_idle(report->scoreboard),
                                      [HOST_STATISTICS_MS] = report->scoreboard->statistics_ms,
                                      [HOST_CLUSTER] = (int64_t)newest.cluster,
-                                     [HOST_TIMELINE] = (int64_t)(newest.cluster << 32 | newest.timeline),
+                                     [HOST_TIMELINE] = host_state_timeline(newest.cluster, newest.timeline),
                                  } };
 }
 
@@ -76,8 +78,8 @@ void host_report_init(struct host_report *report, const struct config *config,
                                   "the socket is not a Unix socket with an absolute path, or shorten it");
         return;
     }
-    values = values_of(report, facts);
-    report->state = host_state_new(path, &values, report->started_ms);
+    values = values_of(report, facts, report->started_ms);
+    report->state = host_state_new(path, &values);
     if (!report->state)
         log_write(LOG_LEVEL_WARNING, "GET /messages/poll/health says no_manager: cannot create %s: %s", path,
                   strerror(errno));
@@ -86,11 +88,10 @@ void host_report_init(struct host_report *report, const struct config *config,
 /* Writes the file. Returns what it says about the host. */
 static enum host_health publish(struct host_report *report, const struct host_facts *facts, int64_t now_ms)
 {
-    struct host_values values = values_of(report, facts);
+    const struct host_values values = values_of(report, facts, now_ms);
 
-    values.of[HOST_BEAT_MS] = now_ms;
     if (report->state)
-        host_state_publish(report->state, &values, now_ms);
+        host_state_publish(report->state, &values);
     return host_health_judge(&values, now_ms, report->config->health_away_s * 1000);
 }
 

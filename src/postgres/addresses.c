@@ -1,6 +1,7 @@
 #include "postgres/addresses.h"
 
 #include "core/clock.h"
+#include "core/fnv1a.h"
 
 #include <netdb.h>
 #include <stdatomic.h>
@@ -25,9 +26,6 @@ struct addresses {
 };
 
 enum { BEGINS = 8 };
-
-/* The hash of no text. */
-#define HASH_BASIS UINT64_C(0xcbf29ce484222325)
 
 /*
  * Where attempts begin, for more lists than a process has: the operator's, and the one of
@@ -113,14 +111,10 @@ static bool is_name(const char *host, const char *hostaddr)
 
 /* ---- creating and freeing */
 
-/* Returns a hash of the text after the text with the hash so far (FNV-1a, 64 bits). It is never 0. */
+/* Returns a hash of the text, with its NUL, after the text with the hash so far. It is never 0. */
 static uint64_t hash(uint64_t so_far, const char *text)
 {
-    do {
-        so_far ^= (unsigned char)*text;
-        so_far *= UINT64_C(0x100000001b3);
-    } while (*text++);
-    return so_far | 1;
+    return fnv1a(so_far, text, strlen(text) + 1) | 1;
 }
 
 /* Returns how many hosts libpq's parameters name, or 0 if libpq rejects lists of these lengths. */
@@ -156,7 +150,7 @@ static void read_options(struct addresses *addresses, const PQconninfoOption *op
     static const char *const identifying[] = { "host", "hostaddr", "port", "target_session_attrs" };
     const char *timeout = addresses_option(options, "connect_timeout");
 
-    addresses->id = HASH_BASIS;
+    addresses->id = FNV1A_BASIS;
     for (size_t i = 0; i < sizeof identifying / sizeof *identifying; i++)
         addresses->id = hash(addresses->id, addresses_option(options, identifying[i]));
     addresses->balanced = strcmp(addresses_option(options, "load_balance_hosts"), "random") == 0;
@@ -257,7 +251,7 @@ static bool add(struct addresses *addresses, const char *host, const char *hosta
         return false;
     addresses->list = list;
     made = &list[addresses->count++];
-    *made = (struct address){ .server = hash(hash(HASH_BASIS, *host ? host : hostaddr), port) };
+    *made = (struct address){ .server = hash(hash(FNV1A_BASIS, *host ? host : hostaddr), port) };
     made->id = hash(made->server, hostaddr);
     return set_value(&made->host, addresses->host, host, twice) &&
            set_value(&made->hostaddr, addresses->hostaddr, hostaddr, twice) &&

@@ -62,15 +62,20 @@ static int64_t patience_ms(const struct database *database)
     return clock_max(database->query_timeout_ms / (addresses_count(database->addresses) + 1), PATIENCE_MS);
 }
 
+/* Returns the address that is tried. */
+static const struct address *tried_address(const struct database *database)
+{
+    return addresses_at(database->addresses, database->first + database->tried);
+}
+
 static void choose_address(struct database *database)
 {
-    const int index = database->first + database->tried;
-    const struct address *address = addresses_at(database->addresses, index);
+    const struct address *address = tried_address(database);
     const int64_t patience = patience_ms(database);
 
     database->server = address->server;
     database->address = address->id;
-    database->next_address = addresses_at(database->addresses, index + 1)->id;
+    database->next_address = addresses_at(database->addresses, database->first + database->tried + 1)->id;
     database->host_due_ms = patience == INT64_MAX ? INT64_MAX : clock_monotonic_ms() + patience;
 }
 
@@ -122,7 +127,7 @@ static enum error connect_start(struct database *database)
                                             "keepalives_count",
                                             "tcp_user_timeout",
                                             NULL };
-    const struct address *address = addresses_at(database->addresses, database->first + database->tried);
+    const struct address *address = tried_address(database);
     const struct addresses_options *set = addresses_options(database->addresses);
     const struct silence_limits limits = silence_limits(database->query_timeout_ms);
     const char *const values[] = { database->service,
@@ -188,7 +193,7 @@ enum error connect_try_next(struct database *database, const char *reason)
 /* The address has not answered in its time: goes on with the next one. */
 static enum error skip_silent(struct database *database)
 {
-    const struct address *address = addresses_at(database->addresses, database->first + database->tried);
+    const struct address *address = tried_address(database);
     char text[256];
 
     (void)snprintf(text, sizeof text, "no connection to %.100s%s%.100s in time",

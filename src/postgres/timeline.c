@@ -1,5 +1,6 @@
 #include "postgres/timeline.h"
 
+#include "core/fnv1a.h"
 #include "core/log.h"
 
 #include <fcntl.h>
@@ -84,11 +85,8 @@ bool timeline_is_behind(const struct server *server)
 /* Whether this text was not reported yet. Of several processes that ask, one is told so. */
 static bool is_news(const char *text)
 {
-    uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
+    const uint64_t hash = fnv1a(FNV1A_BASIS, text, strlen(text)) | 1;
 
-    for (; *text; text++)
-        hash = (hash ^ (unsigned char)*text) * UINT64_C(1099511628211);
-    hash |= 1;
     for (int i = 0; i < REPORTS; i++) {
         uint64_t found = 0;
 

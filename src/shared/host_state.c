@@ -54,11 +54,10 @@ static struct host_state *map(int fd, int protection)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-void host_state_publish(struct host_state *state, const struct host_values *values, int64_t now_ms)
+void host_state_publish(struct host_state *state, const struct host_values *values)
 {
     for (int i = HOST_LAYOUT + 1; i < HOST_VALUES; i++)
-        atomic_store_explicit(&state->values[i], i == HOST_BEAT_MS ? now_ms : values->of[i],
-                              memory_order_relaxed);
+        atomic_store_explicit(&state->values[i], values->of[i], memory_order_relaxed);
     atomic_store_explicit(&state->values[HOST_LAYOUT], LAYOUT, memory_order_release);
 }
 
@@ -68,7 +67,7 @@ void host_state_free(struct host_state *state)
         (void)munmap(state, sizeof *state);
 }
 
-struct host_state *host_state_new(const char *path, const struct host_values *values, int64_t now_ms)
+struct host_state *host_state_new(const char *path, const struct host_values *values)
 {
     static const char SUFFIX[] = ".XXXXXX";
     char made[HOST_STATE_PATH_SIZE + sizeof SUFFIX];
@@ -84,7 +83,7 @@ struct host_state *host_state_new(const char *path, const struct host_values *va
     if (errno == 0 && fchmod(fd, 0644) == 0)
         state = map(fd, PROT_READ | PROT_WRITE);
     if (state)
-        host_state_publish(state, values, now_ms);
+        host_state_publish(state, values);
     if (state && rename(made, path) != 0) {
         saved = errno;
         host_state_free(state);
@@ -119,6 +118,11 @@ bool host_state_read(const char *path, struct host_values *values)
     }
     host_state_free(state);
     return is_ours;
+}
+
+int64_t host_state_timeline(uint64_t cluster, uint32_t timeline)
+{
+    return (int64_t)(cluster << 32 | timeline);
 }
 
 bool host_state_is_fresh(const struct host_values *values, int64_t now_ms)

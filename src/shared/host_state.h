@@ -38,7 +38,7 @@ enum host_value {
     HOST_LAYOUT,          /* identifies this list; host_state_publish() sets it */
     HOST_PID,             /* process id of the manager */
     HOST_STARTED_MS,      /* when the manager's program was executed, for the first time or by a reload */
-    HOST_BEAT_MS,         /* when the manager wrote last; host_state_publish() sets it */
+    HOST_BEAT_MS,         /* when the manager wrote the values */
     HOST_STAGE,           /* enum host_stage; during a reload the old workers count, too */
     HOST_HAS_BEGUN,       /* 1: the workers of this program have begun; 0: not all of them yet */
     HOST_RELOAD_FAILURES, /* how often the manager was told to reload and could not execute its program */
@@ -48,8 +48,7 @@ enum host_value {
     HOST_IDLE,                   /* number of them that can take a poll */
     HOST_STATISTICS_MS,          /* when statistics were last written to the database; 0: never */
     HOST_CLUSTER,                /* system identifier of the last primary, see timeline.h; 0: unknown */
-    /* the newest timeline of that cluster that was seen; in the upper half, the lower half of HOST_CLUSTER */
-    HOST_TIMELINE,
+    HOST_TIMELINE,               /* host_state_timeline() of the newest timeline of it that was seen */
     HOST_VALUES
 };
 
@@ -70,17 +69,23 @@ bool host_state_path(const char *directory, int socket, char path[static HOST_ST
  * host_state_free(), which leaves the file. Returns NULL if this fails; errno is set. Nothing is borrowed.
  */
 struct host_state;
-struct host_state *host_state_new(const char *path, const struct host_values *values, int64_t now_ms);
+struct host_state *host_state_new(const char *path, const struct host_values *values);
 void host_state_free(struct host_state *state);
 
-/* Writes all values, but HOST_LAYOUT and HOST_BEAT_MS, and says that they are of now_ms. */
-void host_state_publish(struct host_state *state, const struct host_values *values, int64_t now_ms);
+/* Writes all values but HOST_LAYOUT. */
+void host_state_publish(struct host_state *state, const struct host_values *values);
 
 /*
  * Copies the values of the file. Returns false if there is no such file, or it is of another version of this
  * program; then *values is untouched.
  */
 bool host_state_read(const char *path, struct host_values *values);
+
+/*
+ * Returns HOST_TIMELINE: the timeline, and in the upper half the lower half of the cluster's identifier, by
+ * which a reader finds out whether it belongs to the HOST_CLUSTER that it has read.
+ */
+int64_t host_state_timeline(uint64_t cluster, uint32_t timeline);
 
 /* Whether the manager that wrote the values wrote them within HOST_STATE_DEAF_MS. */
 bool host_state_is_fresh(const struct host_values *values, int64_t now_ms);

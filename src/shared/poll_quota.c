@@ -1,7 +1,10 @@
 #include "shared/poll_quota.h"
 
 #include "core/clock.h"
+#include "core/fnv1a.h"
 #include "shared/latch.h"
+
+#include <string.h>
 
 /*
  * Returns the client's hash: FNV-1a that starts with the scoreboard's seed, so that nobody can choose a name
@@ -9,10 +12,10 @@
  */
 static uint64_t client_hash(const struct scoreboard *scoreboard, const char *user, const char *address)
 {
-    uint64_t hash = scoreboard->manager->client_seed ^ (*user ? 'u' : 'a');
+    const char *client = *user ? user : address;
+    const uint64_t hash =
+        fnv1a(scoreboard->manager->client_seed ^ (*user ? 'u' : 'a'), client, strlen(client));
 
-    for (const char *at = *user ? user : address; *at; at++)
-        hash = (hash ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
     return hash ? hash : 1;
 }
 

@@ -1,5 +1,6 @@
 #include "shared/topic_table.h"
 
+#include "core/fnv1a.h"
 #include "shared/racy_read.h"
 
 #include <stdatomic.h>
@@ -120,10 +121,8 @@ struct topic_table *topic_table_init(void *memory, int count)
 /* Returns the hash of a name: FNV-1a that starts with the seed, with a final mix. Never 0. */
 static uint64_t hash_name(const struct topic_table *table, const char *name, size_t length)
 {
-    uint64_t hash = table->seed ^ UINT64_C(0xcbf29ce484222325);
+    uint64_t hash = fnv1a(table->seed ^ FNV1A_BASIS, name, length);
 
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ (unsigned char)name[i]) * UINT64_C(0x100000001b3);
     hash ^= hash >> 32;
     return hash ? hash : 1;
 }

@@ -43,11 +43,12 @@ static void what_is_published_is_read(void)
 
     CU_ASSERT_FATAL(make_directory());
     CU_ASSERT(!host_state_read(path, &read));
-    state = host_state_new(path, &values, NOW_MS);
+    state = host_state_new(path, &values);
     CU_ASSERT_FATAL(state != NULL);
     CU_ASSERT(host_state_read(path, &read) && read.of[HOST_PID] == 4711 && read.of[HOST_IDLE] == 12);
     values.of[HOST_IDLE] = 13;
-    host_state_publish(state, &values, NOW_MS + 500);
+    values.of[HOST_BEAT_MS] = NOW_MS + 500;
+    host_state_publish(state, &values);
     CU_ASSERT(host_state_read(path, &read) && read.of[HOST_IDLE] == 13);
     CU_ASSERT(read.of[HOST_BEAT_MS] == NOW_MS + 500);
     host_state_free(state);
@@ -61,12 +62,13 @@ static void the_newest_manager_is_read(void)
     struct host_state *old, *new;
 
     CU_ASSERT_FATAL(make_directory());
-    old = host_state_new(path, &values, NOW_MS);
+    old = host_state_new(path, &values);
     values.of[HOST_PID] = 4712;
-    new = host_state_new(path, &values, NOW_MS);
+    new = host_state_new(path, &values);
     CU_ASSERT_FATAL(old && new);
     values.of[HOST_PID] = 4711;
-    host_state_publish(old, &values, NOW_MS + 500);
+    values.of[HOST_BEAT_MS] = NOW_MS + 500;
+    host_state_publish(old, &values);
     CU_ASSERT(host_state_read(path, &read) && read.of[HOST_PID] == 4712 && read.of[HOST_BEAT_MS] == NOW_MS);
     host_state_free(old);
     host_state_free(new);
@@ -80,7 +82,7 @@ static void files_of_other_versions_are_not_read(void)
     int fd;
 
     CU_ASSERT_FATAL(make_directory());
-    state = host_state_new(path, &values, NOW_MS);
+    state = host_state_new(path, &values);
     CU_ASSERT_FATAL(state != NULL);
     fd = open(path, O_WRONLY | O_CLOEXEC);
     CU_ASSERT(pwrite(fd, "other", 5, 0) == 5);
@@ -99,10 +101,10 @@ static void a_place_that_cannot_be_written_is_an_error(void)
     const struct host_values values = serving();
     struct stat status;
 
-    CU_ASSERT(host_state_new("/nowhere/" HOST_STATE_FILE, &values, NOW_MS) == NULL);
+    CU_ASSERT(host_state_new("/nowhere/" HOST_STATE_FILE, &values) == NULL);
     /* A file cannot take a directory's place, and nothing is left behind. */
     CU_ASSERT_FATAL(make_directory() && mkdir(path, 0700) == 0);
-    CU_ASSERT(host_state_new(path, &values, NOW_MS) == NULL);
+    CU_ASSERT(host_state_new(path, &values) == NULL);
     CU_ASSERT(stat(path, &status) == 0 && rmdir(path) == 0);
     remove_directory();
 }
