@@ -38,6 +38,8 @@ enum {
     LONG_AWAY_MS = 10 * 1000,
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
     LOOK_PATIENCE_MS = 20, /* a look waits this long for messages that the first read did not return whole */
+    /* questions and looks wait for a backlog that takes at most this many cycles, of about 50 ms at most */
+    BACKLOG_CYCLES = 8,
     /* look this often without any NOTIFY, because a manager may have died after it muted publishers */
     LOOK_MS = 5000,
     QUIET_MS = 60 * 1000,     /* time between two cycles while nobody polls: see stats_writer.h */
@@ -86,6 +88,7 @@ struct relay {
     bool looking;            /* a look (look.h) was begun and has not ended */
     int64_t look_refused_ms; /* when the look is refused, unless the ring is complete before */
     bool caught_up;          /* the cycle's read has reached the last message that has a position */
+    int backlog_cycles;      /* how many cycles in a row have left a backlog */
     enum error logged_error; /* the last error that was logged; it is not logged again while it lasts */
     bool is_lost;            /* the connection was lost or could not be opened, and has not worked since */
     int64_t away_since_ms;   /* since when the connection has not worked; 0: it works */
@@ -449,6 +452,15 @@ static void set_numbers_until(struct relay *relay, bool numbers)
         numbers && atomic_load(&relay->scoreboard->listen_works) ? relay->batch.started_ms + NUMBERS_MS : 0);
 }
 
+/*
+ * Whether a backlog was left that may end soon. What asks for all that is committed waits for the end of it,
+ * unless it is long.
+ */
+static bool awaits_backlog(const struct relay *relay)
+{
+    return relay->backlog_cycles > 0 && relay->backlog_cycles < BACKLOG_CYCLES;
+}
+
 static void take_numbering(struct relay *relay, const struct catch_up_feed *feed)
 {
     struct cycle *cycle = &relay->cycle;
@@ -457,10 +469,12 @@ static void take_numbering(struct relay *relay, const struct catch_up_feed *feed
     notify_throttle_found(&relay->throttle, cycle->action, all_notify, feed->assigned, clock_monotonic_ms());
     set_read_only(relay, feed->read_only);
     set_numbers_until(relay, !feed->read_only);
-    if (feed->more)
-        /* the next cycle goes on numbering, and answers questions as well */
+    relay->backlog_cycles = feed->more ? relay->backlog_cycles + 1 : 0;
+    if (feed->more) /* the next cycle goes on numbering */
         notify_throttle_hear(&relay->throttle);
-    if (feed->read_only || feed->more) /* not all that is committed has a position, so the look is refused */
+    if (awaits_backlog(relay))
+        relay->look_refused_ms = clock_max(relay->look_refused_ms, clock_monotonic_ms() + LOOK_PATIENCE_MS);
+    else if (feed->read_only || feed->more) /* not all that is committed has a position */
         relay->look_refused_ms = 0;
 }
 
@@ -600,6 +614,10 @@ static void answer_questions(struct relay *relay)
 {
     const struct cycle *cycle = &relay->cycle;
 
+    if (awaits_backlog(relay)) {
+        worker_queue_put_back(&relay->pending, cycle->questions, cycle->question_count);
+        return;
+    }
     for (int i = 0; i < cycle->question_count; i++)
         if (cycle->questions[i] != WORKER_QUEUE_NONE)
             question_answer(relay->scoreboard, cycle->questions[i],

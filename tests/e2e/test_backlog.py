@@ -3,6 +3,8 @@ import contextlib
 import os
 import signal
 
+import pytest
+
 from server import new_topic
 
 MESSAGES = 30000
@@ -45,3 +47,15 @@ def test_a_backlog(server):
     server.publish(topic, "later")
     assert from_now.result().payloads == ["later"]
     assert server.poll(topic, since=since, timeout=0).payloads == ["later"]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_small_backlog_is_complete(server, known):
+    """More messages than one batch takes, but few: a poll that does not wait gets the last one all the same."""
+    topic, last = new_topic("some"), new_topic("last")
+    if known:
+        server.poll(topic, last)
+    for n in range(5):
+        server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT CASE WHEN n < 3000 THEN %s ELSE %s END, to_json(n)"
+                   " FROM generate_series(1, 3000) AS n", topic, last)
+        assert server.poll(last, since={last: "0"}).payloads == [3000] * (n + 1)
