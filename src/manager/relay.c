@@ -629,7 +629,8 @@ static void succeed(struct relay *relay)
     struct cycle *cycle = &relay->cycle;
 
     if (relay->logged_error)
-        log_write(LOG_LEVEL_INFO, "connected to the database again");
+        log_write(LOG_LEVEL_INFO, "connected to the database again, at host %s port %s",
+                  database_host(relay->database), database_port(relay->database));
     if (relay->is_lost)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;

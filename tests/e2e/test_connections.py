@@ -374,6 +374,8 @@ def test_a_host_falls_silent(own, topic, tmp_path, busy):
         status, answer = poll.result(60)
         assert status == 200 and [message["payload"] for message in answer["messages"]] == [1]
         assert time.monotonic() - began < 8 + STALL_S
+        if own.mode == "managed":
+            assert f"connected to the database again, at host {second} port {two.port}" in (tmp_path / "log").read_text()
         for publisher in publishers:
             publisher.result(20)
 
