@@ -120,6 +120,15 @@ static bool read_copy(struct reader *reader, const struct read_channel_question 
     return answers;
 }
 
+/* Limits the deadline to what a sound worker sends, so that a broken one cannot occupy a reader for longer. */
+static void bound_deadline(const struct reader *reader, struct read_channel_question *question)
+{
+    const int64_t now_ms = clock_monotonic_ms();
+
+    question->deadline_ms =
+        clock_max(now_ms, clock_min(question->deadline_ms, now_ms + reader->config->query_timeout_s * 1000));
+}
+
 static void serve(struct reader *reader, int socket)
 {
     struct read_channel_job job;
@@ -130,6 +139,7 @@ static void serve(struct reader *reader, int socket)
 
     if (!read_channel_accept(socket, &job))
         return; /* the worker has gone, or it will give up at its deadline */
+    bound_deadline(reader, &job.question);
     if (page_init(&page, question->request->topic_count)) {
         if (reader->copy && read_copy(reader, question, &page, &error))
             asked = reader->copy;

@@ -1,11 +1,16 @@
 """Workers that write garbage into all of the shared memory that they have mapped writable."""
+import array
+import ctypes
+import json
 import os
 import re
 import signal
+import socket
+import struct
 
 import pytest
 
-from server import Postgres, Server, new_topic, until
+from server import POLL, Postgres, Server, new_topic, until
 
 DAMAGED = re.compile(r"worker (\d+) has damaged its shared memory")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -162,3 +167,33 @@ def test_a_question_in_the_slot_of_a_dead_worker():
         server.publish(topic, "news")
         assert poll.result(40).payloads == ["news"]
         expect_service(server, manager)
+
+
+def queue_of(pid):
+    """Returns a copy of the socket through which a worker asks the readers."""
+    libc, pidfd = ctypes.CDLL(None, use_errno=True), os.pidfd_open(pid)
+    for fd in map(int, os.listdir(f"/proc/{pid}/fd")):
+        if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+            copy = socket.socket(fileno=libc.syscall(438, pidfd, fd, 0))    # pidfd_getfd(2)
+            if copy.type == socket.SOCK_SEQPACKET:
+                os.close(pidfd)
+                return copy
+            copy.close()
+    raise AssertionError("no queue")
+
+
+def test_a_worker_that_reads_no_page_frees_its_reader(topic):
+    with Server(2, PGPOLL_CONNECTIONS="1", PGPOLL_QUERY_TIMEOUT_S="1") as server:
+        for _ in range(5):
+            server.publish(topic, "x" * 200_000)
+        name = topic.encode() + b"\0"
+        quoted = b'"' + topic.encode() + b'"\0'
+        entry = struct.pack("=qII", 0, len(name), len(quoted))
+        head = struct.pack("@IiiIIq", len(entry + name + quoted), 1, 100, 0, 0, 2**62)    # the deadline of the page: never
+        ours, readers = socket.socketpair()
+        queue_of(min(server.until_workers())).sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [readers.fileno()]))])
+        readers.close()
+        ours.sendall(head + entry + name + quoted)
+        assert ours.recv(1) == b"\0", "the page has begun"     # the rest does not fit into the socket
+        body = json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0})
+        until(lambda: server.ask("POST", POLL, body).status == 200, "a page for a sound worker")
