@@ -6,9 +6,9 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
-#include "postgres/addresses.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
+#include "postgres/server_memory.h"
 #include "postgres/timeline.h"
 #include "shared/read_channel.h"
 
@@ -219,7 +219,7 @@ static void reader_release(struct reader *reader)
     database_free(reader->copy);
 }
 
-int reader_run(const struct config *config, int queue, int addresses, int timelines)
+int reader_run(const struct config *config, int queue, int servers)
 {
     struct reader reader;
     int epoll_fd = watch(queue), socket = -1, timeout_ms = -1;
@@ -227,7 +227,7 @@ int reader_run(const struct config *config, int queue, int addresses, int timeli
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
     if (!reader_init(&reader, config) || epoll_fd < 0 || !close_listening_socket() ||
-        !addresses_share(addresses) || !timeline_share(timelines)) {
+        !server_memory_share(servers)) {
         log_write(LOG_LEVEL_ERROR, "cannot set up a reader: %s", strerror(errno));
         reader_release(&reader);
         return EXIT_FAILURE;
