@@ -44,8 +44,8 @@ struct server_memory *server_memory(void);
 
 /*
  * Makes the memory one that other processes can share. descriptor: the memory of another process, or of the
- * program that ran before a reload, which is taken over; -1: there is none. Returns false if this fails; errno
- * says why.
+ * program that ran before a reload, which is taken over; -1: there is none. Returns false if this fails;
+ * errno says why.
  */
 bool server_memory_share(int descriptor);
 

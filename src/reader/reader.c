@@ -120,7 +120,9 @@ static bool read_copy(struct reader *reader, const struct read_channel_question 
     return answers;
 }
 
-/* Limits the deadline to what a sound worker sends, so that a broken one cannot occupy a reader for longer. */
+/*
+ * Limits the deadline to what a sound worker sends, so that a broken one cannot occupy a reader for longer.
+ */
 static void bound_deadline(const struct reader *reader, struct read_channel_question *question)
 {
     const int64_t now_ms = clock_monotonic_ms();
