@@ -153,7 +153,8 @@ def test_access_as_in_the_documents(fresh):
         assert says("alice", "alice:orders") and not says("alice", "alice") and not says("alice", "bob:orders")
         assert not says("", "orders") and not says("", ":orders") and not says("%", "bob:orders") and not says("b_b", "bob:orders")
     finally:
-        fresh.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT true'")
+        fresh.sql(*re.findall(r"`(CREATE OR REPLACE FUNCTION pgpoll\.can_poll\(.*)`", TEXTS["docs/login.md"]))
+        assert fresh.sql("SELECT pgpoll.is_open_to_all()") == [(True,)]
         until(lambda: status() == 200, "open again")
 
 
@@ -171,7 +172,8 @@ def test_api_keys(fresh):
         assert json.loads(output)["messages"][0]["payload"] == "for alice"
     finally:
         fresh.sql("DROP TABLE api_keys")
-        fresh.authenticate_as_installed()
+        fresh.sql(*re.findall(r"`(CREATE OR REPLACE FUNCTION pgpoll\.authenticate\(.*)`", TEXTS["docs/login.md"]))
+        assert fresh.sql("SELECT pgpoll.has_authenticate()") == [(False,)]
     until(lambda: run(wrong) == "200", "everybody is anonymous again")
 
 
