@@ -242,11 +242,13 @@ def test_the_python_client(fresh, tmp_path):
         client.communicate()
 
 
-def test_the_javascript_client(fresh, tmp_path):
-    (source,) = blocks("js", TEXTS["docs/poll.md"])
-    (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url))
-    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
-    client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+@pytest.mark.parametrize("language, program, example", (("js", ["node", "program.mjs"], "long_polling_client.mjs"),
+                                                       ("python", [sys.executable, "-B", "program.py"], "long_polling_client.py")))
+def test_a_program_with_a_client(fresh, tmp_path, language, program, example):
+    (source,) = blocks(language, TEXTS["docs/poll.md"])
+    (tmp_path / program[-1]).write_text(source.replace("http://127.0.0.1:8080", fresh.url))
+    shutil.copy(ROOT / "examples" / example, tmp_path)
+    client = subprocess.Popen(program, cwd=tmp_path, text=True, stdout=subprocess.PIPE)
     try:
         until((tmp_path / "orders.json").exists, "its cursors")
         fresh.publish("orders", "seen")
