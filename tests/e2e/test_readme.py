@@ -492,6 +492,17 @@ def test_links():
     assert [link for path in {*PATHS, *ROOT.glob("*.md")} for link in broken_links(path)] == []
 
 
+def test_what_the_documents_name():
+    """Files of tests, goals of make, parts of its benchmarks, and settings."""
+    text = "\n".join([TEXT, *((ROOT / name).read_text() for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"))])
+    parts = re.search(r"^PARTS = .*\((.*)\)\}$", (ROOT / "tests/bench/parts.py").read_text(), re.M)[1].split(", ")
+    settings = re.findall(r'"(PGPOLL_\w+)"', (ROOT / "src/core/config.c").read_text() + (ROOT / "src/core/config.h").read_text())
+    assert set(re.findall(r"\btest_\w+\.py\b", text)) <= {path.name for path in ROOT.glob("tests/*/test_*.py")}
+    assert set(re.findall(r"`make\s([a-z-]+)[`\s]", text)) <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {part for named in re.findall(r'BENCH=(\w+|"[\w ]+")', text) for part in named.strip('"').split()} <= set(parts)
+    assert set(re.findall(r"\bPGPOLL_\w+\b", text)) <= set(settings)
+
+
 def test_references_to_documents():
     missing = []
     for directory in "deploy", "examples", "fcgi", "sql", "src", "tests":
