@@ -35,7 +35,7 @@ static const struct variable {
       "standby for old messages; empty: they connect as all other processes do" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
       "maximum number of topics in one poll; above 70, also raise the web server's limit on the size of a "
-      "request, as its configuration file in deploy/ explains" },
+      "request, as its configuration file explains" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0,
       20000,
       "maximum number of polls of one user, or of one address if the client is not authenticated, that wait "
@@ -44,7 +44,8 @@ static const struct variable {
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "maximum bytes of payload and metadata in one answer; a single message that is larger is sent alone" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
-      "seconds after which a waiting poll reads the table again, in case a notification was lost" },
+      "seconds after which a waiting poll looks for messages again, in case a notification was lost; a "
+      "manager looks every 5 s for all its polls, or after this time if that is less" },
     { "PGPOLL_IDLE_S", TYPE_INTEGER, offsetof(struct config, idle_s), "60", 1, 86400,
       "seconds without a poll after which a manager writes no more to the database, and asks it only once a "
       "minute, until the next poll" },
