@@ -632,6 +632,7 @@ int manager_run(const struct config *config, char **argv)
 
         host_report_init(&manager.host_report, config, manager.scoreboard, STDIN_FILENO, &facts);
         log_write(LOG_LEVEL_INFO, "starting %d workers", manager.scoreboard->worker_count);
+        reap(&manager); /* old children may have died before catch_signals(), which drops their SIGCHLD */
         while (!has_ended(&manager))
             turn(&manager);
         log_write(LOG_LEVEL_INFO, "all workers have ended");

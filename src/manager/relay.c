@@ -46,6 +46,7 @@ enum {
     QUIET_MS = 60 * 1000,     /* time between two cycles while nobody polls: see stats_writer.h */
     NUMBERS_MS = 2 * LOOK_MS, /* workers rely on this relay to number for this long after a look */
     SELF_HOST_BYTES = 80,     /* how much of the host's name is in the topic of the heartbeats */
+    SWEEP_PAUSE_MS = 1, /* between two parts of a search for unused topics, in which messages are delivered */
     NO_CYCLE = 0
 };
 
@@ -786,11 +787,11 @@ void relay_step(struct relay *relay, bool ready)
         announcements_set_deaf(&relay->announcements);
         reconnect(relay);
     }
-    if (now_ms >= relay->sweep_ms) {
-        relay->sweep_ms = sweep_due_ms(relay, now_ms);
-        subscriptions_sweep(&relay->subscriptions, now_ms, subscriptions_linger_ms(&relay->subscriptions),
-                            NO_CYCLE);
-    }
+    if (now_ms >= relay->sweep_ms)
+        relay->sweep_ms = subscriptions_sweep(&relay->subscriptions, now_ms,
+                                              subscriptions_linger_ms(&relay->subscriptions), NO_CYCLE)
+                              ? sweep_due_ms(relay, now_ms)
+                              : now_ms + SWEEP_PAUSE_MS;
     if (relay_due_ms(relay) <= now_ms)
         begin(relay, now_ms);
     look_watch(relay->scoreboard, relay->batch.running);
