@@ -1,6 +1,7 @@
 #include "core/config.h"
 
 #include "core/cors.h"
+#include "core/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -10,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum type { TYPE_INTEGER, TYPE_TEXT, TYPE_ORIGINS, TYPE_LOG, TYPE_LOG_LEVEL };
+enum type { TYPE_INTEGER, TYPE_TEXT, TYPE_NAME, TYPE_ORIGINS, TYPE_LOG, TYPE_LOG_LEVEL };
 
 static const struct variable {
     const char *name;
@@ -75,7 +76,7 @@ static const struct variable {
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
       "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
       "for all; empty: only pages from the web server's own origin" },
-    { "PGPOLL_HOST", TYPE_TEXT, offsetof(struct config, host), NULL, 0, 0,
+    { "PGPOLL_HOST", TYPE_NAME, offsetof(struct config, host), NULL, 0, 0,
       "name of this machine in statistics and metrics; default: its host name" },
     { "PGPOLL_LOG", TYPE_LOG, offsetof(struct config, log), "stderr", 0, 0,
       "stderr, syslog or the absolute path of a file (spawn-fcgi redirects stderr to /dev/null)" },
@@ -157,8 +158,10 @@ static bool read_value(const struct variable *variable, const char *text, struct
         }
         break;
     case TYPE_TEXT:
-        if (strpbrk(text, "\r\n")) {
-            (void)snprintf(reason, size, "must be one line");
+    case TYPE_NAME: /* goes to the database */
+        if (strpbrk(text, "\r\n") || (variable->type == TYPE_NAME && *utf8_or_empty(text) == '\0')) {
+            (void)snprintf(reason, size, "must be one line%s",
+                           variable->type == TYPE_NAME ? " of UTF-8" : "");
             return false;
         }
         break;

@@ -36,10 +36,11 @@ static struct client_polls find_polls(const struct scoreboard *scoreboard, uint6
 
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, i);
-        const int64_t since_ms = atomic_load(&slot->since_ms);
+        int64_t since_ms;
 
         if (atomic_load(&scoreboard->clients[i]) != client)
             continue;
+        since_ms = atomic_load(&slot->since_ms); /* after the claim, or it may be an earlier poll's */
         found.count++;
         if (atomic_load(&slot->drain) || since_ms == UNDECIDED)
             continue;
