@@ -39,7 +39,7 @@ def fails_to_start(server, *words):
 
 def nothing_left_of(server):
     until(lambda: not server.processes(), "every process gone")
-    assert not [path for path in server.run.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+    assert not [path for path in server.run.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode) or path.name == "pgpoll.state"]
 
 
 def owners(pids):
