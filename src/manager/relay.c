@@ -39,7 +39,7 @@ enum {
     LONG_AWAY_MS = 10 * 1000,
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
     LOOK_PATIENCE_MS = 20, /* a look waits this long for messages that the first read did not return whole */
-    /* questions and looks wait for a backlog that takes at most this many cycles, of about 50 ms at most */
+    /* questions and looks wait for a backlog that takes fewer cycles, of about 50 ms at most each */
     BACKLOG_CYCLES = 8,
     /* look this often without any NOTIFY, because a manager may have died after it muted publishers */
     LOOK_MS = 5000,
@@ -787,11 +787,12 @@ void relay_step(struct relay *relay, bool ready)
         announcements_set_deaf(&relay->announcements);
         reconnect(relay);
     }
-    if (now_ms >= relay->sweep_ms)
-        relay->sweep_ms = subscriptions_sweep(&relay->subscriptions, now_ms,
-                                              subscriptions_linger_ms(&relay->subscriptions), NO_CYCLE)
-                              ? sweep_due_ms(relay, now_ms)
-                              : now_ms + SWEEP_PAUSE_MS;
+    if (now_ms >= relay->sweep_ms) {
+        const bool ended = subscriptions_sweep(&relay->subscriptions, now_ms,
+                                               subscriptions_linger_ms(&relay->subscriptions), NO_CYCLE);
+
+        relay->sweep_ms = ended ? sweep_due_ms(relay, now_ms) : now_ms + SWEEP_PAUSE_MS;
+    }
     if (relay_due_ms(relay) <= now_ms)
         begin(relay, now_ms);
     look_watch(relay->scoreboard, relay->batch.running);
