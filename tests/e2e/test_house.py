@@ -116,6 +116,19 @@ def test_everyday_goals(server):
     assert asked.stdout == SCHEMA_VERSION + "\n", asked
 
 
+def test_a_start_with_functions_of_ones_own(own):
+    """Also if they refuse everybody or fail: only while the database runs, they can be repaired."""
+    own.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql AS 'SELECT 1 / length(remote_user) = 1'")
+    own.stop()
+    code, output = own.make("start")
+    assert code == 0 and own.url in output and "can_poll_failed" in output, output
+    own.sql('CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql AS $$SELECT nullif($1, $1)$$')
+    own.stop()
+    code, output = own.make("start")
+    assert code == 0 and own.url in output and "fail" not in output, output
+    assert own.request("POST", POLL, '{"topics": ["a"], "timeout": 0}').status == 401
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 def test_as_an_ordinary_user(tmp_path, topic):
     """The user runs the tree that is already built."""
