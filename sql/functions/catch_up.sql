@@ -100,7 +100,8 @@ BEGIN
     -- first only the index is read, then the rows of those that are chosen for the page, and only these are
     -- looked up in messages.
     IF cardinality(topics) > 1 THEN
-        SELECT array_agg(c.no), array_agg(c.position), array_agg(f.message_id), array_agg(f.bytes), sum(f.bytes)
+        SELECT array_agg(c.no), array_agg(c.position), array_agg(f.message_id), array_agg(f.bytes),
+               sum(f.bytes)
           INTO nos, places, ids, sizes, total
           FROM (SELECT r.no, r.topic, f.position
                 FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
@@ -120,7 +121,8 @@ BEGIN
                                                      WHERE m.id = i.id LIMIT 1) IS NULL);
     END IF;
     IF NOT checked THEN
-        SELECT array_agg(f.no), array_agg(f.position), array_agg(f.message_id), array_agg(f.bytes), sum(f.bytes)
+        SELECT array_agg(f.no), array_agg(f.position), array_agg(f.message_id), array_agg(f.bytes),
+               sum(f.bytes)
           INTO nos, places, ids, sizes, total
           FROM (SELECT r.no, f.position, f.message_id, f.bytes
                 FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)

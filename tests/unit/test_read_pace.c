@@ -20,7 +20,9 @@ static const struct load QUIET = { 900, 0, 0, 1, 10 }, STORM = { 900, 900, 8, 1,
 
 static int64_t now_ms;
 
-/* Lets time pass under this load. Returns by how many readers more than one worked, on average, in percent. */
+/*
+ * Lets time pass under this load. Returns by how many readers more than one worked, on average, in percent.
+ */
 static int run(struct read_pace *pace, struct load load, int64_t for_ms)
 {
     const int64_t end_ms = now_ms + for_ms;
