@@ -290,7 +290,8 @@ def comeback(bench):
         return rate_of(done.stdout)[1]
 
     def rereading(of, messages):
-        return clients_rereading(of, topic, sizes.seconds + 1, clients=sizes.rereaders, topics=topics, messages=messages)
+        """They begin when the other load has begun, and go on for longer."""
+        return clients_rereading(of, topic, sizes.seconds, gap=1000, clients=sizes.rereaders, topics=topics, messages=messages)
 
     def deliver(of, messages):
         with rereading(of, messages):

@@ -109,7 +109,8 @@ static const struct argp_option option_list[] = {
       "to publish, beside two that come first; reread: how many there are in all topics, 0: nothing comes",
       0 },
     { "rate", 'r', "R", 0, "paced, own: messages a second", 0 },
-    { "gap", 'g', "MS", 0, "fanout: between a message's last delivery and the next message", 0 },
+    { "gap", 'g', "MS", 0,
+      "fanout: between a message's last delivery and the next message; reread: before the first poll", 0 },
     { "seconds", 's', "S", 0, "ask, reread: for how long", 0 },
     { "topics", 'n', "N", 0, "reread: how many topics each client reads; own: that no other client polls",
       0 },
@@ -697,6 +698,8 @@ static void run_mode(void)
     polling_on = true;
     answers = 0;
     asking = opt.mode == ASK;
+    if (opt.mode == REREAD)
+        sleep_until(now_ns() + (int64_t)opt.gap_ms * MS_NS);
     deadline_ns =
         now_ns() + (opt.mode == ASK || opt.mode == REREAD ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
     clients_poll();
