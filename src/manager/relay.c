@@ -61,6 +61,7 @@ struct cycle {
     int listen_at, lead_at, unmute_at, messages_at, newest_at, open_at;
     enum notify_throttle_action action;
     bool numbers;             /* the statement at messages_at gives positions before it reads */
+    bool follows;             /* the statement at messages_at is that of catch_up_followed_statement() */
     bool skips;               /* empty the ring and close all topics, so that their waiters ask again */
     int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: the worker has died since */
     int question_count;
@@ -94,6 +95,7 @@ struct relay {
     int64_t away_since_ms;   /* since when the connection has not worked; 0: it works */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
     bool prepared;           /* the session keeps the statements that read messages */
+    bool needs_page;         /* the last read could not tell what follows, so read_feed() must */
     bool never_prepares;     /* the session turned out to be shared with others */
     char server[64];         /* identifies the server by the time of its start, and the table by its OID */
     bool read_only;          /* the database was read-only in the last batch that numbered */
@@ -247,18 +249,20 @@ static bool listen_statements(struct relay *relay)
  */
 static bool prepare_statements(struct relay *relay)
 {
-    struct statement *new_messages, *read_feed;
+    struct statement *new_messages, *read_feed, *followed;
 
     if (relay->prepared || relay->never_prepares || database_is_pooled(relay->database) ||
         !atomic_load(&relay->scoreboard->listen_works))
         return true;
     relay->prepared = true;
+    call_set_plans(query_batch_add(&relay->batch));
     new_messages = query_batch_add(&relay->batch);
     read_feed = query_batch_add(&relay->batch);
+    followed = query_batch_add(&relay->batch);
     if (!catch_up_new_statement(new_messages, 0, 0, 0, NULL, 0) ||
-        !catch_up_feed_statement(read_feed, 0, 0, 0, NULL, 0))
+        !catch_up_feed_statement(read_feed, 0, 0, 0, NULL, 0) || !catch_up_followed_statement(followed, 0))
         return false;
-    new_messages->use = read_feed->use = STATEMENT_PREPARE;
+    new_messages->use = read_feed->use = followed->use = STATEMENT_PREPARE;
     return true;
 }
 
@@ -291,6 +295,19 @@ static char *list_wanted(const struct relay *relay, struct poll_topic wanted[SUB
     return names;
 }
 
+/* Fills the statement that reads all messages after complete_to. */
+static bool fill_messages(struct relay *relay, struct statement *statement, const struct poll_topic *wanted)
+{
+    const struct cycle *cycle = &relay->cycle;
+    const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
+    const int count = relay->subscriptions.wanted_count;
+
+    if (cycle->follows)
+        return catch_up_followed_statement(statement, after);
+    return (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
+        statement, READ_MESSAGES, READ_BYTES, after, wanted, count);
+}
+
 /*
  * Adds the statement that reads all messages after complete_to, if it is due. If a look is due, or a question
  * must be answered, the statement first gives positions to new messages, because the answer to a question
@@ -300,7 +317,6 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
 {
     struct cycle *cycle = &relay->cycle;
     struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED];
-    const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
     struct statement *statement;
     char *names;
     bool made;
@@ -322,9 +338,9 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
     }
     names = list_wanted(relay, wanted);
     statement = add_statement(relay, &cycle->messages_at);
-    made =
-        names && (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
-                     statement, READ_MESSAGES, READ_BYTES, after, wanted, relay->subscriptions.wanted_count);
+    cycle->follows = relay->prepared && !cycle->numbers && !cycle->skips && !relay->needs_page &&
+                     !relay->announcements.others && relay->complete_to != CATCH_UP_FROM_NOW;
+    made = names && fill_messages(relay, statement, wanted);
     if (made && relay->prepared)
         statement->use = STATEMENT_RUN_PREPARED;
     free(names);
@@ -531,9 +547,15 @@ static bool append_page(struct relay *relay, const PGresult *result)
  */
 static void take_messages(struct relay *relay, const PGresult *result)
 {
-    const struct catch_up_feed feed = catch_up_feed(result);
+    struct catch_up_feed feed;
     bool whole;
 
+    if (!relay->cycle.follows) {
+        feed = catch_up_feed(result);
+    } else if (!catch_up_followed(result, relay->complete_to, &feed)) {
+        relay->needs_page = relay->announcements.urgent = true;
+        return;
+    }
     if (relay->cycle.numbers)
         take_numbering(relay, &feed);
     if (feed.complete_to < relay->complete_to) {
@@ -550,6 +572,7 @@ static void take_messages(struct relay *relay, const PGresult *result)
     if (whole)
         relay->complete_to = feed.complete_to;
     relay->caught_up = whole && !feed.more;
+    relay->needs_page = relay->cycle.follows && !whole;
     if (relay->caught_up)
         announcements_clear(&relay->announcements);
     else

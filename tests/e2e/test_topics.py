@@ -125,6 +125,38 @@ def lock_holder(server):
     return [pid for pid, in server.sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885827180 AND objid = 2")]
 
 
+def test_a_manager_that_follows_another(many, topic, tmp_path):
+    """Its clients get what the other manager numbers, in order: messages of any size and number, with other topics in between, and after
+    a TRUNCATE."""
+    until(lambda: lock_holder(many), "a leader")
+    with manager(many, "follower", tmp_path / "log") as other:
+        until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'follower' AND hears"), "the other manager")
+        since = poll_as(other.socket, "", topic)[1]["next_since"]
+
+        def deliver(expected, *statements):
+            """Publishes in one transaction while a client waits at the manager that follows. A text stands for its length."""
+            nonlocal since
+            answered, got, gaps = many.threads.submit(poll_as, other.socket, "", topic, since=since, timeout=60), [], {}
+            many.until_waiting(topic)
+            many.sql("; ".join(statements), *[topic] * "; ".join(statements).count("%s"))
+            while len(got) < len(expected) and not gaps:
+                _, answer = answered.result(90)
+                got += [len(message["payload"]) if isinstance(message["payload"], str) else message["payload"] for message in answer["messages"]]
+                since, gaps = answer["next_since"], answer.get("gaps", {})
+                answered = many.threads.submit(poll_as, other.socket, "", topic, since=since, timeout=len(got) < len(expected) and 60)
+            answered.result(90)
+            assert got == expected[:len(got)]
+            return list(gaps)
+
+        insert = "INSERT INTO pgpoll.messages (topic, payload) SELECT %s, "
+        follows = "SELECT 1 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND query LIKE '%feed_messages%'"
+        until(lambda: not deliver([1], insert + "'1'") and many.sql(follows), "the statement that followers send")
+        assert not deliver([2, 70000, 3], insert + "'2'", insert + "to_json(repeat('x', 70000))", insert + "'3'")
+        assert not deliver([5], "INSERT INTO pgpoll.messages (topic, payload) VALUES ('elsewhere', '4')", insert + "'5'")
+        assert not deliver([*range(1, 301)], insert + "n::text::json FROM generate_series(1, 300) AS n")
+        assert not deliver([6], "TRUNCATE pgpoll.messages", insert + "'6'"), "it has all that was truncated"
+
+
 def test_a_manager_whose_leader_is_silent(many, topic, tmp_path):
     """One of two managers looks when a publisher sends NOTIFY. If it does not, the other does, long before its look every 5 s; and
     it leads when the first has gone."""
