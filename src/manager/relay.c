@@ -6,6 +6,7 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "core/utf8.h"
 #include "manager/announcements.h"
 #include "manager/notify_throttle.h"
 #include "manager/open_to_all.h"
@@ -44,6 +45,8 @@ enum {
     LOOK_MS = 5000,
     QUIET_MS = 60 * 1000,     /* time between two cycles while nobody polls: see stats_writer.h */
     NUMBERS_MS = 2 * LOOK_MS, /* workers rely on this relay to number for this long after a look */
+    SELF_HOST_BYTES = 80,     /* how much of the host's name is in the topic of the heartbeats */
+    SWEEP_PAUSE_MS = 1, /* between two parts of a search for unused topics, in which messages are delivered */
     NO_CYCLE = 0
 };
 
@@ -142,7 +145,9 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
     relay->away_since_ms = clock_monotonic_ms();
     relay->to_wake = calloc(READ_MESSAGES, sizeof *relay->to_wake);
     relay->json = printbuf_new();
-    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
+    /* The database refuses a part of a character. */
+    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.*s/%d",
+                   (int)utf8_valid_length(config->host, strnlen(config->host, SELF_HOST_BYTES)), config->host,
                    (int)getpid());
     if (!subscriptions_init(&relay->subscriptions, scoreboard) || !relay->database || !relay->to_wake ||
         !worker_queue_init(&relay->pending, scoreboard->worker_count) || !relay->json ||
@@ -652,7 +657,8 @@ static void succeed(struct relay *relay)
     struct cycle *cycle = &relay->cycle;
 
     if (relay->logged_error)
-        log_write(LOG_LEVEL_INFO, "connected to the database again");
+        log_write(LOG_LEVEL_INFO, "connected to the database again, at host %s port %s",
+                  database_host(relay->database), database_port(relay->database));
     if (relay->is_lost)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;
@@ -804,11 +810,11 @@ void relay_step(struct relay *relay, bool ready)
         announcements_set_deaf(&relay->announcements);
         reconnect(relay);
     }
-    if (now_ms >= relay->sweep_ms) {
-        relay->sweep_ms = sweep_due_ms(relay, now_ms);
-        subscriptions_sweep(&relay->subscriptions, now_ms, subscriptions_linger_ms(&relay->subscriptions),
-                            NO_CYCLE);
-    }
+    if (now_ms >= relay->sweep_ms)
+        relay->sweep_ms = subscriptions_sweep(&relay->subscriptions, now_ms,
+                                              subscriptions_linger_ms(&relay->subscriptions), NO_CYCLE)
+                              ? sweep_due_ms(relay, now_ms)
+                              : now_ms + SWEEP_PAUSE_MS;
     if (relay_due_ms(relay) <= now_ms)
         begin(relay, now_ms);
     look_watch(relay->scoreboard, relay->batch.running);

@@ -72,7 +72,7 @@ struct host_state;
 struct host_state *host_state_new(const char *path, const struct host_values *values);
 void host_state_free(struct host_state *state);
 
-/* Writes all values but HOST_LAYOUT. */
+/* Writes all values; HOST_LAYOUT is this program's, whatever *values has. */
 void host_state_publish(struct host_state *state, const struct host_values *values);
 
 /*

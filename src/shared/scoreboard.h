@@ -82,7 +82,8 @@ struct slot {
     _Atomic int has_read_permit; /* the worker holds a permit of read_permits.h */
     /* About the poll: for the choice of polls to drain, and for the statistics. */
     _Atomic uint32_t wait_id; /* identifies the wait; differs for each wait of the worker */
-    _Atomic int64_t since_ms; /* the poll's start; with a quota it is set before the poll waits */
+    /* the poll's start; with a quota it is set before the poll waits, see poll_quota_claim() */
+    _Atomic int64_t since_ms;
     _Atomic int64_t deadline_ms;
     char client[SCOREBOARD_ADDRESS_SIZE];
     char client_user[SCOREBOARD_USER_SIZE]; /* the client's user; "": not authenticated */
@@ -135,9 +136,8 @@ struct manager_memory {
     /* until this time workers rely on authenticate() to authenticate nobody */
     _Atomic int64_t anonymous_until_ms;
     _Atomic int readers; /* number of processes that read the table for the workers now */
-    _Atomic int64_t
-        /* until this time workers rely on the manager to give new messages positions as it hears of them */
-        numbers_until_ms;
+    /* until this time workers rely on the manager to give new messages positions as it hears of them */
+    _Atomic int64_t numbers_until_ms;
     _Atomic uint64_t looks_begun, looks_done, looks_refused; /* see look.h */
     _Atomic int looks_watched;
 };

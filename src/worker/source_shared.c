@@ -580,6 +580,7 @@ static enum error shared_wait(struct message_source *base, const struct interrup
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
+
     for (;;) {
         int64_t early_ms;
         enum error error;

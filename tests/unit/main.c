@@ -42,6 +42,8 @@ int main(void)
         { SUITE(access_memory_tests) },
         { SUITE(addresses_tests) },
         { SUITE(timeline_tests) },
+        { SUITE(server_memory_tests) },
+        { SUITE(subscriptions_tests) },
         { SUITE(poll_counters_tests) },
         { SUITE(host_metrics_tests) },
         { SUITE(host_state_tests) },

@@ -34,6 +34,8 @@ extern CU_TestInfo poll_counters_tests[];
 extern CU_TestInfo query_batch_tests[];
 extern CU_TestInfo addresses_tests[];
 extern CU_TestInfo timeline_tests[];
+extern CU_TestInfo server_memory_tests[];
+extern CU_TestInfo subscriptions_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 extern CU_TestInfo worker_queue_tests[];

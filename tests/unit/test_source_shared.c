@@ -860,7 +860,7 @@ static void a_drained_poll_does_not_wait_for_the_database(void)
 
 static bool claim(struct host *host, int worker, const char *user, const char *address)
 {
-    return poll_quota_claim(host->scoreboard, worker, user, address, 2);
+    return poll_quota_claim(host->scoreboard, worker, user, address, clock_monotonic_ms(), 2);
 }
 
 /* Returns a letter for each worker whose poll is drained: a for worker 0, and so on. */
@@ -916,6 +916,56 @@ static void a_client_holds_at_most_its_quota_and_some_handovers(void)
     CU_ASSERT_TRUE(claim(&host, MOST, "adam", ""));
     poll_quota_return(host.scoreboard, 0);
     CU_ASSERT_TRUE(claim(&host, MOST + 1, "eve", ""));
+    close_host(&host);
+}
+
+struct claimer {
+    struct host *host;
+    pthread_barrier_t *start;
+    int worker;
+    int64_t started_ms;
+};
+
+static void *claim_at_once(void *argument)
+{
+    const struct claimer *claimer = argument;
+
+    (void)pthread_barrier_wait(claimer->start);
+    (void)poll_quota_claim(claimer->host->scoreboard, claimer->worker, "eve", "", claimer->started_ms, 2);
+    return NULL;
+}
+
+/* A poll that is refused drains no other, and two that start together do not both drain another one. */
+static void polls_that_start_together(void)
+{
+    enum { TURNS = 500, CLAIMERS = 12 };
+    struct claimer claimers[CLAIMERS];
+    pthread_t threads[CLAIMERS];
+    pthread_barrier_t start;
+    struct host host;
+    int wrong = 0;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT_EQUAL_FATAL(pthread_barrier_init(&start, NULL, CLAIMERS), 0);
+    for (int turn = 0; turn < TURNS; turn++) {
+        int left = 0;
+
+        for (int i = 0; i < CLAIMERS; i++) {
+            claimers[i] = (struct claimer){ &host, &start, i, 1 + (turn * 7 + i * 5) % CLAIMERS };
+            CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, claim_at_once, &claimers[i]), 0);
+        }
+        for (int i = 0; i < CLAIMERS; i++)
+            (void)pthread_join(threads[i], NULL);
+        for (int i = 0; i < CLAIMERS; i++) {
+            left += atomic_load(&host.scoreboard->clients[i]) &&
+                    !atomic_load(&scoreboard_slot(host.scoreboard, i)->drain);
+            poll_quota_return(host.scoreboard, i);
+            atomic_store(&scoreboard_slot(host.scoreboard, i)->drain, 0);
+        }
+        wrong += left != 2;
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    (void)pthread_barrier_destroy(&start);
     close_host(&host);
 }
 
@@ -1133,6 +1183,7 @@ CU_TestInfo source_shared_tests[] = {
     { "the newest polls have the quota", the_newest_polls_have_the_quota },
     { "a client holds at most its quota and some handovers",
       a_client_holds_at_most_its_quota_and_some_handovers },
+    { "polls that start together", polls_that_start_together },
     { "a wait is ended by a drain", by_a_drain },
     { "a wait is ended by the topic's end", by_the_topics_end },
     { "a dead worker's permit is put back", a_dead_workers_permit_is_put_back },
