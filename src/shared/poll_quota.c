@@ -71,8 +71,8 @@ bool poll_quota_claim(struct scoreboard *scoreboard, int worker, const char *use
         return false;
     }
     atomic_store(&slot->since_ms, started_ms);
-    polls = find_polls(scoreboard, client);
-    for (; polls.kept > quota && polls.oldest >= 0; polls = find_polls(scoreboard, client))
+    for (polls = find_polls(scoreboard, client); polls.kept > quota && polls.oldest >= 0;
+         polls = find_polls(scoreboard, client))
         latch_drain(scoreboard, polls.oldest, POLL_QUOTA_SHORTEST_MS);
     return true;
 }

@@ -33,6 +33,7 @@ int main(void)
         { SUITE(read_channel_tests) },
         { SUITE(allocation_failures_tests) },
         { SUITE(notify_throttle_tests) },
+        { SUITE(read_pace_tests) },
         { SUITE(counters_tests) },
         { SUITE(stats_report_tests) },
         { SUITE(query_batch_tests) },

@@ -22,6 +22,7 @@ extern CU_TestInfo backoff_tests[];
 extern CU_TestInfo wait_tests[];
 extern CU_TestInfo poll_waiter_tests[];
 extern CU_TestInfo notify_throttle_tests[];
+extern CU_TestInfo read_pace_tests[];
 extern CU_TestInfo message_ring_tests[];
 extern CU_TestInfo topic_table_tests[];
 extern CU_TestInfo stress_tests[];

@@ -11,10 +11,10 @@
 
 enum { LIST = 7, CLUSTER = 1000 };
 
-/* Whether the newest timeline of the cluster is this one; 0: none was seen. */
+/* Whether the newest timeline of the cluster is this one. */
 static bool has_seen(uint32_t timeline)
 {
-    return timeline_is_behind(&(struct server){ CLUSTER, timeline - 1, false }) != (timeline == 0) &&
+    return timeline_is_behind(&(struct server){ CLUSTER, timeline - 1, false }) &&
            !timeline_is_behind(&(struct server){ CLUSTER, timeline, false });
 }
 

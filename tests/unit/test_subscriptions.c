@@ -85,8 +85,8 @@ static void a_new_topic_makes_room_for_some_more(void)
     struct topics topics;
 
     take_all(&topics);
-    (void)subscriptions_sweep(&topics.subscriptions, 2, LONG_MS,
-                              0); /* a search has begun, and finds nothing */
+    /* A search has begun, and finds nothing. */
+    (void)subscriptions_sweep(&topics.subscriptions, 2, LONG_MS, 0);
     CU_ASSERT(add(&topics, topics.capacity, 10, 2) >= 0);
     EXPECT(topics.subscriptions.used_count > topics.capacity - MOST_AT_ONCE && is_there(&topics, 77),
            "%d of %d topics are left", topics.subscriptions.used_count, topics.capacity);
