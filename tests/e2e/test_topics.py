@@ -15,6 +15,7 @@ from server import MODE, ROOT, Server, soon, until
 
 STORM = ROOT / "build" / "tests" / "bench" / "storm"
 CLIENTS, TOPICS, MESSAGES = 90, 50, 150
+NO_RIGHT = "permission denied for view feed_messages"
 
 pytestmark = pytest.mark.skipif(MODE == "direct", reason="about the manager")
 
@@ -40,7 +41,7 @@ class Crowd:
 
 @pytest.fixture(scope="module", name="many")
 def many_workers():
-    with Server(CLIENTS + 10) as server:
+    with Server(CLIENTS + 10, errors=NO_RIGHT) as server:
         yield server
 
 
@@ -127,8 +128,8 @@ def lock_holder(server):
 
 
 def test_a_manager_that_follows_another(many, topic, tmp_path):
-    """Its clients get what the other manager numbers, in order: messages of any size and number, with other topics in between, and after
-    a TRUNCATE."""
+    """Its clients get what the other manager numbers, in order: messages of any size and number, with other topics in between, after
+    a TRUNCATE, and when it may no longer read the view."""
     until(lambda: lock_holder(many), "a leader")
     with manager(many, "follower", tmp_path / "log") as other:
         until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'follower' AND hears"), "the other manager")
@@ -156,6 +157,14 @@ def test_a_manager_that_follows_another(many, topic, tmp_path):
         assert not deliver([5], "INSERT INTO pgpoll.messages (topic, payload) VALUES ('elsewhere', '4')", insert + "'5'")
         assert not deliver([*range(1, 301)], insert + "n::text::json FROM generate_series(1, 300) AS n")
         assert not deliver([6], "TRUNCATE pgpoll.messages", insert + "'6'"), "it has all that was truncated"
+        many.sql("REVOKE SELECT ON pgpoll.feed_messages FROM pgpoll_poller")
+        try:
+            until(lambda: not deliver([7], insert + "'7'") and NO_RIGHT in (tmp_path / "log").read_text(), "the loss of the right noticed")
+            until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'follower' AND hears"), "the other manager again")
+            assert not deliver([8], insert + "'8'") and not deliver([9], insert + "'9'")
+            assert (tmp_path / "log").read_text().count(NO_RIGHT) == 1, "it does not try again and again"
+        finally:
+            many.sql("GRANT SELECT ON pgpoll.feed_messages TO pgpoll_poller")
 
 
 def test_a_manager_whose_leader_is_silent(many, topic, tmp_path):
