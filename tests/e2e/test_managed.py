@@ -827,6 +827,18 @@ def test_killed_readers_cost_time_only(narrow, topic):
     assert logged(narrow, f"reader {min(readers)} was killed by signal 9")
 
 
+def test_a_stopped_reader_is_replaced(narrow, topic):
+    """It would not take questions ever again, and as long as one poll at a time reads, there is no other reader."""
+    narrow.publish(topic, 1)
+    until(lambda: narrow.named("pgpoll-reader"), "a reader")
+    stopped = narrow.named("pgpoll-reader")
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    assert narrow.poll(topic, since={topic: "0"}, timeout=60).payloads == [1]
+    assert logged(narrow, f"reader {min(stopped)} does not answer: killed, starting another one")
+    assert not narrow.named("pgpoll-reader") & stopped
+
+
 def test_a_worker_killed_as_its_page_is_read(narrow, topic):
     """The reader continues with the next question, and other workers can use its permit."""
     before = narrow.until_workers()
