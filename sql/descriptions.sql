@@ -68,6 +68,11 @@ FROM (VALUES
     ('stats', 'subscribed_topics', 'How many topics they wait for.'),
     ('stats', 'topic_subscriber_counts', 'For each of these topics, how many polls wait for it.'),
     ('stats', 'retained_topics', 'Topics that have messages, the first 100 by name.'),
+    ('feed_messages', 'topic', 'The topic.'),
+    ('feed_messages', 'position', 'Where the message stands in the order of delivery.'),
+    ('feed_messages', 'created_at', 'When the publishing transaction began.'),
+    ('feed_messages', 'payload', 'The content; empty if it is large or the message was deleted.'),
+    ('feed_messages', 'metadata', 'Additional JSON.'),
     ('listeners', NULL,
      'The processes that LISTEN, as they have reported themselves. pgpoll.listening says which of '
      'them are alive.'),

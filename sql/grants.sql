@@ -29,7 +29,8 @@ GRANT EXECUTE ON FUNCTION
     pgpoll.write_statistics(text, json),
     pgpoll.sweep_waiters()
 TO pgpoll_poller;
-GRANT SELECT ON pgpoll.stats TO pgpoll_poller;
+GRANT SELECT ON pgpoll.stats, pgpoll.feed_messages TO pgpoll_poller;
+GRANT SELECT ON SEQUENCE pgpoll.last_deleted TO pgpoll_poller;
 
 GRANT EXECUTE ON FUNCTION pgpoll.cursor() TO pgpoll_publisher, pgpoll_poller;
 GRANT EXECUTE ON FUNCTION pgpoll.retained_topics(integer) TO pgpoll_poller, pgpoll_monitor;

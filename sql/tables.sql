@@ -8,7 +8,8 @@
 -- messages, which conflicts with TRUNCATE and upgrades only; prune() takes ROW EXCLUSIVE, as publishers do.
 -- feed_lock admits one session at a time that gives positions. retention, locked in SHARE ROW EXCLUSIVE mode,
 -- admits one session at a time that prunes. An upgrade that alters one of these tables, and does not only add
--- a table, therefore starts with LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE.
+-- a table, therefore starts with LOCK TABLE pgpoll.messages IN ACCESS EXCLUSIVE MODE. A query on the view
+-- feed_messages locks the view before messages; install.sql drops it before an upgrade takes any lock.
 
 -- The rules for topic names are the same as in topic_check() in src/api/topic.c. They are constraints of a
 -- domain, because PostgreSQL parses the CHECK constraints of a table again for every INSERT. upgrades/2.sql
@@ -112,8 +113,11 @@ CREATE SEQUENCE IF NOT EXISTS pgpoll.doorbell AS bigint MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_pruned AS bigint MINVALUE 0 START 0;
 
 -- The highest position that prune() or TRUNCATE has deleted. A manager that has not read up to there has
--- missed messages (read_feed()). It is a sequence so that nobody can see the deletion before this value.
+-- missed messages (read_feed()). It is a sequence so that nobody can see the deletion before this value. It
+-- always has a value, because managers take NULL to mean that they may not read it.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_deleted AS bigint MINVALUE 0 START 0;
+SELECT setval('pgpoll.last_deleted', 0)
+WHERE pg_sequence_last_value('pgpoll.last_deleted') IS NULL \g /dev/null
 
 -- How far each topic was pruned: all its positions up to pruned_to are deleted.
 CREATE TABLE IF NOT EXISTS pgpoll.retention (

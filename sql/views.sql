@@ -28,3 +28,17 @@ SELECT (SELECT count(*) FROM pgpoll.live_waiters) AS active_waiters,
 FROM pgpoll.topic_waiters t;
 COMMENT ON VIEW pgpoll.stats IS
     'What does GET /messages/poll/stats return? retained_topics: topics that have messages, the first 100.';
+
+-- What a manager reads that follows another one: at less than half of the cost of read_feed(), a plain
+-- statement that it has prepared (catch_up_followed_statement() in src/postgres/catch_up.c). A message that
+-- is large, or that an operator has deleted, has no payload; read_feed() returns or skips it.
+--
+-- It is a view so that roles need no rights on the tables. messages is the first table, so it is locked
+-- first: see tables.sql. The condition on id does not use =, because then a plan could read the whole index
+-- of messages for one id.
+CREATE OR REPLACE VIEW pgpoll.feed_messages AS
+SELECT f.topic, f.position, m.created_at::timestamptz, m.payload, m.metadata
+FROM pgpoll.messages m
+RIGHT JOIN pgpoll.feed f ON m.id >= f.message_id AND m.id <= f.message_id AND f.bytes <= 65536;
+COMMENT ON VIEW pgpoll.feed_messages IS
+    'Internal. The messages in the order of delivery, for managers that follow another one.';

@@ -59,8 +59,10 @@ static void take_batch(struct announcements *announcements, const char *payload,
     for (rest += *rest == ' '; read_hash(rest, &hash); rest += HASH_DIGITS)
         if (subscriptions_want_hash(announcements->subscriptions, hash))
             announcements->urgent = true;
+        else
+            announcements->others = true;
     if (*rest)
-        announcements->urgent = true;
+        announcements->urgent = announcements->others = true;
 }
 
 static void take_notification(struct announcements *announcements, const PGnotify *notification,
@@ -86,7 +88,7 @@ int64_t announcements_due_ms(const struct announcements *announcements)
 
 void announcements_clear(struct announcements *announcements)
 {
-    announcements->unread = announcements->urgent = false;
+    announcements->unread = announcements->urgent = announcements->others = false;
     subscriptions_want_none(announcements->subscriptions);
 }
 

@@ -29,6 +29,7 @@ struct announcements {
     bool unread;       /* positions were announced that the relay has not read yet */
     int64_t unread_ms; /* when the first of these was announced */
     bool urgent;       /* some of these are in topics that polls wait for, or their topics are unknown */
+    bool others;       /* some are in topics that nobody waits for here, or their topics are unknown */
     char self_channel[ANNOUNCEMENTS_CHANNEL_SIZE]; /* the channel of the heartbeat */
     int64_t heard_ms;                              /* when the last heartbeat arrived */
     bool is_deaf; /* LISTEN delivered nothing, and no heartbeat has arrived since; this was logged */

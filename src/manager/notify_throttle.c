@@ -2,6 +2,8 @@
 
 #include "core/clock.h"
 
+#include <stdlib.h>
+
 enum {
     LOOK_MS = 2,        /* time between two looks while publishers are muted */
     INTERVAL_MS = 20,   /* length of the interval in which messages are counted */
@@ -10,7 +12,9 @@ enum {
     LEAD_MS = 50,       /* how long the leader may take from a NOTIFY to the announcement of a batch */
     /* a follower looks this long after the leader's last announcement, in case that a message is left */
     CONFIRM_MS = 1000,
-    DISTRUST_MS = 10000 /* NOTIFYs are not left to a leader for this long after it missed one */
+    DISTRUST_MS = 10000, /* NOTIFYs are not left to a leader for this long after it missed one */
+    /* meanwhile, followers look after random times of less than this, and one that looks leads the others */
+    TURN_MS = 20
 };
 
 void notify_throttle_hear(struct notify_throttle *throttle)
@@ -20,10 +24,10 @@ void notify_throttle_hear(struct notify_throttle *throttle)
 
 void notify_throttle_take_notify(struct notify_throttle *throttle, int64_t now_ms)
 {
-    if (!throttle->follows || now_ms < throttle->distrust_ms)
+    if (!throttle->follows)
         throttle->heard = true;
     else if (throttle->follow_ms == 0 || throttle->confirmed)
-        throttle->follow_ms = now_ms + LEAD_MS;
+        throttle->follow_ms = now_ms + (now_ms < throttle->distrust_ms ? random() % TURN_MS : LEAD_MS);
     throttle->confirmed = false;
 }
 
@@ -47,7 +51,8 @@ int64_t notify_throttle_due_ms(const struct notify_throttle *throttle)
 enum notify_throttle_action notify_throttle_look(struct notify_throttle *throttle, int64_t now_ms)
 {
     throttle->heard = false;
-    if (throttle->follow_ms && now_ms >= throttle->follow_ms && !throttle->confirmed)
+    if (throttle->follow_ms && now_ms >= throttle->follow_ms && !throttle->confirmed &&
+        now_ms >= throttle->distrust_ms)
         throttle->distrust_ms = now_ms + DISTRUST_MS;
     throttle->follow_ms = 0;
     if (throttle->busy) {

@@ -8,7 +8,7 @@
  *
  * Of several managers one leads: it looks when a NOTIFY arrives. The others, which follow, give the leader a
  * moment to announce the batch, and look only if it does not. If it did not, they do not rely on the leader
- * for some seconds. Followers also look once after the leader's last announcement, because the leader may
+ * for some seconds: after each NOTIFY, the first of them that looks announces the batch to the others. Followers also look once after the leader's last announcement, because the leader may
  * have ended before it saw the message of the last NOTIFY.
  */
 #ifndef PGPOLL_NOTIFY_THROTTLE_H
@@ -37,7 +37,7 @@ struct notify_throttle {
     /* when to look because of a NOTIFY that was left to the leader; 0: there is no such NOTIFY */
     int64_t follow_ms;
     bool confirmed;      /* a batch was announced after that NOTIFY */
-    int64_t distrust_ms; /* until this time NOTIFYs are not left to the leader, because it missed one */
+    int64_t distrust_ms; /* until this time the leader is given little time, because it missed a NOTIFY */
     bool muting;         /* publishers are muted, or some may not have noticed yet that the mute has ended */
     int64_t muted_until_ms; /* when the last mute ends by itself; 0: pgpoll.unmute_doorbell() has ended it */
     int64_t look_ms;        /* while muting is set: when to look next */

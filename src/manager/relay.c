@@ -45,7 +45,9 @@ enum {
     BACKLOG_CYCLES = 8,
     /* look this often without any NOTIFY, because a manager may have died after it muted publishers */
     LOOK_MS = 5000,
-    QUIET_MS = 60 * 1000,     /* time between two cycles while nobody polls: see stats_writer.h */
+    QUIET_MS = 60 * 1000, /* time between two cycles while nobody polls: see stats_writer.h */
+    /* catch_up_followed_statement() is not tried again for this long after it has failed */
+    FOLLOW_AGAIN_MS = 60 * 1000,
     NUMBERS_MS = 2 * LOOK_MS, /* workers rely on this relay to number for this long after a look */
     SELF_HOST_BYTES = 80,     /* how much of the host's name is in the topic of the heartbeats */
     SWEEP_PAUSE_MS = 1, /* between two parts of a search for unused topics, in which messages are delivered */
@@ -63,9 +65,10 @@ struct asked {
 /* One batch of statements in progress. */
 struct cycle {
     /* Index of each statement in the batch; -1: the statement is not in this batch. */
-    int listen_at, lead_at, unmute_at, messages_at, newest_at, open_at;
+    int listen_at, prepare_follow_at, lead_at, unmute_at, messages_at, newest_at, open_at;
     enum notify_throttle_action action;
     bool numbers;             /* the statement at messages_at gives positions before it reads */
+    bool follows;             /* the statement at messages_at is that of catch_up_followed_statement() */
     bool skips;               /* empty the ring and close all topics, so that their waiters ask again */
     int questions[QUESTIONS]; /* the workers that asked; WORKER_QUEUE_NONE: the worker has died since */
     int question_count;
@@ -101,7 +104,10 @@ struct relay {
     int64_t away_since_ms;   /* since when the connection has not worked; 0: it works */
     bool relisten;           /* the connection is new and LISTENs to nothing yet */
     bool prepared;           /* the session keeps the statements that read messages */
+    bool follow_prepared;    /* it also keeps that of catch_up_followed_statement() */
+    bool needs_page;         /* the last read could not tell what follows, so read_feed() must */
     bool never_prepares;     /* the session turned out to be shared with others */
+    int64_t follow_ms;       /* when to prepare that of catch_up_followed_statement() at the earliest */
     char server[64];         /* identifies the server by the time of its start, and the table by its OID */
     bool read_only;          /* the database was read-only in the last batch that numbered */
     struct open_to_all *open_to_all;
@@ -272,6 +278,22 @@ static bool prepare_statements(struct relay *relay)
     return true;
 }
 
+/* Prepares the statement that reads as a manager that follows another one. */
+static bool prepare_follow(struct relay *relay, int64_t now_ms)
+{
+    struct statement *followed;
+
+    if (!relay->prepared || relay->follow_prepared || now_ms < relay->follow_ms)
+        return true;
+    relay->follow_prepared = true;
+    call_set_plans(query_batch_add(&relay->batch));
+    followed = add_statement(relay, &relay->cycle.prepare_follow_at);
+    if (!catch_up_followed_statement(followed, 0))
+        return false;
+    followed->use = STATEMENT_PREPARE;
+    return true;
+}
+
 static bool throttle_statement(struct relay *relay, int64_t now_ms)
 {
     struct cycle *cycle = &relay->cycle;
@@ -301,6 +323,19 @@ static char *list_wanted(const struct relay *relay, struct poll_topic wanted[SUB
     return names;
 }
 
+/* Fills the statement that reads all messages after complete_to. */
+static bool fill_messages(struct relay *relay, struct statement *statement, const struct poll_topic *wanted)
+{
+    const struct cycle *cycle = &relay->cycle;
+    const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
+    const int count = relay->subscriptions.wanted_count;
+
+    if (cycle->follows)
+        return catch_up_followed_statement(statement, after);
+    return (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
+        statement, READ_MESSAGES, READ_BYTES, after, wanted, count);
+}
+
 /*
  * Adds the statement that reads all messages after complete_to, if it is due. If a look is due, or a question
  * must be answered, the statement first gives positions to new messages, because the answer to a question
@@ -310,7 +345,6 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
 {
     struct cycle *cycle = &relay->cycle;
     struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED];
-    const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
     struct statement *statement;
     char *names;
     bool made;
@@ -332,9 +366,9 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
     }
     names = list_wanted(relay, wanted);
     statement = add_statement(relay, &cycle->messages_at);
-    made =
-        names && (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
-                     statement, READ_MESSAGES, READ_BYTES, after, wanted, relay->subscriptions.wanted_count);
+    cycle->follows = relay->follow_prepared && !cycle->numbers && !cycle->skips && !relay->needs_page &&
+                     !relay->announcements.others && relay->complete_to != CATCH_UP_FROM_NOW;
+    made = names && fill_messages(relay, statement, wanted);
     if (made && relay->prepared)
         statement->use = STATEMENT_RUN_PREPARED;
     free(names);
@@ -359,15 +393,15 @@ static bool compose(struct relay *relay, int64_t now_ms)
     struct cycle *cycle = &relay->cycle;
     bool made;
 
-    cycle->listen_at = cycle->lead_at = cycle->unmute_at = cycle->messages_at = cycle->newest_at =
-        cycle->open_at = -1;
+    cycle->listen_at = cycle->prepare_follow_at = cycle->lead_at = cycle->unmute_at = cycle->messages_at =
+        cycle->newest_at = cycle->open_at = -1;
     cycle->skips = relay->relisten && now_ms - relay->worked_ms > LONG_AWAY_MS;
     relay->caught_up = false;
     relay->cycle_number++;
     list_look(relay, now_ms);
     list_questions(relay, now_ms);
-    made = listen_statements(relay) && prepare_statements(relay) && messages_statement(relay, now_ms) &&
-           newest_statement(relay);
+    made = listen_statements(relay) && prepare_statements(relay) && prepare_follow(relay, now_ms) &&
+           messages_statement(relay, now_ms) && newest_statement(relay);
     if (now_ms >= open_to_all_due_ms(relay->open_to_all))
         open_to_all_ask(relay->open_to_all, add_statement(relay, &cycle->open_at), now_ms);
     return made;
@@ -539,27 +573,27 @@ static bool append_page(struct relay *relay, const PGresult *result)
  * Takes one page of all messages after complete_to, in order of position. Only the page is believed: it lacks
  * no message up to its own complete_to, whatever was announced.
  */
-static void take_messages(struct relay *relay, const PGresult *result)
+static void take_page(struct relay *relay, const PGresult *result, const struct catch_up_feed *feed)
 {
-    const struct catch_up_feed feed = catch_up_feed(result);
     bool whole;
 
     if (relay->cycle.numbers)
-        take_numbering(relay, &feed);
-    if (feed.complete_to < relay->complete_to) {
+        take_numbering(relay, feed);
+    if (feed->complete_to < relay->complete_to) {
         /* Positions that the ring has may be given to other messages. */
         log_write(LOG_LEVEL_WARNING,
                   "the database was restored to an earlier state: clearing the message ring");
-        restart_ring(relay, feed.complete_to);
-    } else if (feed.deleted_to > relay->deleted_to || relay->cycle.skips) {
-        restart_ring(relay, feed.complete_to);
+        restart_ring(relay, feed->complete_to);
+    } else if (feed->deleted_to > relay->deleted_to || relay->cycle.skips) {
+        restart_ring(relay, feed->complete_to);
     }
-    relay->deleted_to = clock_max(relay->deleted_to, feed.deleted_to);
+    relay->deleted_to = clock_max(relay->deleted_to, feed->deleted_to);
     whole = append_page(relay, result);
     wake_waiters(relay);
     if (whole)
-        relay->complete_to = feed.complete_to;
-    relay->caught_up = whole && !feed.more;
+        relay->complete_to = feed->complete_to;
+    relay->caught_up = whole && !feed->more;
+    relay->needs_page = relay->cycle.follows && !whole;
     if (relay->caught_up)
         announcements_clear(&relay->announcements);
     else
@@ -605,20 +639,36 @@ static enum error answer_question(struct relay *relay, int worker)
  * Reports a cycle that is over, as a measure of how busy the database is. Of the manager that leads, cycles
  * count that have numbered something, and of one that follows, those that have read something.
  */
-static void pace_reads(struct relay *relay)
+static void pace_reads(struct relay *relay, const struct catch_up_feed *feed, int messages)
+{
+    const struct cycle *cycle = &relay->cycle;
+    const bool counts =
+        relay->throttle.follows ? !cycle->numbers && messages > 0 : cycle->numbers && feed->assigned > 0;
+
+    if (!counts || feed->more)
+        return;
+    read_pace_take(&relay->read_pace, clock_monotonic_us() - relay->cycle_began_us,
+                   messages + cycle->asked.count, read_permits_taken(relay->scoreboard) > 0,
+                   clock_monotonic_ms());
+    read_permits_allow(relay->scoreboard, relay->read_pace.allowed);
+}
+
+/* Takes what the statement at messages_at has read. */
+static void take_messages(struct relay *relay)
 {
     const struct cycle *cycle = &relay->cycle;
     const PGresult *result = relay->batch.results[cycle->messages_at];
-    const struct catch_up_feed feed = catch_up_feed(result);
-    const bool counts = relay->throttle.follows ? !cycle->numbers && catch_up_is_message(result, 0)
-                                                : cycle->numbers && feed.assigned > 0;
+    struct catch_up_feed feed;
 
-    if (!counts || feed.more)
+    if (!cycle->follows) {
+        feed = catch_up_feed(result);
+    } else if (!catch_up_followed(result, relay->complete_to, &feed)) {
+        relay->needs_page = relay->announcements.urgent = true;
         return;
-    read_pace_take(&relay->read_pace, clock_monotonic_us() - relay->cycle_began_us,
-                   PQntuples(result) + cycle->asked.count, read_permits_taken(relay->scoreboard) > 0,
-                   clock_monotonic_ms());
-    read_permits_allow(relay->scoreboard, relay->read_pace.allowed);
+    }
+    if (cycle->listen_at < 0)
+        pace_reads(relay, &feed, PQntuples(result) - !catch_up_is_message(result, 0));
+    take_page(relay, result, &feed);
 }
 
 /* Notes whether this manager leads. If that has changed, other cycles count as a measure. */
@@ -680,12 +730,10 @@ static void succeed(struct relay *relay)
     relay->worked_ms = clock_monotonic_ms();
     if (cycle->listen_at >= 0)
         take_server(relay, relay->batch.results[cycle->listen_at]);
-    if (cycle->messages_at >= 0 && cycle->listen_at < 0)
-        pace_reads(relay);
+    if (cycle->messages_at >= 0)
+        take_messages(relay);
     if (cycle->lead_at >= 0)
         take_lead(relay, relay->batch.results[cycle->lead_at]);
-    if (cycle->messages_at >= 0)
-        take_messages(relay, relay->batch.results[cycle->messages_at]);
     if (cycle->newest_at >= 0)
         take_newest(relay, relay->batch.results[cycle->newest_at]);
     if (cycle->open_at >= 0)
@@ -715,6 +763,19 @@ static bool is_unknown_name(const char *sqlstate)
     return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0;
 }
 
+/*
+ * Whether the server has refused the statement by which the relay follows: the role may lack a right to what
+ * it reads, or an upgrade has locked or changed that. All else can be done without it.
+ */
+static bool cannot_follow(const struct relay *relay)
+{
+    const struct cycle *cycle = &relay->cycle;
+    const int failed = database_failed(relay->database);
+
+    return *database_sqlstate(relay->database) &&
+           (failed == cycle->prepare_follow_at || (cycle->follows && failed == cycle->messages_at));
+}
+
 /* Ends a cycle that failed. Its questions go back to wait for the next cycle. */
 static void fail(struct relay *relay, enum error error)
 {
@@ -728,6 +789,8 @@ static void fail(struct relay *relay, enum error error)
     relay->logged_error = error;
     if (is_unknown_name(database_sqlstate(relay->database)))
         relay->never_prepares = true;
+    if (cannot_follow(relay))
+        relay->follow_ms = clock_monotonic_ms() + FOLLOW_AGAIN_MS;
     reconnect(relay);
 }
 
@@ -801,7 +864,7 @@ static void begin(struct relay *relay, int64_t now_ms)
     relay->cycle_began_us = clock_monotonic_us();
     if (!database_is_connected(relay->database)) {
         relay->relisten = true;
-        relay->prepared = false;
+        relay->prepared = relay->follow_prepared = false;
         /*
          * The previous session may have muted publishers. So look until unmute_doorbell() says that all of
          * them send NOTIFY again.

@@ -88,6 +88,15 @@ void call_notify_topic(struct statement *statement, const char *topic)
     statement_add_text(statement, topic);
 }
 
+void call_set_plans(struct statement *statement)
+{
+    statement_init(statement, "SELECT set_config(s.name, s.setting, false) FROM (VALUES"
+                              " ('row_security', 'off'), ('plan_cache_mode', 'force_generic_plan'),"
+                              " ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'),"
+                              " ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('jit', 'off'))"
+                              " AS s (name, setting)");
+}
+
 void call_lead(struct statement *statement)
 {
     statement_init(statement, "SELECT pg_try_advisory_lock(1885827180, 2)");

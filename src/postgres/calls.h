@@ -65,6 +65,13 @@ bool call_listen_to_topic(struct statement *statement, const struct poll_topic *
 /* Sends an empty notification to the channel of a topic. */
 void call_notify_topic(struct statement *statement, const char *topic);
 
+/*
+ * Sets, for the rest of the session, what the functions of the schema set for themselves, so that the session
+ * may run a statement on views as they run theirs: rows that a policy hides cause an error, and the plan does
+ * not depend on statistics.
+ */
+void call_set_plans(struct statement *statement);
+
 /* Tries to become the manager that leads, until the session ends. The result says whether it does. */
 void call_lead(struct statement *statement);
 

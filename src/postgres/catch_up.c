@@ -13,7 +13,11 @@
  */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, GAP, OLDEST };
 enum feed_column { TOPIC, ASSIGNED = METADATA + 1, COMPLETE_TO, MORE, DELETED_TO };
+enum followed_column { FOLLOWED_DELETED_TO = METADATA + 1 };
 enum newest_column { NEWEST, NOW, HASH };
+
+/* The limit of catch_up_followed_statement(). At most 64 KiB of each message: see pgpoll.feed_messages. */
+enum { FOLLOWED_MESSAGES = 128 };
 
 /* timestamptz counts microseconds since 2000-01-01 UTC (datatype/timestamp.h in PostgreSQL). */
 static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
@@ -103,6 +107,20 @@ bool catch_up_feed_statement(struct statement *statement, int max_messages, int6
     return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
 }
 
+/*
+ * pg_sequence_last_value() stands outside of the view, because the planner would sort the rows of a view that
+ * calls a volatile function. The limit is a constant, because the planner would take a parameter to mean a
+ * tenth of the table.
+ */
+bool catch_up_followed_statement(struct statement *statement, int64_t after)
+{
+    statement_init(statement, "SELECT topic, position, created_at, payload, metadata,"
+                              " pg_sequence_last_value('pgpoll.last_deleted') FROM pgpoll.feed_messages"
+                              " WHERE position > $1 ORDER BY position LIMIT 128");
+    statement->name = "pgpoll_follow " PGPOLL_VERSION;
+    return statement_add_int8(statement, after);
+}
+
 struct catch_up_feed catch_up_feed(const PGresult *result)
 {
     struct catch_up_feed feed = { .read_only = database_int4(result, 0, ASSIGNED) < 0,
@@ -113,6 +131,20 @@ struct catch_up_feed catch_up_feed(const PGresult *result)
     if (!is_null(result, 0, COMPLETE_TO))
         feed.complete_to = database_int8(result, 0, COMPLETE_TO);
     return feed;
+}
+
+bool catch_up_followed(const PGresult *result, int64_t after, struct catch_up_feed *feed)
+{
+    const int count = PQntuples(result);
+
+    if (count == 0 || is_null(result, 0, FOLLOWED_DELETED_TO))
+        return false;
+    *feed = (struct catch_up_feed){ .more = count == FOLLOWED_MESSAGES,
+                                    .complete_to = database_int8(result, count - 1, POSITION),
+                                    .deleted_to = database_int8(result, 0, FOLLOWED_DELETED_TO) };
+    if (feed->deleted_to <= after)
+        feed->deleted_to = 0;
+    return true;
 }
 
 bool catch_up_is_message(const PGresult *result, int row)

@@ -53,6 +53,13 @@ bool catch_up_feed_statement(struct statement *statement, int max_messages, int6
                              const struct poll_topic *wanted, int wanted_count);
 
 /*
+ * Initialises a statement that reads after a position at less than half of the cost of
+ * catch_up_feed_statement(), but not everything: see catch_up_followed(). It has a name, and must be run as a
+ * prepared statement, in a session that has run call_set_plans(). Returns false if out of memory.
+ */
+bool catch_up_followed_statement(struct statement *statement, int64_t after);
+
+/*
  * What the result of one of these statements says. The rows for which catch_up_is_message() is true are
  * messages.
  */
@@ -66,6 +73,13 @@ struct catch_up_feed {
 };
 
 struct catch_up_feed catch_up_feed(const PGresult *result);
+
+/*
+ * Says the same about the result of catch_up_followed_statement(), which read after this position. The messages
+ * are whole, whatever their topic, but large ones and those that an operator has deleted are not. Returns false
+ * if the result does not say enough. What is missing has to be read by catch_up_feed_statement().
+ */
+bool catch_up_followed(const PGresult *result, int64_t after, struct catch_up_feed *feed);
 
 bool catch_up_is_message(const PGresult *result, int row);
 

@@ -1,6 +1,7 @@
 """What more web hosts cost the database: managers of one database on one machine."""
 import contextlib
 import json
+import statistics
 import subprocess
 import threading
 import time
@@ -21,6 +22,7 @@ class Poller(threading.Thread):
     def __init__(self, place, topic):
         super().__init__(daemon=True)
         self.place, self.topic, self.since, self.got, self.stopping = place, topic, {}, 0, False
+        self.delays_ms = []     # from the start of the INSERT
         self.start()
 
     def poll(self, timeout):
@@ -29,7 +31,8 @@ class Poller(threading.Thread):
             client.sendall(fastcgi.request(json.dumps(body).encode()))
             status, text = fastcgi.reply(fastcgi.read_all(client))
         assert status == 200, text
-        answer = json.loads(text)
+        now, answer = time.monotonic(), json.loads(text)
+        self.delays_ms += [1000 * (now - message["payload"]["began"]) for message in answer["messages"] if "began" in message["payload"]]
         self.since, self.got = answer["next_since"], self.got + len(answer["messages"])
 
     def run(self):
@@ -53,32 +56,52 @@ def published(server, directory, seconds):
     return after - before
 
 
-def cost(server, directory, count, everywhere, seconds):
-    """Microseconds of pgpoll's sessions for each message, with so many managers. everywhere: a client at each host waits for every message; else
-    only one at the first host does, and the others wait for other topics."""
+@contextlib.contextmanager
+def polling(server, directory, topics):
+    """A manager for each topic, the first of them the server's own, and a client of each that waits for its topic."""
     with contextlib.ExitStack() as stack:
-        places = [server] + [stack.enter_context(between.manager(server, f"host-{n}", directory / f"host-{n}.log")).socket for n in range(1, count)]
-        until(lambda: len(server.sql("SELECT host FROM pgpoll.listeners WHERE hears")) == count, "all managers", 60)
-        pollers = [Poller(place, TOPIC if everywhere or place is server else f"elsewhere-{n}") for n, place in enumerate(places)]
+        places = [server] + [stack.enter_context(between.manager(server, f"host-{n}", directory / f"host-{n}.log")).socket for n in range(1, len(topics))]
+        until(lambda: len(server.sql("SELECT host FROM pgpoll.listeners WHERE hears")) == len(topics), "all managers", 60)
+        pollers = [Poller(place, topic) for place, topic in zip(places, topics)]
         try:
-            until(lambda: server.stats()["active_waiters"] >= count, "all polls", 30)
+            until(lambda: server.stats()["active_waiters"] >= len(topics), "all polls", 30)
             published(server, directory, 1)
-            pids, got = sessions(server), [poller.got for poller in pollers]
-            before, messages = cpu_s(pids), published(server, directory, seconds)
-            until(lambda: all(poller.got >= had + messages for poller, had in zip(pollers, got) if poller.topic == TOPIC), "all messages", 30)
-            after = cpu_s(pids)
+            yield pollers
         finally:
             for poller in pollers:
                 poller.stopping = True
             for poller in pollers:
                 poller.join(40)
-        return 1e6 * sum(after[pid] - before[pid] for pid in after) / messages
+
+
+def cost(server, directory, count, everywhere, seconds):
+    """Microseconds of pgpoll's sessions for each message, with so many managers. everywhere: a client at each host waits for every message; else
+    only one at the first host does, and the others wait for other topics."""
+    with polling(server, directory, [TOPIC] + [TOPIC if everywhere else f"elsewhere-{n}" for n in range(1, count)]) as pollers:
+        pids, got = sessions(server), [poller.got for poller in pollers]
+        before, messages = cpu_s(pids), published(server, directory, seconds)
+        until(lambda: all(poller.got >= had + messages for poller, had in zip(pollers, got) if poller.topic == TOPIC), "all messages", 30)
+        after = cpu_s(pids)
+    return 1e6 * sum(after[pid] - before[pid] for pid in after) / messages
+
+
+def delays(server, directory, seconds):
+    """The median time in ms from the start of an INSERT to the delivery, at each of two hosts."""
+    with polling(server, directory, [TOPIC, TOPIC]) as pollers, contextlib.closing(server.connect()) as session, session.cursor() as cursor:
+        session.autocommit = True
+        begin, count = time.monotonic(), RATE * seconds
+        for n in range(count):
+            time.sleep(max(0, begin + n / RATE - time.monotonic()))
+            cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", (TOPIC, json.dumps({"began": time.monotonic()})))
+        until(lambda: all(len(poller.delays_ms) >= count for poller in pollers), "all messages", 30)
+    return [statistics.median(poller.delays_ms) for poller in pollers]
 
 
 def hosts(bench):
     server, sizes = bench.systems[0].server, bench.sizes
     table = bench.table("hosts", f"Processor time of pgpoll's sessions in the database for each message, at {RATE} a second, by number of hosts", "µs")
-    ratios = bench.table("hosts ratio", "The same, as a multiple of one host", "×")
+    ratios = bench.table("hosts ratio", "As a multiple of one host", "×")
+    latency = bench.table("hosts latency", f"Delivery at two hosts, from the start of the INSERT, {RATE} messages a second, p50", "ms")
     for _ in range(sizes.rounds):
         one = cost(server, bench.directory, 1, True, sizes.seconds)
         table.add("1 host", "pgpoll", one)
@@ -87,3 +110,7 @@ def hosts(bench):
                 took = cost(server, bench.directory, count, everywhere, sizes.seconds)
                 table.add(f"{count} hosts, {where}", "pgpoll", took)
                 ratios.add(f"{count} hosts, {where}", "pgpoll", took / one)
+        first, other = delays(server, bench.directory, sizes.seconds)
+        latency.add("at the host that numbers the messages", "pgpoll", first)
+        latency.add("at the host that follows", "pgpoll", other)
+        ratios.add("2 hosts: delivery at the one that follows, by that at the other", "pgpoll", other / first)

@@ -55,7 +55,7 @@ def test_each_part_measures(disk, tmp_path):
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
     expected = {"memory": every, "idle": every, "latency": every | {"bare NOTIFY"}, "fanout": every, "catchup": {"pgpoll", "Nchan"}, "publish": publishing,
                 "load": {"pgpoll"}, "comeback": {"pgpoll"}, "comeback_load": {"pgpoll"}, "polls": every,
-                "access": {"pgpoll"}, "access ratio": {"pgpoll"}, "hosts": {"pgpoll"}, "hosts ratio": {"pgpoll"},
+                "access": {"pgpoll"}, "access ratio": {"pgpoll"}, "hosts": {"pgpoll"}, "hosts ratio": {"pgpoll"}, "hosts latency": {"pgpoll"},
                 **dict.fromkeys(("quiet", "quiet_wal", "quiet_first"), {"pgpoll"}),
                 "kept": {"pgpoll", "few messages"}, "kept_rates": {"pgpoll", "few messages"}, "topics_memory": {"pgpoll"},
                 **dict.fromkeys(("topics", "topics_start", "topics_idle"), {"1 topic each", "20 topics each"})}

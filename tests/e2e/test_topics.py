@@ -16,6 +16,7 @@ from server import MODE, ROOT, Server, soon, until
 
 STORM = ROOT / "build" / "tests" / "bench" / "storm"
 CLIENTS, TOPICS, MESSAGES = 90, 50, 150
+NO_RIGHT = "permission denied for view feed_messages"
 
 pytestmark = pytest.mark.skipif(MODE == "direct", reason="about the manager")
 
@@ -41,7 +42,7 @@ class Crowd:
 
 @pytest.fixture(scope="module", name="many")
 def many_workers():
-    with Server(CLIENTS + 10, errors="cannot write statistics") as server:
+    with Server(CLIENTS + 10, errors=f"cannot write statistics|{NO_RIGHT}") as server:
         yield server
 
 
@@ -150,6 +151,46 @@ def test_one_transaction_with_thousands_of_topics(many, topic):
 def lock_holder(server):
     """The process id of the session that leads, by the advisory lock."""
     return [pid for pid, in server.sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885827180 AND objid = 2")]
+
+
+def test_a_manager_that_follows_another(many, topic, tmp_path):
+    """Its clients get what the other manager numbers, in order: messages of any size and number, with other topics in between, after
+    a TRUNCATE, and when it may no longer read the view."""
+    until(lambda: lock_holder(many), "a leader")
+    with manager(many, "follower", tmp_path / "log") as other:
+        until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'follower' AND hears"), "the other manager")
+        since = poll_as(other.socket, "", topic)[1]["next_since"]
+
+        def deliver(expected, *statements):
+            """Publishes in one transaction while a client waits at the manager that follows. A text stands for its length."""
+            nonlocal since
+            answered, got, gaps = many.threads.submit(poll_as, other.socket, "", topic, since=since, timeout=60), [], {}
+            many.until_waiting(topic)
+            many.sql("; ".join(statements), *[topic] * "; ".join(statements).count("%s"))
+            while len(got) < len(expected) and not gaps:
+                _, answer = answered.result(90)
+                got += [len(message["payload"]) if isinstance(message["payload"], str) else message["payload"] for message in answer["messages"]]
+                since, gaps = answer["next_since"], answer.get("gaps", {})
+                answered = many.threads.submit(poll_as, other.socket, "", topic, since=since, timeout=len(got) < len(expected) and 60)
+            answered.result(90)
+            assert got == expected[:len(got)]
+            return list(gaps)
+
+        insert = "INSERT INTO pgpoll.messages (topic, payload) SELECT %s, "
+        follows = "SELECT 1 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND query LIKE '%feed_messages%'"
+        until(lambda: not deliver([1], insert + "'1'") and many.sql(follows), "the statement that followers send")
+        assert not deliver([2, 70000, 3], insert + "'2'", insert + "to_json(repeat('x', 70000))", insert + "'3'")
+        assert not deliver([5], "INSERT INTO pgpoll.messages (topic, payload) VALUES ('elsewhere', '4')", insert + "'5'")
+        assert not deliver([*range(1, 301)], insert + "n::text::json FROM generate_series(1, 300) AS n")
+        assert not deliver([6], "TRUNCATE pgpoll.messages", insert + "'6'"), "it has all that was truncated"
+        many.sql("REVOKE SELECT ON pgpoll.feed_messages FROM pgpoll_poller")
+        try:
+            until(lambda: not deliver([7], insert + "'7'") and NO_RIGHT in (tmp_path / "log").read_text(), "the loss of the right noticed")
+            until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'follower' AND hears"), "the other manager again")
+            assert not deliver([8], insert + "'8'") and not deliver([9], insert + "'9'")
+            assert (tmp_path / "log").read_text().count(NO_RIGHT) == 1, "it does not try again and again"
+        finally:
+            many.sql("GRANT SELECT ON pgpoll.feed_messages TO pgpoll_poller")
 
 
 def test_a_manager_whose_leader_is_silent(many, topic, tmp_path):

@@ -1,6 +1,8 @@
 """Sessions of publishers and readers, for the Python tests here. Connections come from the PG* environment."""
 import contextlib
 import json
+import pathlib
+import re
 import threading
 import time
 
@@ -10,6 +12,18 @@ import pytest
 
 opened = []     # every session that connect() made; conftest.py closes them after the test
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+
+def sent_by(module, function):
+    """The statement that a function of src/postgres makes."""
+    source = (pathlib.Path(__file__).parents[2] / "src/postgres" / module).read_text()
+    return "".join(re.findall(r'"([^"]*)"', re.search(rf"\b{function}\([^)]*\)\n.*?;", source, re.DOTALL)[0]))
+
+
+# What the session of a manager that follows another one runs once, and for each read; $1 is the position after which it reads.
+FOLLOWER_SETTINGS = sent_by("calls.c", "call_set_plans")
+FOLLOW = sent_by("catch_up.c", "catch_up_followed_statement")
+FOLLOW_LIMIT = int(re.search(r"LIMIT (\d+)$", FOLLOW)[1])
 
 
 def connect(level=None, **where):

@@ -1,9 +1,10 @@
 """What a manager reads: read_feed(), new_messages() and what batches announce."""
 import concurrent.futures
+import random
 
 import pytest
 
-from sessions import LEVELS, assign, connect, publish, run, wait_until, waits_for_lock
+from sessions import FOLLOW, FOLLOW_LIMIT, FOLLOWER_SETTINGS, LEVELS, assign, connect, publish, run, wait_until, waits_for_lock
 
 FEED = "SELECT topic, position, payload, complete_to, more, deleted_to FROM pgpoll.read_feed(%s, %s, %s, %s)"
 
@@ -32,9 +33,38 @@ class Manager:
                 return pages, lost
 
 
-def start(admin):
+class Follower(Manager):
+    """Follows the feed with the statement of a manager that follows another one, and reads with read_feed() only what that does not return."""
+
+    def __init__(self, session):
+        super().__init__(session)
+        run(session, FOLLOWER_SETTINGS)
+        self.fell_back = 0
+
+    def read(self):
+        more, lost = True, False
+        while more:
+            rows = run(self.session, FOLLOW.replace("$1", "%s"), self.complete_to)
+            if rows and rows[0][5] > self.complete_to:
+                lost, self.deleted_to = lost or rows[0][5] > self.deleted_to, max(rows[0][5], self.deleted_to)
+            for topic, position, _, payload, *_ in rows:
+                if payload is None:
+                    break
+                assert position > self.complete_to
+                self.got.append((topic, payload))
+                self.complete_to = position
+            else:
+                more = len(rows) == FOLLOW_LIMIT
+                if rows:
+                    continue
+            self.fell_back += 1
+            return 1, super().read()[1] or lost
+        return 1, lost
+
+
+def start(admin, manager=Manager):
     assign(admin)
-    return Manager(connect())
+    return manager(connect())
 
 
 def test_pages_have_everything_in_order(admin):
@@ -228,6 +258,99 @@ def test_many_topics_do_not_fit_into_an_announcement(admin):
         position, rest = announced.split(" ")
         assert int(position) == run(admin, "SELECT max(position) FROM pgpoll.feed")[0][0]
         assert rest == "*" if form == "*" else len(set(rest[at:at + 8] for at in range(0, len(rest), 8))) == topics
+
+
+def test_a_follower_reads_page_after_page(admin):
+    follower, count = start(admin, Follower), 3 * FOLLOW_LIMIT
+    run(admin, "INSERT INTO pgpoll.messages (topic, payload, metadata) SELECT 't' || n %% 7, to_json(n), '{}' FROM generate_series(1, %s) AS n", count)
+    assign(admin)
+    assert follower.read() == (1, False) and follower.got == [(f"t{n % 7}", n) for n in range(1, count + 1)]
+    assert follower.fell_back == 1, "for what follows a full page"
+    columns = run(admin, FOLLOW.replace("$1", "0"))[0]
+    assert columns[:5] == run(admin, """SELECT topic, position, created_at, payload, metadata FROM pgpoll.read_feed(1, 100, 0, NULL)
+                                        WHERE position IS NOT NULL""")[0]
+
+
+def test_a_follower_leaves_large_and_deleted_messages_to_read_feed(admin):
+    follower = start(admin, Follower)
+    publish(admin, "t", 1, "x" * 65534, 2)
+    assign(admin)
+    assert follower.read() == (1, False) and follower.fell_back == 0, "65,536 bytes with the quotes"
+    publish(admin, "t", 3, "x" * 65535, 4)
+    assign(admin)
+    assert follower.read() == (1, False) and follower.fell_back == 1
+    publish(admin, "t", 5, 6, 7)
+    assign(admin)
+    run(admin, "DELETE FROM pgpoll.messages WHERE payload::text = '6'")
+    assert follower.read() == (1, False) and follower.fell_back == 2
+    assert [payload for _, payload in follower.got if not isinstance(payload, str)] == [1, 2, 3, 4, 5, 7]
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+@pytest.mark.parametrize("change", ["TRUNCATE pgpoll.messages", "SELECT pgpoll.prune('0')"])
+def test_deleted_while_a_follower_reads(admin, change, ends):
+    """The read begins before the transaction that deletes has ended. TRUNCATE makes it wait. It either gets the message or tells that it is gone."""
+    follower, other = start(admin, Follower), connect(LEVELS[0])
+    publish(admin, "a", 1)
+    assign(admin)
+    run(admin, "SELECT pg_sleep(0.002)")
+    if change.startswith("TRUNCATE"):
+        run(other, "LOCK TABLE pgpoll.messages")
+    else:
+        run(other, change)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        read = pool.submit(follower.read)
+        if change.startswith("TRUNCATE"):
+            wait_until(lambda: waits_for_lock(admin, follower.session))
+            run(other, change)
+        else:
+            read.result(60)
+        getattr(other, ends)()
+        _, lost = read.result(60)
+    assert lost, "also if it is undone; it is counted once"
+    gone = change.startswith("TRUNCATE") and ends == "commit"
+    assert follower.got == [] if gone else follower.got == [("a", 1)]
+    publish(admin, "a", 2)
+    assign(admin)
+    assert follower.read() == (1, False) and follower.got[-1] == ("a", 2)
+
+
+def test_a_follower_of_a_restored_database_is_ahead(admin):
+    follower = start(admin, Follower)
+    publish(admin, "a", 1)
+    assign(admin)
+    follower.complete_to += 1 << 40
+    assert run(follower.session, FOLLOW.replace("$1", "%s"), follower.complete_to) == []
+    head, = run(admin, FEED, 10, 1000, follower.complete_to, [])
+    assert head[3] < follower.complete_to
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_followers_get_what_read_feed_returns(admin, seed):
+    """Whatever is published, rolled back, deleted, pruned and truncated in between."""
+    chance, publisher = random.Random(seed), connect(LEVELS[0])
+    managers = [(start(admin), start(admin, Follower)) for _ in range(3)]
+    run(admin, "INSERT INTO pgpoll.retention_rules VALUES ('t1', '0', 2)")
+
+    def insert():
+        run(publisher, "INSERT INTO pgpoll.messages (topic, payload) SELECT 't' || %s, to_json(repeat('x', %s)) FROM generate_series(1, %s)",
+            chance.randrange(4), chance.choice((5, 5, 70000)), chance.choice((1, 1, 2, 200)))
+
+    steps = [insert, insert, publisher.commit, publisher.commit, publisher.rollback, lambda: assign(admin), lambda: assign(admin),
+             lambda: run(admin, "DELETE FROM pgpoll.messages WHERE id %% 5 = %s", chance.randrange(5)),
+             lambda: run(admin, "CALL pgpoll.prune_topics('1 day')"),
+             lambda: run(admin, "CALL pgpoll.prune_topics('0', 't2')"),
+             lambda: publisher.commit() or run(admin, "TRUNCATE pgpoll.messages")]
+    try:
+        for _ in range(120):
+            chance.choices(steps, [6, 6, 6, 6, 1, 6, 6, 1, 1, 1, 0.4])[0]()
+            for plain, follower in chance.sample(managers, chance.randrange(3)):
+                assert plain.read()[1] == follower.read()[1]
+                assert follower.got == plain.got
+    finally:
+        publisher.rollback()
+        run(admin, "DELETE FROM pgpoll.retention_rules")
+    assert all(follower.got and follower.fell_back for _, follower in managers)
 
 
 def test_newest_positions(admin):

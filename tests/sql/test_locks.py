@@ -4,7 +4,7 @@ import contextlib
 import psycopg2.errors
 import pytest
 
-from sessions import LEVELS, Background, connect, publish, run, wait_until, waits_for_lock
+from sessions import FOLLOW, LEVELS, Background, connect, publish, run, wait_until, waits_for_lock
 
 TABLES = ["messages", "feed", "retention", "feed_lock", "batches"]
 WHOLE_TABLE = "LOCK TABLE pgpoll.{} IN ACCESS EXCLUSIVE MODE"
@@ -16,7 +16,8 @@ DOES = {
     "assign": "SELECT pgpoll.assign_positions()",
     "new messages": "SELECT pgpoll.new_messages(10, 10000)",
     "catch up": "SELECT pgpoll.catch_up('{a,b}', '{0,0}', 10, 10000)",
-    "altering": "; ".join(WHOLE_TABLE.format(table) for table in TABLES),      # as an upgrade may
+    "follow": FOLLOW.replace("$1", "0"),
+    "altering": "; ".join(WHOLE_TABLE.format(table) for table in ["feed_messages", *TABLES]),      # as an upgrade may
 }
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from sessions import assign, connect, publish, run
+from sessions import FOLLOW, FOLLOWER_SETTINGS, assign, connect, publish, run
 
 MANY = 20000
 PAGE = "SELECT pgpoll.catch_up('{{t0,t1,quiet,new}}', '{{{},{},0,NULL}}', 10, 100000)"
@@ -31,12 +31,18 @@ ONCE = [    # run for each delivery or poll, or each second
 
 
 class Plans:
-    """A session, and the plans that its statements ran with."""
+    """Two sessions, the second one that of a manager, and the plans that their statements ran with."""
 
     def __init__(self):
         self.session, self.found = connect(), []
-        self.session.notices = self
-        run(self.session, """LOAD 'auto_explain'; SET auto_explain.log_nested_statements = on; SET auto_explain.log_analyze = on;
+        self.manager = connect()
+        for session in self.session, self.manager:
+            self.watch(session)
+        run(self.manager, FOLLOWER_SETTINGS + f"; PREPARE follow (bigint) AS {FOLLOW}")
+
+    def watch(self, session):
+        session.notices = self
+        run(session, """LOAD 'auto_explain'; SET auto_explain.log_nested_statements = on; SET auto_explain.log_analyze = on;
                              SET auto_explain.log_timing = off; SET auto_explain.log_format = json; SET auto_explain.log_level = notice;
                              SET auto_explain.log_triggers = off; SET auto_explain.log_min_duration = 0""")
 
@@ -46,7 +52,7 @@ class Plans:
 
     def of(self, statement):
         self.found.clear()
-        run(self.session, statement)
+        run(self.manager if statement.startswith("EXECUTE") else self.session, statement)
         assert self.found, statement
         return list(self.found)
 
@@ -85,8 +91,11 @@ def check_all(plans, admin):
         publish(admin, "t0", "new")
         check(plans, statement, 50)
     for n in range(3):
+        (newest,), = run(admin, "SELECT coalesce(max(position), 0) FROM pgpoll.feed")
         publish(admin, "t1", *range(5))
         check(plans, ONCE[n % 2], 50)
+        check(plans, f"EXECUTE follow ({newest})", 50)
+    check(plans, "EXECUTE follow (0)", 150)
 
 
 def fill(admin, count):

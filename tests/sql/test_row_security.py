@@ -3,13 +3,14 @@ import psycopg2.errors
 import pytest
 
 from conftest import Cluster
-from sessions import Reader, close_all, publish, run
+from sessions import FOLLOW, FOLLOWER_SETTINGS, Reader, close_all, publish, run
 
 # Each uses one of the tables or more.
 USES = {
     "SELECT pgpoll.assign_positions()": {"messages", "batches"},
     "SELECT pgpoll.new_messages(10, 1000)": {"messages", "batches"},
     "SELECT pgpoll.catch_up('{t}', '{0}', 10, 1000)": {"messages", "feed", "retention"},
+    FOLLOWER_SETTINGS + "; " + FOLLOW.replace("$1", "0"): {"messages", "feed"},
     "SELECT pgpoll.prune('1 day')": {"messages", "feed", "retention", "retention_rules"},
     "SELECT pgpoll.prune_part(NULL, '0', 0, 1, NULL)": {"messages", "feed", "retention", "retention_rules"},
     "TRUNCATE pgpoll.messages": {"messages", "feed", "retention", "batches"},
@@ -81,5 +82,7 @@ def test_policies_for_publishers(owner, app):
     publish(owner, "others", 3)
     client = Reader(app, ["app.news", "others"], {"app.news": 0, "others": 0})
     assert client.read() == [1, 3]
+    run(app, FOLLOWER_SETTINGS)
+    assert [row[3] for row in run(app, FOLLOW.replace("$1", "0"))] == [1, 3]
     run(owner, "SELECT pg_sleep(0.002)")
     assert run(owner, "SELECT pgpoll.prune('0')") == [(2,)]

@@ -23,12 +23,17 @@ struct row {
     int64_t oldest;
 };
 
-static void set_number(PGresult *result, int column, int64_t number, size_t size)
+static void set_row_number(PGresult *result, int row, int column, int64_t number, size_t size)
 {
     uint64_t big_endian = htobe64((uint64_t)number << (64 - 8 * size));
 
-    (void)PQsetvalue(result, 0, column, number == ABSENT ? NULL : (char *)&big_endian,
+    (void)PQsetvalue(result, row, column, number == ABSENT ? NULL : (char *)&big_endian,
                      number == ABSENT ? -1 : (int)size);
+}
+
+static void set_number(PGresult *result, int column, int64_t number, size_t size)
+{
+    set_row_number(result, 0, column, number, size);
 }
 
 static void set_text(PGresult *result, int column, const char *text)
@@ -210,12 +215,61 @@ static void a_feed_is_read_from_a_position(void)
     statement_release(&statement);
 }
 
+/* Makes a result like one of catch_up_followed_statement(), with positions from 101 on. */
+static PGresult *make_followed(int count, int64_t deleted_to)
+{
+    PGresult *result = make_empty_result();
+
+    for (int row = 0; row < count; row++) {
+        set_row_number(result, row, 1, 101 + row, sizeof(int64_t));
+        set_row_number(result, row, 5, deleted_to, sizeof(int64_t));
+    }
+    return result;
+}
+
+static void what_is_followed_ends_with_its_last_message(void)
+{
+    struct catch_up_feed feed;
+    struct statement statement;
+    PGresult *result = make_followed(3, 100);
+    int limit;
+
+    CU_ASSERT_TRUE(catch_up_followed(result, 100, &feed));
+    EXPECT(feed.complete_to == 103 && !feed.more && feed.deleted_to == 0, "what was deleted had been read");
+    CU_ASSERT_TRUE(catch_up_followed(result, 99, &feed));
+    CU_ASSERT_EQUAL(feed.deleted_to, 100);
+    PQclear(result);
+
+    CU_ASSERT_TRUE(catch_up_followed_statement(&statement, 100));
+    EXPECT(sscanf(strstr(statement.sql, "LIMIT"), "LIMIT %d", &limit) == 1, "%s", statement.sql);
+    statement_release(&statement);
+    result = make_followed(limit, 0);
+    CU_ASSERT_TRUE(catch_up_followed(result, 100, &feed));
+    EXPECT(feed.complete_to == 100 + limit && feed.more, "a full page");
+    PQclear(result);
+}
+
+static void what_is_followed_may_not_say_enough(void)
+{
+    struct catch_up_feed feed;
+    PGresult *result = make_followed(0, 0);
+
+    CU_ASSERT_FALSE(catch_up_followed(result, 100, &feed));
+    PQclear(result);
+
+    result = make_followed(2, ABSENT); /* the role may not read what was deleted */
+    CU_ASSERT_FALSE(catch_up_followed(result, 100, &feed));
+    PQclear(result);
+}
+
 CU_TestInfo catch_up_tests[] = {
     { "a topic's row has the start of its read", a_topic_s_row_has_the_start_of_its_read },
     { "a message keeps its texts and its time", a_message_keeps_its_texts_and_its_time },
     { "a message without payload marks that more follow", a_message_without_payload_marks_that_more_follow },
     { "a feed has messages, whole or not", a_feed_has_messages_whole_or_not },
     { "a feed is read from a position", a_feed_is_read_from_a_position },
+    { "what is followed ends with its last message", what_is_followed_ends_with_its_last_message },
+    { "what is followed may not say enough", what_is_followed_may_not_say_enough },
     { "the statement has the page's parameters", the_statement_has_the_page_s_parameters },
     CU_TEST_INFO_NULL,
 };

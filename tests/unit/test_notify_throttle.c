@@ -1,5 +1,6 @@
 #include "manager/notify_throttle.h"
 
+#include "core/clock.h"
 #include "expect.h"
 #include "suites.h"
 
@@ -161,12 +162,49 @@ static void a_follower_looks_if_the_leader_does_not(void)
     while ((now_ms += 10) < notify_throttle_due_ms(&throttle) && now_ms < 5000);
     EXPECT(now_ms <= 1100, "looked after %d ms", (int)now_ms - 1000);
     (void)look(&throttle, now_ms, 1, false);
-    /* For some seconds it looks at once. */
+    /* For some seconds it looks soon. */
     notify_throttle_take_notify(&throttle, now_ms + 1000);
-    CU_ASSERT(notify_throttle_due_ms(&throttle) <= now_ms + 1000);
-    (void)look(&throttle, now_ms + 1000, 1, false);
+    CU_ASSERT(notify_throttle_due_ms(&throttle) <= now_ms + 1020);
+    (void)look(&throttle, now_ms + 1020, 1, false);
     notify_throttle_take_notify(&throttle, now_ms + 60000);
     CU_ASSERT(notify_throttle_due_ms(&throttle) > now_ms + 60000);
+}
+
+/*
+ * A leader was late once, as on a busy machine, or has stopped. Then each NOTIFY is looked for by a few
+ * followers, not by all.
+ */
+static void one_follower_looks_for_the_others(void)
+{
+    enum { FOLLOWERS = 20, NOTIFIES = 20, ANNOUNCED_MS = 2, TURN_MS = 20 };
+    struct notify_throttle followers[FOLLOWERS];
+    int64_t now_ms = 1000;
+    int looks = 0;
+
+    for (int i = 0; i < FOLLOWERS; i++) {
+        followers[i] = (struct notify_throttle){ .follows = true };
+        notify_throttle_take_notify(&followers[i], now_ms);
+        (void)look(&followers[i], now_ms + 60, 0, false);
+    }
+    for (int n = 0; n < NOTIFIES; n++) {
+        int64_t announced_ms = INT64_MAX;
+
+        now_ms += 100;
+        for (int i = 0; i < FOLLOWERS; i++)
+            notify_throttle_take_notify(&followers[i], now_ms);
+        for (int64_t at_ms = now_ms; at_ms < now_ms + 100; at_ms++)
+            for (int i = 0; i < FOLLOWERS; i++) {
+                if (at_ms == announced_ms)
+                    notify_throttle_take_batch(&followers[i], at_ms);
+                if (at_ms < notify_throttle_due_ms(&followers[i]))
+                    continue;
+                (void)look(&followers[i], at_ms, 0, false);
+                announced_ms = clock_min(announced_ms, at_ms + ANNOUNCED_MS);
+                looks++;
+            }
+        EXPECT(announced_ms < now_ms + TURN_MS + ANNOUNCED_MS, "%d ms", (int)(announced_ms - now_ms));
+    }
+    EXPECT(looks < FOLLOWERS * NOTIFIES / 2, "%d looks", looks);
 }
 
 CU_TestInfo notify_throttle_tests[] = {
@@ -177,5 +215,6 @@ CU_TestInfo notify_throttle_tests[] = {
     { "keeps looking while publishers may be muted", keeps_looking_while_publishers_may_be_muted },
     { "a follower leaves a NOTIFY to the leader", a_follower_leaves_a_notify_to_the_leader },
     { "a follower looks if the leader does not", a_follower_looks_if_the_leader_does_not },
+    { "one follower looks for the others", one_follower_looks_for_the_others },
     CU_TEST_INFO_NULL
 };
