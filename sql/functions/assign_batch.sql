@@ -63,7 +63,7 @@ DECLARE
     begun boolean := false;  -- whether this call began a backlog
     looked timestamptz;      -- when this call looked for new messages
     sizes integer[];         -- of the messages in ids, in bytes
-    hashes text;             -- of the topics
+    hashes text;             -- of the topics, in the announcement
     message pgpoll.messages;
     part record;
     sent boolean;
@@ -130,6 +130,7 @@ BEGIN
                 assigned := 1;
                 ids := ARRAY[single.id];
                 topics := ARRAY[single.topic];
+                hashes := encode(int4send(hashtext(single.topic)), 'hex');
                 bytes := octet_length(single.payload::text)::bigint
                          + coalesce(octet_length(single.metadata::text), 0);
                 INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
@@ -142,21 +143,24 @@ BEGIN
                 -- LIMIT keeps the batch bounded. pg_column_size() does not read the payload, octet_length()
                 -- does: here only payloads that are at most 4 MB together, as stored.
                 SELECT CASE WHEN count(*) > 1 AND sum(n.size) > 4194304 THEN most + 1 ELSE count(*) END,
-                       coalesce(array_agg(n.id), '{}'), array_agg(n.topic), array_agg(n.bytes), sum(n.bytes)
-                  INTO found, ids, topics, sizes, bytes
+                       coalesce(array_agg(n.id), '{}'), array_agg(n.topic), array_agg(n.bytes), sum(n.bytes),
+                       string_agg(encode(int4send(hashtext(n.topic)), 'hex'), '')
+                  INTO found, ids, topics, sizes, bytes, hashes
                   FROM (SELECT m.id, m.topic::text AS topic, m.size,
                                CASE WHEN m.size <= 4194304 / (most + 1) THEN
                                    octet_length(m.payload::text) + coalesce(octet_length(m.metadata::text), 0)
                                END AS bytes
-                        FROM (SELECT m.*, pg_column_size(m.payload)
-                                          + coalesce(pg_column_size(m.metadata), 0) AS size
+                        FROM (SELECT m.id, m.topic, m.payload, m.metadata,
+                                     pg_column_size(m.payload)
+                                     + coalesce(pg_column_size(m.metadata), 0) AS size
                               FROM (SELECT * FROM pgpoll.messages m
                                     WHERE m.xid >= last.next_xid AND m.xid <= upto
                                       AND (pg_visible_in_snapshot(m.xid, seen) OR m.xid = mine)
                                     ORDER BY m.xid, m.id LIMIT most + 1) m
                               UNION ALL
-                              SELECT m.*, pg_column_size(m.payload)
-                                          + coalesce(pg_column_size(m.metadata), 0) AS size
+                              SELECT m.id, m.topic, m.payload, m.metadata,
+                                     pg_column_size(m.payload)
+                                     + coalesce(pg_column_size(m.metadata), 0) AS size
                               FROM unnest(finished) AS x
                               CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m
                                                   WHERE m.xid >= x AND m.xid <= x
@@ -226,6 +230,7 @@ BEGIN
         last := part.latest;
         ids := part.ids;
         topics := part.topics;
+        hashes := NULL;
         bytes := part.bytes;
         assigned := cardinality(ids);
         more := last.seen IS NOT NULL OR NOT begun OR mine IS NOT NULL AND assigned > 0;
@@ -247,10 +252,8 @@ BEGIN
         PERFORM pg_notify(pgpoll.channel(t.topic), (after + max(t.n))::text)
         FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic;
     END IF;
-    -- A payload has less than 8,000 bytes.
-    IF cardinality(topics) = 1 THEN
-        hashes := encode(int4send(hashtext(topics[1])), 'hex');
-    ELSE
+    -- A payload has less than 8,000 bytes. Until here hashes has one of each message.
+    IF assigned > 0 AND (hashes IS NULL OR length(hashes) > 7200) THEN
         SELECT CASE WHEN count(*) <= 900 THEN string_agg(encode(int4send(t.hash), 'hex'), '') ELSE '*' END
           INTO hashes
           FROM (SELECT DISTINCT hashtext(t.topic) AS hash FROM unnest(topics) AS t (topic)) t;

@@ -50,15 +50,17 @@ BEGIN
         deleted_to := 0;
         RETURN NEXT;
     ELSIF batch.previous = after AND batch.assigned > 0 AND batch.bytes <= max_bytes THEN
-        RETURN QUERY
-        SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
-               batch.assigned, batch.after + batch.assigned, batch.more, 0::bigint
-        FROM unnest(batch.ids, batch.topics) WITH ORDINALITY AS i (id, topic, n)
-        -- OFFSET 0 keeps the planner to one look-up per message.
-        CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
-                            FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m
-        WHERE others OR i.topic = ANY (wanted)
-        ORDER BY i.n;
+        IF others OR batch.topics && wanted THEN
+            RETURN QUERY
+            SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
+                   batch.assigned, batch.after + batch.assigned, batch.more, 0::bigint
+            FROM unnest(batch.ids, batch.topics) WITH ORDINALITY AS i (id, topic, n)
+            -- OFFSET 0 keeps the planner to one look-up per message.
+            CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
+                                FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m
+            WHERE others OR i.topic = ANY (wanted)
+            ORDER BY i.n;
+        END IF;
         IF NOT FOUND THEN -- none is wanted, or an operator has deleted all of them meanwhile
             assigned := batch.assigned;
             complete_to := batch.after + batch.assigned;
