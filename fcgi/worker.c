@@ -117,7 +117,8 @@ static bool claim_quota(const struct worker *worker, const struct source_poll *p
     const int quota = (int)worker->config.max_polls_per_client;
 
     return quota == 0 || poll->request->timeout_s == 0 ||
-           poll_quota_claim(worker->scoreboard, worker->index, poll->remote_user, poll->client, quota);
+           poll_quota_claim(worker->scoreboard, worker->index, poll->remote_user, poll->client,
+                            poll->started_ms, quota);
 }
 
 /*

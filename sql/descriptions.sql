@@ -133,7 +133,7 @@ FROM (VALUES
     ('held_up', 'blocked_by_user', 'The role of that session.'),
     ('held_up', 'blocked_by_application', 'The application_name of that session.'),
     ('held_up', 'blocked_by_state', 'The state of that session, as in pg_stat_activity.'),
-    ('held_up', 'blocked_by_transaction_age', 'How long that sessions transaction has lasted.'),
+    ('held_up', 'blocked_by_transaction_age', 'How long the transaction of that session has lasted.'),
     ('held_up', 'blocked_by_wait_event', 'What that session waits for; SyncRep: for a standby.'),
     ('notification_queue', 'used', 'How full the NOTIFY queue of the cluster is, from 0 to 1.')
 ) AS d (relation, attname, description)

@@ -10,7 +10,7 @@ BEGIN
     IF obj_description('pgpoll.can_poll(text, text)'::regprocedure, 'pg_proc') IS NULL THEN
         COMMENT ON FUNCTION pgpoll.can_poll(text, text) IS
             'May this user poll this topic? Asked for every topic of every poll; remote_user is the name '
-            'that the web server authenticated, or empty. Replace it with CREATE OR REPLACE FUNCTION; as '
-            'installed, it allows everything.';
+            'that the web server or authenticate() has given, or empty. Replace it with CREATE OR REPLACE '
+            'FUNCTION; as installed, it is not asked, and everything is allowed.';
     END IF;
 END $do$;

@@ -46,6 +46,8 @@ DECLARE
     places bigint[];
     ids bigint[];
     sizes integer[];
+    total bigint;     -- the sum of sizes
+    fits integer := max_messages; -- how many of the candidates are the page's messages
 BEGIN
     PERFORM FROM pgpoll.messages LIMIT 0; -- locks messages first: see tables.sql
     IF 0 > ANY (positions) THEN
@@ -98,8 +100,9 @@ BEGIN
     -- first only the index is read, then the rows of those that are chosen for the page, and only these are
     -- looked up in messages.
     IF cardinality(topics) > 1 THEN
-        SELECT array_agg(c.no), array_agg(c.position), array_agg(f.message_id), array_agg(f.bytes)
-          INTO nos, places, ids, sizes
+        SELECT array_agg(c.no), array_agg(c.position), array_agg(f.message_id), array_agg(f.bytes),
+               sum(f.bytes)
+          INTO nos, places, ids, sizes, total
           FROM (SELECT r.no, r.topic, f.position
                 FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
                 -- Start after pruned_to: before it there are dead rows, which an old snapshot keeps.
@@ -118,8 +121,9 @@ BEGIN
                                                      WHERE m.id = i.id LIMIT 1) IS NULL);
     END IF;
     IF NOT checked THEN
-        SELECT array_agg(f.no), array_agg(f.position), array_agg(f.message_id), array_agg(f.bytes)
-          INTO nos, places, ids, sizes
+        SELECT array_agg(f.no), array_agg(f.position), array_agg(f.message_id), array_agg(f.bytes),
+               sum(f.bytes)
+          INTO nos, places, ids, sizes, total
           FROM (SELECT r.no, f.position, f.message_id, f.bytes
                 FROM unnest(topics, positions) WITH ORDINALITY AS r (topic, requested, no)
                 LEFT JOIN pgpoll.retention p ON p.topic = r.topic
@@ -138,19 +142,21 @@ BEGIN
         RETURN;
     END IF;
 
+    -- A sum for each message would cost a fifth of a page, and most pages have room for all.
+    IF total > max_bytes THEN
+        SELECT greatest(count(*), 1) INTO fits
+        FROM (SELECT sum(s.bytes) OVER (ROWS UNBOUNDED PRECEDING) AS total
+              FROM unnest(sizes) AS s (bytes)) s
+        WHERE s.total <= max_bytes;
+    END IF;
     RETURN QUERY
-    SELECT p.no::integer, p.position, m.created_at::timestamptz,
-           CASE WHEN p.fits THEN m.payload END, CASE WHEN p.fits THEN m.metadata END,
+    SELECT c.no::integer, c.position, m.created_at::timestamptz,
+           CASE WHEN c.n <= fits THEN m.payload END, CASE WHEN c.n <= fits THEN m.metadata END,
            NULL, NULL::bigint
-    FROM (SELECT c.*,
-                 c.n <= max_messages AND (c.total <= max_bytes OR c.n = 1) AS fits,
-                 c.n - 1 <= max_messages AND (c.total - c.bytes <= max_bytes OR c.n <= 2) AS previous_fits
-          FROM (SELECT f.*, sum(f.bytes) OVER (ROWS UNBOUNDED PRECEDING) AS total
-                FROM unnest(nos, places, ids, sizes) WITH ORDINALITY
-                     AS f (no, position, message_id, bytes, n)) c) p
-    CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.id = p.message_id OFFSET 0) m
-    WHERE p.previous_fits
-    ORDER BY p.n;
+    FROM unnest(nos, places, ids) WITH ORDINALITY AS c (no, position, message_id, n)
+    CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.id = c.message_id OFFSET 0) m
+    WHERE c.n <= fits + 1
+    ORDER BY c.n;
 END $$;
 COMMENT ON FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) IS
     'Returns one page of the messages after a position of each topic, merged in the order of delivery, '

@@ -1,5 +1,5 @@
 -- report: {"pid", "workers", "free_workers", "hears", "quiet", "began", "ended", "counts", "ends"}; all but
--- pid may be absent. workers, free_workers, hears and quiet are columns of pgpoll.listeners.
+-- pid and workers may be absent. workers, free_workers, hears and quiet are columns of pgpoll.listeners.
 --   began:  [{"pid", "topics", "client", "remote_user", "waited_ms", "left_ms"}, ...], the polls that began
 --           to wait. Their times are durations, so that the clock of the reporting host does not matter.
 --   ended:  [pid, ...], the processes whose polls no longer wait.

@@ -10,6 +10,9 @@
 /* Returns CLOCK_MONOTONIC in milliseconds. */
 int64_t clock_monotonic_ms(void);
 
+/* Returns CLOCK_MONOTONIC in microseconds, for short durations. */
+int64_t clock_monotonic_us(void);
+
 /* These functions return the smaller and the larger of two times or durations. */
 static inline int64_t clock_min(int64_t a, int64_t b)
 {

@@ -1,6 +1,7 @@
 #include "core/config.h"
 
 #include "core/cors.h"
+#include "core/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -10,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum type { TYPE_INTEGER, TYPE_TEXT, TYPE_ORIGINS, TYPE_LOG, TYPE_LOG_LEVEL };
+enum type { TYPE_INTEGER, TYPE_TEXT, TYPE_NAME, TYPE_ORIGINS, TYPE_LOG, TYPE_LOG_LEVEL };
 
 static const struct variable {
     const char *name;
@@ -34,7 +35,7 @@ static const struct variable {
       "standby for old messages; empty: they connect as all other processes do" },
     { "PGPOLL_MAX_TOPICS", TYPE_INTEGER, offsetof(struct config, max_topics), "50", 1, 1000,
       "maximum number of topics in one poll; above 70, also raise the web server's limit on the size of a "
-      "request, as its configuration file in deploy/ explains" },
+      "request, as its configuration file explains" },
     { "PGPOLL_MAX_POLLS_PER_CLIENT", TYPE_INTEGER, offsetof(struct config, max_polls_per_client), "0", 0,
       20000,
       "maximum number of polls of one user, or of one address if the client is not authenticated, that wait "
@@ -43,7 +44,8 @@ static const struct variable {
     { "PGPOLL_PAGE_BYTES", TYPE_INTEGER, offsetof(struct config, page_bytes), "1048576", 1, 268435456,
       "maximum bytes of payload and metadata in one answer; a single message that is larger is sent alone" },
     { "PGPOLL_REREAD_S", TYPE_INTEGER, offsetof(struct config, reread_s), "15", 1, 60,
-      "seconds after which a waiting poll reads the table again, in case a notification was lost" },
+      "seconds after which a waiting poll looks for messages again, in case a notification was lost; a "
+      "manager looks every 5 s for all its polls, or after this time if that is less" },
     { "PGPOLL_IDLE_S", TYPE_INTEGER, offsetof(struct config, idle_s), "60", 1, 86400,
       "seconds without a poll after which a manager writes no more to the database, and asks it only once a "
       "minute, until the next poll" },
@@ -57,8 +59,7 @@ static const struct variable {
       "disconnected; 0: none are sent" },
     { "PGPOLL_ACCESS_CONNECTIONS", TYPE_INTEGER, offsetof(struct config, access_connections), "8", 1, 100,
       "maximum number of database connections through which a manager calls can_poll() and authenticate(), "
-      "so "
-      "the number of calls at the same time; more than one are opened only if these functions are slow" },
+      "so the number of calls at the same time; more than one are opened only if these functions are slow" },
     { "PGPOLL_ACCESS_MEMORY_S", TYPE_INTEGER, offsetof(struct config, access_memory_s), "5", 0, 60,
       "seconds for which a manager remembers what can_poll() and authenticate() answered; a change of rights "
       "takes effect within this time; 0: it remembers nothing" },
@@ -75,7 +76,7 @@ static const struct variable {
     { "PGPOLL_CORS_ORIGIN", TYPE_ORIGINS, offsetof(struct config, cors_origin), "", 0, 0,
       "web origins whose pages may poll, such as \"https://www.example.org, https://app.example.org\", or * "
       "for all; empty: only pages from the web server's own origin" },
-    { "PGPOLL_HOST", TYPE_TEXT, offsetof(struct config, host), NULL, 0, 0,
+    { "PGPOLL_HOST", TYPE_NAME, offsetof(struct config, host), NULL, 0, 0,
       "name of this machine in statistics and metrics; default: its host name" },
     { "PGPOLL_LOG", TYPE_LOG, offsetof(struct config, log), "stderr", 0, 0,
       "stderr, syslog or the absolute path of a file (spawn-fcgi redirects stderr to /dev/null)" },
@@ -157,8 +158,10 @@ static bool read_value(const struct variable *variable, const char *text, struct
         }
         break;
     case TYPE_TEXT:
-        if (strpbrk(text, "\r\n")) {
-            (void)snprintf(reason, size, "must be one line");
+    case TYPE_NAME: /* goes to the database */
+        if (strpbrk(text, "\r\n") || (variable->type == TYPE_NAME && *utf8_or_empty(text) == '\0')) {
+            (void)snprintf(reason, size, "must be one line%s",
+                           variable->type == TYPE_NAME ? " of UTF-8" : "");
             return false;
         }
         break;

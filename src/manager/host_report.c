@@ -58,6 +58,8 @@ static struct host_values values_of(const struct host_report *report, const stru
                                      [HOST_WORKERS] = facts->running,
                                      [HOST_IDLE] = scoreboard_idle(report->scoreboard),
                                      [HOST_STATISTICS_MS] = report->scoreboard->statistics_ms,
+                                     [HOST_READERS_ALLOWED] =
+                                         atomic_load(&report->scoreboard->manager->read_permits_allowed),
                                      [HOST_CLUSTER] = (int64_t)newest.cluster,
                                      [HOST_TIMELINE] = host_state_timeline(newest.cluster, newest.timeline),
                                  } };

@@ -84,6 +84,17 @@ static void fail_spawning(struct manager *manager, int error)
     backoff_fail(&manager->backoff, clock_monotonic_ms());
 }
 
+/* Drops the dead worker's questions and frees everything that it held. */
+static void clear_slot(struct manager *manager, int worker)
+{
+    fork_server_forget_worker(&manager->fork_server, worker);
+    worker_queue_remove(&manager->undecided, worker);
+    authorizer_forget_worker(manager->authorizer, worker);
+    relay_forget_worker(manager->relay, worker);
+    slot_reset(manager->scoreboard, worker);
+    latch_wake_stats_writer(manager->scoreboard);
+}
+
 static bool is_missing(const struct manager *manager, int worker)
 {
     return scoreboard_pid(manager->scoreboard, worker) == 0 &&
@@ -104,10 +115,10 @@ static void spawn_missing(struct manager *manager)
         if (!is_missing(manager, i))
             continue;
         /*
-         * The slot was reset when its last worker died, but another worker that is broken may have written to
-         * it since.
+         * The slot was cleared when its last worker died, but another worker that is broken may have written
+         * to it since, even a question.
          */
-        slot_reset(manager->scoreboard, i);
+        clear_slot(manager, i);
         if (!fork_server_ask(&manager->fork_server, i, &manager->usual_mask)) {
             fail_spawning(manager, errno);
             return;
@@ -148,17 +159,6 @@ static int worker_of(const struct manager *manager, pid_t pid)
         if (scoreboard_pid(manager->scoreboard, i) == pid)
             return i;
     return -1;
-}
-
-/* Drops the dead worker's questions and frees everything that it held. */
-static void clear_slot(struct manager *manager, int worker)
-{
-    fork_server_forget_worker(&manager->fork_server, worker);
-    worker_queue_remove(&manager->undecided, worker);
-    authorizer_forget_worker(manager->authorizer, worker);
-    relay_forget_worker(manager->relay, worker);
-    slot_reset(manager->scoreboard, worker);
-    latch_wake_stats_writer(manager->scoreboard);
 }
 
 /*
@@ -632,6 +632,7 @@ int manager_run(const struct config *config, char **argv)
 
         host_report_init(&manager.host_report, config, manager.scoreboard, STDIN_FILENO, &facts);
         log_write(LOG_LEVEL_INFO, "starting %d workers", manager.scoreboard->worker_count);
+        reap(&manager); /* old children may have died before catch_signals(), which drops their SIGCHLD */
         while (!has_ended(&manager))
             turn(&manager);
         log_write(LOG_LEVEL_INFO, "all workers have ended");

@@ -3,8 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "manager/children.h"
-#include "postgres/addresses.h"
-#include "postgres/timeline.h"
+#include "postgres/server_memory.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -12,24 +11,20 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *pool = (struct reader_pool){
-        .scoreboard = scoreboard, .queue = -1, .addresses = -1, .backoff = BACKOFF_CHILDREN
-    };
+    *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1, .backoff = BACKOFF_CHILDREN };
     pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
     if (!pool->pids || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
     pool->queue = ends[1];
-    pool->addresses = memfd_create("pgpoll-addresses", MFD_CLOEXEC);
-    return pool->addresses >= 0 && addresses_share(pool->addresses);
+    return true;
 }
 
 void reader_pool_close(struct reader_pool *pool)
@@ -44,9 +39,6 @@ void reader_pool_close(struct reader_pool *pool)
 void reader_pool_release(struct reader_pool *pool)
 {
     reader_pool_close(pool);
-    if (pool->addresses >= 0)
-        (void)close(pool->addresses);
-    pool->addresses = -1;
     free(pool->pids);
     pool->pids = NULL;
 }
@@ -75,7 +67,7 @@ void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
     for (int left = missing(pool); left > 0 && now_ms >= pool->backoff.due_ms; left--) {
         pid_t pid = subprocess_start(
             &pool->subprocess,
-            (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, pool->addresses, timeline_descriptor(), -1 },
+            (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, server_memory_descriptor(), -1 },
             SUBPROCESS_WITH_DATABASE, mask);
 
         pool->started_ms = now_ms;

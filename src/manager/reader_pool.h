@@ -20,15 +20,13 @@ struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
     int queue;              /* the readers' end of the queue of questions; -1: closed */
-    int addresses;          /* the memory that addresses_share() has made common; -1: closed */
     pid_t *pids;            /* the readers' process ids: scoreboard->manager->readers of them */
     int64_t started_ms;     /* when the last reader was started */
     struct backoff backoff; /* no reader is started before backoff.due_ms */
 };
 
 /*
- * Finds the program pgpoll-reader, and creates the queue of questions and the memory that this process shares
- * with the readers (addresses_share()). The pool keeps the readers' end of the
+ * Finds the program pgpoll-reader, and creates the queue of questions. The pool keeps the readers' end of the
  * queue; scoreboard->read_queue becomes the workers' end. scoreboard is borrowed. Returns false if this fails
  * (errno says why); call reader_pool_release() even then.
  */

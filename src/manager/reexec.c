@@ -7,7 +7,7 @@
 #include "manager/children.h"
 #include "manager/fork_server.h"
 #include "manager/reader_pool.h"
-#include "postgres/timeline.h"
+#include "postgres/server_memory.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
@@ -46,9 +46,9 @@ enum {
  *     progress.
  *  2. P executes the new program, and so keeps its process id. The new program reads the process ids of M and
  *     of all other children from a memory file. The environment variable OLD_CHILDREN holds the file's
- *     descriptor, how many of the ids are old managers, and the descriptor of the memory of timelines
- *     (timeline.h), which M shares with P. If P cannot execute the program, P tells M, which exits, and P
- *     continues as before.
+ *     descriptor, how many of the ids are old managers, and the descriptor of the server memory
+ *     (server_memory.h), which M shares with P. If P cannot execute the program, P tells M, which exits, and
+ *     P continues as before.
  *  3. M serves the workers of S as P did: it answers questions, fills the message ring, wakes polls, and
  *     drains the longest-waiting polls when few workers are idle. M starts no process. Its workers still
  *     accept requests.
@@ -87,7 +87,7 @@ static void write_pid(int fd, int pid)
 
 /* Writes the process ids of all children to the file, old managers first, for the new program. */
 static bool write_children(const struct reexec *reexec, const struct reader_pool *pool, int fd,
-                           pid_t old_manager, int timelines)
+                           pid_t old_manager, int servers)
 {
     char text[48];
 
@@ -100,7 +100,7 @@ static bool write_children(const struct reexec *reexec, const struct reader_pool
         write_pid(fd, scoreboard_pid(reexec->scoreboard, i));
     for (int i = 0; i < atomic_load(&reexec->scoreboard->manager->readers); i++)
         write_pid(fd, pool->pids[i]);
-    (void)snprintf(text, sizeof text, "%d %d %d", fd, reexec->manager_count + 1, timelines);
+    (void)snprintf(text, sizeof text, "%d %d %d", fd, reexec->manager_count + 1, servers);
     return setenv(OLD_CHILDREN, text, 1) == 0;
 }
 
@@ -126,7 +126,7 @@ static void become_old_manager(struct reexec *reexec, struct fork_server *fork_s
 
 void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct reader_pool *pool)
 {
-    int fd = memfd_create("pgpoll-old-children", 0), timelines = -1, ends[2] = { -1, -1 };
+    int fd = memfd_create("pgpoll-old-children", 0), servers = -1, ends[2] = { -1, -1 };
     pid_t pid = -1;
 
     if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0)
@@ -137,8 +137,8 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
         become_old_manager(reexec, fork_server, pool, ends[0]);
         return;
     }
-    timelines = dup(timeline_descriptor()); /* not closed on exec */
-    if (pid > 0 && write_children(reexec, pool, fd, pid, timelines)) {
+    servers = dup(server_memory_descriptor()); /* not closed on exec */
+    if (pid > 0 && write_children(reexec, pool, fd, pid, servers)) {
         log_write(LOG_LEVEL_INFO, "reloading: process %d serves the old workers until new ones have started",
                   (int)pid);
         /*
@@ -157,12 +157,12 @@ void reexec_begin(struct reexec *reexec, struct fork_server *fork_server, struct
     (void)close(ends[0]);
     (void)close(ends[1]);
     (void)close(fd);
-    (void)close(timelines);
+    (void)close(servers);
 }
 
 /*
- * Reads the old children's process ids from the file that write_children() made, and takes over the memory of
- * timelines. Returns false if this fails; errno says why.
+ * Reads the old children's process ids from the file that write_children() made, and takes over the server
+ * memory. Returns false if this fails; errno says why.
  */
 static bool read_children(struct reexec *reexec)
 {
@@ -170,7 +170,7 @@ static bool read_children(struct reexec *reexec)
     char *end = NULL;
     int fd = text ? (int)strtol(text, &end, 10) : -1, count = 0;
     long manager_count = text ? strtol(end, &end, 10) : 0;
-    int timelines = text && *end ? (int)strtol(end, NULL, 10) : -1; /* older versions pass none on */
+    int servers = text && *end ? (int)strtol(end, NULL, 10) : -1; /* older versions pass none on */
     off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
     bool taken = true;
 
@@ -188,7 +188,7 @@ static bool read_children(struct reexec *reexec)
         (void)close(fd);
     (void)unsetenv(OLD_CHILDREN);
     reexec->stage_deadline_ms = clock_monotonic_ms() + REPLACE_MS;
-    return timeline_share(timelines) && taken;
+    return server_memory_share(servers) && taken;
 }
 
 bool reexec_init(struct reexec *reexec, const struct config *config, char **argv,

@@ -43,9 +43,9 @@ struct reexec {
 };
 
 /*
- * Reads from the environment which children, and which memory of timelines, the previous program left to this
- * process. config, argv (main's)
- * and scoreboard are borrowed. Returns false if this fails (errno says why); call reexec_release() even then.
+ * Reads from the environment which children, and which server memory, the previous program left to this
+ * process. config, argv (main's) and scoreboard are borrowed. Returns false if this fails (errno says
+ * why); call reexec_release() even then.
  */
 bool reexec_init(struct reexec *reexec, const struct config *config, char **argv,
                  struct scoreboard *scoreboard);

@@ -6,9 +6,11 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "core/utf8.h"
 #include "manager/announcements.h"
 #include "manager/notify_throttle.h"
 #include "manager/open_to_all.h"
+#include "manager/read_pace.h"
 #include "manager/subscriptions.h"
 #include "manager/worker_queue.h"
 #include "postgres/calls.h"
@@ -18,6 +20,7 @@
 #include "shared/latch.h"
 #include "shared/look.h"
 #include "shared/question.h"
+#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 #include "shared/topic_table.h"
 #include "shared/wait_sets.h"
@@ -40,12 +43,14 @@ enum {
     LONG_AWAY_MS = 10 * 1000,
     READ_ONLY_LOOK_MS = 1000, /* how often to check whether a read-only database has become writable */
     LOOK_PATIENCE_MS = 20, /* a look waits this long for messages that the first read did not return whole */
-    /* questions and looks wait for a backlog that takes at most this many cycles, of about 50 ms at most */
+    /* questions and looks wait for a backlog that takes fewer cycles, of about 50 ms at most each */
     BACKLOG_CYCLES = 8,
     /* look this often without any NOTIFY, because a manager may have died after it muted publishers */
     LOOK_MS = 5000,
     QUIET_MS = 60 * 1000,     /* time between two cycles while nobody polls: see stats_writer.h */
     NUMBERS_MS = 2 * LOOK_MS, /* workers rely on this relay to number for this long after a look */
+    SELF_HOST_BYTES = 80,     /* how much of the host's name is in the topic of the heartbeats */
+    SWEEP_PAUSE_MS = 1, /* between two parts of a search for unused topics, in which messages are delivered */
     NO_CYCLE = 0
 };
 
@@ -84,9 +89,11 @@ struct relay {
     /* messages up to this position were deleted before they were read, and the ring was restarted for that */
     int64_t deleted_to;
     struct notify_throttle throttle;
+    struct read_pace read_pace;
     struct query_batch batch;
     struct cycle cycle;
     uint64_t cycle_number;
+    int64_t cycle_began_us;
     bool looking;            /* a look (look.h) was begun and has not ended */
     int64_t look_refused_ms; /* when the look is refused, unless the ring is complete before */
     bool caught_up;          /* the cycle's read has reached the last message that has a position */
@@ -139,10 +146,13 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
                                                    .throttle = &relay->throttle };
     relay->database = database_new(config->query_timeout_s * 1000);
     relay->complete_to = CATCH_UP_FROM_NOW;
+    read_pace_init(&relay->read_pace, scoreboard->read_permits);
     relay->away_since_ms = clock_monotonic_ms();
     relay->to_wake = calloc(READ_MESSAGES, sizeof *relay->to_wake);
     relay->json = printbuf_new();
-    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.80s/%d", config->host,
+    /* The database refuses a part of a character. */
+    (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.*s/%d",
+                   (int)utf8_valid_length(config->host, strnlen(config->host, SELF_HOST_BYTES)), config->host,
                    (int)getpid());
     if (!subscriptions_init(&relay->subscriptions, scoreboard) || !relay->database || !relay->to_wake ||
         !worker_queue_init(&relay->pending, scoreboard->worker_count) || !relay->json ||
@@ -606,6 +616,36 @@ static enum error answer_question(struct relay *relay, int worker)
     return ERROR_NONE;
 }
 
+/*
+ * Reports a cycle that is over, as a measure of how busy the database is. Of the manager that leads, cycles
+ * count that have numbered something, and of one that follows, those that have read something.
+ */
+static void pace_reads(struct relay *relay)
+{
+    const struct cycle *cycle = &relay->cycle;
+    const PGresult *result = relay->batch.results[cycle->messages_at];
+    const struct catch_up_feed feed = catch_up_feed(result);
+    const bool counts = relay->throttle.follows ? !cycle->numbers && catch_up_is_message(result, 0)
+                                                : cycle->numbers && feed.assigned > 0;
+
+    if (!counts || feed.more)
+        return;
+    read_pace_take(&relay->read_pace, clock_monotonic_us() - relay->cycle_began_us,
+                   PQntuples(result) + cycle->asked.count, read_permits_taken(relay->scoreboard) > 0,
+                   clock_monotonic_ms());
+    read_permits_allow(relay->scoreboard, relay->read_pace.allowed);
+}
+
+/* Notes whether this manager leads. If that has changed, other cycles count as a measure. */
+static void take_lead(struct relay *relay, const PGresult *result)
+{
+    const bool follows = !database_is_true(result);
+
+    if (follows != relay->throttle.follows)
+        read_pace_init(&relay->read_pace, relay->scoreboard->read_permits);
+    relay->throttle.follows = follows;
+}
+
 static void end_look(struct relay *relay, enum look_state state)
 {
     if (relay->looking)
@@ -644,7 +684,8 @@ static void succeed(struct relay *relay)
     struct cycle *cycle = &relay->cycle;
 
     if (relay->logged_error)
-        log_write(LOG_LEVEL_INFO, "connected to the database again");
+        log_write(LOG_LEVEL_INFO, "connected to the database again, at host %s port %s",
+                  database_host(relay->database), database_port(relay->database));
     if (relay->is_lost)
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
     relay->is_lost = false;
@@ -654,8 +695,10 @@ static void succeed(struct relay *relay)
     relay->worked_ms = clock_monotonic_ms();
     if (cycle->listen_at >= 0)
         take_server(relay, relay->batch.results[cycle->listen_at]);
+    if (cycle->messages_at >= 0 && cycle->listen_at < 0)
+        pace_reads(relay);
     if (cycle->lead_at >= 0)
-        relay->throttle.follows = !database_is_true(relay->batch.results[cycle->lead_at]);
+        take_lead(relay, relay->batch.results[cycle->lead_at]);
     if (cycle->messages_at >= 0)
         take_messages(relay, relay->batch.results[cycle->messages_at]);
     if (cycle->newest_at >= 0)
@@ -744,7 +787,8 @@ static int64_t routine_due_ms(const struct relay *relay)
                                                      : due_ms;
 }
 
-int64_t relay_due_ms(const struct relay *relay)
+/* Returns when the next cycle is due, or the running one needs attention. */
+static int64_t cycle_due_ms(const struct relay *relay)
 {
     if (relay->batch.running)
         return query_batch_due_ms(&relay->batch);
@@ -759,10 +803,17 @@ int64_t relay_due_ms(const struct relay *relay)
                                open_to_all_due_ms(relay->open_to_all)));
 }
 
+int64_t relay_due_ms(const struct relay *relay)
+{
+    return relay->batch.running ? cycle_due_ms(relay)
+                                : clock_min(cycle_due_ms(relay), read_pace_due_ms(&relay->read_pace));
+}
+
 static void begin(struct relay *relay, int64_t now_ms)
 {
     enum error error = ERROR_MEMORY;
 
+    relay->cycle_began_us = clock_monotonic_us();
     if (!database_is_connected(relay->database)) {
         relay->relisten = true;
         relay->prepared = false;
@@ -797,11 +848,14 @@ void relay_step(struct relay *relay, bool ready)
         reconnect(relay);
     }
     if (now_ms >= relay->sweep_ms) {
-        relay->sweep_ms = sweep_due_ms(relay, now_ms);
-        subscriptions_sweep(&relay->subscriptions, now_ms, subscriptions_linger_ms(&relay->subscriptions),
-                            NO_CYCLE);
+        const bool ended = subscriptions_sweep(&relay->subscriptions, now_ms,
+                                               subscriptions_linger_ms(&relay->subscriptions), NO_CYCLE);
+
+        relay->sweep_ms = ended ? sweep_due_ms(relay, now_ms) : now_ms + SWEEP_PAUSE_MS;
     }
-    if (relay_due_ms(relay) <= now_ms)
+    read_pace_step(&relay->read_pace, now_ms);
+    read_permits_allow(relay->scoreboard, relay->read_pace.allowed);
+    if (cycle_due_ms(relay) <= now_ms)
         begin(relay, now_ms);
     look_watch(relay->scoreboard, relay->batch.running);
 }

@@ -17,7 +17,7 @@ enum {
     WAIT_MS = 60 * 1000
 };
 
-/* Reads the state of this manager. Returns false if there is none. */
+/* Reads the state of this manager. Returns false if there is none, or it is of another version. */
 static bool read_state(const char *path, pid_t manager, struct host_values *values)
 {
     return host_state_read(path, values) && values->of[HOST_PID] == manager;
@@ -49,11 +49,13 @@ static const char *wait_for_new_workers(const char *path, pid_t manager, const s
 bool reload_run(const struct config *config, pid_t manager)
 {
     char path[HOST_STATE_PATH_SIZE];
-    struct host_values before;
-    const bool has_state =
-        host_state_path(config->state_dir, STDIN_FILENO, path) && read_state(path, manager, &before);
+    struct host_values before = { 0 };
+    const bool has_state = host_state_path(config->state_dir, STDIN_FILENO, path) && access(path, F_OK) == 0;
     const char *wrong = NULL;
 
+    /* If the state is of another version, all values stay 0, and any state that can be read is a new one. */
+    if (has_state)
+        (void)read_state(path, manager, &before);
     if (kill(manager, SIGHUP) != 0)
         wrong = strerror(errno);
     else if (has_state)

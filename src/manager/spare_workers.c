@@ -101,7 +101,7 @@ void spare_workers_keep(struct spare_workers *spare, int64_t now_ms)
     for (int i = 0; i < found && shorter < MOST_SHORT; i++) {
         const struct slot *slot = scoreboard_slot(scoreboard, workers[i]);
 
-        shorter += now_ms - atomic_load(&slot->since_ms) < LONG_WAIT_MS;
+        shorter += atomic_load(&slot->since_ms) > now_ms - LONG_WAIT_MS;
         drain(spare, workers[i], now_ms);
     }
 }

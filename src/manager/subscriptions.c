@@ -10,6 +10,9 @@
 
 enum { LINGER_MS = 60 * 1000, CROWDED_LINGER_MS = 1000, MIN_LISTS = 1024 };
 
+/* How many topics one call of subscriptions_sweep() looks at, and removes, at most. */
+enum { SWEEP_LOOKS = 32768, SWEEP_REMOVALS = 2048 };
+
 bool subscriptions_init(struct subscriptions *subscriptions, struct scoreboard *scoreboard)
 {
     const size_t capacity = (size_t)topic_table_size(scoreboard->topics);
@@ -44,10 +47,9 @@ int subscriptions_add(struct subscriptions *subscriptions, const char *name, siz
     struct topic_table *topics = subscriptions->scoreboard->topics;
     int topic = topic_table_add(topics, name, length);
 
-    if (topic < 0) {
-        subscriptions_sweep(subscriptions, now_ms, 0, cycle);
-        topic = topic_table_add(topics, name, length);
-    }
+    /* The first of two searches may have begun before, when other topics were in use. */
+    for (int searches = 0; topic < 0 && searches < 2; topic = topic_table_add(topics, name, length))
+        searches += subscriptions_sweep(subscriptions, now_ms, 0, cycle);
     if (topic < 0 || subscriptions->by_topic[topic].used)
         return topic;
     /*
@@ -193,15 +195,25 @@ static void mark_used(struct subscriptions *subscriptions, int64_t now_ms)
     }
 }
 
-void subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
+bool subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
                          uint64_t cycle)
 {
-    mark_used(subscriptions, now_ms);
-    for (int i = subscriptions->used_count - 1; i >= 0; i--) {
-        const int topic = subscriptions->used[i];
+    int removed = 0;
+
+    if (subscriptions->sweep_left == 0) {
+        mark_used(subscriptions, now_ms);
+        subscriptions->sweep_ms = now_ms;
+        subscriptions->sweep_left = subscriptions->used_count;
+    }
+    for (int looks = 0; subscriptions->sweep_left > 0 && looks < SWEEP_LOOKS && removed < SWEEP_REMOVALS;
+         looks++) {
+        const int topic = subscriptions->used[--subscriptions->sweep_left];
         const struct subscription *subscription = &subscriptions->by_topic[topic];
 
-        if (now_ms - subscription->used_ms > linger_ms && subscription->cycle != cycle)
+        if (subscriptions->sweep_ms - subscription->used_ms > linger_ms && subscription->cycle != cycle) {
             remove_topic(subscriptions, topic);
+            removed++;
+        }
     }
+    return subscriptions->sweep_left == 0;
 }

@@ -37,6 +37,8 @@ struct subscriptions {
     struct subscription *by_topic;
     int *used; /* numbers of the topics in use */
     int used_count;
+    int sweep_left;   /* at how many of used the current search for unused topics has not looked yet */
+    int64_t sweep_ms; /* when that search began */
     /* topics whose messages the next read is to return with their payloads */
     int wanted[SUBSCRIPTIONS_MAX_WANTED];
     int wanted_count;
@@ -92,10 +94,12 @@ void subscriptions_want_none(struct subscriptions *subscriptions);
 int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions);
 
 /*
- * Removes the topics whose last poll was more than linger_ms ago, except those that the relay asks about in
- * this cycle. Wakes workers that are about to wait for a removed topic, so that they ask again.
+ * Searches for topics whose last poll was more than linger_ms ago, and removes them, except those that the
+ * relay asks about in this cycle. Wakes workers that are about to wait for a removed topic, so that they ask
+ * again. One call does a part of the search, so that messages do not wait for all of it. Returns whether the
+ * search has ended; if not, the next call goes on.
  */
-void subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
+bool subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
                          uint64_t cycle);
 
 #endif

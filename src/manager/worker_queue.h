@@ -1,7 +1,7 @@
 /*
  * A queue of workers whose questions (question.h) wait for a database session of the manager; the oldest
- * question comes first. A worker is in the queue at most once, because it asks one question at a time. The
- * relay and the authorizer embed one queue each.
+ * question comes first. A worker is in one of the manager's queues at most, and there once, because it asks
+ * one question at a time.
  */
 #ifndef PGPOLL_WORKER_QUEUE_H
 #define PGPOLL_WORKER_QUEUE_H

@@ -2,15 +2,14 @@
 
 #include "core/clock.h"
 #include "core/fnv1a.h"
+#include "postgres/server_memory.h"
 
 #include <netdb.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 struct addresses {
     char *host, *hostaddr, *port; /* libpq's parameters, "" if not set */
@@ -24,20 +23,6 @@ struct addresses {
     int64_t resolved_ms;
     char error[256];
 };
-
-enum { BEGINS = 8 };
-
-/*
- * Where attempts begin, for more lists than a process has: the operator's, and the one of
- * PGPOLL_CATCH_UP_SERVICE.
- */
-struct begin {
-    _Atomic uint64_t list; /* 0: free */
-    _Atomic uint64_t id;   /* 0: the first address */
-};
-
-static struct begin own_begins[BEGINS];
-static struct begin *begins = own_begins;
 
 /* ---- libpq's parameters */
 
@@ -342,25 +327,13 @@ const struct address *addresses_at(const struct addresses *addresses, int index)
 
 /* ---- where attempts begin */
 
-bool addresses_share(int fd)
-{
-    const size_t size = sizeof own_begins;
-    void *shared = MAP_FAILED;
-
-    if (ftruncate(fd, (off_t)size) == 0)
-        shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (shared == MAP_FAILED)
-        return false;
-    begins = shared;
-    return true;
-}
-
 /* Returns the id of the address to begin with, to be read or changed. */
 static _Atomic uint64_t *begin_of(uint64_t list)
 {
+    struct begin *begins = server_memory()->begins;
     int i = 0;
 
-    while (i < BEGINS - 1 && begins[i].list && begins[i].list != list)
+    while (i < SERVER_MEMORY_LISTS - 1 && begins[i].list && begins[i].list != list)
         i++;
     if (begins[i].list != list) {
         begins[i].list = list;

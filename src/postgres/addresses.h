@@ -3,9 +3,9 @@
  * libpq would do that by itself, but it goes on after a silent host only if its caller blocks. It also
  * resolves names inside PQconnectStart() and PQconnectPoll(), and blocks while it does.
  *
- * connect.c creates a struct addresses for an attempt to connect. The process remembers where attempts begin:
- * at the address that last served a session or, after that has fallen silent, at the next one. A manager
- * shares this memory with its readers. Only one thread of a process uses it.
+ * connect.c creates a struct addresses for an attempt to connect. The process remembers where attempts begin
+ * (server_memory.h): at the address that last served a session or, after that has fallen silent, at the next
+ * one. Only one thread of a process uses that memory.
  *
  * Source: PostgreSQL 15 manual, 34.1.1.3 "Specifying Multiple Hosts" and 34.1.2 "Parameter Key Words".
  */
@@ -70,12 +70,6 @@ int addresses_count(const struct addresses *addresses);
 
 /* Returns the address with this index, counted from 0. After the last one follows the first one. Borrowed. */
 const struct address *addresses_at(const struct addresses *addresses, int index);
-
-/*
- * Moves the memory of where attempts begin into this file, made with memfd_create(2), which other processes
- * share. Returns false, with errno set, if this fails; then the process remembers for itself.
- */
-bool addresses_share(int fd);
 
 /* Identifies the operator's list of hosts, together with target_session_attrs, in the functions below. */
 uint64_t addresses_list(const struct addresses *addresses);

@@ -268,6 +268,16 @@ bool database_is_primary(const struct database *database)
     return database->connection && !database->reached.standby;
 }
 
+const char *database_host(const struct database *database)
+{
+    return database->connection ? PQhost(database->connection) : "";
+}
+
+const char *database_port(const struct database *database)
+{
+    return database->connection ? PQport(database->connection) : "";
+}
+
 const char *database_error(const struct database *database)
 {
     return database->error;

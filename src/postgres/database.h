@@ -146,6 +146,13 @@ void database_close(struct database *database, const char *text);
  */
 void database_give_up(struct database *database);
 
+/*
+ * Return the host (name, address or directory of the socket) and port of the connection, or "" without one.
+ * Borrowed until the next call.
+ */
+const char *database_host(const struct database *database);
+const char *database_port(const struct database *database);
+
 /* Returns the last error message, in one line, or "". Borrowed until the next call. */
 const char *database_error(const struct database *database);
 

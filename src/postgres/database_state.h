@@ -67,12 +67,12 @@ struct database {
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    struct addresses
-        *addresses; /* set from RESOLVING to the first RUNNING; resolver owns it while that runs */
+    /* set from RESOLVING to the first RUNNING; resolver owns it while that runs */
+    struct addresses *addresses;
     struct background *resolver;
     int first, tried; /* the index of the address that the attempt began with; how many have failed since */
-    int64_t
-        host_due_ms; /* when to go on with the next address (monotonic); INT64_MAX: not before this fails */
+    /* when to go on with the next address (monotonic); INT64_MAX: not before this fails */
+    int64_t host_due_ms;
     /* the address of the connection or attempt: its list, its server, its id, and the id of the next one */
     uint64_t list, server, address, next_address;
     struct backend backend;

@@ -2,51 +2,25 @@
 
 #include "core/fnv1a.h"
 #include "core/log.h"
+#include "postgres/server_memory.h"
 
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-enum {
-    CLUSTERS = 16, /* so many clusters are remembered; those that a process meets later are not fenced */
-    REPORTS = 16,
-    LAYOUT = 1 /* of struct memory; a program that has another one forgets at a reload */
-};
-
-/*
- * There is no lock. An entry of seen belongs to a cluster for ever once its identifier is set, and its
- * timeline only grows.
- */
-struct memory {
-    uint32_t layout;
-    struct seen {
-        _Atomic uint64_t cluster; /* 0: free */
-        _Atomic uint32_t timeline;
-    } seen[CLUSTERS];
-    _Atomic uint64_t primary;          /* the cluster of the last primary that was admitted; 0: unknown */
-    _Atomic uint32_t copy;             /* enum timeline_copy */
-    _Atomic uint64_t reports[REPORTS]; /* hashes of what was logged; 0: free */
-};
-
-static struct memory own = { .layout = LAYOUT }, *memory = &own;
-static int memory_fd = -1;
 
 /* ---- what was seen */
 
 /* Returns the entry of this cluster, or NULL if there is none. add: make one, unless all are taken. */
 static struct seen *find(uint64_t cluster, bool add)
 {
-    for (int i = 0; cluster && i < CLUSTERS; i++) {
-        uint64_t found = atomic_load(&memory->seen[i].cluster);
+    for (int i = 0; cluster && i < SERVER_MEMORY_CLUSTERS; i++) {
+        uint64_t found = atomic_load(&server_memory()->seen[i].cluster);
 
-        if (!found && (!add || atomic_compare_exchange_strong(&memory->seen[i].cluster, &found, cluster)))
-            return add ? &memory->seen[i] : NULL;
+        if (!found &&
+            (!add || atomic_compare_exchange_strong(&server_memory()->seen[i].cluster, &found, cluster)))
+            return add ? &server_memory()->seen[i] : NULL;
         if (found == cluster)
-            return &memory->seen[i];
+            return &server_memory()->seen[i];
     }
     return NULL;
 }
@@ -60,7 +34,7 @@ static uint32_t newest_timeline(uint64_t cluster)
 
 struct server timeline_newest(void)
 {
-    const uint64_t cluster = atomic_load(&memory->primary);
+    const uint64_t cluster = atomic_load(&server_memory()->primary);
 
     return (struct server){ .cluster = cluster, .timeline = newest_timeline(cluster) };
 }
@@ -87,16 +61,16 @@ static bool is_news(const char *text)
 {
     const uint64_t hash = fnv1a(FNV1A_BASIS, text, strlen(text)) | 1;
 
-    for (int i = 0; i < REPORTS; i++) {
+    for (int i = 0; i < SERVER_MEMORY_REPORTS; i++) {
         uint64_t found = 0;
 
-        if (atomic_compare_exchange_strong(&memory->reports[i], &found, hash))
+        if (atomic_compare_exchange_strong(&server_memory()->reports[i], &found, hash))
             return true;
         if (found == hash)
             return false;
     }
     /* all are taken: forget one */
-    return atomic_exchange(&memory->reports[hash / 2 % REPORTS], hash) != hash;
+    return atomic_exchange(&server_memory()->reports[hash / 2 % SERVER_MEMORY_REPORTS], hash) != hash;
 }
 
 static void explain_behind(const struct server *server, const PGconn *connection, char *text, size_t size)
@@ -122,7 +96,7 @@ static void explain_behind(const struct server *server, const PGconn *connection
  */
 static bool is_same_database(const struct server *server)
 {
-    const uint64_t primary = atomic_load(&memory->primary);
+    const uint64_t primary = atomic_load(&server_memory()->primary);
 
     return (server->cluster && server->cluster == primary) ||
            (!server->standby && (!server->cluster || !primary));
@@ -148,7 +122,7 @@ bool timeline_admit(const struct server *server, const PGconn *connection, bool 
     } else {
         timeline_remember(server);
         if (!is_copy && !server->standby && server->cluster)
-            atomic_store(&memory->primary, server->cluster);
+            atomic_store(&server_memory()->primary, server->cluster);
         return true;
     }
     if (!is_copy && is_news(text)) /* a reader logs why it reads from the primary */
@@ -158,61 +132,10 @@ bool timeline_admit(const struct server *server, const PGconn *connection, bool 
 
 void timeline_note_copy(enum timeline_copy copy)
 {
-    atomic_store(&memory->copy, copy);
+    atomic_store(&server_memory()->copy, copy);
 }
 
 enum timeline_copy timeline_copy(void)
 {
-    return (enum timeline_copy)atomic_load(&memory->copy);
-}
-
-/* ---- sharing */
-
-/* Maps a memory, if it is one of this layout. Returns NULL if it is not, or if this fails. */
-static struct memory *map(int fd)
-{
-    struct stat status;
-    void *mapped = MAP_FAILED;
-
-    if (fd >= 0 && fstat(fd, &status) == 0 && status.st_size == sizeof(struct memory))
-        mapped = mmap(NULL, sizeof(struct memory), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (mapped == MAP_FAILED)
-        return NULL;
-    if (((struct memory *)mapped)->layout == LAYOUT)
-        return mapped;
-    (void)munmap(mapped, sizeof(struct memory));
-    return NULL;
-}
-
-static int new_memory(void)
-{
-    const int fd = memfd_create("pgpoll-timelines", MFD_CLOEXEC);
-
-    if (fd >= 0 && write(fd, &own, sizeof own) == sizeof own)
-        return fd;
-    if (fd >= 0)
-        (void)close(fd);
-    return -1;
-}
-
-bool timeline_share(int descriptor)
-{
-    struct memory *mapped = map(descriptor);
-
-    memory_fd = descriptor;
-    if (!mapped) {
-        if (descriptor >= 0)
-            (void)close(descriptor);
-        memory_fd = new_memory();
-        mapped = map(memory_fd);
-    }
-    if (!mapped)
-        return false;
-    memory = mapped;
-    return fcntl(memory_fd, F_SETFD, FD_CLOEXEC) == 0;
-}
-
-int timeline_descriptor(void)
-{
-    return memory_fd;
+    return (enum timeline_copy)atomic_load(&server_memory()->copy);
 }

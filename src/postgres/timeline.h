@@ -7,9 +7,7 @@
  * was seen of the same cluster is a primary that was replaced, and what was written there since is not part
  * of the database.
  *
- * The memory is one per process (timeline_admit() works without any preparation), or one for a manager and
- * its readers: the manager calls timeline_share(), and gives the descriptor to its readers and, at a reload,
- * to the new program. Nothing is ever taken back: only a restart forgets.
+ * The memory is that of server_memory.h. Nothing is ever taken back: only a restart forgets.
  */
 #ifndef PGPOLL_TIMELINE_H
 #define PGPOLL_TIMELINE_H
@@ -53,14 +51,5 @@ enum timeline_copy { TIMELINE_COPY_UNKNOWN, TIMELINE_COPY_POOLER, TIMELINE_COPY_
 
 void timeline_note_copy(enum timeline_copy copy);
 enum timeline_copy timeline_copy(void);
-
-/*
- * Makes the memory one that other processes can share. descriptor: the memory of the program that ran before
- * a reload, which is taken over; -1: there is none. Returns false if this fails; errno says why.
- */
-bool timeline_share(int descriptor);
-
-/* Returns the descriptor of the shared memory, which stays open and is closed on exec. */
-int timeline_descriptor(void);
 
 #endif

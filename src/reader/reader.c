@@ -6,9 +6,9 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
-#include "postgres/addresses.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
+#include "postgres/server_memory.h"
 #include "postgres/timeline.h"
 #include "shared/read_channel.h"
 
@@ -120,6 +120,17 @@ static bool read_copy(struct reader *reader, const struct read_channel_question 
     return answers;
 }
 
+/*
+ * Limits the deadline to what a sound worker sends, so that a broken one cannot occupy a reader for longer.
+ */
+static void bound_deadline(const struct reader *reader, struct read_channel_question *question)
+{
+    const int64_t now_ms = clock_monotonic_ms();
+
+    question->deadline_ms =
+        clock_max(now_ms, clock_min(question->deadline_ms, now_ms + reader->config->query_timeout_s * 1000));
+}
+
 static void serve(struct reader *reader, int socket)
 {
     struct read_channel_job job;
@@ -130,6 +141,7 @@ static void serve(struct reader *reader, int socket)
 
     if (!read_channel_accept(socket, &job))
         return; /* the worker has gone, or it will give up at its deadline */
+    bound_deadline(reader, &job.question);
     if (page_init(&page, question->request->topic_count)) {
         if (reader->copy && read_copy(reader, question, &page, &error))
             asked = reader->copy;
@@ -209,7 +221,7 @@ static void reader_release(struct reader *reader)
     database_free(reader->copy);
 }
 
-int reader_run(const struct config *config, int queue, int addresses, int timelines)
+int reader_run(const struct config *config, int queue, int servers)
 {
     struct reader reader;
     int epoll_fd = watch(queue), socket = -1, timeout_ms = -1;
@@ -217,7 +229,7 @@ int reader_run(const struct config *config, int queue, int addresses, int timeli
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
     if (!reader_init(&reader, config) || epoll_fd < 0 || !close_listening_socket() ||
-        !addresses_share(addresses) || !timeline_share(timelines)) {
+        !server_memory_share(servers)) {
         log_write(LOG_LEVEL_ERROR, "cannot set up a reader: %s", strerror(errno));
         reader_release(&reader);
         return EXIT_FAILURE;

@@ -13,9 +13,9 @@
 struct config;
 
 /*
- * Answers the questions in this queue until all workers have closed it. addresses, timelines: the manager's
- * memories for addresses_share() and timeline_share(). Returns the exit status; errors are logged.
+ * Answers the questions in this queue until all workers have closed it. servers: the manager's memory for
+ * server_memory_share(). Returns the exit status; errors are logged.
  */
-int reader_run(const struct config *config, int queue, int addresses, int timelines);
+int reader_run(const struct config *config, int queue, int servers);
 
 #endif

@@ -34,6 +34,11 @@ static void put_manager(FILE *stream, const char *host, const struct host_values
     put_gauge(stream, host, "workers", "Worker processes.", "", is_up ? values->of[HOST_WORKERS] : 0);
     put_gauge(stream, host, "workers_free", "Worker processes that can take a poll.", "",
               is_up ? values->of[HOST_IDLE] : 0);
+    put_gauge(
+        stream, host, "readers_allowed",
+        "How many reader processes may read the table at a time: PGPOLL_CONNECTIONS, or fewer while they "
+        "slow publishers and deliveries down.",
+        "", is_up ? values->of[HOST_READERS_ALLOWED] : 0);
     put_gauge(stream, host, "listener_up",
               "1: LISTEN delivers to the manager, which tests it every 5 s while there are polls. 0: it does "
               "not, or the database is away, or the manager does not run.",

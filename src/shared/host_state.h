@@ -49,6 +49,7 @@ enum host_value {
     HOST_STATISTICS_MS,          /* when statistics were last written to the database; 0: never */
     HOST_CLUSTER,                /* system identifier of the last primary, see timeline.h; 0: unknown */
     HOST_TIMELINE,               /* host_state_timeline() of the newest timeline of it that was seen */
+    HOST_READERS_ALLOWED,        /* how many readers may read the table at a time: see read_permits.h */
     HOST_VALUES
 };
 
@@ -72,7 +73,7 @@ struct host_state;
 struct host_state *host_state_new(const char *path, const struct host_values *values);
 void host_state_free(struct host_state *state);
 
-/* Writes all values but HOST_LAYOUT. */
+/* Writes all values; HOST_LAYOUT is this program's, whatever *values has. */
 void host_state_publish(struct host_state *state, const struct host_values *values);
 
 /*

@@ -22,8 +22,9 @@ void latch_wake(struct scoreboard *scoreboard, int worker)
     int pid = scoreboard_pid(scoreboard, worker);
 
     /*
-     * One signal is enough until the worker clears woken. The manager has not called waitpid(2) for this
-     * child yet, so the process id cannot belong to another process.
+     * One signal is enough until the worker clears woken. In the manager, which has not called waitpid(2) for
+     * this child yet, the process id cannot belong to another process. In a worker it may, for a moment after
+     * the other one's death; then that process gets a signal too many.
      */
     if (pid > 0 && atomic_exchange(&scoreboard_slot(scoreboard, worker)->woken, 1) == 0)
         (void)kill(pid, SIGUSR2);

@@ -1,8 +1,8 @@
 /*
  * Permits to have a page of the table read: a counting semaphore in the workers' memory that bounds how many
  * workers ask the readers at a time. A worker holds at most one permit, from before it asks until it has the
- * page. There are as many permits as there may be readers. Whenever more permits are taken than readers run,
- * the manager starts readers.
+ * page. There are as many permits as there may be readers, and the manager says how many of them may be taken
+ * now (read_pace.h). Whenever more permits are taken than readers run, the manager starts readers.
  *
  * The readers' queue (read_channel.h) alone would bound how many pages are read at a time, but waiting in the
  * queue is expensive:
@@ -20,14 +20,24 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct interrupts;
+
 /* Returns how many permits are taken: 0 to scoreboard->read_permits. */
 int read_permits_taken(const struct scoreboard *scoreboard);
 
 /*
- * For a worker: takes a permit, sleeping until one is free. Returns false if none was free by deadline_ms
- * (monotonic).
+ * For the manager: from now on, at most count permits (1 to scoreboard->read_permits) are taken at a time. If
+ * more are, their workers keep them, and no worker gets one until enough have been returned.
  */
-bool read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms);
+void read_permits_allow(struct scoreboard *scoreboard, int count);
+
+/*
+ * For a worker: takes a permit, sleeping until one is free. The worker that has waited longest is woken
+ * first. Returns false if none was free by deadline_ms (monotonic), or if interrupts is not NULL and drain
+ * was set before.
+ */
+bool read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms,
+                       const struct interrupts *interrupts);
 
 /*
  * Returns the worker's permit, if it holds one, and wakes a worker that waits for one. Called by the worker,

@@ -222,6 +222,7 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
     manager->plan = *plan;
     manager->reserve = scoreboard->reserve = reserve;
     manager->manager_pid = scoreboard->manager_pid = (int)getpid();
+    atomic_store(&manager->read_permits_allowed, plan->max_readers);
     atomic_store(&scoreboard->workers->read_permits_left, plan->max_readers);
     (void)ring_init(scoreboard->ring, plan->topic_count, plan->ring_messages, plan->ring_bytes);
     scoreboard->latch = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

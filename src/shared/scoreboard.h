@@ -82,7 +82,8 @@ struct slot {
     _Atomic int has_read_permit; /* the worker holds a permit of read_permits.h */
     /* About the poll: for the choice of polls to drain, and for the statistics. */
     _Atomic uint32_t wait_id; /* identifies the wait; differs for each wait of the worker */
-    _Atomic int64_t since_ms; /* the poll's start; with a quota it is set before the poll waits */
+    /* the poll's start; with a quota it is set before the poll waits, see poll_quota_claim() */
+    _Atomic int64_t since_ms;
     _Atomic int64_t deadline_ms;
     char client[SCOREBOARD_ADDRESS_SIZE];
     char client_user[SCOREBOARD_USER_SIZE]; /* the client's user; "": not authenticated */
@@ -134,10 +135,10 @@ struct manager_memory {
     _Atomic int64_t open_until_ms; /* until this time workers rely on can_poll() to allow everything */
     /* until this time workers rely on authenticate() to authenticate nobody */
     _Atomic int64_t anonymous_until_ms;
-    _Atomic int readers; /* number of processes that read the table for the workers now */
-    _Atomic int64_t
-        /* until this time workers rely on the manager to give new messages positions as it hears of them */
-        numbers_until_ms;
+    _Atomic int readers;              /* number of processes that read the table for the workers now */
+    _Atomic int read_permits_allowed; /* number of permits that may be taken at a time: see read_permits.h */
+    /* until this time workers rely on the manager to give new messages positions as it hears of them */
+    _Atomic int64_t numbers_until_ms;
     _Atomic uint64_t looks_begun, looks_done, looks_refused; /* see look.h */
     _Atomic int looks_watched;
 };
@@ -147,8 +148,9 @@ struct workers_memory {
     _Atomic int idle; /* number of workers that wait for a connection; read it with scoreboard_idle() */
     /* the statistics writer sleeps, so latch_wake_stats_writer() must set the latch */
     _Atomic int stats_writer_sleeps;
-    _Atomic int read_permits_left; /* number of permits that are free; a futex(2) */
-    _Atomic uint64_t polls;        /* number of polls that have begun */
+    /* number of permits that are free; below 0: more are taken than are allowed now; a futex(2) */
+    _Atomic int read_permits_left;
+    _Atomic uint64_t polls; /* number of polls that have begun */
 };
 
 /* The manager's copy of a worker's question. Each name is a valid topic name, with a NUL after it. */

@@ -19,6 +19,7 @@
 
 enum {
     QUICK_READ_MS = 500,         /* a poll that has a permit may read this long, even after its deadline */
+    BUSY_MS = 30 * 1000,         /* any poll may wait this long for its turn to read the table */
     LAST_WORD_MS = 100,          /* an answer may arrive this long after the deadline of the question */
     DRAINED_ASK_MS = 3000,       /* how long a worker that is told to end waits for its manager */
     NAMES_KEPT_BYTES = 64 * 1024 /* after a question, names that take more than this are freed */
@@ -347,14 +348,31 @@ static bool needs_now(const struct poll_request *request, const int64_t *positio
 /* ---- reading the table */
 
 /*
- * Takes a read permit. Returns false if none was free until deadline_ms. If fewer readers run than permits
- * are taken, sets the manager's latch, so that the manager starts another reader.
+ * Waits for a read permit, at least until deadline_ms and for PGPOLL_QUERY_TIMEOUT_S: otherwise a poll with a
+ * short timeout would report a database as away that is only busy. While the manager reaches the database, it
+ * is surely only busy. Then the poll stays in the queue as long as it may, because if it came again, it would
+ * be the last. When this worker is told to end, the shorter time counts.
  */
-static bool take_permit(struct source_shared *source, int64_t deadline_ms)
+static bool wait_for_permit(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
+{
+    const int64_t least_ms =
+        clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
+    const int64_t most_ms = clock_max(least_ms, clock_max(poll->deadline_ms, poll->started_ms + BUSY_MS));
+
+    return (manager_numbers(source) &&
+            read_permits_take(source->scoreboard, source->worker, most_ms, poll->interrupts)) ||
+           read_permits_take(source->scoreboard, source->worker, least_ms, NULL);
+}
+
+/*
+ * Takes a read permit. Returns false if none was free in time. If fewer readers run than permits are taken,
+ * sets the manager's latch, so that the manager starts another reader.
+ */
+static bool take_permit(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
 {
     struct scoreboard *scoreboard = source->scoreboard;
 
-    if (!read_permits_take(scoreboard, source->worker, deadline_ms))
+    if (!wait_for_permit(source, poll, deadline_ms))
         return false;
     if (read_permits_taken(scoreboard) > atomic_load(&scoreboard->manager->readers))
         latch_set(scoreboard);
@@ -380,19 +398,15 @@ static enum error read_by_reader(struct source_shared *source, const struct read
 static enum error read_table(struct source_shared *source, const struct source_poll *poll, bool authorize,
                              bool number, const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
-    /*
-     * Even a poll with a short timeout waits for a permit for PGPOLL_QUERY_TIMEOUT_S. Otherwise a database
-     * that is only busy would be reported as away.
-     */
-    const int64_t permit_deadline_ms =
-        clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
+    const int64_t began_ms = clock_monotonic_ms();
     enum error error = ERROR_DATABASE_AWAY;
 
-    if (!take_permit(source, permit_deadline_ms)) {
+    if (!take_permit(source, poll, deadline_ms)) {
         (void)snprintf(source->error, sizeof source->error, "too many other polls are reading the table");
         return error;
     }
-    deadline_ms = clock_max(deadline_ms, clock_monotonic_ms() + QUICK_READ_MS);
+    /* As in check_user(), the read does not lose the time of the wait. */
+    deadline_ms = clock_max(deadline_ms - began_ms, QUICK_READ_MS) + clock_monotonic_ms();
     counters_add(&source->slot->counters, COUNTER_TABLE_PAGES, 1);
     error = read_by_reader(source,
                            &(struct read_channel_question){ poll->request, positions,
@@ -580,6 +594,7 @@ static enum error shared_wait(struct message_source *base, const struct interrup
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;
+
     for (;;) {
         int64_t early_ms;
         enum error error;

@@ -12,7 +12,7 @@ import pytest
 
 from between import Silent, directory, pgbouncer
 from documents import shown
-from server import ROOT, Postgres, Server, until
+from server import POLL, ROOT, STALL_S, Postgres, Server, until
 from test_web import fronted
 from web import SERVERS, free_port
 
@@ -396,6 +396,18 @@ def test_options_of_pgpoll_check(own):
                              (["--topics", "x"], "unrecognized option"), (["--seconds=61"], "from 1 to 60"), (["--seconds=x"], "from 1 to 60")):
         done = subprocess.run([ROOT / "deploy/pgpoll-check", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
         assert words in done.stdout + done.stderr and done.returncode == (0 if "h" in arguments[0][:3] else 1), done
+
+
+def test_a_token(own):
+    own.sql('CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql AS $$SELECT substring($1 FROM \'^Bearer (.+)$\')$$')
+    try:
+        until(lambda: own.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status == 401, "authenticate() heeded", 5 + STALL_S)
+        complains(check_url(own), "401: pgpoll itself answered (JSON", "pgpoll.authenticate() does not accept this", "-H 'Authorization: Bearer TOKEN'")
+        code, lines = check_url(own, "-H", "Authorization: Bearer ann", seconds=1)
+        assert code == 0, "\n".join(lines)
+    finally:
+        own.authenticate_as_installed()
+        until(lambda: own.request("POST", POLL, '{"topics": ["x"], "timeout": 0}').status == 200, "as installed again", 5 + STALL_S)
 
 
 def test_a_topic_that_may_be_polled(own):

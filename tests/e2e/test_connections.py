@@ -316,7 +316,7 @@ def workers_of(manager):
 
 
 def test_a_silent_host_does_not_keep_from_the_next(own, topic, tmp_path):
-    """A third of PGPOLL_QUERY_TIMEOUT_S passes before the second host is tried. Then it is remembered."""
+    """A third of PGPOLL_QUERY_TIMEOUT_S passes before the second host is tried. Then it is remembered, also through a reload."""
     own.publish(topic, 1)
     with between.Silent() as silent, Forwarder(own) as forwarder, \
             between.manager(own, "silent", tmp_path / "log", workers=2 if own.mode == "managed" else 0, PGHOST="127.0.0.1,127.0.0.1",
@@ -329,6 +329,12 @@ def test_a_silent_host_does_not_keep_from_the_next(own, topic, tmp_path):
         forwarder.cut()
         status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
         assert status == 200 and answer["messages"] and not silent.is_asked()
+        if own.mode == "managed":
+            old = workers_of(manager)
+            manager.send_signal(signal.SIGHUP)
+            until(lambda: (new := workers_of(manager)) and not new & old, "new workers only")
+            status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+            assert status == 200 and answer["messages"] and not silent.is_asked()
 
 
 def ip(*arguments, inside=()):
@@ -374,6 +380,8 @@ def test_a_host_falls_silent(own, topic, tmp_path, busy):
         status, answer = poll.result(60)
         assert status == 200 and [message["payload"] for message in answer["messages"]] == [1]
         assert time.monotonic() - began < 8 + STALL_S
+        if own.mode == "managed":
+            assert f"connected to the database again, at host {second} port {two.port}" in (tmp_path / "log").read_text()
         for publisher in publishers:
             publisher.result(20)
 

@@ -39,7 +39,7 @@ def fails_to_start(server, *words):
 
 def nothing_left_of(server):
     until(lambda: not server.processes(), "every process gone")
-    assert not [path for path in server.run.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+    assert not [path for path in server.run.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode) or path.name == "pgpoll.state"]
 
 
 def owners(pids):
@@ -114,6 +114,19 @@ def test_everyday_goals(server):
     env = server.env
     asked = subprocess.run(["psql", "-XAtc", "SELECT pgpoll.schema_version()"], env=env, capture_output=True, text=True)
     assert asked.stdout == SCHEMA_VERSION + "\n", asked
+
+
+def test_a_start_with_functions_of_ones_own(own):
+    """Also if they refuse everybody or fail: only while the database runs, they can be repaired."""
+    own.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql AS 'SELECT 1 / length(remote_user) = 1'")
+    own.stop()
+    code, output = own.make("start")
+    assert code == 0 and own.url in output and "can_poll_failed" in output, output
+    own.sql('CREATE OR REPLACE FUNCTION pgpoll.authenticate("authorization" text) RETURNS text LANGUAGE sql AS $$SELECT nullif($1, $1)$$')
+    own.stop()
+    code, output = own.make("start")
+    assert code == 0 and own.url in output and "fail" not in output, output
+    assert own.request("POST", POLL, '{"topics": ["a"], "timeout": 0}').status == 401
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")

@@ -17,7 +17,8 @@ LIMIT = 3
 
 @pytest.fixture(scope="module")
 def server():
-    with Server(20, PGPOLL_MAX_POLLS_PER_CLIENT=str(LIMIT), PGPOLL_CORS_ORIGIN="https://example.org") as server:
+    # more workers than any test has polls: else the manager answers some early so that a few workers stay free
+    with Server(40, PGPOLL_MAX_POLLS_PER_CLIENT=str(LIMIT), PGPOLL_CORS_ORIGIN="https://example.org") as server:
         yield server
 
 

@@ -48,6 +48,18 @@ def test_a_line_for_every_poll(own, topic):
                  "a poll without an id gets one")
 
 
+def test_a_file_that_was_moved_away(own):
+    """As logrotate does it: after a reload, a new file has the lines."""
+    file = own.run / "log/pgpoll.log"
+    owner = file.stat()
+    file.rename(file.with_suffix(".1"))
+    file.touch()
+    os.chown(file, owner.st_uid, owner.st_gid)
+    own.reload()
+    ask(own, "rotated", {"topics": ["x"], "timeout": 0})
+    assert line_of(own, "rotated")
+
+
 def test_clients_cannot_forge_log_lines(own):
     ask(own, 'a"b c\\d%s;' + "e" * 100, {"topics": ['say "x" \\n \u202e ü'], "timeout": 0})
     line = line_of(own, "a_b_c_d_s_" + "e" * 54)

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,7 +17,7 @@ import psycopg2
 import pytest
 
 from fastcgi import PARAMS, begin, connect, record
-from server import MODE, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
+from server import METRICS, MODE, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 DIES_YOUNG = "a worker died as soon as it was started"   # the killed worker may have replaced another one a moment ago
@@ -857,6 +858,52 @@ def test_who_comes_back_does_not_wait_for_new_positions(eight, topic):
         answer = eight.poll(topic, since={topic: "0"}, timeout=30)
         assert answer.payloads == [1, 2, 3] and not waiting.done()
     assert waiting.result().payloads == ["new"]
+
+
+SLOW_NUMBERING = """
+    ALTER FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) RENAME TO catch_up_alone;
+    CREATE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer, max_bytes bigint)
+    RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json, gap text, oldest bigint)
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock_shared(7), pg_sleep(0.05);
+        RETURN QUERY SELECT * FROM pgpoll.catch_up_alone(topics, positions, max_messages, max_bytes);
+    END $$;
+    CREATE FUNCTION pgpoll.wait_for_pages() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_sleep(0.02 * count(*)) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND mode = 'ShareLock';
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER wait_for_pages AFTER INSERT ON pgpoll.feed FOR EACH STATEMENT EXECUTE FUNCTION pgpoll.wait_for_pages()"""
+
+
+def test_readers_are_held_back_while_they_slow_deliveries_down(topic):
+    """Here numbering takes 20 ms longer for each page that is being read. Who catches up gets what there is, all the same."""
+    old, stop = f"{topic}-old", threading.Event()
+
+    def allowed(server):
+        return int(re.search(r"(?m)^pgpoll_readers_allowed{.*} (\d+)$", server.request("GET", METRICS).text)[1])
+
+    def catch_up(server):
+        pages = 0
+        while not stop.is_set():
+            assert server.poll(old, since={old: "0"}, timeout=20).payloads == [1, 2, 3]
+            pages += 1
+        return pages
+
+    with Server(16, PGPOLL_CONNECTIONS="4") as own:
+        own.publish(old, 1, 2, 3)
+        own.sql(SLOW_NUMBERING)
+        client = Client(own, topic)
+        with publishing(own, topic) as sent:
+            until(lambda: len(client.got) > 20, "cycles that are as usual")
+            assert allowed(own) == 4
+            catching_up = [own.threads.submit(catch_up, own) for _ in range(8)]
+            until(lambda: allowed(own) == 1, "a single reader allowed")
+            stop.set()
+            assert all(pages.result() > 0 for pages in catching_up)
+        finish(own, [client], topic, sent)
+        until(lambda: allowed(own) == 4, "all readers allowed again")
 
 
 # --- can_poll()

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from hosts import HEALTH
-from server import POLL, ROOT, STALL_S, STATS, Postgres, Server, max_body, new_topic, until
+from server import METRICS, POLL, ROOT, STALL_S, STATS, Postgres, Server, max_body, new_topic, until
 from test_contract import INVALID
 
 DOCUMENT = json.loads((ROOT / "deploy" / "openapi.json").read_text())
@@ -222,11 +222,12 @@ def test_health(checked):
 def test_other_origins_and_a_database_that_is_away():
     with Server(2, PGPOLL_CORS_ORIGIN="https://app.example", PGPOLL_HEALTH_AWAY_S="0") as server:
         checked = Checked(server)
-        for path in POLL, STATS:
+        for path in POLL, STATS, METRICS, HEALTH:
             preflight = checked.request("OPTIONS", path, expect=204, headers={"Origin": "https://app.example"})
             assert {"Access-Control-Max-Age", "Access-Control-Allow-Origin"} <= set(preflight.headers), preflight
         assert checked.poll("a").headers["Vary"] == "Origin"
         checked.request("GET", STATS)
+        checked.request("HEAD", METRICS)
         postgres = Postgres(server)
         postgres.stop()
         try:

@@ -153,7 +153,8 @@ def test_access_as_in_the_documents(fresh):
         assert says("alice", "alice:orders") and not says("alice", "alice") and not says("alice", "bob:orders")
         assert not says("", "orders") and not says("", ":orders") and not says("%", "bob:orders") and not says("b_b", "bob:orders")
     finally:
-        fresh.sql("CREATE OR REPLACE FUNCTION pgpoll.can_poll(remote_user text, topic text) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT true'")
+        fresh.sql(*re.findall(r"`(CREATE OR REPLACE FUNCTION pgpoll\.can_poll\(.*)`", TEXTS["docs/login.md"]))
+        assert fresh.sql("SELECT pgpoll.is_open_to_all()") == [(True,)]
         until(lambda: status() == 200, "open again")
 
 
@@ -171,7 +172,8 @@ def test_api_keys(fresh):
         assert json.loads(output)["messages"][0]["payload"] == "for alice"
     finally:
         fresh.sql("DROP TABLE api_keys")
-        fresh.authenticate_as_installed()
+        fresh.sql(*re.findall(r"`(CREATE OR REPLACE FUNCTION pgpoll\.authenticate\(.*)`", TEXTS["docs/login.md"]))
+        assert fresh.sql("SELECT pgpoll.has_authenticate()") == [(False,)]
     until(lambda: run(wrong) == "200", "everybody is anonymous again")
 
 
@@ -240,11 +242,13 @@ def test_the_python_client(fresh, tmp_path):
         client.communicate()
 
 
-def test_the_javascript_client(fresh, tmp_path):
-    (source,) = blocks("js", TEXTS["docs/poll.md"])
-    (tmp_path / "program.mjs").write_text(source.replace("http://127.0.0.1:8080", fresh.url))
-    shutil.copy(ROOT / "examples" / "long_polling_client.mjs", tmp_path)
-    client = subprocess.Popen(["node", "program.mjs"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+@pytest.mark.parametrize("language, program, example", (("js", ["node", "program.mjs"], "long_polling_client.mjs"),
+                                                       ("python", [sys.executable, "-B", "program.py"], "long_polling_client.py")))
+def test_a_program_with_a_client(fresh, tmp_path, language, program, example):
+    (source,) = blocks(language, TEXTS["docs/poll.md"])
+    (tmp_path / program[-1]).write_text(source.replace("http://127.0.0.1:8080", fresh.url))
+    shutil.copy(ROOT / "examples" / example, tmp_path)
+    client = subprocess.Popen(program, cwd=tmp_path, text=True, stdout=subprocess.PIPE)
     try:
         until((tmp_path / "orders.json").exists, "its cursors")
         fresh.publish("orders", "seen")
@@ -486,6 +490,17 @@ def test_every_shown_line_is_produced_by_a_test():
 
 def test_links():
     assert [link for path in {*PATHS, *ROOT.glob("*.md")} for link in broken_links(path)] == []
+
+
+def test_what_the_documents_name():
+    """Files of tests, goals of make, parts of its benchmarks, and settings."""
+    text = "\n".join([TEXT, *((ROOT / name).read_text() for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"))])
+    parts = re.search(r"^PARTS = .*\((.*)\)\}$", (ROOT / "tests/bench/parts.py").read_text(), re.M)[1].split(", ")
+    settings = re.findall(r'"(PGPOLL_\w+)"', (ROOT / "src/core/config.c").read_text() + (ROOT / "src/core/config.h").read_text())
+    assert set(re.findall(r"\btest_\w+\.py\b", text)) <= {path.name for path in ROOT.glob("tests/*/test_*.py")}
+    assert set(re.findall(r"`make\s([a-z-]+)[`\s]", text)) <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {part for named in re.findall(r'BENCH=(\w+|"[\w ]+")', text) for part in named.strip('"').split()} <= set(parts)
+    assert set(re.findall(r"\bPGPOLL_\w+\b", text)) <= set(settings)
 
 
 def test_references_to_documents():

@@ -15,24 +15,24 @@ from server import MODE, ROOT, Server, breaks, new_topic, until
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 SLOW_START = "cannot start a worker: No child processes"   # a fork server that takes longer than 5 s is replaced
 
-HELD_WORKER = """#include <unistd.h>
+HELD_PROGRAM = """#include <unistd.h>
 int main(int argc, char **argv) { (void)argc; while (access("%s", F_OK) != 0) usleep(10000); return execv("%s", argv); }"""
 
 
 @contextlib.contextmanager
-def held_back(server):
-    """Keeps the workers of the next program from starting until the yielded function is called."""
-    worker, go = server.run / "bin" / "pgpoll-worker", server.run / "go"
-    itself = worker.with_name("pgpoll-worker-itself")
-    worker.rename(itself)
+def held_back(server, name="pgpoll-worker"):
+    """Keeps the workers of the next program from starting, or that program itself, until the yielded function is called."""
+    program, go = server.run / "bin" / name, server.run / "go"
+    itself = program.with_name(f"{name}-itself")
+    program.rename(itself)
     source = server.home / "held.c"
-    source.write_text(HELD_WORKER % (go, itself))
-    subprocess.run(["cc", "-o", worker, source], check=True)
+    source.write_text(HELD_PROGRAM % (go, itself))
+    subprocess.run(["cc", "-o", program, source], check=True)
     try:
         yield go.touch
     finally:
         go.touch()
-        itself.rename(worker)
+        itself.rename(program)
 
 
 def state(pid):
@@ -193,12 +193,14 @@ def test_a_fork_server_that_the_manager_kills_is_not_logged():
         assert not [line for line in server.log() if "fork server" in line]
 
 
-def test_a_killed_old_manager_costs_no_message(topic):
-    with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
+@pytest.mark.parametrize("held", ["pgpoll-worker", "pgpoll.fcgi"], ids=["while workers start", "before the new manager has started"])
+def test_a_killed_old_manager_costs_no_message(topic, held):
+    with Server(3, errors=SLOW_START) as server, held_back(server, held) as let_go:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
         begin_reload(server)
         (old,) = until(lambda: server.named("pgpoll-old"), "the old manager")
         os.kill(old, signal.SIGKILL)
+        until(lambda: is_gone(old), "its end")
         server.publish(topic, 1)
         let_go()
         for poll in polls:

@@ -152,9 +152,11 @@ def test_the_tarball_builds_and_passes_unit_tests_without_git(tmp_path):
 # ---- documents for developers
 
 DOCUMENTS = "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"
+OF_THE_WEB_SERVER = {"QUERY_STRING"}
 # Finds where a function is defined: `name(` in any language.
-SOURCES = "\n".join(path.read_text() for directory in ("src", "fcgi", "sql", "tests", "examples") for path in (ROOT / directory).rglob("*")
-                    if path.suffix in (".c", ".h", ".sql", ".py", ".mjs"))
+FILES = [ROOT / "Makefile", *(path for directory in ("src", "fcgi", "sql", "tests", "examples") for path in (ROOT / directory).rglob("*")
+                              if path.suffix in (".c", ".h", ".sql", ".py", ".mjs"))]
+SOURCES = "\n".join(path.read_text() for path in FILES)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -163,10 +165,11 @@ def test_names_in_a_document_exist(document):
     named = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
     functions = {name[1] for name in (re.fullmatch(r"(?:pgpoll\.)?(\w+)\([^()]*\)", part) for part in named) if name}
     paths = {part for part in named if re.fullmatch(r"(src|fcgi|sql|tests|deploy|examples|docs)(/[\w.@-]+)+/?", part)}
-    constants = {part for part in named if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", part) and not part.startswith("PG")}
+    constants = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text)) - OF_THE_WEB_SERVER
     missing = [name for name in functions if not re.search(rf"\b{name}\(", SOURCES)]
     missing += [name for name in constants if not re.search(rf"\b{name}\b", SOURCES)]
     missing += [path for path in paths if not (ROOT / path).exists()]
+    missing += {part for part in named if re.fullmatch(r"\w+\.(c|h|sql|py)", part)} - {path.name for path in FILES}
     assert not missing, missing
 
 

@@ -25,11 +25,12 @@ class Crowd:
     def __init__(self, server, prefix):
         command = [STORM, "own", "--target=pgpoll", f"--port={server.port}", f"--topic={prefix}", f"--clients={CLIENTS}", f"--topics={TOPICS}",
                    f"--messages={MESSAGES}", "--rate=200"]
-        self.server, self.output = server, None
+        self.server, self.topics = server, [f"{prefix}-{client}-0" for client in range(CLIENTS)]
         self.process = subprocess.Popen(command, env={**os.environ, **server.env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def waits(self):
-        return self.server.stats()["active_waiters"] == CLIENTS
+        """Whether each client waits. They poll from now on. The clients of the test before may still be in the statistics."""
+        return len(self.server.waiting(*self.topics)) == CLIENTS
 
     def publish(self):
         output, _ = self.process.communicate(b"go\n", timeout=120)
@@ -110,7 +111,7 @@ def test_one_transaction_with_thousands_of_topics(many, topic):
     """Its announcement does not fit into one payload. A poll gets what it waits for, in the order of all topics."""
     names = [f"{topic}-{n}" for n in range(1500)]
     polls = [many.wait(*names[n::500][::-1], timeout=60)[0] for n in range(3)]
-    until(lambda: many.stats()["active_waiters"] == 3, "the polls waiting")
+    until(lambda: len(many.waiting(*names)) == 3, "the polls waiting")
     many.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s || '-' || n, to_json(n) FROM generate_series(0, 1499) AS n", topic)
     for n, poll in enumerate(polls):
         answer, got = poll.result(), []

@@ -123,12 +123,17 @@ def test_the_old_primary_comes_back_as_the_first_of_the_hosts():
             assert payloads == ["after"]
             old.start()
             workers = server.worker_pids()
-            os.kill(supervisor.pids[0], signal.SIGHUP)   # the new manager begins with the first host
+            os.kill(supervisor.pids[0], signal.SIGHUP)
             until(lambda: not server.worker_pids() & workers, "other workers", 60)
             publish(standby, topic, "reloaded")
             payloads, since = follow(server, topic, since, 1)
             assert payloads == ["reloaded"]
+            standby.postgres.stop("immediate")   # the new manager tries the other host, and knows what the one before it has seen
             until(lambda: [line for line in server.log() if "it is an old primary" in line], "the log names it")
+            standby.postgres.start()
+            publish(standby, topic, "restarted")
+            payloads, since = follow(server, topic, since, 1)
+            assert payloads == ["restarted"]
 
 
 @soak

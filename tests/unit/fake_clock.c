@@ -23,6 +23,11 @@ int64_t clock_monotonic_ms(void)
     return (stopped_ms ? stopped_ms : read_ms(CLOCK_MONOTONIC)) + moved_ms;
 }
 
+int64_t clock_monotonic_us(void)
+{
+    return clock_monotonic_ms() * 1000;
+}
+
 int64_t clock_wall_ms(void)
 {
     return stopped_wall_ms ? stopped_wall_ms : read_ms(CLOCK_REALTIME);

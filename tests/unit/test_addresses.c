@@ -133,22 +133,6 @@ static void attempts_begin_with_the_address_that_serves(void)
     addresses_free(others);
 }
 
-/* Through two mappings of one file, as in two processes. */
-static void processes_can_share_where_attempts_begin(void)
-{
-    struct addresses *addresses = resolved("/s,/t", "", "");
-    int fd = memfd_create("addresses", MFD_CLOEXEC);
-
-    CU_ASSERT(addresses_share(fd));
-    addresses_prefer(addresses_list(addresses), addresses_at(addresses, 1)->id);
-    CU_ASSERT(addresses_share(fd));
-    CU_ASSERT_EQUAL(addresses_first(addresses), 1);
-    CU_ASSERT_EQUAL(close(fd), 0);
-    CU_ASSERT_FALSE(addresses_share(fd));
-    CU_ASSERT_EQUAL(addresses_first(addresses), 1);
-    addresses_free(addresses);
-}
-
 static void write_service_file(char *file)
 {
     int fd = mkstemp(file);
@@ -237,7 +221,6 @@ CU_TestInfo addresses_tests[] = {
     { "libpq has the last word about a single host", libpq_has_the_last_word_about_a_single_host },
     { "no value of a list is empty", no_value_of_a_list_is_empty },
     { "attempts begin with the address that serves", attempts_begin_with_the_address_that_serves },
-    { "processes can share where attempts begin", processes_can_share_where_attempts_begin },
     { "what the operator has set is known", what_the_operator_has_set_is_known },
     { "says why there is none", says_why_there_is_none },
     CU_TEST_INFO_NULL

@@ -104,6 +104,7 @@ static void an_invalid_value_is_an_error_that_names_it(void)
         { "PGPOLL_CORS_ORIGIN", "https://a/" },
         { "PGPOLL_CORS_ORIGIN", "a\n" },
         { "PGPOLL_HOST", "a\n" },
+        { "PGPOLL_HOST", "caf\351" },
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {

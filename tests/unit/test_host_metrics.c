@@ -17,6 +17,7 @@ static struct host_values serving(void)
                                          [HOST_LISTEN_WORKS] = 1,
                                          [HOST_WORKERS] = 20,
                                          [HOST_IDLE] = 12,
+                                         [HOST_READERS_ALLOWED] = 3,
                                          [HOST_STARTED_MS] = NOW_MS - 90 * 1000,
                                          [HOST_STATISTICS_MS] = NOW_MS - 3999 } };
 }
@@ -53,10 +54,10 @@ static void a_host_that_serves(void)
 {
     const struct host_values values = serving();
 
-    expect_samples(
-        &(struct host_metrics){ "h", true, true, &values },
-        "database_up{host=\"h\"} 1\nmanager_up{host=\"h\"} 1\nworkers{host=\"h\"} 20\n"
-        "workers_free{host=\"h\"} 12\nlistener_up{host=\"h\"} 1\nstatistics_age_seconds{host=\"h\"} 3\n");
+    expect_samples(&(struct host_metrics){ "h", true, true, &values },
+                   "database_up{host=\"h\"} 1\nmanager_up{host=\"h\"} 1\nworkers{host=\"h\"} 20\n"
+                   "workers_free{host=\"h\"} 12\nreaders_allowed{host=\"h\"} 3\nlistener_up{host=\"h\"} "
+                   "1\nstatistics_age_seconds{host=\"h\"} 3\n");
 }
 
 static void the_timeline_is_shown_if_it_is_known(void)
@@ -78,19 +79,20 @@ static void a_host_whose_database_is_away(void)
 
     values.of[HOST_DATABASE_AWAY_SINCE_MS] = NOW_MS - 10;
     values.of[HOST_STATISTICS_MS] = 0;
-    expect_samples(
-        &(struct host_metrics){ "h", false, true, &values },
-        "database_up{host=\"h\"} 0\nmanager_up{host=\"h\"} 1\nworkers{host=\"h\"} 20\n"
-        "workers_free{host=\"h\"} 12\nlistener_up{host=\"h\"} 0\nstatistics_age_seconds{host=\"h\"} 90\n");
+    expect_samples(&(struct host_metrics){ "h", false, true, &values },
+                   "database_up{host=\"h\"} 0\nmanager_up{host=\"h\"} 1\nworkers{host=\"h\"} 20\n"
+                   "workers_free{host=\"h\"} 12\nreaders_allowed{host=\"h\"} 3\nlistener_up{host=\"h\"} "
+                   "0\nstatistics_age_seconds{host=\"h\"} 90\n");
 }
 
 static void a_host_whose_manager_has_ended_or_died(void)
 {
     struct host_values values = serving();
     const struct host_metrics metrics = { "h", true, true, &values };
-    static const char gone[] = "database_up{host=\"h\"} 1\nmanager_up{host=\"h\"} 0\nworkers{host=\"h\"} 0\n"
-                               "workers_free{host=\"h\"} 0\nlistener_up{host=\"h\"} 0\n"
-                               "statistics_age_seconds{host=\"h\"} 3\n";
+    static const char gone[] =
+        "database_up{host=\"h\"} 1\nmanager_up{host=\"h\"} 0\nworkers{host=\"h\"} 0\n"
+        "workers_free{host=\"h\"} 0\nreaders_allowed{host=\"h\"} 0\nlistener_up{host=\"h\"} 0\n"
+        "statistics_age_seconds{host=\"h\"} 3\n";
 
     values.of[HOST_STAGE] = HOST_ENDING;
     values.of[HOST_CLUSTER] = values.of[HOST_TIMELINE] = 1; /* the next manager may see another timeline */

@@ -10,6 +10,7 @@
 #include "shared/scoreboard.h"
 
 #include "api/topic.h"
+#include "core/clock.h"
 #include "core/config.h"
 #include "core/log.h"
 #include "expect.h"
@@ -17,6 +18,7 @@
 #include "manager/authorizer.h"
 #include "manager/open_to_all.h"
 #include "manager/relay.h"
+#include "manager/spare_workers.h"
 #include "manager/stats_writer.h"
 #include "shared/slot_reset.h"
 #include "shared/topic_table.h"
@@ -356,6 +358,7 @@ struct host {
     struct relay *relay;
     struct authorizer *authorizer;
     struct stats_writer *stats_writer;
+    struct spare_workers spare_workers;
     int broken, taken; /* how often question_take() returned QUESTION_BROKEN, and QUESTION_TAKEN */
 };
 
@@ -401,6 +404,7 @@ static void turn(struct host *host, unsigned *seed)
     relay_step(host->relay, false);
     stats_writer_step(host->stats_writer, false);
     wait_sets_wake(scoreboard, pick(seed, TOPICS));
+    spare_workers_keep(&host->spare_workers, clock_monotonic_ms());
     read_permits_mend(scoreboard);
     CU_ASSERT(read_permits_taken(scoreboard) >= 0 &&
               read_permits_taken(scoreboard) <= scoreboard->read_permits);
@@ -455,6 +459,7 @@ static void the_manager_survives_garbage(void)
     host.relay = relay_new(&config, host.scoreboard, &open);
     host.authorizer = authorizer_new(&config, host.scoreboard);
     host.stats_writer = stats_writer_new(&config, host.scoreboard);
+    spare_workers_init(&host.spare_workers, host.scoreboard);
     CU_ASSERT_FATAL(host.relay && host.authorizer && host.stats_writer);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, write_on, &garbage), 0);
     for (int i = 0; i < ROUNDS; i++) {
@@ -483,11 +488,32 @@ static void the_manager_survives_garbage(void)
     fake_clock_restore();
 }
 
+static void a_long_host_name_is_cut_between_characters(void)
+{
+    /* 81 bytes, of which each character but the first takes two */
+    static const char host[] =
+        "x\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274"
+        "\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274"
+        "\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274"
+        "\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274\303\274";
+    const struct config config = { .query_timeout_s = 5, .host = host };
+    struct open_to_all open = { .wanted = false };
+    struct scoreboard *scoreboard = new_scoreboard();
+    struct relay *relay = relay_new(&config, scoreboard, &open);
+
+    CU_ASSERT_FATAL(relay != NULL);
+    EXPECT(strncmp(scoreboard->self_topic + 1, host, 79) == 0 && scoreboard->self_topic[80] == '/',
+           "the topic of the heartbeats is %s", scoreboard->self_topic);
+    relay_free(relay);
+    scoreboard_free(scoreboard);
+}
+
 CU_TestInfo scoreboard_tests[] = {
     { "a question is copied", a_question_is_copied },
     { "invalid questions are refused", invalid_questions_are_refused },
     { "a token leaves the shared memory", a_token_leaves_the_shared_memory },
     { "workers can write only their memory", workers_can_write_only_their_memory },
     { "the manager survives garbage", the_manager_survives_garbage },
+    { "a long host name is cut between characters", a_long_host_name_is_cut_between_characters },
     CU_TEST_INFO_NULL,
 };

@@ -70,7 +70,7 @@ struct host {
     void (*during_look)(struct host *host);
     /* The thread that plays the reader. */
     int reader_queue;
-    pthread_t reader;
+    pthread_t reader, worker;
     enum error table_answer;
     char asked_user[32];
     bool asked_to_number;
@@ -705,7 +705,8 @@ static void a_table_that_is_not_read(void)
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(host.source->operations->error(host.source), "no reader process answered in time");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
-    /* Other polls hold all permits until the deadline. */
+    /* The database is away, and other polls hold all permits until the deadline. */
+    host.scoreboard->manager->numbers_until_ms = 0;
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
@@ -860,7 +861,7 @@ static void a_drained_poll_does_not_wait_for_the_database(void)
 
 static bool claim(struct host *host, int worker, const char *user, const char *address)
 {
-    return poll_quota_claim(host->scoreboard, worker, user, address, 2);
+    return poll_quota_claim(host->scoreboard, worker, user, address, clock_monotonic_ms(), 2);
 }
 
 /* Returns a letter for each worker whose poll is drained: a for worker 0, and so on. */
@@ -919,6 +920,56 @@ static void a_client_holds_at_most_its_quota_and_some_handovers(void)
     close_host(&host);
 }
 
+struct claimer {
+    struct host *host;
+    pthread_barrier_t *start;
+    int worker;
+    int64_t started_ms;
+};
+
+static void *claim_at_once(void *argument)
+{
+    const struct claimer *claimer = argument;
+
+    (void)pthread_barrier_wait(claimer->start);
+    (void)poll_quota_claim(claimer->host->scoreboard, claimer->worker, "eve", "", claimer->started_ms, 2);
+    return NULL;
+}
+
+/* A poll that is refused drains no other, and two that start together do not both drain another one. */
+static void polls_that_start_together(void)
+{
+    enum { TURNS = 500, CLAIMERS = 12 };
+    struct claimer claimers[CLAIMERS];
+    pthread_t threads[CLAIMERS];
+    pthread_barrier_t start;
+    struct host host;
+    int wrong = 0;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT_EQUAL_FATAL(pthread_barrier_init(&start, NULL, CLAIMERS), 0);
+    for (int turn = 0; turn < TURNS; turn++) {
+        int left = 0;
+
+        for (int i = 0; i < CLAIMERS; i++) {
+            claimers[i] = (struct claimer){ &host, &start, i, 1 + (turn * 7 + i * 5) % CLAIMERS };
+            CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, claim_at_once, &claimers[i]), 0);
+        }
+        for (int i = 0; i < CLAIMERS; i++)
+            (void)pthread_join(threads[i], NULL);
+        for (int i = 0; i < CLAIMERS; i++) {
+            left += atomic_load(&host.scoreboard->clients[i]) &&
+                    !atomic_load(&scoreboard_slot(host.scoreboard, i)->drain);
+            poll_quota_return(host.scoreboard, i);
+            atomic_store(&scoreboard_slot(host.scoreboard, i)->drain, 0);
+        }
+        wrong += left != 2;
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    (void)pthread_barrier_destroy(&start);
+    close_host(&host);
+}
+
 static void drain(struct host *host)
 {
     (void)host;
@@ -956,6 +1007,127 @@ static void by_the_topics_end(void)
     append(&host, "a", START + 1, "one");
     WAIT(&host, ERROR_NONE);
     READ(&host, SOURCE_SUBSCRIBE, "one");
+    close_host(&host);
+}
+
+/* ---- waiting for a permit */
+
+/* Plays another worker, which returns its permit after a while. */
+static void *return_late(void *argument)
+{
+    struct host *host = argument;
+
+    (void)poll(NULL, 0, SHORT_MS);
+    read_permits_return(host->scoreboard, WORKER + 1);
+    return NULL;
+}
+
+/* PGPOLL_QUERY_TIMEOUT_S is over, and the poll's own time, but the manager reaches the database. */
+static void a_poll_waits_for_its_turn_while_the_database_is_busy(void)
+{
+    struct host host;
+    pthread_t other;
+
+    open_lacking(&host);
+    CU_ASSERT(read_permits_take(host.scoreboard, WORKER + 1, 0, NULL));
+    host.poll.started_ms -= host.config.query_timeout_s * 1000;
+    host.poll.deadline_ms = host.poll.started_ms;
+    start_reader(&host, ERROR_NONE);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, return_late, &host), 0);
+    page_clear(&host.page);
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, -PROMPT_MS), ERROR_NONE);
+    (void)pthread_join(other, NULL);
+    join_reader(&host);
+    EXPECT_TEXT(host.page.messages->buf, TABLE_MESSAGE);
+    close_host(&host);
+}
+
+/* Sends SIGTERM to this thread's process until the poll has ended. */
+static void *terminate(void *argument)
+{
+    struct host *host = argument;
+
+    while (!atomic_load(&host->stop))
+        (void)pthread_kill(host->worker, SIGTERM), (void)poll(NULL, 0, 1);
+    return NULL;
+}
+
+/* A worker that is told to end leaves the queue, but not before PGPOLL_QUERY_TIMEOUT_S is over. */
+static void a_drain_ends_the_wait_for_a_turn(void)
+{
+    struct host host;
+    pthread_t other;
+
+    open_lacking(&host);
+    CU_ASSERT(read_permits_take(host.scoreboard, WORKER + 1, 0, NULL));
+    host.poll.started_ms -= host.config.query_timeout_s * 1000;
+    host.worker = pthread_self();
+    atomic_store(&host.stop, false);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, terminate, &host), 0);
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
+    CU_ASSERT(clock_monotonic_ms() < host.poll.deadline_ms);
+    atomic_store(&host.stop, true);
+    (void)pthread_join(other, NULL);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+}
+
+static bool takes(struct host *host, int worker)
+{
+    return read_permits_take(host->scoreboard, worker, 0, NULL);
+}
+
+static void fewer_permits_may_be_taken_than_there_are(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.scoreboard->read_permits = 3;
+    read_permits_allow(host.scoreboard, 3);
+    CU_ASSERT(takes(&host, 0) && takes(&host, 1) && takes(&host, 2) && !takes(&host, 3));
+    read_permits_allow(host.scoreboard, 1);
+    CU_ASSERT(!takes(&host, 3));
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 3);
+    for (int i = 0; i < 3; i++) { /* they are returned one by one */
+        for (int j = 0; j < 3; j++)
+            read_permits_mend(host.scoreboard);
+        CU_ASSERT(!takes(&host, 3));
+        read_permits_return(host.scoreboard, i);
+    }
+    CU_ASSERT(takes(&host, 3) && !takes(&host, 0));
+    read_permits_allow(host.scoreboard, 2);
+    CU_ASSERT(takes(&host, 0) && !takes(&host, 1));
+    read_permits_return(host.scoreboard, 0);
+    read_permits_return(host.scoreboard, 3);
+    for (int j = 0; j < 3; j++)
+        read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(atomic_load(&host.scoreboard->workers->read_permits_left), 2);
+    close_host(&host);
+}
+
+static void *allow_late(void *argument)
+{
+    struct host *host = argument;
+
+    (void)poll(NULL, 0, SHORT_MS);
+    read_permits_allow(host->scoreboard, 2);
+    return NULL;
+}
+
+static void a_worker_that_waits_is_woken_when_more_permits_are_allowed(void)
+{
+    struct host host;
+    pthread_t manager;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.scoreboard->read_permits = 2;
+    CU_ASSERT(takes(&host, 0));
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&manager, NULL, allow_late, &host), 0);
+    CU_ASSERT(read_permits_take(host.scoreboard, 1, host.poll.deadline_ms, NULL));
+    CU_ASSERT(clock_monotonic_ms() < host.poll.deadline_ms);
+    (void)pthread_join(manager, NULL);
+    read_permits_return(host.scoreboard, 0);
+    read_permits_return(host.scoreboard, 1);
     close_host(&host);
 }
 
@@ -1133,8 +1305,15 @@ CU_TestInfo source_shared_tests[] = {
     { "the newest polls have the quota", the_newest_polls_have_the_quota },
     { "a client holds at most its quota and some handovers",
       a_client_holds_at_most_its_quota_and_some_handovers },
+    { "polls that start together", polls_that_start_together },
     { "a wait is ended by a drain", by_a_drain },
     { "a wait is ended by the topic's end", by_the_topics_end },
+    { "a poll waits for its turn while the database is busy",
+      a_poll_waits_for_its_turn_while_the_database_is_busy },
+    { "a drain ends the wait for a turn", a_drain_ends_the_wait_for_a_turn },
+    { "fewer permits may be taken than there are", fewer_permits_may_be_taken_than_there_are },
+    { "a worker that waits is woken when more permits are allowed",
+      a_worker_that_waits_is_woken_when_more_permits_are_allowed },
     { "a dead worker's permit is put back", a_dead_workers_permit_is_put_back },
     { "only waiters of the topic are woken", only_waiters_of_the_topic_are_woken },
     { "no wake is lost", no_wake_is_lost },

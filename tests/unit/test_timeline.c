@@ -85,41 +85,11 @@ static void a_copy_must_be_one_of_the_primary(void)
     CU_ASSERT(admit(0, 0, false, true)); /* a pooler, for a role that may not ask for the cluster */
 }
 
-static void processes_share_what_they_have_seen(void)
-{
-    int status = -1, passed_on;
-    pid_t pid;
-
-    CU_ASSERT(timeline_share(-1));
-    CU_ASSERT(timeline_descriptor() >= 0 && fcntl(timeline_descriptor(), F_GETFD) == FD_CLOEXEC);
-    pid = fork();
-    if (pid == 0)
-        _exit(timeline_share(dup(timeline_descriptor())) && admit(FIRST, 8, false, false) ? 0 : 1);
-    CU_ASSERT(waitpid(pid, &status, 0) == pid && status == 0);
-    CU_ASSERT(timeline_is_behind(&(struct server){ FIRST, 7, false }));
-
-    passed_on = dup(timeline_descriptor()); /* as a reload does */
-    CU_ASSERT(close(timeline_descriptor()) == 0 && timeline_share(passed_on));
-    CU_ASSERT(timeline_is_behind(&(struct server){ FIRST, 7, false }));
-}
-
-static void another_file_is_not_taken_for_the_memory(void)
-{
-    int ends[2];
-
-    CU_ASSERT(close(timeline_descriptor()) == 0 && pipe(ends) == 0);
-    CU_ASSERT(timeline_share(ends[0]) && fcntl(ends[1], F_GETFD) >= 0);
-    CU_ASSERT(!timeline_is_behind(&(struct server){ FIRST, 7, false })); /* a new memory */
-    CU_ASSERT(close(ends[1]) == 0 && close(timeline_descriptor()) == 0);
-}
-
 CU_TestInfo timeline_tests[] = {
     { "a server on an older timeline is refused", a_server_on_an_older_timeline_is_refused },
     { "other clusters do not matter", other_clusters_do_not_matter },
     { "an unknown server is admitted", an_unknown_server_is_admitted },
     { "a refusal is logged once", a_refusal_is_logged_once },
     { "a copy must be one of the primary", a_copy_must_be_one_of_the_primary },
-    { "processes share what they have seen", processes_share_what_they_have_seen },
-    { "another file is not taken for the memory", another_file_is_not_taken_for_the_memory },
     CU_TEST_INFO_NULL,
 };
