@@ -253,7 +253,7 @@ BEGIN
         FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic;
     END IF;
     -- A payload has less than 8,000 bytes. Until here hashes has one of each message.
-    IF assigned > 0 AND (hashes IS NULL OR length(hashes) > 7200) THEN
+    IF hashes IS NULL OR length(hashes) > 7200 THEN
         SELECT CASE WHEN count(*) <= 900 THEN string_agg(encode(int4send(t.hash), 'hex'), '') ELSE '*' END
           INTO hashes
           FROM (SELECT DISTINCT hashtext(t.topic) AS hash FROM unnest(topics) AS t (topic)) t;
