@@ -62,7 +62,7 @@ struct manager {
     int spawn_error;        /* why the last attempt to fork workers failed; 0: it did not */
     int reload_failures;    /* how often this program could not be executed again */
     bool reload_requested; /* SIGHUP has requested a reload, which begins when reexec_may_begin() allows it */
-    bool inspect_requested;   /* a worker has died, so inspect the workers even if no poll has begun */
+    bool inspect_requested;   /* inspect the workers even if no poll has begun */
     uint64_t inspected_polls; /* how many polls had begun at the last inspection */
     int64_t inspect_ms;       /* when to inspect the workers next, if that is needed */
     int64_t step_ms;          /* while a reload replaces the workers: when to fork the next few */
@@ -280,21 +280,21 @@ static bool has_not_begun(const struct manager *manager, int worker, int64_t now
 }
 
 /*
- * Once a second while polls begin or workers die: kills broken workers, which are then replaced, and corrects
- * what killed workers may have left wrong: the count of idle workers and the permits to read the table.
+ * Once a second while polls begin, workers die or permits are missing: kills broken workers, which are then
+ * replaced, and corrects what killed workers may have left wrong: the count of idle workers and the permits
+ * to read the table.
  */
 static void inspect_workers(struct manager *manager, int64_t now_ms)
 {
     if (now_ms < inspect_due_ms(manager))
         return;
     manager->inspect_ms = now_ms + INSPECT_MS;
-    manager->inspect_requested = false;
     manager->inspected_polls = atomic_load(&manager->scoreboard->workers->polls);
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         if (!scoreboard_is_sound(manager->scoreboard, i) || has_not_begun(manager, i, now_ms))
             kill_broken(manager, i);
     spare_workers_count(manager->scoreboard);
-    read_permits_mend(manager->scoreboard);
+    manager->inspect_requested = !read_permits_mend(manager->scoreboard);
 }
 
 /* ---- the loop */

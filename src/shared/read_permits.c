@@ -113,7 +113,7 @@ void read_permits_return(struct scoreboard *scoreboard, int worker)
         add_permits(scoreboard, 1);
 }
 
-void read_permits_mend(struct scoreboard *scoreboard)
+bool read_permits_mend(struct scoreboard *scoreboard)
 {
     const int64_t missing_before = scoreboard->missing_permits;
     int64_t missing = missing_permits(scoreboard), added = 0;
@@ -132,4 +132,5 @@ void read_permits_mend(struct scoreboard *scoreboard)
     if (added)
         add_permits(scoreboard, (int)added);
     scoreboard->missing_permits = missing - added;
+    return scoreboard->missing_permits == 0;
 }
