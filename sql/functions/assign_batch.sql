@@ -1,8 +1,8 @@
 -- Gives positions to committed messages that have none, in the order of delivery, and announces them. If
 -- there are workers without a manager (listen()), it sends each topic's channel the topic's highest position
 -- in this batch. Then it sends channel pgpoll, for managers, the last position, a space, and the 8 hex digits
--- of each topic's hash (newest_positions()), or * if they do not fit into a payload. ARCHITECTURE.md,
--- "Positions", explains the design; the reasons in short:
+-- of each topic's hash (newest_positions()), perhaps several times, or * if they do not fit into a payload.
+-- ARCHITECTURE.md, "Positions", explains the design; the reasons in short:
 --
 -- Why readers miss nothing: batches take their snapshots one after the other, under a lock that each holds
 -- until its positions are visible. So a snapshot that shows a position shows every lower one. An identity
@@ -28,8 +28,7 @@
 --             rolled back or are under way, until somebody publishes. If there are so many of these rows that
 --             the search takes more than 10 ms, a batch is stored in any case.
 -- Results:
---   assigned  how many messages got a position; ids[n], of topics[n], has position
---             after + n
+--   assigned  how many messages got a position; ids[n], of topics[n], has position after + n
 --   single    the message itself, if the batch has only one, it has at most 64 KiB, and the short way (below)
 --             has found it
 --   previous  the last position before the batch: none was given between previous and those of this batch

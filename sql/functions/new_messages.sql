@@ -4,9 +4,8 @@
 -- after: the manager has everything up to there; NULL: everything before this batch. wanted: see
 -- read_feed(); the messages of this batch are whole in any case. others: false: leave out messages of this
 -- batch whose topics are not wanted. Usually nobody gave positions in between, and the rows are those of this
--- batch. Otherwise, and if the batch has more than max_bytes (of payload and
--- metadata, as text), they are one page of read_feed(). There is always a row; one without a position is no
--- message.
+-- batch. Otherwise, and if the batch has more than max_bytes (of payload and metadata, as text), they are one
+-- page of read_feed(). There is always a row; one without a position is no message.
 --
 -- The last columns are the same in all rows. assigned: how many messages got a position, or -1 if the
 -- database is read-only. complete_to and deleted_to: as of read_feed(). more: there is a backlog, or the
