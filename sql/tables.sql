@@ -107,6 +107,10 @@ CREATE TABLE IF NOT EXISTS pgpoll.batches (
 -- sequence because a sequence is read without a snapshot, and a new value counts before the commit.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.doorbell AS bigint MINVALUE 0 START 0;
 
+-- Until when batches also NOTIFY the topics' channels, in milliseconds since 1970: listen(). It is a sequence
+-- for the same reason.
+CREATE SEQUENCE IF NOT EXISTS pgpoll.lone_until AS bigint MINVALUE 0 START 0;
+
 -- The position at which prune() starts, because it has deleted the older ones. It is only a hint. It is a
 -- sequence because a table would collect dead rows for as long as an old snapshot exists, and each read would
 -- pass over them.

@@ -1,8 +1,8 @@
--- Gives positions to committed messages that have none, in the order of delivery, and announces them: it
--- sends each topic's channel the topic's highest position in this batch, for workers without a manager; then
--- channel pgpoll, for managers, the last position, a space, and the 8 hex digits of each topic's hash
--- (newest_positions()), or * if they do not fit into a payload. ARCHITECTURE.md, "Positions", explains the
--- design; the reasons in short:
+-- Gives positions to committed messages that have none, in the order of delivery, and announces them. If
+-- there are workers without a manager (listen()), it sends each topic's channel the topic's highest position
+-- in this batch. Then it sends channel pgpoll, for managers, the last position, a space, and the 8 hex digits
+-- of each topic's hash (newest_positions()), perhaps several times, or * if they do not fit into a payload.
+-- ARCHITECTURE.md, "Positions", explains the design; the reasons in short:
 --
 -- Why readers miss nothing: batches take their snapshots one after the other, under a lock that each holds
 -- until its positions are visible. So a snapshot that shows a position shows every lower one. An identity
@@ -28,7 +28,7 @@
 --             rolled back or are under way, until somebody publishes. If there are so many of these rows that
 --             the search takes more than 10 ms, a batch is stored in any case.
 -- Results:
---   assigned  how many messages got a position; ids[n] has position after + n
+--   assigned  how many messages got a position; ids[n], of topics[n], has position after + n
 --   single    the message itself, if the batch has only one, it has at most 64 KiB, and the short way (below)
 --             has found it
 --   previous  the last position before the batch: none was given between previous and those of this batch
@@ -45,7 +45,7 @@
 -- need no query (:=) cost a tenth of PERFORM.
 CREATE OR REPLACE FUNCTION pgpoll.assign_batch(note boolean, most integer, OUT assigned integer,
                                                OUT previous bigint, OUT after bigint, OUT ids bigint[],
-                                               OUT bytes bigint, OUT more boolean,
+                                               OUT topics text[], OUT bytes bigint, OUT more boolean,
                                                OUT single pgpoll.messages)
 LANGUAGE plpgsql
 AS $$
@@ -53,6 +53,7 @@ DECLARE
     mine xid8 := pg_current_xact_id_if_assigned();
     seen pg_snapshot;
     given bigint;            -- the last position given
+    now_ms bigint;
     last pgpoll.batches;
     upto xid8;               -- seen shows no transaction with a greater number
     finished xid8[];         -- transactions that the last batch found unfinished
@@ -60,8 +61,8 @@ DECLARE
     found bigint;            -- how many messages are new; most + 1: more messages or bytes than fit
     begun boolean := false;  -- whether this call began a backlog
     looked timestamptz;      -- when this call looked for new messages
-    topics text[];
-    hashes text;             -- of the topics
+    sizes integer[];         -- of the messages in ids, in bytes
+    hashes text;             -- of the topics, in the announcement
     message pgpoll.messages;
     part record;
     sent boolean;
@@ -100,8 +101,8 @@ BEGIN
     previous := last.position;
 
     LOOP
-        after := greatest(last.position, given,
-                          ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16) - 1);
+        now_ms := extract(epoch FROM clock_timestamp()) * 1000;
+        after := greatest(last.position, given, (now_ms << 16) - 1);
         IF last.seen IS NULL THEN
             looked := clock_timestamp();
             -- What is committed after the snapshot seen is left to the next batch, although the queries below
@@ -128,6 +129,7 @@ BEGIN
                 assigned := 1;
                 ids := ARRAY[single.id];
                 topics := ARRAY[single.topic];
+                hashes := encode(int4send(hashtext(single.topic)), 'hex');
                 bytes := octet_length(single.payload::text)::bigint
                          + coalesce(octet_length(single.metadata::text), 0);
                 INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
@@ -137,41 +139,57 @@ BEGIN
                 END IF;
             ELSIF found > 0 OR finished <> '{}' OR mine IS NOT NULL THEN
                 single := NULL;
-                -- LIMIT keeps the batch bounded.
-                WITH new AS MATERIALIZED (
-                    SELECT m.* FROM (SELECT * FROM pgpoll.messages m
-                                     WHERE m.xid >= last.next_xid AND m.xid <= upto
-                                       AND (pg_visible_in_snapshot(m.xid, seen) OR m.xid = mine)
-                                     ORDER BY m.xid, m.id LIMIT most + 1) m
-                    UNION ALL
-                    SELECT m.* FROM unnest(finished) AS x
-                    CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m WHERE m.xid >= x AND m.xid <= x
-                                        ORDER BY m.xid, m.id LIMIT most + 1) m
-                    LIMIT most + 1
-                ), fit AS (
-                    -- pg_column_size() does not read the payloads; octet_length(), below, reads each of them.
-                    SELECT CASE WHEN count(*) > 1
-                                     AND sum(pg_column_size(n.payload)
-                                             + coalesce(pg_column_size(n.metadata), 0)) > 4194304
-                                THEN most + 1 ELSE count(*) END AS found
-                    FROM new n
-                ), fed AS (
-                    INSERT INTO pgpoll.feed AS f (topic, position, message_id, bytes)
-                    SELECT m.topic, after + row_number() OVER (ORDER BY m.id), m.id,
-                           least(octet_length(m.payload::text)::bigint
-                                 + coalesce(octet_length(m.metadata::text), 0), 2147483647)
-                    FROM new m
-                    WHERE (SELECT f.found FROM fit f) <= most
-                      AND (last.foreign_id IS NULL OR m.id > last.foreign_id
-                           OR (SELECT f.message_id FROM pgpoll.feed f
-                               WHERE f.message_id = m.id LIMIT 1) IS NULL)
-                    RETURNING f.topic, f.position, f.message_id, f.bytes
-                )
-                SELECT coalesce(array_agg(f.message_id), '{}'), array_agg(f.topic), sum(f.bytes),
-                       (SELECT f.found FROM fit f)
-                  INTO ids, topics, bytes, found
-                  FROM (SELECT * FROM fed ORDER BY position) f;
+                -- LIMIT keeps the batch bounded. pg_column_size() does not read the payload, octet_length()
+                -- does: here only payloads that are at most 4 MB together, as stored.
+                SELECT CASE WHEN count(*) > 1 AND sum(n.size) > 4194304 THEN most + 1 ELSE count(*) END,
+                       coalesce(array_agg(n.id), '{}'), array_agg(n.topic), array_agg(n.bytes), sum(n.bytes),
+                       string_agg(encode(int4send(hashtext(n.topic)), 'hex'), '')
+                  INTO found, ids, topics, sizes, bytes, hashes
+                  FROM (SELECT m.id, m.topic::text AS topic, m.size,
+                               CASE WHEN m.size <= 4194304 / (most + 1) THEN
+                                   octet_length(m.payload::text) + coalesce(octet_length(m.metadata::text), 0)
+                               END AS bytes
+                        FROM (SELECT m.id, m.topic, m.payload, m.metadata,
+                                     pg_column_size(m.payload)
+                                     + coalesce(pg_column_size(m.metadata), 0) AS size
+                              FROM (SELECT * FROM pgpoll.messages m
+                                    WHERE m.xid >= last.next_xid AND m.xid <= upto
+                                      AND (pg_visible_in_snapshot(m.xid, seen) OR m.xid = mine)
+                                    ORDER BY m.xid, m.id LIMIT most + 1) m
+                              UNION ALL
+                              SELECT m.id, m.topic, m.payload, m.metadata,
+                                     pg_column_size(m.payload)
+                                     + coalesce(pg_column_size(m.metadata), 0) AS size
+                              FROM unnest(finished) AS x
+                              CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m
+                                                  WHERE m.xid >= x AND m.xid <= x
+                                                  ORDER BY m.xid, m.id LIMIT most + 1) m
+                              LIMIT most + 1) m
+                        ORDER BY m.id) n;
+                IF found > most THEN
+                    ids := '{}';
+                ELSIF ids[1] <= last.foreign_id OR array_position(sizes, NULL) IS NOT NULL THEN
+                    SELECT coalesce(array_agg(n.id), '{}'), array_agg(n.topic), array_agg(n.bytes),
+                           sum(n.bytes)
+                      INTO ids, topics, sizes, bytes
+                      FROM (SELECT u.id, u.topic,
+                                   coalesce(u.bytes,
+                                            (SELECT least(octet_length(m.payload::text)::bigint
+                                                          + coalesce(octet_length(m.metadata::text), 0),
+                                                          2147483647)
+                                             FROM pgpoll.messages m WHERE m.id = u.id), 0)::integer AS bytes
+                            FROM unnest(ids, topics, sizes) WITH ORDINALITY AS u (id, topic, bytes, n)
+                            WHERE last.foreign_id IS NULL OR u.id > last.foreign_id
+                                  OR (SELECT f.message_id FROM pgpoll.feed f
+                                      WHERE f.message_id = u.id LIMIT 1) IS NULL
+                            ORDER BY u.n) n;
+                END IF;
                 assigned := cardinality(ids);
+                IF assigned > 0 THEN
+                    INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
+                    SELECT u.topic, after + u.n, u.id, u.bytes
+                    FROM unnest(topics, ids, sizes) WITH ORDINALITY AS u (topic, id, bytes, n);
+                END IF;
             END IF;
             IF assigned = 0 AND found <= most AND NOT note
                AND clock_timestamp() - looked < interval '10 ms' THEN
@@ -211,6 +229,7 @@ BEGIN
         last := part.latest;
         ids := part.ids;
         topics := part.topics;
+        hashes := NULL;
         bytes := part.bytes;
         assigned := cardinality(ids);
         more := last.seen IS NOT NULL OR NOT begun OR mine IS NOT NULL AND assigned > 0;
@@ -228,17 +247,15 @@ BEGIN
     END IF;
     given := setval('pgpoll.last_position', greatest(last.position, last.reserved, given));
     INSERT INTO pgpoll.batches VALUES (last.*);
-    -- A payload has less than 8,000 bytes.
-    IF cardinality(topics) = 1 THEN
-        hashes := pgpoll.channel(topics[1]);
-        sent := pg_notify(hashes, last.position::text) IS NULL;
-        hashes := substr(hashes, 8, 8);
-    ELSE
-        SELECT CASE WHEN count(pg_notify(t.channel, t.position)) <= 900
-                    THEN string_agg(substr(t.channel, 8, 8), '') ELSE '*' END
+    IF pg_sequence_last_value('pgpoll.lone_until') >= now_ms THEN
+        PERFORM pg_notify(pgpoll.channel(t.topic), (after + max(t.n))::text)
+        FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic;
+    END IF;
+    -- A payload has less than 8,000 bytes. Until here hashes has one of each message.
+    IF hashes IS NULL OR length(hashes) > 7200 THEN
+        SELECT CASE WHEN count(*) <= 900 THEN string_agg(encode(int4send(t.hash), 'hex'), '') ELSE '*' END
           INTO hashes
-          FROM (SELECT pgpoll.channel(t.topic) AS channel, (after + max(t.n))::text AS position
-                FROM unnest(topics) WITH ORDINALITY AS t (topic, n) GROUP BY t.topic) t;
+          FROM (SELECT DISTINCT hashtext(t.topic) AS hash FROM unnest(topics) AS t (topic)) t;
     END IF;
     sent := pg_notify('pgpoll', concat(last.position, ' ', hashes)) IS NULL;
     IF random() < 0.001 THEN

@@ -9,4 +9,4 @@ CREATE OR REPLACE FUNCTION pgpoll.channel(topic text) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 RETURN 'pgpoll_' || left(encode(sha256(convert_to(topic, 'UTF8')), 'hex'), 56);
 COMMENT ON FUNCTION pgpoll.channel(text) IS
-    'The NOTIFY channel on which messages of this topic are announced.';
+    'The NOTIFY channel on which messages of this topic are announced to sessions that have called listen().';

@@ -2,16 +2,17 @@
 -- returns what the manager has not read yet, in the order of delivery.
 --
 -- after: the manager has everything up to there; NULL: everything before this batch. wanted: see
--- read_feed(); the messages of this batch are whole in any case. Usually nobody gave positions in between,
--- and the rows are those of this batch. Otherwise, and if the batch has more than max_bytes (of payload and
--- metadata, as text), they are one page of read_feed(). There is always a row; one without a position is no
--- message.
+-- read_feed(); the messages of this batch are whole in any case. others: false: leave out messages of this
+-- batch whose topics are not wanted. Usually nobody gave positions in between, and the rows are those of this
+-- batch. Otherwise, and if the batch has more than max_bytes (of payload and metadata, as text), they are one
+-- page of read_feed(). There is always a row; one without a position is no message.
 --
 -- The last columns are the same in all rows. assigned: how many messages got a position, or -1 if the
 -- database is read-only. complete_to and deleted_to: as of read_feed(). more: there is a backlog, or the
 -- page was too small, so call again at once.
 CREATE OR REPLACE FUNCTION pgpoll.new_messages(max_messages integer, max_bytes bigint,
-                                               after bigint DEFAULT NULL, wanted text[] DEFAULT NULL)
+                                               after bigint DEFAULT NULL, wanted text[] DEFAULT NULL,
+                                               others boolean DEFAULT true)
 RETURNS TABLE (topic text, "position" bigint, created_at timestamptz, payload json, metadata json,
                assigned integer, complete_to bigint, more boolean, deleted_to bigint)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -48,15 +49,18 @@ BEGIN
         deleted_to := 0;
         RETURN NEXT;
     ELSIF batch.previous = after AND batch.assigned > 0 AND batch.bytes <= max_bytes THEN
-        RETURN QUERY
-        SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
-               batch.assigned, batch.after + batch.assigned, batch.more, 0::bigint
-        FROM unnest(batch.ids) WITH ORDINALITY AS i (id, n)
-        -- OFFSET 0 keeps the planner to one look-up per message.
-        CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
-                            FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m
-        ORDER BY i.n;
-        IF NOT FOUND THEN -- an operator has deleted all of them meanwhile
+        IF others OR batch.topics && wanted THEN
+            RETURN QUERY
+            SELECT m.topic, batch.after + i.n, m.created_at, m.payload, m.metadata,
+                   batch.assigned, batch.after + batch.assigned, batch.more, 0::bigint
+            FROM unnest(batch.ids, batch.topics) WITH ORDINALITY AS i (id, topic, n)
+            -- OFFSET 0 keeps the planner to one look-up per message.
+            CROSS JOIN LATERAL (SELECT m.topic::text, m.created_at::timestamptz, m.payload, m.metadata
+                                FROM pgpoll.messages m WHERE m.id = i.id OFFSET 0) m
+            WHERE others OR i.topic = ANY (wanted)
+            ORDER BY i.n;
+        END IF;
+        IF NOT FOUND THEN -- none is wanted, or an operator has deleted all of them meanwhile
             assigned := batch.assigned;
             complete_to := batch.after + batch.assigned;
             more := batch.more;
@@ -73,9 +77,10 @@ BEGIN
         RETURN QUERY
         SELECT r.topic, r.position, r.created_at, r.payload, r.metadata,
                batch.assigned, r.complete_to, r.more OR batch.more, r.deleted_to
-        FROM pgpoll.read_feed(max_messages, max_bytes, after, wanted, batch.previous) r;
+        FROM pgpoll.read_feed(max_messages, max_bytes, after, wanted,
+                              CASE WHEN others THEN batch.previous END) r;
     END IF;
 END $$;
-COMMENT ON FUNCTION pgpoll.new_messages(integer, bigint, bigint, text[]) IS
+COMMENT ON FUNCTION pgpoll.new_messages(integer, bigint, bigint, text[], boolean) IS
     'Gives positions to one batch of committed messages, as assign_positions() does, and returns these '
     'messages, after those that others have given positions to.';

@@ -22,7 +22,7 @@ BEGIN
     reserved := (SELECT b.reserved FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1);
     RETURN QUERY
     SELECT t.newest, greatest(t.newest, reserved),
-           ('x' || substr(pgpoll.channel(t.topic), 8, 8))::bit(32)::bigint
+           hashtext(t.topic)::bigint & 4294967295
     FROM (SELECT r.no, r.topic,
                  greatest(p.pruned_to,
                           (SELECT f.position FROM pgpoll.feed f

@@ -17,6 +17,7 @@ DROP FUNCTION IF EXISTS pgpoll.assign_positions();
 DROP FUNCTION IF EXISTS pgpoll.new_messages(integer, bigint);
 DROP FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint);
 DROP FUNCTION pgpoll.unlisten(text[]); -- workers UNLISTEN without it
+DROP FUNCTION pgpoll.listen(text[]);
 
 -- write_statistics() does what these did.
 DROP FUNCTION IF EXISTS pgpoll.begin_wait(text, integer, text[], text, bigint, bigint);

@@ -34,6 +34,8 @@
 enum {
     READ_MESSAGES = 1000, /* maximum number of messages in one read and in one batch of positions */
     READ_BYTES = 8 * 1024 * 1024,
+    /* if there are at most this many topics, the messages of others are not asked for */
+    LISTED_TOPICS = 100,
     QUESTIONS = 512, /* maximum number of questions that one cycle answers */
     /* maximum number of topics in a cycle's questions, unless it has only one question */
     QUESTION_TOPICS = 5000,
@@ -271,7 +273,7 @@ static bool prepare_statements(struct relay *relay)
     relay->prepared = true;
     new_messages = query_batch_add(&relay->batch);
     read_feed = query_batch_add(&relay->batch);
-    if (!catch_up_new_statement(new_messages, 0, 0, 0, NULL, 0) ||
+    if (!catch_up_new_statement(new_messages, 0, 0, 0, NULL, 0, true) ||
         !catch_up_feed_statement(read_feed, 0, 0, 0, NULL, 0))
         return false;
     new_messages->use = read_feed->use = STATEMENT_PREPARE;
@@ -306,34 +308,49 @@ static bool throttle_statement(struct relay *relay, int64_t now_ms)
     return true;
 }
 
-/*
- * Copies the names of the wanted topics into memory, which the caller frees. Returns NULL if out of memory.
- */
-static char *list_wanted(const struct relay *relay, struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED])
+/* Copies the names of these topics into memory, which the caller frees. Returns NULL if out of memory. */
+static char *list_topics(const struct relay *relay, const int *numbers, int count, struct poll_topic *topics)
 {
-    const int count = relay->subscriptions.wanted_count;
     char *names = calloc((size_t)count + 1, TOPIC_TABLE_NAME_SIZE);
 
     for (int i = 0; names && i < count; i++) {
         char *name = names + (size_t)i * TOPIC_TABLE_NAME_SIZE;
 
-        wanted[i] = (struct poll_topic){ .name = name };
-        wanted[i].length = topic_table_name(relay->scoreboard->topics, relay->subscriptions.wanted[i], name);
+        topics[i] = (struct poll_topic){ .name = name };
+        topics[i].length = topic_table_name(relay->scoreboard->topics, numbers[i], name);
     }
     return names;
 }
 
-/* Fills the statement that reads all messages after complete_to. */
-static bool fill_messages(struct relay *relay, struct statement *statement, const struct poll_topic *wanted)
+/*
+ * Adds the statement that reads messages. While many messages come, it names all topics in use, if they are
+ * few, so that the database does not read and send messages that nobody waits for. A topic that is opened
+ * later needs none of the messages that this statement gives positions to: its newest position is read after
+ * that.
+ */
+static bool read_statement(struct relay *relay)
 {
-    const struct cycle *cycle = &relay->cycle;
+    const struct subscriptions *subscriptions = &relay->subscriptions;
+    struct cycle *cycle = &relay->cycle;
     const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
-    const int count = relay->subscriptions.wanted_count;
+    const bool all = cycle->numbers && relay->throttle.busy && subscriptions->used_count <= LISTED_TOPICS;
+    const int *numbers = all ? subscriptions->used : subscriptions->wanted;
+    const int count = all ? subscriptions->used_count : subscriptions->wanted_count;
+    struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED];
+    char *names = list_topics(relay, numbers, count, wanted);
+    struct statement *statement = add_statement(relay, &cycle->messages_at);
+    bool made = names != NULL;
 
-    if (cycle->follows)
-        return catch_up_followed_statement(statement, after);
-    return (cycle->numbers ? catch_up_new_statement : catch_up_feed_statement)(
-        statement, READ_MESSAGES, READ_BYTES, after, wanted, count);
+    if (made && cycle->follows)
+        made = catch_up_followed_statement(statement, after);
+    else if (made && cycle->numbers)
+        made = catch_up_new_statement(statement, READ_MESSAGES, READ_BYTES, after, wanted, count, !all);
+    else if (made)
+        made = catch_up_feed_statement(statement, READ_MESSAGES, READ_BYTES, after, wanted, count);
+    if (made && relay->prepared)
+        statement->use = STATEMENT_RUN_PREPARED;
+    free(names);
+    return made;
 }
 
 /*
@@ -344,10 +361,6 @@ static bool fill_messages(struct relay *relay, struct statement *statement, cons
 static bool messages_statement(struct relay *relay, int64_t now_ms)
 {
     struct cycle *cycle = &relay->cycle;
-    struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED];
-    struct statement *statement;
-    char *names;
-    bool made;
 
     cycle->numbers = cycle->question_count > 0 || cycle->look ||
                      now_ms >= clock_min(relay->look_ms, notify_throttle_due_ms(&relay->throttle));
@@ -364,15 +377,9 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
         if (!throttle_statement(relay, now_ms))
             return false;
     }
-    names = list_wanted(relay, wanted);
-    statement = add_statement(relay, &cycle->messages_at);
     cycle->follows = relay->follow_prepared && !cycle->numbers && !cycle->skips && !relay->needs_page &&
                      !relay->announcements.others && relay->complete_to != CATCH_UP_FROM_NOW;
-    made = names && fill_messages(relay, statement, wanted);
-    if (made && relay->prepared)
-        statement->use = STATEMENT_RUN_PREPARED;
-    free(names);
-    return made;
+    return read_statement(relay);
 }
 
 static bool newest_statement(struct relay *relay)

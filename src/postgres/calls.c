@@ -77,7 +77,7 @@ void call_unlisten(struct statement *statement)
 
 bool call_listen_to_topic(struct statement *statement, const struct poll_topic *topic)
 {
-    statement_init(statement, "SELECT pgpoll.listen($1),"
+    statement_init(statement, "SELECT pgpoll.listen($1, false),"
                               " concat(pg_postmaster_start_time(), ' ', 'pgpoll.messages'::regclass::oid)");
     return statement_add_topics(statement, topic, 1);
 }

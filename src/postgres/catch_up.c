@@ -90,11 +90,13 @@ static bool add_range(struct statement *statement, int max_messages, int64_t max
 }
 
 bool catch_up_new_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
-                            const struct poll_topic *wanted, int wanted_count)
+                            const struct poll_topic *wanted, int wanted_count, bool others)
 {
-    statement_init(statement, "SELECT * FROM pgpoll.new_messages($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
+    statement_init(statement,
+                   "SELECT * FROM pgpoll.new_messages($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4, $5 <> 0)");
     statement->name = "pgpoll_new_messages " PGPOLL_VERSION;
-    return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
+    return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count) &&
+           statement_add_int4(statement, others);
 }
 
 bool catch_up_feed_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,

@@ -45,10 +45,11 @@ struct catch_up_row catch_up_row(const PGresult *result, int row);
  * Initialise the statements with which a manager reads all messages after a position into its ring, a page at
  * a time. catch_up_new_statement() first gives positions to new messages. after: the position;
  * CATCH_UP_FROM_NOW: read only messages that the statement itself gives positions to. wanted: messages of
- * other topics may come without payload. The statements have names. Return false if out of memory.
+ * other topics may come without payload or, if others is false, not at all. The statements have names. Return
+ * false if out of memory.
  */
 bool catch_up_new_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
-                            const struct poll_topic *wanted, int wanted_count);
+                            const struct poll_topic *wanted, int wanted_count, bool others);
 bool catch_up_feed_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
                              const struct poll_topic *wanted, int wanted_count);
 

@@ -255,20 +255,27 @@ def publish(bench):
             published += transactions
         return rate
 
+    def meanwhile(peer):
+        nonlocal published
+        with subprocess.Popen(**pgbench(server, bench.directory, "pgpoll", sizes.writers[-1], sizes.seconds + 1)) as writing:
+            try:
+                add_deliveries(load, peer.name, bench.storm(peer, "paced", messages=100 * sizes.seconds))
+                published += rate_of(writing.communicate()[0])[0]
+                settled_s = settle(server)
+                if peer is system:
+                    load.add("all there is, after the writers stopped", peer.name, settled_s * 1000)
+            finally:
+                writing.kill()
+
     for number in range(sizes.rounds):
         for writers in sizes.writers:
             for name in list(WRITERS)[:: 1 if number % 2 == 0 else -1]:
                 rates.add(f"{writers} writer" + "s" * (writers > 1), name, run(name, writers))
         with clients_held(system, sizes.others):
             rates.add(f"{some} writers, {sizes.others} clients wait elsewhere", "pgpoll", run("pgpoll", some))
-
-        with subprocess.Popen(**pgbench(server, bench.directory, "pgpoll", sizes.writers[-1], sizes.seconds + 1)) as writing:
-            try:
-                add_deliveries(load, "pgpoll", bench.storm(system, "paced", messages=100 * sizes.seconds))
-                published += rate_of(writing.communicate()[0])[0]
-                load.add("all there is, after the writers stopped", "pgpoll", settle(server) * 1000)
-            finally:
-                writing.kill()
+        meanwhile(system)
+        with Notify(bench.directory, 20, peer_env(server)) as notify:
+            meanwhile(notify)
     ((found,),) = server.sql("SELECT count(*) FROM pgpoll.messages JOIN pgpoll.feed ON message_id = id WHERE messages.topic LIKE 'load-%%'")
     assert found == published, f"{published} messages were published, {found} can be delivered"
 

@@ -54,7 +54,7 @@ def test_each_part_measures(disk, tmp_path):
     assert result["deliveries"] > 1000 and result["machine"]["cpus"] == os.cpu_count()
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
     expected = {"memory": every, "idle": every, "latency": every | {"bare NOTIFY"}, "fanout": every, "catchup": {"pgpoll", "Nchan"}, "publish": publishing,
-                "load": {"pgpoll"}, "comeback": {"pgpoll"}, "comeback_load": {"pgpoll"}, "polls": every,
+                "load": {"pgpoll", "bare NOTIFY"}, "comeback": {"pgpoll"}, "comeback_load": {"pgpoll"}, "polls": every,
                 "access": {"pgpoll"}, "access ratio": {"pgpoll"}, "hosts": {"pgpoll"}, "hosts ratio": {"pgpoll"}, "hosts latency": {"pgpoll"},
                 **dict.fromkeys(("quiet", "quiet_wal", "quiet_first"), {"pgpoll"}),
                 "kept": {"pgpoll", "few messages"}, "kept_rates": {"pgpoll", "few messages"}, "topics_memory": {"pgpoll"},

@@ -647,6 +647,44 @@ def test_a_quiet_publisher_whose_manager_is_lost(no_rereading, topic):
         assert poll.result(5 + STALL_S).payloads == ["quiet"]
 
 
+@contextlib.contextmanager
+def publishing_flat_out(server, topic):
+    stop = threading.Event()
+
+    def publish():
+        with contextlib.closing(server.connect()) as session, session.cursor() as cursor:
+            session.autocommit = True
+            while not stop.is_set():
+                cursor.execute("DO $$BEGIN FOR n IN 1..100 LOOP INSERT INTO pgpoll.messages (topic, payload)"
+                               f" VALUES ('{topic}-' || n, 'null'); COMMIT; END LOOP; END$$")
+
+    publisher = server.threads.submit(publish)
+    try:
+        yield
+    finally:
+        stop.set()
+        publisher.result()
+
+
+def test_topics_that_are_new_to_a_busy_manager(eight, topic):
+    """While it mutes publishers, it asks for messages only of the topics that are polled. Nobody misses one who comes with others."""
+    with publishing_flat_out(eight, f"{topic}-else"):
+        until(lambda: eight.sql("SELECT last_value > extract(epoch FROM clock_timestamp()) * 1000 FROM pgpoll.doorbell") == [(True,)], "a mute")
+        for n in range(10):
+            own = f"{topic}-{n}"
+            eight.publish(own, "before")
+            first = eight.poll(own, timeout=0)
+            assert first.payloads == []
+            (waiting,) = eight.wait(own, since=first.next_since, timeout=20)
+            eight.publish(own, 1, 2, 3)
+            got = waiting.result()
+            payloads = got.payloads
+            while len(payloads) < 3:
+                got = eight.poll(own, since=got.next_since, timeout=20)
+                payloads += got.payloads
+            assert payloads == [1, 2, 3]
+
+
 def test_polls_that_ask_just_as_the_connection_is_lost(eight, topic):
     """After the reconnect, their questions are handled before the news, and must not replace them."""
     stop, elsewhere = threading.Event(), new_topic()

@@ -366,6 +366,7 @@ def test_adoption_in_batches(admin, cluster):
     assert sum(work_off(owner)) + first[0] == 31
     assert read(client) == [*((2, n) for n in range(1, 31)), (3, 1)] and client.gaps == []
     run(owner, "DO $$BEGIN FOR n IN 1..4000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END$$")    # beyond all these numbers
+    assert run(owner, "SELECT assigned, more FROM pgpoll.assign_batch(true, 5000)") == [(0, False)], "all that look new have a position"
     publish(owner, "t0", [5, 1])
     assert work_off(owner) == [1] and read(client) == [(5, 1)]
     assert run(owner, rows) == before

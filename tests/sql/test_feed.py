@@ -205,6 +205,34 @@ def test_a_manager_that_numbers_gets_what_others_numbered_first(admin):
     assert rows == [(None, None, 2, False, 0), *((topic, payload, 2, False, 0) for topic, payload in (("a", 1), ("b", None), ("a", 3), ("b", 4)))]
 
 
+NEW = "SELECT topic, position, payload, assigned, complete_to, more FROM pgpoll.new_messages(%s, 1000000, %s, %s, false)"
+
+
+def test_a_busy_manager_gets_no_messages_that_nobody_waits_for(admin):
+    """It is told up to where it has everything all the same, of one message, several, none, and of a backlog."""
+    manager = start(admin)
+    session, complete_to, got = connect(), manager.complete_to, []
+    for topics, wanted, found in (("a", "a", "a"), ("b", "a", None), ("bab", "a", "a"), ("bcb", "a", ""), ("ab", "", ""), ("", "a", ""), ("cbaab", "ac", "caa")):
+        for topic in topics:
+            publish(admin, topic, 0)
+        head, *rows = run(session, NEW, 10, complete_to, list(wanted))
+        last = run(admin, "SELECT max(position) FROM pgpoll.feed")[0][0] or complete_to
+        assert head[3] == len(topics) and head[4] == last and not head[5]
+        got = [row[0] for row in (head, *rows) if row[1]]
+        assert found is None or "".join(got) == found, topics      # one message alone may come in any case
+        complete_to = last
+    for n in range(23):
+        publish(admin, "ab"[n % 2], n)
+    begin, got, more = complete_to, [], True
+    while more:
+        rows = run(session, NEW, 5, complete_to, ["a"])
+        assert all(complete_to < row[1] <= row[4] for row in rows if row[1]) and rows[0][4] >= complete_to
+        got += [row[1:3] for row in rows if row[0] == "a"]
+        complete_to, more = rows[0][4:]
+    assert got == run(admin, """SELECT f.position, m.payload FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
+                                WHERE f.position > %s AND f.topic = 'a' ORDER BY f.position""", begin) and len(got) == 12
+
+
 def test_it_never_passes_what_is_under_way(admin):
     """A batch that has not committed is not in the page, and the page does not end after it."""
     manager, assigner = start(admin), connect(LEVELS[0])
@@ -219,7 +247,8 @@ def test_it_never_passes_what_is_under_way(admin):
 def test_writers_and_managers(admin):
     """Four sessions give positions while eight transactions publish to thousands of topics; each manager reads the same history."""
     managers = [start(admin) for _ in range(3)]
-    begin = managers[0].complete_to
+    begin = complete_to = managers[0].complete_to
+    few, busy, got = [f"user-{n}" for n in range(0, 2500, 31)], connect(), []
     writers = [connect(LEVELS[n % 3]) for n in range(8)]
     numberers = [connect() for _ in range(4)]
     for turn in range(60):
@@ -230,6 +259,9 @@ def test_writers_and_managers(admin):
                 writer.commit()
         run(numberers[turn % 4], "SELECT pgpoll.assign_positions()" if turn % 2 else "SELECT pgpoll.new_messages(100, 100000)")
         managers[turn % 3].read(messages=7 + turn)
+        rows = run(busy, NEW, 40, complete_to, few)
+        got += [(row[0], row[2]) for row in rows if row[0] in few]
+        complete_to = rows[0][4]
     for writer in writers:
         writer.commit()
     assign(admin)
@@ -238,6 +270,12 @@ def test_writers_and_managers(admin):
     wanted = [(topic, payload) for topic, payload in run(admin, """SELECT f.topic, m.payload FROM pgpoll.feed f JOIN pgpoll.messages m ON m.id = f.message_id
                                                                    WHERE f.position > %s ORDER BY f.position""", begin)]
     assert len(wanted) == 60 * 8 * 8 and all(manager.got == wanted for manager in managers)
+    more = True
+    while more:
+        rows = run(busy, NEW, 40, complete_to, few)
+        got += [(row[0], row[2]) for row in rows if row[0] in few]
+        complete_to, more = rows[0][4:]
+    assert got and got == [message for message in wanted if message[0] in few]
 
 
 def heard(listener):

@@ -379,7 +379,40 @@ def test_announcements(admin):
     (announced,) = [n.payload for n in manager.notifies if n.channel == "pgpoll"]
     position, hashes = announced.split(" ")
     known = [format(number, "08x") for number, in run(manager, "SELECT hash FROM pgpoll.newest_positions(%s)", [*topics, "b"])]
-    assert position == positions["b"] and sorted(hashes[at:at + 8] for at in range(0, len(hashes), 8)) == sorted(known)
+    assert position == positions["b"] and {hashes[at:at + 8] for at in range(0, len(hashes), 8)} == set(known)
+
+
+def test_only_workers_without_a_manager_cause_a_notify_for_each_topic(admin):
+    """For an hour after such a worker has begun to wait. Otherwise a batch NOTIFYs managers only."""
+    waiter = connect()
+    channel, = run(admin, "SELECT pgpoll.channel('a')")[0]
+    for lone_until, alone, expected in (("-1 s", False, []), ("1 m", False, [channel]), ("-1 s", True, [channel]),
+                                        ("1 day", True, [channel]), ("-1 s", False, [])):
+        run(admin, "SELECT setval('pgpoll.lone_until', (extract(epoch FROM clock_timestamp() + %s) * 1000)::bigint)", lone_until)
+        run(waiter, "SELECT pgpoll.listen('{a}', alone => %s)", alone)
+        lasts = run(admin, "SELECT last_value / 1000.0 - extract(epoch FROM clock_timestamp()) FROM pgpoll.lone_until")[0][0]
+        assert lasts < 3601 and (lasts > 1800 or not alone)
+        publish(admin, "a", 1)
+        run(waiter, "SELECT 1")
+        waiter.notifies.clear()     # sent by the publisher
+        assert assign(admin) == 1
+        run(waiter, "SELECT 1")
+        assert [n.channel for n in waiter.notifies] == expected, (lone_until, alone)
+
+
+def test_a_worker_without_a_manager_waits_for_a_batch_that_does_not_know_of_it(admin):
+    """A batch that began before listen() may NOTIFY no topic. The worker reads its messages, because it gives positions first."""
+    assign(admin)
+    client, assigner = Reader(connect(), "a", {"a": 0}), connect(LEVELS[0])
+    run(admin, "SELECT setval('pgpoll.lone_until', 1)")
+    publish(admin, "a", 1)
+    assert assign(assigner) == 1
+    run(client.session, "SELECT pgpoll.listen('{a}')")
+    client.session.notifies.clear()
+    read = Background(client.read)
+    wait_until(lambda: waits_for_lock(admin, client.session))
+    assigner.commit()
+    assert read.join() == [1] and client.session.notifies == []
 
 
 def test_a_killed_worker_is_not_counted(admin):

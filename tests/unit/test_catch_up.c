@@ -201,11 +201,12 @@ static void a_feed_is_read_from_a_position(void)
     static const struct poll_topic wanted[] = { { .name = "a", .length = 1 }, { .name = "b", .length = 1 } };
     struct statement statement;
 
-    CU_ASSERT_TRUE(catch_up_new_statement(&statement, 7, 1048576, CATCH_UP_FROM_NOW, wanted, 2));
+    CU_ASSERT_TRUE(catch_up_new_statement(&statement, 7, 1048576, CATCH_UP_FROM_NOW, wanted, 2, false));
     EXPECT(strstr(statement.sql, "pgpoll.new_messages"), "%s", statement.sql);
-    CU_ASSERT_EQUAL(statement.count, 4);
+    CU_ASSERT_EQUAL(statement.count, 5);
     EXPECT(memcmp(statement.values[0], "\0\0\0\7", 4) == 0, "messages");
     EXPECT(*statement.values[2] == '\377', "a negative position");
+    EXPECT(memcmp(statement.values[4], "\0\0\0\0", 4) == 0, "no other topics");
     statement_release(&statement);
 
     CU_ASSERT_TRUE(catch_up_feed_statement(&statement, 7, 1048576, 5, wanted, 0));
