@@ -43,8 +43,8 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 
 \ir roles.sql
 \if :older
-    -- Sessions lock a view before its tables, so a lock on this one comes before those on tables: see the lock
-    -- order in tables.sql. views.sql creates it again.
+    -- Sessions lock a view before its tables, so a lock on this one comes before those on tables: see the
+    -- lock order in tables.sql. views.sql creates it again.
     DROP VIEW IF EXISTS pgpoll.feed_messages;
     -- These locks keep prune() and publishing transactions out during an upgrade. Reads continue until a
     -- table is altered: see the lock order in tables.sql. prune() of versions before 3 locks retention first,

@@ -8,8 +8,9 @@
  *
  * Of several managers one leads: it looks when a NOTIFY arrives. The others, which follow, give the leader a
  * moment to announce the batch, and look only if it does not. If it did not, they do not rely on the leader
- * for some seconds: after each NOTIFY, the first of them that looks announces the batch to the others. Followers also look once after the leader's last announcement, because the leader may
- * have ended before it saw the message of the last NOTIFY.
+ * for some seconds: they look after random times, and the announcement of the first one spares the others.
+ * Followers also look once after the leader's last announcement, because the leader may have ended before it
+ * saw the message of the last NOTIFY.
  */
 #ifndef PGPOLL_NOTIFY_THROTTLE_H
 #define PGPOLL_NOTIFY_THROTTLE_H
