@@ -7,11 +7,11 @@
 
 int main(int argc, char **argv)
 {
-    enum { QUEUE, SERVERS, DESCRIPTORS };
+    enum { QUEUE, SERVERS, STATE, DESCRIPTORS };
     struct config config;
     int descriptors[DESCRIPTORS]; /* as reader_pool_keep() passes them */
 
     return startup_continue("pgpoll-reader", argc, argv, DESCRIPTORS, descriptors, &config)
-               ? reader_run(&config, descriptors[QUEUE], descriptors[SERVERS])
+               ? reader_run(&config, descriptors[QUEUE], descriptors[SERVERS], descriptors[STATE])
                : EXIT_FAILURE;
 }

@@ -6,12 +6,20 @@
 #include "postgres/server_memory.h"
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
+#include "shared/reader_state.h"
 #include "shared/scoreboard.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+enum {
+    BEGIN_MS = 10 * 1000, /* a reader that waits for no question this long after its start hangs */
+    CHECK_MS = 500,       /* time between two looks for readers that hang, while workers read */
+    LATE_MS = 3000        /* a reader that is late by more hangs */
+};
 
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 {
@@ -19,7 +27,8 @@ bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 
     *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1, .backoff = BACKOFF_CHILDREN };
     pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
-    if (!pool->pids || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
+    pool->states = calloc((size_t)scoreboard->read_permits, sizeof(struct reader_state *));
+    if (!pool->pids || !pool->states || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
@@ -39,7 +48,11 @@ void reader_pool_close(struct reader_pool *pool)
 void reader_pool_release(struct reader_pool *pool)
 {
     reader_pool_close(pool);
+    for (int i = 0; pool->states && i < pool->scoreboard->read_permits; i++)
+        reader_state_free(pool->states[i]);
+    free(pool->states);
     free(pool->pids);
+    pool->states = NULL;
     pool->pids = NULL;
 }
 
@@ -56,28 +69,79 @@ static int missing(const struct reader_pool *pool)
 
 int64_t reader_pool_due_ms(const struct reader_pool *pool)
 {
-    return missing(pool) > 0 ? pool->backoff.due_ms : INT64_MAX;
+    return clock_min(missing(pool) > 0 ? pool->backoff.due_ms : INT64_MAX,
+                     read_permits_taken(pool->scoreboard) > 0 ? pool->check_ms : INT64_MAX);
+}
+
+static void start(struct reader_pool *pool, const sigset_t *mask, int64_t now_ms)
+{
+    int fd = -1;
+    struct reader_state *state = reader_state_new(&fd);
+    pid_t pid = -1;
+
+    pool->started_ms = now_ms;
+    if (state) {
+        atomic_store(&state->due_ms, now_ms + BEGIN_MS);
+        pid = subprocess_start(
+            &pool->subprocess,
+            (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, server_memory_descriptor(), fd, -1 },
+            SUBPROCESS_WITH_DATABASE, mask);
+    }
+    if (pid < 0) {
+        log_write(LOG_LEVEL_ERROR, "cannot start a reader: %s", strerror(errno));
+        backoff_fail(&pool->backoff, now_ms);
+        reader_state_free(state);
+    } else {
+        const int i = atomic_fetch_add(&pool->scoreboard->manager->readers, 1);
+
+        pool->pids[i] = pid;
+        pool->states[i] = state;
+    }
+    if (fd >= 0)
+        (void)close(fd);
+}
+
+/*
+ * Whether a question has been in the queue for LATE_MS. Many looks must have found one, because the manager
+ * itself may have slept.
+ */
+static bool is_queue_stuck(struct reader_pool *pool)
+{
+    struct pollfd queue = { .fd = pool->queue, .events = POLLIN };
+
+    pool->unread_checks = poll(&queue, 1, 0) > 0 && (queue.revents & POLLIN) ? pool->unread_checks + 1 : 0;
+    return pool->unread_checks > LATE_MS / CHECK_MS;
+}
+
+/*
+ * Kills readers that have not finished in time, and those that wait for a question and do not take the one
+ * that is there.
+ */
+static void kill_hanging(struct reader_pool *pool, int64_t now_ms)
+{
+    const bool stuck = is_queue_stuck(pool);
+
+    for (int i = 0; i < atomic_load(&pool->scoreboard->manager->readers); i++) {
+        const int64_t due_ms = atomic_load(&pool->states[i]->due_ms);
+
+        if (due_ms ? now_ms - due_ms <= LATE_MS : !stuck)
+            continue;
+        log_write(LOG_LEVEL_WARNING, "reader %d does not answer: killed, starting another one",
+                  (int)pool->pids[i]);
+        (void)kill(pool->pids[i], SIGKILL);
+        atomic_store(&pool->states[i]->due_ms, now_ms); /* time to die, before it is killed again */
+    }
+    pool->check_ms = now_ms + CHECK_MS;
 }
 
 void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
 {
-    struct scoreboard *scoreboard = pool->scoreboard;
-    int64_t now_ms = clock_monotonic_ms();
+    const int64_t now_ms = clock_monotonic_ms();
 
-    for (int left = missing(pool); left > 0 && now_ms >= pool->backoff.due_ms; left--) {
-        pid_t pid = subprocess_start(
-            &pool->subprocess,
-            (const int[SUBPROCESS_DESCRIPTORS]){ pool->queue, server_memory_descriptor(), -1 },
-            SUBPROCESS_WITH_DATABASE, mask);
-
-        pool->started_ms = now_ms;
-        if (pid < 0) {
-            log_write(LOG_LEVEL_ERROR, "cannot start a reader: %s", strerror(errno));
-            backoff_fail(&pool->backoff, now_ms);
-        } else {
-            pool->pids[atomic_fetch_add(&scoreboard->manager->readers, 1)] = pid;
-        }
-    }
+    if (now_ms >= pool->check_ms)
+        kill_hanging(pool, now_ms);
+    if (missing(pool) > 0 && now_ms >= pool->backoff.due_ms)
+        start(pool, mask, now_ms);
 }
 
 bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
@@ -87,7 +151,12 @@ bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
 
     for (int i = 0; pool->pids && i < atomic_load(&scoreboard->manager->readers); i++)
         if (pool->pids[i] == pid) {
-            pool->pids[i] = pool->pids[atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1];
+            const int last = atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1;
+
+            reader_state_free(pool->states[i]);
+            pool->pids[i] = pool->pids[last];
+            pool->states[i] = pool->states[last];
+            pool->states[last] = NULL;
             if (now_ms - pool->started_ms < CHILDREN_QUICK_DEATH_MS)
                 backoff_fail(&pool->backoff, now_ms);
             else

@@ -1,7 +1,8 @@
 /*
  * The manager's side of the reader processes (reader.h). One reader always runs. When workers ask for more
  * pages at the same time, more readers are started, up to PGPOLL_CONNECTIONS. Readers that die are replaced.
- * Part of the manager, which creates, drives and releases it.
+ * Readers that hang, or that somebody has stopped, are killed first (reader_state.h). Part of the manager,
+ * which creates, drives and releases it.
  */
 #ifndef PGPOLL_READER_POOL_H
 #define PGPOLL_READER_POOL_H
@@ -14,15 +15,20 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct reader_state;
 struct scoreboard;
 
 struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
-    int queue;              /* the readers' end of the queue of questions; -1: closed */
-    pid_t *pids;            /* the readers' process ids: scoreboard->manager->readers of them */
+    int queue; /* the readers' end of the queue of questions; -1: closed */
+    /* of each reader, the process id and the state: scoreboard->manager->readers of them */
+    pid_t *pids;
+    struct reader_state **states;
     int64_t started_ms;     /* when the last reader was started */
     struct backoff backoff; /* no reader is started before backoff.due_ms */
+    int64_t check_ms;       /* when to look for readers that hang next */
+    int unread_checks;      /* how many of these looks in a row have found a question in the queue */
 };
 
 /*
@@ -41,10 +47,13 @@ void reader_pool_close(struct reader_pool *pool);
 /* Closes everything that is open, and frees the pool's memory. */
 void reader_pool_release(struct reader_pool *pool);
 
-/* Starts the readers that are missing. mask: the signal mask that they get. */
+/*
+ * Starts a reader if one is missing; the caller's loop goes on between two of them, because a fork takes
+ * time. Kills readers that hang. mask: the signal mask that readers get.
+ */
 void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask);
 
-/* Returns when reader_pool_keep() must be called next (monotonic ms), or INT64_MAX if enough readers run. */
+/* Returns when reader_pool_keep() must be called next (monotonic ms), or INT64_MAX if it need not be. */
 int64_t reader_pool_due_ms(const struct reader_pool *pool);
 
 /*

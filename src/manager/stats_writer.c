@@ -16,8 +16,9 @@
 #include <string.h>
 
 enum {
-    LOOK_MS = 250,   /* time between two looks for changes, while workers change something */
-    WRITE_MS = 1000, /* shortest time between two writes */
+    LOOK_MS = 250,        /* time between two looks for changes, while workers change something */
+    WRITE_MS = 1000,      /* shortest time between two writes, unless the first one left something out */
+    REPORT_TOPICS = 2000, /* a write lists no further poll if those that it has listed have so many topics */
     /*
      * time between two heartbeats; pgpoll.live_waiters ignores hosts that sent none for three times as long
      */
@@ -47,6 +48,8 @@ struct stats_writer {
     struct stats_gauges gauges;
     struct stats_report report; /* a statement of the batch borrows its text */
     struct query_batch batch;
+    int next_worker;         /* the first worker at which the next look looks */
+    bool left_out;           /* the current batch lists not all polls that have begun or ended */
     bool sends_heartbeat;    /* whether the current batch sends a heartbeat */
     enum error logged_error; /* the last error that was logged; it is not logged again while it lasts */
     uint64_t polls;          /* how many polls had begun at the last look */
@@ -134,7 +137,8 @@ static int64_t near(int64_t ms, int64_t now_ms)
     return clock_max(now_ms - NEAR_MS, clock_min(ms, now_ms + NEAR_MS));
 }
 
-static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
+/* Adds the worker's poll to the report. Adds the number of its topics to *topics. */
+static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms, int *topics)
 {
     const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
     const int64_t since_ms = near(atomic_load(&slot->since_ms), now_ms);
@@ -142,6 +146,7 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
     /* copies with a NUL at their end, which a broken worker's texts may lack */
     char client[sizeof slot->client + 1] = "", user[sizeof slot->client_user + 1] = "";
 
+    *topics += scoreboard_topic_count(writer->scoreboard, slot);
     memcpy(client, slot->client, sizeof slot->client);
     memcpy(user, slot->client_user, sizeof slot->client_user);
     return stats_report_add_began(&writer->report, scoreboard_pid(writer->scoreboard, worker),
@@ -150,30 +155,45 @@ static bool add_began(struct stats_writer *writer, int worker, int64_t now_ms)
 }
 
 /*
- * Adds the polls that have begun or stopped waiting since the last write to the report, and notes them as
- * written. Returns false if there are no such polls or memory ran out.
+ * Adds the worker's poll to the report if it has begun or stopped waiting since the last write, and notes it
+ * as written. Adds the number of its topics to *topics. Returns false if memory ran out.
+ */
+static bool list_poll(struct stats_writer *writer, int worker, int64_t now_ms, int *topics)
+{
+    const struct slot *slot = scoreboard_slot(writer->scoreboard, worker);
+    struct entry *entry = &writer->entries[worker];
+    const struct entry now = { scoreboard_pid(writer->scoreboard, worker), atomic_load(&slot->wait_id),
+                               atomic_load(&slot->since_ms) };
+    const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
+    bool made = true;
+
+    if (entry->pid && (!waits || entry->pid != now.pid)) {
+        made = stats_report_add_ended(&writer->report, entry->pid);
+        entry->pid = 0;
+    }
+    if (made && waits && (!entry->pid || entry->wait_id != now.wait_id || entry->since_ms != now.since_ms)) {
+        made = add_began(writer, worker, now_ms, topics);
+        *entry = now;
+    }
+    return made;
+}
+
+/*
+ * Adds the polls that have begun or stopped waiting since the last write to the report, or leaves some out,
+ * so that messages do not wait while a report of thousands of polls, with all their topics, is made. Returns
+ * false if there are no such polls or memory ran out.
  */
 static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 {
+    const int count = writer->scoreboard->worker_count;
     bool made = true;
+    int left = count, topics = 0;
 
-    for (int i = 0; made && i < writer->scoreboard->worker_count; i++) {
-        const struct slot *slot = scoreboard_slot(writer->scoreboard, i);
-        struct entry *entry = &writer->entries[i];
-        const struct entry now = { scoreboard_pid(writer->scoreboard, i), atomic_load(&slot->wait_id),
-                                   atomic_load(&slot->since_ms) };
-        const bool waits = atomic_load(&slot->state) == SLOT_WAITING;
-
-        if (entry->pid && (!waits || entry->pid != now.pid)) {
-            made = stats_report_add_ended(&writer->report, entry->pid);
-            entry->pid = 0;
-        }
-        if (made && waits &&
-            (!entry->pid || entry->wait_id != now.wait_id || entry->since_ms != now.since_ms)) {
-            made = add_began(writer, i, now_ms);
-            *entry = now;
-        }
+    for (; made && left > 0 && topics < REPORT_TOPICS; left--) {
+        made = list_poll(writer, writer->next_worker, now_ms, &topics);
+        writer->next_worker = (writer->next_worker + 1) % count;
     }
+    writer->left_out = left > 0;
     return made && (writer->report.began || writer->report.ended);
 }
 
@@ -283,6 +303,10 @@ static void succeed(struct stats_writer *writer)
         forget_rows(writer);
         writer->write_ms = writer->batch.started_ms + HEARTBEAT_MS;
         return;
+    }
+    if (writer->left_out) {
+        writer->look_ms = writer->write_ms = 0;
+        atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 0);
     }
     writer->scoreboard->statistics_ms = clock_monotonic_ms();
     stats_report_written(&writer->report);

@@ -11,6 +11,7 @@
 #include "postgres/server_memory.h"
 #include "postgres/timeline.h"
 #include "shared/read_channel.h"
+#include "shared/reader_state.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,7 @@ enum { IDLE_MS = 1000 };
 
 struct reader {
     const struct config *config;
+    struct reader_state *state;
     struct database *database; /* as all other processes connect */
     struct database *copy;     /* of PGPOLL_CATCH_UP_SERVICE; NULL: not set */
     struct backoff backoff;    /* copy is used from backoff.due_ms on, unless it is a pooler */
@@ -219,9 +221,21 @@ static void reader_release(struct reader *reader)
 {
     database_free(reader->database);
     database_free(reader->copy);
+    reader_state_free(reader->state);
 }
 
-int reader_run(const struct config *config, int queue, int servers)
+/* Serves the question that was sent with this socket, and tells the manager until when it works. */
+static void take(struct reader *reader, int socket)
+{
+    const int64_t now_ms = clock_monotonic_ms();
+
+    atomic_store(&reader->state->due_ms, now_ms + reader->config->query_timeout_s * 1000);
+    serve(reader, socket);
+    (void)close(socket);
+    atomic_store(&reader->state->due_ms, 0);
+}
+
+int reader_run(const struct config *config, int queue, int servers, int state)
 {
     struct reader reader;
     int epoll_fd = watch(queue), socket = -1, timeout_ms = -1;
@@ -229,11 +243,12 @@ int reader_run(const struct config *config, int queue, int servers)
     ignore_signals();
     (void)prctl(PR_SET_NAME, "pgpoll-reader");
     if (!reader_init(&reader, config) || epoll_fd < 0 || !close_listening_socket() ||
-        !server_memory_share(servers)) {
+        !server_memory_share(servers) || !(reader.state = reader_state_join(state))) {
         log_write(LOG_LEVEL_ERROR, "cannot set up a reader: %s", strerror(errno));
         reader_release(&reader);
         return EXIT_FAILURE;
     }
+    atomic_store(&reader.state->due_ms, 0);
     do {
         struct epoll_event event;
 
@@ -243,8 +258,7 @@ int reader_run(const struct config *config, int queue, int servers)
         }
         socket = read_channel_take(queue);
         if (socket >= 0) {
-            serve(&reader, socket);
-            (void)close(socket);
+            take(&reader, socket);
             timeout_ms = IDLE_MS;
         }
     } while (socket >= 0 || errno);

@@ -14,8 +14,9 @@ struct config;
 
 /*
  * Answers the questions in this queue until all workers have closed it. servers: the manager's memory for
- * server_memory_share(). Returns the exit status; errors are logged.
+ * server_memory_share(). state: the memory for reader_state_join(). Returns the exit status; errors are
+ * logged.
  */
-int reader_run(const struct config *config, int queue, int servers);
+int reader_run(const struct config *config, int queue, int servers, int state);
 
 #endif

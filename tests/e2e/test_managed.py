@@ -865,6 +865,18 @@ def test_killed_readers_cost_time_only(narrow, topic):
     assert logged(narrow, f"reader {min(readers)} was killed by signal 9")
 
 
+def test_a_stopped_reader_is_replaced(narrow, topic):
+    """It would not take questions ever again, and as long as one poll at a time reads, there is no other reader."""
+    narrow.publish(topic, 1)
+    until(lambda: narrow.named("pgpoll-reader"), "a reader")
+    stopped = narrow.named("pgpoll-reader")
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    assert narrow.poll(topic, since={topic: "0"}, timeout=60).payloads == [1]
+    assert logged(narrow, f"reader {min(stopped)} does not answer: killed, starting another one")
+    assert not narrow.named("pgpoll-reader") & stopped
+
+
 def test_a_worker_killed_as_its_page_is_read(narrow, topic):
     """The reader continues with the next question, and other workers can use its permit."""
     before = narrow.until_workers()
@@ -937,7 +949,10 @@ def test_readers_are_held_back_while_they_slow_deliveries_down(topic):
             until(lambda: len(client.got) > 20, "cycles that are as usual")
             assert allowed(own) == 4
             catching_up = [own.threads.submit(catch_up, own) for _ in range(8)]
-            until(lambda: allowed(own) == 1, "a single reader allowed")
+            until(lambda: allowed(own) == 1, "a single reader allowed, as reads begin")
+            count = len(client.got)
+            until(lambda: len(client.got) > count + 50, "slow cycles", 30)
+            until(lambda: allowed(own) == 1, "a single reader allowed, since cycles are slow")
             stop.set()
             assert all(pages.result() > 0 for pages in catching_up)
         finish(own, [client], topic, sent)

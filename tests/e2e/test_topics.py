@@ -1,4 +1,5 @@
 """Many topics: more than a host's polls once had room for, in batches and announcements of many topics, some of them forged."""
+import contextlib
 import json
 import os
 import random
@@ -40,7 +41,7 @@ class Crowd:
 
 @pytest.fixture(scope="module", name="many")
 def many_workers():
-    with Server(CLIENTS + 10) as server:
+    with Server(CLIENTS + 10, errors="cannot write statistics") as server:
         yield server
 
 
@@ -76,6 +77,31 @@ def test_topics_of_their_own(many, crowd):
     until(is_quiet, "a quiet second", 40)
     assert table_pages(many) == before
     crowd.publish()
+
+
+@contextlib.contextmanager
+def reports_watched(server):
+    """Yields a function that returns how many topics each report to the statistics has listed, the largest first."""
+    with contextlib.closing(server.connect()) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE public.reported (topics bigint); ALTER FUNCTION pgpoll.write_statistics RENAME TO write_statistics_as_installed;"
+                       " CREATE FUNCTION pgpoll.write_statistics(host text, report json) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS"
+                       " $$ INSERT INTO public.reported SELECT sum(json_array_length(poll -> 'topics')) FROM json_array_elements($2 -> 'began') poll;"
+                       " SELECT pgpoll.write_statistics_as_installed($1, $2) $$")
+    try:
+        yield lambda: [topics for topics, in server.sql("SELECT topics FROM public.reported WHERE topics > 0 ORDER BY topics DESC")]
+    finally:
+        with contextlib.closing(server.connect()) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION pgpoll.write_statistics; DROP TABLE public.reported;"
+                           " ALTER FUNCTION pgpoll.write_statistics_as_installed RENAME TO write_statistics")
+
+
+def test_statistics_are_written_in_parts(many, crowd):
+    """After a reconnect all polls are reported again. Thousands of topics in one statement would hold the manager and the database up."""
+    with reports_watched(many) as reports:
+        many.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pgpoll.write_statistics%' AND pid <> pg_backend_pid()")
+        until(lambda: sum(reports()) >= CLIENTS * TOPICS, "all polls reported again")
+        assert reports()[0] <= 2000 + TOPICS
+    assert crowd.waits()
 
 
 def test_forged_announcements(many, crowd):

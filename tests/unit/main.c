@@ -31,6 +31,7 @@ int main(void)
         { SUITE(stress_tests) },
         { SUITE(source_shared_tests) },
         { SUITE(read_channel_tests) },
+        { SUITE(reader_pool_tests) },
         { SUITE(allocation_failures_tests) },
         { SUITE(notify_throttle_tests) },
         { SUITE(read_pace_tests) },

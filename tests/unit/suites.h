@@ -28,6 +28,7 @@ extern CU_TestInfo topic_table_tests[];
 extern CU_TestInfo stress_tests[];
 extern CU_TestInfo source_shared_tests[];
 extern CU_TestInfo read_channel_tests[];
+extern CU_TestInfo reader_pool_tests[];
 extern CU_TestInfo allocation_failures_tests[];
 extern CU_TestInfo counters_tests[];
 extern CU_TestInfo stats_report_tests[];

@@ -1,0 +1,213 @@
+#include "manager/reader_pool.h"
+
+#include "core/clock.h"
+#include "core/log.h"
+#include "expect.h"
+#include "fake_clock.h"
+#include "shared/read_channel.h"
+#include "shared/read_permits.h"
+#include "shared/reader_state.h"
+#include "shared/scoreboard.h"
+#include "suites.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { READERS = 4, WORKERS = 8, LONG_MS = 60 * 1000 };
+
+static struct scoreboard *scoreboard;
+static struct reader_pool pool;
+
+/* The pool finds its program beside the running one: sleep(1), which takes descriptors for seconds. */
+static void begin(void)
+{
+    char path[PATH_MAX] = "";
+
+    CU_ASSERT_FATAL(readlink("/proc/self/exe", path, sizeof path - sizeof "pgpoll-reader") > 0);
+    (void)strcpy(strrchr(path, '/') + 1, "pgpoll-reader");
+    CU_ASSERT_FATAL(symlink("/bin/sleep", path) == 0 || errno == EEXIST);
+    fake_clock_stop();
+    scoreboard = scoreboard_new(WORKERS, 1, 16, 4096, READERS);
+    CU_ASSERT_FATAL(scoreboard && reader_pool_init(&pool, scoreboard));
+    (void)unlink(path);
+    CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
+}
+
+static int readers(void)
+{
+    return atomic_load(&scoreboard->manager->readers);
+}
+
+/* Turns of the manager's loop. Returns how many readers the pool has afterwards. */
+static int turn(int turns)
+{
+    sigset_t none;
+
+    (void)sigemptyset(&none);
+    for (; turns > 0; turns--)
+        reader_pool_keep(&pool, &none);
+    return readers();
+}
+
+/* Lets time pass, with a turn whenever one is due. */
+static void pass(int64_t ms)
+{
+    const int64_t end_ms = clock_monotonic_ms() + ms;
+
+    for (int64_t due_ms = reader_pool_due_ms(&pool); due_ms <= end_ms; due_ms = reader_pool_due_ms(&pool)) {
+        fake_clock_advance(clock_max(due_ms - clock_monotonic_ms(), 0));
+        (void)turn(1);
+    }
+    fake_clock_advance(end_ms - clock_monotonic_ms());
+    (void)turn(1);
+}
+
+/* The reader says that it waits for questions. */
+static void set_idle(int reader)
+{
+    atomic_store(&pool.states[reader]->due_ms, 0);
+}
+
+static void set_due(int reader, int64_t in_ms)
+{
+    atomic_store(&pool.states[reader]->due_ms, clock_monotonic_ms() + in_ms);
+}
+
+/* Waits for the end of a reader that must have been killed, and tells the pool. */
+static void expect_killed(pid_t pid)
+{
+    int status = 0;
+
+    CU_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    CU_ASSERT(reader_pool_forget_process(&pool, pid));
+}
+
+/* Whether this reader lives. To be called some time after it may have been killed. */
+static bool lives(pid_t pid)
+{
+    siginfo_t info = { 0 };
+
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0;
+}
+
+static void end(void)
+{
+    for (int i = 0; i < readers(); i++) {
+        (void)kill(pool.pids[i], SIGKILL);
+        (void)waitpid(pool.pids[i], NULL, 0);
+    }
+    CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
+    reader_pool_release(&pool);
+    scoreboard_free(scoreboard);
+    fake_clock_restore();
+}
+
+static void readers_are_started_one_in_a_turn(void)
+{
+    begin();
+    CU_ASSERT_EQUAL(turn(3), 1);
+    for (int i = 0; i < READERS; i++)
+        CU_ASSERT(read_permits_take(scoreboard, i, 0, NULL));
+    for (int i = 1; i < READERS; i++) {
+        CU_ASSERT(reader_pool_due_ms(&pool) <= clock_monotonic_ms());
+        EXPECT(turn(1) == i + 1, "%d readers after %d turns", readers(), i);
+    }
+    CU_ASSERT(reader_pool_due_ms(&pool) > clock_monotonic_ms());
+    end();
+}
+
+static void a_reader_that_is_late_is_replaced(void)
+{
+    pid_t late, busy;
+
+    begin();
+    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL) && read_permits_take(scoreboard, 1, 0, NULL));
+    CU_ASSERT_EQUAL_FATAL(turn(2), 2);
+    late = pool.pids[0];
+    busy = pool.pids[1];
+    set_due(0, 5000);
+    set_due(1, LONG_MS);
+    pass(5500); /* late by as much as on a busy machine */
+    CU_ASSERT(lives(late));
+    pass(5000);
+    expect_killed(late);
+    CU_ASSERT(lives(busy));
+    pass(1000);
+    CU_ASSERT_EQUAL(readers(), 2);
+    end();
+}
+
+static void a_reader_that_takes_no_question_is_replaced(void)
+{
+    const int64_t position = 0;
+    struct poll_topic topic = { .name = "t", .length = 1, .quoted = "\"t\"" };
+    struct poll_request request = { .topics = &topic, .topic_count = 1, .limit = 1 };
+    struct read_channel_question question = { &request, &position, NULL, false, 0 };
+    int sockets[2];
+    pid_t idle, busy;
+
+    begin();
+    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL) && read_permits_take(scoreboard, 1, 0, NULL));
+    CU_ASSERT_EQUAL_FATAL(turn(2), 2);
+    idle = pool.pids[0];
+    busy = pool.pids[1];
+    set_idle(0);
+    set_due(1, LONG_MS);
+    pass(LONG_MS / 2);
+    CU_ASSERT(lives(idle)); /* there was no question */
+    question.deadline_ms = clock_monotonic_ms() + LONG_MS;
+    for (int i = 0; i < 2; i++) {
+        sockets[i] = read_channel_ask(scoreboard->read_queue, &question);
+        CU_ASSERT_FATAL(sockets[i] >= 0);
+    }
+    pass(500);
+    for (int i = 0; i < 2; i++) /* a reader takes both */
+        (void)close(read_channel_take(pool.queue));
+    pass(500);
+    CU_ASSERT(lives(idle));
+    (void)close(sockets[0]);
+    sockets[0] = read_channel_ask(scoreboard->read_queue, &question);
+    pass(5000);
+    expect_killed(idle);
+    CU_ASSERT(lives(busy));
+    for (int i = 0; i < 2; i++)
+        (void)close(sockets[i]);
+    end();
+}
+
+static void a_reader_that_does_not_begin_is_replaced(void)
+{
+    pid_t first;
+
+    begin();
+    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL));
+    CU_ASSERT_EQUAL_FATAL(turn(1), 1);
+    first = pool.pids[0];
+    pass(LONG_MS / 2);
+    expect_killed(first);
+    CU_ASSERT(turn(1) == 1 && pool.pids[0] != first);
+    end();
+}
+
+static void an_idle_manager_is_not_woken(void)
+{
+    begin();
+    CU_ASSERT_EQUAL_FATAL(turn(1), 1);
+    set_idle(0);
+    CU_ASSERT_EQUAL(reader_pool_due_ms(&pool), INT64_MAX);
+    end();
+}
+
+CU_TestInfo reader_pool_tests[] = {
+    { "readers are started one in a turn", readers_are_started_one_in_a_turn },
+    { "a reader that is late is replaced", a_reader_that_is_late_is_replaced },
+    { "a reader that takes no question is replaced", a_reader_that_takes_no_question_is_replaced },
+    { "a reader that does not begin is replaced", a_reader_that_does_not_begin_is_replaced },
+    { "an idle manager is not woken", an_idle_manager_is_not_woken },
+    CU_TEST_INFO_NULL,
+};
