@@ -268,7 +268,7 @@ static void kill_broken(const struct manager *manager, int worker)
 
 static int64_t inspect_due_ms(const struct manager *manager)
 {
-    const bool due = manager->inspect_requested ||
+    const bool due = manager->inspect_requested || manager->scoreboard->missing_permits != 0 ||
                      atomic_load(&manager->scoreboard->workers->polls) != manager->inspected_polls;
 
     if (manager->inspect_next > 0)
