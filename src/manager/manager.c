@@ -35,8 +35,9 @@
 enum {
     INSPECT_MS = 1000, /* time between two inspections of the workers */
     LONGEST_SLEEP_MS = 60 * 1000,
-    BEGIN_MS = 10 * 1000, /* a worker that has not begun this long after its fork is broken */
-    MESSAGE_BYTES = 256   /* assumed average size of a message in the ring */
+    INSPECT_TOPICS = 50000, /* a part of an inspection ends when it has looked at so many topics */
+    BEGIN_MS = 10 * 1000,   /* a worker that has not begun this long after its fork is broken */
+    MESSAGE_BYTES = 256     /* assumed average size of a message in the ring */
 };
 
 struct manager {
@@ -64,6 +65,7 @@ struct manager {
     bool reload_requested; /* SIGHUP has requested a reload, which begins when reexec_may_begin() allows it */
     bool inspect_requested;   /* inspect the workers even if no poll has begun */
     uint64_t inspected_polls; /* how many polls had begun at the last inspection */
+    int inspect_next;         /* the worker at which the current inspection goes on; 0: none is going on */
     int64_t inspect_ms;       /* when to inspect the workers next, if that is needed */
     int64_t step_ms;          /* while a reload replaces the workers: when to fork the next few */
     struct backoff backoff;   /* no worker is forked before backoff.due_ms */
@@ -266,9 +268,11 @@ static void kill_broken(const struct manager *manager, int worker)
 
 static int64_t inspect_due_ms(const struct manager *manager)
 {
-    const bool due = manager->inspect_requested ||
+    const bool due = manager->inspect_requested || manager->scoreboard->missing_permits != 0 ||
                      atomic_load(&manager->scoreboard->workers->polls) != manager->inspected_polls;
 
+    if (manager->inspect_next > 0)
+        return 0;
     return due ? manager->inspect_ms : INT64_MAX;
 }
 
@@ -279,22 +283,40 @@ static bool has_not_begun(const struct manager *manager, int worker, int64_t now
            now_ms - manager->spawned_ms[worker] > BEGIN_MS;
 }
 
+/* Kills broken workers, which are then replaced. Returns whether it has looked at all workers. */
+static bool inspect_part(struct manager *manager, int64_t now_ms)
+{
+    const struct scoreboard *scoreboard = manager->scoreboard;
+
+    for (int looks = 0; looks < INSPECT_TOPICS && manager->inspect_next < scoreboard->worker_count; looks++) {
+        const int worker = manager->inspect_next++;
+
+        looks += scoreboard_topic_count(scoreboard, scoreboard_slot(scoreboard, worker));
+        if (!scoreboard_is_sound(scoreboard, worker) || has_not_begun(manager, worker, now_ms))
+            kill_broken(manager, worker);
+    }
+    return manager->inspect_next == scoreboard->worker_count;
+}
+
 /*
- * Once a second while polls begin, workers die or permits are missing: kills broken workers, which are then
- * replaced, and corrects what killed workers may have left wrong: the count of idle workers and the permits
- * to read the table.
+ * Once a second while polls begin, workers die or permits are missing: kills broken workers, and corrects what
+ * killed workers may have left wrong: the count of idle workers and the permits to read the table. One call
+ * does a part, so that messages do not wait for all of it.
  */
 static void inspect_workers(struct manager *manager, int64_t now_ms)
 {
     if (now_ms < inspect_due_ms(manager))
         return;
-    manager->inspect_ms = now_ms + INSPECT_MS;
-    manager->inspected_polls = atomic_load(&manager->scoreboard->workers->polls);
-    for (int i = 0; i < manager->scoreboard->worker_count; i++)
-        if (!scoreboard_is_sound(manager->scoreboard, i) || has_not_begun(manager, i, now_ms))
-            kill_broken(manager, i);
+    if (manager->inspect_next == 0) {
+        manager->inspect_ms = now_ms + INSPECT_MS;
+        manager->inspect_requested = false;
+        manager->inspected_polls = atomic_load(&manager->scoreboard->workers->polls);
+    }
+    if (!inspect_part(manager, now_ms))
+        return;
+    manager->inspect_next = 0;
     spare_workers_count(manager->scoreboard);
-    manager->inspect_requested = !read_permits_mend(manager->scoreboard);
+    read_permits_mend(manager->scoreboard);
 }
 
 /* ---- the loop */

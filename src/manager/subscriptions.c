@@ -177,22 +177,34 @@ int64_t subscriptions_linger_ms(const struct subscriptions *subscriptions)
                : CROWDED_LINGER_MS;
 }
 
-/* Notes that the topics of all waiting polls are being polled now. */
-static void mark_used(struct subscriptions *subscriptions, int64_t now_ms)
+/* Notes that the topics of the worker's poll, if it waits, are being polled now. Returns how many it has. */
+static int mark_topics(struct subscriptions *subscriptions, int worker, int64_t now_ms)
 {
-    for (int i = 0; i < subscriptions->scoreboard->worker_count; i++) {
-        const struct slot *slot = scoreboard_slot(subscriptions->scoreboard, i);
-        const int count = atomic_load(&slot->state) == SLOT_WAITING
-                              ? scoreboard_topic_count(subscriptions->scoreboard, slot)
-                              : 0;
+    const struct slot *slot = scoreboard_slot(subscriptions->scoreboard, worker);
+    const int count = atomic_load(&slot->state) == SLOT_WAITING
+                          ? scoreboard_topic_count(subscriptions->scoreboard, slot)
+                          : 0;
 
-        for (int k = 0; k < count; k++) {
-            int topic = scoreboard_topic(subscriptions->scoreboard, slot, k);
+    for (int i = 0; i < count; i++) {
+        const int topic = scoreboard_topic(subscriptions->scoreboard, slot, i);
 
-            if (topic >= 0)
-                subscriptions->by_topic[topic].used_ms = now_ms;
+        if (topic >= 0)
+            subscriptions->by_topic[topic].used_ms = now_ms;
+    }
+    return count;
+}
+
+/* Notes that the topics of waiting polls are being polled now. Returns whether this is done for all polls. */
+static bool mark_used(struct subscriptions *subscriptions, int64_t now_ms)
+{
+    for (int looks = 0; looks < SWEEP_LOOKS; looks++) {
+        looks += mark_topics(subscriptions, subscriptions->mark_next++, now_ms);
+        if (subscriptions->mark_next == subscriptions->scoreboard->worker_count) {
+            subscriptions->mark_next = 0;
+            return true;
         }
     }
+    return false;
 }
 
 bool subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
@@ -201,8 +213,10 @@ bool subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, in
     int removed = 0;
 
     if (subscriptions->sweep_left == 0) {
-        mark_used(subscriptions, now_ms);
-        subscriptions->sweep_ms = now_ms;
+        if (subscriptions->mark_next == 0)
+            subscriptions->sweep_ms = now_ms;
+        if (!mark_used(subscriptions, now_ms))
+            return false;
         subscriptions->sweep_left = subscriptions->used_count;
     }
     for (int looks = 0; subscriptions->sweep_left > 0 && looks < SWEEP_LOOKS && removed < SWEEP_REMOVALS;

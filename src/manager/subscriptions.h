@@ -37,8 +37,10 @@ struct subscriptions {
     struct subscription *by_topic;
     int *used; /* numbers of the topics in use */
     int used_count;
-    int sweep_left;   /* at how many of used the current search for unused topics has not looked yet */
-    int64_t sweep_ms; /* when that search began */
+    /* The current search for unused topics looks at all workers first, and then at all topics in use. */
+    int mark_next;    /* the next worker that it looks at; 0 if it has looked at all */
+    int sweep_left;   /* at how many of used it has not looked yet */
+    int64_t sweep_ms; /* when it began */
     /* topics whose messages the next read is to return with their payloads */
     int wanted[SUBSCRIPTIONS_MAX_WANTED];
     int wanted_count;

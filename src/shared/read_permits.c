@@ -31,6 +31,18 @@ static void add_permits(struct scoreboard *scoreboard, int count)
         futex(&scoreboard->workers->read_permits_left, FUTEX_WAKE, left < count ? (int)left : count, NULL);
 }
 
+/*
+ * Wakes as many workers as there are free permits, because a worker may have been killed after it was woken or
+ * before it woke another one.
+ */
+static void wake_for_free(struct scoreboard *scoreboard)
+{
+    const int left = atomic_load(&scoreboard->workers->read_permits_left);
+
+    if (left > 0)
+        futex(&scoreboard->workers->read_permits_left, FUTEX_WAKE, left, NULL);
+}
+
 /* Returns how many more permits are allowed than are free: those that are taken. */
 static int64_t missing_permits(const struct scoreboard *scoreboard)
 {
@@ -113,7 +125,7 @@ void read_permits_return(struct scoreboard *scoreboard, int worker)
         add_permits(scoreboard, 1);
 }
 
-bool read_permits_mend(struct scoreboard *scoreboard)
+void read_permits_mend(struct scoreboard *scoreboard)
 {
     const int64_t missing_before = scoreboard->missing_permits;
     int64_t missing = missing_permits(scoreboard), added = 0;
@@ -132,5 +144,5 @@ bool read_permits_mend(struct scoreboard *scoreboard)
     if (added)
         add_permits(scoreboard, (int)added);
     scoreboard->missing_permits = missing - added;
-    return scoreboard->missing_permits == 0;
+    wake_for_free(scoreboard);
 }

@@ -80,6 +80,32 @@ static void unused_topics_are_removed_a_part_at_a_time(void)
     release(&topics);
 }
 
+/* Each of many polls waits for many topics, which take longer to look at than messages should wait. */
+static void waiting_polls_are_looked_at_a_part_at_a_time(void)
+{
+    enum { MANY_TOPICS = 1000 };
+    struct topics topics = { .scoreboard = scoreboard_new(POLLS, MANY_TOPICS, 64, 64 * 256, 1) };
+    int calls = 1;
+
+    CU_ASSERT_FATAL(subscriptions_init(&topics.subscriptions, topics.scoreboard));
+    for (int i = 0; i < MANY_TOPICS; i++)
+        CU_ASSERT_FATAL(add(&topics, i, 1, 1) == i);
+    for (int worker = 0; worker < topics.scoreboard->worker_count; worker++) {
+        struct slot *slot = scoreboard_slot(topics.scoreboard, worker);
+
+        /* Only one poll, which is among the first, waits for the last topic. */
+        for (int i = 0; i < MANY_TOPICS; i++)
+            atomic_store(&slot->topics[i].topic, worker == 3 || i < MANY_TOPICS - 1 ? i : 0);
+        atomic_store(&slot->topic_count, MANY_TOPICS);
+        atomic_store(&slot->state, SLOT_WAITING);
+    }
+    while (!subscriptions_sweep(&topics.subscriptions, calls * LONG_MS, LONG_MS / 2, 0))
+        calls++;
+    EXPECT(calls > topics.scoreboard->worker_count * MANY_TOPICS / 50000, "only %d calls", calls);
+    CU_ASSERT_EQUAL(topics.subscriptions.used_count, MANY_TOPICS);
+    release(&topics);
+}
+
 static void a_new_topic_makes_room_for_some_more(void)
 {
     struct topics topics;
@@ -108,6 +134,7 @@ static void no_room_is_made_for_the_rest_of_a_cycle(void)
 
 CU_TestInfo subscriptions_tests[] = {
     { "unused topics are removed a part at a time", unused_topics_are_removed_a_part_at_a_time },
+    { "waiting polls are looked at a part at a time", waiting_polls_are_looked_at_a_part_at_a_time },
     { "a new topic makes room for some more", a_new_topic_makes_room_for_some_more },
     { "no room is made for the rest of a cycle", no_room_is_made_for_the_rest_of_a_cycle },
     CU_TEST_INFO_NULL,
