@@ -299,9 +299,9 @@ static bool inspect_part(struct manager *manager, int64_t now_ms)
 }
 
 /*
- * Once a second while polls begin, workers die or permits are missing: kills broken workers, and corrects what
- * killed workers may have left wrong: the count of idle workers and the permits to read the table. One call
- * does a part, so that messages do not wait for all of it.
+ * Once a second while polls begin, workers die or permits are missing: kills broken workers, and corrects
+ * what killed workers may have left wrong: the count of idle workers and the permits to read the table. One
+ * call does a part, so that messages do not wait for all of it.
  */
 static void inspect_workers(struct manager *manager, int64_t now_ms)
 {

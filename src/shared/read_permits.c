@@ -32,8 +32,8 @@ static void add_permits(struct scoreboard *scoreboard, int count)
 }
 
 /*
- * Wakes as many workers as there are free permits, because a worker may have been killed after it was woken or
- * before it woke another one.
+ * Wakes as many workers as there are free permits, because a worker may have been killed after it was woken
+ * or before it woke another one.
  */
 static void wake_for_free(struct scoreboard *scoreboard)
 {
