@@ -18,8 +18,7 @@ BEGIN
     -- In a read-only database nothing is numbered.
     IF alone AND NOT coalesce(lone_until BETWEEN now_ms + 1800000 AND now_ms + 3600000, false)
        AND NOT current_setting('transaction_read_only')::boolean THEN
-        -- For this transaction. After a crash or a failover, the workers connect and call this function
-        -- again.
+        -- For this transaction. After a crash or a failover, workers connect and call this function again.
         PERFORM set_config('synchronous_commit', 'off', true);
         PERFORM setval('pgpoll.lone_until', now_ms + 3600000);
     END IF;
