@@ -63,7 +63,7 @@ struct manager {
     int spawn_error;        /* why the last attempt to fork workers failed; 0: it did not */
     int reload_failures;    /* how often this program could not be executed again */
     bool reload_requested; /* SIGHUP has requested a reload, which begins when reexec_may_begin() allows it */
-    bool inspect_requested;   /* a worker has died, so inspect the workers even if no poll has begun */
+    bool inspect_requested;   /* inspect the workers even if no poll has begun */
     uint64_t inspected_polls; /* how many polls had begun at the last inspection */
     int inspect_next;         /* the worker at which the current inspection goes on; 0: none is going on */
     int64_t inspect_ms;       /* when to inspect the workers next, if that is needed */
@@ -268,7 +268,7 @@ static void kill_broken(const struct manager *manager, int worker)
 
 static int64_t inspect_due_ms(const struct manager *manager)
 {
-    const bool due = manager->inspect_requested || manager->scoreboard->missing_permits != 0 ||
+    const bool due = manager->inspect_requested ||
                      atomic_load(&manager->scoreboard->workers->polls) != manager->inspected_polls;
 
     if (manager->inspect_next > 0)
@@ -299,9 +299,9 @@ static bool inspect_part(struct manager *manager, int64_t now_ms)
 }
 
 /*
- * Once a second while polls begin or workers die: kills broken workers, and corrects what killed workers may
- * have left wrong: the count of idle workers and the permits to read the table. One call does a part, so that
- * messages do not wait for all of it.
+ * Once a second while polls begin, workers die or permits are missing: kills broken workers, and corrects
+ * what killed workers may have left wrong: the count of idle workers and the permits to read the table. One
+ * call does a part, so that messages do not wait for all of it.
  */
 static void inspect_workers(struct manager *manager, int64_t now_ms)
 {
@@ -316,7 +316,8 @@ static void inspect_workers(struct manager *manager, int64_t now_ms)
         return;
     manager->inspect_next = 0;
     spare_workers_count(manager->scoreboard);
-    read_permits_mend(manager->scoreboard);
+    if (!read_permits_mend(manager->scoreboard))
+        manager->inspect_requested = true;
 }
 
 /* ---- the loop */

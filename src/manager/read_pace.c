@@ -23,7 +23,12 @@ enum {
 
 void read_pace_init(struct read_pace *pace, int max)
 {
-    *pace = (struct read_pace){ .max = max, .allowed = max, .patience = 1, .logged = pace->logged };
+    *pace = (struct read_pace){ .max = max,
+                                .allowed = max,
+                                .patience = 1,
+                                .reads_ms = INT64_MIN / 2,
+                                .judged_ms = INT64_MIN / 2,
+                                .logged = pace->logged };
 }
 
 static int least(const struct read_pace *pace)
@@ -66,6 +71,7 @@ static void lower(struct read_pace *pace)
     const int half = pace->allowed / 2;
 
     pace->good = 0;
+    pace->begins = false;
     if (pace->allowed == least(pace))
         return;
     pace->allowed = half < least(pace) ? least(pace) : half;
@@ -73,13 +79,18 @@ static void lower(struct read_pace *pace)
     pace->raised = false;
 }
 
-/* Allows one more, after a while that is longer if this has turned out to be too many before. */
+/*
+ * Allows one more, after a while that is longer if this has turned out to be too many before. When reads have
+ * just begun, allows twice as many.
+ */
 static void raise(struct read_pace *pace)
 {
+    const int more = pace->begins && pace->reads ? pace->allowed : 1;
+
     if (pace->allowed == pace->max || ++pace->good < pace->patience)
         return;
     pace->good = 0;
-    pace->allowed++;
+    pace->allowed = more < pace->max - pace->allowed ? pace->allowed + more : pace->max;
     if (pace->raised && pace->patience > 1)
         pace->patience /= 2;
     pace->raised = true;
@@ -146,6 +157,7 @@ void read_pace_take(struct read_pace *pace, int64_t cycle_us, int64_t work, bool
         return;
     if (!has_enough(pace))
         return;
+    pace->judged_ms = now_ms;
     judge(pace);
     begin_interval(pace, now_ms);
     report(pace, now_ms);
@@ -156,8 +168,24 @@ int64_t read_pace_due_ms(const struct read_pace *pace)
     return pace->allowed < pace->max || pace->logged ? pace->since_ms + RARE_MS : INT64_MAX;
 }
 
-void read_pace_step(struct read_pace *pace, int64_t now_ms)
+/* Notes that readers work. If they have just begun to, and cycles are not rare, allows the fewest. */
+static void note_reads(struct read_pace *pace, int64_t now_ms)
 {
+    if (now_ms - pace->reads_ms >= RARE_MS && now_ms - pace->judged_ms < RARE_MS) {
+        pace->allowed = least(pace);
+        pace->good = 0;
+        pace->patience = 1;
+        pace->begins = true;
+        pace->raised = false;
+        begin_interval(pace, now_ms);
+    }
+    pace->reads_ms = now_ms;
+}
+
+void read_pace_step(struct read_pace *pace, bool reads, int64_t now_ms)
+{
+    if (reads)
+        note_reads(pace, now_ms);
     if (now_ms < read_pace_due_ms(pace))
         return;
     pace->allowed = pace->max;

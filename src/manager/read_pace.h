@@ -8,6 +8,10 @@
  * The measure is relative, so that a slow or distant database has as many readers as a fast one. What is
  * usual is learnt whenever nobody reads. If reads never pause, it rises slowly while only the fewest readers
  * work: then cycles are slow for another reason.
+ *
+ * When clients begin to read while messages are published, the fewest readers may work, and soon more if
+ * cycles stay fast. Otherwise thousands of clients that come back in the same moment would meet the readers at
+ * full strength, when the web server and the workers need the processors as well.
  */
 #ifndef PGPOLL_READ_PACE_H
 #define PGPOLL_READ_PACE_H
@@ -29,6 +33,9 @@ struct read_pace {
     int good;          /* how many intervals in a row were fast */
     int patience;      /* after how many of them one more reader may work */
     bool raised;       /* the last change of allowed was to a higher number */
+    bool begins;       /* reads have begun, and cycles have not been slow since */
+    int64_t reads_ms;  /* when readers were last seen at work */
+    int64_t judged_ms; /* when an interval last had enough cycles */
     bool is_held_back; /* fewer than max are allowed, since changed_ms */
     int64_t changed_ms;
     bool logged; /* the last line in the log says so */
@@ -43,8 +50,11 @@ void read_pace_init(struct read_pace *pace, int max);
  */
 void read_pace_take(struct read_pace *pace, int64_t cycle_us, int64_t work, bool reads, int64_t now_ms);
 
-/* Allows all permits if cycles have become rare. To be called between cycles when that is due. */
-void read_pace_step(struct read_pace *pace, int64_t now_ms);
+/*
+ * Allows few permits if reads begin, and all if cycles have become rare. To be called between cycles, at least
+ * when that is due. reads: whether permits are taken now.
+ */
+void read_pace_step(struct read_pace *pace, bool reads, int64_t now_ms);
 int64_t read_pace_due_ms(const struct read_pace *pace);
 
 #endif

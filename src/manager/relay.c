@@ -838,7 +838,7 @@ void relay_step(struct relay *relay, bool ready)
 
         relay->sweep_ms = ended ? sweep_due_ms(relay, now_ms) : now_ms + SWEEP_PAUSE_MS;
     }
-    read_pace_step(&relay->read_pace, now_ms);
+    read_pace_step(&relay->read_pace, read_permits_taken(relay->scoreboard) > 0, now_ms);
     read_permits_allow(relay->scoreboard, relay->read_pace.allowed);
     if (cycle_due_ms(relay) <= now_ms)
         begin(relay, now_ms);

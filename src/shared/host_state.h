@@ -47,9 +47,9 @@ enum host_value {
     HOST_WORKERS,                /* number of worker processes */
     HOST_IDLE,                   /* number of them that can take a poll */
     HOST_STATISTICS_MS,          /* when statistics were last written to the database; 0: never */
+    HOST_READERS_ALLOWED,        /* how many readers may read the table at a time: see read_permits.h */
     HOST_CLUSTER,                /* system identifier of the last primary, see timeline.h; 0: unknown */
     HOST_TIMELINE,               /* host_state_timeline() of the newest timeline of it that was seen */
-    HOST_READERS_ALLOWED,        /* how many readers may read the table at a time: see read_permits.h */
     HOST_VALUES
 };
 

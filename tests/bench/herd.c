@@ -6,7 +6,7 @@
  *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES
  *
  * POST /herd/publish sets the next message, which is the body. GET /herd/waiting returns how many polls wait.
- * All other requests are polls.
+ * All other requests are polls. Those of topics "again-..." (the part comeback) get no message, they only wait.
  *
  * HERD_LISTEN makes it LISTEN: it is a statement, and the payload of each notification is the next message,
  * too. The PG* variables choose the database. That is the least that a database adds: nothing is kept, and a
@@ -17,8 +17,8 @@
 #include <fcgiapp.h>
 #ifdef HERD_LISTEN
 #include <libpq-fe.h>
-#include <poll.h>
 #endif
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -32,7 +32,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SLOTS = 4096, SLOT_SIZE = 1024, WAIT_MS = 60 * 1000 };
+enum { SLOTS = 4096, SLOT_SIZE = 1024, WAIT_MS = 60 * 1000, AGAIN_MS = 5000 };
 
 struct shared {
     atomic_uint last; /* messages so far */
@@ -84,6 +84,13 @@ static void listen_to_channel(void)
 }
 #endif
 
+/* Until the client has gone, or it has been long enough. */
+static void wait_for_nothing(int connection)
+{
+    struct pollfd client = { .fd = connection, .events = POLLIN | POLLRDHUP };
+    (void)poll(&client, 1, AGAIN_MS);
+}
+
 /* Until there is something after since, the client has gone, or it has been long enough. */
 static void wait_for_news(unsigned since, int connection)
 {
@@ -103,7 +110,9 @@ static void answer_poll(FCGX_Request *request)
     const char *cursor = strstr(body, "\"since\":{");
     cursor = cursor ? strstr(cursor, "\":\"") : NULL;
     unsigned since = cursor ? (unsigned)strtoul(cursor + 3, NULL, 10) : atomic_load(&shared->last);
-    if (!strstr(body, "\"timeout\":0"))
+    if (strstr(body, "\"again-"))
+        wait_for_nothing(request->ipcFd);
+    else if (!strstr(body, "\"timeout\":0"))
         wait_for_news(since, request->ipcFd);
 
     unsigned last = atomic_load(&shared->last);

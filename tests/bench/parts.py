@@ -47,8 +47,10 @@ class Sizes:
         self.backlog = 1000 if quick else 10000
         self.writers = (4,) if quick else (1, 8, 32)
         self.others = 40 if quick else 600
-        self.rereaders, self.reread_messages = (4, 20) if quick else (24, 200)
-        self.rereaders = int(os.environ.get("COMEBACK") or self.rereaders)
+        self.rereaders, self.reread_messages = (4, 200) if quick else (24, 2000)   # messages of all topics
+        self.many_rereaders = int(os.environ.get("COMEBACK") or 0)
+        if self.many_rereaders:
+            self.rereaders, self.reread_messages = self.many_rereaders, 200
         self.seconds = 1 if quick else 3
         self.users, self.user_messages, self.until_known = (30, 3, 0) if quick else (500, 16, 6)
         many = int(os.environ.get("KEPT") or (5000 if quick else 1_000_000))
@@ -272,28 +274,43 @@ def publish(bench):
 
 
 def comeback(bench):
-    """The readers and those who publish share the machine, so half of it is what can be had."""
+    """The readers and those who publish share the machine, so half of it is what can be had. When very many clients come back in the same
+    moment, deliveries wait while the web server and one process each take their polls; the peer shows how long that is without reads."""
     system, sizes, topics = bench.systems[0], bench.sizes, 10
     writers = sizes.writers[len(sizes.writers) // 2]
-    some = f"{sizes.rereaders} clients read {topics} topics each from the start, again and again"
+    some = f"{sizes.rereaders:,} clients read {topics} topics each from the start, again and again"
     rates = bench.table("comeback", f"Publishing, {writers} writers, while {some}", "transactions/s", "more")
     load = bench.table("comeback_load", f"Delivery to 10 other clients, 100 messages/s, while {some}", "ms")
     topic = f"again-{time.monotonic_ns()}"
-    system.server.sql(f"INSERT INTO pgpoll.messages (topic, payload) SELECT %s || t, '{PAYLOAD}'"
-                      " FROM generate_series(1, %s) n, generate_series(0, %s) t", f"{topic}-", sizes.reread_messages, topics - 1)
+    system.server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s || n %% %s, format('{\"n\":%%s,\"padding\":\"%%s\"}', n, repeat('0', 200))::json"
+                      " FROM generate_series(0, %s) n ORDER BY n", f"{topic}-", topics, sizes.reread_messages - 1)
 
     def rate():
         done = subprocess.run(**pgbench(system.server, bench.directory, "pgpoll", writers, sizes.seconds), timeout=sizes.seconds + 60)
         return rate_of(done.stdout)[1]
 
-    for _ in range(sizes.rounds):
-        settle(system.server)
-        rates.add("nobody reads", "pgpoll", rate())
-        with clients_rereading(system, topic, sizes.seconds + 1, clients=sizes.rereaders, topics=topics):
-            rates.add("meanwhile", "pgpoll", rate())
-        settle(system.server)
-        with clients_rereading(system, topic, sizes.seconds + 1, clients=sizes.rereaders, topics=topics):
-            add_deliveries(load, "pgpoll", bench.storm(system, "paced", messages=100 * sizes.seconds))
+    def rereading(of, messages):
+        """They begin when the other load has begun, and go on for longer."""
+        return clients_rereading(of, topic, sizes.seconds, gap=1000, clients=sizes.rereaders, topics=topics, messages=messages)
+
+    def deliver(of, messages):
+        with rereading(of, messages):
+            add_deliveries(load, of.name, bench.storm(of, "paced", messages=100 * sizes.seconds))
+
+    with contextlib.ExitStack() as stack:
+        if sizes.many_rereaders:
+            notify = stack.enter_context(Notify(bench.directory, sizes.rereaders + 20, peer_env(system.server)))
+        for _ in range(sizes.rounds):
+            settle(system.server)
+            rates.add("nobody reads", "pgpoll", rate())
+            with rereading(system, sizes.reread_messages):
+                rates.add("meanwhile", "pgpoll", rate())
+            settle(system.server)
+            deliver(system, sizes.reread_messages)
+            if sizes.many_rereaders:
+                settle(system.server)
+                deliver(notify, 0)
+                time.sleep(3)   # until the polls that got nothing have ended
 
 
 def settle(server):

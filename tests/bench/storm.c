@@ -105,9 +105,12 @@ static const struct argp_option option_list[] = {
     { "port", 'p', "PORT", 0, "of the web server, on 127.0.0.1", 0 },
     { "topic", 'T', "NAME", 0, "nothing was published to it before", 0 },
     { "clients", 'c', "N", 0, "that poll at a time", 0 },
-    { "messages", 'm', "M", 0, "to publish, beside two that come first", 0 },
+    { "messages", 'm', "M", 0,
+      "to publish, beside two that come first; reread: how many there are in all topics, 0: nothing comes",
+      0 },
     { "rate", 'r', "R", 0, "paced, own: messages a second", 0 },
-    { "gap", 'g', "MS", 0, "fanout: between a message's last delivery and the next message", 0 },
+    { "gap", 'g', "MS", 0,
+      "fanout: between a message's last delivery and the next message; reread: before the first poll", 0 },
     { "seconds", 's', "S", 0, "ask, reread: for how long", 0 },
     { "topics", 'n', "N", 0, "reread: how many topics each client reads; own: that no other client polls",
       0 },
@@ -198,7 +201,8 @@ static const struct argp argp = {
     "before. ask: polls that do not wait, of "
     "clients that have read all. reread: clients read the topics T-0, T-1, ... "
     "page by page, and "
-    "then from the start again; other programs publish there. own: like paced, "
+    "then from the start again, until the time is up and each has read all once; other programs publish "
+    "there. own: like paced, "
     "but each message goes to one topic of one client, and the first when stdin "
     "has a line.",
     NULL,
@@ -357,6 +361,7 @@ struct client {
     int fd;
     char *cursor;  /* as the next request carries it */
     uint32_t next; /* the message that must come next */
+    bool read_all; /* reread: at least once */
     struct answer answer;
 };
 
@@ -373,17 +378,28 @@ static bool asking;                      /* polls do not wait */
 static uint32_t under_way;               /* polls */
 static uint64_t answers, lost, repeated; /* repeated: or out of order */
 static uint32_t refusals;
+static uint32_t readers_left; /* reread: clients that have not read all yet */
 
 /* reread: the client's next page is the first. */
 static void client_begin_again(struct client *c)
 {
     size_t length = 0;
+    c->next = 0;
     for (unsigned n = 0; n < opt.topics; n++)
         length += (size_t)snprintf(c->cursor + length, cursor_size() - length, "%s\"%s-%u\":\"0\"",
                                    n ? "," : "{", opt.topic, n);
     if (length + 1 >= cursor_size())
         die("too many topics");
     (void)strcat(c->cursor, "}");
+}
+
+/* reread: the client has got the last page. */
+static void client_read_all(struct client *c)
+{
+    lost += opt.messages - c->next;
+    readers_left -= !c->read_all;
+    c->read_all = true;
+    client_begin_again(c);
 }
 
 /* reread: a poll of the topics, which are the names in the cursor. */
@@ -466,7 +482,7 @@ static void client_keep_cursor(struct client *c)
         const char *since = after(c->answer.body, "\"next_since\":");
         const size_t length = strcspn(since, "}") + 1;
         if (strstr(c->answer.body, "\"has_more\":false"))
-            client_begin_again(c);
+            client_read_all(c);
         else
             (void)snprintf(c->cursor, cursor_size(), "%.*s", (int)length, since);
         return;
@@ -487,12 +503,12 @@ static void client_keep_cursor(struct client *c)
 /* How many clients get a message. */
 static uint32_t recipients(void)
 {
-    return opt.mode == OWN ? 1 : opt.clients;
+    return opt.mode == OWN || opt.mode == REREAD ? 1 : opt.clients;
 }
 
 static void client_receive(struct client *c, uint32_t n, int64_t received_ns)
 {
-    if (n >= message_count())
+    if (n >= (opt.mode == REREAD ? opt.messages : message_count()))
         die("a message that nobody published: %u", n);
     if (n < c->next) {
         repeated++;
@@ -503,6 +519,8 @@ static void client_receive(struct client *c, uint32_t n, int64_t received_ns)
     else if (owner_of(n) != (uint32_t)(c - clients))
         die("message %u came to client %zu", n, c - clients);
     c->next = n + 1;
+    if (opt.mode == REREAD)
+        return;
     struct message *m = &messages[n];
     m->delivered_ns[m->deliveries++] = received_ns;
     if (m->deliveries == recipients())
@@ -521,7 +539,7 @@ static void client_answered(struct client *c)
     const bool refused = asking && a->status == 503 && refusals++ < opt.clients;
     if (a->status != 200 && a->status != 304 && !refused)
         die("an answer that should not be: %.300s", a->text);
-    if (a->status == 200 && opt.mode != REREAD)
+    if (a->status == 200)
         for (const char *at = a->body; (at = strstr(at, mark)); at += sizeof mark)
             client_receive(c, (uint32_t)strtoul(at + sizeof mark - 1, NULL, 10), received_ns);
     if (!refused) {
@@ -619,6 +637,15 @@ static bool time_is_up(void)
     return now_ns() > deadline_ns;
 }
 
+static bool all_reread(void)
+{
+    if (!time_is_up())
+        return false;
+    if (now_ns() > deadline_ns + 3 * PATIENCE_S * (int64_t)SECOND_NS)
+        die("%u clients have not read all", readers_left);
+    return readers_left == 0;
+}
+
 static bool all_drained(void)
 {
     return messages[message_count() - 1].deliveries == opt.clients || time_is_up();
@@ -671,6 +698,8 @@ static void run_mode(void)
     polling_on = true;
     answers = 0;
     asking = opt.mode == ASK;
+    if (opt.mode == REREAD)
+        sleep_until(now_ns() + (int64_t)opt.gap_ms * MS_NS);
     deadline_ns =
         now_ns() + (opt.mode == ASK || opt.mode == REREAD ? opt.seconds : PATIENCE_S) * (int64_t)SECOND_NS;
     clients_poll();
@@ -695,8 +724,10 @@ static void run_mode(void)
         run_until(all_drained);
         break;
     case ASK:
-    case REREAD:
         run_until(time_is_up);
+        break;
+    case REREAD:
+        run_until(all_reread);
         break;
     }
 }
@@ -755,6 +786,7 @@ int main(int argc, char **argv)
         publish_backlog();
         clients_begin_at_0();
     } else if (opt.mode == REREAD) {
+        readers_left = opt.messages > 0 ? opt.clients : 0;
         for (struct client *c = clients; c < clients + opt.clients; c++)
             client_begin_again(c);
     } else if (opt.mode != OWN) {

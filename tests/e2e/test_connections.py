@@ -15,6 +15,7 @@ import pytest
 
 import between
 import fastcgi
+import standby
 from fastcgi import ask_as, poll_as
 from server import POLL, STALL_S, Server, new_topic, until
 
@@ -55,18 +56,10 @@ class Watch:
         return self.most
 
 
-def reload_configuration(server, **settings):
-    for name, value in settings.items():
-        server.sql(f"ALTER SYSTEM SET {name} = %s", value)
-    server.sql("SELECT pg_reload_conf()")
-    until(lambda: all(server.sql("SELECT current_setting(%s)", name) == [(value,)] for name, value in settings.items()), "the setting")
-
-
 @contextlib.contextmanager
 def hanging(server, sql):
     """Runs a statement in another session, whose COMMIT hangs because there is no standby."""
     server.sql("SET synchronous_commit = local")
-    reload_configuration(server, synchronous_standby_names="nobody")
     session = server.connect()
     session.autocommit = True
 
@@ -75,11 +68,11 @@ def hanging(server, sql):
             cursor.execute(sql)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     pid = session.get_backend_pid()
-    until(lambda: server.sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", pid), "the COMMIT hangs")
-    yield
-    reload_configuration(server, synchronous_standby_names="")
+    with standby.away(server.connect):
+        thread.start()
+        until(lambda: server.sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", pid), "the COMMIT hangs")
+        yield
     thread.join(20)
     session.close()
 
@@ -169,12 +162,9 @@ def test_positions_wait_for_a_standby_but_not_for_ever(own, topic):
     """Messages of publishers that do not wait for the standby are delivered: the numbering is cancelled, which commits it on this server."""
     (poll,) = own.wait(topic, timeout=30)
     own.sql("SET synchronous_commit = local")
-    reload_configuration(own, synchronous_standby_names="nobody")
-    try:
+    with standby.away(own.connect):
         own.publish(topic, 1)
         assert poll.result().payloads == [1]
-    finally:
-        reload_configuration(own, synchronous_standby_names="")
     own.publish(topic, 2)
     until(lambda: [message["payload"] for message in own.read(topic)] == [1, 2], "everything as before", 10 + STALL_S)
 
@@ -185,13 +175,10 @@ def test_a_primary_without_its_standby_does_not_say_that_cursors_are_ahead(own, 
     since = {topic: "msg_7fffffffffffffff"}
     assert own.poll(topic, since=since).gaps[topic]["reason"] == "ahead"
     own.sql("SET synchronous_commit = local")
-    reload_configuration(own, synchronous_standby_names="nobody")
-    try:
+    with standby.away(own.connect):
         poll = own.poll_later(topic, since=since, timeout=20)
         until(lambda: any("SyncRep" in row for row in own.sql("SELECT wait_event FROM pg_stat_activity WHERE wait_event IS NOT NULL")), "a COMMIT that hangs")
         assert not poll.done()
-    finally:
-        reload_configuration(own, synchronous_standby_names="")
     assert poll.result().gaps[topic]["reason"] == "ahead"
 
 

@@ -153,13 +153,13 @@ def test_a_restart_forgets_the_timeline(database):
         state = host.home / "pgpoll.state"
 
         def values():
-            return struct.unpack("14q", state.read_bytes())
+            return struct.unpack("15q", state.read_bytes())
 
         until(lambda: values()[-1] != 0, "the timeline")
         for process in host.manager, host.stats:
             process.send_signal(signal.SIGUSR1)
             process.wait(20)
-        state.write_bytes(struct.pack("14q", *values()[:-1], values()[-1] + 1))
+        state.write_bytes(struct.pack("15q", *values()[:-1], values()[-1] + 1))
         host.start_stats()
         until(lambda: ask(host.port, "GET", STATS)[0] == 200, "statistics")
 

@@ -911,7 +911,10 @@ def test_readers_are_held_back_while_they_slow_deliveries_down(topic):
             until(lambda: len(client.got) > 20, "cycles that are as usual")
             assert allowed(own) == 4
             catching_up = [own.threads.submit(catch_up, own) for _ in range(8)]
-            until(lambda: allowed(own) == 1, "a single reader allowed")
+            until(lambda: allowed(own) == 1, "a single reader allowed, as reads begin")
+            count = len(client.got)
+            until(lambda: len(client.got) > count + 50, "slow cycles", 30)
+            until(lambda: allowed(own) == 1, "a single reader allowed, since cycles are slow")
             stop.set()
             assert all(pages.result() > 0 for pages in catching_up)
         finish(own, [client], topic, sent)

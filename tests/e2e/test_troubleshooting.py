@@ -10,6 +10,7 @@ import threading
 import psycopg2
 import pytest
 
+import standby
 from documents import TEXTS, command, shown
 from server import MODE, POLL, Postgres, Server, new_topic, until
 
@@ -181,12 +182,9 @@ def test_blocked_by_a_lock(own):
 
 def test_blocked_by_a_commit_that_waits_for_a_standby(own):
     own.sql("SET synchronous_commit = local")
-    configure(own, "synchronous_standby_names = 'nobody'")
-    try:
-        with publisher(own):
+    with contextlib.ExitStack() as publishers:
+        with standby.away(own.connect):
+            publishers.enter_context(publisher(own))
             until(lambda: own.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'INSERT%'"), "a COMMIT that waits")
-            with publisher(own):
-                held_up(own, "NOTIFY")
-                configure(own, "synchronous_standby_names = ''")
-    finally:
-        configure(own, "synchronous_standby_names = ''")
+            publishers.enter_context(publisher(own))
+            held_up(own, "NOTIFY")

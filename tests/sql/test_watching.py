@@ -1,7 +1,13 @@
 """sql/watch_views.sql: the tests that need several sessions."""
+import pathlib
+import sys
+
 import pytest
 
 from sessions import Background, connect, publish, run, wait_until
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+import standby  # noqa: E402
 
 HELD_UP = """SELECT pid, usename::text, application_name, waits_for, blocked_by, blocked_by_user::text, blocked_by_application,
                     blocked_by_state, waited BETWEEN '0' AND '1 minute' FROM pgpoll.held_up"""
@@ -25,16 +31,9 @@ def test_blocked_by_a_lock(admin):
 
 
 @pytest.fixture
-def standby_away(admin):
-    """A function that makes a session wait in COMMIT for a standby that does not exist."""
-    def configure(statement):
-        run(admin, f"ALTER SYSTEM {statement}")
-        run(admin, "SELECT pg_reload_conf()")
-
-    configure("SET synchronous_standby_names = 'elsewhere'")
-    wait_until(lambda: run(admin, "SHOW synchronous_standby_names") == [("elsewhere",)])
-    yield
-    configure("RESET synchronous_standby_names")
+def standby_away():
+    with standby.away(connect):
+        yield
 
 
 def test_blocked_at_commit_by_a_notify(admin, standby_away):

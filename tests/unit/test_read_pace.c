@@ -31,7 +31,7 @@ static int run(struct read_pace *pace, struct load load, int64_t for_ms)
     for (int64_t cycle_ms = now_ms; now_ms < end_ms; now_ms++) {
         const int readers = load.readers < pace->allowed ? load.readers : pace->allowed;
 
-        read_pace_step(pace, now_ms);
+        read_pace_step(pace, readers > 0, now_ms);
         CU_ASSERT_FATAL(pace->allowed >= 1 && pace->allowed <= pace->max);
         CU_ASSERT(read_pace_due_ms(pace) > now_ms);
         if (now_ms < cycle_ms)
@@ -65,6 +65,28 @@ static void readers_are_held_back_while_they_slow_cycles_down(void)
     CU_ASSERT(pace.allowed <= 2);
     EXPECT(run(&pace, STORM, 20000) <= 100, "more than two readers worked");
     CU_ASSERT(pace.allowed <= 2);
+}
+
+static void reads_begin_with_few_readers(void)
+{
+    const struct load harmless = { 900, 10, 8, 1, 10 };
+    struct read_pace pace = fresh(8);
+
+    (void)run(&pace, QUIET, 2000);
+    (void)run(&pace, STORM, 20);
+    CU_ASSERT_EQUAL(pace.allowed, 1);
+    (void)run(&pace, QUIET, 20000);
+    CU_ASSERT_EQUAL(pace.allowed, 8); /* nobody reads */
+    (void)run(&pace, harmless, 20);
+    CU_ASSERT_EQUAL(pace.allowed, 1);
+    (void)run(&pace, harmless, 500);
+    CU_ASSERT_EQUAL(pace.allowed, 8); /* soon, if they do no harm */
+    (void)run(&pace, QUIET, 500);
+    (void)run(&pace, harmless, 500);
+    CU_ASSERT_EQUAL(pace.allowed, 8); /* a short pause is none */
+    (void)run(&pace, (struct load){ 900, 0, 0, 1, 1500 }, 10000);
+    (void)run(&pace, harmless, 20);
+    CU_ASSERT_EQUAL(pace.allowed, 8); /* nobody publishes much */
 }
 
 static void another_reader_is_tried_less_often_if_it_was_too_many(void)
@@ -204,6 +226,7 @@ static void the_log_is_back(void)
 CU_TestInfo read_pace_tests[] = {
     { "readers are held back while they slow cycles down",
       readers_are_held_back_while_they_slow_cycles_down },
+    { "reads begin with few readers", reads_begin_with_few_readers },
     { "another reader is tried less often if it was too many",
       another_reader_is_tried_less_often_if_it_was_too_many },
     { "all may work again when they do no harm", all_may_work_again_when_they_do_no_harm },
