@@ -10,8 +10,8 @@
  * work: then cycles are slow for another reason.
  *
  * When clients begin to read while messages are published, the fewest readers may work, and soon more if
- * cycles stay fast. Otherwise thousands of clients that come back in the same moment would meet the readers at
- * full strength, when the web server and the workers need the processors as well.
+ * cycles stay fast. Otherwise thousands of clients that come back in the same moment would meet the readers
+ * at full strength, when the web server and the workers need the processors as well.
  */
 #ifndef PGPOLL_READ_PACE_H
 #define PGPOLL_READ_PACE_H
@@ -51,8 +51,8 @@ void read_pace_init(struct read_pace *pace, int max);
 void read_pace_take(struct read_pace *pace, int64_t cycle_us, int64_t work, bool reads, int64_t now_ms);
 
 /*
- * Allows few permits if reads begin, and all if cycles have become rare. To be called between cycles, at least
- * when that is due. reads: whether permits are taken now.
+ * Allows few permits if reads begin, and all if cycles have become rare. To be called between cycles, at
+ * least when that is due. reads: whether permits are taken now.
  */
 void read_pace_step(struct read_pace *pace, bool reads, int64_t now_ms);
 int64_t read_pace_due_ms(const struct read_pace *pace);
