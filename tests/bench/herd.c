@@ -6,7 +6,8 @@
  *   spawn-fcgi -n -s SOCKET -b 4096 -- herd PROCESSES
  *
  * POST /herd/publish sets the next message, which is the body. GET /herd/waiting returns how many polls wait.
- * All other requests are polls. Those of topics "again-..." (the part comeback) get no message, they only wait.
+ * All other requests are polls. Those of topics "again-..." (the part comeback) get no message, they only
+ * wait.
  *
  * HERD_LISTEN makes it LISTEN: it is a statement, and the payload of each notification is the next message,
  * too. The PG* variables choose the database. That is the least that a database adds: nothing is kept, and a
