@@ -268,7 +268,7 @@ static void kill_broken(const struct manager *manager, int worker)
 
 static int64_t inspect_due_ms(const struct manager *manager)
 {
-    const bool due = manager->inspect_requested || manager->scoreboard->missing_permits != 0 ||
+    const bool due = manager->inspect_requested ||
                      atomic_load(&manager->scoreboard->workers->polls) != manager->inspected_polls;
 
     if (manager->inspect_next > 0)
@@ -316,7 +316,8 @@ static void inspect_workers(struct manager *manager, int64_t now_ms)
         return;
     manager->inspect_next = 0;
     spare_workers_count(manager->scoreboard);
-    read_permits_mend(manager->scoreboard);
+    if (!read_permits_mend(manager->scoreboard))
+        manager->inspect_requested = true;
 }
 
 /* ---- the loop */

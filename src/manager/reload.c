@@ -42,6 +42,8 @@ static const char *wait_for_new_workers(const char *path, pid_t manager, const s
         }
         (void)poll(NULL, 0, LOOK_MS);
     }
+    if (!read_state(path, manager, &now))
+        return "no state of it can be read (see PGPOLL_STATE_DIR)";
     return host_state_is_fresh(&now, clock_monotonic_ms()) ? "the new workers have not started in a minute"
                                                            : "the manager hangs";
 }

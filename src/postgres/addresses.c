@@ -244,6 +244,12 @@ static bool add(struct addresses *addresses, const char *host, const char *hosta
                      *port || *addresses->port == '\0' ? port : addresses->default_port, twice);
 }
 
+static void note_failure(struct addresses *addresses, const char *host, int failure)
+{
+    (void)snprintf(addresses->error, sizeof addresses->error,
+                   "could not translate host name \"%.100s\" to address: %s", host, gai_strerror(failure));
+}
+
 /*
  * Adds each address of this host name. The address keeps the name as its host, because TLS verifies the name
  * and libpq looks it up in the password file.
@@ -256,12 +262,15 @@ static bool resolve_name(struct addresses *addresses, const char *host, const ch
     bool made = true;
 
     if (failure)
-        (void)snprintf(addresses->error, sizeof addresses->error,
-                       "could not translate host name \"%.100s\" to address: %s", host,
-                       gai_strerror(failure));
-    for (const struct addrinfo *at = found; at && made; at = at->ai_next)
-        if (getnameinfo(at->ai_addr, at->ai_addrlen, hostaddr, sizeof hostaddr, NULL, 0, NI_NUMERICHOST) == 0)
+        note_failure(addresses, host, failure);
+    for (const struct addrinfo *at = found; at && made; at = at->ai_next) {
+        failure =
+            getnameinfo(at->ai_addr, at->ai_addrlen, hostaddr, sizeof hostaddr, NULL, 0, NI_NUMERICHOST);
+        if (failure == 0)
             made = add(addresses, host, hostaddr, port);
+        else
+            note_failure(addresses, host, failure);
+    }
     if (found)
         freeaddrinfo(found);
     return made;

@@ -125,7 +125,7 @@ void read_permits_return(struct scoreboard *scoreboard, int worker)
         add_permits(scoreboard, 1);
 }
 
-void read_permits_mend(struct scoreboard *scoreboard)
+bool read_permits_mend(struct scoreboard *scoreboard)
 {
     const int64_t missing_before = scoreboard->missing_permits;
     int64_t missing = missing_permits(scoreboard), added = 0;
@@ -145,4 +145,5 @@ void read_permits_mend(struct scoreboard *scoreboard)
         add_permits(scoreboard, (int)added);
     scoreboard->missing_permits = missing - added;
     wake_for_free(scoreboard);
+    return scoreboard->missing_permits == 0;
 }

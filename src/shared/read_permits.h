@@ -50,9 +50,9 @@ void read_permits_return(struct scoreboard *scoreboard, int worker);
  * or returned one. A permit counts as lost if at two calls in a row it is taken but noted in no slot. A
  * worker that has just taken a permit and not noted it yet looks the same. If both calls meet such workers,
  * they put back one permit too many, which the next two calls correct. Also wakes as many workers as permits
- * are free, because a wake-up is lost with a worker that is killed in between. To be called again while
- * scoreboard->missing_permits is not 0.
+ * are free, because a wake-up is lost with a worker that is killed in between. Returns false if another call
+ * is needed.
  */
-void read_permits_mend(struct scoreboard *scoreboard);
+bool read_permits_mend(struct scoreboard *scoreboard);
 
 #endif

@@ -5,6 +5,9 @@
 #include "core/clock.h"
 #include "suites.h"
 
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -204,6 +207,37 @@ static void each_address_has_its_host_and_port(void)
     background_free(background);
 }
 
+static bool names_fail;
+
+/* Replaces that of libc, which a program may do. An address as text is all that the library asks for. */
+int getnameinfo(const struct sockaddr *address, socklen_t length, char *host, socklen_t host_size,
+                char *service, socklen_t service_size, int flags)
+{
+    const void *bytes = address->sa_family == AF_INET
+                            ? (const void *)&((const struct sockaddr_in *)(const void *)address)->sin_addr
+                            : (const void *)&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr;
+
+    (void)length, (void)service, (void)service_size, (void)flags;
+    return !names_fail && inet_ntop(address->sa_family, bytes, host, host_size) ? 0 : EAI_FAIL;
+}
+
+static void says_that_no_address_can_be_written(void)
+{
+    struct addresses *addresses;
+
+    (void)setenv("PGHOST", "localhost", 1);
+    addresses = addresses_new(NULL);
+    CU_ASSERT_FATAL(addresses != NULL);
+    names_fail = true;
+    addresses_resolve(addresses);
+    names_fail = false;
+    CU_ASSERT_EQUAL(addresses_count(addresses), 0);
+    CU_ASSERT(strstr(addresses_error(addresses),
+                     "could not translate host name \"localhost\" to address: ") != NULL);
+    addresses_free(addresses);
+    (void)unsetenv("PGHOST");
+}
+
 static void says_why_there_is_none(void)
 {
     struct addresses *addresses = with(IMPOSSIBLE, "", "");
@@ -218,6 +252,7 @@ static void says_why_there_is_none(void)
 CU_TestInfo addresses_tests[] = {
     { "only names need the resolver", only_names_need_the_resolver },
     { "each address has its host and port", each_address_has_its_host_and_port },
+    { "says that no address can be written", says_that_no_address_can_be_written },
     { "libpq has the last word about a single host", libpq_has_the_last_word_about_a_single_host },
     { "no value of a list is empty", no_value_of_a_list_is_empty },
     { "attempts begin with the address that serves", attempts_begin_with_the_address_that_serves },
