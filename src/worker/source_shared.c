@@ -18,8 +18,9 @@
 #include <unistd.h>
 
 enum {
-    QUICK_READ_MS = 500,         /* a poll that has a permit may read this long, even after its deadline */
-    BUSY_MS = 30 * 1000,         /* any poll may wait this long for its turn to read the table */
+    QUICK_READ_MS = 500, /* a poll that has a permit may read this long, even after its deadline */
+    /* a poll may wait for its turn to read until this long after its deadline: HTTP clients allow for 10 s */
+    BUSY_MS = 8 * 1000,
     LAST_WORD_MS = 100,          /* an answer may arrive this long after the deadline of the question */
     DRAINED_ASK_MS = 3000,       /* how long a worker that is told to end waits for its manager */
     NAMES_KEPT_BYTES = 64 * 1024 /* after a question, names that take more than this are freed */
@@ -357,7 +358,7 @@ static bool wait_for_permit(struct source_shared *source, const struct source_po
 {
     const int64_t least_ms =
         clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
-    const int64_t most_ms = clock_max(least_ms, clock_max(poll->deadline_ms, poll->started_ms + BUSY_MS));
+    const int64_t most_ms = clock_max(least_ms, poll->deadline_ms + BUSY_MS);
 
     return (manager_numbers(source) &&
             read_permits_take(source->scoreboard, source->worker, most_ms, poll->interrupts)) ||
