@@ -1,9 +1,6 @@
 #include "manager/read_pace.h"
 
-#include "core/clock.h"
 #include "core/log.h"
-
-#include <inttypes.h>
 
 enum {
     INTERVAL_MS = 100, /* minimum length of an interval, after which the number is judged */
@@ -42,6 +39,15 @@ static void begin_interval(struct read_pace *pace, int64_t now_ms)
     pace->busy_us = 0;
     pace->reads = false;
     pace->since_ms = now_ms;
+}
+
+/* Allows so many from now on, as if none had been too many before. */
+static void restart(struct read_pace *pace, int allowed, int64_t now_ms)
+{
+    pace->allowed = allowed;
+    pace->good = 0;
+    pace->patience = 1;
+    begin_interval(pace, now_ms);
 }
 
 static bool has_enough(const struct read_pace *pace)
@@ -172,12 +178,9 @@ int64_t read_pace_due_ms(const struct read_pace *pace)
 static void note_reads(struct read_pace *pace, int64_t now_ms)
 {
     if (now_ms - pace->reads_ms >= RARE_MS && now_ms - pace->judged_ms < RARE_MS) {
-        pace->allowed = least(pace);
-        pace->good = 0;
-        pace->patience = 1;
+        restart(pace, least(pace), now_ms);
         pace->begins = true;
         pace->raised = false;
-        begin_interval(pace, now_ms);
     }
     pace->reads_ms = now_ms;
 }
@@ -188,9 +191,6 @@ void read_pace_step(struct read_pace *pace, bool reads, int64_t now_ms)
         note_reads(pace, now_ms);
     if (now_ms < read_pace_due_ms(pace))
         return;
-    pace->allowed = pace->max;
-    pace->good = 0;
-    pace->patience = 1;
-    begin_interval(pace, now_ms);
+    restart(pace, pace->max, now_ms);
     report(pace, now_ms);
 }

@@ -1,5 +1,6 @@
 #include "shared/read_permits.h"
 
+#include "core/clock.h"
 #include "core/wait.h"
 
 #include <limits.h>
@@ -19,6 +20,13 @@ static void futex(_Atomic int *word, int operation, int value, const struct time
     (void)syscall(SYS_futex, word, operation, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
 }
 
+/* Wakes at most so many workers that wait for a permit. */
+static void wake(struct scoreboard *scoreboard, int64_t count)
+{
+    if (count > 0)
+        futex(&scoreboard->workers->read_permits_left, FUTEX_WAKE, (int)count, NULL);
+}
+
 /*
  * Adds free permits, or takes some away if count is below 0. Wakes as many workers as there are new permits
  * that a worker may take.
@@ -27,20 +35,7 @@ static void add_permits(struct scoreboard *scoreboard, int count)
 {
     const int64_t left = (int64_t)atomic_fetch_add(&scoreboard->workers->read_permits_left, count) + count;
 
-    if (count > 0 && left > 0)
-        futex(&scoreboard->workers->read_permits_left, FUTEX_WAKE, left < count ? (int)left : count, NULL);
-}
-
-/*
- * Wakes as many workers as there are free permits, because a worker may have been killed after it was woken
- * or before it woke another one.
- */
-static void wake_for_free(struct scoreboard *scoreboard)
-{
-    const int left = atomic_load(&scoreboard->workers->read_permits_left);
-
-    if (left > 0)
-        futex(&scoreboard->workers->read_permits_left, FUTEX_WAKE, left, NULL);
+    wake(scoreboard, clock_min(left, count));
 }
 
 /* Returns how many more permits are allowed than are free: those that are taken. */
@@ -69,14 +64,6 @@ void read_permits_allow(struct scoreboard *scoreboard, int count)
     if (change != 0)
         add_permits(scoreboard, change);
     atomic_store(allowed, count);
-}
-
-static bool is_over(const struct timespec *until)
-{
-    struct timespec now;
-
-    return clock_gettime(CLOCK_MONOTONIC, &now) != 0 || now.tv_sec > until->tv_sec ||
-           (now.tv_sec == until->tv_sec && now.tv_nsec >= until->tv_nsec);
 }
 
 /*
@@ -112,7 +99,7 @@ bool read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadli
                 atomic_store(&scoreboard_slot(scoreboard, worker)->has_read_permit, 1);
                 return true;
             }
-        if (is_over(&until) || (interrupts && *interrupts->drain))
+        if (clock_monotonic_ms() >= deadline_ms || (interrupts && *interrupts->drain))
             return false;
         sleep_until(left, seen, &until, interrupts);
         seen = atomic_load(left);
@@ -144,6 +131,7 @@ bool read_permits_mend(struct scoreboard *scoreboard)
     if (added)
         add_permits(scoreboard, (int)added);
     scoreboard->missing_permits = missing - added;
-    wake_for_free(scoreboard);
+    /* A worker may have been killed after it was woken or before it woke another one. */
+    wake(scoreboard, atomic_load(&scoreboard->workers->read_permits_left));
     return scoreboard->missing_permits == 0;
 }

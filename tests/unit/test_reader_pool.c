@@ -107,6 +107,14 @@ static void end(void)
     fake_clock_restore();
 }
 
+/* Begins with two readers, since two workers read. */
+static void begin_with_two(void)
+{
+    begin();
+    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL) && read_permits_take(scoreboard, 1, 0, NULL));
+    CU_ASSERT_EQUAL_FATAL(turn(2), 2);
+}
+
 static void readers_are_started_one_in_a_turn(void)
 {
     begin();
@@ -125,9 +133,7 @@ static void a_reader_that_is_late_is_replaced(void)
 {
     pid_t late, busy;
 
-    begin();
-    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL) && read_permits_take(scoreboard, 1, 0, NULL));
-    CU_ASSERT_EQUAL_FATAL(turn(2), 2);
+    begin_with_two();
     late = pool.pids[0];
     busy = pool.pids[1];
     set_due(0, 5000);
@@ -151,9 +157,7 @@ static void a_reader_that_takes_no_question_is_replaced(void)
     int sockets[2];
     pid_t idle, busy;
 
-    begin();
-    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL) && read_permits_take(scoreboard, 1, 0, NULL));
-    CU_ASSERT_EQUAL_FATAL(turn(2), 2);
+    begin_with_two();
     idle = pool.pids[0];
     busy = pool.pids[1];
     set_idle(0);

@@ -1012,6 +1012,14 @@ static void by_the_topics_end(void)
 
 /* ---- waiting for a permit */
 
+/* Another worker has the only permit, and PGPOLL_QUERY_TIMEOUT_S is over. */
+static void open_queued(struct host *host)
+{
+    open_lacking(host);
+    CU_ASSERT(read_permits_take(host->scoreboard, WORKER + 1, 0, NULL));
+    host->poll.started_ms -= host->config.query_timeout_s * 1000;
+}
+
 /* Plays another worker, which returns its permit after a while. */
 static void *return_late(void *argument)
 {
@@ -1028,9 +1036,7 @@ static void a_poll_waits_for_its_turn_while_the_database_is_busy(void)
     struct host host;
     pthread_t other;
 
-    open_lacking(&host);
-    CU_ASSERT(read_permits_take(host.scoreboard, WORKER + 1, 0, NULL));
-    host.poll.started_ms -= host.config.query_timeout_s * 1000;
+    open_queued(&host);
     host.poll.deadline_ms = host.poll.started_ms;
     start_reader(&host, ERROR_NONE);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, return_late, &host), 0);
@@ -1058,9 +1064,7 @@ static void a_drain_ends_the_wait_for_a_turn(void)
     struct host host;
     pthread_t other;
 
-    open_lacking(&host);
-    CU_ASSERT(read_permits_take(host.scoreboard, WORKER + 1, 0, NULL));
-    host.poll.started_ms -= host.config.query_timeout_s * 1000;
+    open_queued(&host);
     host.worker = pthread_self();
     atomic_store(&host.stop, false);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, terminate, &host), 0);
