@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS = 20,
+    STATE_CHECK_MS = 20, /* time between two reads of the manager's state */
     /* A reload waits for the one before, which may take 15 s, and then 10 s at most for workers to begin. */
     WAIT_MS = 60 * 1000
 };
@@ -40,7 +40,7 @@ static const char *wait_for_new_workers(const char *path, pid_t manager, const s
             if (now.of[HOST_STARTED_MS] != before->of[HOST_STARTED_MS] && now.of[HOST_HAS_BEGUN])
                 return NULL;
         }
-        (void)poll(NULL, 0, LOOK_MS);
+        (void)poll(NULL, 0, STATE_CHECK_MS);
     }
     if (!read_state(path, manager, &now))
         return "no state of it can be read (see PGPOLL_STATE_DIR)";

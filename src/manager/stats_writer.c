@@ -16,8 +16,8 @@
 #include <string.h>
 
 enum {
-    LOOK_MS = 250,        /* time between two looks for changes, while workers change something */
-    WRITE_MS = 1000,      /* shortest time between two writes, unless the first one left something out */
+    CHANGES_CHECK_MS = 250, /* time between two looks for changes, while workers change something */
+    WRITE_MS = 1000,        /* shortest time between two writes, unless the first one left something out */
     REPORT_TOPICS = 2000, /* a write lists no further poll if those that it has listed have so many topics */
     /*
      * time between two heartbeats; pgpoll.live_waiters ignores hosts that sent none for three times as long
@@ -356,7 +356,7 @@ static void look(struct stats_writer *writer, int64_t now_ms)
 {
     bool polls, gauges, counts;
 
-    writer->look_ms = now_ms + LOOK_MS;
+    writer->look_ms = now_ms + CHANGES_CHECK_MS;
     if (now_ms < writer->write_ms)
         return;
     /* This comes before the look, so that a worker that makes a change after the look sets the latch. */
