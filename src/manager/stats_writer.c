@@ -359,7 +359,10 @@ static void look(struct stats_writer *writer, int64_t now_ms)
     writer->look_ms = now_ms + CHANGES_CHECK_MS;
     if (now_ms < writer->write_ms)
         return;
-    /* This comes before the look, so that a worker that makes a change after the look sets the latch. */
+    /*
+     * Set the flag before looking. A worker that changes something after the look finds it set, and then sets
+     * the latch.
+     */
     atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 1);
     polls = list_polls(writer, now_ms);
     check_quiet(writer, now_ms);

@@ -67,11 +67,11 @@ struct database {
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    /* set from RESOLVING to the first RUNNING; resolver owns it while that runs */
+    /* what PGHOST resolves to, kept from RESOLVING to the first RUNNING; while resolver runs, it owns them */
     struct addresses *addresses;
     struct background *resolver;
     int first, tried; /* the index of the address that the attempt began with; how many have failed since */
-    /* when to go on with the next address (monotonic); INT64_MAX: not before this fails */
+    /* when to try the next address (monotonic); INT64_MAX: not before this one has failed */
     int64_t host_due_ms;
     /* the address of the connection or attempt: its list, its server, its id, and the id of the next one */
     uint64_t list, server, address, next_address;

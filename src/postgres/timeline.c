@@ -56,7 +56,10 @@ bool timeline_is_behind(const struct server *server)
 
 /* ---- refusing */
 
-/* Whether this text was not reported yet. Of several processes that ask, one is told so. */
+/*
+ * Notes that this text is reported, for all processes that share the server memory. Returns true to the first
+ * one that calls this, which then reports it.
+ */
 static bool is_news(const char *text)
 {
     const uint64_t hash = fnv1a(FNV1A_BASIS, text, strlen(text)) | 1;

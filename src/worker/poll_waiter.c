@@ -24,7 +24,7 @@ enum { LAST_TRIES_MS = 3000 };
  * which costs the web server less. The price is that a disconnect of the client within this time is noticed
  * only when it has passed.
  */
-enum { HEAD_DELAY_MS = 250 };
+enum { QUIET_MS = 250 };
 
 /*
  * The pause between reads while there is a backlog. Each read gives a batch of the backlog its positions. The
@@ -236,12 +236,12 @@ static bool send_heartbeat(struct poll_waiter *waiter)
 }
 
 /*
- * Waits for HEAD_DELAY_MS, then has the head sent and sets began_wait. If the wait ends earlier, began_wait
- * stays false.
+ * Waits for QUIET_MS, then has the head sent and sets began_wait. If the wait ends earlier, began_wait stays
+ * false.
  */
-static enum error wait_before_head(struct poll_waiter *waiter)
+static enum error wait_quietly(struct poll_waiter *waiter)
 {
-    const int64_t end_ms = clock_min(waiter->poll.deadline_ms, clock_monotonic_ms() + HEAD_DELAY_MS);
+    const int64_t end_ms = clock_min(waiter->poll.deadline_ms, clock_monotonic_ms() + QUIET_MS);
     enum error error = waiter->source->operations->wait(waiter->source, waiter->interrupts, end_ms);
 
     if (error != ERROR_TIMEOUT || end_ms == waiter->poll.deadline_ms)
@@ -258,7 +258,7 @@ static enum error wait_for_news(struct poll_waiter *waiter)
 {
     const int64_t pause_ms = waiter->page.backlog ? BACKLOG_PAUSE_MS : waiter->config->reread_s * 1000;
     const int64_t end_ms = clock_min(waiter->poll.deadline_ms, clock_monotonic_ms() + pause_ms);
-    enum error error = waiter->began_wait ? ERROR_NONE : wait_before_head(waiter);
+    enum error error = waiter->began_wait ? ERROR_NONE : wait_quietly(waiter);
 
     if (error || !waiter->began_wait)
         return error;
