@@ -69,8 +69,8 @@ DECLARE
 BEGIN
     assigned := 0;
     more := false;
-    -- The snapshot must be newer than the lock, and is not at other isolation levels. Another session will
-    -- give the positions.
+    -- The snapshot must be taken after the lock. At other isolation levels it is older, so this session gives
+    -- no positions; another one will.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;

@@ -13,7 +13,10 @@ enum {
     /* a follower looks this long after the leader's last announcement, in case that a message is left */
     CONFIRM_MS = 1000,
     DISTRUST_MS = 10000, /* NOTIFYs are not left to a leader for this long after it missed one */
-    /* meanwhile followers look after random times below this, unless another one has announced a batch */
+    /*
+     * during that time a follower looks after a random time below this, unless another manager has announced
+     * a batch before
+     */
     TURN_MS = 20
 };
 

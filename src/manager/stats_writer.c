@@ -179,9 +179,9 @@ static bool list_poll(struct stats_writer *writer, int worker, int64_t now_ms, i
 }
 
 /*
- * Adds the polls that have begun or stopped waiting since the last write to the report, or leaves some out,
- * so that messages do not wait while a report of thousands of polls, with all their topics, is made. Returns
- * false if there are no such polls or memory ran out.
+ * Adds the polls that have begun or stopped waiting since the last write to the report. Stops when these have
+ * REPORT_TOPICS topics, so that messages do not wait for long while the report is made; the next report goes
+ * on from there. Returns false if there are no such polls or memory ran out.
  */
 static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 {

@@ -176,8 +176,9 @@ enum error connect_replace_start(struct database *database);
 enum error connect_begin(struct database *database);
 
 /*
- * The time is over, and the server of this attempt has not answered. The next attempt begins with the address
- * after it. If this attempt began with another address, it has had less than its time, and is tried again.
+ * Call this when the time of an attempt is over and the server that it tries has not answered. The next
+ * attempt begins with the address after that server's. But if this attempt began with another address, the
+ * server had only a part of the time, so the next attempt begins with the server itself.
  */
 void connect_run_out(const struct database *database);
 

@@ -94,8 +94,8 @@ static void explain_behind(const struct server *server, const PGconn *connection
 }
 
 /*
- * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. Of a
- * standby that must be known.
+ * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. If the
+ * cluster of either is unknown, a primary is taken for that database, and a standby is not.
  */
 static bool is_same_database(const struct server *server)
 {

@@ -498,9 +498,9 @@ static enum error check_user(struct source_shared *source, const struct source_p
 
 /*
  * Makes the manager do what this read needs: open the topics in the ring, number new messages, report the
- * current positions. known: all topics are in the ring. starts: the poll's positions; the current position replaces a
- * CATCH_UP_FROM_NOW. *asked: whether a question about each topic was asked. *number: whether a reader must
- * number messages, because the manager may not have numbered all that this read must return.
+ * current positions. known: all topics are in the ring. starts: the poll's positions; the current position
+ * replaces a CATCH_UP_FROM_NOW. *asked: whether a question about each topic was asked. *number: whether a
+ * reader must number messages, because the manager may not have numbered all that this read must return.
  */
 static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool known,
                           int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
