@@ -88,7 +88,10 @@ bool catch_up_is_message(const PGresult *result, int row);
 /* Returns the topic of the message in this row, and stores its length. Borrowed from the result. */
 const char *catch_up_topic(const PGresult *result, int row, size_t *length);
 
-/* Whether the message in this row has its payload. If not, its topic is not wanted. */
+/*
+ * Whether the message in this row has its payload. If not, its topic is not wanted, or the statement was that
+ * of catch_up_followed_statement() and the message is large or deleted.
+ */
 bool catch_up_is_whole(const PGresult *result, int row);
 
 /* Initialises a statement that asks where these topics stand. Returns false if out of memory. */
