@@ -356,13 +356,23 @@ static bool needs_now(const struct poll_request *request, const int64_t *positio
  */
 static bool wait_for_permit(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
 {
+    static const volatile sig_atomic_t never;
+    struct interrupts interrupts = *poll->interrupts;
     const int64_t least_ms =
         clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
-    const int64_t most_ms = clock_max(least_ms, poll->deadline_ms + BUSY_MS);
+    const int64_t most_ms =
+        manager_numbers(source) ? clock_max(least_ms, poll->deadline_ms + BUSY_MS) : least_ms;
+    enum error error;
 
-    return (manager_numbers(source) &&
-            read_permits_take(source->scoreboard, source->worker, most_ms, poll->interrupts)) ||
-           read_permits_take(source->scoreboard, source->worker, least_ms, NULL);
+    interrupts.client_fd = -1;
+    error = read_permits_take(source->scoreboard, source->worker, most_ms, &interrupts);
+    if (error == ERROR_DRAINED) {
+        interrupts.drain = &never;
+        error = read_permits_take(source->scoreboard, source->worker, least_ms, &interrupts);
+    }
+    if (error)
+        read_permits_return(source->scoreboard, source->worker);
+    return !error;
 }
 
 /*
