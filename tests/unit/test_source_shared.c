@@ -55,7 +55,8 @@ struct host {
     struct source_poll poll;
     struct page page;
     int64_t positions[3];
-    int ours, theirs; /* both ends of the client's connection */
+    int ours, theirs;   /* both ends of the client's connection */
+    bool left_at_begin; /* the head of the answer cannot be sent */
     sigset_t before, sleep_mask;
     /* The thread that plays the manager. */
     pthread_t thread;
@@ -152,6 +153,20 @@ static void *manage(void *argument)
 
 /* ---- the worker */
 
+/* Plays a poll that sends its head, once it has waited for SHORT_MS for its turn to read. */
+static bool attend(struct poll_waiter *waiter, int64_t since_ms, struct interrupts *interrupts,
+                   int64_t *due_ms)
+{
+    const struct host *host = (struct host *)(void *)waiter;
+
+    *due_ms = since_ms == INT64_MAX ? INT64_MAX : since_ms + SHORT_MS;
+    if (clock_monotonic_ms() < *due_ms)
+        return true;
+    *due_ms = INT64_MAX;
+    interrupts->client_fd = host->interrupts.client_fd;
+    return !host->left_at_begin;
+}
+
 static void take_signals(struct host *host)
 {
     struct sigaction action = { .sa_handler = on_signal };
@@ -197,9 +212,14 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     CU_ASSERT_EQUAL_FATAL(
         poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }), 0);
     CU_ASSERT_FATAL(host->source && page_init(&host->page, host->request.topic_count));
-    host->poll = (struct source_poll){ &host->request,       "eve",
-                                       "192.0.2.1",          &host->interrupts,
-                                       clock_monotonic_ms(), clock_monotonic_ms() + for_ms };
+    host->poll = (struct source_poll){ &host->request,
+                                       "eve",
+                                       "192.0.2.1",
+                                       &host->interrupts,
+                                       clock_monotonic_ms(),
+                                       clock_monotonic_ms() + for_ms,
+                                       attend,
+                                       (struct poll_waiter *)(void *)host };
 }
 
 static void start_manager(struct host *host)
@@ -1059,6 +1079,51 @@ static void a_poll_waits_for_its_turn_while_the_database_is_busy(void)
     close_host(&host);
 }
 
+/* Plays a client that disconnects after a while. */
+static void *leave_late(void *argument)
+{
+    struct host *host = argument;
+
+    (void)poll(NULL, 0, SHORT_MS);
+    (void)close(host->theirs);
+    host->theirs = -1;
+    return NULL;
+}
+
+/* The poll gives its place in the queue up. Nobody reads the page that it wanted. */
+static void a_client_that_leaves_ends_the_wait_for_a_turn(void)
+{
+    struct host host;
+    pthread_t client;
+
+    open_queued(&host);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&client, NULL, leave_late, &host), 0);
+    FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_CLIENT_GONE);
+    (void)pthread_join(client, NULL);
+    CU_ASSERT_EQUAL(atomic_load(&host.scoreboard->read_turns[WORKER]), 0);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+
+    open_queued(&host);
+    host.left_at_begin = true;
+    FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_CLIENT_GONE);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+}
+
+/* Without the database a poll is refused, which it could not be once the head is out. */
+static void no_head_is_sent_while_the_database_is_away(void)
+{
+    struct host host;
+
+    open_queued(&host);
+    host.scoreboard->manager->numbers_until_ms = 0;
+    host.left_at_begin = true;
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, 3 * SHORT_MS), ERROR_DATABASE_AWAY);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+}
+
 /* Sends SIGTERM to this thread's process until the poll has ended. */
 static void *terminate(void *argument)
 {
@@ -1396,6 +1461,8 @@ CU_TestInfo source_shared_tests[] = {
     { "the worker that waits longest gets the permit", the_worker_that_waits_longest_gets_the_permit },
     { "a worker that leaves the queue lets the next one pass",
       a_worker_that_leaves_the_queue_lets_the_next_one_pass },
+    { "a client that leaves ends the wait for a turn", a_client_that_leaves_ends_the_wait_for_a_turn },
+    { "no head is sent while the database is away", no_head_is_sent_while_the_database_is_away },
     { "a drain ends the wait for a turn", a_drain_ends_the_wait_for_a_turn },
     { "fewer permits may be taken than there are", fewer_permits_may_be_taken_than_there_are },
     { "a worker that waits is woken when more permits are allowed",
