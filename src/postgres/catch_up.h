@@ -76,10 +76,9 @@ struct catch_up_feed {
 struct catch_up_feed catch_up_feed(const PGresult *result);
 
 /*
- * Says the same about the result of catch_up_followed_statement(), which read after this position. The
- * messages are whole, whatever their topic, but large ones and those that an operator has deleted are not.
- * Returns false if the result does not say enough. What is missing has to be read by
- * catch_up_feed_statement().
+ * Does what catch_up_feed() does, for the result of catch_up_followed_statement(), which read after this
+ * position. Its messages are whole, whatever their topic, except large ones and those that an operator has
+ * deleted. Returns false if the result does not say enough; then catch_up_feed_statement() must read.
  */
 bool catch_up_followed(const PGresult *result, int64_t after, struct catch_up_feed *feed);
 
