@@ -69,12 +69,12 @@ static int inspect(int64_t now_ms)
     int most = 0;
 
     do {
-        const int before = inspection.next;
+        int workers = -inspection.next;
 
         inspection_step(&inspection, now_ms);
+        workers += inspection.next ? inspection.next : scoreboard->worker_count;
+        most = workers * TOPICS > most ? workers * TOPICS : most;
         calls++;
-        if (inspection.next > before && (inspection.next - before) * TOPICS > most)
-            most = (inspection.next - before) * TOPICS;
     } while (inspection_due_ms(&inspection) <= now_ms);
     return most;
 }
