@@ -33,7 +33,10 @@ struct stats_worker {
     struct database *database;
 };
 
-/* A request may take the time of its turn and of all tries. Prometheus gives up after 10 s. */
+/*
+ * A request takes at most TURN_MS until it is its turn, and then TRIES times TRY_MS: 9 s together, because
+ * Prometheus gives up after 10 s.
+ */
 enum {
     TURN_MS = 1000, /* how long a request waits for another one that asks the database */
     TURN_LOOK_MS = 5,
@@ -55,9 +58,9 @@ struct host {
 };
 
 /*
- * Makes this process refuse the old primary that the manager refuses. What a manager knew that has ended is
- * forgotten: it may have been restarted because a snapshot with an older timeline was restored. The two
- * values may be of different turns of its loop; then they do not fit together.
+ * Makes this process refuse the old primary that the manager refuses. values: of a manager that is alive; one
+ * that has ended may have been stopped so that an older timeline could be restored. The cluster and the
+ * timeline may be from different turns of the manager's loop; if they do not fit together, they are ignored.
  */
 static void learn_timeline(const struct host_values *values)
 {

@@ -14,8 +14,11 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS = 20,
-    /* A reload waits for the one before, which may take 15 s, and then 10 s at most for workers to begin. */
+    STATE_CHECK_MS = 20, /* time between two reads of the manager's state */
+    /*
+     * how long to wait for that: the manager first ends the reload before, which may take 15 s, and then
+     * waits 10 s at most for its new workers
+     */
     WAIT_MS = 60 * 1000
 };
 
@@ -25,7 +28,10 @@ static bool read_state(const char *path, pid_t manager, struct host_values *valu
     return host_state_read(path, values) && values->of[HOST_PID] == manager;
 }
 
-/* Waits until a program that started after before serves. Returns NULL, or what went wrong. */
+/*
+ * Waits until the manager's state is that of a program that was started after the state before, and whose
+ * workers have begun. Returns NULL, or what went wrong.
+ */
 static const char *wait_for_new_workers(const char *path, pid_t manager, const struct host_values *before)
 {
     const int64_t deadline_ms = clock_monotonic_ms() + WAIT_MS;
@@ -42,7 +48,7 @@ static const char *wait_for_new_workers(const char *path, pid_t manager, const s
             if (now.of[HOST_STARTED_MS] != before->of[HOST_STARTED_MS] && now.of[HOST_HAS_BEGUN])
                 return NULL;
         }
-        (void)poll(NULL, 0, LOOK_MS);
+        (void)poll(NULL, 0, STATE_CHECK_MS);
     }
     if (!read_state(path, manager, &now))
         return "no state of it can be read (see PGPOLL_STATE_DIR)";

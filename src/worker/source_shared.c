@@ -135,8 +135,8 @@ static enum error ask(struct source_shared *source, const struct source_poll *po
 }
 
 /*
- * Makes the manager listen to the topics and report their references and current positions. The current
- * position replaces a position that is CATCH_UP_FROM_NOW.
+ * Makes the manager number new messages, open the topics in the ring, and report their references and current
+ * positions. The current position replaces a position that is CATCH_UP_FROM_NOW.
  */
 static enum error locate(struct source_shared *source, const struct source_poll *poll, int64_t *positions,
                          int64_t deadline_ms)
@@ -518,10 +518,10 @@ static enum error check_user(struct source_shared *source, const struct source_p
 }
 
 /*
- * Makes the manager do what this read needs: listen to the topics, number new messages, report the current
- * positions. known: all topics are in the ring. starts: the poll's positions; the current position replaces a
- * CATCH_UP_FROM_NOW. *asked: whether a question about each topic was asked. *number: whether a reader must
- * number messages, because the manager may not have numbered all that this read must return.
+ * Makes the manager do what this read needs: open the topics in the ring, number new messages, report the
+ * current positions. known: all topics are in the ring. starts: the poll's positions; the current position
+ * replaces a CATCH_UP_FROM_NOW. *asked: whether a question about each topic was asked. *number: whether a
+ * reader must number messages, because the manager may not have numbered all that this read must return.
  */
 static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool known,
                           int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
@@ -568,6 +568,10 @@ static enum error read_allowed(struct source_shared *source, const struct source
      */
     if (subscribe || (asked && source->entered))
         enter(source, poll);
+    /*
+     * Before the ring or the table is read: a message that comes after this has the worker read again. If the
+     * table were read first, one that comes between would count as seen.
+     */
     note_newest(source, request->topic_count);
     if ((asked && !is_up_to_date(source)) ||
         !ring_read(source->scoreboard->ring, source->refs, source->starts, request->limit,

@@ -240,7 +240,7 @@ def test_without_the_database(promtool):
             # Each counter begins again at 0, so that a rate shows its first change.
             after = until(lambda: ("polls_total", 'outcome="ok"') in (now := Metrics(own)) and now, "the counters are back")
             assert {key for key in before if "total" in key[0]} == {key for key in after if "total" in key[0]}
-            assert after["listener_reconnects_total", ""] == 1
+            until(lambda: Metrics(own)["listener_reconnects_total", ""] == 1, "the reconnect")
             assert said(own.log()) == ["LISTEN connection failed", "connected to the database again"]
             os.kill(manager, signal.SIGKILL)
             until(lambda: (now := Metrics(own))["manager_up", ""] == now["workers", ""] == now["listener_up", ""] == 0, "a dead manager hears nothing", 30)
