@@ -22,7 +22,7 @@ struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
     int queue; /* the readers' end of the queue of questions; -1: closed */
-    /* of each reader, the process id and the state: scoreboard->manager->readers of them */
+    /* the process id and the state of each reader; there are scoreboard->manager->readers of them */
     pid_t *pids;
     struct reader_state **states;
     int64_t started_ms;     /* when the last reader was started */

@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/wait.h"
 #include "expect.h"
 #include "fake_clock.h"
 #include "shared/read_channel.h"
@@ -113,11 +114,20 @@ static void end(void)
     fake_clock_restore();
 }
 
+/* A worker takes a permit, which is free. */
+static void take(int worker)
+{
+    const struct interrupts none = { .client_fd = -1 };
+
+    CU_ASSERT_EQUAL(read_permits_take(scoreboard, worker, 0, &none), ERROR_NONE);
+}
+
 /* Begins with two readers, since two workers read. */
 static void begin_with_two(void)
 {
     begin();
-    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL) && read_permits_take(scoreboard, 1, 0, NULL));
+    for (int i = 0; i < 2; i++)
+        take(i);
     CU_ASSERT_EQUAL_FATAL(turn(2), 2);
 }
 
@@ -126,7 +136,7 @@ static void readers_are_started_one_in_a_turn(void)
     begin();
     CU_ASSERT_EQUAL(turn(3), 1);
     for (int i = 0; i < READERS; i++)
-        CU_ASSERT(read_permits_take(scoreboard, i, 0, NULL));
+        take(i);
     for (int i = 1; i < READERS; i++) {
         CU_ASSERT(reader_pool_due_ms(&pool) <= clock_monotonic_ms());
         EXPECT(turn(1) == i + 1, "%d readers after %d turns", readers(), i);
@@ -268,7 +278,7 @@ static void a_reader_that_does_not_begin_is_replaced(void)
     pid_t first;
 
     begin();
-    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL));
+    take(0);
     CU_ASSERT_EQUAL_FATAL(turn(1), 1);
     first = pool.pids[0];
     pass(LONG_MS / 2);
