@@ -685,14 +685,17 @@ static void take_messages(struct relay *relay)
     take_page(relay, result, &feed);
 }
 
-/* Notes whether this manager leads. If that has changed, other cycles count as a measure. */
+/*
+ * Notes whether this manager leads. Other cycles count as a measure then. If it has followed in this session,
+ * another manager has gone, whose clients may come to this one.
+ */
 static void take_lead(struct relay *relay, const PGresult *result)
 {
     const bool follows = !database_is_true(result);
 
-    if (follows != relay->throttle.follows)
-        read_pace_init(&relay->read_pace, relay->scoreboard->read_permits);
-    relay->throttle.follows = follows;
+    if (!follows && relay->cycle.listen_at < 0)
+        read_pace_begin(&relay->read_pace, clock_monotonic_ms());
+    relay->throttle.follows = relay->read_pace.follows = follows;
 }
 
 static void end_look(struct relay *relay, enum look_state state)
@@ -735,8 +738,10 @@ static void succeed(struct relay *relay)
     if (relay->logged_error)
         log_write(LOG_LEVEL_INFO, "connected to the database again, at host %s port %s",
                   database_host(relay->database), database_port(relay->database));
-    if (relay->is_lost)
+    if (relay->is_lost) {
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
+        read_pace_begin(&relay->read_pace, clock_monotonic_ms());
+    }
     relay->is_lost = false;
     relay->away_since_ms = 0;
     relay->logged_error = ERROR_NONE;
