@@ -28,7 +28,7 @@ struct reader_pool {
     int64_t started_ms;     /* when the last reader was started */
     struct backoff backoff; /* no reader is started before backoff.due_ms */
     int64_t check_ms;       /* when to look for readers that hang next */
-    /* how many of these looks in a row have found a question in the queue and none taken since the one before */
+    /* how many of these looks in a row have found a question and none taken since the one before */
     int unread_checks;
     uint64_t taken; /* how many questions the readers had taken at the last look */
 };

@@ -323,33 +323,40 @@ static char *list_topics(const struct relay *relay, const int *numbers, int coun
 }
 
 /*
- * Adds the statement that reads messages. While many messages come, it names all topics in use, if they are
- * few, so that the database does not read and send messages that nobody waits for. A topic that is opened
- * later needs none of the messages that this statement gives positions to: its newest position is read after
- * that.
+ * Makes the statement that reads the messages of wanted topics. While many messages come, it names all
+ * topics in use, if they are few, so that the database does not read and send messages that nobody waits
+ * for. A topic that is opened later needs none of the messages that this statement gives positions to:
+ * its newest position is read after that.
  */
-static bool read_statement(struct relay *relay)
+static bool read_wanted(const struct relay *relay, struct statement *statement)
 {
     const struct subscriptions *subscriptions = &relay->subscriptions;
-    struct cycle *cycle = &relay->cycle;
+    const struct cycle *cycle = &relay->cycle;
     const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
     const bool all = cycle->numbers && relay->throttle.busy && subscriptions->used_count <= LISTED_TOPICS;
     const int *numbers = all ? subscriptions->used : subscriptions->wanted;
     const int count = all ? subscriptions->used_count : subscriptions->wanted_count;
     struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED];
     char *names = list_topics(relay, numbers, count, wanted);
-    struct statement *statement = add_statement(relay, &cycle->messages_at);
     bool made = names != NULL;
 
-    if (made && cycle->follows)
-        made = catch_up_followed_statement(statement, after);
-    else if (made && cycle->numbers)
+    if (made && cycle->numbers)
         made = catch_up_new_statement(statement, READ_MESSAGES, READ_BYTES, after, wanted, count, !all);
     else if (made)
         made = catch_up_feed_statement(statement, READ_MESSAGES, READ_BYTES, after, wanted, count);
+    free(names);
+    return made;
+}
+
+/* Adds the statement that reads messages. */
+static bool read_statement(struct relay *relay)
+{
+    struct statement *statement = add_statement(relay, &relay->cycle.messages_at);
+    const bool made = relay->cycle.follows ? catch_up_followed_statement(statement, relay->complete_to)
+                                           : read_wanted(relay, statement);
+
     if (made && relay->prepared)
         statement->use = STATEMENT_RUN_PREPARED;
-    free(names);
     return made;
 }
 

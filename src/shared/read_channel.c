@@ -135,7 +135,7 @@ int read_channel_take(int queue)
 {
     union control control;
     struct iovec byte = { (char[]){ 0 }, 1 };
-    /* CMSG_SPACE() would have room for a second descriptor. The kernel closes those for which there is none. */
+    /* CMSG_SPACE() would have room for a second descriptor. The kernel closes those without room. */
     struct msghdr message = { .msg_iov = &byte,
                               .msg_iovlen = 1,
                               .msg_control = control.space,

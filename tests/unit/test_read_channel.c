@@ -353,7 +353,7 @@ static void put_damaged(int queue, size_t size, const int *descriptors, size_t c
         struct cmsghdr align;
         char space[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))];
     } control = { .space = { 0 } };
-    struct iovec bytes = { "damage", size };
+    struct iovec bytes = { (char[]){ "damage" }, size };
     struct msghdr message = { .msg_iov = &bytes, .msg_iovlen = 1 };
 
     if (count > 0) {
