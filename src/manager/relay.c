@@ -377,7 +377,7 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
         relay->look_ms = now_ms + clock_min(LOOK_MS, relay->config->reread_s * 1000);
         /*
          * The manager that holds this lock leads. If anybody else takes it, no manager leads, which only
-         * costs LEAD_MS now and then.
+         * costs 50 to 500 ms now and then.
          */
         if (relay->throttle.follows)
             call_lead(add_statement(relay, &cycle->lead_at));
