@@ -2,6 +2,7 @@
 import contextlib
 import os
 import random
+import signal
 import statistics
 import subprocess
 import time
@@ -125,13 +126,17 @@ class Kept(Pgpoll):
         self.pruned += gone
         return gone / (time.monotonic() - began)
 
-    def publishing_rate(self, directory, writers, seconds, meanwhile=lambda: None):
-        with subprocess.Popen(**pgbench(self.server, directory, "pgpoll", writers, seconds)) as writing:
+    def prune_while(self, publish):
+        """Calls publish() while the procedure of pgpoll-prune.timer runs. Returns its result, and deleted messages a second."""
+        oldest = "SELECT id FROM pgpoll.messages ORDER BY id LIMIT 1"   # prune() deletes in this order
+        ((first,),), began = self.sql(oldest), time.monotonic()
+        with subprocess.Popen(["psql", "-Xqc", "CALL pgpoll.prune_topics('1 hour')"], env={**self.env, "PATH": "/usr/bin:/bin"},
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as pruning:
             try:
-                meanwhile()
-                return rate_of(writing.communicate(timeout=seconds + 60)[0])[1]
+                result = publish()
             finally:
-                writing.kill()
+                pruning.send_signal(signal.SIGINT)   # psql cancels the call
+        return result, (self.sql(oldest)[0][0] - first) / (time.monotonic() - began)
 
     def growth(self):
         """Has as many messages come as were pruned. Returns what the tables grow by, as a share of the space which those had: 0 if all is used again."""
@@ -151,8 +156,8 @@ def kept(bench):
     times = bench.table("kept", f"Deliveries and statements {title}, p50", "ms")
     polls = bench.table("kept_polls", f"Polls with timeout 0 of 10 clients that have read everything {title}", "answers/s", "more")
     rates = bench.table("kept_rates", f"Catching up and pruning {title}", "messages/s", "more")
-    longest = bench.table("kept_longest", f"The longest transaction of prune() {title}", "ms")
-    publishing = bench.table("kept_publishing", f"Publishing, {writers} writers, while prune() deletes, by the rate before", "×", "more")
+    longest = bench.table("kept_longest", f"The longest transaction of prune() by how many messages are kept", "ms")
+    publishing = bench.table("kept_publishing", f"Publishing, {writers} writers, while prune_topics() deletes, by the rate before", "×", "more")
     disk = bench.table("kept_disk", "What the tables grow by when as many messages come as were pruned, by the space that those had", "×")
     with contextlib.ExitStack() as stack:
         few, *many = (stack.enter_context(Kept(bench.directory, *size)) for size in sizes.kept)
@@ -174,8 +179,9 @@ def kept(bench):
             result = bench.storm(one, "ask", seconds=sizes.seconds)
             return result["answers"] / result["seconds"]
 
-        def prune(one):
-            return one.prune(one.messages // (2 * sizes.rounds + 1), sizes.seconds)
+        def publishing_rate(one):
+            done = subprocess.run(**pgbench(one.server, bench.directory, "pgpoll", writers, sizes.seconds), timeout=sizes.seconds + 60)
+            return rate_of(done.stdout)[1]
 
         for number in range(sizes.rounds):
             say(f"round {number + 1} of {sizes.rounds}")
@@ -193,15 +199,15 @@ def kept(bench):
             add(rates, "catching up", lambda one: one.catch_up_rate(sizes.seconds), many[:1])
         for number in range(sizes.rounds):
             say(f"prune(), round {number + 1} of {sizes.rounds}")
-            add(rates, "prune()", prune)
+            add(rates, "prune()", lambda one: one.prune(one.messages // (2 * sizes.rounds + 1), sizes.seconds))
             for one in many:
+                longest.add(one.title, "pgpoll", max(one.longest_ms))
+                one.longest_ms.clear()
                 disk.add(one.title, "pgpoll", one.growth())
         for number in range(sizes.rounds):
-            say(f"prune() while others publish, round {number + 1} of {sizes.rounds}")
+            say(f"prune_topics() while others publish, round {number + 1} of {sizes.rounds}")
             for one in many:
-                one.longest_ms.clear()
-                before = one.publishing_rate(bench.directory, writers, sizes.seconds)
-                meanwhile = one.publishing_rate(bench.directory, writers, sizes.seconds, lambda one=one: rates.add(
-                    f"prune() while others publish, {one.title}", "pgpoll", prune(one)))
+                before = publishing_rate(one)
+                meanwhile, pruned = one.prune_while(lambda one=one: publishing_rate(one))
                 publishing.add(one.title, "pgpoll", meanwhile / before)
-                longest.add(f"while others publish, {one.title}", "pgpoll", max(one.longest_ms))
+                rates.add(f"prune_topics() while {writers} writers publish, {one.title}", "pgpoll", pruned)
