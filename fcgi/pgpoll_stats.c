@@ -33,7 +33,10 @@ struct stats_worker {
     struct database *database;
 };
 
-/* A request may take the time of its turn and of all tries. Prometheus gives up after 10 s. */
+/*
+ * A request takes at most TURN_MS until it is its turn, and then TRIES times TRY_MS: 9 s together, because
+ * Prometheus gives up after 10 s.
+ */
 enum {
     TURN_MS = 1000, /* how long a request waits for another one that asks the database */
     TURN_LOOK_MS = 5,
@@ -55,9 +58,9 @@ struct host {
 };
 
 /*
- * Makes this process refuse the old primary that the manager refuses. What a manager knew that has ended is
- * forgotten: it may have been restarted because a snapshot with an older timeline was restored. The two
- * values may be of different turns of its loop; then they do not fit together.
+ * Makes this process refuse the old primary that the manager refuses. values: of a manager that is alive; one
+ * that has ended may have been stopped so that an older timeline could be restored. The cluster and the
+ * timeline may be from different turns of the manager's loop; if they do not fit together, they are ignored.
  */
 static void learn_timeline(const struct host_values *values)
 {
@@ -114,13 +117,17 @@ static void end_turn(void)
     (void)fcntl(STDIN_FILENO, F_SETLK, &lock);
 }
 
-/* Reads the statistics of all hosts, or the metrics of this host. Logs errors. */
+/*
+ * Reads the statistics of all hosts, or the metrics of this host. Logs errors. *asked: whether the
+ * database was asked.
+ */
 static enum error read_database(const struct stats_worker *worker, const struct resource *resource,
-                                bool metrics, const struct host *host, PGresult **result)
+                                bool metrics, const struct host *host, PGresult **result, bool *asked)
 {
     enum error error = ERROR_DATABASE_AWAY;
 
-    if (!take_turn()) {
+    *asked = take_turn();
+    if (!*asked) {
         log_write(LOG_LEVEL_WARNING, "%s: another request waits for the database", resource->path);
         return error;
     }
@@ -144,9 +151,10 @@ static void send_statistics(struct stats_worker *worker, FCGX_Request *request,
     PGresult *result = NULL;
     enum error error;
     struct host host;
+    bool asked;
 
     look_at_host(worker, &host);
-    error = read_database(worker, resource, false, &host, &result);
+    error = read_database(worker, resource, false, &host, &result, &asked);
     if (error) {
         http_send_error(request, &worker->config, error, NULL, METHODS);
         return;
@@ -157,15 +165,17 @@ static void send_statistics(struct stats_worker *worker, FCGX_Request *request,
 }
 
 /*
- * Writes the host's own metrics and, unless from_database is NULL, those of the database. Returns the text,
- * which the caller frees, or NULL if out of memory.
+ * Writes the host's own metrics and, unless from_database is NULL, those of the database. asked: whether the
+ * database was asked. Returns the text, which the caller frees, or NULL if out of memory.
  */
-static char *write_metrics(const struct stats_worker *worker, const struct host *host,
+static char *write_metrics(const struct stats_worker *worker, const struct host *host, bool asked,
                            const PGresult *from_database, size_t *length)
 {
     const struct host_metrics metrics = {
         .host = worker->config.host,
-        .database_up = from_database,
+        .database = !asked          ? HOST_DATABASE_NOT_ASKED
+                    : from_database ? HOST_DATABASE_UP
+                                    : HOST_DATABASE_DOWN,
         .may_have_manager = host->has_place,
         .values = host->is_there ? &host->values : NULL,
     };
@@ -189,11 +199,12 @@ static void send_metrics(struct stats_worker *worker, FCGX_Request *request, con
     PGresult *result = NULL;
     struct host host;
     size_t length = 0;
+    bool asked;
     char *text;
 
     look_at_host(worker, &host);
-    (void)read_database(worker, resource, true, &host, &result);
-    text = write_metrics(worker, &host, result, &length);
+    (void)read_database(worker, resource, true, &host, &result, &asked);
+    text = write_metrics(worker, &host, asked, result, &length);
     if (text)
         http_send(request, &worker->config, 200, "text/plain; version=0.0.4; charset=utf-8", text, length);
     else

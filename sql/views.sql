@@ -29,13 +29,14 @@ FROM pgpoll.topic_waiters t;
 COMMENT ON VIEW pgpoll.stats IS
     'What does GET /messages/poll/stats return? retained_topics: topics that have messages, the first 100.';
 
--- What a manager reads that follows another one: at less than half of the cost of read_feed(), a plain
--- statement that it has prepared (catch_up_followed_statement() in src/postgres/catch_up.c). A message that
--- is large, or that an operator has deleted, has no payload; read_feed() returns or skips it.
+-- For a manager that follows another one. It reads new messages from this view by a prepared statement
+-- (catch_up_followed_statement() in src/postgres/catch_up.c), which costs less than half of a call of
+-- read_feed(). A message of more than 64 KiB, or one that an operator has deleted, has no payload here. The
+-- manager then calls read_feed(), which returns the one and leaves the other out.
 --
--- It is a view so that roles need no rights on the tables. messages is the first table, so it is locked
--- first: see tables.sql. The condition on id does not use =, because then a plan could read the whole index
--- of messages for one id.
+-- It is a view so that roles need no rights on the tables. messages comes first in FROM, so it is locked
+-- first: see tables.sql. The join compares ids with >= and <=, because = would also permit plans that read
+-- the whole index of messages to find one id.
 CREATE OR REPLACE VIEW pgpoll.feed_messages AS
 SELECT f.topic, f.position, m.created_at::timestamptz, m.payload, m.metadata
 FROM pgpoll.messages m

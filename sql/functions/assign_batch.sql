@@ -69,8 +69,8 @@ DECLARE
 BEGIN
     assigned := 0;
     more := false;
-    -- The snapshot must be newer than the lock, and is not at other isolation levels. Another session will
-    -- give the positions.
+    -- The snapshot must be taken after the lock. At other isolation levels it is older, so this session gives
+    -- no positions; another one will.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
@@ -105,8 +105,8 @@ BEGIN
         after := greatest(last.position, given, (now_ms << 16) - 1);
         IF last.seen IS NULL THEN
             looked := clock_timestamp();
-            -- What is committed after the snapshot seen is left to the next batch, although the queries below
-            -- may see it.
+            -- The queries below have later snapshots than seen. What they see and seen does not show is left
+            -- to the next batch.
             upto := greatest(pg_snapshot_xmax(seen), mine);
             finished := '{}';
             IF last.unfinished <> '{}' THEN

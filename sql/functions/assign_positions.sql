@@ -31,7 +31,8 @@ BEGIN
     IF NOT note AND pg_current_xact_id_if_assigned() IS NULL THEN
         begun := clock_timestamp();
         IF pgpoll.all_numbered() IS NOT NULL THEN
-            -- If the check was slow, have assign_batch() store a batch, even if it is empty.
+            -- If the check was slow, have assign_batch() store a batch, even an empty one, so that the next
+            -- check does not read the same rows again.
             note := clock_timestamp() - begun > interval '10 ms';
             IF NOT note THEN
                 RETURN;

@@ -1,11 +1,12 @@
 -- What assign_positions() does, for a manager: gives positions to one batch, of at most max_messages, and
 -- returns what the manager has not read yet, in the order of delivery.
 --
--- after: the manager has everything up to there; NULL: everything before this batch. wanted: see
--- read_feed(); the messages of this batch are whole in any case. others: false: leave out messages of this
--- batch whose topics are not wanted. Usually nobody gave positions in between, and the rows are those of this
--- batch. Otherwise, and if the batch has more than max_bytes (of payload and metadata, as text), they are one
--- page of read_feed(). There is always a row; one without a position is no message.
+-- after: the manager has everything up to this position; NULL: everything before this batch. wanted: the
+-- topics whose messages are returned whole; NULL: all, as in read_feed(). Messages of this batch are whole
+-- whatever their topic, unless others is false: then those of other topics may lack their payload, or be left
+-- out. Usually nobody gave positions in between, and the rows are those of this batch. Otherwise, and if the
+-- batch has more than max_bytes (of payload and metadata, as text), they are one page of read_feed(). There
+-- is always a row; one without a position is no message.
 --
 -- The last columns are the same in all rows. assigned: how many messages got a position, or -1 if the
 -- database is read-only. complete_to and deleted_to: as of read_feed(). more: there is a backlog, or the

@@ -57,7 +57,8 @@ BEGIN
         ELSIF reached NOT LIKE pattern THEN
             topic_keep := NULL;
         END IF;
-        -- Computed as "before" in prune(). If topic_keep is NULL, the topic is kept whatever this is.
+        -- The position that belongs to the time topic_keep ago; prune() computes its variable before in the
+        -- same way. If topic_keep is NULL, the conditions below keep the topic, whatever ending is.
         ending := greatest((extract(epoch FROM began - topic_keep) * 1000)::bigint, 0) << 16;
         IF oldest < ending AND topic_keep IS NOT NULL AND topic_last > 0 THEN
             -- The position of the first message to keep. No row: the topic has fewer than topic_last

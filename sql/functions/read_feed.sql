@@ -36,8 +36,9 @@ DECLARE
     page record;
 BEGIN
     PERFORM FROM pgpoll.messages LIMIT 0; -- lock messages before other tables: see tables.sql
-    -- prune() and TRUNCATE set the sequence before what they delete disappears. It is read under the lock:
-    -- after a TRUNCATE that this call has waited for, its snapshot shows positions whose messages are gone.
+    -- prune() and TRUNCATE set last_deleted before what they delete disappears. It is read after messages was
+    -- locked. If the lock had to wait for a TRUNCATE, the snapshot of this statement is older, and still
+    -- shows positions whose messages are gone.
     deleted := pg_sequence_last_value('pgpoll.last_deleted');
     last := coalesce((SELECT b.position FROM pgpoll.batches b ORDER BY b.position DESC LIMIT 1), 0);
 

@@ -26,10 +26,10 @@ DROP FUNCTION IF EXISTS pgpoll.write_waiters(text, json, json);
 DROP FUNCTION IF EXISTS pgpoll.write_listener(text, integer, integer, integer, boolean, json);
 DROP FUNCTION IF EXISTS pgpoll.end_listener(text, integer);
 
--- A host can be chosen.
+-- metrics() gets a parameter: the host that it is about.
 DROP FUNCTION IF EXISTS pgpoll.metrics();
 
--- Who waits; refused_topic() does what may_poll() did.
+-- waiters show the user who polls. refused_topic() does what may_poll() did.
 ALTER TABLE pgpoll.waiters ADD COLUMN remote_user text NOT NULL DEFAULT '';
 DROP FUNCTION IF EXISTS pgpoll.may_poll(text, text[]);
 

@@ -526,7 +526,10 @@ static bool take_refreshing(struct authorizer *authorizer, struct session *sessi
     return false;
 }
 
-/* The kinds of questions take turns in coming first, so that none makes another one wait without end. */
+/*
+ * Takes the next question for a session. Each call begins with another kind of question, so that no kind
+ * waits for ever because there are always questions of another one.
+ */
 static bool take_next(struct authorizer *authorizer, struct session *session, int64_t now_ms)
 {
     static bool (*const sources[])(struct authorizer *, struct session *,
@@ -537,7 +540,7 @@ static bool take_next(struct authorizer *authorizer, struct session *session, in
     for (unsigned i = 0; i < SOURCES; i++)
         if (sources[(first + i) % SOURCES](authorizer, session, now_ms))
             return true;
-    /* If take_waiting() came last, it may have moved a question to the slow lane. */
+    /* take_waiting(), if it was called last, may have moved a question to the slow lane. */
     return take_from_lane(authorizer, session, now_ms);
 }
 

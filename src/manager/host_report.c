@@ -14,7 +14,7 @@
 
 enum {
     /* Time between two checks whether the workers have begun, or systemd takes messages again. */
-    LOOK_MS = 50,
+    START_CHECK_MS = 50,
     /* If not all workers have begun after this time, those that have are enough. */
     BEGIN_MS = 10 * 1000
 };
@@ -126,7 +126,7 @@ void host_report_step(struct host_report *report, const struct host_facts *facts
     int begun;
 
     if (watchdog_ms > 0 && now_ms >= report->watchdog_ms)
-        report->watchdog_ms = now_ms + (notify_send("WATCHDOG=1") ? watchdog_ms : LOOK_MS);
+        report->watchdog_ms = now_ms + (notify_send("WATCHDOG=1") ? watchdog_ms : START_CHECK_MS);
     if (now_ms < report->beat_ms && !has_news(report, facts))
         return;
     begun = scoreboard_begun(report->scoreboard);
@@ -134,6 +134,6 @@ void host_report_step(struct host_report *report, const struct host_facts *facts
     report->away = facts->away_since_ms > 0;
     if (begun == report->scoreboard->worker_count || (begun > 0 && now_ms - report->started_ms >= BEGIN_MS))
         report->has_begun = true;
-    report->beat_ms = now_ms + (report->has_begun ? HOST_STATE_BEAT_MS : LOOK_MS);
+    report->beat_ms = now_ms + (report->has_begun ? HOST_STATE_BEAT_MS : START_CHECK_MS);
     notify(report, facts, publish(report, facts, now_ms));
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 enum {
-    LOOK_MS = 2,        /* time between two looks while publishers are muted */
+    MUTED_LOOK_MS = 2,  /* time between two looks while publishers are muted */
     INTERVAL_MS = 20,   /* length of the interval in which messages are counted */
     BUSY_MESSAGES = 10, /* publishers are muted after this many messages in one interval: 500 a second */
     MAX_PAUSE_MS = 100, /* longest pause between two looks while unmuting */
@@ -13,7 +13,10 @@ enum {
     /* a follower looks this long after the leader's last announcement, in case that a message is left */
     CONFIRM_MS = 1000,
     DISTRUST_MS = 10000, /* NOTIFYs are not left to a leader for this long after it missed one */
-    /* meanwhile followers look after random times below this, unless another one has announced a batch */
+    /*
+     * during that time a follower looks after a random time below this, unless another manager has announced
+     * a batch before
+     */
     TURN_MS = 20
 };
 
@@ -58,7 +61,7 @@ enum notify_throttle_action notify_throttle_look(struct notify_throttle *throttl
     if (throttle->busy) {
         throttle->muting = true;
         throttle->pause_ms = 0;
-        throttle->look_ms = now_ms + LOOK_MS;
+        throttle->look_ms = now_ms + MUTED_LOOK_MS;
         if (throttle->muted_until_ms - now_ms > NOTIFY_THROTTLE_MUTE_MS / 2)
             return NOTIFY_THROTTLE_LEAVE;
         throttle->muted_until_ms = now_ms + NOTIFY_THROTTLE_MUTE_MS;

@@ -6,7 +6,7 @@ enum {
     INTERVAL_MS = 100, /* minimum length of an interval, after which the number is judged */
     ENOUGH = 5,        /* minimum number of cycles in an interval */
     RARE_MS = 1000,    /* if an interval has not got them after this time, cycles are rare */
-    BUSY_MS = 300,     /* unless they took this long together */
+    ENOUGH_MS = 300,   /* unless they took this long together */
     FIXED_WORK = 64,   /* what a cycle costs without messages is what so many messages cost */
     /* Fewer readers may work if cycles cost more than 2.5 times as much as usual, more below 1.6 times. */
     SLOW_TENTHS = 25,
@@ -52,7 +52,7 @@ static void restart(struct read_pace *pace, int allowed, int64_t now_ms)
 
 static bool has_enough(const struct read_pace *pace)
 {
-    return pace->sample_count >= ENOUGH || pace->busy_us >= BUSY_MS * 1000;
+    return pace->sample_count >= ENOUGH || pace->busy_us >= ENOUGH_MS * 1000;
 }
 
 static bool is_rare(const struct read_pace *pace, int64_t now_ms)

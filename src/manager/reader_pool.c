@@ -101,15 +101,29 @@ static void start(struct reader_pool *pool, const sigset_t *mask, int64_t now_ms
         (void)close(fd);
 }
 
+/* Returns how many questions the readers have taken. The number also changes when one of them has ended. */
+static uint64_t count_taken(const struct reader_pool *pool)
+{
+    uint64_t taken = 0;
+
+    for (int i = 0; i < atomic_load(&pool->scoreboard->manager->readers); i++)
+        taken += atomic_load(&pool->states[i]->taken);
+    return taken;
+}
+
 /*
- * Whether a question has been in the queue for LATE_MS. Many looks must have found one, because the manager
- * itself may have slept.
+ * Whether no reader has taken a question for LATE_MS although there was one. Many looks must have found that,
+ * because the manager itself may have slept. That there is a question at each look means nothing: it may be
+ * another one each time.
  */
 static bool is_queue_stuck(struct reader_pool *pool)
 {
     struct pollfd queue = { .fd = pool->queue, .events = POLLIN };
+    const bool waits = poll(&queue, 1, 0) > 0 && (queue.revents & POLLIN);
+    const uint64_t taken = count_taken(pool);
 
-    pool->unread_checks = poll(&queue, 1, 0) > 0 && (queue.revents & POLLIN) ? pool->unread_checks + 1 : 0;
+    pool->unread_checks = waits && taken == pool->taken ? pool->unread_checks + 1 : 0;
+    pool->taken = taken;
     return pool->unread_checks > LATE_MS / CHECK_MS;
 }
 
@@ -131,6 +145,8 @@ static void kill_hanging(struct reader_pool *pool, int64_t now_ms)
         (void)kill(pool->pids[i], SIGKILL);
         atomic_store(&pool->states[i]->due_ms, now_ms); /* time to die, before it is killed again */
     }
+    if (stuck)
+        pool->unread_checks = 0; /* time for another reader to take the question */
     pool->check_ms = now_ms + CHECK_MS;
 }
 

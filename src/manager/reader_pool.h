@@ -22,13 +22,15 @@ struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
     int queue; /* the readers' end of the queue of questions; -1: closed */
-    /* of each reader, the process id and the state: scoreboard->manager->readers of them */
+    /* the process id and the state of each reader; there are scoreboard->manager->readers of them */
     pid_t *pids;
     struct reader_state **states;
     int64_t started_ms;     /* when the last reader was started */
     struct backoff backoff; /* no reader is started before backoff.due_ms */
     int64_t check_ms;       /* when to look for readers that hang next */
-    int unread_checks;      /* how many of these looks in a row have found a question in the queue */
+    /* how many of these looks in a row have found a question and none taken since the one before */
+    int unread_checks;
+    uint64_t taken; /* how many questions the readers had taken at the last look */
 };
 
 /*

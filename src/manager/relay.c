@@ -47,7 +47,7 @@ enum {
     BACKLOG_CYCLES = 8,
     /* look this often without any NOTIFY, because a manager may have died after it muted publishers */
     LOOK_MS = 5000,
-    QUIET_MS = 60 * 1000, /* time between two cycles while nobody polls: see stats_writer.h */
+    IDLE_CYCLE_MS = 60 * 1000, /* time between two cycles while nobody polls: see stats_writer.h */
     /* catch_up_followed_statement() is not tried again for this long after it has failed */
     FOLLOW_AGAIN_MS = 60 * 1000,
     NUMBERS_MS = 2 * LOOK_MS, /* workers rely on this relay to number for this long after a look */
@@ -156,7 +156,7 @@ struct relay *relay_new(const struct config *config, struct scoreboard *scoreboa
     relay->away_since_ms = clock_monotonic_ms();
     relay->to_wake = calloc(READ_MESSAGES, sizeof *relay->to_wake);
     relay->json = printbuf_new();
-    /* The database refuses a part of a character. */
+    /* Cut the host's name between two characters: the database refuses text that is not valid UTF-8. */
     (void)snprintf(scoreboard->self_topic, sizeof scoreboard->self_topic, "\001%.*s/%d",
                    (int)utf8_valid_length(config->host, strnlen(config->host, SELF_HOST_BYTES)), config->host,
                    (int)getpid());
@@ -838,8 +838,9 @@ static int64_t routine_due_ms(const struct relay *relay)
 {
     const int64_t due_ms = clock_min(relay->look_ms, relay->sweep_ms);
 
-    return atomic_load(&relay->scoreboard->is_quiet) ? clock_max(due_ms, relay->batch.started_ms + QUIET_MS)
-                                                     : due_ms;
+    return atomic_load(&relay->scoreboard->is_quiet)
+               ? clock_max(due_ms, relay->batch.started_ms + IDLE_CYCLE_MS)
+               : due_ms;
 }
 
 /* Returns when the next cycle is due, or the running one needs attention. */

@@ -11,9 +11,10 @@
 struct config;
 
 /*
- * Sends SIGHUP to the process and follows its host_state. Returns true if the new workers serve, or, for a
- * process without a host_state, once the signal is sent: it is a worker without a manager, or its state is at
- * another place. Returns false if the reload has failed; the reason is logged.
+ * Sends SIGHUP to the process and follows its host_state, also if the old program writes none. Returns
+ * true if the new workers serve, or once the signal is sent if that cannot be followed: the process is a
+ * worker without a manager, or it is not known where its state is, which is logged. Returns false if the
+ * reload has failed; the reason is logged.
  */
 bool reload_run(const struct config *config, pid_t manager);
 

@@ -16,8 +16,8 @@
 #include <string.h>
 
 enum {
-    LOOK_MS = 250,        /* time between two looks for changes, while workers change something */
-    WRITE_MS = 1000,      /* shortest time between two writes, unless the first one left something out */
+    CHANGES_CHECK_MS = 250, /* time between two looks for changes, while workers change something */
+    WRITE_MS = 1000,        /* shortest time between two writes, unless the first one left something out */
     REPORT_TOPICS = 2000, /* a write lists no further poll if those that it has listed have so many topics */
     /*
      * time between two heartbeats; pgpoll.live_waiters ignores hosts that sent none for three times as long
@@ -179,9 +179,9 @@ static bool list_poll(struct stats_writer *writer, int worker, int64_t now_ms, i
 }
 
 /*
- * Adds the polls that have begun or stopped waiting since the last write to the report, or leaves some out,
- * so that messages do not wait while a report of thousands of polls, with all their topics, is made. Returns
- * false if there are no such polls or memory ran out.
+ * Adds the polls that have begun or stopped waiting since the last write to the report. Stops when these have
+ * REPORT_TOPICS topics, so that messages do not wait for long while the report is made; the next report goes
+ * on from there. Returns false if there are no such polls or memory ran out.
  */
 static bool list_polls(struct stats_writer *writer, int64_t now_ms)
 {
@@ -356,10 +356,13 @@ static void look(struct stats_writer *writer, int64_t now_ms)
 {
     bool polls, gauges, counts;
 
-    writer->look_ms = now_ms + LOOK_MS;
+    writer->look_ms = now_ms + CHANGES_CHECK_MS;
     if (now_ms < writer->write_ms)
         return;
-    /* This comes before the look, so that a worker that makes a change after the look sets the latch. */
+    /*
+     * Set the flag before looking. A worker that changes something after the look finds it set, and then sets
+     * the latch.
+     */
     atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 1);
     polls = list_polls(writer, now_ms);
     check_quiet(writer, now_ms);

@@ -47,7 +47,10 @@ int subscriptions_add(struct subscriptions *subscriptions, const char *name, siz
     struct topic_table *topics = subscriptions->scoreboard->topics;
     int topic = topic_table_add(topics, name, length);
 
-    /* The first of two searches may have begun before, when other topics were in use. */
+    /*
+     * If no number is free, search for topics to remove, twice at most: the first search may be one that an
+     * earlier call began, when other topics were in use.
+     */
     for (int searches = 0; topic < 0 && searches < 2; topic = topic_table_add(topics, name, length))
         searches += subscriptions_sweep(subscriptions, now_ms, 0, cycle);
     if (topic < 0 || subscriptions->by_topic[topic].used)

@@ -97,8 +97,9 @@ struct silence_limits {
 };
 
 /*
- * Keepalives find out in a session that is idle or waits for an answer, the user timeout while something is
- * being sent. The one may begin when the other is nearly over, so both together take about query_timeout_ms.
+ * Keepalives notice a silent server while the session is idle or waits for an answer. The user timeout does
+ * it while data that was sent is not acknowledged, when the kernel sends no keepalives. One of the two may
+ * begin when the other is nearly over, so each gets about half of query_timeout_ms.
  */
 static struct silence_limits silence_limits(int64_t query_timeout_ms)
 {

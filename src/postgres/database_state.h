@@ -67,11 +67,11 @@ struct database {
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
-    /* set from RESOLVING to the first RUNNING; resolver owns it while that runs */
+    /* what PGHOST resolves to, kept from RESOLVING to the first RUNNING; while resolver runs, it owns them */
     struct addresses *addresses;
     struct background *resolver;
     int first, tried; /* the index of the address that the attempt began with; how many have failed since */
-    /* when to go on with the next address (monotonic); INT64_MAX: not before this fails */
+    /* when to try the next address (monotonic); INT64_MAX: not before this one has failed */
     int64_t host_due_ms;
     /* the address of the connection or attempt: its list, its server, its id, and the id of the next one */
     uint64_t list, server, address, next_address;
@@ -176,8 +176,9 @@ enum error connect_replace_start(struct database *database);
 enum error connect_begin(struct database *database);
 
 /*
- * The time is over, and the server of this attempt has not answered. The next attempt begins with the address
- * after it. If this attempt began with another address, it has had less than its time, and is tried again.
+ * Call this when the time of an attempt is over and the server that it tries has not answered. The next
+ * attempt begins with the address after that server's. But if this attempt began with another address, the
+ * server had only a part of the time, so the next attempt begins with the server itself.
  */
 void connect_run_out(const struct database *database);
 

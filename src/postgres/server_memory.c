@@ -5,7 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Change it with struct server_memory. A program that has another layout forgets at a reload. */
+/*
+ * Identifies the layout of struct server_memory: raise it when that changes. If a reload brings a program
+ * with another layout, its memory begins empty.
+ */
 enum { LAYOUT = 2 };
 
 static struct server_memory own = { .layout = LAYOUT }, *memory = &own;

@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS = 100,       /* time between two checks whether given-up sessions have ended */
-    DEAD_PEER_MS = 25000 /* TCP drops a connection whose peer acknowledges nothing for this long */
+    ENDED_CHECK_MS = 100, /* time between two checks whether given-up sessions have ended */
+    DEAD_PEER_MS = 25000  /* TCP drops a connection whose peer acknowledges nothing for this long */
 };
 
 enum error database_fail(struct database *database, enum error error, const char *text)
@@ -127,7 +127,7 @@ bool session_may_connect(struct database *database)
         if (is_over(database->ended[i].fd))
             session_forget(database, &database->ended[i]);
     oldest = session_oldest_ended(database);
-    database->look_ms = now_ms + LOOK_MS;
+    database->look_ms = now_ms + ENDED_CHECK_MS;
     if (!oldest)
         return true;
     if (oldest != session_newest_ended(database))

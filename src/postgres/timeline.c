@@ -56,7 +56,10 @@ bool timeline_is_behind(const struct server *server)
 
 /* ---- refusing */
 
-/* Whether this text was not reported yet. Of several processes that ask, one is told so. */
+/*
+ * Notes that this text is reported, for all processes that share the server memory. Returns true to the first
+ * one that calls this, which then reports it.
+ */
 static bool is_news(const char *text)
 {
     const uint64_t hash = fnv1a(FNV1A_BASIS, text, strlen(text)) | 1;
@@ -91,8 +94,8 @@ static void explain_behind(const struct server *server, const PGconn *connection
 }
 
 /*
- * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. Of a
- * standby that must be known.
+ * Whether the session to PGPOLL_CATCH_UP_SERVICE reaches the database that the other sessions use. If the
+ * cluster of either is unknown, a primary is taken for that database, and a standby is not.
  */
 static bool is_same_database(const struct server *server)
 {

@@ -230,6 +230,7 @@ static void take(struct reader *reader, int socket)
     const int64_t now_ms = clock_monotonic_ms();
 
     atomic_store(&reader->state->due_ms, now_ms + reader->config->query_timeout_s * 1000);
+    (void)atomic_fetch_add(&reader->state->taken, 1);
     serve(reader, socket);
     (void)close(socket);
     atomic_store(&reader->state->due_ms, 0);

@@ -56,6 +56,23 @@ static void put_manager(FILE *stream, const char *host, const struct host_values
                   "", (uint32_t)values->of[HOST_TIMELINE]);
 }
 
+/* Is silent if nobody knows. */
+static void put_database(FILE *stream, const struct host_metrics *metrics, bool has_manager)
+{
+    bool is_up = metrics->database == HOST_DATABASE_UP;
+
+    if (metrics->database == HOST_DATABASE_NOT_ASKED) {
+        if (!has_manager)
+            return;
+        is_up = metrics->values->of[HOST_DATABASE_AWAY_SINCE_MS] == 0;
+    }
+    put_gauge(stream, metrics->host, "database_up",
+              "1: the statistics program of this host reads the database. 0: the database is away or cannot "
+              "be used, and metrics that come from it are missing. While another request reads it, this is "
+              "what the manager knows.",
+              "", is_up);
+}
+
 void host_metrics_write(FILE *stream, const struct host_metrics *metrics, int64_t now_ms)
 {
     const struct host_values *values = metrics->values;
@@ -66,11 +83,7 @@ void host_metrics_write(FILE *stream, const struct host_metrics *metrics, int64_
                    PGPOLL_SCHEMA_VERSION);
     put_gauge(stream, metrics->host, "build_info", "The version of pgpoll, and of the schema that it needs.",
               version, 1);
-    put_gauge(
-        stream, metrics->host, "database_up",
-        "1: the statistics program of this host reads the database. 0: the database is away or cannot be "
-        "used, and metrics that come from it are missing.",
-        "", metrics->database_up);
+    put_database(stream, metrics, is_up);
     if (values || metrics->may_have_manager)
         put_gauge(stream, metrics->host, "manager_up",
                   "1: the manager of this host runs. 0: it has not started, has ended, has died or hangs.",

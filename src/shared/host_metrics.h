@@ -12,9 +12,16 @@
 
 struct host_values;
 
+/* Whether the statistics program can read the database. */
+enum host_database {
+    HOST_DATABASE_DOWN,
+    HOST_DATABASE_UP,
+    HOST_DATABASE_NOT_ASKED /* another request asks it; the manager may know */
+};
+
 struct host_metrics {
     const char *host; /* PGPOLL_HOST */
-    bool database_up;
+    enum host_database database;
     bool may_have_manager;            /* whether this host has a place for the file of host_state.h */
     const struct host_values *values; /* what host_state_read() returned; NULL: there is no file */
 };

@@ -129,7 +129,7 @@ bool host_state_is_fresh(const struct host_values *values, int64_t now_ms)
 {
     const int64_t beat_ms = values->of[HOST_BEAT_MS];
 
-    /* A beat in the future is of before this machine was booted. */
+    /* A beat in the future is from before the last boot, after which the monotonic clock began again. */
     return beat_ms <= now_ms && now_ms - beat_ms < HOST_STATE_DEAF_MS;
 }
 

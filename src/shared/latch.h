@@ -3,9 +3,10 @@
  * and a worker through a flag in its slot and SIGUSR2.
  *
  * A worker is woken in this way. The waker sets woken in the worker's slot and, if woken was clear, sends
- * SIGUSR2. The worker clears woken, looks for what it waits for, and then sleeps in ppoll(2), the only call
- * that lets the signal in. If the waker sets woken after the worker has cleared it, the signal ends the
- * sleep. If the waker sets woken before that, the worker's look sees whatever the waker wrote before waking.
+ * SIGUSR2. The worker clears woken, looks for what it waits for, and then sleeps in a call that unblocks the
+ * signal, such as ppoll(2); everywhere else it is blocked. If the waker sets woken after the worker has
+ * cleared it, the signal ends the sleep. If the waker sets woken before that, the worker's look sees whatever
+ * the waker wrote before waking.
  */
 #ifndef PGPOLL_LATCH_H
 #define PGPOLL_LATCH_H

@@ -194,9 +194,8 @@ void ring_append(struct message_ring *ring, int topic, const struct ring_message
 {
     if (message->position <= ring->last_position) {
         /*
-         * The ring already has a message with a higher position, because this one was announced too late.
-         * This message cannot be inserted, because readers search by position. So they read it from the
-         * table.
+         * The positions of entries must rise, because readers search by position. The relay appends in that
+         * order, so this happens only if it makes a mistake. The message is read from the table then.
          */
         ring_skip(ring, topic, message->position);
     } else {

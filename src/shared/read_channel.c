@@ -123,22 +123,31 @@ static bool put(int queue, int socket, int64_t deadline_ms)
     return true;
 }
 
+/* Whether all workers have ended. An empty message, which a broken worker may send, is received like that. */
+static bool is_closed(int queue)
+{
+    struct pollfd end = { .fd = queue };
+
+    return poll(&end, 1, 0) > 0 && (end.revents & POLLHUP);
+}
+
 int read_channel_take(int queue)
 {
     union control control;
     struct iovec byte = { (char[]){ 0 }, 1 };
+    /* CMSG_SPACE() would have room for a second descriptor. The kernel closes those without room. */
     struct msghdr message = { .msg_iov = &byte,
                               .msg_iovlen = 1,
                               .msg_control = control.space,
-                              .msg_controllen = sizeof control.space };
+                              .msg_controllen = CMSG_LEN(sizeof(int)) };
     ssize_t got = recvmsg(queue, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    const struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    const struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
     int socket = -1;
 
     if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
         memcpy(&socket, CMSG_DATA(header), sizeof socket);
     else
-        errno = got == 0 ? 0 : EAGAIN;
+        errno = got == 0 && is_closed(queue) ? 0 : EAGAIN;
     return socket;
 }
 

@@ -67,7 +67,8 @@ enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *pa
 
 /*
  * Receives the next question's socket from the queue without waiting. Returns the socket, which the caller
- * closes, or -1 if there is none now (errno is EAGAIN) or all workers have ended (errno is 0).
+ * closes, or -1 if there is none now (errno is EAGAIN) or all workers have ended (errno is 0). Drops what is
+ * no question.
  */
 int read_channel_take(int queue);
 

@@ -2,40 +2,65 @@
 
 #include "core/clock.h"
 #include "core/wait.h"
+#include "shared/latch.h"
 
 #include <limits.h>
-#include <linux/futex.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
-/*
- * read_permits_left is a semaphore, but not a sem_t: glibc passes one of a sem_t's words to futex(2) as part
- * of the operation, so a broken worker could make the manager wait there. It also goes below 0, if the
- * manager lowers how many permits may be taken while more are taken.
- */
-static void futex(_Atomic int *word, int operation, int value, const struct timespec *until)
+enum {
+    /* The values of scoreboard->read_turns below the first ticket. */
+    NO_TURN = 0,
+    HAS_PERMIT = 1,
+    FIRST_TICKET = 2,
+    /* Each attempt to hand out a permit fails only because others do the same, or a worker is broken. */
+    MOST_ATTEMPTS = 200
+};
+
+/* Returns the worker that has waited longest for a permit and sets *ticket, or returns -1 if none waits. */
+static int find_longest(const struct scoreboard *scoreboard, uint64_t *ticket)
 {
-    (void)syscall(SYS_futex, word, operation, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
+    int longest = -1;
+
+    *ticket = UINT64_MAX;
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        const uint64_t turn = atomic_load(&scoreboard->read_turns[i]);
+
+        if (turn >= FIRST_TICKET && turn < *ticket) {
+            *ticket = turn;
+            longest = i;
+        }
+    }
+    return longest;
 }
 
-/* Wakes at most so many workers that wait for a permit. */
-static void wake(struct scoreboard *scoreboard, int64_t count)
+/*
+ * Gives free permits to the workers that have waited longest. Every process that adds a permit or enters a
+ * worker into the queue calls this afterwards: of two that do so at the same time, one sees the other.
+ */
+static void hand_out(struct scoreboard *scoreboard)
 {
-    if (count > 0)
-        futex(&scoreboard->workers->read_permits_left, FUTEX_WAKE, (int)count, NULL);
+    _Atomic int *left = &scoreboard->workers->read_permits_left;
+
+    for (int i = 0; i < MOST_ATTEMPTS; i++) {
+        int seen = atomic_load(left);
+        uint64_t ticket;
+        const int worker = seen > 0 ? find_longest(scoreboard, &ticket) : -1;
+
+        if (worker < 0)
+            return;
+        if (!atomic_compare_exchange_strong(left, &seen, seen - 1))
+            continue;
+        if (atomic_compare_exchange_strong(&scoreboard->read_turns[worker], &ticket, HAS_PERMIT))
+            latch_wake(scoreboard, worker);
+        else
+            (void)atomic_fetch_add(left, 1); /* the worker has left the queue */
+    }
 }
 
-/*
- * Adds free permits, or takes some away if count is below 0. Wakes as many workers as there are new permits
- * that a worker may take.
- */
+/* Adds free permits, or takes some away if count is below 0. */
 static void add_permits(struct scoreboard *scoreboard, int count)
 {
-    const int64_t left = (int64_t)atomic_fetch_add(&scoreboard->workers->read_permits_left, count) + count;
-
-    wake(scoreboard, clock_min(left, count));
+    (void)atomic_fetch_add(&scoreboard->workers->read_permits_left, count);
+    hand_out(scoreboard);
 }
 
 /* Returns how many more permits are allowed than are free: those that are taken. */
@@ -66,49 +91,30 @@ void read_permits_allow(struct scoreboard *scoreboard, int count)
     atomic_store(allowed, count);
 }
 
-/*
- * Sleeps until *left is not seen, a permit was returned, the time is over or a signal came. A signal that
- * comes between the look at drain and the sleep does not end it. That does no harm: when workers are drained,
- * all that wait leave but those that missed the signal, for whom a permit is free soon.
- */
-static void sleep_until(_Atomic int *left, int seen, const struct timespec *until,
-                        const struct interrupts *interrupts)
+enum error read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms,
+                             const struct interrupts *interrupts)
 {
-    sigset_t mask;
+    _Atomic uint64_t *turn = &scoreboard->read_turns[worker];
+    _Atomic int *woken = &scoreboard_slot(scoreboard, worker)->woken;
+    enum error error = ERROR_NONE;
 
-    if (!interrupts) {
-        futex(left, FUTEX_WAIT_BITSET, seen, until);
-        return;
+    if (atomic_load(turn) == NO_TURN) {
+        atomic_store(woken, 1); /* this worker looks by itself, so it needs no signal from hand_out() */
+        atomic_store(turn, FIRST_TICKET + atomic_fetch_add(&scoreboard->workers->read_tickets, 1));
+        hand_out(scoreboard);
     }
-    (void)sigprocmask(SIG_SETMASK, interrupts->sleep_mask, &mask);
-    if (!*interrupts->drain)
-        futex(left, FUTEX_WAIT_BITSET, seen, until);
-    (void)sigprocmask(SIG_SETMASK, &mask, NULL);
-}
-
-bool read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms,
-                       const struct interrupts *interrupts)
-{
-    const struct timespec until = { deadline_ms / 1000, deadline_ms % 1000 * 1000000 };
-    _Atomic int *left = &scoreboard->workers->read_permits_left;
-    int seen = atomic_load(left);
-
-    for (;;) {
-        while (seen > 0)
-            if (atomic_compare_exchange_weak(left, &seen, seen - 1)) {
-                atomic_store(&scoreboard_slot(scoreboard, worker)->has_read_permit, 1);
-                return true;
-            }
-        if (clock_monotonic_ms() >= deadline_ms || (interrupts && *interrupts->drain))
-            return false;
-        sleep_until(left, seen, &until, interrupts);
-        seen = atomic_load(left);
+    while (!error) {
+        (void)atomic_exchange(woken, 0); /* acquires what was written before woken was set */
+        if (atomic_load(turn) == HAS_PERMIT)
+            return ERROR_NONE;
+        error = wait_for_event(interrupts, -1, 0, deadline_ms);
     }
+    return error;
 }
 
 void read_permits_return(struct scoreboard *scoreboard, int worker)
 {
-    if (atomic_exchange(&scoreboard_slot(scoreboard, worker)->has_read_permit, 0))
+    if (atomic_exchange(&scoreboard->read_turns[worker], NO_TURN) == HAS_PERMIT)
         add_permits(scoreboard, 1);
 }
 
@@ -118,7 +124,7 @@ bool read_permits_mend(struct scoreboard *scoreboard)
     int64_t missing = missing_permits(scoreboard), added = 0;
 
     for (int i = 0; i < scoreboard->worker_count; i++)
-        missing -= atomic_load(&scoreboard_slot(scoreboard, i)->has_read_permit) != 0;
+        missing -= atomic_load(&scoreboard->read_turns[i]) == HAS_PERMIT;
     if (missing > 0 && missing_before > 0)
         added = missing < missing_before ? missing : missing_before;
     else if (missing < 0 && missing_before < 0)
@@ -128,10 +134,7 @@ bool read_permits_mend(struct scoreboard *scoreboard)
      * rest.
      */
     added = added > INT_MAX ? INT_MAX : added < -INT_MAX ? -INT_MAX : added;
-    if (added)
-        add_permits(scoreboard, (int)added);
+    add_permits(scoreboard, (int)added); /* also if it is 0: a worker may have been killed in hand_out() */
     scoreboard->missing_permits = missing - added;
-    /* A worker may have been killed after it was woken or before it woke another one. */
-    wake(scoreboard, atomic_load(&scoreboard->workers->read_permits_left));
     return scoreboard->missing_permits == 0;
 }

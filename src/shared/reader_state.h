@@ -1,8 +1,9 @@
 /*
- * What a reader tells the manager about itself: until when it works. So the manager notices a reader that
- * hangs. One page of shared memory for each reader: the manager creates it with reader_state_new() and passes
- * its descriptor to the reader, which maps it with reader_state_join(). The memory is a file of
- * memfd_create(2), which ends with the last process that has mapped it.
+ * What a reader tells the manager about itself: until when it works, and how many questions it has taken.
+ * So the manager notices a reader that hangs. One page of shared memory for each reader: the manager creates
+ * it with reader_state_new() and passes its descriptor to the reader, which maps it with
+ * reader_state_join(). The memory is a file of memfd_create(2), which ends with the last process that has
+ * mapped it.
  */
 #ifndef PGPOLL_READER_STATE_H
 #define PGPOLL_READER_STATE_H
@@ -16,6 +17,7 @@ struct reader_state {
      * manager sets it before it starts the reader, and from then on the reader does.
      */
     _Atomic int64_t due_ms;
+    _Atomic uint64_t taken; /* how many questions the reader has taken from the queue */
 };
 
 /*

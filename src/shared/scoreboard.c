@@ -90,9 +90,9 @@ static struct workers_layout lay_out_workers(const struct scoreboard_plan *plan)
 
     /*
      * The sets are those of askers and lookers, and the wait sets. Then follow as many words as workers for
-     * the clients' hashes.
+     * the clients' hashes, and as many for the turns to read.
      */
-    layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 2 + SCOREBOARD_WORD_BITS) *
+    layout.slots = whole_pages(layout.sets + (SCOREBOARD_BUCKETS + 2 + 2 * SCOREBOARD_WORD_BITS) *
                                                  set_words(plan) * sizeof(uint64_t));
     layout.slot_stride =
         whole_pages(sizeof(struct slot) + (size_t)plan->max_topics * sizeof(struct slot_topic) +
@@ -123,6 +123,7 @@ static void find_parts(struct scoreboard *scoreboard, const struct scoreboard_pl
     scoreboard->lookers = scoreboard->askers + words;
     scoreboard->wait_sets = scoreboard->askers + 2 * words;
     scoreboard->clients = scoreboard->askers + (SCOREBOARD_BUCKETS + 2) * words;
+    scoreboard->read_turns = scoreboard->clients + SCOREBOARD_WORD_BITS * words;
     scoreboard->slots = workers_memory + workers.slots;
     scoreboard->slot_stride = workers.slot_stride;
 }

@@ -79,7 +79,6 @@ struct slot {
     _Atomic int woken;
     /* the poll is to be answered early, when it has lasted this many ms; 0: it is not; see latch_drain() */
     _Atomic int drain;
-    _Atomic int has_read_permit; /* the worker holds a permit of read_permits.h */
     /* About the poll: for the choice of polls to drain, and for the statistics. */
     _Atomic uint32_t wait_id; /* identifies the wait; differs for each wait of the worker */
     /* the poll's start; with a quota it is set before the poll waits, see poll_quota_claim() */
@@ -148,9 +147,10 @@ struct workers_memory {
     _Atomic int idle; /* number of workers that wait for a connection; read it with scoreboard_idle() */
     /* the statistics writer sleeps, so latch_wake_stats_writer() must set the latch */
     _Atomic int stats_writer_sleeps;
-    /* number of permits that are free; below 0: more are taken than are allowed now; a futex(2) */
+    /* number of permits that are free; below 0: more are taken than are allowed now */
     _Atomic int read_permits_left;
-    _Atomic uint64_t polls; /* number of polls that have begun */
+    _Atomic uint64_t read_tickets; /* number of tickets for permits that workers have taken */
+    _Atomic uint64_t polls;        /* number of polls that have begun */
 };
 
 /* The manager's copy of a worker's question. Each name is a valid topic name, with a NUL after it. */
@@ -200,6 +200,8 @@ struct scoreboard {
     _Atomic uint64_t *lookers;   /* set of workers that wait for a look: see look.h */
     _Atomic uint64_t *wait_sets; /* SCOREBOARD_BUCKETS sets: see wait_sets.h */
     _Atomic uint64_t *clients;   /* by worker: the hash of its client, see poll_quota.h; 0: none */
+    /* by worker: 0, or 1: it holds a permit of read_permits.h, or the ticket with which it waits for one */
+    _Atomic uint64_t *read_turns;
     char *slots;
     size_t workers_size, slot_stride;
     int workers_fd;

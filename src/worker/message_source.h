@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 struct poll_request;
+struct poll_waiter;
 
 /* The poll that a source works for. All pointers are borrowed until the poll ends. */
 struct source_poll {
@@ -32,6 +33,16 @@ struct source_poll {
     const struct interrupts *interrupts;
     int64_t started_ms; /* monotonic, as all times in this file */
     int64_t deadline_ms;
+    /*
+     * A read that waits for its turn calls this when it does not come at once, and then at *due_ms, which
+     * it sets. since_ms: when the wait for the turn began; INT64_MAX: the head must not be sent because
+     * of it. A poll that has cursors to answer with sends the head after a while, and then heartbeats.
+     * Once the head is sent, sets the client_fd of interrupts, so that the wait ends when the client
+     * disconnects. Returns false if the client has disconnected.
+     */
+    bool (*attend)(struct poll_waiter *waiter, int64_t since_ms, struct interrupts *interrupts,
+                   int64_t *due_ms);
+    struct poll_waiter *waiter;
 };
 
 enum { SOURCE_USER_SIZE = 1024 }; /* maximum size of a user's name, with its NUL */
@@ -67,13 +78,14 @@ struct source_operations {
                                const char *authorization, char user[static SOURCE_USER_SIZE],
                                int64_t deadline_ms);
     /*
-     * Reads one page of messages into a cleared page, until deadline_ms at the latest. If it asks can_poll(),
-     * it may take until the poll's deadline, and at least PGPOLL_QUERY_TIMEOUT_S. positions has one position
-     * per topic, after which reading starts (CATCH_UP_FROM_NOW: from now on). Returns ERROR_NONE,
-     * ERROR_DENIED (refused_topic is set), ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT, ERROR_DATABASE_AWAY
-     * (the subscription is then lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY, ERROR_TOO_MANY or
-     * ERROR_DRAINED. Does not end when the client disconnects, because the client may have closed only its
-     * sending side and still need an answer, for which there is no cursor before the first read.
+     * Reads one page of messages into a cleared page, until deadline_ms at the latest. If it asks
+     * can_poll(), it may take until the poll's deadline, and at least PGPOLL_QUERY_TIMEOUT_S. positions
+     * has one position per topic, after which reading starts (CATCH_UP_FROM_NOW: from now on). Returns
+     * ERROR_NONE, ERROR_DENIED (refused_topic is set), ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT,
+     * ERROR_DATABASE_AWAY (the subscription is then lost), ERROR_DATABASE_QUERY, ERROR_SCHEMA,
+     * ERROR_MEMORY, ERROR_TOO_MANY, ERROR_CLIENT_GONE or ERROR_DRAINED. Before the head is sent, it does
+     * not end when the client disconnects, because the client may have closed only its sending side and
+     * still need an answer, for which there is no cursor before the first read.
      */
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,
                        const int64_t *positions, struct page *page, int64_t deadline_ms);

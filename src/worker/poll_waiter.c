@@ -48,18 +48,52 @@ static int64_t cursor_position(const struct cursor *cursor)
     return 0;
 }
 
+/* Sends the head. Returns false if the client has disconnected. */
+static bool begin_wait(struct poll_waiter *waiter)
+{
+    waiter->began_wait = true;
+    return waiter->client->begin_wait(waiter->client);
+}
+
+/* Sends a heartbeat if one is due. Returns false if the client has disconnected. */
+static bool send_heartbeat(struct poll_waiter *waiter)
+{
+    if (clock_monotonic_ms() < waiter->heartbeat_ms || waiter->heartbeat_ms >= waiter->poll.deadline_ms)
+        return true;
+    waiter->heartbeat_ms += waiter->config->heartbeat_s * 1000;
+    return waiter->client->heartbeat(waiter->client);
+}
+
+/* Is the operation attend() of struct source_poll. */
+static bool attend(struct poll_waiter *waiter, int64_t since_ms, struct interrupts *interrupts,
+                   int64_t *due_ms)
+{
+    const int64_t head_ms = waiter->can_begin_wait && since_ms < INT64_MAX ? since_ms + QUIET_MS : INT64_MAX;
+
+    if (!waiter->began_wait && clock_monotonic_ms() < head_ms) {
+        *due_ms = head_ms;
+        return true;
+    }
+    if (waiter->began_wait ? !send_heartbeat(waiter) : !begin_wait(waiter))
+        return false;
+    interrupts->client_fd = waiter->interrupts->client_fd;
+    *due_ms = waiter->heartbeat_ms < waiter->poll.deadline_ms ? waiter->heartbeat_ms : INT64_MAX;
+    return true;
+}
+
 enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *config,
                             struct message_source *source, const struct interrupts *interrupts,
                             struct poll_client *client, const struct poll_request *request,
                             const char *remote_user, const char *client_address)
 {
-    size_t count = (size_t)request->topic_count;
+    const size_t count = (size_t)request->topic_count;
+    const int64_t now_ms = clock_monotonic_ms();
     struct poll_waiter made = { config, source, interrupts, client, .began_wait = false };
 
-    made.poll =
-        (struct source_poll){ request, remote_user, client_address, interrupts, clock_monotonic_ms(), 0 };
-    made.poll.deadline_ms = made.poll.started_ms + request->timeout_s * 1000;
-    made.heartbeat_ms = config->heartbeat_s ? made.poll.started_ms + config->heartbeat_s * 1000 : INT64_MAX;
+    made.poll = (struct source_poll){ request,    remote_user, client_address,
+                                      interrupts, now_ms,      now_ms + request->timeout_s * 1000,
+                                      attend,     waiter };
+    made.heartbeat_ms = config->heartbeat_s ? now_ms + config->heartbeat_s * 1000 : INT64_MAX;
     made.states = calloc(count, sizeof *made.states);
     made.positions = calloc(count, sizeof *made.positions);
     if (!made.states || !made.positions || !page_init(&made.page, request->topic_count)) {
@@ -209,7 +243,7 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
         failed = true;
         interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, deadline_ms));
         if (interrupted)
-            return first && interrupted != ERROR_DRAINED ? error : interrupted;
+            return first && !waiter->began_wait && interrupted != ERROR_DRAINED ? error : interrupted;
     }
 }
 
@@ -219,20 +253,15 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
  */
 static enum error read_page(struct poll_waiter *waiter, enum source_read how)
 {
-    const enum error error = try_until_done(waiter, (struct attempt){ NULL, how });
+    const bool first = how & SOURCE_AUTHORIZE;
+    enum error error;
 
+    /* A poll that does not wait asks what there is now, so it is not answered without having read. */
+    waiter->can_begin_wait = waiter->poll.request->timeout_s > 0 && has_cursors(waiter, first);
+    error = try_until_done(waiter, (struct attempt){ NULL, how });
     if (!error)
-        copy_starts(waiter, how & SOURCE_AUTHORIZE);
+        copy_starts(waiter, first);
     return error;
-}
-
-/* Sends a heartbeat if one is due. Returns false if the client has disconnected. */
-static bool send_heartbeat(struct poll_waiter *waiter)
-{
-    if (clock_monotonic_ms() < waiter->heartbeat_ms || waiter->heartbeat_ms >= waiter->poll.deadline_ms)
-        return true;
-    waiter->heartbeat_ms += waiter->config->heartbeat_s * 1000;
-    return waiter->client->heartbeat(waiter->client);
 }
 
 /*
@@ -246,8 +275,7 @@ static enum error wait_quietly(struct poll_waiter *waiter)
 
     if (error != ERROR_TIMEOUT || end_ms == waiter->poll.deadline_ms)
         return error;
-    waiter->began_wait = true;
-    return waiter->client->begin_wait(waiter->client) ? ERROR_NONE : ERROR_CLIENT_GONE;
+    return begin_wait(waiter) ? ERROR_NONE : ERROR_CLIENT_GONE;
 }
 
 /*

@@ -46,6 +46,7 @@ struct poll_waiter {
     struct page page;
     char user[SOURCE_USER_SIZE]; /* the name that poll_waiter_authenticate() got */
     bool began_wait;             /* the head has been sent */
+    bool can_begin_wait;         /* the present read may send it: the poll has cursors to answer with */
     int64_t waits_since_ms;      /* when the wait began; 0: the poll did not have to wait */
     int64_t heartbeat_ms;        /* when the next heartbeat is due; INT64_MAX: none are sent */
 };

@@ -30,9 +30,9 @@ struct source_direct {
 };
 
 enum {
-    WRITE_MS = 1000, /* minimum time between two writes for polls that do not wait */
-    LAST_MS = 1000,  /* how long a worker that ends waits for its last statement */
-    LOOK_MS = 2500   /* time between two checks whether authenticate() is as installed */
+    WRITE_MS = 1000,             /* minimum time between two writes for polls that do not wait */
+    LAST_MS = 1000,              /* how long a worker that ends waits for its last statement */
+    AUTHENTICATE_CHECK_MS = 2500 /* time between two checks whether authenticate() is as installed */
 };
 
 /*
@@ -123,7 +123,7 @@ static enum error ask_one(struct source_direct *source, const struct statement *
     return error;
 }
 
-/* Checks whether authenticate() is as installed, and remembers the result for LOOK_MS. */
+/* Checks whether authenticate() is as installed, and remembers the result for AUTHENTICATE_CHECK_MS. */
 static enum error look_at_authenticate(struct source_direct *source, int64_t deadline_ms)
 {
     struct statement statement;
@@ -134,7 +134,7 @@ static enum error look_at_authenticate(struct source_direct *source, int64_t dea
     error = ask_one(source, &statement, &result, deadline_ms);
     if (!error) {
         source->anonymous = !database_is_true(result);
-        source->look_ms = clock_monotonic_ms() + LOOK_MS;
+        source->look_ms = clock_monotonic_ms() + AUTHENTICATE_CHECK_MS;
     }
     PQclear(result);
     return error;

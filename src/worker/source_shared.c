@@ -135,8 +135,8 @@ static enum error ask(struct source_shared *source, const struct source_poll *po
 }
 
 /*
- * Makes the manager listen to the topics and report their references and current positions. The current
- * position replaces a position that is CATCH_UP_FROM_NOW.
+ * Makes the manager number new messages, open the topics in the ring, and report their references and current
+ * positions. The current position replaces a position that is CATCH_UP_FROM_NOW.
  */
 static enum error locate(struct source_shared *source, const struct source_poll *poll, int64_t *positions,
                          int64_t deadline_ms)
@@ -352,32 +352,55 @@ static bool needs_now(const struct poll_request *request, const int64_t *positio
  * Waits for a read permit, at least until deadline_ms and for PGPOLL_QUERY_TIMEOUT_S: otherwise a poll with a
  * short timeout would report a database as away that is only busy. While the manager reaches the database, it
  * is surely only busy. Then the poll stays in the queue as long as it may, because if it came again, it would
- * be the last. When this worker is told to end, the shorter time counts.
+ * be the last, and leaves it when its client does. When this worker is told to end, the shorter time counts.
+ * Returns ERROR_NONE, ERROR_TIMEOUT or ERROR_CLIENT_GONE.
  */
-static bool wait_for_permit(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
+static enum error wait_for_permit(struct source_shared *source, const struct source_poll *poll,
+                                  int64_t deadline_ms)
 {
+    static const volatile sig_atomic_t never;
+    struct interrupts interrupts = *poll->interrupts;
+    const bool is_busy = manager_numbers(source);
+    const int64_t began_ms = clock_monotonic_ms();
     const int64_t least_ms =
         clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
-    const int64_t most_ms = clock_max(least_ms, poll->deadline_ms + BUSY_MS);
+    int64_t end_ms = is_busy ? clock_max(least_ms, poll->deadline_ms + BUSY_MS) : least_ms;
+    int64_t due_ms = began_ms;
+    enum error error;
 
-    return (manager_numbers(source) &&
-            read_permits_take(source->scoreboard, source->worker, most_ms, poll->interrupts)) ||
-           read_permits_take(source->scoreboard, source->worker, least_ms, NULL);
+    interrupts.client_fd = -1;
+    for (;;) {
+        error = read_permits_take(source->scoreboard, source->worker, clock_min(due_ms, end_ms), &interrupts);
+        if (error == ERROR_DRAINED) {
+            interrupts.drain = &never;
+            end_ms = least_ms;
+        } else if (error != ERROR_TIMEOUT || clock_monotonic_ms() >= end_ms) {
+            return error;
+        } else if (!poll->attend(poll->waiter, is_busy ? began_ms : INT64_MAX, &interrupts, &due_ms)) {
+            return ERROR_CLIENT_GONE;
+        }
+    }
 }
 
 /*
- * Takes a read permit. Returns false if none was free in time. If fewer readers run than permits are taken,
- * sets the manager's latch, so that the manager starts another reader.
+ * Takes a read permit. Returns ERROR_NONE, ERROR_DATABASE_AWAY if none was free in time, or
+ * ERROR_CLIENT_GONE. If fewer readers run than permits are taken, sets the manager's latch, so that the
+ * manager starts another reader.
  */
-static bool take_permit(struct source_shared *source, const struct source_poll *poll, int64_t deadline_ms)
+static enum error take_permit(struct source_shared *source, const struct source_poll *poll,
+                              int64_t deadline_ms)
 {
     struct scoreboard *scoreboard = source->scoreboard;
+    const enum error error = wait_for_permit(source, poll, deadline_ms);
 
-    if (!wait_for_permit(source, poll, deadline_ms))
-        return false;
-    if (read_permits_taken(scoreboard) > atomic_load(&scoreboard->manager->readers))
+    if (error)
+        read_permits_return(scoreboard, source->worker);
+    else if (read_permits_taken(scoreboard) > atomic_load(&scoreboard->manager->readers))
         latch_set(scoreboard);
-    return true;
+    if (error != ERROR_TIMEOUT)
+        return error;
+    (void)snprintf(source->error, sizeof source->error, "too many other polls are reading the table");
+    return ERROR_DATABASE_AWAY;
 }
 
 static enum error read_by_reader(struct source_shared *source, const struct read_channel_question *question,
@@ -400,12 +423,10 @@ static enum error read_table(struct source_shared *source, const struct source_p
                              bool number, const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     const int64_t began_ms = clock_monotonic_ms();
-    enum error error = ERROR_DATABASE_AWAY;
+    enum error error = take_permit(source, poll, deadline_ms);
 
-    if (!take_permit(source, poll, deadline_ms)) {
-        (void)snprintf(source->error, sizeof source->error, "too many other polls are reading the table");
+    if (error)
         return error;
-    }
     /* As in check_user(), the read does not lose the time of the wait. */
     deadline_ms = clock_max(deadline_ms - began_ms, QUICK_READ_MS) + clock_monotonic_ms();
     counters_add(&source->slot->counters, COUNTER_TABLE_PAGES, 1);
@@ -497,10 +518,10 @@ static enum error check_user(struct source_shared *source, const struct source_p
 }
 
 /*
- * Makes the manager do what this read needs: listen to the topics, number new messages, report the current
- * positions. known: all topics are in the ring. starts: the poll's positions; the current position replaces a
- * CATCH_UP_FROM_NOW. *asked: whether a question about each topic was asked. *number: whether a reader must
- * number messages, because the manager may not have numbered all that this read must return.
+ * Makes the manager do what this read needs: open the topics in the ring, number new messages, report the
+ * current positions. known: all topics are in the ring. starts: the poll's positions; the current position
+ * replaces a CATCH_UP_FROM_NOW. *asked: whether a question about each topic was asked. *number: whether a
+ * reader must number messages, because the manager may not have numbered all that this read must return.
  */
 static enum error prepare(struct source_shared *source, const struct source_poll *poll, bool known,
                           int64_t *starts, int64_t deadline_ms, bool *asked, bool *number)
@@ -547,6 +568,10 @@ static enum error read_allowed(struct source_shared *source, const struct source
      */
     if (subscribe || (asked && source->entered))
         enter(source, poll);
+    /*
+     * Before the ring or the table is read: a message that comes after this has the worker read again. If the
+     * table were read first, one that comes between would count as seen.
+     */
     note_newest(source, request->topic_count);
     if ((asked && !is_up_to_date(source)) ||
         !ring_read(source->scoreboard->ring, source->refs, source->starts, request->limit,

@@ -92,7 +92,7 @@ def markdown(result):
         for row, cells in table["rows"].items():
             others = "; ".join(f"{name} {cell(values)}" for name, values in cells.items() if name != "pgpoll")
             lines.append(f"| {row} | {cell(cells.get('pgpoll'))} | {others} | |")
-    return "\n".join([*lines, "", f"pgpoll {result['version']}, {about(result)} {SYSTEMS}"]) + "\n"
+    return "\n".join([f"**pgpoll {result['version']}**, {about(result)} {SYSTEMS}", "", *lines]) + "\n"
 
 
 def chart(table):

@@ -97,14 +97,16 @@ class Page:
 
     def errors(self):
         """Returns the browser's errors since the last call."""
-        found = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        found = [error for error in found if not any(re.search(pattern, error) for pattern in self.allowed)]
+        found = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE" and not self.is_allowed(entry)]
         refusals = [error for error in found if "status of 503" in error]
         return [error for error in found if error not in refusals] if refusals and stood_still(self.began) else found
 
+    def is_allowed(self, entry):
+        return any(re.search(pattern, entry["message"]) and entry["timestamp"] <= until_ms for pattern, until_ms in self.allowed)
+
     def allow(self, pattern):
-        """Expects errors that match, and no others so far. The browser may report one only after the page has shown its effect."""
-        self.allowed.append(pattern)
+        """Expects errors that match, and no others so far. The browser may report one later, but knows when it was."""
+        self.allowed.append((pattern, time.time() * 1000 + 1))
         assert not self.errors()
 
 
@@ -150,6 +152,15 @@ def test_a_page_that_the_user_left_stops_polling(page, server, driver, topic):
     page.until_payloads("meanwhile")
     server.until_waiting(topic)
     page.allow("favicon")   # browsers request it for a file without an icon
+
+
+def test_an_error_after_those_that_were_allowed_counts(page):
+    page.open()
+    for _ in range(2):
+        assert page.run("return fetch('/none').then(({ status }) => status)") == 404
+        page.allow("status of 404")
+    page.run("return fetch('/none')")
+    assert "status of 404" in until(page.errors, "the third error")[0]
 
 
 def test_by_keyboard_alone(page, server, topic):

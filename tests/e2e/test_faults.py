@@ -300,14 +300,14 @@ def test_rows_hidden_from_the_owner(topic):
     lost."""
     with Server(4, errors="row-level security") as own:
         own.sql("CREATE ROLE schema_owner; GRANT CREATE ON SCHEMA pgpoll TO schema_owner")
-        for statement, in own.sql("""
-                SELECT format('ALTER ROUTINE %s OWNER TO schema_owner', oid::regprocedure) FROM pg_proc WHERE pronamespace = 'pgpoll'::regnamespace
-                UNION ALL
-                SELECT format('ALTER TABLE %s OWNER TO schema_owner', oid::regclass) FROM pg_class
-                WHERE relnamespace = 'pgpoll'::regnamespace AND (relkind IN ('r', 'v') OR relkind = 'S' AND relname <> 'messages_id_seq')
-                UNION ALL
-                SELECT 'ALTER SCHEMA pgpoll OWNER TO schema_owner'"""):
-            own.sql(statement)
+        own.sql("ALTER SCHEMA pgpoll OWNER TO schema_owner")
+        for table, in own.sql("""
+                SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgpoll'::regnamespace
+                AND (relkind IN ('r', 'v') OR relkind = 'S' AND relname <> 'messages_id_seq')"""):
+            own.sql(f"ALTER TABLE {table} OWNER TO schema_owner")
+        # In one transaction, because they call each other while the manager looks for messages.
+        own.sql("; ".join(f"ALTER ROUTINE {routine} OWNER TO schema_owner" for routine, in own.sql(
+            "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'pgpoll'::regnamespace")))
         own.publish(topic, "seen")
         since = {topic: own.read(topic)[0]["message_id"]}
         own.sql("ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY; ALTER TABLE pgpoll.messages FORCE ROW LEVEL SECURITY")

@@ -43,25 +43,43 @@ def test_the_answer(host):
     assert (status, headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
-@pytest.mark.parametrize("layout", ["its own", "another"])
-def test_a_reload_is_invisible(host, layout):
-    """`pgpoll.fcgi --reload` returns when the new workers serve, also if the old ones are of a version whose state it cannot read."""
-    def workers():
-        return set(subprocess.run(["pgrep", "-P", str(host.manager.pid), "pgpoll-worker"], capture_output=True, text=True).stdout.split())
+def workers(host):
+    """Returns the worker processes, when those of an earlier reload have ended."""
+    return until(lambda: len(found := all_workers(host)) == 5 and found, "5 workers")
 
-    old, seen = workers(), set()
+
+def all_workers(host):
+    return set(subprocess.run(["pgrep", "-P", str(host.manager.pid), "pgpoll-worker"], capture_output=True, text=True).stdout.split())
+
+
+@pytest.mark.parametrize("layout", ["its own", "another", "none"])
+def test_a_reload_is_invisible(host, layout):
+    """`pgpoll.fcgi --reload` returns when the new workers serve, also if the old ones are of a version whose state it cannot read, or that
+    has none."""
+    old, seen = workers(host), set()
     program = host.server.run / "bin/pgpoll.fcgi"
     if layout == "another":
         (host.home / "other").write_bytes(b"\1" * 40)
         (host.home / "other").rename(host.home / "pgpoll.state")
+    elif layout == "none":
+        (host.home / "pgpoll.state").unlink()
     reload = subprocess.Popen([program, "--reload", str(host.manager.pid)], env={**host.environment, "PGPOLL_STATE_DIR": str(host.home)})
     while reload.poll() is None:
         seen.add(host.health())
-    assert reload.returncode == 0 and (seen == {(200, "ok")} or layout == "another"), host.log()
-    assert len(workers() - old) == len(old) == 5
+    assert reload.returncode == 0 and (seen == {(200, "ok")} or layout != "its own"), host.log()
+    assert len(all_workers(host) - old) == 5
     nobody = subprocess.run([program, "--reload", "999999"], env={**host.environment, "PGPOLL_LOG": "stderr"}, capture_output=True, text=True)
     assert nobody.returncode == 1 and "cannot reload process 999999: No such process" in nobody.stderr
     assert subprocess.run([program, "--reload", "x"], env=host.environment, capture_output=True).returncode == 1
+
+
+def test_a_reload_that_cannot_be_followed(host):
+    """It says so."""
+    old = workers(host)
+    done = subprocess.run([host.server.run / "bin/pgpoll.fcgi", "--reload", str(host.manager.pid)], capture_output=True, text=True,
+                          env={**host.environment, "PGPOLL_LOG": "stderr"}, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and "when its new workers serve is not known: set its PGPOLL_STATE_DIR" in done.stderr
+    until(lambda: not workers(host) & old, "the new workers alone")
 
 
 def test_a_reload_without_a_program(host):

@@ -1,5 +1,6 @@
 """A manager and its workers: what only this mode promises."""
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import psycopg2
 import pytest
 
 from fastcgi import PARAMS, begin, connect, record
-from server import METRICS, MODE, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
+from server import METRICS, MODE, POLL, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 DIES_YOUNG = "a worker died as soon as it was started"   # the killed worker may have replaced another one a moment ago
@@ -107,6 +108,13 @@ def cpu_s(pid):
 def children(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]
+
+
+def send_request(server, body):
+    """Sends a poll on a connection of its own, and returns the connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=90)
+    connection.request("POST", POLL, body)
+    return connection
 
 
 def logged(server, words):
@@ -852,6 +860,45 @@ def reading(server, topic, polls):
         yield polls
     finally:
         connection.close()
+
+
+HELD_UP = """
+    ALTER FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) RENAME TO catch_up_alone;
+    CREATE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer, max_bytes bigint)
+    RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json, gap text, oldest bigint)
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock_shared(7);
+        RETURN QUERY SELECT * FROM pgpoll.catch_up_alone(topics, positions, max_messages, max_bytes);
+    END $$"""
+
+
+def test_clients_that_leave_before_their_turn_to_read_free_their_workers(topic):
+    """One reader is held up all the time. What the others wait for is not in the ring."""
+    with Server(5, PGPOLL_CONNECTIONS="1", PGPOLL_QUERY_TIMEOUT_S="60") as own:
+        own.publish(topic, 1, 2)
+        since = {topic: own.read(topic)[0]["message_id"]}
+        (poll,) = own.wait(topic, timeout=60)   # from here on the manager need not be asked about the topic
+        own.publish(topic, 3)
+        assert poll.result().payloads == [3]
+        own.sql(HELD_UP)
+
+        def free():
+            return own.sql("SELECT free_workers FROM pgpoll.listening")[0][0]
+
+        with contextlib.closing(own.connect()) as holder, holder.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(7)")
+            reads = own.poll_later(topic, since=since, timeout=60)
+            until(lambda: own.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"), "a reader that is held up")
+            stays = own.poll_later(topic, since=since, timeout=60)
+            body = json.dumps({"topics": [topic], "since": since, "timeout": 60})
+            leaving = [send_request(own, body) for _ in range(4)]
+            until(lambda: free() == 0, "all workers taken")
+            for connection in leaving:
+                connection.close()
+            until(lambda: free() == 4, "the workers of those that left are free")
+            assert not reads.done() and not stays.done()
+        assert reads.result().payloads == stays.result().payloads == [2, 3]
 
 
 def test_killed_readers_cost_time_only(narrow, topic):

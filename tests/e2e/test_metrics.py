@@ -2,6 +2,7 @@
 import contextlib
 import datetime
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -195,6 +196,27 @@ def hanging(server, postgres):
                 os.kill(pid, signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def turn_taken(server):
+    """A statistics process has its turn to ask the database, and does not end it."""
+    def holder():
+        owners = {int(line.split()[4]) for line in pathlib.Path("/proc/locks").read_text().splitlines() if " POSIX " in line and "->" not in line}
+        return owners & server.named("pgpoll-stats.fc")
+
+    with contextlib.closing(server.connect()) as session, session.cursor() as cursor:
+        cursor.execute("LOCK TABLE pgpoll.counters IN ACCESS EXCLUSIVE MODE")
+        request = server.threads.submit(server.request, "GET", METRICS)
+        (pid,) = until(holder, "a statistics process that asks")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert holder() == {pid}
+            yield
+        finally:
+            session.rollback()
+            os.kill(pid, signal.SIGCONT)
+            request.result()
+
+
 def test_without_the_database(promtool):
     """The host tells what it knows, and Prometheus does not wait longer for that than it does by default, 10 s. After a crash, which empties the
     statistics, they are complete again."""
@@ -202,6 +224,8 @@ def test_without_the_database(promtool):
         manager = own.manager if MODE == "managed" else None
         up = ("database_up", "manager_up", "listener_up") if manager else ("database_up",)
         before, postgres = until(lambda: all((now := Metrics(own))[name, ""] == 1 for name in up) and now, "all up", 8 + STALL_S), Postgres(own)
+        with turn_taken(own):
+            assert Metrics(own).get(("database_up", "")) == (1 if manager else None)
         postgres.stop("immediate")
         away = until(lambda: (now := Metrics(own))["database_up", ""] == now["listener_up", ""] == 0 and now, "the database away")
         is_readable(promtool, away.answer)
@@ -216,7 +240,7 @@ def test_without_the_database(promtool):
             # Each counter begins again at 0, so that a rate shows its first change.
             after = until(lambda: ("polls_total", 'outcome="ok"') in (now := Metrics(own)) and now, "the counters are back")
             assert {key for key in before if "total" in key[0]} == {key for key in after if "total" in key[0]}
-            assert after["listener_reconnects_total", ""] == 1
+            until(lambda: Metrics(own)["listener_reconnects_total", ""] == 1, "the reconnect")
             assert said(own.log()) == ["LISTEN connection failed", "connected to the database again"]
             os.kill(manager, signal.SIGKILL)
             until(lambda: (now := Metrics(own))["manager_up", ""] == now["workers", ""] == now["listener_up", ""] == 0, "a dead manager hears nothing", 30)

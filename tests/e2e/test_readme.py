@@ -245,7 +245,7 @@ def test_the_python_client(fresh, tmp_path):
 @pytest.mark.parametrize("language, program, example", (("js", ["node", "program.mjs"], "long_polling_client.mjs"),
                                                        ("python", [sys.executable, "-B", "program.py"], "long_polling_client.py")))
 def test_a_program_with_a_client(fresh, tmp_path, language, program, example):
-    (source,) = blocks(language, TEXTS["docs/poll.md"])
+    (source,) = blocks(language, TEXTS["docs/clients.md"])
     (tmp_path / program[-1]).write_text(source.replace("http://127.0.0.1:8080", fresh.url))
     shutil.copy(ROOT / "examples" / example, tmp_path)
     client = subprocess.Popen(program, cwd=tmp_path, text=True, stdout=subprocess.PIPE)

@@ -20,6 +20,7 @@ def test_a_leader_that_does_not_answer_is_replaced(tabs):
     topic, server = new_topic(), tabs.server
     for _ in range(3):
         tabs.open(topic, share="ann")
+    tabs.until_begun()
     server.publish(topic, 1)
     for tab in tabs.all:
         tabs.until_got(tab, [1])

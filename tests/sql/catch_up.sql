@@ -135,13 +135,17 @@ FROM unnest(ARRAY[1, 2, 7, 300]) AS messages;
 
 -- Gaps
 
-SELECT last_value AS last FROM pgpoll.last_position \gset
+-- Those who read give positions first, which may store an empty batch if the machine is busy.
+-- What is an hour ahead stays ahead.
+SELECT last_value AS last, last_value + (3600000::bigint << 16) AS ahead FROM pgpoll.last_position \gset
 SELECT is(pg_temp.starts('{a}', ARRAY[:last]), ARRAY[:last::text],
     'the newest position of all topics is no gap in an older topic');
-SELECT is(pg_temp.starts('{a,quiet}', ARRAY[:last + 1, 9223372036854775807]),
+SELECT is(pg_temp.starts('{a,quiet}', ARRAY[:ahead, 9223372036854775807]),
     ARRAY[concat_ws(' ', pg_temp.at('5'), 'ahead', pg_temp.at('1')), '0 ahead'],
     'a position ahead of the last one is a gap, and reading starts from now on');
-SELECT is(pg_temp.page('{a}', ARRAY[:last + 1]), '{}',
+SELECT is((SELECT gap FROM pgpoll.last_position, pgpoll.catch_up('{a}', ARRAY[last_value + 1], 9, 999)
+           WHERE created_at IS NULL), 'ahead', 'the position after the last one is ahead');
+SELECT is(pg_temp.page('{a}', ARRAY[:ahead]), '{}',
     'a position ahead of the last one returns no old messages');
 SELECT is(pg_temp.starts('{quiet,a}', '{1,1}'), '{1,1}',
     'an old position is no gap if nothing was pruned after it');
@@ -159,7 +163,7 @@ SELECT is(pg_temp.starts('{a}', ARRAY[:pruned]), ARRAY[:pruned::text], 'the posi
 SELECT is(pg_temp.page('{a}', ARRAY[:first]), '{4,5}',
     'an expired position is read from the oldest retained message');
 DELETE FROM pgpoll.feed WHERE topic = 'a';
-SELECT is(pg_temp.starts('{a,a,a}', ARRAY[NULL, 1, :last + 1]),
+SELECT is(pg_temp.starts('{a,a,a}', ARRAY[NULL, 1, :ahead]),
     ARRAY[:pruned::text, :pruned || ' expired', :pruned || ' ahead'],
     'in a topic that was pruned completely, reading starts at pruned_to and there is no oldest message');
 

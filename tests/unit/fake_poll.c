@@ -7,6 +7,7 @@
 
 #include <CUnit/CUnit.h>
 #include <json-c/json.h>
+#include <limits.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -48,6 +49,20 @@ static const struct fake_step *next_step(struct fake_poll *poll, enum fake_call 
     return step;
 }
 
+/* Waits for a turn to read, as source_shared.c does. Returns false if the client has disconnected. */
+static bool wait_for_turn(struct fake_poll *poll, const struct source_poll *asked, int64_t queued_ms)
+{
+    struct interrupts interrupts = { .client_fd = INT_MIN };
+    const int64_t since_ms = clock_monotonic_ms(), end_ms = since_ms + queued_ms;
+    int64_t due_ms = since_ms;
+    bool is_there = true;
+
+    for (; is_there && due_ms < end_ms; fake_clock_advance(clock_min(due_ms, end_ms) - clock_monotonic_ms()))
+        is_there = asked->attend(asked->waiter, since_ms, &interrupts, &due_ms);
+    poll->watched = interrupts.client_fd != INT_MIN;
+    return is_there;
+}
+
 static enum error fake_read(struct message_source *source, const struct source_poll *asked,
                             enum source_read how, const int64_t *positions, struct page *page,
                             int64_t deadline_ms)
@@ -57,6 +72,8 @@ static enum error fake_read(struct message_source *source, const struct source_p
 
     if (step->error == ERROR_MEMORY)
         return step->error;
+    if (!wait_for_turn(poll, asked, step->queued_ms))
+        return ERROR_CLIENT_GONE;
     EXPECT(how == step->how, "read %d: how is %d instead of %d", poll->call_count, (int)how, (int)step->how);
     EXPECT(page->message_count == 0 && !page->has_more, "read %d: the page is not clear", poll->call_count);
     memcpy(poll->calls[poll->call_count - 1].positions, positions,

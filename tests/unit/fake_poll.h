@@ -23,6 +23,7 @@ struct fake_step {
     enum error
         error; /* the result; for BEGIN and HEARTBEAT any error means that the client has disconnected */
     enum source_read how; /* for READ: the flags that the poll must pass */
+    int64_t queued_ms;    /* for READ: how long it waits for its turn before */
     int64_t takes_ms;     /* duration; a WAIT that returns ERROR_TIMEOUT lasts until its deadline instead */
     struct page_topic topics[FAKE_TOPICS]; /* for READ; the member next is computed from the messages */
     struct fake_message messages[FAKE_MESSAGES];
@@ -48,6 +49,7 @@ struct fake_poll {
         int64_t left_ms; /* time left until the deadline that was passed */
     } calls[FAKE_CALLS];
     int call_count, ends;
+    bool watched; /* the last READ that waited for its turn watched the client */
 };
 
 /*

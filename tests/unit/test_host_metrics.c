@@ -50,11 +50,22 @@ static void expect_samples(const struct host_metrics *metrics, const char *sampl
     free(text);
 }
 
+/* Expects this sample of database_up, or none if it is NULL. */
+static void expect_database(const struct host_metrics *metrics, const char *sample)
+{
+    char *text = written(metrics);
+    const char *found = strstr(text, "\npgpoll_database_up");
+
+    EXPECT(sample ? found && strncmp(found + strlen("\npgpoll_"), sample, strlen(sample)) == 0 : !found,
+           "got %s", text);
+    free(text);
+}
+
 static void a_host_that_serves(void)
 {
     const struct host_values values = serving();
 
-    expect_samples(&(struct host_metrics){ "h", true, true, &values },
+    expect_samples(&(struct host_metrics){ "h", HOST_DATABASE_UP, true, &values },
                    "database_up{host=\"h\"} 1\nmanager_up{host=\"h\"} 1\nworkers{host=\"h\"} 20\n"
                    "workers_free{host=\"h\"} 12\nreaders_allowed{host=\"h\"} 3\nlistener_up{host=\"h\"} "
                    "1\nstatistics_age_seconds{host=\"h\"} 3\n");
@@ -63,7 +74,7 @@ static void a_host_that_serves(void)
 static void the_timeline_is_shown_if_it_is_known(void)
 {
     struct host_values values = serving();
-    const struct host_metrics metrics = { "h", true, true, &values };
+    const struct host_metrics metrics = { "h", HOST_DATABASE_UP, true, &values };
     char *text;
 
     values.of[HOST_CLUSTER] = INT64_C(0x123456789abcdef0);
@@ -79,7 +90,7 @@ static void a_host_whose_database_is_away(void)
 
     values.of[HOST_DATABASE_AWAY_SINCE_MS] = NOW_MS - 10;
     values.of[HOST_STATISTICS_MS] = 0;
-    expect_samples(&(struct host_metrics){ "h", false, true, &values },
+    expect_samples(&(struct host_metrics){ "h", HOST_DATABASE_DOWN, true, &values },
                    "database_up{host=\"h\"} 0\nmanager_up{host=\"h\"} 1\nworkers{host=\"h\"} 20\n"
                    "workers_free{host=\"h\"} 12\nreaders_allowed{host=\"h\"} 3\nlistener_up{host=\"h\"} "
                    "0\nstatistics_age_seconds{host=\"h\"} 90\n");
@@ -88,7 +99,7 @@ static void a_host_whose_database_is_away(void)
 static void a_host_whose_manager_has_ended_or_died(void)
 {
     struct host_values values = serving();
-    const struct host_metrics metrics = { "h", true, true, &values };
+    const struct host_metrics metrics = { "h", HOST_DATABASE_UP, true, &values };
     static const char gone[] =
         "database_up{host=\"h\"} 1\nmanager_up{host=\"h\"} 0\nworkers{host=\"h\"} 0\n"
         "workers_free{host=\"h\"} 0\nreaders_allowed{host=\"h\"} 0\nlistener_up{host=\"h\"} 0\n"
@@ -104,20 +115,35 @@ static void a_host_whose_manager_has_ended_or_died(void)
 
 static void a_host_without_a_manager(void)
 {
-    expect_samples(&(struct host_metrics){ "h", true, true, NULL },
+    expect_samples(&(struct host_metrics){ "h", HOST_DATABASE_UP, true, NULL },
                    "database_up{host=\"h\"} 1\nmanager_up{host=\"h\"} 0\n");
-    expect_samples(&(struct host_metrics){ "h", true, false, NULL }, "database_up{host=\"h\"} 1\n");
+    expect_samples(&(struct host_metrics){ "h", HOST_DATABASE_UP, false, NULL },
+                   "database_up{host=\"h\"} 1\n");
+}
+
+/* Another request asks the database, and takes long. The manager uses it, too. */
+static void a_database_that_was_not_asked_is_as_the_manager_knows_it(void)
+{
+    struct host_values values = serving();
+    const struct host_metrics metrics = { "h", HOST_DATABASE_NOT_ASKED, true, &values };
+
+    expect_database(&metrics, "database_up{host=\"h\"} 1\n");
+    values.of[HOST_DATABASE_AWAY_SINCE_MS] = NOW_MS - 10;
+    expect_database(&metrics, "database_up{host=\"h\"} 0\n");
+    values.of[HOST_BEAT_MS] = NOW_MS - HOST_STATE_DEAF_MS;
+    expect_database(&metrics, NULL);
+    expect_database(&(struct host_metrics){ "h", HOST_DATABASE_NOT_ASKED, true, NULL }, NULL);
 }
 
 static void names_are_escaped(void)
 {
-    expect_samples(&(struct host_metrics){ "a\"b\\c\nd", true, false, NULL },
+    expect_samples(&(struct host_metrics){ "a\"b\\c\nd", HOST_DATABASE_UP, false, NULL },
                    "database_up{host=\"a\\\"b\\\\c\\nd\"} 1\n");
 }
 
 static void the_version_is_told(void)
 {
-    char *text = written(&(struct host_metrics){ "h", true, false, NULL }), told[100];
+    char *text = written(&(struct host_metrics){ "h", HOST_DATABASE_UP, false, NULL }), told[100];
 
     (void)snprintf(told, sizeof told, "pgpoll_build_info{host=\"h\",version=\"%s\",schema=\"",
                    PGPOLL_VERSION);
@@ -131,6 +157,8 @@ CU_TestInfo host_metrics_tests[] = {
     { "a host whose database is away", a_host_whose_database_is_away },
     { "a host whose manager has ended or died", a_host_whose_manager_has_ended_or_died },
     { "a host without a manager", a_host_without_a_manager },
+    { "a database that was not asked is as the manager knows it",
+      a_database_that_was_not_asked_is_as_the_manager_knows_it },
     { "names are escaped", names_are_escaped },
     { "the version is told", the_version_is_told },
     CU_TEST_INFO_NULL,

@@ -437,6 +437,98 @@ static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
     fake_poll_release(&poll);
 }
 
+/* ---- waiting for a turn to read */
+
+/* The head is sent after a while, and from then on the source watches the client. */
+static void a_poll_that_waits_for_its_turn_begins_to_wait(void)
+{
+    static const struct fake_step soon[] = { { AUTHORIZES, .queued_ms = 200, MESSAGE } };
+    static const struct fake_step late[] = { { AUTHORIZES, .queued_ms = 1000, MESSAGE }, { BEGINS } };
+    static const struct fake_step again[] = {
+        { AUTHORIZES, .queued_ms = 1000, NOTHING }, { BEGINS }, { SUBSCRIBES, NOTHING }, { WAITS },
+        { READS, .queued_ms = 10, MESSAGE },
+    };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, soon);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    CU_ASSERT_FALSE(poll.watched || poll.waiter.began_wait);
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, late);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    CU_ASSERT_TRUE(poll.watched && poll.waiter.began_wait);
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, again);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    CU_ASSERT_TRUE(poll.watched);
+    fake_poll_release(&poll);
+}
+
+static void a_client_that_left_before_its_turn_ends_the_poll(void)
+{
+    static const struct fake_step at_begin[] = { { AUTHORIZES, .queued_ms = 1000, MESSAGE },
+                                                 { BEGINS, .error = ERROR_CLIENT_GONE } };
+    static const struct fake_step at_heartbeat[] = {
+        { AUTHORIZES, .queued_ms = 5000, MESSAGE },
+        { BEGINS },
+        { BEATS },
+        { BEATS, .error = ERROR_CLIENT_GONE },
+    };
+    static const struct fake_step later[] = { { AUTHORIZES, .queued_ms = 1000, .error = ERROR_CLIENT_GONE },
+                                              { BEGINS } };
+    struct fake_poll poll;
+
+    PLAY(SINCE_5, at_begin, ERROR_CLIENT_GONE, 0, NULL);
+    PLAY(SINCE_5, later, ERROR_CLIENT_GONE, 0, NULL);
+    fake_poll_init(&poll, SINCE_5);
+    poll.config.heartbeat_s = 2;
+    FAKE_POLL_RUN(&poll, at_heartbeat);
+    expect_end(&poll, ERROR_CLIENT_GONE, 0, NULL);
+    fake_poll_release(&poll);
+}
+
+/* The turn does not come. A poll that has sent its head is answered with the client's own cursors. */
+static void without_a_turn_the_cursors_stay_as_they_were(void)
+{
+    static const struct fake_step script[] = { { AUTHORIZES, AWAY, .queued_ms = 18000 }, { BEGINS } };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, SINCE_5);
+    FAKE_POLL_RUN(&poll, script);
+    expect_end(&poll, ERROR_DATABASE_AWAY, 0, ID(5));
+    CU_ASSERT_TRUE(poll.waiter.began_wait);
+    EXPECT_ANSWER(&poll, "has_more", "false");
+    EXPECT_ANSWER(&poll, "gaps", "null");
+    fake_poll_release(&poll);
+}
+
+/* The status stays free to choose if there is no cursor to answer with, or the poll does not wait. */
+static void some_polls_wait_for_their_turn_without_a_head(void)
+{
+    static const char *const bodies[] = {
+        BODY,
+        "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":\"0\"}}",
+        "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":\"-2\"}}",
+        "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":\"rubbish\"}}",
+        "{\"topics\":[\"a\"],\"timeout\":0,\"since\":{\"a\":" ID(5) "}}",
+    };
+    static const struct fake_step script[] = { { AUTHORIZES, AWAY, .queued_ms = 18000 } };
+    struct fake_poll poll;
+
+    for (size_t i = 0; i < COUNT(bodies); i++) {
+        fake_poll_init(&poll, bodies[i]);
+        FAKE_POLL_RUN(&poll, script);
+        expect_end(&poll, ERROR_DATABASE_AWAY, 0, NULL);
+        CU_ASSERT_FALSE(poll.watched || poll.waiter.began_wait);
+        fake_poll_release(&poll);
+    }
+}
+
 /* ---- gaps */
 
 /* The client is told of a gap at once, even if no message follows. */
@@ -593,6 +685,10 @@ CU_TestInfo poll_waiter_tests[] = {
       away_until_the_deadline_is_an_empty_answer_after_it },
     { "no attempt outlasts the poll by much", no_attempt_outlasts_the_poll_by_much },
     { "a drain ends the retries of a poll with cursors", a_drain_ends_the_retries_of_a_poll_with_cursors },
+    { "a poll that waits for its turn begins to wait", a_poll_that_waits_for_its_turn_begins_to_wait },
+    { "a client that left before its turn ends the poll", a_client_that_left_before_its_turn_ends_the_poll },
+    { "without a turn the cursors stay as they were", without_a_turn_the_cursors_stay_as_they_were },
+    { "some polls wait for their turn without a head", some_polls_wait_for_their_turn_without_a_head },
     { "a gap is answered at once", a_gap_is_answered_at_once },
     { "a gap that opens while waiting is answered at once",
       a_gap_that_opens_while_waiting_is_answered_at_once },

@@ -344,6 +344,79 @@ static void a_worker_that_is_gone(void)
 
 /* ---- damage: whatever arrives is refused, or it is complete */
 
+enum { MOST_DESCRIPTORS = 3 };
+
+/* Sends a message of this size with this many descriptors through the queue, as a broken worker may. */
+static void put_damaged(int queue, size_t size, const int *descriptors, size_t count)
+{
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))];
+    } control = { .space = { 0 } };
+    struct iovec bytes = { (char[]){ "damage" }, size };
+    struct msghdr message = { .msg_iov = &bytes, .msg_iovlen = 1 };
+
+    if (count > 0) {
+        struct cmsghdr *header;
+
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(count * sizeof *descriptors);
+        header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(count * sizeof *descriptors);
+        memcpy(CMSG_DATA(header), descriptors, count * sizeof *descriptors);
+    }
+    CU_ASSERT_EQUAL_FATAL(sendmsg(queue, &message, MSG_DONTWAIT), (ssize_t)size);
+}
+
+/* Sends such a message with the ends of sockets, and expects that the reader goes on without them. */
+static void expect_no_harm(struct desk *desk, size_t size, size_t count)
+{
+    int kept[MOST_DESCRIPTORS], passed[MOST_DESCRIPTORS], taken;
+
+    for (size_t i = 0; i < count; i++) {
+        int pair[2];
+
+        CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        kept[i] = pair[0];
+        passed[i] = pair[1];
+    }
+    put_damaged(desk->queue[0], size, passed, count);
+    taken = read_channel_take(desk->queue[1]);
+    EXPECT(taken >= 0 || errno == EAGAIN, "%zu bytes, %zu descriptors: all workers have ended", size, count);
+    if (taken >= 0)
+        (void)close(taken);
+    for (size_t i = 0; i < count; i++) {
+        (void)close(passed[i]);
+        EXPECT(recv(kept[i], &(char){ 0 }, 1, MSG_DONTWAIT) == 0,
+               "%zu bytes, %zu descriptors: the reader has one", size, count);
+        (void)close(kept[i]);
+    }
+}
+
+static void damaged_messages_in_the_queue(void)
+{
+    static const size_t sizes[] = { 0, 1, 6 };
+    struct read_channel_job job;
+    struct desk desk;
+    int ours, theirs;
+
+    open_desk(&desk, LONG_MS);
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (size_t count = 0; count <= MOST_DESCRIPTORS; count++)
+            expect_no_harm(&desk, sizes[i], count);
+    ours = ask(&desk, &theirs, &job);
+    read_channel_release(&job);
+    (void)close(ours);
+    (void)close(theirs);
+    put_damaged(desk.queue[0], 0, NULL, 0);
+    (void)close(desk.queue[0]); /* and now all workers have ended */
+    CU_ASSERT(read_channel_take(desk.queue[1]) == -1 && errno == 0);
+    desk.queue[0] = -1;
+    close_desk(&desk);
+}
+
 /* Records in out everything that send_it() writes to a socket. Returns the number of bytes. */
 static size_t record(char *out, size_t size, void (*send_it)(struct desk *desk, int socket),
                      struct desk *desk)
@@ -468,5 +541,6 @@ CU_TestInfo read_channel_tests[] = {
     { "a worker that is gone", a_worker_that_is_gone },
     { "damaged answers", damaged_answers },
     { "damaged questions", damaged_questions },
+    { "damaged messages in the queue", damaged_messages_in_the_queue },
     CU_TEST_INFO_NULL,
 };

@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/wait.h"
 #include "expect.h"
 #include "fake_clock.h"
 #include "shared/read_channel.h"
@@ -78,6 +79,12 @@ static void set_due(int reader, int64_t in_ms)
     atomic_store(&pool.states[reader]->due_ms, clock_monotonic_ms() + in_ms);
 }
 
+/* Whether an idle reader was not killed: one that was has time to end, although that may take a while. */
+static bool is_kept(int reader)
+{
+    return atomic_load(&pool.states[reader]->due_ms) == 0;
+}
+
 /* Waits for the end of a reader that must have been killed, and tells the pool. */
 static void expect_killed(pid_t pid)
 {
@@ -107,11 +114,20 @@ static void end(void)
     fake_clock_restore();
 }
 
+/* A worker takes a permit, which is free. */
+static void take(int worker)
+{
+    const struct interrupts none = { .client_fd = -1 };
+
+    CU_ASSERT_EQUAL(read_permits_take(scoreboard, worker, 0, &none), ERROR_NONE);
+}
+
 /* Begins with two readers, since two workers read. */
 static void begin_with_two(void)
 {
     begin();
-    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL) && read_permits_take(scoreboard, 1, 0, NULL));
+    for (int i = 0; i < 2; i++)
+        take(i);
     CU_ASSERT_EQUAL_FATAL(turn(2), 2);
 }
 
@@ -120,7 +136,7 @@ static void readers_are_started_one_in_a_turn(void)
     begin();
     CU_ASSERT_EQUAL(turn(3), 1);
     for (int i = 0; i < READERS; i++)
-        CU_ASSERT(read_permits_take(scoreboard, i, 0, NULL));
+        take(i);
     for (int i = 1; i < READERS; i++) {
         CU_ASSERT(reader_pool_due_ms(&pool) <= clock_monotonic_ms());
         EXPECT(turn(1) == i + 1, "%d readers after %d turns", readers(), i);
@@ -148,13 +164,53 @@ static void a_reader_that_is_late_is_replaced(void)
     end();
 }
 
+enum { QUESTIONS = 2 };
+
+/* Questions in the queue. */
+struct asked {
+    struct poll_topic topic;
+    struct poll_request request;
+    int64_t position;
+    int sockets[QUESTIONS];
+    int oldest;
+};
+
+static void ask(struct asked *asked, int question)
+{
+    const struct read_channel_question whole = { &asked->request, &asked->position, NULL, false,
+                                                 clock_monotonic_ms() + LONG_MS };
+
+    asked->sockets[question] = read_channel_ask(scoreboard->read_queue, &whole);
+    CU_ASSERT_FATAL(asked->sockets[question] >= 0);
+}
+
+static void begin_to_ask(struct asked *asked)
+{
+    *asked = (struct asked){ .topic = { .name = "t", .length = 1, .quoted = "\"t\"" } };
+    asked->request = (struct poll_request){ .topics = &asked->topic, .topic_count = 1, .limit = 1 };
+    for (int i = 0; i < QUESTIONS; i++)
+        ask(asked, i);
+}
+
+/* A reader takes the oldest question, and a worker asks another one. */
+static void take_one(struct asked *asked, int reader)
+{
+    (void)close(read_channel_take(pool.queue));
+    (void)atomic_fetch_add(&pool.states[reader]->taken, 1);
+    (void)close(asked->sockets[asked->oldest]);
+    ask(asked, asked->oldest);
+    asked->oldest = (asked->oldest + 1) % QUESTIONS;
+}
+
+static void end_to_ask(struct asked *asked)
+{
+    for (int i = 0; i < QUESTIONS; i++)
+        (void)close(asked->sockets[i]);
+}
+
 static void a_reader_that_takes_no_question_is_replaced(void)
 {
-    const int64_t position = 0;
-    struct poll_topic topic = { .name = "t", .length = 1, .quoted = "\"t\"" };
-    struct poll_request request = { .topics = &topic, .topic_count = 1, .limit = 1 };
-    struct read_channel_question question = { &request, &position, NULL, false, 0 };
-    int sockets[2];
+    struct asked asked;
     pid_t idle, busy;
 
     begin_with_two();
@@ -164,23 +220,56 @@ static void a_reader_that_takes_no_question_is_replaced(void)
     set_due(1, LONG_MS);
     pass(LONG_MS / 2);
     CU_ASSERT(lives(idle)); /* there was no question */
-    question.deadline_ms = clock_monotonic_ms() + LONG_MS;
-    for (int i = 0; i < 2; i++) {
-        sockets[i] = read_channel_ask(scoreboard->read_queue, &question);
-        CU_ASSERT_FATAL(sockets[i] >= 0);
-    }
+    begin_to_ask(&asked);
     pass(500);
-    for (int i = 0; i < 2; i++) /* a reader takes both */
-        (void)close(read_channel_take(pool.queue));
-    pass(500);
-    CU_ASSERT(lives(idle));
-    (void)close(sockets[0]);
-    sockets[0] = read_channel_ask(scoreboard->read_queue, &question);
+    take_one(&asked, 1);
+    pass(2500);
+    CU_ASSERT(is_kept(0));
     pass(5000);
     expect_killed(idle);
     CU_ASSERT(lives(busy));
+    end_to_ask(&asked);
+    end();
+}
+
+/* Each look finds a question, but another one. The readers wait for one at that moment, or for a core. */
+static void readers_that_take_questions_are_kept(void)
+{
+    struct asked asked;
+
+    begin_with_two();
     for (int i = 0; i < 2; i++)
-        (void)close(sockets[i]);
+        set_idle(i);
+    begin_to_ask(&asked);
+    for (int i = 0; i < 60; i++) {
+        pass(500);
+        if (i % 3 == 0)
+            take_one(&asked, 0);
+    }
+    CU_ASSERT(is_kept(0) && is_kept(1));
+    end_to_ask(&asked);
+    end();
+}
+
+/* One that was killed has left the question. The next one has as much time as the first one. */
+static void the_next_reader_has_time_to_take_the_question(void)
+{
+    struct asked asked;
+    pid_t first;
+
+    begin_with_two();
+    first = pool.pids[0];
+    set_idle(0);
+    set_due(1, LONG_MS);
+    begin_to_ask(&asked);
+    pass(4000);
+    expect_killed(first);
+    pass(500);
+    CU_ASSERT_EQUAL_FATAL(readers(), 2);
+    set_idle(1);
+    pass(1000);
+    CU_ASSERT(is_kept(1));
+    end_to_ask(&asked);
     end();
 }
 
@@ -189,7 +278,7 @@ static void a_reader_that_does_not_begin_is_replaced(void)
     pid_t first;
 
     begin();
-    CU_ASSERT(read_permits_take(scoreboard, 0, 0, NULL));
+    take(0);
     CU_ASSERT_EQUAL_FATAL(turn(1), 1);
     first = pool.pids[0];
     pass(LONG_MS / 2);
@@ -211,6 +300,8 @@ CU_TestInfo reader_pool_tests[] = {
     { "readers are started one in a turn", readers_are_started_one_in_a_turn },
     { "a reader that is late is replaced", a_reader_that_is_late_is_replaced },
     { "a reader that takes no question is replaced", a_reader_that_takes_no_question_is_replaced },
+    { "readers that take questions are kept", readers_that_take_questions_are_kept },
+    { "the next reader has time to take the question", the_next_reader_has_time_to_take_the_question },
     { "a reader that does not begin is replaced", a_reader_that_does_not_begin_is_replaced },
     { "an idle manager is not woken", an_idle_manager_is_not_woken },
     CU_TEST_INFO_NULL,

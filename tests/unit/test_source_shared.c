@@ -19,6 +19,7 @@
 #include "shared/read_channel.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
+#include "shared/slot_reset.h"
 #include "shared/topic_table.h"
 #include "shared/wait_sets.h"
 #include "suites.h"
@@ -54,7 +55,8 @@ struct host {
     struct source_poll poll;
     struct page page;
     int64_t positions[3];
-    int ours, theirs; /* both ends of the client's connection */
+    int ours, theirs;   /* both ends of the client's connection */
+    bool left_at_begin; /* the head of the answer cannot be sent */
     sigset_t before, sleep_mask;
     /* The thread that plays the manager. */
     pthread_t thread;
@@ -151,6 +153,20 @@ static void *manage(void *argument)
 
 /* ---- the worker */
 
+/* Plays a poll that sends its head, once it has waited for SHORT_MS for its turn to read. */
+static bool attend(struct poll_waiter *waiter, int64_t since_ms, struct interrupts *interrupts,
+                   int64_t *due_ms)
+{
+    const struct host *host = (struct host *)(void *)waiter;
+
+    *due_ms = since_ms == INT64_MAX ? INT64_MAX : since_ms + SHORT_MS;
+    if (clock_monotonic_ms() < *due_ms)
+        return true;
+    *due_ms = INT64_MAX;
+    interrupts->client_fd = host->interrupts.client_fd;
+    return !host->left_at_begin;
+}
+
 static void take_signals(struct host *host)
 {
     struct sigaction action = { .sa_handler = on_signal };
@@ -196,9 +212,14 @@ static void open_host(struct host *host, const char *topics, int64_t for_ms)
     CU_ASSERT_EQUAL_FATAL(
         poll_request_parse(&host->request, body, (size_t)length, 3, &(struct json_object *){ NULL }), 0);
     CU_ASSERT_FATAL(host->source && page_init(&host->page, host->request.topic_count));
-    host->poll = (struct source_poll){ &host->request,       "eve",
-                                       "192.0.2.1",          &host->interrupts,
-                                       clock_monotonic_ms(), clock_monotonic_ms() + for_ms };
+    host->poll = (struct source_poll){ &host->request,
+                                       "eve",
+                                       "192.0.2.1",
+                                       &host->interrupts,
+                                       clock_monotonic_ms(),
+                                       clock_monotonic_ms() + for_ms,
+                                       attend,
+                                       (struct poll_waiter *)(void *)host };
 }
 
 static void start_manager(struct host *host)
@@ -250,6 +271,16 @@ static void join_reader(struct host *host)
     (void)pthread_join(host->reader, NULL);
 }
 
+/* Whether the worker gets a permit at once. If not, it leaves the queue. */
+static bool takes(struct host *host, int worker)
+{
+    const bool taken = read_permits_take(host->scoreboard, worker, 0, &host->interrupts) == ERROR_NONE;
+
+    if (!taken)
+        read_permits_return(host->scoreboard, worker);
+    return taken;
+}
+
 /* Ends the poll, and expects that the scoreboard has no trace of it. */
 static void close_host(struct host *host)
 {
@@ -261,7 +292,7 @@ static void close_host(struct host *host)
         CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->wait_sets[i]), 0);
     host->source->operations->free(host->source);
     CU_ASSERT_EQUAL(read_permits_taken(host->scoreboard), 0);
-    CU_ASSERT_EQUAL(atomic_load(&host->slot->has_read_permit), 0);
+    CU_ASSERT_EQUAL(atomic_load(&host->scoreboard->read_turns[WORKER]), 0);
     (void)close(host->scoreboard->read_queue);
     (void)close(host->reader_queue);
     page_release(&host->page);
@@ -1016,7 +1047,7 @@ static void by_the_topics_end(void)
 static void open_queued(struct host *host)
 {
     open_lacking(host);
-    CU_ASSERT(read_permits_take(host->scoreboard, WORKER + 1, 0, NULL));
+    CU_ASSERT(takes(host, WORKER + 1));
     host->poll.started_ms -= host->config.query_timeout_s * 1000;
 }
 
@@ -1048,6 +1079,51 @@ static void a_poll_waits_for_its_turn_while_the_database_is_busy(void)
     close_host(&host);
 }
 
+/* Plays a client that disconnects after a while. */
+static void *leave_late(void *argument)
+{
+    struct host *host = argument;
+
+    (void)poll(NULL, 0, SHORT_MS);
+    (void)close(host->theirs);
+    host->theirs = -1;
+    return NULL;
+}
+
+/* The poll gives its place in the queue up. Nobody reads the page that it wanted. */
+static void a_client_that_leaves_ends_the_wait_for_a_turn(void)
+{
+    struct host host;
+    pthread_t client;
+
+    open_queued(&host);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&client, NULL, leave_late, &host), 0);
+    FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_CLIENT_GONE);
+    (void)pthread_join(client, NULL);
+    CU_ASSERT_EQUAL(atomic_load(&host.scoreboard->read_turns[WORKER]), 0);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+
+    open_queued(&host);
+    host.left_at_begin = true;
+    FAIL_TO_READ(&host, SOURCE_READ_ONLY, ERROR_CLIENT_GONE);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+}
+
+/* Without the database a poll is refused, which it could not be once the head is out. */
+static void no_head_is_sent_while_the_database_is_away(void)
+{
+    struct host host;
+
+    open_queued(&host);
+    host.scoreboard->manager->numbers_until_ms = 0;
+    host.left_at_begin = true;
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, 3 * SHORT_MS), ERROR_DATABASE_AWAY);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+}
+
 /* Sends SIGTERM to this thread's process until the poll has ended. */
 static void *terminate(void *argument)
 {
@@ -1074,11 +1150,6 @@ static void a_drain_ends_the_wait_for_a_turn(void)
     (void)pthread_join(other, NULL);
     read_permits_return(host.scoreboard, WORKER + 1);
     close_host(&host);
-}
-
-static bool takes(struct host *host, int worker)
-{
-    return read_permits_take(host->scoreboard, worker, 0, NULL);
 }
 
 static void fewer_permits_may_be_taken_than_there_are(void)
@@ -1109,6 +1180,15 @@ static void fewer_permits_may_be_taken_than_there_are(void)
     close_host(&host);
 }
 
+/* Expects that this process's worker gets a permit long before its deadline. */
+static void expect_permit(struct host *host)
+{
+    const int64_t deadline_ms = clock_monotonic_ms() + PROMPT_MS;
+
+    CU_ASSERT_EQUAL(read_permits_take(host->scoreboard, WORKER, deadline_ms, &host->interrupts), ERROR_NONE);
+    EXPECT(clock_monotonic_ms() < deadline_ms, "it was not woken");
+}
+
 static void *allow_late(void *argument)
 {
     struct host *host = argument;
@@ -1127,43 +1207,77 @@ static void a_worker_that_waits_is_woken_when_more_permits_are_allowed(void)
     host.scoreboard->read_permits = 2;
     CU_ASSERT(takes(&host, 0));
     CU_ASSERT_EQUAL_FATAL(pthread_create(&manager, NULL, allow_late, &host), 0);
-    CU_ASSERT(read_permits_take(host.scoreboard, 1, host.poll.deadline_ms, NULL));
-    CU_ASSERT(clock_monotonic_ms() < host.poll.deadline_ms);
+    expect_permit(&host);
     (void)pthread_join(manager, NULL);
     read_permits_return(host.scoreboard, 0);
-    read_permits_return(host.scoreboard, 1);
+    read_permits_return(host.scoreboard, WORKER);
+    close_host(&host);
+}
+
+/* A newcomer asks after the permit was returned, and before the worker that waits longest runs. */
+static void the_worker_that_waits_longest_gets_the_permit(void)
+{
+    static const int order[] = { WORKER, 3, 1, 2 };
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT(takes(&host, 0));
+    for (size_t i = 0; i < COUNT(order); i++)
+        CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, order[i], 0, &host.interrupts), ERROR_TIMEOUT);
+    for (size_t i = 0; i < COUNT(order); i++) {
+        read_permits_return(host.scoreboard, i ? order[i - 1] : 0);
+        CU_ASSERT(!takes(&host, 4));
+        CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, order[i], 0, &host.interrupts), ERROR_NONE);
+    }
+    read_permits_return(host.scoreboard, order[COUNT(order) - 1]);
+    CU_ASSERT(takes(&host, 4));
+    read_permits_return(host.scoreboard, 4);
+    close_host(&host);
+}
+
+/* One that gives up or is killed while it waits, or once a permit was given to it, holds nobody up. */
+static void a_worker_that_leaves_the_queue_lets_the_next_one_pass(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT(takes(&host, 0));
+    for (int i = 1; i <= 3; i++)
+        CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, i, 0, &host.interrupts), ERROR_TIMEOUT);
+    read_permits_return(host.scoreboard, 1); /* it gives up */
+    read_permits_return(host.scoreboard, 0);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1);
+    slot_reset(host.scoreboard, 2); /* it is killed before it knows that it has the permit */
+    CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, 3, 0, &host.interrupts), ERROR_NONE);
+    read_permits_return(host.scoreboard, 3);
     close_host(&host);
 }
 
 /* ---- a worker is killed */
 
-/* A worker returns a permit and is killed before it wakes another one. Then the manager mends. */
+/* A worker returns a permit and is killed before it hands it out. Then the manager mends. */
 static void *return_half(void *argument)
 {
     struct host *host = argument;
 
     (void)poll(NULL, 0, SHORT_MS);
-    atomic_store(&scoreboard_slot(host->scoreboard, 0)->has_read_permit, 0);
+    atomic_store(&host->scoreboard->read_turns[0], 0);
     (void)atomic_fetch_add(&host->scoreboard->workers->read_permits_left, 1);
     read_permits_mend(host->scoreboard);
     return NULL;
 }
 
-static void a_wake_up_that_a_killed_worker_owed_is_made_good(void)
+static void a_permit_that_a_killed_worker_did_not_hand_out_is_handed_out(void)
 {
-    int64_t deadline_ms;
     struct host host;
     pthread_t manager;
 
     open_host(&host, "\"a\"", LONG_MS);
     CU_ASSERT(takes(&host, 0));
-    fake_clock_restore(); /* futex(2) waits by the system's clock */
-    deadline_ms = clock_monotonic_ms() + PROMPT_MS;
     CU_ASSERT_EQUAL_FATAL(pthread_create(&manager, NULL, return_half, &host), 0);
-    CU_ASSERT(read_permits_take(host.scoreboard, 1, deadline_ms, NULL));
-    EXPECT(clock_monotonic_ms() < deadline_ms, "it was not woken");
+    expect_permit(&host);
     (void)pthread_join(manager, NULL);
-    read_permits_return(host.scoreboard, 1);
+    read_permits_return(host.scoreboard, WORKER);
     close_host(&host);
 }
 
@@ -1172,14 +1286,14 @@ static void a_dead_workers_permit_is_put_back(void)
     struct host host;
 
     open_host(&host, "\"a\"", LONG_MS);
-    /* A worker is killed after it took a permit, before it noted that in its slot. */
+    /* A worker is killed while it hands a permit to another one. */
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     CU_ASSERT_FALSE(read_permits_mend(host.scoreboard));
     CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* not yet: the worker may be alive */
     CU_ASSERT_TRUE(read_permits_mend(host.scoreboard));
     CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 0);
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
-    atomic_store(&host.slot->has_read_permit, 1);
+    atomic_store(&host.scoreboard->read_turns[WORKER], 1);
     for (int i = 0; i < 3; i++)
         (void)read_permits_mend(host.scoreboard);
     CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1); /* a living worker has the permit */
@@ -1188,7 +1302,7 @@ static void a_dead_workers_permit_is_put_back(void)
     for (int i = 0; i < 2; i++)
         (void)read_permits_mend(host.scoreboard);
     CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1);
-    atomic_store(&host.slot->has_read_permit, 0);
+    atomic_store(&host.scoreboard->read_turns[WORKER], 0);
     (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
     close_host(&host);
 }
@@ -1344,11 +1458,17 @@ CU_TestInfo source_shared_tests[] = {
     { "a wait is ended by the topic's end", by_the_topics_end },
     { "a poll waits for its turn while the database is busy",
       a_poll_waits_for_its_turn_while_the_database_is_busy },
+    { "the worker that waits longest gets the permit", the_worker_that_waits_longest_gets_the_permit },
+    { "a worker that leaves the queue lets the next one pass",
+      a_worker_that_leaves_the_queue_lets_the_next_one_pass },
+    { "a client that leaves ends the wait for a turn", a_client_that_leaves_ends_the_wait_for_a_turn },
+    { "no head is sent while the database is away", no_head_is_sent_while_the_database_is_away },
     { "a drain ends the wait for a turn", a_drain_ends_the_wait_for_a_turn },
     { "fewer permits may be taken than there are", fewer_permits_may_be_taken_than_there_are },
     { "a worker that waits is woken when more permits are allowed",
       a_worker_that_waits_is_woken_when_more_permits_are_allowed },
-    { "a wake-up that a killed worker owed is made good", a_wake_up_that_a_killed_worker_owed_is_made_good },
+    { "a permit that a killed worker did not hand out is handed out",
+      a_permit_that_a_killed_worker_did_not_hand_out_is_handed_out },
     { "a dead worker's permit is put back", a_dead_workers_permit_is_put_back },
     { "only waiters of the topic are woken", only_waiters_of_the_topic_are_woken },
     { "no wake is lost", no_wake_is_lost },
