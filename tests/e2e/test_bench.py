@@ -49,7 +49,7 @@ def bench(disk, out, parts):
 def test_each_part_measures(disk, tmp_path):
     output = tmp_path / "output"
     with bench(disk, tmp_path, "") as make:
-        assert make.wait(300) == 0, output.read_text()
+        assert make.wait(400) == 0, output.read_text()
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["deliveries"] > 1000 and result["machine"]["cpus"] == os.cpu_count()
     every, publishing = {"pgpoll", "no database", "Nchan"}, {"pgpoll", "plain INSERT", "INSERT + NOTIFY"}
