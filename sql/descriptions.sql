@@ -1,5 +1,6 @@
--- Descriptions for \dt+ and \d+ of tables, and of the columns that roles other than the owner may use. Those
--- of views and functions stand with them. COMMENT waits for VACUUM, so it runs only if the text has changed.
+-- Descriptions for \dt+ and \d+ of tables, and of the columns that roles other than the owner may use. Views
+-- and functions are described where they are created. COMMENT waits for VACUUM, so it runs only if the text
+-- has changed.
 SELECT format('COMMENT ON %s IS %L',
               coalesce('COLUMN pgpoll.' || d.relation || '.' || a.attname, 'TABLE pgpoll.' || d.relation),
               d.description)

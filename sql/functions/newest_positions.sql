@@ -6,7 +6,7 @@ RETURNS TABLE (newest bigint, now bigint, hash bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
--- The plan of catch_up(): the primary key of feed.
+-- Only one plan is good, as in catch_up(): the primary key of feed.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off

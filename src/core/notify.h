@@ -1,6 +1,6 @@
 /*
- * Tells systemd how a service of Type=notify is: sd_notify(3), without libsystemd. If nobody wants to know,
- * nothing is sent. One process of a service notifies, its main process. Children do not inherit the
+ * Tells systemd how a service of Type=notify is: sd_notify(3), without libsystemd. If NOTIFY_SOCKET is not
+ * set, nothing is sent. One process of a service notifies, its main process. Children do not inherit the
  * variables.
  */
 #ifndef PGPOLL_NOTIFY_H
@@ -18,12 +18,12 @@ void notify_init(void);
 /* Puts the variables back, for a program that this process is about to execute in its own place. */
 void notify_restore(void);
 
-/* Whether somebody wants to know. */
+/* Whether a service manager has asked for messages: NOTIFY_SOCKET was set. */
 bool notify_is_wanted(void);
 
 /*
  * Sends a message, whose lines are documented in sd_notify(3), such as "READY=1". Does not block. Returns
- * false if the message was not taken; then send it again later. Returns true if nobody wants to know.
+ * false if the message was not taken; then send it again later. Returns true if NOTIFY_SOCKET was not set.
  */
 bool notify_send(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

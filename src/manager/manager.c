@@ -8,6 +8,7 @@
 #include "manager/children.h"
 #include "manager/fork_server.h"
 #include "manager/host_report.h"
+#include "manager/inspection.h"
 #include "manager/open_to_all.h"
 #include "manager/reader_pool.h"
 #include "manager/reexec.h"
@@ -17,7 +18,6 @@
 #include "manager/worker_queue.h"
 #include "shared/latch.h"
 #include "shared/question.h"
-#include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 #include "shared/slot_reset.h"
 
@@ -33,11 +33,8 @@
 #include <unistd.h>
 
 enum {
-    INSPECT_MS = 1000, /* time between two inspections of the workers */
     LONGEST_SLEEP_MS = 60 * 1000,
-    INSPECT_TOPICS = 50000, /* a part of an inspection ends when it has looked at so many topics */
-    BEGIN_MS = 10 * 1000,   /* a worker that has not begun this long after its fork is broken */
-    MESSAGE_BYTES = 256     /* assumed average size of a message in the ring */
+    MESSAGE_BYTES = 256 /* assumed average size of a message in the ring */
 };
 
 struct manager {
@@ -53,6 +50,7 @@ struct manager {
     struct reader_pool reader_pool;
     struct reexec reexec;
     struct spare_workers spare_workers;
+    struct inspection inspection;
     struct host_report host_report;
     sigset_t usual_mask; /* the signal mask that children get */
     int signal_fd;
@@ -63,11 +61,7 @@ struct manager {
     int spawn_error;        /* why the last attempt to fork workers failed; 0: it did not */
     int reload_failures;    /* how often this program could not be executed again */
     bool reload_requested; /* SIGHUP has requested a reload, which begins when reexec_may_begin() allows it */
-    bool inspect_requested;   /* inspect the workers even if no poll has begun */
-    uint64_t inspected_polls; /* how many polls had begun at the last inspection */
-    int inspect_next;         /* the worker at which the current inspection goes on; 0: none is going on */
-    int64_t inspect_ms;       /* when to inspect the workers next, if that is needed */
-    int64_t step_ms;          /* while a reload replaces the workers: when to fork the next few */
+    int64_t step_ms;       /* while a reload replaces the workers: when to fork the next few */
     struct backoff backoff;   /* no worker is forked before backoff.due_ms */
     int64_t kill_deadline_ms; /* while stopping: when to kill the children that have not ended */
 };
@@ -185,7 +179,7 @@ static bool forget_child(struct manager *manager, pid_t pid, int status)
     if (worker < 0)
         return false;
     manager->running--;
-    manager->inspect_requested = true;
+    inspection_request(&manager->inspection);
     clear_slot(manager, worker);
     if (clock_monotonic_ms() - manager->spawned_ms[worker] < CHILDREN_QUICK_DEATH_MS)
         return true;
@@ -247,77 +241,6 @@ static void signal_workers(const struct manager *manager, int signal_number)
         if (pid > 0)
             (void)kill(pid, signal_number);
     }
-}
-
-/*
- * Kills a worker whose slot holds what no sound worker writes. A broken worker may write anything, so it must
- * be replaced.
- */
-static void kill_broken(const struct manager *manager, int worker)
-{
-    int pid = scoreboard_pid(manager->scoreboard, worker);
-
-    if (pid <= 0)
-        return;
-    log_write(LOG_LEVEL_ERROR,
-              "worker %d has damaged its shared memory: killed, starting another worker in its place", pid);
-    (void)kill(pid, SIGKILL);
-}
-
-/* ---- inspecting the workers */
-
-static int64_t inspect_due_ms(const struct manager *manager)
-{
-    const bool due = manager->inspect_requested ||
-                     atomic_load(&manager->scoreboard->workers->polls) != manager->inspected_polls;
-
-    if (manager->inspect_next > 0)
-        return 0;
-    return due ? manager->inspect_ms : INT64_MAX;
-}
-
-/* Whether a worker's slot still says, BEGIN_MS after the fork, that the worker has not begun. */
-static bool has_not_begun(const struct manager *manager, int worker, int64_t now_ms)
-{
-    return atomic_load(&scoreboard_slot(manager->scoreboard, worker)->state) == SLOT_EMPTY &&
-           now_ms - manager->spawned_ms[worker] > BEGIN_MS;
-}
-
-/* Kills broken workers, which are then replaced. Returns whether it has looked at all workers. */
-static bool inspect_part(struct manager *manager, int64_t now_ms)
-{
-    const struct scoreboard *scoreboard = manager->scoreboard;
-
-    for (int looks = 0; looks < INSPECT_TOPICS && manager->inspect_next < scoreboard->worker_count; looks++) {
-        const int worker = manager->inspect_next++;
-
-        looks += scoreboard_topic_count(scoreboard, scoreboard_slot(scoreboard, worker));
-        if (!scoreboard_is_sound(scoreboard, worker) || has_not_begun(manager, worker, now_ms))
-            kill_broken(manager, worker);
-    }
-    return manager->inspect_next == scoreboard->worker_count;
-}
-
-/*
- * Once a second while polls begin, workers die or permits are missing: kills broken workers, and corrects
- * what killed workers may have left wrong: the count of idle workers and the permits to read the table. One
- * call does a part, so that messages do not wait for all of it.
- */
-static void inspect_workers(struct manager *manager, int64_t now_ms)
-{
-    if (now_ms < inspect_due_ms(manager))
-        return;
-    if (manager->inspect_next == 0) {
-        manager->inspect_ms = now_ms + INSPECT_MS;
-        manager->inspect_requested = false;
-        manager->inspected_polls = atomic_load(&manager->scoreboard->workers->polls);
-    }
-    if (!inspect_part(manager, now_ms))
-        return;
-    manager->inspect_next = 0;
-    spare_workers_count(manager->scoreboard);
-    if (!read_permits_mend(manager->scoreboard))
-        manager->inspect_requested = true;
 }
 
 /* ---- the loop */
@@ -462,7 +385,7 @@ static void take_questions(struct manager *manager)
         const enum question_taken taken = question_take(manager->scoreboard, worker);
 
         if (taken == QUESTION_BROKEN)
-            kill_broken(manager, worker);
+            inspection_kill_broken(manager->scoreboard, worker);
         else if (taken == QUESTION_TAKEN)
             route_question(manager, worker);
     }
@@ -478,7 +401,8 @@ static void route_undecided(struct manager *manager)
 /* Returns when to fork, drain or inspect workers next. */
 static int64_t workers_due_ms(const struct manager *manager)
 {
-    int64_t due_ms = clock_min(spare_workers_due_ms(&manager->spare_workers), inspect_due_ms(manager));
+    int64_t due_ms =
+        clock_min(spare_workers_due_ms(&manager->spare_workers), inspection_due_ms(&manager->inspection));
 
     if (!manager->reexec.is_old && manager->running < manager->scoreboard->worker_count &&
         fork_server_is_ready(&manager->fork_server))
@@ -598,7 +522,7 @@ static void turn(struct manager *manager)
     report_to_host(manager, now_ms);
     if (manager->stopping)
         return;
-    inspect_workers(manager, now_ms);
+    inspection_step(&manager->inspection, now_ms);
     spare_workers_keep(&manager->spare_workers, now_ms);
 }
 
@@ -635,6 +559,7 @@ static bool set_up(struct manager *manager, const struct config *config, char **
     manager->spawned_ms = calloc((size_t)manager->scoreboard->worker_count, sizeof *manager->spawned_ms);
     manager->kill_deadline_ms = manager->drain_until_ms = INT64_MAX;
     spare_workers_init(&manager->spare_workers, manager->scoreboard);
+    inspection_init(&manager->inspection, manager->scoreboard, manager->spawned_ms);
     return worker_queue_init(&manager->undecided, manager->scoreboard->worker_count) && manager->relay &&
            manager->authorizer && manager->stats_writer && manager->spawned_ms &&
            reader_pool_init(&manager->reader_pool, manager->scoreboard) &&

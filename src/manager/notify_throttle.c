@@ -9,7 +9,13 @@ enum {
     INTERVAL_MS = 20,   /* length of the interval in which messages are counted */
     BUSY_MESSAGES = 10, /* publishers are muted after this many messages in one interval: 500 a second */
     MAX_PAUSE_MS = 100, /* longest pause between two looks while unmuting */
-    LEAD_MS = 50,       /* how long the leader may take from a NOTIFY to the announcement of a batch */
+    /*
+     * How long the leader may take from a NOTIFY to the announcement of a batch: at least and at most, and so
+     * many times as long as a look of this manager takes, since the leader may end another one before.
+     */
+    LEAD_MS = 50,
+    MAX_LEAD_MS = 500,
+    LEAD_LOOKS = 2,
     /* a follower looks this long after the leader's last announcement, in case that a message is left */
     CONFIRM_MS = 1000,
     DISTRUST_MS = 10000, /* NOTIFYs are not left to a leader for this long after it missed one */
@@ -30,7 +36,9 @@ void notify_throttle_take_notify(struct notify_throttle *throttle, int64_t now_m
     if (!throttle->follows)
         throttle->heard = true;
     else if (throttle->follow_ms == 0 || throttle->confirmed)
-        throttle->follow_ms = now_ms + (now_ms < throttle->distrust_ms ? random() % TURN_MS : LEAD_MS);
+        throttle->follow_ms =
+            now_ms +
+            (now_ms < throttle->distrust_ms ? random() % TURN_MS : clock_max(throttle->lead_ms, LEAD_MS));
     throttle->confirmed = false;
 }
 
@@ -54,6 +62,7 @@ int64_t notify_throttle_due_ms(const struct notify_throttle *throttle)
 enum notify_throttle_action notify_throttle_look(struct notify_throttle *throttle, int64_t now_ms)
 {
     throttle->heard = false;
+    throttle->looked_ms = now_ms;
     if (throttle->follow_ms && now_ms >= throttle->follow_ms && !throttle->confirmed &&
         now_ms >= throttle->distrust_ms)
         throttle->distrust_ms = now_ms + DISTRUST_MS;
@@ -74,6 +83,8 @@ void notify_throttle_found(struct notify_throttle *throttle, enum notify_throttl
                            bool all_notify, int64_t messages, int64_t now_ms)
 {
     throttle->messages += messages;
+    throttle->lead_ms =
+        clock_min(clock_max((now_ms - throttle->looked_ms) * LEAD_LOOKS, throttle->lead_ms / 2), MAX_LEAD_MS);
     if (throttle->messages >= BUSY_MESSAGES) {
         throttle->busy = true;
     } else if (now_ms - throttle->since_ms >= INTERVAL_MS) {

@@ -7,10 +7,10 @@
  * functions. Holds no resources.
  *
  * Of several managers one leads: it looks when a NOTIFY arrives. The others, which follow, give the leader a
- * moment to announce the batch, and look only if it does not. If it did not, they do not rely on the leader
- * for some seconds: they look after random times, and the announcement of the first one spares the others.
- * Followers also look once after the leader's last announcement, because the leader may have ended before it
- * saw the message of the last NOTIFY.
+ * moment to announce the batch, longer if their own looks take long, and look only if it does not. If it did
+ * not, they do not rely on the leader for some seconds: they look after random times, and the announcement of
+ * the first one spares the others. Followers also look once after the leader's last announcement, because the
+ * leader may have ended before it saw the message of the last NOTIFY.
  */
 #ifndef PGPOLL_NOTIFY_THROTTLE_H
 #define PGPOLL_NOTIFY_THROTTLE_H
@@ -39,6 +39,8 @@ struct notify_throttle {
     int64_t follow_ms;
     bool confirmed;      /* a batch was announced after that NOTIFY */
     int64_t distrust_ms; /* until this time the leader is given little time, because it missed a NOTIFY */
+    int64_t looked_ms;   /* when the last look began */
+    int64_t lead_ms;     /* how long the leader is given, if that is more than the least: see LEAD_MS */
     bool muting;         /* publishers are muted, or some may not have noticed yet that the mute has ended */
     int64_t muted_until_ms; /* when the last mute ends by itself; 0: pgpoll.unmute_doorbell() has ended it */
     int64_t look_ms;        /* while muting is set: when to look next */

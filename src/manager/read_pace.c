@@ -20,12 +20,9 @@ enum {
 
 void read_pace_init(struct read_pace *pace, int max)
 {
-    *pace = (struct read_pace){ .max = max,
-                                .allowed = max,
-                                .patience = 1,
-                                .reads_ms = INT64_MIN / 2,
-                                .judged_ms = INT64_MIN / 2,
-                                .logged = pace->logged };
+    *pace = (struct read_pace){
+        .max = max, .allowed = max, .patience = 1, .reads_ms = INT64_MIN / 2, .judged_ms = INT64_MIN / 2
+    };
 }
 
 static int least(const struct read_pace *pace)
@@ -102,29 +99,32 @@ static void raise(struct read_pace *pace)
     pace->raised = true;
 }
 
-/* Learns what a cycle usually costs. cost_ns: the median of this interval. */
-static void learn(struct read_pace *pace, int64_t cost_ns)
+/* Learns what a cycle usually costs, and returns that. cost_ns: the median of this interval. */
+static int64_t learn(struct read_pace *pace, int64_t cost_ns)
 {
-    if (pace->usual_ns == 0)
-        pace->usual_ns = pace->reads ? pace->samples[0] : cost_ns;
+    int64_t *usual_ns = &pace->usual_ns[pace->follows];
+
+    if (*usual_ns == 0)
+        *usual_ns = pace->reads ? pace->samples[0] : cost_ns;
     else if (!pace->reads)
-        pace->usual_ns += (cost_ns - pace->usual_ns) / LEARN;
-    else if (cost_ns < pace->usual_ns)
-        pace->usual_ns = cost_ns;
+        *usual_ns += (cost_ns - *usual_ns) / LEARN;
+    else if (cost_ns < *usual_ns)
+        *usual_ns = cost_ns;
     else if (pace->allowed == least(pace))
-        pace->usual_ns += (cost_ns - pace->usual_ns) / RISE;
+        *usual_ns += (cost_ns - *usual_ns) / RISE;
+    return *usual_ns;
 }
 
 static void judge(struct read_pace *pace)
 {
-    int64_t cost_ns;
+    int64_t cost_ns, usual_ns;
 
     sort(pace->samples, pace->sample_count);
     cost_ns = pace->samples[pace->sample_count / 2];
-    learn(pace, cost_ns);
-    if (pace->reads && cost_ns * 10 > pace->usual_ns * SLOW_TENTHS)
+    usual_ns = learn(pace, cost_ns);
+    if (pace->reads && cost_ns * 10 > usual_ns * SLOW_TENTHS)
         lower(pace);
-    else if (cost_ns * 10 < pace->usual_ns * FAST_TENTHS)
+    else if (cost_ns * 10 < usual_ns * FAST_TENTHS)
         raise(pace);
     else
         pace->good = 0;
@@ -174,14 +174,18 @@ int64_t read_pace_due_ms(const struct read_pace *pace)
     return pace->allowed < pace->max || pace->logged ? pace->since_ms + RARE_MS : INT64_MAX;
 }
 
+void read_pace_begin(struct read_pace *pace, int64_t now_ms)
+{
+    restart(pace, least(pace), now_ms);
+    pace->begins = true;
+    pace->raised = false;
+}
+
 /* Notes that readers work. If they have just begun to, and cycles are not rare, allows the fewest. */
 static void note_reads(struct read_pace *pace, int64_t now_ms)
 {
-    if (now_ms - pace->reads_ms >= RARE_MS && now_ms - pace->judged_ms < RARE_MS) {
-        restart(pace, least(pace), now_ms);
-        pace->begins = true;
-        pace->raised = false;
-    }
+    if (now_ms - pace->reads_ms >= RARE_MS && now_ms - pace->judged_ms < RARE_MS)
+        read_pace_begin(pace, now_ms);
     pace->reads_ms = now_ms;
 }
 

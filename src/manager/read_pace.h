@@ -9,9 +9,9 @@
  * usual is learnt whenever nobody reads. If reads never pause, it rises slowly while only the fewest readers
  * work: then cycles are slow for another reason.
  *
- * When clients begin to read while messages are published, the fewest readers may work, and soon more if
- * cycles stay fast. Otherwise thousands of clients that come back in the same moment would meet the readers
- * at full strength, when the web server and the workers need the processors as well.
+ * When clients begin to read while messages are published, or come back after a fault, the fewest readers may
+ * work, and soon more if cycles stay fast. Otherwise thousands of clients that come back in the same moment
+ * would meet the readers at full strength, when the web server and the workers need the processors as well.
  */
 #ifndef PGPOLL_READ_PACE_H
 #define PGPOLL_READ_PACE_H
@@ -26,10 +26,12 @@ struct read_pace {
     int allowed;                        /* how many permits may be taken now, from 1 to max */
     int64_t samples[READ_PACE_SAMPLES]; /* the cost of each cycle of this interval, in ns */
     int sample_count;
-    int64_t busy_us;   /* how long these cycles took together */
-    bool reads;        /* readers worked in this interval */
-    int64_t since_ms;  /* when the interval began */
-    int64_t usual_ns;  /* what a cycle usually costs while nobody reads; 0: unknown */
+    int64_t busy_us;  /* how long these cycles took together */
+    bool reads;       /* readers worked in this interval */
+    int64_t since_ms; /* when the interval began */
+    bool follows;     /* the cycles are those of a manager that follows another one: set by the relay */
+    /* what a cycle usually costs while nobody reads, by follows, since they are not alike; 0: unknown */
+    int64_t usual_ns[2];
     int good;          /* how many intervals in a row were fast */
     int patience;      /* after how many of them one more reader may work */
     bool raised;       /* the last change of allowed was to a higher number */
@@ -41,8 +43,14 @@ struct read_pace {
     bool logged; /* the last line in the log says so */
 };
 
-/* Allows max permits, and forgets what is usual. */
+/* Allows max permits. Nothing is known of what is usual. */
 void read_pace_init(struct read_pace *pace, int max);
+
+/*
+ * Allows the fewest permits, because clients may come back in the same moment: the database was away, or the
+ * manager that led. If cycles are fast or rare, that lasts for a second at most.
+ */
+void read_pace_begin(struct read_pace *pace, int64_t now_ms);
 
 /*
  * Reports a cycle that numbered or read something. work: how many messages and topics it handled. reads:

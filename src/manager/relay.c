@@ -323,33 +323,40 @@ static char *list_topics(const struct relay *relay, const int *numbers, int coun
 }
 
 /*
- * Adds the statement that reads messages. While many messages come, it names all topics in use, if they are
- * few, so that the database does not read and send messages that nobody waits for. A topic that is opened
- * later needs none of the messages that this statement gives positions to: its newest position is read after
- * that.
+ * Makes the statement that reads the messages of wanted topics. While many messages come, it names all
+ * topics in use, if they are few, so that the database does not read and send messages that nobody waits
+ * for. A topic that is opened later needs none of the messages that this statement gives positions to:
+ * its newest position is read after that.
  */
-static bool read_statement(struct relay *relay)
+static bool read_wanted(const struct relay *relay, struct statement *statement)
 {
     const struct subscriptions *subscriptions = &relay->subscriptions;
-    struct cycle *cycle = &relay->cycle;
+    const struct cycle *cycle = &relay->cycle;
     const int64_t after = cycle->skips ? CATCH_UP_FROM_NOW : relay->complete_to;
     const bool all = cycle->numbers && relay->throttle.busy && subscriptions->used_count <= LISTED_TOPICS;
     const int *numbers = all ? subscriptions->used : subscriptions->wanted;
     const int count = all ? subscriptions->used_count : subscriptions->wanted_count;
     struct poll_topic wanted[SUBSCRIPTIONS_MAX_WANTED];
     char *names = list_topics(relay, numbers, count, wanted);
-    struct statement *statement = add_statement(relay, &cycle->messages_at);
     bool made = names != NULL;
 
-    if (made && cycle->follows)
-        made = catch_up_followed_statement(statement, after);
-    else if (made && cycle->numbers)
+    if (made && cycle->numbers)
         made = catch_up_new_statement(statement, READ_MESSAGES, READ_BYTES, after, wanted, count, !all);
     else if (made)
         made = catch_up_feed_statement(statement, READ_MESSAGES, READ_BYTES, after, wanted, count);
+    free(names);
+    return made;
+}
+
+/* Adds the statement that reads messages. */
+static bool read_statement(struct relay *relay)
+{
+    struct statement *statement = add_statement(relay, &relay->cycle.messages_at);
+    const bool made = relay->cycle.follows ? catch_up_followed_statement(statement, relay->complete_to)
+                                           : read_wanted(relay, statement);
+
     if (made && relay->prepared)
         statement->use = STATEMENT_RUN_PREPARED;
-    free(names);
     return made;
 }
 
@@ -370,7 +377,7 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
         relay->look_ms = now_ms + clock_min(LOOK_MS, relay->config->reread_s * 1000);
         /*
          * The manager that holds this lock leads. If anybody else takes it, no manager leads, which only
-         * costs LEAD_MS now and then.
+         * costs 50 to 500 ms now and then.
          */
         if (relay->throttle.follows)
             call_lead(add_statement(relay, &cycle->lead_at));
@@ -678,14 +685,17 @@ static void take_messages(struct relay *relay)
     take_page(relay, result, &feed);
 }
 
-/* Notes whether this manager leads. If that has changed, other cycles count as a measure. */
+/*
+ * Notes whether this manager leads. Other cycles count as a measure then. If it has followed in this session,
+ * another manager has gone, whose clients may come to this one.
+ */
 static void take_lead(struct relay *relay, const PGresult *result)
 {
     const bool follows = !database_is_true(result);
 
-    if (follows != relay->throttle.follows)
-        read_pace_init(&relay->read_pace, relay->scoreboard->read_permits);
-    relay->throttle.follows = follows;
+    if (!follows && relay->cycle.listen_at < 0)
+        read_pace_begin(&relay->read_pace, clock_monotonic_ms());
+    relay->throttle.follows = relay->read_pace.follows = follows;
 }
 
 static void end_look(struct relay *relay, enum look_state state)
@@ -728,8 +738,10 @@ static void succeed(struct relay *relay)
     if (relay->logged_error)
         log_write(LOG_LEVEL_INFO, "connected to the database again, at host %s port %s",
                   database_host(relay->database), database_port(relay->database));
-    if (relay->is_lost)
+    if (relay->is_lost) {
         counters_add(&relay->scoreboard->counters, COUNTER_RECONNECTS, 1);
+        read_pace_begin(&relay->read_pace, clock_monotonic_ms());
+    }
     relay->is_lost = false;
     relay->away_since_ms = 0;
     relay->logged_error = ERROR_NONE;

@@ -10,13 +10,12 @@
 /*
  * The columns of all results, in their order: of catch_up(); of new_messages() and read_feed(); of the view
  * feed_messages. All of them begin with those of a message, of which there are MESSAGE_COLUMNS. A column that
- * is added goes before MESSAGE_COLUMNS and into MESSAGE_NAMES.
+ * is added to a message goes before MESSAGE_COLUMNS and into the two statements below that name the columns.
  */
 enum column { TOPIC_NO, POSITION, CREATED_AT, PAYLOAD, METADATA, MESSAGE_COLUMNS };
 enum catch_up_column { GAP = MESSAGE_COLUMNS, OLDEST };
 enum feed_column { TOPIC, ASSIGNED = MESSAGE_COLUMNS, COMPLETE_TO, MORE, DELETED_TO };
 enum followed_column { FOLLOWED_DELETED_TO = MESSAGE_COLUMNS };
-#define MESSAGE_NAMES "topic, position, created_at, payload, metadata"
 enum newest_column { NEWEST, NOW, HASH };
 
 /* The limit of catch_up_followed_statement(). At most 64 KiB of each message: see pgpoll.feed_messages. */
@@ -105,8 +104,9 @@ bool catch_up_new_statement(struct statement *statement, int max_messages, int64
 bool catch_up_feed_statement(struct statement *statement, int max_messages, int64_t max_bytes, int64_t after,
                              const struct poll_topic *wanted, int wanted_count)
 {
-    statement_init(statement, "SELECT " MESSAGE_NAMES ", 0, complete_to, more, deleted_to"
-                              " FROM pgpoll.read_feed($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
+    statement_init(statement,
+                   "SELECT topic, position, created_at, payload, metadata, 0, complete_to, more, deleted_to"
+                   " FROM pgpoll.read_feed($1, $2, CASE WHEN $3 >= 0 THEN $3 END, $4)");
     statement->name = "pgpoll_read_feed " PGPOLL_VERSION;
     return add_range(statement, max_messages, max_bytes, after, wanted, wanted_count);
 }
@@ -118,7 +118,7 @@ bool catch_up_feed_statement(struct statement *statement, int max_messages, int6
  */
 bool catch_up_followed_statement(struct statement *statement, int64_t after)
 {
-    statement_init(statement, "SELECT " MESSAGE_NAMES ","
+    statement_init(statement, "SELECT topic, position, created_at, payload, metadata,"
                               " pg_sequence_last_value('pgpoll.last_deleted') FROM pgpoll.feed_messages"
                               " WHERE position > $1 ORDER BY position LIMIT 128");
     statement->name = "pgpoll_follow " PGPOLL_VERSION;

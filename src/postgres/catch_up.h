@@ -76,10 +76,9 @@ struct catch_up_feed {
 struct catch_up_feed catch_up_feed(const PGresult *result);
 
 /*
- * Says the same about the result of catch_up_followed_statement(), which read after this position. The
- * messages are whole, whatever their topic, but large ones and those that an operator has deleted are not.
- * Returns false if the result does not say enough. What is missing has to be read by
- * catch_up_feed_statement().
+ * Does what catch_up_feed() does, for the result of catch_up_followed_statement(), which read after this
+ * position. Its messages are whole, whatever their topic, except large ones and those that an operator has
+ * deleted. Returns false if the result does not say enough; then catch_up_feed_statement() must read.
  */
 bool catch_up_followed(const PGresult *result, int64_t after, struct catch_up_feed *feed);
 
@@ -88,7 +87,10 @@ bool catch_up_is_message(const PGresult *result, int row);
 /* Returns the topic of the message in this row, and stores its length. Borrowed from the result. */
 const char *catch_up_topic(const PGresult *result, int row, size_t *length);
 
-/* Whether the message in this row has its payload. If not, its topic is not wanted. */
+/*
+ * Whether the message in this row has its payload. If not, its topic is not wanted, or the statement was that
+ * of catch_up_followed_statement() and the message is large or deleted.
+ */
 bool catch_up_is_whole(const PGresult *result, int row);
 
 /* Initialises a statement that asks where these topics stand. Returns false if out of memory. */

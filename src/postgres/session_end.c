@@ -207,7 +207,8 @@ void database_close(struct database *database, const char *text)
         (void)database_fail(database, ERROR_DATABASE_AWAY, text);
     session_end(database);
     pipeline_clear(&database->asked);
-    if (database->state != RESOLVING) /* the next attempt takes what this one's resolver finds */
+    /* The next attempt takes what this one's resolver finds, also if this is called again in between. */
+    if (database->state != RESOLVING && (database->state != CLOSED || !database->resolver))
         connect_drop_addresses(database);
     database->state = CLOSED;
 }

@@ -91,20 +91,26 @@ void read_permits_allow(struct scoreboard *scoreboard, int count)
     atomic_store(allowed, count);
 }
 
+static void enter_queue(struct scoreboard *scoreboard, int worker)
+{
+    /* This worker looks by itself afterwards, so hand_out() need not send it a signal. */
+    atomic_store(&scoreboard_slot(scoreboard, worker)->woken, 1);
+    atomic_store(&scoreboard->read_turns[worker],
+                 FIRST_TICKET + atomic_fetch_add(&scoreboard->workers->read_tickets, 1));
+    hand_out(scoreboard);
+}
+
 enum error read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms,
                              const struct interrupts *interrupts)
 {
-    _Atomic uint64_t *turn = &scoreboard->read_turns[worker];
-    _Atomic int *woken = &scoreboard_slot(scoreboard, worker)->woken;
+    const _Atomic uint64_t *turn = &scoreboard->read_turns[worker];
     enum error error = ERROR_NONE;
 
-    if (atomic_load(turn) == NO_TURN) {
-        atomic_store(woken, 1); /* this worker looks by itself, so it needs no signal from hand_out() */
-        atomic_store(turn, FIRST_TICKET + atomic_fetch_add(&scoreboard->workers->read_tickets, 1));
-        hand_out(scoreboard);
-    }
     while (!error) {
-        (void)atomic_exchange(woken, 0); /* acquires what was written before woken was set */
+        if (atomic_load(turn) == NO_TURN)
+            enter_queue(scoreboard, worker);
+        (void)atomic_exchange(&scoreboard_slot(scoreboard, worker)->woken,
+                              0); /* acquires what the waker wrote */
         if (atomic_load(turn) == HAS_PERMIT)
             return ERROR_NONE;
         error = wait_for_event(interrupts, -1, 0, deadline_ms);
@@ -118,11 +124,31 @@ void read_permits_return(struct scoreboard *scoreboard, int worker)
         add_permits(scoreboard, 1);
 }
 
+/*
+ * An idle worker has no turn, unless a broken one has written it. Then it would keep others from theirs. The
+ * state may be written, too: a worker that waits is woken, and enters the queue again.
+ */
+static void remove_wrong_turn(struct scoreboard *scoreboard, int worker)
+{
+    _Atomic uint64_t *turn = &scoreboard->read_turns[worker];
+    uint64_t seen = atomic_load(turn);
+
+    if (seen == NO_TURN || atomic_load(&scoreboard_slot(scoreboard, worker)->state) != SLOT_IDLE ||
+        !atomic_compare_exchange_strong(turn, &seen, NO_TURN))
+        return;
+    if (seen == HAS_PERMIT)
+        (void)atomic_fetch_add(&scoreboard->workers->read_permits_left, 1);
+    latch_wake(scoreboard, worker);
+}
+
 bool read_permits_mend(struct scoreboard *scoreboard)
 {
     const int64_t missing_before = scoreboard->missing_permits;
-    int64_t missing = missing_permits(scoreboard), added = 0;
+    int64_t missing, added = 0;
 
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        remove_wrong_turn(scoreboard, i);
+    missing = missing_permits(scoreboard);
     for (int i = 0; i < scoreboard->worker_count; i++)
         missing -= atomic_load(&scoreboard->read_turns[i]) == HAS_PERMIT;
     if (missing > 0 && missing_before > 0)

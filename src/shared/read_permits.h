@@ -51,10 +51,11 @@ enum error read_permits_take(struct scoreboard *scoreboard, int worker, int64_t 
 void read_permits_return(struct scoreboard *scoreboard, int worker);
 
 /*
- * For the manager, periodically: puts back permits that were lost because a worker was killed while it took
- * or returned one. A permit counts as lost if at two calls in a row it is taken but noted for no worker. One
- * that is just handed out looks the same. If both calls meet such permits, they put back one too many, which
- * the next two calls correct. Also hands out what is free, because a worker may be killed before it does.
+ * For the manager, periodically: puts back permits that were lost because a worker was killed while it
+ * took or returned one. A permit counts as lost if at two calls in a row it is taken but noted for no
+ * worker. One that is just handed out looks the same. If both calls meet such permits, they put back one
+ * too many, which the next two calls correct. Also hands out what is free, because a worker may be killed
+ * before it does, and removes the turns of idle workers, which only a broken worker can have written.
  * Returns false if another call is needed.
  */
 bool read_permits_mend(struct scoreboard *scoreboard);

@@ -116,4 +116,4 @@ def test_the_dashboard(promtool, tmp_path):
 
 @pytest.mark.parametrize("alarm", ALARMS)
 def test_documented(alarm):
-    assert f"`{alarm}`" in TEXTS["docs/operate.md"]
+    assert f"`{alarm}`" in TEXTS["docs/metrics.md"]

@@ -73,7 +73,7 @@ def test_no_client_receives_the_message_of_the_check(own):
     """Neither a waiting poll for all messages of its topic receives it, nor a session that LISTENs."""
     kept = "SELECT (SELECT count(*) FROM pgpoll.messages), (SELECT count(*) FROM pgpoll.feed)"
     before = own.sql(kept)
-    (poll,) = own.wait("pgpoll check", since={"pgpoll check": "0"}, timeout=20)
+    (poll,) = own.wait("pgpoll check", since={"pgpoll check": "0"}, timeout=60)
     listener = own.connect()
     listener.autocommit = True
     listener.cursor().execute("SELECT pgpoll.listen('{pgpoll check}')")

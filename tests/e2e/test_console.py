@@ -564,6 +564,7 @@ def test_the_page_in_the_readme(server, driver):
     """Saved where README says, the page shows published messages, also those published during a reload."""
     (source,) = blocks("html")
     (server.run / "www/orders.html").write_text(source)
+    server.until_waiting("orders", 0)   # the statistics may still show the page of the test before
     driver.get(f"{server.url}/orders.html")
     server.until_waiting("orders")
     server.publish("orders", {"order_id": 1})

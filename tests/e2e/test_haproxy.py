@@ -10,7 +10,7 @@ from hosts import Clients, Host, haproxy
 from server import MODE, Postgres, Server, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="a worker without a manager has no health")
-DRAIN_S = 2
+DRAIN_S = 4
 
 
 @pytest.fixture(scope="module")

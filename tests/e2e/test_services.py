@@ -1,5 +1,6 @@
 """The files of deploy/ in use: runit services, commands for machines without a supervisor, PgBouncer, systemd units, manual pages."""
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -34,8 +35,8 @@ class Door(Server):
         self.close_db()
         self.front.stop()
 
-    def status(self):
-        return self.request("POST", POLL, '{"topics": ["a"], "timeout": 0}').status
+    def status(self, timeout=0):
+        return self.request("POST", POLL, json.dumps({"topics": ["a"], "timeout": timeout})).status
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,7 @@ def test_catching_up_through_pgbouncer(database, place):
         settings.write(f"PGSERVICEFILE={place}/services\nPGPASSFILE={place}/pass\nPGPOLL_CATCH_UP_SERVICE=pgpoll_catch_up\n")
     database.publish(old, *range(5))
     with runsv(place, "pgpoll"), Door(database, place) as door:
+        until(lambda: door.status(timeout=1) == 200, "service")     # a poll that does not wait might read the table, through PgBouncer
         since = door.poll(new, timeout=1).next_since
         waiting = door.poll_later(new, since=since, timeout=30)
         database.until_waiting(new)

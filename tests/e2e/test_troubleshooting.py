@@ -115,7 +115,7 @@ def test_a_read_only_database(own):
         assert ask(own, command("SELECT without_position FROM"))[0]["without_position"] > 0
     finally:
         configure(own, "default_transaction_read_only = off")
-    until(lambda: own.poll(topic, since={topic: "0"}).payloads[-1:] == [2], "delivered", 30)
+    until(lambda: own.read(topic)[-1]["payload"] == 2, "delivered", 30)
 
 
 def test_a_manager_that_hangs(own):

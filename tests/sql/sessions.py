@@ -17,7 +17,10 @@ LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 def sent_by(module, function):
     """The statement that a function of src/postgres makes."""
     source = (pathlib.Path(__file__).parents[2] / "src/postgres" / module).read_text()
-    return "".join(re.findall(r'"([^"]*)"', re.search(rf"\b{function}\([^)]*\)\n.*?;", source, re.DOTALL)[0]))
+    made = re.search(rf"\b{function}\([^)]*\)\n.*?;", source, re.DOTALL)[0]
+    for name, text in re.findall(r'^#define (\w+) (".*")$', source, re.M):
+        made = re.sub(rf"\b{name}\b", text, made)
+    return "".join(re.findall(r'"([^"]*)"', made))
 
 
 # What the session of a manager that follows another one runs once, and for each read; $1 is the position after which it reads.

@@ -209,10 +209,11 @@ NEW = "SELECT topic, position, payload, assigned, complete_to, more FROM pgpoll.
 
 
 def test_a_busy_manager_gets_no_messages_that_nobody_waits_for(admin):
-    """It is told up to where it has everything all the same, of one message, several, none, and of a backlog."""
+    """It is told up to where it has everything all the same, of one message, several, none, and of a backlog. (If the look that finds none is
+    slow, it stores an empty batch, after which the next page is not that of its own batch.)"""
     manager = start(admin)
     session, complete_to, got = connect(), manager.complete_to, []
-    for topics, wanted, found in (("a", "a", "a"), ("b", "a", None), ("bab", "a", "a"), ("bcb", "a", ""), ("ab", "", ""), ("", "a", ""), ("cbaab", "ac", "caa")):
+    for topics, wanted, found in (("a", "a", "a"), ("b", "a", None), ("bab", "a", "a"), ("bcb", "a", ""), ("ab", "", ""), ("cbaab", "ac", "caa"), ("", "a", "")):
         for topic in topics:
             publish(admin, topic, 0)
         head, *rows = run(session, NEW, 10, complete_to, list(wanted))

@@ -171,11 +171,10 @@ def test_a_backlog_and_its_pruning(quiet, lie):
     check_all(plans, quiet)
 
 
-def visited(session, statement, runs=2):
-    """Buffers that the last of some runs of a statement reads."""
-    for _ in range(runs):
-        plan = run(session, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement)[0][0][0]["Plan"]
-    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+def visited(session, statement, first=1):
+    """Buffers that a statement reads after the first runs. One look in a hundred stores a batch, which reads more, so this takes the least of three."""
+    plans = [run(session, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement)[0][0][0]["Plan"] for _ in range(first + 3)]
+    return min(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans[first:])
 
 
 @pytest.mark.parametrize("look", ["SELECT pgpoll.new_messages(1000, 1)", "SELECT pgpoll.assign_positions()"])
@@ -188,7 +187,7 @@ def test_many_messages_that_are_not_committed(quiet, ends, look):
     run(bulk, "INSERT INTO pgpoll.messages (topic, payload) SELECT 'bulk', '1' FROM generate_series(1, 150000)")
     if ends == "rolled back":
         bulk.rollback()
-    after = visited(quiet, look, runs=3)
+    after = visited(quiet, look, first=2)
     publish(quiet, "t0", "new")
     assigned = assign(quiet)
     bulk.rollback()     # before a failure, which would wait for it

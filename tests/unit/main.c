@@ -46,6 +46,7 @@ int main(void)
         { SUITE(timeline_tests) },
         { SUITE(server_memory_tests) },
         { SUITE(subscriptions_tests) },
+        { SUITE(inspection_tests) },
         { SUITE(poll_counters_tests) },
         { SUITE(host_metrics_tests) },
         { SUITE(host_state_tests) },

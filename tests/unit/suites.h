@@ -38,6 +38,7 @@ extern CU_TestInfo addresses_tests[];
 extern CU_TestInfo timeline_tests[];
 extern CU_TestInfo server_memory_tests[];
 extern CU_TestInfo subscriptions_tests[];
+extern CU_TestInfo inspection_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 extern CU_TestInfo worker_queue_tests[];

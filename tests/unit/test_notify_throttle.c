@@ -170,6 +170,32 @@ static void a_follower_looks_if_the_leader_does_not(void)
     CU_ASSERT(notify_throttle_due_ms(&throttle) > now_ms + 60000);
 }
 
+/* The database is slow. Then the leader takes as long for its looks as this manager for its own. */
+static void a_follower_gives_a_leader_longer_if_looks_take_long(void)
+{
+    static const int cases[][3] = { { 0, 50, 50 }, { 20, 50, 50 }, { 80, 100, 200 }, { 9000, 200, 500 } };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct notify_throttle throttle = { .follows = true };
+        int64_t now_ms = 1000 * 1000, wait_ms;
+        enum notify_throttle_action action = notify_throttle_look(&throttle, now_ms);
+
+        now_ms += cases[i][0];
+        notify_throttle_found(&throttle, action, false, 0, now_ms);
+        notify_throttle_take_notify(&throttle, now_ms);
+        wait_ms = notify_throttle_due_ms(&throttle) - now_ms;
+        EXPECT(wait_ms >= cases[i][1] && wait_ms <= cases[i][2], "a look of %d ms: %d ms", cases[i][0],
+               (int)wait_ms);
+        for (int looks = 0; looks < 5; looks++) { /* the database is fast again */
+            now_ms += 5000;
+            (void)look(&throttle, now_ms, 0, false);
+        }
+        now_ms += 20000;
+        notify_throttle_take_notify(&throttle, now_ms);
+        CU_ASSERT_EQUAL(notify_throttle_due_ms(&throttle), now_ms + 50);
+    }
+}
+
 /*
  * A leader was late once, as on a busy machine, or has stopped. Then each NOTIFY is looked for by a few
  * followers, not by all.
@@ -215,6 +241,8 @@ CU_TestInfo notify_throttle_tests[] = {
     { "keeps looking while publishers may be muted", keeps_looking_while_publishers_may_be_muted },
     { "a follower leaves a NOTIFY to the leader", a_follower_leaves_a_notify_to_the_leader },
     { "a follower looks if the leader does not", a_follower_looks_if_the_leader_does_not },
+    { "a follower gives a leader longer if looks take long",
+      a_follower_gives_a_leader_longer_if_looks_take_long },
     { "one follower looks for the others", one_follower_looks_for_the_others },
     CU_TEST_INFO_NULL
 };

@@ -89,6 +89,46 @@ static void reads_begin_with_few_readers(void)
     CU_ASSERT_EQUAL(pace.allowed, 8); /* nobody publishes much */
 }
 
+static void clients_that_come_back_meet_few_readers(void)
+{
+    const struct load harmless = { 900, 10, 8, 1, 10 }, rare = { 900, 0, 8, 1, 400 };
+    struct read_pace pace = fresh(8);
+
+    read_pace_begin(&pace, now_ms);
+    CU_ASSERT_EQUAL(pace.allowed, 1);
+    (void)run(&pace, harmless, 500);
+    CU_ASSERT_EQUAL(pace.allowed, 8); /* soon, if they do no harm */
+    read_pace_begin(&pace, now_ms);
+    (void)run(&pace, STORM, 1000);
+    CU_ASSERT(pace.allowed <= 2);
+    read_pace_begin(&pace, now_ms);
+    (void)run(&pace, rare, 1100);
+    CU_ASSERT_EQUAL(pace.allowed, 8); /* nobody publishes much */
+    read_pace_begin(&pace, now_ms);
+    (void)run(&pace, (struct load){ 900, 0, 8, 1, 1500 }, 1100);
+    CU_ASSERT_EQUAL(pace.allowed, 8);
+}
+
+/* A manager that led loses its connection, follows, reads less in a cycle, leads again when clients read. */
+static void what_is_usual_is_known_after_a_reconnect(void)
+{
+    const struct load reads_only = { 300, 0, 0, 1, 10 }, slow = { 9000, 0, 8, 1, 10 };
+    struct read_pace pace = fresh(8);
+
+    (void)run(&pace, QUIET, 2000);
+    for (int i = 0; i < 2; i++) {
+        read_pace_begin(&pace, now_ms);
+        pace.follows = true;
+        (void)run(&pace, reads_only, 20000);
+        CU_ASSERT_EQUAL(pace.allowed, 8);
+        read_pace_begin(&pace, now_ms);
+        pace.follows = false;
+        EXPECT(run(&pace, slow, 5000) == 0, "several readers worked");
+        CU_ASSERT_EQUAL(pace.allowed, 1);
+        (void)run(&pace, QUIET, 5000);
+    }
+}
+
 static void another_reader_is_tried_less_often_if_it_was_too_many(void)
 {
     const struct load each_is_too_many = { 900, 3000, 8, 1, 10 };
@@ -209,6 +249,10 @@ static void a_storm_is_logged_once(void)
     (void)run(&pace, QUIET, 60000);
     CU_ASSERT_EQUAL(read(fd, text, sizeof text - 1), 0);
     (void)run(&pace, STORM, 60000);
+    read_pace_begin(&pace, now_ms); /* a reconnect; then all may work, but too short to tell */
+    (void)run(&pace, (struct load){ 900, 10, 8, 1, 10 }, 3000);
+    CU_ASSERT_EQUAL(pace.allowed, 8);
+    (void)run(&pace, STORM, 20000);
     (void)run(&pace, (struct load){ 900, 0, 0, 1, 5000 }, 30000);
     CU_ASSERT(read(fd, text, sizeof text - 1) > 0);
     held = strstr(text, "of 8 readers (PGPOLL_CONNECTIONS) may work at a time\n");
@@ -227,6 +271,8 @@ CU_TestInfo read_pace_tests[] = {
     { "readers are held back while they slow cycles down",
       readers_are_held_back_while_they_slow_cycles_down },
     { "reads begin with few readers", reads_begin_with_few_readers },
+    { "clients that come back meet few readers", clients_that_come_back_meet_few_readers },
+    { "what is usual is known after a reconnect", what_is_usual_is_known_after_a_reconnect },
     { "another reader is tried less often if it was too many",
       another_reader_is_tried_less_often_if_it_was_too_many },
     { "all may work again when they do no harm", all_may_work_again_when_they_do_no_harm },

@@ -1307,6 +1307,46 @@ static void a_dead_workers_permit_is_put_back(void)
     close_host(&host);
 }
 
+/* A broken worker has written turns for idle workers, which come before all others. They do not use them. */
+static void the_turn_of_an_idle_worker_is_removed(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT(takes(&host, 0));
+    host.scoreboard->workers->read_tickets = 100;
+    CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, WORKER, 0, &host.interrupts), ERROR_TIMEOUT);
+    for (int i = 1; i <= 2; i++) {
+        atomic_store(&host.scoreboard->read_turns[i], (uint64_t)i + 1);
+        atomic_store(&scoreboard_slot(host.scoreboard, i)->state, SLOT_IDLE);
+    }
+    read_permits_return(host.scoreboard, 0);
+    CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, WORKER, 0, &host.interrupts), ERROR_TIMEOUT);
+    (void)read_permits_mend(host.scoreboard);
+    CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, WORKER, 0, &host.interrupts), ERROR_NONE);
+    CU_ASSERT_EQUAL(read_permits_taken(host.scoreboard), 1);
+    read_permits_return(host.scoreboard, WORKER);
+    close_host(&host);
+}
+
+static void a_worker_whose_turn_was_removed_enters_the_queue_again(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT(takes(&host, 0));
+    CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, WORKER, 0, &host.interrupts), ERROR_TIMEOUT);
+    atomic_store(&host.slot->state, SLOT_IDLE);
+    (void)read_permits_mend(host.scoreboard);
+    atomic_store(&host.slot->state, SLOT_SERVING);
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
+    CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, WORKER, 0, &host.interrupts), ERROR_TIMEOUT);
+    read_permits_return(host.scoreboard, 0);
+    CU_ASSERT_EQUAL(read_permits_take(host.scoreboard, WORKER, 0, &host.interrupts), ERROR_NONE);
+    read_permits_return(host.scoreboard, WORKER);
+    close_host(&host);
+}
+
 /* ---- waking */
 
 static void only_waiters_of_the_topic_are_woken(void)
@@ -1463,6 +1503,9 @@ CU_TestInfo source_shared_tests[] = {
       a_worker_that_leaves_the_queue_lets_the_next_one_pass },
     { "a client that leaves ends the wait for a turn", a_client_that_leaves_ends_the_wait_for_a_turn },
     { "no head is sent while the database is away", no_head_is_sent_while_the_database_is_away },
+    { "the turn of an idle worker is removed", the_turn_of_an_idle_worker_is_removed },
+    { "a worker whose turn was removed enters the queue again",
+      a_worker_whose_turn_was_removed_enters_the_queue_again },
     { "a drain ends the wait for a turn", a_drain_ends_the_wait_for_a_turn },
     { "fewer permits may be taken than there are", fewer_permits_may_be_taken_than_there_are },
     { "a worker that waits is woken when more permits are allowed",

@@ -1,0 +1,146 @@
+/* Tests the inspection of workers, with a real scoreboard and real processes in place of broken workers. */
+#include "manager/inspection.h"
+
+#include "core/log.h"
+#include "expect.h"
+#include "shared/read_permits.h"
+#include "shared/scoreboard.h"
+#include "suites.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { POLLS = 500, TOPICS = 1000, NOW_MS = 60 * 1000, MOST_AT_ONCE = 51 * TOPICS };
+
+static struct scoreboard *scoreboard;
+static struct inspection inspection;
+static int64_t *spawned_ms;
+static int calls;
+
+/* Begins with workers that all wait for many topics. */
+static void begin(void)
+{
+    scoreboard = scoreboard_new(POLLS, TOPICS, 64, 64 * 256, 1);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(scoreboard);
+    spawned_ms = calloc((size_t)scoreboard->worker_count, sizeof *spawned_ms);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(spawned_ms);
+    for (int i = 0; i < scoreboard->worker_count; i++) {
+        atomic_store(&scoreboard_slot(scoreboard, i)->topic_count, TOPICS);
+        atomic_store(&scoreboard_slot(scoreboard, i)->state, SLOT_WAITING);
+    }
+    inspection_init(&inspection, scoreboard, spawned_ms);
+    CU_ASSERT_EQUAL(inspection_due_ms(&inspection), INT64_MAX);
+    calls = 0;
+}
+
+static void end(void)
+{
+    free(spawned_ms);
+    scoreboard_free(scoreboard);
+}
+
+/* Starts a process in place of a worker, which sleeps until it is killed. */
+static pid_t start(int worker)
+{
+    const pid_t pid = fork();
+
+    if (pid == 0)
+        for (;;)
+            (void)pause();
+    CU_ASSERT_FATAL(pid > 0);
+    atomic_store(&scoreboard->pids[worker], (int)pid);
+    return pid;
+}
+
+/* Kills the process if it lives. Returns whether it did. */
+static bool lived(pid_t pid)
+{
+    int status = 0;
+
+    (void)kill(pid, SIGTERM);
+    return waitpid(pid, &status, 0) == pid && WTERMSIG(status) == SIGTERM;
+}
+
+/* Makes one inspection. Returns at how many topics it has looked at most in one call. */
+static int inspect(int64_t now_ms)
+{
+    int most = 0;
+
+    do {
+        int workers = -inspection.next;
+
+        inspection_step(&inspection, now_ms);
+        workers += inspection.next ? inspection.next : scoreboard->worker_count;
+        most = workers * TOPICS > most ? workers * TOPICS : most;
+        calls++;
+    } while (inspection_due_ms(&inspection) <= now_ms);
+    return most;
+}
+
+static void many_topics_are_looked_at_a_part_at_a_time(void)
+{
+    pid_t first, last, sound;
+    int last_worker;
+
+    begin();
+    last_worker = scoreboard->worker_count - 1;
+    first = start(0);
+    last = start(last_worker);
+    sound = start(1);
+    atomic_store(&scoreboard_slot(scoreboard, 0)->state, SLOT_STATES);
+    atomic_store(&scoreboard_slot(scoreboard, last_worker)->topics[TOPICS - 1].topic, -1);
+    inspection_request(&inspection);
+    CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
+    EXPECT(inspect(NOW_MS) < MOST_AT_ONCE, "one call looked at too many topics");
+    CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
+    EXPECT(calls >= scoreboard->worker_count * TOPICS / MOST_AT_ONCE, "only %d calls", calls);
+    CU_ASSERT(!lived(first) && !lived(last) && lived(sound));
+    CU_ASSERT_EQUAL(inspection_due_ms(&inspection), INT64_MAX);
+    end();
+}
+
+static void a_worker_that_does_not_begin_is_killed(void)
+{
+    pid_t late, recent;
+
+    begin();
+    late = start(2);
+    recent = start(3);
+    spawned_ms[3] = NOW_MS - 5000;
+    for (int i = 2; i <= 3; i++) {
+        atomic_store(&scoreboard_slot(scoreboard, i)->topic_count, 0);
+        atomic_store(&scoreboard_slot(scoreboard, i)->state, SLOT_EMPTY);
+    }
+    inspection_request(&inspection);
+    CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
+    (void)inspect(NOW_MS);
+    CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
+    CU_ASSERT(!lived(late) && lived(recent));
+    end();
+}
+
+/* What killed workers left wrong is corrected, once all workers were looked at. */
+static void counts_are_corrected(void)
+{
+    begin();
+    atomic_store(&scoreboard->workers->idle, 7);
+    (void)atomic_fetch_sub(&scoreboard->workers->read_permits_left, 1);
+    (void)atomic_fetch_add(&scoreboard->workers->polls, 1); /* a poll has begun */
+    (void)inspect(NOW_MS);
+    CU_ASSERT_EQUAL(scoreboard_idle(scoreboard), 0);
+    CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 1); /* not sure yet */
+    CU_ASSERT(inspection_due_ms(&inspection) > NOW_MS && inspection_due_ms(&inspection) <= NOW_MS + 1000);
+    (void)inspect(NOW_MS + 1000);
+    CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 0);
+    CU_ASSERT_EQUAL(inspection_due_ms(&inspection), INT64_MAX);
+    end();
+}
+
+CU_TestInfo inspection_tests[] = {
+    { "many topics are looked at a part at a time", many_topics_are_looked_at_a_part_at_a_time },
+    { "a worker that does not begin is killed", a_worker_that_does_not_begin_is_killed },
+    { "counts are corrected", counts_are_corrected },
+    CU_TEST_INFO_NULL,
+};
