@@ -149,22 +149,20 @@ BEGIN
                                CASE WHEN m.size <= 4194304 / (most + 1) THEN
                                    octet_length(m.payload::text) + coalesce(octet_length(m.metadata::text), 0)
                                END AS bytes
-                        FROM (SELECT m.id, m.topic, m.payload, m.metadata,
-                                     pg_column_size(m.payload)
-                                     + coalesce(pg_column_size(m.metadata), 0) AS size
-                              FROM (SELECT * FROM pgpoll.messages m
-                                    WHERE m.xid >= last.next_xid AND m.xid <= upto
-                                      AND (pg_visible_in_snapshot(m.xid, seen) OR m.xid = mine)
-                                    ORDER BY m.xid, m.id LIMIT most + 1) m
-                              UNION ALL
-                              SELECT m.id, m.topic, m.payload, m.metadata,
-                                     pg_column_size(m.payload)
-                                     + coalesce(pg_column_size(m.metadata), 0) AS size
-                              FROM unnest(finished) AS x
-                              CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m
-                                                  WHERE m.xid >= x AND m.xid <= x
-                                                  ORDER BY m.xid, m.id LIMIT most + 1) m
-                              LIMIT most + 1) m
+                        FROM (SELECT u.id, u.topic, u.payload, u.metadata,
+                                     pg_column_size(u.payload)
+                                     + coalesce(pg_column_size(u.metadata), 0) AS size
+                              FROM ((SELECT m.id, m.topic, m.payload, m.metadata FROM pgpoll.messages m
+                                     WHERE m.xid >= last.next_xid AND m.xid <= upto
+                                       AND (pg_visible_in_snapshot(m.xid, seen) OR m.xid = mine)
+                                     ORDER BY m.xid, m.id LIMIT most + 1)
+                                    UNION ALL
+                                    SELECT m.id, m.topic, m.payload, m.metadata
+                                    FROM unnest(finished) AS x
+                                    CROSS JOIN LATERAL (SELECT * FROM pgpoll.messages m
+                                                        WHERE m.xid >= x AND m.xid <= x
+                                                        ORDER BY m.xid, m.id LIMIT most + 1) m
+                                    LIMIT most + 1) u) m
                         ORDER BY m.id) n;
                 IF found > most THEN
                     ids := '{}';

@@ -752,7 +752,8 @@ def test_polls_are_served_while_others_have_all_connections(topic):
     with Server(4) as server:
         known, unknown = new_topic("known"), new_topic("unknown")
         server.sql("SELECT 1")
-        until(lambda: len(server.backends()) == 2, "the manager connected")
+        until(lambda: server.sql("SELECT hears FROM pgpoll.listening WHERE hears"), "a manager that hears, through both of its sessions")
+        until(lambda: len(server.backends()) == 2, "no reader connected")
         taken = take_all_connections(server)
         try:
             since = server.poll(topic).next_since

@@ -12,14 +12,15 @@ from test_history import TOPICS, connect_again, is_gone, kill_cluster, start_wri
 BULK = "INSERT INTO pgpoll.messages (topic, payload) SELECT 't' || n %% 3, json_build_array(%s::integer, n) FROM generate_series(1, %s) AS n"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def unhurried(admin):
-    """A batch also ends after about 50 ms, which a busy machine may spend on a piece of which few messages are new. With this, it does not."""
+    """A batch also ends after about 50 ms, which a busy machine may spend on a piece of which few messages are new. With this, it does not.
+    Yields the statement that makes it end again."""
     ((before,),) = run(admin, "SELECT pg_get_functiondef('pgpoll.assign_backlog'::regproc)")
     assert before.count("'50 ms'") == 1
     run(admin, before.replace("'50 ms'", "'1 hour'"))
-    yield
-    run(admin, before)
+    yield before
+    run(connect(), before)
 
 
 def batch(session, most=5):
@@ -82,8 +83,9 @@ def test_a_backlog_is_worked_off_in_batches_in_the_order_of_one_batch(admin):
 
 
 @pytest.mark.parametrize("columns", ["payload, metadata", "metadata, payload"])
-def test_large_messages_are_a_backlog(admin, columns):
+def test_large_messages_are_a_backlog(admin, unhurried, columns):
     """To measure one is to read it: 800 MB in one batch would hold up everybody, or never end if the statement is cancelled."""
+    run(admin, unhurried)
     start(admin)
     run(admin, f"INSERT INTO pgpoll.messages (topic, {columns})"
                " SELECT 't1', to_json(n || repeat('x', 4000000)), '1' FROM generate_series(1, 200) AS n")
@@ -98,7 +100,7 @@ def test_large_messages_are_a_backlog(admin, columns):
         run(admin, "SELECT id FROM pgpoll.messages WHERE topic = 't1' ORDER BY id")
 
 
-def test_what_is_committed_meanwhile_comes_after_it(admin, unhurried):
+def test_what_is_committed_meanwhile_comes_after_it(admin):
     start(admin)
     client, slow = reader(), connect("READ COMMITTED")
     publish(slow, "t1", [0, 1])
@@ -206,7 +208,7 @@ def test_message_changed_before_it_has_a_position(admin):
     assert read(client) == [(1, n) for n in (1, 3, 4, 5, 6, 88, 9, 10, 11, 12)]
 
 
-def test_a_transaction_that_published_gives_positions(admin, unhurried):
+def test_a_transaction_that_published_gives_positions(admin):
     """Its own messages, which other sessions do not see yet, get positions after its commit."""
     start(admin)
     mixed, client = connect("READ COMMITTED"), reader()

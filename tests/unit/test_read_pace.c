@@ -109,7 +109,7 @@ static void clients_that_come_back_meet_few_readers(void)
     CU_ASSERT_EQUAL(pace.allowed, 8);
 }
 
-/* A manager that led loses its connection, follows, reads less in a cycle, and leads again when clients read. */
+/* A manager that led loses its connection, follows, reads less in a cycle, leads again when clients read. */
 static void what_is_usual_is_known_after_a_reconnect(void)
 {
     const struct load reads_only = { 300, 0, 0, 1, 10 }, slow = { 9000, 0, 8, 1, 10 };
