@@ -52,7 +52,7 @@ static bool has_not_begun(const struct inspection *inspection, int worker, int64
            now_ms - inspection->spawned_ms[worker] > BEGIN_MS;
 }
 
-/* A stopped worker would keep its permit to read for as long as it is stopped, and others would wait for it. */
+/* A stopped worker would keep its permit to read as long as it is stopped, and others would wait for it. */
 static void free_permit(struct scoreboard *scoreboard, int worker)
 {
     const pid_t pid = scoreboard_pid(scoreboard, worker);
