@@ -4,6 +4,9 @@
 -- transactions are READ COMMITTED, the procedure also gives positions to new messages, because in a database
 -- that nobody polls no other process does that.
 --
+-- After each transaction it pauses for as long as that took, and so that it deletes at most 25,000 messages a
+-- second. Without pauses it would take a core from publishers, and halve their rate on a machine with two.
+--
 -- Without a pattern and without rules it calls prune(), which finds the oldest messages by position.
 -- Otherwise it goes through the topics, which costs about 30 us per topic.
 CREATE OR REPLACE PROCEDURE pgpoll.prune_topics(keep interval, pattern text DEFAULT NULL,
@@ -13,6 +16,9 @@ AS $$
 DECLARE
     by_topic constant boolean := pattern IS NOT NULL OR keep_last > 0
                                  OR EXISTS (SELECT FROM pgpoll.retention_rules);
+    began timestamptz;
+    took float8; -- in seconds
+    done integer;
     again boolean;
     reached text;
 BEGIN
@@ -22,19 +28,26 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     LOOP
+        began := clock_timestamp();
         IF by_topic THEN
-            SELECT p.more AND p.assigned >= 0 INTO again FROM pgpoll.assign_positions() p;
+            SELECT p.assigned, p.more AND p.assigned >= 0 INTO done, again FROM pgpoll.assign_positions() p;
         ELSE
-            again := pgpoll.prune(keep, batch) > 0;
+            done := pgpoll.prune(keep, batch);
+            again := done > 0;
         END IF;
         COMMIT;
         EXIT WHEN again IS NOT TRUE;
+        took := extract(epoch FROM clock_timestamp() - began);
+        PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
     END LOOP;
     WHILE by_topic LOOP
-        SELECT p.reached INTO reached
+        began := clock_timestamp();
+        SELECT p.deleted, p.reached INTO done, reached
         FROM pgpoll.prune_part(pattern, keep, keep_last, batch, reached) p;
         COMMIT;
         EXIT WHEN reached IS NULL;
+        took := extract(epoch FROM clock_timestamp() - began);
+        PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgpoll.prune_topics(interval, text, integer, integer) IS

@@ -10,27 +10,7 @@ from kept import kept
 from many_hosts import hosts
 from systems import (Notify, Pgpoll, all_systems, clients_held, clients_rereading, cpu_s, kib_of, own_clients, settled_kib, storm, until,
                      until_gone)
-
-PAYLOAD = '{"n":1,"padding":"%s"}' % ("0" * 200)
-
-# Writers of one message a transaction. The plain table is what one would have without pgpoll: no topic rules, no index but the key.
-PEER_SCHEMA = """CREATE TABLE messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, topic text NOT NULL, payload json NOT NULL,
-                                        metadata json, created_at timestamptz NOT NULL DEFAULT now())"""
-INSERT = f"INSERT INTO %s (topic, payload) VALUES ('load-' || :topic, '{PAYLOAD}')"
-WRITERS = {
-    "pgpoll": ("pgpoll", INSERT % "pgpoll.messages"),
-    "plain INSERT": ("peer", INSERT % "messages"),
-    "INSERT + NOTIFY": ("peer", f"WITH m AS ({INSERT % 'messages'} RETURNING id) SELECT pg_notify('messages', id::text) FROM m"),
-}
-
-
-def peer_env(server):
-    """Where the database of the peers is, in pgpoll's cluster; makes it if it is not there yet."""
-    env = {**server.env, "PGDATABASE": "peer"}
-    if ("peer",) not in server.sql("SELECT datname FROM pg_database"):
-        server.sql("CREATE DATABASE peer")
-        subprocess.run(["psql", "-XqAtc", PEER_SCHEMA], env={**env, "PATH": "/usr/bin:/bin"}, check=True, stdin=subprocess.DEVNULL)
-    return env
+from writers import WRITERS, peer_env, pgbench, rate_of
 
 
 class Sizes:
@@ -54,8 +34,8 @@ class Sizes:
         self.seconds = 1 if quick else 3
         self.users, self.user_messages, self.until_known = (30, 3, 0) if quick else (500, 16, 6)
         many = int(os.environ.get("KEPT") or (5000 if quick else 1_000_000))
-        # Messages and topics. The first, with few, has as many in a topic as the second.
-        self.kept = ((many // 50, many // 50_000 or 1), (many, many // 1000), (many, many))
+        # Messages and topics. The first has few.
+        self.kept = ((2000, 20), (many, 1000)) if quick else ((100_000, 100), (many, 1000), (many, min(many, 1_000_000)))
         self.kept_statements = 20 if quick else 300
         self.hosts = (2,) if quick else (4, *map(int, os.environ.get("HOSTS", "").split()))
         self.quiet_s = 2 if quick else 65
@@ -220,23 +200,6 @@ def catchup(bench):
         table.add("10 clients", system.name, result["deliveries"] / result["seconds"])
 
 
-def pgbench(server, directory, name, writers, seconds):
-    """The arguments of pgbench, for subprocess."""
-    database, statement = WRITERS[name]
-    script = directory / f"{database}-{len(statement)}.sql"
-    script.write_text(f"\\set topic random(1, 100)\n{statement};\n")
-    return {"args": ["pgbench", "-n", "-M", "prepared", "-c", str(writers), "-j", str(min(writers, 2)), "-T", str(seconds), "-f", script, database],
-            "env": {**server.env, "PATH": "/usr/bin:/bin"}, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT, "text": True}
-
-
-def rate_of(output):
-    """Transactions, and how many a second."""
-    found = re.search(r"actually processed: (\d+)(?s:.*)tps = ([0-9.]+)", output)
-    assert found and "failed transactions: 0 " in output, output
-    return int(found[1]), float(found[2])
-
-
 def publish(bench):
     """All of it in one cluster, which the plain writers share with an idle pgpoll."""
     system, sizes = bench.systems[0], bench.sizes
@@ -368,5 +331,5 @@ def access(bench):
         until(lambda: server.request("POST", "/messages/poll", '{"topics": ["x"], "timeout": 0}').status == 200, "the functions as installed", 10)
 
 
-# memory, topics and quiet first: nothing else runs then.
-PARTS = {part.__name__: part for part in (memory, topics, quiet, latency, fanout, catchup, kept, publish, comeback, polls, access, hosts)}
+# memory, topics, quiet and kept first: nothing else runs then.
+PARTS = {part.__name__: part for part in (memory, topics, quiet, kept, latency, fanout, catchup, publish, comeback, polls, access, hosts)}

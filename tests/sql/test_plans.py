@@ -25,6 +25,7 @@ ONCE = [    # run for each delivery or poll, or each second
         [{"pid": 2, "topics": ["t0"], "client": "c", "waited_ms": 1, "left_ms": 1000}], "counts": [{"metric": "polls", "label": "ok", "n": 1}]}')""",
     "SELECT pgpoll.sweep_waiters()",
     "SELECT pgpoll.metrics()",
+    "SELECT pgpoll.without_position()",
     "SELECT pgpoll.cursor()",
     "SELECT * FROM pgpoll.stats",
 ]
