@@ -33,6 +33,13 @@ void children_signal(const pid_t *pids, int count, int signal_number)
     }
 }
 
+bool children_is_stopped(pid_t pid)
+{
+    siginfo_t info = { 0 };
+
+    return waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+}
+
 int64_t children_end_ms(const struct config *config)
 {
     return config->query_timeout_s * 1000 + END_MS;

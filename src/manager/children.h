@@ -5,6 +5,7 @@
 #ifndef PGPOLL_CHILDREN_H
 #define PGPOLL_CHILDREN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -23,6 +24,9 @@ int64_t children_end_ms(const struct config *config);
 
 /* Sends signal_number to each of these processes. Logs each process that it sends SIGKILL to. */
 void children_signal(const pid_t *pids, int count, int signal_number);
+
+/* Whether this child is stopped (SIGSTOP). */
+bool children_is_stopped(pid_t pid);
 
 /*
  * Logs a child's death, unless it was expected: exit status 0 or death by SIGTERM. what: the kind of process,

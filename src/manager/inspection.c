@@ -1,6 +1,7 @@
 #include "manager/inspection.h"
 
 #include "core/log.h"
+#include "manager/children.h"
 #include "manager/spare_workers.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -25,8 +26,8 @@ void inspection_request(struct inspection *inspection)
 
 int64_t inspection_due_ms(const struct inspection *inspection)
 {
-    const bool due =
-        inspection->requested || atomic_load(&inspection->scoreboard->workers->polls) != inspection->polls;
+    const bool due = inspection->requested || read_permits_taken(inspection->scoreboard) > 0 ||
+                     atomic_load(&inspection->scoreboard->workers->polls) != inspection->polls;
 
     if (inspection->next > 0)
         return 0;
@@ -51,10 +52,26 @@ static bool has_not_begun(const struct inspection *inspection, int worker, int64
            now_ms - inspection->spawned_ms[worker] > BEGIN_MS;
 }
 
-/* Kills broken workers, which are then replaced. Returns whether it has looked at all workers. */
+/* A stopped worker would keep its permit to read as long as it is stopped, and others would wait for it. */
+static void free_permit(struct scoreboard *scoreboard, int worker)
+{
+    const pid_t pid = scoreboard_pid(scoreboard, worker);
+
+    if (pid <= 0 || !read_permits_has(scoreboard, worker) || !children_is_stopped(pid))
+        return;
+    log_write(LOG_LEVEL_WARNING,
+              "worker %d is stopped: another one may read the table in its place; continue or kill it",
+              (int)pid);
+    read_permits_return(scoreboard, worker);
+}
+
+/*
+ * Kills broken workers, which are then replaced, and frees the permits of those that are stopped. Returns
+ * whether it has looked at all workers.
+ */
 static bool inspect_part(struct inspection *inspection, int64_t now_ms)
 {
-    const struct scoreboard *scoreboard = inspection->scoreboard;
+    struct scoreboard *scoreboard = inspection->scoreboard;
 
     for (int looks = 0; looks < PART_LOOKS && inspection->next < scoreboard->worker_count; looks++) {
         const int worker = inspection->next++;
@@ -62,6 +79,7 @@ static bool inspect_part(struct inspection *inspection, int64_t now_ms)
         looks += scoreboard_topic_count(scoreboard, scoreboard_slot(scoreboard, worker));
         if (!scoreboard_is_sound(scoreboard, worker) || has_not_begun(inspection, worker, now_ms))
             inspection_kill_broken(scoreboard, worker);
+        free_permit(scoreboard, worker);
     }
     return inspection->next == scoreboard->worker_count;
 }

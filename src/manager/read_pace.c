@@ -42,7 +42,7 @@ static void begin_interval(struct read_pace *pace, int64_t now_ms)
 static void restart(struct read_pace *pace, int allowed, int64_t now_ms)
 {
     pace->allowed = allowed;
-    pace->good = 0;
+    pace->fast_intervals = 0;
     pace->patience = 1;
     begin_interval(pace, now_ms);
 }
@@ -73,7 +73,7 @@ static void lower(struct read_pace *pace)
 {
     const int half = pace->allowed / 2;
 
-    pace->good = 0;
+    pace->fast_intervals = 0;
     pace->begins = false;
     if (pace->allowed == least(pace))
         return;
@@ -90,9 +90,12 @@ static void raise(struct read_pace *pace)
 {
     const int more = pace->begins && pace->reads ? pace->allowed : 1;
 
-    if (pace->allowed == pace->max || ++pace->good < pace->patience)
+    if (pace->allowed == pace->max)
         return;
-    pace->good = 0;
+    pace->fast_intervals++;
+    if (pace->fast_intervals < pace->patience)
+        return;
+    pace->fast_intervals = 0;
     pace->allowed = more < pace->max - pace->allowed ? pace->allowed + more : pace->max;
     if (pace->raised && pace->patience > 1)
         pace->patience /= 2;
@@ -127,7 +130,7 @@ static void judge(struct read_pace *pace)
     else if (cost_ns * 10 < usual_ns * FAST_TENTHS)
         raise(pace);
     else
-        pace->good = 0;
+        pace->fast_intervals = 0;
 }
 
 /* Logs when readers have been held back for LOG_MS, and when none has been for as long. */

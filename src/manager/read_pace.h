@@ -32,13 +32,13 @@ struct read_pace {
     bool follows;     /* the cycles are those of a manager that follows another one: set by the relay */
     /* what a cycle usually costs while nobody reads, by follows, since they are not alike; 0: unknown */
     int64_t usual_ns[2];
-    int good;          /* how many intervals in a row were fast */
-    int patience;      /* after how many of them one more reader may work */
-    bool raised;       /* the last change of allowed was to a higher number */
-    bool begins;       /* reads have begun, and cycles have not been slow since */
-    int64_t reads_ms;  /* when readers were last seen at work */
-    int64_t judged_ms; /* when an interval last had enough cycles */
-    bool is_held_back; /* fewer than max are allowed, since changed_ms */
+    int fast_intervals; /* how many in a row were fast */
+    int patience;       /* after how many of them one more reader may work */
+    bool raised;        /* the last change of allowed was to a higher number */
+    bool begins;        /* reads have begun, and cycles have not been slow since */
+    int64_t reads_ms;   /* when readers were last seen at work */
+    int64_t judged_ms;  /* when an interval last had enough cycles */
+    bool is_held_back;  /* fewer than max are allowed, since changed_ms */
     int64_t changed_ms;
     bool logged; /* the last line in the log says so */
 };

@@ -731,6 +731,11 @@ static void answer_questions(struct relay *relay)
                             answer_question(relay, cycle->questions[i]));
 }
 
+/*
+ * Takes the results of a cycle that succeeded. The server comes first: it says whether the ring goes on. The
+ * messages come before the lead, because the role in which the cycle was composed says whether it counts
+ * as a measure (pace_reads()), and before the newest positions, at which topics are opened.
+ */
 static void succeed(struct relay *relay)
 {
     struct cycle *cycle = &relay->cycle;

@@ -141,6 +141,11 @@ static void remove_wrong_turn(struct scoreboard *scoreboard, int worker)
     latch_wake(scoreboard, worker);
 }
 
+bool read_permits_has(const struct scoreboard *scoreboard, int worker)
+{
+    return atomic_load(&scoreboard->read_turns[worker]) == HAS_PERMIT;
+}
+
 bool read_permits_mend(struct scoreboard *scoreboard)
 {
     const int64_t missing_before = scoreboard->missing_permits;
@@ -150,7 +155,7 @@ bool read_permits_mend(struct scoreboard *scoreboard)
         remove_wrong_turn(scoreboard, i);
     missing = missing_permits(scoreboard);
     for (int i = 0; i < scoreboard->worker_count; i++)
-        missing -= atomic_load(&scoreboard->read_turns[i]) == HAS_PERMIT;
+        missing -= read_permits_has(scoreboard, i);
     if (missing > 0 && missing_before > 0)
         added = missing < missing_before ? missing : missing_before;
     else if (missing < 0 && missing_before < 0)

@@ -46,9 +46,13 @@ enum error read_permits_take(struct scoreboard *scoreboard, int worker, int64_t 
 
 /*
  * Returns the worker's permit, if it holds one, to the worker that waits longest, or gives up the
- * worker's place in the queue. Called by the worker, and by the manager if the worker has died.
+ * worker's place in the queue. Called by the worker, and by the manager if the worker has died or is stopped
+ * (SIGSTOP). One that continues then goes on reading, or enters the queue again.
  */
 void read_permits_return(struct scoreboard *scoreboard, int worker);
+
+/* Whether this worker holds a permit. */
+bool read_permits_has(const struct scoreboard *scoreboard, int worker);
 
 /*
  * For the manager, periodically: puts back permits that were lost because a worker was killed while it

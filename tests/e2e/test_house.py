@@ -299,7 +299,7 @@ def anonymous_kib(pid):
 @pytest.mark.parametrize("mode", ["managed", "direct"])
 def test_a_thousand_topics(mode, topic):
     """This is the largest setting. The largest poll has 6 MB and can be sent again; workers of a manager keep none of that memory."""
-    server = Server(1, PGPOLL_MAX_TOPICS="1000")
+    server = Server(1, PGPOLL_MAX_TOPICS="1000", PGPOLL_QUERY_TIMEOUT_S="30")   # reading so many topics may take long
     server.mode = mode
     with server:
         uuids = [str(uuid.uuid4()) for _ in range(700)]

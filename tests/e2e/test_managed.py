@@ -160,9 +160,13 @@ def last_questions(server):
 def test_a_manager_that_nobody_polls_is_quiet(topic):
     """It writes nothing, asks at most once, is not taken for dead, and answers the first poll at once."""
     with Server(8, PGPOLL_IDLE_S="1") as server:
+        server.sql("ALTER SYSTEM SET autovacuum = off")     # which writes, too
+        server.sql("SELECT pg_reload_conf()")
         server.publish(topic, 1)
         assert server.poll(topic, since={topic: "0"}).payloads == [1]
         until(lambda: server.sql("SELECT quiet FROM pgpoll.listeners") == [(True,)], "quiet", 10 + STALL_S)
+        until(lambda: server.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker' OR backend_type = 'autovacuum worker'")
+              == [(2,)], "only the two sessions of the manager left")
         xids, asked = server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())"), last_questions(server)
         # A heartbeat would come after 5 s.
         until(lambda: server.sql("SELECT last_seen > '6 s' FROM pgpoll.listening") == [(True,)], "a while", 6 + STALL_S)

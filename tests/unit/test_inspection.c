@@ -2,6 +2,7 @@
 #include "manager/inspection.h"
 
 #include "core/log.h"
+#include "core/wait.h"
 #include "expect.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -12,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { POLLS = 500, TOPICS = 1000, NOW_MS = 60 * 1000, MOST_AT_ONCE = 51 * TOPICS };
+enum { POLLS = 500, TOPICS = 1000, NOW_MS = 60 * 1000, MOST_AT_ONCE = 51 * TOPICS, READERS = 2 };
 
 static struct scoreboard *scoreboard;
 static struct inspection inspection;
@@ -22,7 +23,7 @@ static int calls;
 /* Begins with workers that all wait for many topics. */
 static void begin(void)
 {
-    scoreboard = scoreboard_new(POLLS, TOPICS, 64, 64 * 256, 1);
+    scoreboard = scoreboard_new(POLLS, TOPICS, 64, 64 * 256, READERS);
     CU_ASSERT_PTR_NOT_NULL_FATAL(scoreboard);
     spawned_ms = calloc((size_t)scoreboard->worker_count, sizeof *spawned_ms);
     CU_ASSERT_PTR_NOT_NULL_FATAL(spawned_ms);
@@ -138,9 +139,45 @@ static void counts_are_corrected(void)
     end();
 }
 
+/* Others read while a worker is stopped. When it continues, it may hold a permit as before. */
+static void a_stopped_worker_keeps_no_permit(void)
+{
+    static volatile sig_atomic_t never;
+    const struct interrupts interrupts = { .client_fd = -1, .drain = &never, .woken = &never };
+    siginfo_t info = { 0 };
+    pid_t stopped, reads;
+
+    begin();
+    stopped = start(4);
+    reads = start(5);
+    for (int i = 4; i <= 6; i++)
+        (void)read_permits_take(scoreboard, i, 0, &interrupts);
+    (void)inspect(NOW_MS);
+    CU_ASSERT(read_permits_has(scoreboard, 4) && read_permits_has(scoreboard, 5));
+    CU_ASSERT_EQUAL(inspection_due_ms(&inspection), NOW_MS + 1000);
+    (void)kill(stopped, SIGSTOP);
+    CU_ASSERT_EQUAL_FATAL(waitid(P_PID, (id_t)stopped, &info, WSTOPPED | WNOWAIT), 0);
+    CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
+    (void)inspect(NOW_MS + 1000);
+    CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
+    CU_ASSERT(!read_permits_has(scoreboard, 4) && read_permits_has(scoreboard, 5));
+    CU_ASSERT_EQUAL(read_permits_take(scoreboard, 6, 0, &interrupts), ERROR_NONE);
+    (void)kill(stopped, SIGCONT);
+    CU_ASSERT_EQUAL_FATAL(waitid(P_PID, (id_t)stopped, &info, WCONTINUED | WNOWAIT), 0);
+    read_permits_return(scoreboard, 4); /* it has ended its read */
+    read_permits_return(scoreboard, 5);
+    CU_ASSERT_EQUAL(read_permits_take(scoreboard, 4, 0, &interrupts), ERROR_NONE);
+    (void)inspect(NOW_MS + 2000);
+    CU_ASSERT(read_permits_has(scoreboard, 4) && read_permits_has(scoreboard, 6));
+    CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 2);
+    CU_ASSERT(lived(stopped) && lived(reads));
+    end();
+}
+
 CU_TestInfo inspection_tests[] = {
     { "many topics are looked at a part at a time", many_topics_are_looked_at_a_part_at_a_time },
     { "a worker that does not begin is killed", a_worker_that_does_not_begin_is_killed },
     { "counts are corrected", counts_are_corrected },
+    { "a stopped worker keeps no permit", a_stopped_worker_keeps_no_permit },
     CU_TEST_INFO_NULL,
 };

@@ -28,12 +28,14 @@
 #include <json-c/printbuf.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { WORKERS = 70, WORKER = 65, SHORT_MS = 30, LONG_MS = 30000, PROMPT_MS = 10000, START = 100 };
@@ -1253,6 +1255,49 @@ static void a_worker_that_leaves_the_queue_lets_the_next_one_pass(void)
     close_host(&host);
 }
 
+/* Plays a worker in a process of its own, which takes permits again and again. Returns the exit status. */
+static int keep_reading(struct host *host, int worker, _Atomic int *readers)
+{
+    atomic_store(&host->scoreboard->pids[worker], (int)getpid());
+    for (int i = 0; i < 200; i++) {
+        if (read_permits_take(host->scoreboard, worker, clock_monotonic_ms() + LONG_MS, &host->interrupts))
+            return 1;
+        if (atomic_fetch_add(readers, 1) >= host->scoreboard->read_permits)
+            return 2;
+        (void)sched_yield();
+        (void)atomic_fetch_sub(readers, 1);
+        read_permits_return(host->scoreboard, worker);
+    }
+    return 0;
+}
+
+/* No wake-up is lost, and no permit, in whatever order the processes run. */
+static void many_workers_take_turns(void)
+{
+    enum { READERS = 10 };
+    struct host host;
+    _Atomic int *readers;
+    pid_t pids[READERS];
+    int status;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    readers = (_Atomic int *)(void *)host.scoreboard->replies; /* any word that the processes share */
+    host.scoreboard->read_permits = 2;
+    read_permits_allow(host.scoreboard, 2);
+    for (int i = 0; i < READERS; i++) {
+        pids[i] = fork();
+        if (pids[i] == 0)
+            _exit(keep_reading(&host, i, readers));
+        CU_ASSERT_FATAL(pids[i] > 0);
+    }
+    for (int i = 0; i < READERS; i++) {
+        CU_ASSERT_EQUAL(waitpid(pids[i], &status, 0), pids[i]);
+        EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %d: status %d", i, status);
+    }
+    CU_ASSERT_EQUAL(atomic_load(&host.scoreboard->workers->read_permits_left), 2);
+    close_host(&host);
+}
+
 /* ---- a worker is killed */
 
 /* A worker returns a permit and is killed before it hands it out. Then the manager mends. */
@@ -1506,6 +1551,7 @@ CU_TestInfo source_shared_tests[] = {
     { "the turn of an idle worker is removed", the_turn_of_an_idle_worker_is_removed },
     { "a worker whose turn was removed enters the queue again",
       a_worker_whose_turn_was_removed_enters_the_queue_again },
+    { "many workers take turns", many_workers_take_turns },
     { "a drain ends the wait for a turn", a_drain_ends_the_wait_for_a_turn },
     { "fewer permits may be taken than there are", fewer_permits_may_be_taken_than_there_are },
     { "a worker that waits is woken when more permits are allowed",
