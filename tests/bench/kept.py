@@ -137,6 +137,7 @@ class Kept(Pgpoll):
                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as pruning:
             try:
                 result = publish()
+                until(lambda: self.sql(oldest)[0][0] > first, "the first messages pruned")
             finally:
                 pruning.send_signal(signal.SIGINT)   # psql cancels the call
         return result, (self.sql(oldest)[0][0] - first) / (time.monotonic() - began)
