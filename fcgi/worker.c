@@ -180,7 +180,7 @@ static enum error read_request(struct worker *worker, FCGX_Request *request, str
         error = poll_request_parse(asked, body, length, max_topics, detail);
     oom_set_fatal(false);
     free(body);
-    /* If length is 0, the body was dropped; it may have been of any size. */
+    /* Length 0: the body was empty, or it was dropped and may have had any size. */
     worker->is_large = length == 0 || length > KEPT_BYTES;
     if (worker->is_large)
         (void)malloc_trim(0); /* now, because the poll may wait for a minute */

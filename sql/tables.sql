@@ -78,8 +78,8 @@ CREATE SEQUENCE IF NOT EXISTS pgpoll.last_position AS bigint MINVALUE 0 START 0;
 CREATE TABLE IF NOT EXISTS pgpoll.feed_lock () WITH (autovacuum_enabled = off);
 
 -- Which messages have a position: those of all transactions before next_xid, except the unfinished ones. Only
--- the last row is valid. Each batch adds a row and updates none, because a long transaction would keep every
--- old version alive. This script writes no first row, because it would conflict with the rows that pg_dump
+-- the last row is valid. Each batch adds a row and updates none: while a long transaction keeps old versions
+-- of a row alive, whoever looks for the current one passes over all of them. This script writes no first row, because it would conflict with the rows that pg_dump
 -- --data-only or a subscription brings; the first batch writes it.
 --
 -- While a backlog is worked off (assign_backlog()), seen is the snapshot that defines it. The backlog's

@@ -9,8 +9,9 @@ CREATE OR REPLACE FUNCTION pgpoll.adopt_messages(seen pg_snapshot, INOUT latest 
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- A promoted asynchronous standby may lack the last positions, although clients have seen them. Skip as
-    -- many positions as it can lack: those of three times wal_writer_delay.
+    -- A promoted asynchronous standby may lack the last positions, although clients have seen them. New ones
+    -- start at the clock, so they are usually higher all the same. This is what they start higher if the
+    -- clock of this server is behind: three times wal_writer_delay. It does not bound how far a standby lags.
     lost constant bigint :=
         (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 3000)::bigint << 16;
     before constant bigint := coalesce(latest.position, 0);

@@ -25,7 +25,7 @@ struct inspection {
 /* scoreboard and spawned_ms are borrowed. */
 void inspection_init(struct inspection *inspection, struct scoreboard *scoreboard, const int64_t *spawned_ms);
 
-/* Makes the next inspection due although no poll may have begun: a worker has died. */
+/* Makes the next inspection due even if no poll has begun since the last one: after a worker's death. */
 void inspection_request(struct inspection *inspection);
 
 /* Returns when inspection_step() is due; INT64_MAX: not before a poll begins. */

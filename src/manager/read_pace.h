@@ -30,7 +30,7 @@ struct read_pace {
     bool reads;       /* readers worked in this interval */
     int64_t since_ms; /* when the interval began */
     bool follows;     /* the cycles are those of a manager that follows another one: set by the relay */
-    /* what a cycle usually costs while nobody reads, by follows, since they are not alike; 0: unknown */
+    /* what a cycle usually costs while nobody reads, of one that leads and one that follows; 0: unknown */
     int64_t usual_ns[2];
     int fast_intervals; /* how many in a row were fast */
     int patience;       /* after how many of them one more reader may work */

@@ -686,8 +686,9 @@ static void take_messages(struct relay *relay)
 }
 
 /*
- * Notes whether this manager leads. Other cycles count as a measure then. If it has followed in this session,
- * another manager has gone, whose clients may come to this one.
+ * Notes whether this manager leads: pace_reads() measures other cycles of one that leads than of one that
+ * follows. The first cycle of a session asks for the lead. A manager that gets it later takes over from one
+ * that has gone, whose clients may come to this host, so few readers may work at first.
  */
 static void take_lead(struct relay *relay, const PGresult *result)
 {

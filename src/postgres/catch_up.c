@@ -18,7 +18,10 @@ enum feed_column { TOPIC, ASSIGNED = MESSAGE_COLUMNS, COMPLETE_TO, MORE, DELETED
 enum followed_column { FOLLOWED_DELETED_TO = MESSAGE_COLUMNS };
 enum newest_column { NEWEST, NOW, HASH };
 
-/* The limit of catch_up_followed_statement(). At most 64 KiB of each message: see pgpoll.feed_messages. */
+/*
+ * The limit of catch_up_followed_statement(). A message of more than 64 KiB comes without its payload (see the
+ * view pgpoll.feed_messages), so a page has at most 8 MiB.
+ */
 enum { FOLLOWED_MESSAGES = 128 };
 
 /* timestamptz counts microseconds since 2000-01-01 UTC (datatype/timestamp.h in PostgreSQL). */

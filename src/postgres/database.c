@@ -48,8 +48,8 @@ bool database_use_service(struct database *database, const char *service)
     bool restored;
 
     /*
-     * libpq reads the service file only for the service of the environment. What the environment wants of the
-     * other sessions' server, usually that it is no standby, does not hold for this one.
+     * PQconndefaults() reads the service file only for the service in PGSERVICE. PGTARGETSESSIONATTRS is for
+     * the other sessions and usually excludes standbys, but this service may be one.
      */
     if (set_variable(SERVICE, service, &service_before) && set_variable(ATTRIBUTES, NULL, &attributes_before))
         database->options = PQconndefaults();

@@ -207,7 +207,7 @@ void database_close(struct database *database, const char *text)
         (void)database_fail(database, ERROR_DATABASE_AWAY, text);
     session_end(database);
     pipeline_clear(&database->asked);
-    /* The next attempt takes what this one's resolver finds, also if this is called again in between. */
+    /* While a resolver runs, the addresses are kept for the next attempt, also by a second call. */
     if (database->state != RESOLVING && (database->state != CLOSED || !database->resolver))
         connect_drop_addresses(database);
     database->state = CLOSED;

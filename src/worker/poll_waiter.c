@@ -123,8 +123,8 @@ static enum gap judge_gap(const struct cursor *cursor, enum gap gap)
         return GAP_NONE; /* the cursor asks for retained messages, so the client misses nothing */
     case CURSOR_TIME:
         /*
-         * GAP_AHEAD with a time in the past only means that no message is newer. Only a time in the future
-         * can be from before a restore.
+         * New messages get positions from the clock, so they come after a time in the past, and the client
+         * misses none. A time in the future would hide them until it has come.
          */
         return gap == GAP_AHEAD && cursor_position_ms(cursor->position) <= clock_wall_ms() ? GAP_NONE : gap;
     case CURSOR_NOW:
