@@ -79,8 +79,9 @@ CREATE TABLE IF NOT EXISTS pgpoll.feed_lock () WITH (autovacuum_enabled = off);
 
 -- Which messages have a position: those of all transactions before next_xid, except the unfinished ones. Only
 -- the last row is valid. Each batch adds a row and updates none: while a long transaction keeps old versions
--- of a row alive, whoever looks for the current one passes over all of them. This script writes no first row, because it would conflict with the rows that pg_dump
--- --data-only or a subscription brings; the first batch writes it.
+-- of a row, whoever looks for the current one passes over all of them. This script writes no first row,
+-- because it would conflict with the rows that pg_dump --data-only or a subscription brings; the first batch
+-- writes it.
 --
 -- While a backlog is worked off (assign_backlog()), seen is the snapshot that defines it. The backlog's
 -- messages with ids up to walked_to have their positions. None of its ids is greater than walk_end. The

@@ -4,8 +4,9 @@
 -- transactions are READ COMMITTED, the procedure also gives positions to new messages, because in a database
 -- that nobody polls no other process does that.
 --
--- After each transaction it pauses for as long as that took, and so that it deletes at most 25,000 messages a
--- second. Without pauses it would take a core from publishers, and halve their rate on a machine with two.
+-- After each transaction it pauses for as long as that took, but at most for a second (it may have waited
+-- for a lock, or the clock was set), and so that it deletes at most 25,000 messages a second. Without pauses
+-- it would take a core from publishers, and halve their rate on a machine with two.
 --
 -- Without a pattern and without rules it calls prune(), which finds the oldest messages by position.
 -- Otherwise it goes through the topics, which costs about 30 us per topic.
@@ -37,7 +38,7 @@ BEGIN
         END IF;
         COMMIT;
         EXIT WHEN again IS NOT TRUE;
-        took := extract(epoch FROM clock_timestamp() - began);
+        took := least(greatest(extract(epoch FROM clock_timestamp() - began), 0), 1);
         PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
     END LOOP;
     WHILE by_topic LOOP
@@ -46,7 +47,7 @@ BEGIN
         FROM pgpoll.prune_part(pattern, keep, keep_last, batch, reached) p;
         COMMIT;
         EXIT WHEN reached IS NULL;
-        took := extract(epoch FROM clock_timestamp() - began);
+        took := least(greatest(extract(epoch FROM clock_timestamp() - began), 0), 1);
         PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
     END LOOP;
 END $$;

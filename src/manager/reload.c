@@ -56,22 +56,20 @@ static const char *wait_for_new_workers(const char *path, pid_t manager, const s
                                                            : "the manager hangs";
 }
 
-/* Whether the process is a manager: a worker that has none writes no state. */
-static bool is_manager(const struct config *config, pid_t process)
+/* Whether the process was started with --workers. */
+static bool has_workers(pid_t process)
 {
     static const char OPTION[] = "--workers";
     char path[32], command[4096];
     ssize_t size;
     int fd;
 
-    if (config->workers > 0)
-        return true;
     (void)snprintf(path, sizeof path, "/proc/%d/cmdline", (int)process);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     size = fd < 0 ? 0 : read(fd, command, sizeof command);
     if (fd >= 0)
         (void)close(fd);
-    return size > 0 && memmem(command, (size_t)size, OPTION, sizeof OPTION) != NULL;
+    return size > 0 && memmem(command, (size_t)size, OPTION, sizeof OPTION - 1) != NULL;
 }
 
 bool reload_run(const struct config *config, pid_t manager)
@@ -79,15 +77,15 @@ bool reload_run(const struct config *config, pid_t manager)
     char path[HOST_STATE_PATH_SIZE];
     struct host_values before = { 0 };
     const bool has_place = host_state_path(config->state_dir, STDIN_FILENO, path);
-    const bool is_followed = is_manager(config, manager);
-    const char *wrong = NULL;
-
     /*
      * If the state is of another version, or the old program writes none, all values stay 0, and any
      * state that can be read is a new one.
      */
-    if (has_place)
-        (void)read_state(path, manager, &before);
+    const bool has_state = has_place && read_state(path, manager, &before);
+    /* A worker without a manager writes no state. */
+    const bool is_followed = has_state || config->workers > 0 || has_workers(manager);
+    const char *wrong = NULL;
+
     if (kill(manager, SIGHUP) != 0)
         wrong = strerror(errno);
     else if (has_place && is_followed)

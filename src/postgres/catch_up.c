@@ -19,8 +19,8 @@ enum followed_column { FOLLOWED_DELETED_TO = MESSAGE_COLUMNS };
 enum newest_column { NEWEST, NOW, HASH };
 
 /*
- * The limit of catch_up_followed_statement(). A message of more than 64 KiB comes without its payload (see the
- * view pgpoll.feed_messages), so a page has at most 8 MiB.
+ * The limit of catch_up_followed_statement(). A message of more than 64 KiB comes without its payload (see
+ * the view pgpoll.feed_messages), so a page has at most 8 MiB.
  */
 enum { FOLLOWED_MESSAGES = 128 };
 

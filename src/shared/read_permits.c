@@ -12,7 +12,12 @@ enum {
     HAS_PERMIT = 1,
     FIRST_TICKET = 2,
     /* Each attempt to hand out a permit fails only because others do the same, or a worker is broken. */
-    MOST_ATTEMPTS = 200
+    MOST_ATTEMPTS = 200,
+    /*
+     * How long a worker that waits sleeps at most: another one may have been killed between giving it a
+     * permit and waking it, or may have written wrong values.
+     */
+    LOOK_MS = 1000
 };
 
 /* Returns the worker that has waited longest for a permit and sets *ticket, or returns -1 if none waits. */
@@ -91,31 +96,53 @@ void read_permits_allow(struct scoreboard *scoreboard, int count)
     atomic_store(allowed, count);
 }
 
+bool read_permits_has(const struct scoreboard *scoreboard, int worker)
+{
+    return atomic_load(&scoreboard->read_turns[worker]) == HAS_PERMIT;
+}
+
+/* No more tickets are given, even if a broken worker has written how many there are. */
+static const uint64_t MAX_TICKETS = (uint64_t)1 << 62;
+
+/* Whether the turn is a ticket that was given. */
+static bool is_ticket(const struct scoreboard *scoreboard, uint64_t turn)
+{
+    return turn >= FIRST_TICKET &&
+           turn < FIRST_TICKET + atomic_load(&scoreboard->workers->read_tickets) % MAX_TICKETS;
+}
+
+/* Sets the worker's turn to a ticket, unless it has a permit or waits already. */
 static void enter_queue(struct scoreboard *scoreboard, int worker)
 {
+    _Atomic uint64_t *turn = &scoreboard->read_turns[worker];
+    uint64_t seen = atomic_load(turn);
+
+    if (seen == HAS_PERMIT || is_ticket(scoreboard, seen))
+        return;
     /* This worker looks by itself afterwards, so hand_out() need not send it a signal. */
     atomic_store(&scoreboard_slot(scoreboard, worker)->woken, 1);
-    atomic_store(&scoreboard->read_turns[worker],
-                 FIRST_TICKET + atomic_fetch_add(&scoreboard->workers->read_tickets, 1));
-    hand_out(scoreboard);
+    (void)atomic_compare_exchange_strong(
+        turn, &seen, FIRST_TICKET + atomic_fetch_add(&scoreboard->workers->read_tickets, 1) % MAX_TICKETS);
 }
 
 enum error read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms,
                              const struct interrupts *interrupts)
 {
-    const _Atomic uint64_t *turn = &scoreboard->read_turns[worker];
-    enum error error = ERROR_NONE;
+    _Atomic int *woken = &scoreboard_slot(scoreboard, worker)->woken;
 
-    while (!error) {
-        if (atomic_load(turn) == NO_TURN)
-            enter_queue(scoreboard, worker);
-        (void)atomic_exchange(&scoreboard_slot(scoreboard, worker)->woken,
-                              0); /* acquires what the waker wrote */
-        if (atomic_load(turn) == HAS_PERMIT)
+    for (;;) {
+        const int64_t look_ms = clock_monotonic_ms() + LOOK_MS;
+        enum error error;
+
+        enter_queue(scoreboard, worker);
+        hand_out(scoreboard);
+        (void)atomic_exchange(woken, 0); /* acquires what the waker wrote */
+        if (read_permits_has(scoreboard, worker))
             return ERROR_NONE;
-        error = wait_for_event(interrupts, -1, 0, deadline_ms);
+        error = wait_for_event(interrupts, -1, 0, clock_min(look_ms, deadline_ms));
+        if (error && (error != ERROR_TIMEOUT || deadline_ms <= look_ms))
+            return error;
     }
-    return error;
 }
 
 void read_permits_return(struct scoreboard *scoreboard, int worker)
@@ -126,24 +153,22 @@ void read_permits_return(struct scoreboard *scoreboard, int worker)
 
 /*
  * An idle worker has no turn, unless a broken one has written it. Then it would keep others from theirs. The
- * state may be written, too: a worker that waits is woken, and enters the queue again.
+ * state may be written, too: a worker that waits is woken, and enters the queue again. One whose poll waits
+ * is woken to look itself: it may be reading again.
  */
 static void remove_wrong_turn(struct scoreboard *scoreboard, int worker)
 {
     _Atomic uint64_t *turn = &scoreboard->read_turns[worker];
+    const int state = atomic_load(&scoreboard_slot(scoreboard, worker)->state);
     uint64_t seen = atomic_load(turn);
 
-    if (seen == NO_TURN || atomic_load(&scoreboard_slot(scoreboard, worker)->state) != SLOT_IDLE ||
-        !atomic_compare_exchange_strong(turn, &seen, NO_TURN))
+    if (seen == HAS_PERMIT && state == SLOT_WAITING)
+        latch_wake(scoreboard, worker);
+    if (seen == NO_TURN || state != SLOT_IDLE || !atomic_compare_exchange_strong(turn, &seen, NO_TURN))
         return;
     if (seen == HAS_PERMIT)
         (void)atomic_fetch_add(&scoreboard->workers->read_permits_left, 1);
     latch_wake(scoreboard, worker);
-}
-
-bool read_permits_has(const struct scoreboard *scoreboard, int worker)
-{
-    return atomic_load(&scoreboard->read_turns[worker]) == HAS_PERMIT;
 }
 
 bool read_permits_mend(struct scoreboard *scoreboard)

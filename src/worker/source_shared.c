@@ -353,15 +353,17 @@ static bool needs_now(const struct poll_request *request, const int64_t *positio
  * short timeout would report a database as away that is only busy. While the manager reaches the database, it
  * is surely only busy. Then the poll stays in the queue as long as it may, because if it came again, it would
  * be the last, and leaves it when its client does. When this worker is told to end, the shorter time counts.
- * Returns ERROR_NONE, ERROR_TIMEOUT or ERROR_CLIENT_GONE.
+ * authorize: the read may refuse the poll, so the head is not sent before. Returns ERROR_NONE, ERROR_TIMEOUT
+ * or ERROR_CLIENT_GONE.
  */
 static enum error wait_for_permit(struct source_shared *source, const struct source_poll *poll,
-                                  int64_t deadline_ms)
+                                  bool authorize, int64_t deadline_ms)
 {
     static const volatile sig_atomic_t never;
     struct interrupts interrupts = *poll->interrupts;
     const bool is_busy = manager_numbers(source);
     const int64_t began_ms = clock_monotonic_ms();
+    const int64_t since_ms = is_busy && !authorize ? began_ms : INT64_MAX;
     const int64_t least_ms =
         clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
     int64_t end_ms = is_busy ? clock_max(least_ms, poll->deadline_ms + BUSY_MS) : least_ms;
@@ -376,7 +378,7 @@ static enum error wait_for_permit(struct source_shared *source, const struct sou
             end_ms = least_ms;
         } else if (error != ERROR_TIMEOUT || clock_monotonic_ms() >= end_ms) {
             return error;
-        } else if (!poll->attend(poll->waiter, is_busy ? began_ms : INT64_MAX, &interrupts, &due_ms)) {
+        } else if (!poll->attend(poll->waiter, since_ms, &interrupts, &due_ms)) {
             return ERROR_CLIENT_GONE;
         }
     }
@@ -387,11 +389,11 @@ static enum error wait_for_permit(struct source_shared *source, const struct sou
  * ERROR_CLIENT_GONE. If fewer readers run than permits are taken, sets the manager's latch, so that the
  * manager starts another reader.
  */
-static enum error take_permit(struct source_shared *source, const struct source_poll *poll,
+static enum error take_permit(struct source_shared *source, const struct source_poll *poll, bool authorize,
                               int64_t deadline_ms)
 {
     struct scoreboard *scoreboard = source->scoreboard;
-    const enum error error = wait_for_permit(source, poll, deadline_ms);
+    const enum error error = wait_for_permit(source, poll, authorize, deadline_ms);
 
     if (error)
         read_permits_return(scoreboard, source->worker);
@@ -423,7 +425,7 @@ static enum error read_table(struct source_shared *source, const struct source_p
                              bool number, const int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     const int64_t began_ms = clock_monotonic_ms();
-    enum error error = take_permit(source, poll, deadline_ms);
+    enum error error = take_permit(source, poll, authorize, deadline_ms);
 
     if (error)
         return error;
@@ -626,6 +628,8 @@ static enum error shared_wait(struct message_source *base, const struct interrup
         enum error error;
 
         (void)atomic_exchange(&source->slot->woken, 0); /* as in wait_answer() */
+        /* Now it has no permit to read, unless a broken worker has written one. Others would wait for it. */
+        read_permits_return(source->scoreboard, source->worker);
         early_ms = drain_ms(source);
         if (clock_monotonic_ms() >= early_ms)
             return ERROR_DRAINED;

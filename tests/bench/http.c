@@ -100,6 +100,7 @@ enum answer_state answer_read(struct answer *a, int fd)
             return ANSWER_BROKEN;
         a->text = text;
         a->capacity = capacity;
+        a->text[a->length] = '\0';
     }
     ssize_t got = recv(fd, a->text + a->length, a->capacity - a->length - 1, 0);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))

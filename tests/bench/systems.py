@@ -104,8 +104,12 @@ class Peer:
     def answers(self):
         dead = [process for process in self.processes if process.poll() is not None]
         assert not dead, f"{self.name} did not start; see {self.run}/output: {(self.run / 'output').read_text()[-500:]}"
-        with contextlib.suppress(OSError):
-            return self.get("/") is not None
+        with contextlib.suppress(OSError, ValueError):
+            return self.is_ready()
+
+    def is_ready(self):
+        """Whether the processes behind the web server answer, too. May raise what answers() suppresses."""
+        return self.waiting() == 0
 
     def get(self, path):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -163,6 +167,12 @@ class Notify(Herd):
     def __init__(self, directory, workers, env):
         super().__init__(directory, workers)
         self.env = env
+
+    def is_ready(self):
+        listening = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN herd' AND state = 'idle'"
+        found = subprocess.run(["psql", "-XqAtc", listening], env={**self.env, "PATH": "/usr/bin:/bin"}, check=True, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, text=True).stdout
+        return int(found) == 1 and super().is_ready()
 
 
 class Nchan(Peer):

@@ -44,7 +44,7 @@ class Allocation:
 @pytest.fixture(scope="module", params=["managed", "direct"])
 def server(request):
     """A server with many workers, because those that end are not replaced, or only after growing pauses."""
-    server = Server(300 if SOAK else 130, errors=r"out of memory|a worker died as soon as it was started|poll [^ ]+ from [^ ]*: memory")
+    server = Server(300 if SOAK else 130, errors=r"out of memory|Cannot allocate memory|a worker died as soon as it was started|poll [^ ]+ from [^ ]*: memory")
     server.mode = request.param
     server.allocation = Allocation(server.home)
     # A build of its own: a statically linked worker ignores preloaded libraries.

@@ -45,11 +45,17 @@ static void end(void)
 /* Starts a process in place of a worker, which sleeps until it is killed. */
 static pid_t start(int worker)
 {
-    const pid_t pid = fork();
+    sigset_t wake_up, mask;
+    pid_t pid;
 
+    (void)sigemptyset(&wake_up);
+    (void)sigaddset(&wake_up, SIGUSR2);
+    (void)sigprocmask(SIG_BLOCK, &wake_up, &mask); /* workers do the same */
+    pid = fork();
     if (pid == 0)
         for (;;)
             (void)pause();
+    (void)sigprocmask(SIG_SETMASK, &mask, NULL);
     CU_ASSERT_FATAL(pid > 0);
     atomic_store(&scoreboard->pids[worker], (int)pid);
     return pid;

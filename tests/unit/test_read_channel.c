@@ -373,7 +373,7 @@ static void put_damaged(int queue, size_t size, const int *descriptors, size_t c
 /* Sends such a message with the ends of sockets, and expects that the reader goes on without them. */
 static void expect_no_harm(struct desk *desk, size_t size, size_t count)
 {
-    int kept[MOST_DESCRIPTORS], passed[MOST_DESCRIPTORS], taken;
+    int kept[MOST_DESCRIPTORS], passed[MOST_DESCRIPTORS] = { 0 }, taken;
 
     for (size_t i = 0; i < count; i++) {
         int pair[2];

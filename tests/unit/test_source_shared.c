@@ -1326,6 +1326,65 @@ static void a_permit_that_a_killed_worker_did_not_hand_out_is_handed_out(void)
     close_host(&host);
 }
 
+/* A worker gives a permit to another one and is killed before it wakes it. */
+static void *give_half(void *argument)
+{
+    struct host *host = argument;
+
+    (void)poll(NULL, 0, SHORT_MS);
+    atomic_store(&host->slot->woken, 1);
+    atomic_store(&host->scoreboard->read_turns[0], 0);
+    atomic_store(&host->scoreboard->read_turns[WORKER], 1);
+    return NULL;
+}
+
+static void a_permit_is_found_if_a_killed_worker_did_not_wake_its_holder(void)
+{
+    struct host host;
+    pthread_t other;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    CU_ASSERT(takes(&host, 0));
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, give_half, &host), 0);
+    expect_permit(&host);
+    (void)pthread_join(other, NULL);
+    read_permits_return(host.scoreboard, WORKER);
+    close_host(&host);
+}
+
+/* A broken worker may write all turns and the number of tickets. Nobody waits for long because of it. */
+static void wrong_turns_hold_nobody_up(void)
+{
+    static const uint64_t wrong[] = { 0, 2, 1000000, UINT64_MAX };
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    for (size_t i = 0; i < COUNT(wrong); i++)
+        for (size_t j = 0; j < COUNT(wrong); j++) {
+            atomic_store(&host.scoreboard->read_turns[WORKER], wrong[i]);
+            atomic_store(&host.scoreboard->workers->read_tickets, wrong[j]);
+            EXPECT(takes(&host, WORKER), "turn %d, tickets %d", (int)i, (int)j);
+            read_permits_return(host.scoreboard, WORKER);
+        }
+    close_host(&host);
+}
+
+/* A broken worker writes that another one, whose poll waits, has a permit or is the next. */
+static void a_poll_that_waits_keeps_no_permit(void)
+{
+    struct host host;
+
+    open_lacking(&host);
+    for (uint64_t turn = 1; turn <= 2; turn++) {
+        atomic_store(&host.scoreboard->read_turns[WORKER], turn);
+        (void)host.source->operations->wait(host.source, &host.interrupts, clock_monotonic_ms());
+        CU_ASSERT_EQUAL(atomic_load(&host.scoreboard->read_turns[WORKER]), 0);
+    }
+    (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left,
+                           1); /* of the permit that was written */
+    close_host(&host);
+}
+
 static void a_dead_workers_permit_is_put_back(void)
 {
     struct host host;
@@ -1558,6 +1617,10 @@ CU_TestInfo source_shared_tests[] = {
       a_worker_that_waits_is_woken_when_more_permits_are_allowed },
     { "a permit that a killed worker did not hand out is handed out",
       a_permit_that_a_killed_worker_did_not_hand_out_is_handed_out },
+    { "a permit is found if a killed worker did not wake its holder",
+      a_permit_is_found_if_a_killed_worker_did_not_wake_its_holder },
+    { "wrong turns hold nobody up", wrong_turns_hold_nobody_up },
+    { "a poll that waits keeps no permit", a_poll_that_waits_keeps_no_permit },
     { "a dead worker's permit is put back", a_dead_workers_permit_is_put_back },
     { "only waiters of the topic are woken", only_waiters_of_the_topic_are_woken },
     { "no wake is lost", no_wake_is_lost },
