@@ -1,6 +1,6 @@
 -- Counts the committed messages that have no position yet, for the view pgpoll.retained. It is a function
--- because only a function can switch off the JIT compiler, which would take a hundred times as long as the
--- query, and plans that read the whole table.
+-- because only a function can switch off plans that read the whole table, and the JIT compiler, which would
+-- take a hundred times as long as the query.
 CREATE OR REPLACE FUNCTION pgpoll.without_position() RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -15,7 +15,7 @@
 enum {
     /* Time between two checks whether the workers have begun, or systemd takes messages again. */
     START_CHECK_MS = 50,
-    /* If not all workers have begun after this time, those that have are enough. */
+    /* The host counts as begun when all workers have begun, or after this time if at least one has. */
     BEGIN_MS = 10 * 1000
 };
 

@@ -16,7 +16,7 @@ enum {
     LEAD_MS = 50,
     MAX_LEAD_MS = 500,
     LEAD_LOOKS = 2,
-    /* a follower looks this long after the leader's last announcement, in case that a message is left */
+    /* a follower looks this long after the leader's last announcement, in case a message has no position */
     CONFIRM_MS = 1000,
     DISTRUST_MS = 10000, /* NOTIFYs are not left to a leader for this long after it missed one */
     /*

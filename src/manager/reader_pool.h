@@ -27,10 +27,10 @@ struct reader_pool {
     struct reader_state **states;
     int64_t started_ms;     /* when the last reader was started */
     struct backoff backoff; /* no reader is started before backoff.due_ms */
-    int64_t check_ms;       /* when to look for readers that hang next */
-    /* how many of these looks in a row have found a question and none taken since the one before */
+    int64_t check_ms;       /* when to check next for readers that hang */
+    /* how many checks in a row found that a question waits and that none was taken since the last check */
     int unread_checks;
-    uint64_t taken; /* how many questions the readers had taken at the last look */
+    uint64_t taken; /* how many questions the readers had taken at the last check */
 };
 
 /*

@@ -83,7 +83,10 @@ int read_permits_taken(const struct scoreboard *scoreboard)
     return taken < 0 ? 0 : taken > scoreboard->read_permits ? scoreboard->read_permits : (int)taken;
 }
 
-/* When the number grows it is stored first, and else last, so that workers never see too few taken. */
+/*
+ * Workers compute how many permits are taken as those allowed minus those free, and must not get too few. So
+ * a larger number is stored before the free permits are added, a smaller one after they are removed.
+ */
 void read_permits_allow(struct scoreboard *scoreboard, int count)
 {
     _Atomic int *allowed = &scoreboard->manager->read_permits_allowed;
