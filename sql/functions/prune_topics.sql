@@ -17,6 +17,7 @@ AS $$
 DECLARE
     by_topic constant boolean := pattern IS NOT NULL OR keep_last > 0
                                  OR EXISTS (SELECT FROM pgpoll.retention_rules);
+    numbers boolean := by_topic; -- prune() gives positions itself
     began timestamptz;
     took float8; -- in seconds
     done integer;
@@ -30,25 +31,24 @@ BEGIN
     END IF;
     LOOP
         began := clock_timestamp();
-        IF by_topic THEN
+        IF numbers THEN
             SELECT p.assigned, p.more AND p.assigned >= 0 INTO done, again FROM pgpoll.assign_positions() p;
+        ELSIF by_topic THEN
+            SELECT p.deleted, p.reached INTO done, reached
+            FROM pgpoll.prune_part(pattern, keep, keep_last, batch, reached) p;
+            again := reached IS NOT NULL;
         ELSE
             done := pgpoll.prune(keep, batch);
             again := done > 0;
         END IF;
         COMMIT;
-        EXIT WHEN again IS NOT TRUE;
-        took := least(greatest(extract(epoch FROM clock_timestamp() - began), 0), 1);
-        PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
-    END LOOP;
-    WHILE by_topic LOOP
-        began := clock_timestamp();
-        SELECT p.deleted, p.reached INTO done, reached
-        FROM pgpoll.prune_part(pattern, keep, keep_last, batch, reached) p;
-        COMMIT;
-        EXIT WHEN reached IS NULL;
-        took := least(greatest(extract(epoch FROM clock_timestamp() - began), 0), 1);
-        PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
+        IF again THEN
+            took := least(greatest(extract(epoch FROM clock_timestamp() - began), 0), 1);
+            PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
+        ELSE
+            EXIT WHEN NOT numbers;
+            numbers := false;
+        END IF;
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgpoll.prune_topics(interval, text, integer, integer) IS
