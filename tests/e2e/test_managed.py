@@ -872,15 +872,17 @@ def reading(server, topic, polls):
         connection.close()
 
 
-HELD_UP = """
+def before_pages(what):
+    """Statements that make readers do what before they read a page."""
+    return f"""
     ALTER FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) RENAME TO catch_up_alone;
     CREATE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer, max_bytes bigint)
     RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json, gap text, oldest bigint)
     LANGUAGE plpgsql SECURITY DEFINER AS $$
     BEGIN
-        PERFORM pg_advisory_xact_lock_shared(7);
+        PERFORM {what};
         RETURN QUERY SELECT * FROM pgpoll.catch_up_alone(topics, positions, max_messages, max_bytes);
-    END $$"""
+    END $$;"""
 
 
 def test_clients_that_leave_before_their_turn_to_read_free_their_workers(topic):
@@ -891,7 +893,7 @@ def test_clients_that_leave_before_their_turn_to_read_free_their_workers(topic):
         (poll,) = own.wait(topic, timeout=60)   # from here on the manager need not be asked about the topic
         own.publish(topic, 3)
         assert poll.result().payloads == [3]
-        own.sql(HELD_UP)
+        own.sql(before_pages("pg_advisory_xact_lock_shared(7)"))
 
         def free():
             return own.sql("SELECT free_workers FROM pgpoll.listening")[0][0]
@@ -967,15 +969,7 @@ def test_who_comes_back_does_not_wait_for_new_positions(eight, topic):
     assert waiting.result().payloads == ["new"]
 
 
-SLOW_NUMBERING = """
-    ALTER FUNCTION pgpoll.catch_up(text[], bigint[], integer, bigint) RENAME TO catch_up_alone;
-    CREATE FUNCTION pgpoll.catch_up(topics text[], positions bigint[], max_messages integer, max_bytes bigint)
-    RETURNS TABLE (topic_no integer, "position" bigint, created_at timestamptz, payload json, metadata json, gap text, oldest bigint)
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
-    BEGIN
-        PERFORM pg_advisory_xact_lock_shared(7), pg_sleep(0.05);
-        RETURN QUERY SELECT * FROM pgpoll.catch_up_alone(topics, positions, max_messages, max_bytes);
-    END $$;
+SLOW_NUMBERING = before_pages("pg_advisory_xact_lock_shared(7), pg_sleep(0.05)") + """
     CREATE FUNCTION pgpoll.wait_for_pages() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         PERFORM pg_sleep(0.02 * count(*)) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND mode = 'ShareLock';

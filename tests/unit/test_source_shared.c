@@ -1312,18 +1312,24 @@ static void *return_half(void *argument)
     return NULL;
 }
 
-static void a_permit_that_a_killed_worker_did_not_hand_out_is_handed_out(void)
+/* Expects that this process's worker gets the permit that another one loses, whose end fate plays. */
+static void expect_lost_permit(void *(*fate)(void *))
 {
     struct host host;
-    pthread_t manager;
+    pthread_t other;
 
     open_host(&host, "\"a\"", LONG_MS);
     CU_ASSERT(takes(&host, 0));
-    CU_ASSERT_EQUAL_FATAL(pthread_create(&manager, NULL, return_half, &host), 0);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, fate, &host), 0);
     expect_permit(&host);
-    (void)pthread_join(manager, NULL);
+    (void)pthread_join(other, NULL);
     read_permits_return(host.scoreboard, WORKER);
     close_host(&host);
+}
+
+static void a_permit_that_a_killed_worker_did_not_hand_out_is_handed_out(void)
+{
+    expect_lost_permit(return_half);
 }
 
 /* A worker gives a permit to another one and is killed before it wakes it. */
@@ -1340,16 +1346,7 @@ static void *give_half(void *argument)
 
 static void a_permit_is_found_if_a_killed_worker_did_not_wake_its_holder(void)
 {
-    struct host host;
-    pthread_t other;
-
-    open_host(&host, "\"a\"", LONG_MS);
-    CU_ASSERT(takes(&host, 0));
-    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, give_half, &host), 0);
-    expect_permit(&host);
-    (void)pthread_join(other, NULL);
-    read_permits_return(host.scoreboard, WORKER);
-    close_host(&host);
+    expect_lost_permit(give_half);
 }
 
 /* A broken worker may write all turns and the number of tickets. Nobody waits for long because of it. */
