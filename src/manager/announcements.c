@@ -70,6 +70,8 @@ static void take_notification(struct announcements *announcements, const PGnotif
 {
     if (strcmp(notification->relname, announcements->self_channel) == 0) {
         announcements->heard_ms = clock_monotonic_ms();
+        if (!atomic_load(&announcements->scoreboard->listen_works))
+            notify_throttle_hear(announcements->throttle); /* workers rely on the manager from a look on */
         set_listen_works(announcements, true);
         if (announcements->is_deaf)
             log_write(LOG_LEVEL_INFO, "LISTEN delivers again");

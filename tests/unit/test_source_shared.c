@@ -1113,6 +1113,31 @@ static void a_client_that_leaves_ends_the_wait_for_a_turn(void)
     close_host(&host);
 }
 
+/* Plays a manager that connects late, after which the client disconnects. */
+static void *connect_late(void *argument)
+{
+    struct host *host = argument;
+
+    (void)poll(NULL, 0, SHORT_MS);
+    atomic_store(&host->scoreboard->manager->numbers_until_ms, INT64_MAX);
+    return leave_late(host);
+}
+
+/* The wait begins before the manager reaches the database, as when both have just started. */
+static void a_wait_for_a_turn_notices_that_the_manager_has_connected(void)
+{
+    struct host host;
+    pthread_t other;
+
+    open_queued(&host);
+    atomic_store(&host.scoreboard->manager->numbers_until_ms, 0);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, connect_late, &host), 0);
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, PROMPT_MS), ERROR_CLIENT_GONE);
+    (void)pthread_join(other, NULL);
+    read_permits_return(host.scoreboard, WORKER + 1);
+    close_host(&host);
+}
+
 /* Without the database a poll is refused, which it could not be once the head is out. */
 static void no_head_is_sent_while_the_database_is_away(void)
 {
@@ -1603,6 +1628,8 @@ CU_TestInfo source_shared_tests[] = {
     { "a worker that leaves the queue lets the next one pass",
       a_worker_that_leaves_the_queue_lets_the_next_one_pass },
     { "a client that leaves ends the wait for a turn", a_client_that_leaves_ends_the_wait_for_a_turn },
+    { "a wait for a turn notices that the manager has connected",
+      a_wait_for_a_turn_notices_that_the_manager_has_connected },
     { "no head is sent while the database is away", no_head_is_sent_while_the_database_is_away },
     { "the turn of an idle worker is removed", the_turn_of_an_idle_worker_is_removed },
     { "a worker whose turn was removed enters the queue again",
