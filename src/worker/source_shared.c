@@ -21,9 +21,9 @@ enum {
     QUICK_READ_MS = 500, /* a poll that has a permit may read this long, even after its deadline */
     /* a poll may wait for its turn to read until this long after its deadline: HTTP clients allow for 10 s */
     BUSY_MS = 8 * 1000,
-    STATE_LOOK_MS = 1000, /* how often a poll that waits for its turn checks whether the manager numbers */
-    LAST_WORD_MS = 100,          /* an answer may arrive this long after the deadline of the question */
-    DRAINED_ASK_MS = 3000,       /* how long a worker that is told to end waits for its manager */
+    STATE_LOOK_MS = 1000,  /* how often a poll that waits for its turn checks whether the manager numbers */
+    LAST_WORD_MS = 100,    /* an answer may arrive this long after the deadline of the question */
+    DRAINED_ASK_MS = 3000, /* how long a worker that is told to end waits for its manager */
     NAMES_KEPT_BYTES = 64 * 1024 /* after a question, names that take more than this are freed */
 };
 
@@ -351,11 +351,11 @@ static bool needs_now(const struct poll_request *request, const int64_t *positio
 
 /*
  * Waits for a read permit, at least until deadline_ms and for PGPOLL_QUERY_TIMEOUT_S: otherwise a poll with a
- * short timeout would report a database as away that is only busy. If the manager reaches the database, now or
- * later in the wait, it is surely only busy. Then the poll stays in the queue as long as it may, because if it
- * came again, it would be the last, and leaves it when its client does. When this worker is told to end, the
- * shorter time counts. authorize: the read may refuse the poll, so the head is not sent before. Returns
- * ERROR_NONE, ERROR_TIMEOUT or ERROR_CLIENT_GONE.
+ * short timeout would report a database as away that is only busy. If the manager reaches the database, now
+ * or later in the wait, it is surely only busy. Then the poll stays in the queue as long as it may, because
+ * if it came again, it would be the last, and leaves it when its client does. When this worker is told to
+ * end, the shorter time counts. authorize: the read may refuse the poll, so the head is not sent before.
+ * Returns ERROR_NONE, ERROR_TIMEOUT or ERROR_CLIENT_GONE.
  */
 static enum error wait_for_permit(struct source_shared *source, const struct source_poll *poll,
                                   bool authorize, int64_t deadline_ms)
