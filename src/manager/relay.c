@@ -100,6 +100,7 @@ struct relay {
     uint64_t cycle_number;
     int64_t cycle_began_us;
     bool looking;            /* a look (look.h) was begun and has not ended */
+    bool look_fails;         /* not all that is committed has a position, so the look is refused at once */
     int64_t look_refused_ms; /* when the look is refused, unless the ring is complete before */
     bool caught_up;          /* the cycle's read has reached the last message that has a position */
     int backlog_cycles;      /* how many cycles in a row have left a backlog */
@@ -249,6 +250,7 @@ static void list_look(struct relay *relay, int64_t now_ms)
         return;
     look_begin(relay->scoreboard);
     relay->looking = true;
+    relay->look_fails = false;
     relay->look_refused_ms = now_ms + LOOK_PATIENCE_MS;
 }
 
@@ -548,8 +550,8 @@ static void take_numbering(struct relay *relay, const struct catch_up_feed *feed
         notify_throttle_hear(&relay->throttle);
     if (awaits_backlog(relay))
         relay->look_refused_ms = clock_max(relay->look_refused_ms, clock_monotonic_ms() + LOOK_PATIENCE_MS);
-    else if (feed->read_only || feed->more) /* not all that is committed has a position */
-        relay->look_refused_ms = 0;
+    else if (feed->read_only || feed->more)
+        relay->look_fails = true;
 }
 
 /* Returns the topic of the message in a row of a read, or -1 if the ring does not have the topic. */
@@ -728,9 +730,9 @@ static void end_look(struct relay *relay, enum look_state state)
  */
 static void check_look(struct relay *relay)
 {
-    if (relay->caught_up && relay->look_refused_ms > 0)
+    if (relay->caught_up && !relay->look_fails)
         end_look(relay, LOOK_DONE);
-    else if (clock_monotonic_ms() >= relay->look_refused_ms)
+    else if (relay->look_fails || clock_monotonic_ms() >= relay->look_refused_ms)
         end_look(relay, LOOK_REFUSED);
 }
 
