@@ -18,14 +18,19 @@
 enum {
     BEGIN_MS = 10 * 1000, /* a reader that waits for no question this long after its start hangs */
     CHECK_MS = 500,       /* time between two looks for readers that hang, while workers read */
-    LATE_MS = 3000        /* a reader that is late by more hangs */
+    LATE_MS = 3000,       /* a reader that is late by more hangs */
+    RELOAD_MS = 10 * 1000 /* time between the start and the first reload, and between two reloads */
 };
 
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1, .backoff = BACKOFF_CHILDREN };
+    *pool = (struct reader_pool){ .scoreboard = scoreboard,
+                                  .queue = -1,
+                                  .backoff = BACKOFF_CHILDREN,
+                                  .created_ms = clock_monotonic_ms(),
+                                  .reload_ms = INT64_MAX };
     pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
     pool->states = calloc((size_t)scoreboard->read_permits, sizeof(struct reader_state *));
     if (!pool->pids || !pool->states || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
@@ -56,21 +61,29 @@ void reader_pool_release(struct reader_pool *pool)
     pool->pids = NULL;
 }
 
+static bool is_shut_down(const struct reader_pool *pool)
+{
+    return pool->reload_ms != INT64_MAX;
+}
+
 /*
- * Returns how many readers to start. At least one must run, because if the manager is killed, its workers
- * still need a reader for their last polls.
+ * Returns how many readers to start: none if they would end at once. At least one must run, because if the
+ * manager is killed, its workers still need a reader for their last polls.
  */
 static int missing(const struct reader_pool *pool)
 {
     int wanted = read_permits_taken(pool->scoreboard);
 
+    if (is_shut_down(pool))
+        return 0;
     return (wanted < 1 ? 1 : wanted) - atomic_load(&pool->scoreboard->manager->readers);
 }
 
 int64_t reader_pool_due_ms(const struct reader_pool *pool)
 {
-    return clock_min(missing(pool) > 0 ? pool->backoff.due_ms : INT64_MAX,
-                     read_permits_taken(pool->scoreboard) > 0 ? pool->check_ms : INT64_MAX);
+    return clock_min(clock_min(missing(pool) > 0 ? pool->backoff.due_ms : INT64_MAX,
+                               read_permits_taken(pool->scoreboard) > 0 ? pool->check_ms : INT64_MAX),
+                     pool->reload_ms);
 }
 
 static void start(struct reader_pool *pool, const sigset_t *mask, int64_t now_ms)
@@ -160,6 +173,26 @@ void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
         start(pool, mask, now_ms);
 }
 
+bool reader_pool_wants_reload(struct reader_pool *pool)
+{
+    const int64_t now_ms = clock_monotonic_ms();
+
+    if (now_ms < pool->reload_ms)
+        return false;
+    pool->reload_ms = now_ms + RELOAD_MS; /* if the reload fails */
+    return true;
+}
+
+/* Notes whether the queue is closed, although this process has both of its ends open. */
+static void check_queue(struct reader_pool *pool, int64_t now_ms)
+{
+    if (pool->queue < 0 || is_shut_down(pool) || !read_channel_is_closed(pool->queue))
+        return;
+    log_write(LOG_LEVEL_ERROR,
+              "a worker has shut down the queue to the readers: reloading, to give new workers another one");
+    pool->reload_ms = clock_max(now_ms, pool->created_ms + RELOAD_MS);
+}
+
 bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
 {
     struct scoreboard *scoreboard = pool->scoreboard;
@@ -173,6 +206,7 @@ bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
             pool->pids[i] = pool->pids[last];
             pool->states[i] = pool->states[last];
             pool->states[last] = NULL;
+            check_queue(pool, now_ms);
             if (now_ms - pool->started_ms < CHILDREN_QUICK_DEATH_MS)
                 backoff_fail(&pool->backoff, now_ms);
             else

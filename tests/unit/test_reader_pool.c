@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -287,6 +288,49 @@ static void a_reader_that_does_not_begin_is_replaced(void)
     end();
 }
 
+/* Kills a reader, and tells the pool. */
+static void lose(int reader)
+{
+    const pid_t pid = pool.pids[reader];
+
+    CU_ASSERT_EQUAL(kill(pid, SIGKILL), 0);
+    expect_killed(pid);
+}
+
+/* A reader ends when the queue was shut down. No other one is started, which would end as well. */
+static void a_queue_that_was_shut_down_asks_for_a_reload_now_and_then(void)
+{
+    begin_with_two();
+    pass(LONG_MS);
+    lose(0);
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool)); /* it died of something else */
+    pass(LONG_MS);
+    CU_ASSERT_EQUAL_FATAL(readers(), 2);
+    CU_ASSERT_EQUAL(shutdown(scoreboard->read_queue, SHUT_RDWR), 0);
+    lose(0);
+    CU_ASSERT(reader_pool_due_ms(&pool) <= clock_monotonic_ms());
+    CU_ASSERT_TRUE(reader_pool_wants_reload(&pool));
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool)); /* not again at once, if the reload fails */
+    lose(0);
+    CU_ASSERT_EQUAL(turn(3), 0);
+    fake_clock_advance(5000);
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool));
+    fake_clock_advance(5000);
+    CU_ASSERT_TRUE(reader_pool_wants_reload(&pool));
+    end();
+}
+
+static void a_queue_that_is_shut_down_at_once_asks_for_a_reload_later(void)
+{
+    begin_with_two();
+    CU_ASSERT_EQUAL(shutdown(scoreboard->read_queue, SHUT_RDWR), 0);
+    lose(0);
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool));
+    fake_clock_advance(10 * 1000);
+    CU_ASSERT_TRUE(reader_pool_wants_reload(&pool));
+    end();
+}
+
 static void an_idle_manager_is_not_woken(void)
 {
     begin();
@@ -303,6 +347,10 @@ CU_TestInfo reader_pool_tests[] = {
     { "readers that take questions are kept", readers_that_take_questions_are_kept },
     { "the next reader has time to take the question", the_next_reader_has_time_to_take_the_question },
     { "a reader that does not begin is replaced", a_reader_that_does_not_begin_is_replaced },
+    { "a queue that was shut down asks for a reload now and then",
+      a_queue_that_was_shut_down_asks_for_a_reload_now_and_then },
+    { "a queue that is shut down at once asks for a reload later",
+      a_queue_that_is_shut_down_at_once_asks_for_a_reload_later },
     { "an idle manager is not woken", an_idle_manager_is_not_woken },
     CU_TEST_INFO_NULL,
 };
