@@ -207,7 +207,7 @@ static bool reap_new(struct manager *manager)
         (void)reap_one(manager, manager->reexec.managers[i]);
     (void)reap_one(manager, manager->fork_server.pid);
     for (int i = atomic_load(&manager->scoreboard->manager->readers) - 1; i >= 0; i--)
-        (void)reap_one(manager, manager->reader_pool.pids[i]);
+        (void)reap_one(manager, manager->reader_pool.readers[i].pid);
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         if (reap_one(manager, scoreboard_pid(manager->scoreboard, i)))
             died_young = true;
@@ -308,7 +308,8 @@ static void end_children(struct manager *manager, int64_t now_ms)
 
         children_signal(&pid, pid > 0, SIGKILL);
     }
-    children_signal(manager->reader_pool.pids, atomic_load(&manager->scoreboard->manager->readers), SIGKILL);
+    for (int i = 0; i < atomic_load(&manager->scoreboard->manager->readers); i++)
+        children_signal(&manager->reader_pool.readers[i].pid, 1, SIGKILL);
     manager->kill_deadline_ms = INT64_MAX;
 }
 

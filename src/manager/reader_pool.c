@@ -31,9 +31,8 @@ bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
                                   .backoff = BACKOFF_CHILDREN,
                                   .created_ms = clock_monotonic_ms(),
                                   .reload_ms = INT64_MAX };
-    pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
-    pool->states = calloc((size_t)scoreboard->read_permits, sizeof(struct reader_state *));
-    if (!pool->pids || !pool->states || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
+    pool->readers = calloc((size_t)scoreboard->read_permits, sizeof *pool->readers);
+    if (!pool->readers || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
@@ -53,12 +52,10 @@ void reader_pool_close(struct reader_pool *pool)
 void reader_pool_release(struct reader_pool *pool)
 {
     reader_pool_close(pool);
-    for (int i = 0; pool->states && i < pool->scoreboard->read_permits; i++)
-        reader_state_free(pool->states[i]);
-    free(pool->states);
-    free(pool->pids);
-    pool->states = NULL;
-    pool->pids = NULL;
+    for (int i = 0; pool->readers && i < pool->scoreboard->read_permits; i++)
+        reader_state_free(pool->readers[i].state);
+    free(pool->readers);
+    pool->readers = NULL;
 }
 
 static bool is_shut_down(const struct reader_pool *pool)
@@ -107,8 +104,7 @@ static void start(struct reader_pool *pool, const sigset_t *mask, int64_t now_ms
     } else {
         const int i = atomic_fetch_add(&pool->scoreboard->manager->readers, 1);
 
-        pool->pids[i] = pid;
-        pool->states[i] = state;
+        pool->readers[i] = (struct pool_reader){ pid, state };
     }
     if (fd >= 0)
         (void)close(fd);
@@ -120,7 +116,7 @@ static uint64_t count_taken(const struct reader_pool *pool)
     uint64_t taken = 0;
 
     for (int i = 0; i < atomic_load(&pool->scoreboard->manager->readers); i++)
-        taken += atomic_load(&pool->states[i]->taken);
+        taken += atomic_load(&pool->readers[i].state->taken);
     return taken;
 }
 
@@ -149,14 +145,15 @@ static void kill_hanging(struct reader_pool *pool, int64_t now_ms)
     const bool stuck = is_queue_stuck(pool);
 
     for (int i = 0; i < atomic_load(&pool->scoreboard->manager->readers); i++) {
-        const int64_t due_ms = atomic_load(&pool->states[i]->due_ms);
+        const struct pool_reader *reader = &pool->readers[i];
+        const int64_t due_ms = atomic_load(&reader->state->due_ms);
 
         if (due_ms ? now_ms - due_ms <= LATE_MS : !stuck)
             continue;
         log_write(LOG_LEVEL_WARNING, "reader %d does not answer: killed, starting another one",
-                  (int)pool->pids[i]);
-        (void)kill(pool->pids[i], SIGKILL);
-        atomic_store(&pool->states[i]->due_ms, now_ms); /* time to die, before it is killed again */
+                  (int)reader->pid);
+        (void)kill(reader->pid, SIGKILL);
+        atomic_store(&reader->state->due_ms, now_ms); /* time to die, before it is killed again */
     }
     if (stuck)
         pool->unread_checks = 0; /* time for another reader to take the question */
@@ -198,14 +195,13 @@ bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
     struct scoreboard *scoreboard = pool->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int i = 0; pool->pids && i < atomic_load(&scoreboard->manager->readers); i++)
-        if (pool->pids[i] == pid) {
+    for (int i = 0; pool->readers && i < atomic_load(&scoreboard->manager->readers); i++)
+        if (pool->readers[i].pid == pid) {
             const int last = atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1;
 
-            reader_state_free(pool->states[i]);
-            pool->pids[i] = pool->pids[last];
-            pool->states[i] = pool->states[last];
-            pool->states[last] = NULL;
+            reader_state_free(pool->readers[i].state);
+            pool->readers[i] = pool->readers[last];
+            pool->readers[last] = (struct pool_reader){ 0 };
             check_queue(pool, now_ms);
             if (now_ms - pool->started_ms < CHILDREN_QUICK_DEATH_MS)
                 backoff_fail(&pool->backoff, now_ms);

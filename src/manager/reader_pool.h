@@ -19,16 +19,19 @@
 struct reader_state;
 struct scoreboard;
 
+struct pool_reader {
+    pid_t pid;
+    struct reader_state *state;
+};
+
 struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
-    int queue; /* the readers' end of the queue of questions; -1: closed */
-    /* the process id and the state of each reader; there are scoreboard->manager->readers of them */
-    pid_t *pids;
-    struct reader_state **states;
-    int64_t started_ms;     /* when the last reader was started */
-    struct backoff backoff; /* no reader is started before backoff.due_ms */
-    int64_t check_ms;       /* when to check next for readers that hang */
+    int queue;                   /* the readers' end of the queue of questions; -1: closed */
+    struct pool_reader *readers; /* there are scoreboard->manager->readers of them */
+    int64_t started_ms;          /* when the last reader was started */
+    struct backoff backoff;      /* no reader is started before backoff.due_ms */
+    int64_t check_ms;            /* when to check next for readers that hang */
     /* how many checks in a row found that a question waits and that none was taken since the last check */
     int unread_checks;
     uint64_t taken; /* how many questions the readers had taken at the last check */
