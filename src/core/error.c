@@ -23,6 +23,7 @@ static const struct {
     [ERROR_AUTHENTICATE_TIMEOUT] = { "authenticate_timeout", 503, "Service Unavailable", LOG_LEVEL_WARNING },
     [ERROR_CAN_POLL_FAILED] = { "can_poll_failed", 503, "Service Unavailable", LOG_LEVEL_WARNING },
     [ERROR_CAN_POLL_TIMEOUT] = { "can_poll_timeout", 503, "Service Unavailable", LOG_LEVEL_WARNING },
+    [ERROR_READERS_BUSY] = { "readers_busy", 503, "Service Unavailable", LOG_LEVEL_WARNING },
     [ERROR_DATABASE_AWAY] = { "database_away", 503, "Service Unavailable", LOG_LEVEL_WARNING },
     [ERROR_DATABASE_QUERY] = { "database_query", 503, "Service Unavailable", LOG_LEVEL_ERROR },
     [ERROR_SCHEMA] = { "schema", 503, "Service Unavailable", LOG_LEVEL_ERROR },

@@ -32,6 +32,7 @@ enum error {
     ERROR_AUTHENTICATE_TIMEOUT,
     ERROR_CAN_POLL_FAILED, /* can_poll() raised an error */
     ERROR_CAN_POLL_TIMEOUT,
+    ERROR_READERS_BUSY,   /* so many polls read the table that this one did not get its turn */
     ERROR_DATABASE_AWAY,  /* no connection, a lost connection or a cancelled query; a retry may succeed */
     ERROR_DATABASE_QUERY, /* PostgreSQL rejected the statement; a retry would fail again */
     ERROR_SCHEMA,         /* the pgpoll schema is missing or of another version */

@@ -4,6 +4,8 @@
 #include "core/log.h"
 
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/wait.h>
 
 /*
@@ -35,9 +37,19 @@ void children_signal(const pid_t *pids, int count, int signal_number)
 
 bool children_is_stopped(pid_t pid)
 {
-    siginfo_t info = { 0 };
+    char path[32], stat[64] = ""; /* "23 (pgpoll-worker) T ...": see proc(5) */
+    const char *name_end;
+    FILE *file;
 
-    return waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    file = fopen(path, "re");
+    if (!file)
+        return false;
+    if (!fgets(stat, sizeof stat, file))
+        stat[0] = '\0';
+    (void)fclose(file);
+    name_end = strrchr(stat, ')');
+    return name_end && strncmp(name_end, ") T", 3) == 0;
 }
 
 int64_t children_end_ms(const struct config *config)

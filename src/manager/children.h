@@ -25,7 +25,10 @@ int64_t children_end_ms(const struct config *config);
 /* Sends signal_number to each of these processes. Logs each process that it sends SIGKILL to. */
 void children_signal(const pid_t *pids, int count, int signal_number);
 
-/* Whether this child is stopped (SIGSTOP). */
+/*
+ * Whether this process is stopped (SIGSTOP). It may be the child of another process: an old manager's workers
+ * are children of the new one.
+ */
 bool children_is_stopped(pid_t pid);
 
 /*

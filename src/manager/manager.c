@@ -54,14 +54,14 @@ struct manager {
     struct host_report host_report;
     sigset_t usual_mask; /* the signal mask that children get */
     int signal_fd;
-    int running;            /* number of workers that live or that the fork server was asked for */
-    int64_t *spawned_ms;    /* by worker: when the fork server was asked for it */
-    bool stopping;          /* this process was told to end, and PGPOLL_DRAIN_S has passed */
-    int64_t drain_until_ms; /* if it was told to end: when it stops serving polls; INT64_MAX: it was not */
-    int spawn_error;        /* why the last attempt to fork workers failed; 0: it did not */
-    int reload_failures;    /* how often this program could not be executed again */
-    bool reload_requested; /* SIGHUP has requested a reload, which begins when reexec_may_begin() allows it */
-    int64_t step_ms;       /* while a reload replaces the workers: when to fork the next few */
+    int running;              /* number of workers that live or that the fork server was asked for */
+    int64_t *spawned_ms;      /* by worker: when the fork server was asked for it */
+    bool stopping;            /* this process was told to end, and PGPOLL_DRAIN_S has passed */
+    int64_t drain_until_ms;   /* if it was told to end: when it stops serving polls; INT64_MAX: it was not */
+    int spawn_error;          /* why the last attempt to fork workers failed; 0: it did not */
+    int reload_failures;      /* how often this program could not be executed again */
+    bool reload_requested;    /* a reload begins when reexec_may_begin() allows it */
+    int64_t step_ms;          /* while a reload replaces the workers: when to fork the next few */
     struct backoff backoff;   /* no worker is forked before backoff.due_ms */
     int64_t kill_deadline_ms; /* while stopping: when to kill the children that have not ended */
 };
@@ -207,7 +207,7 @@ static bool reap_new(struct manager *manager)
         (void)reap_one(manager, manager->reexec.managers[i]);
     (void)reap_one(manager, manager->fork_server.pid);
     for (int i = atomic_load(&manager->scoreboard->manager->readers) - 1; i >= 0; i--)
-        (void)reap_one(manager, manager->reader_pool.pids[i]);
+        (void)reap_one(manager, manager->reader_pool.readers[i].pid);
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         if (reap_one(manager, scoreboard_pid(manager->scoreboard, i)))
             died_young = true;
@@ -308,8 +308,14 @@ static void end_children(struct manager *manager, int64_t now_ms)
 
         children_signal(&pid, pid > 0, SIGKILL);
     }
-    children_signal(manager->reader_pool.pids, atomic_load(&manager->scoreboard->manager->readers), SIGKILL);
+    for (int i = 0; i < atomic_load(&manager->scoreboard->manager->readers); i++)
+        children_signal(&manager->reader_pool.readers[i].pid, 1, SIGKILL);
     manager->kill_deadline_ms = INT64_MAX;
+}
+
+static void request_reload(struct manager *manager)
+{
+    manager->reload_requested = !manager->reexec.is_old && !is_draining(manager);
 }
 
 static void read_signals(struct manager *manager)
@@ -320,7 +326,7 @@ static void read_signals(struct manager *manager)
         if (signal.ssi_signo == SIGCHLD) {
             reap(manager);
         } else if (signal.ssi_signo == SIGHUP) {
-            manager->reload_requested = !manager->reexec.is_old && !is_draining(manager);
+            request_reload(manager);
         } else if (signal.ssi_signo == SIGTERM) {
             drain(manager);
         } else {
@@ -501,6 +507,8 @@ static void turn(struct manager *manager)
         read_signals(manager);
     if (now_ms >= manager->drain_until_ms)
         stop(manager);
+    if (reader_pool_wants_reload(&manager->reader_pool))
+        request_reload(manager);
     if (manager->reload_requested && !manager->stopping && reexec_may_begin(&manager->reexec))
         reload(manager);
     /*

@@ -18,17 +18,21 @@
 enum {
     BEGIN_MS = 10 * 1000, /* a reader that waits for no question this long after its start hangs */
     CHECK_MS = 500,       /* time between two looks for readers that hang, while workers read */
-    LATE_MS = 3000        /* a reader that is late by more hangs */
+    LATE_MS = 3000,       /* a reader that is late by more hangs */
+    RELOAD_MS = 10 * 1000 /* time between the start and the first reload, and between two reloads */
 };
 
 bool reader_pool_init(struct reader_pool *pool, struct scoreboard *scoreboard)
 {
     int ends[2];
 
-    *pool = (struct reader_pool){ .scoreboard = scoreboard, .queue = -1, .backoff = BACKOFF_CHILDREN };
-    pool->pids = calloc((size_t)scoreboard->read_permits, sizeof *pool->pids);
-    pool->states = calloc((size_t)scoreboard->read_permits, sizeof(struct reader_state *));
-    if (!pool->pids || !pool->states || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
+    *pool = (struct reader_pool){ .scoreboard = scoreboard,
+                                  .queue = -1,
+                                  .backoff = BACKOFF_CHILDREN,
+                                  .created_ms = clock_monotonic_ms(),
+                                  .reload_ms = INT64_MAX };
+    pool->readers = calloc((size_t)scoreboard->read_permits, sizeof *pool->readers);
+    if (!pool->readers || subprocess_find(&pool->subprocess, "pgpoll-reader") != 0 ||
         !read_channel_new_queue(ends))
         return false;
     scoreboard->read_queue = ends[0];
@@ -48,29 +52,35 @@ void reader_pool_close(struct reader_pool *pool)
 void reader_pool_release(struct reader_pool *pool)
 {
     reader_pool_close(pool);
-    for (int i = 0; pool->states && i < pool->scoreboard->read_permits; i++)
-        reader_state_free(pool->states[i]);
-    free(pool->states);
-    free(pool->pids);
-    pool->states = NULL;
-    pool->pids = NULL;
+    for (int i = 0; pool->readers && i < pool->scoreboard->read_permits; i++)
+        reader_state_free(pool->readers[i].state);
+    free(pool->readers);
+    pool->readers = NULL;
+}
+
+static bool is_shut_down(const struct reader_pool *pool)
+{
+    return pool->reload_ms != INT64_MAX;
 }
 
 /*
- * Returns how many readers to start. At least one must run, because if the manager is killed, its workers
- * still need a reader for their last polls.
+ * Returns how many readers to start: none if they would end at once. At least one must run, because if the
+ * manager is killed, its workers still need a reader for their last polls.
  */
 static int missing(const struct reader_pool *pool)
 {
     int wanted = read_permits_taken(pool->scoreboard);
 
+    if (is_shut_down(pool))
+        return 0;
     return (wanted < 1 ? 1 : wanted) - atomic_load(&pool->scoreboard->manager->readers);
 }
 
 int64_t reader_pool_due_ms(const struct reader_pool *pool)
 {
-    return clock_min(missing(pool) > 0 ? pool->backoff.due_ms : INT64_MAX,
-                     read_permits_taken(pool->scoreboard) > 0 ? pool->check_ms : INT64_MAX);
+    return clock_min(clock_min(missing(pool) > 0 ? pool->backoff.due_ms : INT64_MAX,
+                               read_permits_taken(pool->scoreboard) > 0 ? pool->check_ms : INT64_MAX),
+                     pool->reload_ms);
 }
 
 static void start(struct reader_pool *pool, const sigset_t *mask, int64_t now_ms)
@@ -94,8 +104,7 @@ static void start(struct reader_pool *pool, const sigset_t *mask, int64_t now_ms
     } else {
         const int i = atomic_fetch_add(&pool->scoreboard->manager->readers, 1);
 
-        pool->pids[i] = pid;
-        pool->states[i] = state;
+        pool->readers[i] = (struct pool_reader){ pid, state };
     }
     if (fd >= 0)
         (void)close(fd);
@@ -107,7 +116,7 @@ static uint64_t count_taken(const struct reader_pool *pool)
     uint64_t taken = 0;
 
     for (int i = 0; i < atomic_load(&pool->scoreboard->manager->readers); i++)
-        taken += atomic_load(&pool->states[i]->taken);
+        taken += atomic_load(&pool->readers[i].state->taken);
     return taken;
 }
 
@@ -136,14 +145,15 @@ static void kill_hanging(struct reader_pool *pool, int64_t now_ms)
     const bool stuck = is_queue_stuck(pool);
 
     for (int i = 0; i < atomic_load(&pool->scoreboard->manager->readers); i++) {
-        const int64_t due_ms = atomic_load(&pool->states[i]->due_ms);
+        const struct pool_reader *reader = &pool->readers[i];
+        const int64_t due_ms = atomic_load(&reader->state->due_ms);
 
         if (due_ms ? now_ms - due_ms <= LATE_MS : !stuck)
             continue;
         log_write(LOG_LEVEL_WARNING, "reader %d does not answer: killed, starting another one",
-                  (int)pool->pids[i]);
-        (void)kill(pool->pids[i], SIGKILL);
-        atomic_store(&pool->states[i]->due_ms, now_ms); /* time to die, before it is killed again */
+                  (int)reader->pid);
+        (void)kill(reader->pid, SIGKILL);
+        atomic_store(&reader->state->due_ms, now_ms); /* time to die, before it is killed again */
     }
     if (stuck)
         pool->unread_checks = 0; /* time for another reader to take the question */
@@ -160,19 +170,39 @@ void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask)
         start(pool, mask, now_ms);
 }
 
+bool reader_pool_wants_reload(struct reader_pool *pool)
+{
+    const int64_t now_ms = clock_monotonic_ms();
+
+    if (now_ms < pool->reload_ms)
+        return false;
+    pool->reload_ms = now_ms + RELOAD_MS; /* if the reload fails */
+    return true;
+}
+
+/* Notes whether the queue is closed, although this process has both of its ends open. */
+static void check_queue(struct reader_pool *pool, int64_t now_ms)
+{
+    if (pool->queue < 0 || is_shut_down(pool) || !read_channel_is_closed(pool->queue))
+        return;
+    log_write(LOG_LEVEL_ERROR,
+              "a worker has shut down the queue to the readers: reloading, to give new workers another one");
+    pool->reload_ms = clock_max(now_ms, pool->created_ms + RELOAD_MS);
+}
+
 bool reader_pool_forget_process(struct reader_pool *pool, pid_t pid)
 {
     struct scoreboard *scoreboard = pool->scoreboard;
     int64_t now_ms = clock_monotonic_ms();
 
-    for (int i = 0; pool->pids && i < atomic_load(&scoreboard->manager->readers); i++)
-        if (pool->pids[i] == pid) {
+    for (int i = 0; pool->readers && i < atomic_load(&scoreboard->manager->readers); i++)
+        if (pool->readers[i].pid == pid) {
             const int last = atomic_fetch_sub(&scoreboard->manager->readers, 1) - 1;
 
-            reader_state_free(pool->states[i]);
-            pool->pids[i] = pool->pids[last];
-            pool->states[i] = pool->states[last];
-            pool->states[last] = NULL;
+            reader_state_free(pool->readers[i].state);
+            pool->readers[i] = pool->readers[last];
+            pool->readers[last] = (struct pool_reader){ 0 };
+            check_queue(pool, now_ms);
             if (now_ms - pool->started_ms < CHILDREN_QUICK_DEATH_MS)
                 backoff_fail(&pool->backoff, now_ms);
             else

@@ -1,8 +1,9 @@
 /*
  * The manager's side of the reader processes (reader.h). One reader always runs. When workers ask for more
  * pages at the same time, more readers are started, up to PGPOLL_CONNECTIONS. Readers that die are replaced.
- * Readers that hang, or that somebody has stopped, are killed first (reader_state.h). Part of the manager,
- * which creates, drives and releases it.
+ * Readers that hang, or that somebody has stopped, are killed first (reader_state.h). If a worker has shut
+ * the queue down, the pool asks the manager to reload, since only new workers can get another queue. Part of
+ * the manager, which creates, drives and releases it.
  */
 #ifndef PGPOLL_READER_POOL_H
 #define PGPOLL_READER_POOL_H
@@ -18,19 +19,24 @@
 struct reader_state;
 struct scoreboard;
 
+struct pool_reader {
+    pid_t pid;
+    struct reader_state *state;
+};
+
 struct reader_pool {
     struct subprocess subprocess;
     struct scoreboard *scoreboard;
-    int queue; /* the readers' end of the queue of questions; -1: closed */
-    /* the process id and the state of each reader; there are scoreboard->manager->readers of them */
-    pid_t *pids;
-    struct reader_state **states;
-    int64_t started_ms;     /* when the last reader was started */
-    struct backoff backoff; /* no reader is started before backoff.due_ms */
-    int64_t check_ms;       /* when to check next for readers that hang */
+    int queue;                   /* the readers' end of the queue of questions; -1: closed */
+    struct pool_reader *readers; /* there are scoreboard->manager->readers of them */
+    int64_t started_ms;          /* when the last reader was started */
+    struct backoff backoff;      /* no reader is started before backoff.due_ms */
+    int64_t check_ms;            /* when to check next for readers that hang */
     /* how many checks in a row found that a question waits and that none was taken since the last check */
     int unread_checks;
     uint64_t taken; /* how many questions the readers had taken at the last check */
+    int64_t created_ms;
+    int64_t reload_ms; /* when to ask for a reload; INT64_MAX: the queue works */
 };
 
 /*
@@ -55,7 +61,16 @@ void reader_pool_release(struct reader_pool *pool);
  */
 void reader_pool_keep(struct reader_pool *pool, const sigset_t *mask);
 
-/* Returns when reader_pool_keep() must be called next (monotonic ms), or INT64_MAX if it need not be. */
+/*
+ * Whether the manager should reload now, because a worker has shut the queue down. Asks for that at most
+ * once in 10 s, and not earlier after the start, so that a worker that does it again and again costs no more.
+ */
+bool reader_pool_wants_reload(struct reader_pool *pool);
+
+/*
+ * Returns when reader_pool_keep() or reader_pool_wants_reload() must be called next (monotonic ms), or
+ * INT64_MAX if they need not be.
+ */
 int64_t reader_pool_due_ms(const struct reader_pool *pool);
 
 /*

@@ -99,7 +99,7 @@ static bool write_children(const struct reexec *reexec, const struct reader_pool
     for (int i = 0; i < reexec->scoreboard->worker_count; i++)
         write_pid(fd, scoreboard_pid(reexec->scoreboard, i));
     for (int i = 0; i < atomic_load(&reexec->scoreboard->manager->readers); i++)
-        write_pid(fd, pool->pids[i]);
+        write_pid(fd, pool->readers[i].pid);
     (void)snprintf(text, sizeof text, "%d %d %d", fd, reexec->manager_count + 1, servers);
     return setenv(OLD_CHILDREN, text, 1) == 0;
 }

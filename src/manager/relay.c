@@ -68,6 +68,8 @@ struct asked {
 struct cycle {
     /* Index of each statement in the batch; -1: the statement is not in this batch. */
     int listen_at, prepare_follow_at, lead_at, unmute_at, messages_at, newest_at, open_at;
+    /* What each statement is to do, for the log line that says that the manager cannot do it. */
+    const char *purposes[QUERY_BATCH_MAX_STATEMENTS];
     enum notify_throttle_action action;
     bool numbers;             /* the statement at messages_at gives positions before it reads */
     bool follows;             /* the statement at messages_at is that of catch_up_followed_statement() */
@@ -98,6 +100,7 @@ struct relay {
     uint64_t cycle_number;
     int64_t cycle_began_us;
     bool looking;            /* a look (look.h) was begun and has not ended */
+    bool look_fails;         /* not all that is committed has a position, so the look is refused at once */
     int64_t look_refused_ms; /* when the look is refused, unless the ring is complete before */
     bool caught_up;          /* the cycle's read has reached the last message that has a position */
     int backlog_cycles;      /* how many cycles in a row have left a backlog */
@@ -191,9 +194,12 @@ static int64_t sweep_due_ms(const struct relay *relay, int64_t now_ms)
     return now_ms + subscriptions_linger_ms(&relay->subscriptions) / 4;
 }
 
-static struct statement *add_statement(struct relay *relay, int *at)
+/* at: unless NULL, is set to the statement's index. */
+static struct statement *add_statement(struct relay *relay, const char *purpose, int *at)
 {
-    *at = relay->batch.count;
+    if (at)
+        *at = relay->batch.count;
+    relay->cycle.purposes[relay->batch.count] = purpose;
     return query_batch_add(&relay->batch);
 }
 
@@ -244,6 +250,7 @@ static void list_look(struct relay *relay, int64_t now_ms)
         return;
     look_begin(relay->scoreboard);
     relay->looking = true;
+    relay->look_fails = false;
     relay->look_refused_ms = now_ms + LOOK_PATIENCE_MS;
 }
 
@@ -251,11 +258,12 @@ static bool listen_statements(struct relay *relay)
 {
     const struct poll_topic self = { .name = relay->scoreboard->self_topic,
                                      .length = strlen(relay->scoreboard->self_topic) };
+    static const char PURPOSE[] = "LISTEN";
 
     if (!relay->relisten)
         return true;
-    call_listen_to_batches(query_batch_add(&relay->batch));
-    return call_listen_to_topic(add_statement(relay, &relay->cycle.listen_at), &self);
+    call_listen_to_batches(add_statement(relay, PURPOSE, NULL));
+    return call_listen_to_topic(add_statement(relay, PURPOSE, &relay->cycle.listen_at), &self);
 }
 
 /*
@@ -265,14 +273,15 @@ static bool listen_statements(struct relay *relay)
  */
 static bool prepare_statements(struct relay *relay)
 {
+    static const char PURPOSE[] = "prepare the statements that read messages";
     struct statement *new_messages, *read_feed;
 
     if (relay->prepared || relay->never_prepares || database_is_pooled(relay->database) ||
         !atomic_load(&relay->scoreboard->listen_works))
         return true;
     relay->prepared = true;
-    new_messages = query_batch_add(&relay->batch);
-    read_feed = query_batch_add(&relay->batch);
+    new_messages = add_statement(relay, PURPOSE, NULL);
+    read_feed = add_statement(relay, PURPOSE, NULL);
     if (!catch_up_new_statement(new_messages, 0, 0, 0, NULL, 0, true) ||
         !catch_up_feed_statement(read_feed, 0, 0, 0, NULL, 0))
         return false;
@@ -283,13 +292,14 @@ static bool prepare_statements(struct relay *relay)
 /* Prepares the statement that reads as a manager that follows another one. */
 static bool prepare_follow(struct relay *relay, int64_t now_ms)
 {
+    static const char PURPOSE[] = "prepare the statement that reads pgpoll.feed_messages";
     struct statement *followed;
 
     if (!relay->prepared || relay->follow_prepared || now_ms < relay->follow_ms)
         return true;
     relay->follow_prepared = true;
-    call_set_plans(query_batch_add(&relay->batch));
-    followed = add_statement(relay, &relay->cycle.prepare_follow_at);
+    call_set_plans(add_statement(relay, PURPOSE, NULL));
+    followed = add_statement(relay, PURPOSE, &relay->cycle.prepare_follow_at);
     if (!catch_up_followed_statement(followed, 0))
         return false;
     followed->use = STATEMENT_PREPARE;
@@ -302,9 +312,10 @@ static bool throttle_statement(struct relay *relay, int64_t now_ms)
 
     cycle->action = notify_throttle_look(&relay->throttle, now_ms);
     if (cycle->action == NOTIFY_THROTTLE_MUTE)
-        return call_mute_doorbell(query_batch_add(&relay->batch), NOTIFY_THROTTLE_MUTE_MS);
+        return call_mute_doorbell(add_statement(relay, "ask publishers not to NOTIFY", NULL),
+                                  NOTIFY_THROTTLE_MUTE_MS);
     if (cycle->action == NOTIFY_THROTTLE_UNMUTE)
-        call_unmute_doorbell(add_statement(relay, &cycle->unmute_at));
+        call_unmute_doorbell(add_statement(relay, "ask publishers to NOTIFY again", &cycle->unmute_at));
     return true;
 }
 
@@ -351,7 +362,9 @@ static bool read_wanted(const struct relay *relay, struct statement *statement)
 /* Adds the statement that reads messages. */
 static bool read_statement(struct relay *relay)
 {
-    struct statement *statement = add_statement(relay, &relay->cycle.messages_at);
+    const char *purpose =
+        relay->cycle.numbers ? "give positions to new messages" : "read messages that have positions";
+    struct statement *statement = add_statement(relay, purpose, &relay->cycle.messages_at);
     const bool made = relay->cycle.follows ? catch_up_followed_statement(statement, relay->complete_to)
                                            : read_wanted(relay, statement);
 
@@ -380,7 +393,7 @@ static bool messages_statement(struct relay *relay, int64_t now_ms)
          * costs 50 to 500 ms now and then.
          */
         if (relay->throttle.follows)
-            call_lead(add_statement(relay, &cycle->lead_at));
+            call_lead(add_statement(relay, "ask whether this manager leads", &cycle->lead_at));
         if (!throttle_statement(relay, now_ms))
             return false;
     }
@@ -393,8 +406,10 @@ static bool newest_statement(struct relay *relay)
 {
     const struct asked *asked = &relay->cycle.asked;
 
-    return asked->count == 0 || catch_up_newest_statement(add_statement(relay, &relay->cycle.newest_at),
-                                                          asked->topics, asked->count);
+    return asked->count == 0 ||
+           catch_up_newest_statement(
+               add_statement(relay, "read the newest positions of topics", &relay->cycle.newest_at),
+               asked->topics, asked->count);
 }
 
 /*
@@ -417,7 +432,10 @@ static bool compose(struct relay *relay, int64_t now_ms)
     made = listen_statements(relay) && prepare_statements(relay) && prepare_follow(relay, now_ms) &&
            messages_statement(relay, now_ms) && newest_statement(relay);
     if (now_ms >= open_to_all_due_ms(relay->open_to_all))
-        open_to_all_ask(relay->open_to_all, add_statement(relay, &cycle->open_at), now_ms);
+        open_to_all_ask(relay->open_to_all,
+                        add_statement(relay, "ask whether can_poll() and authenticate() are as installed",
+                                      &cycle->open_at),
+                        now_ms);
     return made;
 }
 
@@ -532,8 +550,8 @@ static void take_numbering(struct relay *relay, const struct catch_up_feed *feed
         notify_throttle_hear(&relay->throttle);
     if (awaits_backlog(relay))
         relay->look_refused_ms = clock_max(relay->look_refused_ms, clock_monotonic_ms() + LOOK_PATIENCE_MS);
-    else if (feed->read_only || feed->more) /* not all that is committed has a position */
-        relay->look_refused_ms = 0;
+    else if (feed->read_only || feed->more)
+        relay->look_fails = true;
 }
 
 /* Returns the topic of the message in a row of a read, or -1 if the ring does not have the topic. */
@@ -712,9 +730,9 @@ static void end_look(struct relay *relay, enum look_state state)
  */
 static void check_look(struct relay *relay)
 {
-    if (relay->caught_up && relay->look_refused_ms > 0)
+    if (relay->caught_up && !relay->look_fails)
         end_look(relay, LOOK_DONE);
-    else if (clock_monotonic_ms() >= relay->look_refused_ms)
+    else if (relay->look_fails || clock_monotonic_ms() >= relay->look_refused_ms)
         end_look(relay, LOOK_REFUSED);
 }
 
@@ -801,6 +819,20 @@ static bool cannot_follow(const struct relay *relay)
            (failed == cycle->prepare_follow_at || (cycle->follows && failed == cycle->messages_at));
 }
 
+/* Logs what could not be done. The codes that begin with 57P say that the server has ended the session. */
+static void log_failure(const struct relay *relay, enum error error)
+{
+    const struct database *database = relay->database;
+    const char *sqlstate = database_sqlstate(database);
+
+    if (error != ERROR_MEMORY && *sqlstate && strncmp(sqlstate, "57P", 3) != 0)
+        log_write(error_log_level(error), "cannot %s, reconnecting: %s",
+                  relay->cycle.purposes[database_failed(database)], database_error(database));
+    else
+        log_write(error_log_level(error), "LISTEN connection failed, reconnecting: %s",
+                  database_error(database));
+}
+
 /* Ends a cycle that failed. Its questions go back to wait for the next cycle. */
 static void fail(struct relay *relay, enum error error)
 {
@@ -809,8 +841,7 @@ static void fail(struct relay *relay, enum error error)
     worker_queue_put_back(&relay->pending, cycle->questions, cycle->question_count);
     end_look(relay, LOOK_REFUSED);
     if (relay->logged_error != error)
-        log_write(error_log_level(error), "LISTEN connection failed, reconnecting: %s",
-                  database_error(relay->database));
+        log_failure(relay, error);
     relay->logged_error = error;
     if (is_unknown_name(database_sqlstate(relay->database)))
         relay->never_prepares = true;
@@ -900,6 +931,8 @@ static void begin(struct relay *relay, int64_t now_ms)
     if (compose(relay, now_ms))
         error =
             query_batch_begin(&relay->batch, relay->database, now_ms, relay->config->query_timeout_s * 1000);
+    else
+        database_close(relay->database, "out of memory");
     if (error != ERROR_PENDING)
         finish(relay, error);
 }

@@ -123,12 +123,11 @@ static bool put(int queue, int socket, int64_t deadline_ms)
     return true;
 }
 
-/* Whether all workers have ended. An empty message, which a broken worker may send, is received like that. */
-static bool is_closed(int queue)
+bool read_channel_is_closed(int queue)
 {
-    struct pollfd end = { .fd = queue };
+    struct pollfd end = { .fd = queue, .events = POLLRDHUP };
 
-    return poll(&end, 1, 0) > 0 && (end.revents & POLLHUP);
+    return poll(&end, 1, 0) > 0 && (end.revents & (POLLHUP | POLLRDHUP));
 }
 
 int read_channel_take(int queue)
@@ -147,7 +146,8 @@ int read_channel_take(int queue)
     if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
         memcpy(&socket, CMSG_DATA(header), sizeof socket);
     else
-        errno = got == 0 && is_closed(queue) ? 0 : EAGAIN;
+        /* An empty message, which a broken worker may send, is received as the end is. */
+        errno = got == 0 && read_channel_is_closed(queue) ? 0 : EAGAIN;
     return socket;
 }
 

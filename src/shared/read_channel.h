@@ -9,6 +9,8 @@
  *   2. A reader receives the socket from the queue, reads the question from it, and writes the answer to it.
  *   3. A side that dies or gives up closes its socket, and the other side sees that at once. The queue is not
  *      affected.
+ * A broken worker can shut the queue down for all (shutdown(2)). Then the readers end, and the manager begins
+ * anew with another queue (reader_pool.h).
  */
 #ifndef PGPOLL_READ_CHANNEL_H
 #define PGPOLL_READ_CHANNEL_H
@@ -47,6 +49,12 @@ struct read_channel_job {
  */
 bool read_channel_new_queue(int ends[2]);
 
+/*
+ * Whether no question can come any more, given the readers' end of the queue: all other processes have closed
+ * the workers' end, or one has shut it down for writing.
+ */
+bool read_channel_is_closed(int queue);
+
 /* ---- a worker */
 
 /*
@@ -67,8 +75,8 @@ enum error read_channel_receive(int socket, int64_t deadline_ms, struct page *pa
 
 /*
  * Receives the next question's socket from the queue without waiting. Returns the socket, which the caller
- * closes, or -1 if there is none now (errno is EAGAIN) or all workers have ended (errno is 0). Drops what is
- * no question.
+ * closes, or -1 if there is none now (errno is EAGAIN) or the queue is empty and closed (errno is 0). Drops
+ * what is no question.
  */
 int read_channel_take(int queue);
 

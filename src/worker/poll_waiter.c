@@ -187,7 +187,7 @@ static enum error pause_before_retry(const struct poll_waiter *waiter, bool firs
  */
 static bool is_worth_retry(enum error error)
 {
-    return error == ERROR_DATABASE_AWAY || error == ERROR_SCHEMA;
+    return error == ERROR_DATABASE_AWAY || error == ERROR_READERS_BUSY || error == ERROR_SCHEMA;
 }
 
 /*
@@ -212,7 +212,7 @@ static enum error make_attempt(struct poll_waiter *waiter, const struct attempt 
 }
 
 /*
- * Makes attempts until one does not fail because the database is away, or until the poll's time is up.
+ * Makes attempts until one does not fail for a reason that may pass, or until the poll's time is up.
  * Returns the result of the last attempt, or the reason why a pause between attempts ended.
  */
 static enum error try_until_done(struct poll_waiter *waiter, struct attempt attempt)

@@ -388,9 +388,9 @@ static enum error wait_for_permit(struct source_shared *source, const struct sou
 }
 
 /*
- * Takes a read permit. Returns ERROR_NONE, ERROR_DATABASE_AWAY if none was free in time, or
- * ERROR_CLIENT_GONE. If fewer readers run than permits are taken, sets the manager's latch, so that the
- * manager starts another reader.
+ * Takes a read permit. Returns ERROR_NONE, ERROR_CLIENT_GONE, or, if none was free in time,
+ * ERROR_READERS_BUSY, or ERROR_DATABASE_AWAY if the manager does not reach the database either. If fewer
+ * readers run than permits are taken, sets the manager's latch, so that the manager starts another reader.
  */
 static enum error take_permit(struct source_shared *source, const struct source_poll *poll, bool authorize,
                               int64_t deadline_ms)
@@ -405,7 +405,7 @@ static enum error take_permit(struct source_shared *source, const struct source_
     if (error != ERROR_TIMEOUT)
         return error;
     (void)snprintf(source->error, sizeof source->error, "too many other polls are reading the table");
-    return ERROR_DATABASE_AWAY;
+    return manager_numbers(source) ? ERROR_READERS_BUSY : ERROR_DATABASE_AWAY;
 }
 
 static enum error read_by_reader(struct source_shared *source, const struct read_channel_question *question,
@@ -445,6 +445,12 @@ static enum error read_table(struct source_shared *source, const struct source_p
 }
 
 /* ---- the poll */
+
+/* Whether the table could not be read for now. */
+static bool is_unread(enum error error)
+{
+    return error == ERROR_DATABASE_AWAY || error == ERROR_READERS_BUSY;
+}
 
 /* Enters the poll into the wait sets, so that messages appended from now on wake it. */
 static void enter(struct source_shared *source, const struct source_poll *poll)
@@ -559,7 +565,7 @@ static enum error read_allowed(struct source_shared *source, const struct source
      */
     if (request->timeout_s == 0 && !known && !manager_numbers(source)) {
         error = read_table(source, poll, false, true, positions, page, deadline_ms);
-        if (error != ERROR_DATABASE_AWAY)
+        if (!is_unread(error))
             return error;
     }
     memcpy(source->starts, positions, (size_t)request->topic_count * sizeof *source->starts);
@@ -605,10 +611,10 @@ static enum error shared_read(struct message_source *base, const struct source_p
         error = read_table(source, poll, checks_user, true, positions, page, deadline_ms);
     }
     /*
-     * A poll that must be answered early does not wait for the database. If its first read failed, it has no
+     * A poll that must be answered early does not wait for the table. If its first read failed, it has no
      * cursor to answer with, so it is refused.
      */
-    if (error == ERROR_DATABASE_AWAY && atomic_load(&source->slot->drain))
+    if (is_unread(error) && atomic_load(&source->slot->drain))
         error = checks_user ? ERROR_TOO_MANY : ERROR_DRAINED;
     return error;
 }

@@ -35,6 +35,7 @@ CASES = [
     ("PgpollStatisticsOld", {'pgpoll_statistics_age_seconds': "0+60"}),
     (None, {'pgpoll_statistics_age_seconds': "0+60", 'pgpoll_workers_free': "500"}),    # no polls
     ("PgpollPollsFail", {'pgpoll_polls_total{outcome="database_away"}': "0+1"}),
+    ("PgpollPollsFail", {'pgpoll_polls_total{outcome="readers_busy"}': "0+1"}),
     ("PgpollAccessFails", {'pgpoll_polls_total{outcome="can_poll_timeout"}': "0+1"}),
     ("PgpollAccessMemoryFull", {'pgpoll_access_answers_forgotten_total': "0+100"}),
     ("PgpollTooFewWorkers", {'pgpoll_polls_total{outcome="released"}': "0+100"}),

@@ -1,4 +1,4 @@
-"""Workers that write garbage into all of the shared memory that they have mapped writable."""
+"""Workers that damage what they share with others: they write garbage into the memory, or shut a socket down."""
 import array
 import ctypes
 import json
@@ -20,7 +20,7 @@ SERVING = 2         # what a slot begins with while its worker serves a poll
 
 @pytest.fixture(scope="module")
 def host():
-    with Server(16, errors="has damaged its shared memory|a worker died as soon as it was started") as server:
+    with Server(16, errors="has damaged its shared memory|has shut down the queue|a worker died as soon as it was started") as server:
         server.until_workers()
         yield server
 
@@ -197,3 +197,17 @@ def test_a_worker_that_reads_no_page_frees_its_reader(topic):
         assert ours.recv(1) == b"\0", "the page has begun"     # the rest does not fit into the socket
         body = json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0})
         until(lambda: server.ask("POST", POLL, body).status == 200, "a page for a sound worker")
+
+
+def test_a_worker_that_shuts_the_readers_queue_down(host):
+    """Then no worker can have the table read. A reload gives new ones another queue, and costs waiting polls nothing."""
+    manager, topic = host.manager, new_topic()
+    (poll,) = host.wait(topic, timeout=30)
+    old = host.until_workers()
+    with queue_of(min(old)) as queue:
+        queue.shutdown(socket.SHUT_RDWR)
+    until(lambda: (new := host.worker_pids()) and not {*new} & {*old}, "new workers only", 30)
+    host.publish(topic, 1)
+    assert poll.result(30).next_since
+    expect_service(host, manager)
+    assert sum("has shut down the queue" in line for line in host.log()) == 1

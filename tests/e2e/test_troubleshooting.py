@@ -180,6 +180,16 @@ def test_blocked_by_a_lock(own):
     holder.close()
 
 
+def test_the_manager_is_blocked_by_a_lock(own):
+    holder = own.connect()
+    with holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE pgpoll.feed_lock")
+        own.publish(new_topic(), 1)
+        logged(own, "warning: cannot give positions to new messages, reconnecting: ")
+        holder.rollback()
+    holder.close()
+
+
 def test_blocked_by_a_commit_that_waits_for_a_standby(own):
     own.sql("SET synchronous_commit = local")
     with contextlib.ExitStack() as publishers:

@@ -107,6 +107,7 @@ static void every_error_has_its_status_and_detail(void)
         { ERROR_NOT_FOUND, 404, "{\"detail\":\"Not Found\"}" },
         { ERROR_METHOD, 405, "{\"detail\":\"Method Not Allowed\"}" },
         { ERROR_TOO_LARGE, 413, "{\"detail\":\"Request body too large\"}" },
+        { ERROR_READERS_BUSY, 503, "{\"detail\":\"Service Unavailable\"}" },
         { ERROR_DATABASE_AWAY, 503, "{\"detail\":\"Service Unavailable\"}" },
         { ERROR_DATABASE_QUERY, 503, "{\"detail\":\"Service Unavailable\"}" },
         { ERROR_SCHEMA, 503, "{\"detail\":\"Service Unavailable\"}" },

@@ -10,6 +10,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -180,10 +181,56 @@ static void a_stopped_worker_keeps_no_permit(void)
     end();
 }
 
+/* Starts a process whose child is put in place of a worker, and stops. */
+static pid_t start_stopped_grandchild(int worker)
+{
+    int ends[2], child = 0;
+    pid_t pid;
+
+    CU_ASSERT_EQUAL_FATAL(pipe(ends), 0);
+    pid = fork();
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        child = fork();
+        if (child == 0)
+            for (;;)
+                (void)(prctl(PR_SET_PDEATHSIG, SIGKILL), raise(SIGSTOP));
+        if (waitpid(child, NULL, WUNTRACED) == child && write(ends[1], &child, sizeof child) > 0)
+            (void)pause();
+        _exit(EXIT_FAILURE);
+    }
+    CU_ASSERT_FATAL(pid > 0);
+    CU_ASSERT_EQUAL_FATAL(read(ends[0], &child, sizeof child), (ssize_t)sizeof child);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    atomic_store(&scoreboard->pids[worker], child);
+    return pid;
+}
+
+/* After a reload, an old manager's workers are children of the new one. */
+static void a_stopped_worker_of_an_old_manager_keeps_no_permit(void)
+{
+    static volatile sig_atomic_t never;
+    const struct interrupts interrupts = { .client_fd = -1, .drain = &never, .woken = &never };
+    pid_t parent;
+
+    begin();
+    parent = start_stopped_grandchild(4);
+    (void)read_permits_take(scoreboard, 4, 0, &interrupts);
+    CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
+    (void)inspect(NOW_MS);
+    CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
+    CU_ASSERT_FALSE(read_permits_has(scoreboard, 4));
+    CU_ASSERT(lived(parent));
+    end();
+}
+
 CU_TestInfo inspection_tests[] = {
     { "many topics are looked at a part at a time", many_topics_are_looked_at_a_part_at_a_time },
     { "a worker that does not begin is killed", a_worker_that_does_not_begin_is_killed },
     { "counts are corrected", counts_are_corrected },
     { "a stopped worker keeps no permit", a_stopped_worker_keeps_no_permit },
+    { "a stopped worker of an old manager keeps no permit",
+      a_stopped_worker_of_an_old_manager_keeps_no_permit },
     CU_TEST_INFO_NULL,
 };

@@ -254,7 +254,7 @@ static void heartbeats_go_out_between_waits(void)
 static void lost_at_first_and_found(void)
 {
     static const struct fake_step script[] = { { AUTHORIZES, AWAY },
-                                               { AUTHORIZES, AWAY },
+                                               { AUTHORIZES, .error = ERROR_READERS_BUSY },
                                                { AUTHORIZES, MESSAGE } };
     struct fake_poll poll;
 

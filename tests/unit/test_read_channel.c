@@ -342,6 +342,30 @@ static void a_worker_that_is_gone(void)
     close_desk(&desk);
 }
 
+/* A broken worker shuts the queue down for all. What is in it is still taken. */
+static void a_queue_that_was_shut_down(void)
+{
+    static const int ways[] = { SHUT_WR, SHUT_RDWR };
+
+    for (size_t i = 0; i < COUNT(ways); i++) {
+        struct desk desk;
+        int ours;
+
+        open_desk(&desk, LONG_MS);
+        ours = read_channel_ask(desk.queue[0], &desk.question);
+        CU_ASSERT_FALSE(read_channel_is_closed(desk.queue[1]));
+        CU_ASSERT_EQUAL(shutdown(desk.queue[0], SHUT_RD), 0); /* which harms nobody */
+        CU_ASSERT_FALSE(read_channel_is_closed(desk.queue[1]));
+        CU_ASSERT_EQUAL(shutdown(desk.queue[0], ways[i]), 0);
+        CU_ASSERT_TRUE(read_channel_is_closed(desk.queue[1]));
+        (void)close(read_channel_take(desk.queue[1]));
+        (void)close(ours);
+        EXPECT(read_channel_take(desk.queue[1]) == -1 && errno == 0, "way %d: the reader goes on", ways[i]);
+        CU_ASSERT_EQUAL(read_channel_ask(desk.queue[0], &desk.question), -1);
+        close_desk(&desk);
+    }
+}
+
 /* ---- damage: whatever arrives is refused, or it is complete */
 
 enum { MOST_DESCRIPTORS = 3 };
@@ -539,6 +563,7 @@ CU_TestInfo read_channel_tests[] = {
     { "a reader that is gone", a_reader_that_is_gone },
     { "a reader that is late", a_reader_that_is_late },
     { "a worker that is gone", a_worker_that_is_gone },
+    { "a queue that was shut down", a_queue_that_was_shut_down },
     { "damaged answers", damaged_answers },
     { "damaged questions", damaged_questions },
     { "damaged messages in the queue", damaged_messages_in_the_queue },

@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -71,18 +72,18 @@ static void pass(int64_t ms)
 /* The reader says that it waits for questions. */
 static void set_idle(int reader)
 {
-    atomic_store(&pool.states[reader]->due_ms, 0);
+    atomic_store(&pool.readers[reader].state->due_ms, 0);
 }
 
 static void set_due(int reader, int64_t in_ms)
 {
-    atomic_store(&pool.states[reader]->due_ms, clock_monotonic_ms() + in_ms);
+    atomic_store(&pool.readers[reader].state->due_ms, clock_monotonic_ms() + in_ms);
 }
 
 /* Whether an idle reader was not killed: one that was has time to end, although that may take a while. */
 static bool is_kept(int reader)
 {
-    return atomic_load(&pool.states[reader]->due_ms) == 0;
+    return atomic_load(&pool.readers[reader].state->due_ms) == 0;
 }
 
 /* Waits for the end of a reader that must have been killed, and tells the pool. */
@@ -105,8 +106,8 @@ static bool lives(pid_t pid)
 static void end(void)
 {
     for (int i = 0; i < readers(); i++) {
-        (void)kill(pool.pids[i], SIGKILL);
-        (void)waitpid(pool.pids[i], NULL, 0);
+        (void)kill(pool.readers[i].pid, SIGKILL);
+        (void)waitpid(pool.readers[i].pid, NULL, 0);
     }
     CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
     reader_pool_release(&pool);
@@ -150,8 +151,8 @@ static void a_reader_that_is_late_is_replaced(void)
     pid_t late, busy;
 
     begin_with_two();
-    late = pool.pids[0];
-    busy = pool.pids[1];
+    late = pool.readers[0].pid;
+    busy = pool.readers[1].pid;
     set_due(0, 5000);
     set_due(1, LONG_MS);
     pass(5500); /* late by as much as on a busy machine */
@@ -196,7 +197,7 @@ static void begin_to_ask(struct asked *asked)
 static void take_one(struct asked *asked, int reader)
 {
     (void)close(read_channel_take(pool.queue));
-    (void)atomic_fetch_add(&pool.states[reader]->taken, 1);
+    (void)atomic_fetch_add(&pool.readers[reader].state->taken, 1);
     (void)close(asked->sockets[asked->oldest]);
     ask(asked, asked->oldest);
     asked->oldest = (asked->oldest + 1) % QUESTIONS;
@@ -214,8 +215,8 @@ static void a_reader_that_takes_no_question_is_replaced(void)
     pid_t idle, busy;
 
     begin_with_two();
-    idle = pool.pids[0];
-    busy = pool.pids[1];
+    idle = pool.readers[0].pid;
+    busy = pool.readers[1].pid;
     set_idle(0);
     set_due(1, LONG_MS);
     pass(LONG_MS / 2);
@@ -258,7 +259,7 @@ static void the_next_reader_has_time_to_take_the_question(void)
     pid_t first;
 
     begin_with_two();
-    first = pool.pids[0];
+    first = pool.readers[0].pid;
     set_idle(0);
     set_due(1, LONG_MS);
     begin_to_ask(&asked);
@@ -280,10 +281,53 @@ static void a_reader_that_does_not_begin_is_replaced(void)
     begin();
     take(0);
     CU_ASSERT_EQUAL_FATAL(turn(1), 1);
-    first = pool.pids[0];
+    first = pool.readers[0].pid;
     pass(LONG_MS / 2);
     expect_killed(first);
-    CU_ASSERT(turn(1) == 1 && pool.pids[0] != first);
+    CU_ASSERT(turn(1) == 1 && pool.readers[0].pid != first);
+    end();
+}
+
+/* Kills a reader, and tells the pool. */
+static void lose(int reader)
+{
+    const pid_t pid = pool.readers[reader].pid;
+
+    CU_ASSERT_EQUAL(kill(pid, SIGKILL), 0);
+    expect_killed(pid);
+}
+
+/* A reader ends when the queue was shut down. No other one is started, which would end as well. */
+static void a_queue_that_was_shut_down_asks_for_a_reload_now_and_then(void)
+{
+    begin_with_two();
+    pass(LONG_MS);
+    lose(0);
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool)); /* it died of something else */
+    pass(LONG_MS);
+    CU_ASSERT_EQUAL_FATAL(readers(), 2);
+    CU_ASSERT_EQUAL(shutdown(scoreboard->read_queue, SHUT_RDWR), 0);
+    lose(0);
+    CU_ASSERT(reader_pool_due_ms(&pool) <= clock_monotonic_ms());
+    CU_ASSERT_TRUE(reader_pool_wants_reload(&pool));
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool)); /* not again at once, if the reload fails */
+    lose(0);
+    CU_ASSERT_EQUAL(turn(3), 0);
+    fake_clock_advance(5000);
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool));
+    fake_clock_advance(5000);
+    CU_ASSERT_TRUE(reader_pool_wants_reload(&pool));
+    end();
+}
+
+static void a_queue_that_is_shut_down_at_once_asks_for_a_reload_later(void)
+{
+    begin_with_two();
+    CU_ASSERT_EQUAL(shutdown(scoreboard->read_queue, SHUT_RDWR), 0);
+    lose(0);
+    CU_ASSERT_FALSE(reader_pool_wants_reload(&pool));
+    fake_clock_advance(10 * 1000);
+    CU_ASSERT_TRUE(reader_pool_wants_reload(&pool));
     end();
 }
 
@@ -303,6 +347,10 @@ CU_TestInfo reader_pool_tests[] = {
     { "readers that take questions are kept", readers_that_take_questions_are_kept },
     { "the next reader has time to take the question", the_next_reader_has_time_to_take_the_question },
     { "a reader that does not begin is replaced", a_reader_that_does_not_begin_is_replaced },
+    { "a queue that was shut down asks for a reload now and then",
+      a_queue_that_was_shut_down_asks_for_a_reload_now_and_then },
+    { "a queue that is shut down at once asks for a reload later",
+      a_queue_that_is_shut_down_at_once_asks_for_a_reload_later },
     { "an idle manager is not woken", an_idle_manager_is_not_woken },
     CU_TEST_INFO_NULL,
 };

@@ -738,12 +738,18 @@ static void a_table_that_is_not_read(void)
     CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     EXPECT_TEXT(host.source->operations->error(host.source), "no reader process answered in time");
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
-    /* The database is away, and other polls hold all permits until the deadline. */
-    host.scoreboard->manager->numbers_until_ms = 0;
+    /* Other polls hold all permits until the deadline. */
     (void)atomic_fetch_sub(&host.scoreboard->workers->read_permits_left, 1);
     host.poll.started_ms -= host.config.query_timeout_s * 1000;
-    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
+    host.poll.deadline_ms -= 2 * LONG_MS;
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_READERS_BUSY);
     EXPECT_TEXT(host.source->operations->error(host.source), "too many other polls are reading the table");
+    latch_drain(host.scoreboard, WORKER, POLL_QUOTA_SHORTEST_MS);
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DRAINED);
+    atomic_store(&host.slot->drain, 0);
+    /* The database is away, too. */
+    host.scoreboard->manager->numbers_until_ms = 0;
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
     CU_ASSERT_EQUAL(atomic_load(&host.slot->counters.numbers[COUNTER_TABLE_PAGES]), 1);
     (void)atomic_fetch_add(&host.scoreboard->workers->read_permits_left, 1);
     /* All readers and the manager have ended. */
@@ -1171,7 +1177,7 @@ static void a_drain_ends_the_wait_for_a_turn(void)
     host.worker = pthread_self();
     atomic_store(&host.stop, false);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, terminate, &host), 0);
-    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_DATABASE_AWAY);
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_READ_ONLY, SHORT_MS), ERROR_READERS_BUSY);
     CU_ASSERT(clock_monotonic_ms() < host.poll.deadline_ms);
     atomic_store(&host.stop, true);
     (void)pthread_join(other, NULL);
