@@ -5,7 +5,7 @@
 -- that nobody polls no other process does that.
 --
 -- After each transaction it pauses for as long as that took, but at most for a second (it may have waited
--- for a lock, or the clock was set), and so that it deletes at most 25,000 messages a second. Without pauses
+-- for a lock, or the clock was set), and so that it deletes at most 21,500 messages a second. Without pauses
 -- it would take a core from publishers, and halve their rate on a machine with two.
 --
 -- Without a pattern and without rules it calls prune(), which finds the oldest messages by position.
@@ -44,7 +44,7 @@ BEGIN
         COMMIT;
         IF again THEN
             took := least(greatest(extract(epoch FROM clock_timestamp() - began), 0), 1);
-            PERFORM pg_sleep(greatest(took, done / 25000.0 - took));
+            PERFORM pg_sleep(greatest(took, done / 21500.0 - took));
         ELSE
             EXIT WHEN NOT numbers;
             numbers := false;
