@@ -210,7 +210,7 @@ def test_a_manager_whose_leader_is_silent(many, topic, tmp_path):
 
     until(lambda: lock_holder(many), "a leader")
     with manager(many, "other", tmp_path / "log") as other:
-        until(other.socket.exists, "the other manager's socket")
+        until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'other' AND hears"), "the other manager")
         leader = lock_holder(many)
         assert soon(seconds, 3)
         assert lock_holder(many) == leader
