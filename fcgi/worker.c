@@ -162,8 +162,9 @@ static void serve_checked(struct worker *worker, FCGX_Request *request, const st
     error = run_poll(worker, request, &waiter);
     error = send_outcome(worker, &waiter, request, error);
     log_poll(worker, request, &waiter, error);
-    FCGX_Finish_r(request); /* now, because poll_waiter_release() may have to wait for the database */
+    /* Before the answer is complete, so that a client that has it finds its poll in the next statistics. */
     poll_counters_add(worker->counters, &waiter, error);
+    FCGX_Finish_r(request); /* now, because poll_waiter_release() may have to wait for the database */
     poll_waiter_release(&waiter);
 }
 

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -138,7 +139,14 @@ class Server:
         assert code == 0, output
         if WEB != "lighttpd":
             self.front = web.SERVERS[WEB](self.run / "fcgi", self.port).start()
+        if self.mode == "managed":
+            until(self.has_begun, "all workers accept")     # until then the manager answers polls early, so that a worker is free
         return self
+
+    def has_begun(self):
+        """Whether all workers accept, by what the manager tells about itself (src/shared/host_state.h)."""
+        state = self.run / "fcgi" / "pgpoll.state"
+        return not state.exists() or struct.unpack_from("q", state.read_bytes(), 5 * 8)[0]
 
     def stop(self):
         self.close_db()

@@ -141,8 +141,8 @@ def test_an_unread_log_delays_nothing(server, topic, tmp_path_factory, kind):
             between.manager(server, "unread", log, stderr, user, PGPOLL_LOG_LEVEL="debug") as manager:
         server.publish(topic, 1)
         until(lambda: between.accepts(manager.socket), "its socket")
-        for _ in range(10):
-            status, answer = poll_as(manager.socket, "", topic, since={topic: "0"})
+        for _ in range(10):     # the timeout is for the first, which may come before the manager and its reader are connected
+            status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
             assert status == 200 and len(answer["messages"]) == 1
         lost = re.compile(r'^pgpoll_log_lines_lost_total\{host="unread"\} ([1-9]\d*)$', re.M)
         until(lambda: (found := lost.search(server.sql("SELECT pgpoll.metrics()")[0][0])) and int(found[1]) >= 10, "lost lines in the metrics")
