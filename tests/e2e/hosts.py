@@ -13,6 +13,7 @@ import tempfile
 import threading
 
 import web
+from between import accepts
 from server import POLL, ROOT, until
 
 HEALTH = POLL + "/health"
@@ -131,7 +132,7 @@ def haproxy(hosts, directory, edit=lambda text: text):
         process = subprocess.Popen(["/usr/sbin/haproxy", "-db", "-f", str(directory / "haproxy.cfg")], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log)
     try:
-        until(lambda: (web.listens(port) and admin.exists()) or process.poll() is not None, "HAProxy")
+        until(lambda: (web.listens(port) and accepts(admin)) or process.poll() is not None, "HAProxy")
         assert process.poll() is None, (directory / "haproxy.log").read_text()
         until(lambda: set(states().values()) == {"UP"}, "all hosts up")
         yield port, states
