@@ -18,7 +18,10 @@ SELECT :SERVER_VERSION_NUM < 140000 AS server_too_old \gset
         format('pgpoll needs PostgreSQL 14 or later, this is %s', :'SERVER_VERSION_NAME'))) \gexec
 \endif
 BEGIN;
+-- Other installations come first, and publishers do not wait behind this lock request.
+SET LOCAL lock_timeout = '1min';
 SELECT pg_advisory_xact_lock(hashtext('pgpoll.install')) \g /dev/null
+SET LOCAL lock_timeout = '3s';
 
 SELECT pg_encoding_to_char(encoding) <> 'UTF8' AS not_utf8
 FROM pg_database WHERE datname = current_database() \gset

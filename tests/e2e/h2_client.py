@@ -1,7 +1,9 @@
 """An HTTP/2 client over TLS that can cancel one request of several on a connection, as browsers do and curl cannot."""
+import contextlib
 import json
 import socket
 import ssl
+import time
 
 import h2.config
 import h2.connection
@@ -61,6 +63,15 @@ class connect:
             else:
                 assert not isinstance(event, (h2.events.StreamReset, h2.events.ConnectionTerminated)), event
         self.flush()
+
+    def receive_for(self, seconds):
+        """Receives what comes within this time, such as heartbeats."""
+        deadline, patience = time.monotonic() + seconds, self.socket.gettimeout()
+        while (left := deadline - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                self.receive()
+        self.socket.settimeout(patience)
 
     def most_streams(self):
         """Returns how many open requests the server allows on one connection."""

@@ -358,6 +358,7 @@ def test_load_then_listen(fresh, orders, tmp_path, way):
     statuses = iter(range(10))
     with api(fresh, QUERIES[way], lambda: orders(next(statuses)), secret) as url, contextlib.ExitStack() as stack:
         orders(next(statuses))
+        until(lambda: fresh.sql("SELECT without_position FROM pgpoll.retained") == [(0,)], "its position, without which it comes after the cursor")
         if secret:
             token = jwt({"role": "web_user", "sub": "ann", "aud": "pgpoll", "exp": int(time.time()) + 300}, secret)
             (tmp_path / "login.mjs").write_text(f"export const token = async () => '{token}';")

@@ -80,6 +80,10 @@ SELECT results_eq(
     $$VALUES ('m2', pg_temp.at('"x"'), now(), '"x"', NULL, 2, pg_temp.at('"y"')),
     ('m1', pg_temp.at('"y"'), now(), '"y"', NULL, 2, pg_temp.at('"y"'))$$,
     'new_messages() returns the messages in order');
+-- A batch of a backlog also ends after 50 ms, which a busy machine may need for it. From here on it does not.
+DO $$BEGIN
+    EXECUTE replace(pg_get_functiondef('pgpoll.assign_backlog'::regproc), '50 ms', '1 hour');
+END$$;
 SELECT pg_temp.publish('m', '"v"', '"w"');
 SELECT results_eq('SELECT topic COLLATE "default", "position", payload::text, assigned, more
     FROM pgpoll.new_messages(1, 100)', 'VALUES (NULL, NULL::bigint, NULL, 0, false)',

@@ -67,9 +67,15 @@ def test_installing_again_keeps_what_is_there(server):
 
 
 def test_installs_at_the_same_time(server):
+    """One after the other, also if one takes longer than the 3 s for which they wait for transactions of publishers."""
     server.create("a")
+    slow, admin = server.connect("a", LEVELS[0]), server.connect("a")
+    run(slow, "SELECT pg_advisory_xact_lock(hashtext('pgpoll.install'))")
     command = ["psql", "-X", "-d", "a", "-f", INSTALL]
     running = [subprocess.Popen(command, env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(4)]
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND clock_timestamp() - waitstart > '3.5 s'"
+    wait_until(lambda: run(admin, waiting) == [(4,)] or any(p.poll() is not None for p in running))
+    slow.rollback()
     assert [(p.communicate()[0], p.returncode) for p in running] == [("", 0)] * 4
 
 

@@ -1,6 +1,7 @@
 """The NOTIFY throttle (ARCHITECTURE.md): when publishers send a NOTIFY, and that a manager which relies on them misses
 no message."""
 import hashlib
+import itertools
 import random
 import threading
 import time
@@ -56,7 +57,8 @@ def unmute(session):
 
 
 def is_muted(session):
-    return run(session, f"SELECT last_value > {NOW_MS} FROM pgpoll.doorbell")[0][0]
+    """Compares as publishers do. (NOW_MS is rounded, so it can be half a millisecond ahead.)"""
+    return run(session, "SELECT to_timestamp(last_value / 1000.0::float8) > clock_timestamp() FROM pgpoll.doorbell")[0][0]
 
 
 def publish_muted(admin, listener, level, finish):
@@ -264,11 +266,12 @@ def publish_round(session, level, dice, number):
 
 
 def test_no_message_is_left_without_a_position(admin):
-    """After each of many short rounds, when no publisher and no manager is active, every message has a position."""
+    """After each of many short rounds, when no publisher and no manager is active, every message has a position. There are as many rounds as it
+    takes until each thing has happened often: on a busy machine some happen rarely."""
     dice, counts = random.Random(7), {}
     sessions = [publisher() for _ in range(5)]
-    published = 0
-    for number in range(150):
+    published, deadline = 0, time.monotonic() + 120
+    for number in itertools.count():
         stop = threading.Event()
         manager = Manager(number, stop)
         manager.muting = dice.random() < 0.8
@@ -292,5 +295,7 @@ def test_no_message_is_left_without_a_position(admin):
         for what, n in manager.count.items():
             counts[what] = counts.get(what, 0) + n
         manager.session.close()
+        if number >= 149 and min(counts.values()) > 20:
+            break
+        assert time.monotonic() < deadline, counts
     assert run(admin, "SELECT count(*), count(DISTINCT message_id) FROM pgpoll.feed") == [(published, published)]
-    assert min(counts.values()) > 20, counts

@@ -43,7 +43,7 @@ def test_blocked_at_commit_by_a_notify(admin, standby_away):
     publishing = [Background(publish, first, "t", 1)]
     wait_until(lambda: run(admin, "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", first.info.backend_pid))
     publishing.append(Background(publish, second, "t", 2))
-    wait_until(lambda: run(watcher, HELD_UP))
+    wait_until(lambda: [row[-1] for row in run(watcher, HELD_UP)] == [True])
     held_up = [second.info.backend_pid, "postgres", "second", "NOTIFY", first.info.backend_pid, "postgres", "first"]
     assert run(watcher, HELD_UP) == [(*held_up, None, True)]
     assert run(admin, HELD_UP) == [(*held_up, "active", True)]

@@ -266,12 +266,13 @@ static void other_signals_do_not_end_the_wait(void)
 static void a_descriptor_is_waited_for_through_signals(void)
 {
     struct itimerval soon = { .it_value = { 0, SHORT_MS * 1000 } };
-    int64_t start_ms = clock_monotonic_ms();
     struct line line;
+    int64_t start_ms;
 
     open_line(&line);
     (void)sigprocmask(SIG_SETMASK, &line.before, NULL);
     (void)setitimer(ITIMER_REAL, &soon, NULL);
+    start_ms = clock_monotonic_ms(); /* after the timer has started, so that it ends before the wait does */
     CU_ASSERT_FALSE(wait_for_fd(line.news[0], POLLIN, start_ms + 2 * SHORT_MS));
     CU_ASSERT_EQUAL(drain_flag, 1);
     CU_ASSERT(clock_monotonic_ms() >= start_ms + 2 * SHORT_MS);
