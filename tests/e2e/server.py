@@ -66,6 +66,15 @@ def breaks(poll):
     return isinstance(poll.exception(20), (AssertionError, http.client.HTTPException, OSError))
 
 
+def accepts_polls(pid):
+    """Whether a worker has begun to watch the socket for polls. Before that it is not idle, and a manager with few idle workers answers polls
+    early."""
+    try:
+        return any(os.readlink(fd) == "anon_inode:[eventpoll]" for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
 class Answer:
     """An HTTP answer that was read completely."""
 
@@ -165,7 +174,9 @@ class Server:
 
     def __enter__(self):
         try:
-            return self.start()
+            self.start()
+            self.until_workers()    # make waits for the first worker that answers
+            return self
         except BaseException:
             self.remove()
             raise
@@ -227,8 +238,8 @@ class Server:
         return self.workers + (min(max(self.workers // 20, 1), 32) if self.mode == "managed" else 0)
 
     def until_workers(self, seconds=20.0):
-        """Waits until as many workers run as configured. Returns their process ids."""
-        return until(lambda: len(pids := self.worker_pids()) == self.worker_count and pids,
+        """Waits until as many workers run as configured and all of them accept polls. Returns their process ids."""
+        return until(lambda: len(pids := self.worker_pids()) == self.worker_count and all(map(accepts_polls, pids)) and pids,
                      f"{self.worker_count} workers", seconds)
 
     def backends(self):
