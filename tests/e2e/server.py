@@ -161,6 +161,12 @@ class Server:
         code, output = self.make("reload", **options)
         assert code == 0, output
 
+    def begin_reload(self):
+        """Begins a manager's reload. Returns when the new program is the manager."""
+        before = self.named("pgpoll-forker")
+        os.kill(self.manager, signal.SIGHUP)
+        until(lambda: not self.named("pgpoll-forker") & before, "the next program")
+
     def stop_lighttpd(self):
         """Kills lighttpd, which cuts its connections."""
         pid = int((self.run / "lighttpd.pid").read_text())

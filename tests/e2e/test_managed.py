@@ -436,8 +436,7 @@ def test_reloaded_again_before_the_new_workers_are_there(topic):
         server.publish(topic, "before")
         polls = server.wait(topic, polls=4, timeout=30)
         before = server.until_workers()
-        os.kill(server.manager, signal.SIGHUP)
-        until(lambda: not server.named("pgpoll-forker"), "the next program")
+        server.begin_reload()
         os.kill(server.manager, signal.SIGHUP)
         until(lambda: not server.worker_pids() & before, "the oldest workers gone")
         server.publish(topic, "after")
@@ -451,8 +450,7 @@ def test_told_to_end_in_the_middle_of_a_reload(topic):
         before, manager = server.until_workers(), server.manager
         held = connect(server)
         held.sendall(begin() + record(PARAMS))   # an incomplete request
-        os.kill(manager, signal.SIGHUP)
-        until(lambda: not server.named("pgpoll-forker"), "the next program")
+        server.begin_reload()
         os.kill(manager, signal.SIGTERM)
         assert [poll.result(20).messages for poll in polls] == [[]] * 4
         until(lambda: len(server.worker_pids() & before) == 1, "the others gone")
