@@ -248,6 +248,12 @@ class Server:
         return until(lambda: len(pids := self.worker_pids()) == self.worker_count and all(map(accepts_polls, pids)) and pids,
                      f"{self.worker_count} workers", seconds)
 
+    def connections(self):
+        """Returns how many connections of web servers the workers have accepted. They are found by the name of the socket; those that no worker has
+        accepted yet have another state."""
+        with open("/proc/net/unix") as table:
+            return sum(line.endswith("/fcgi/poll.sock\n") and line.split()[5] == "03" for line in table if str(self.run) in line)
+
     def backends(self):
         """Returns the PostgreSQL sessions of the programs."""
         return self.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")

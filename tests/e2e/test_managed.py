@@ -852,7 +852,7 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
 
 @contextlib.contextmanager
 def reading(server, topic, polls):
-    """Starts polls that need the table, two at a time, while it is locked."""
+    """Starts polls that need the table, two at a time, while it is locked. Yields them when workers have all of them."""
     server.publish(topic, 1)   # before the topic is known to the manager, so that the message is not in the ring
     (poll,) = server.wait(topic, timeout=20)
     server.publish(topic, 2)
@@ -865,6 +865,7 @@ def reading(server, topic, polls):
         until(lambda: len(server.named("pgpoll-reader")) == 2 and server.sql(
             "SELECT count(*) >= 2 FROM pg_stat_activity WHERE query LIKE '%pgpoll.catch_up%' AND wait_event_type = 'Lock'") == [(True,)],
               "two of them read")
+        until(lambda: server.connections() == len(polls), "workers have the others, too")
         yield polls
     finally:
         connection.close()
