@@ -920,14 +920,19 @@ def test_killed_readers_cost_time_only(narrow, topic):
             os.kill(pid, signal.SIGKILL)
         until(lambda: not narrow.named("pgpoll-reader") & readers, "the readers dead")
     assert [poll.result().payloads for poll in polls] == [[1, 2]] * 10
-    assert logged(narrow, f"reader {min(readers)} was killed by signal 9")
+    until(lambda: logged(narrow, f"reader {min(readers)} was killed by signal 9"), "its death noticed")
 
 
 def test_a_stopped_reader_is_replaced(narrow, topic):
     """It would not take questions ever again, and as long as one poll at a time reads, there is no other reader."""
     narrow.publish(topic, 1)
-    until(lambda: narrow.named("pgpoll-reader"), "a reader")
-    stopped = narrow.named("pgpoll-reader")
+
+    def readers():
+        """Returns the readers, if no process of the manager is about to become one."""
+        pids = narrow.named("pgpoll-reader")
+        return pids if len(children(narrow.manager)) == narrow.worker_count + 1 + len(pids) else None
+
+    stopped = until(readers, "readers")
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     assert narrow.poll(topic, since={topic: "0"}, timeout=60).payloads == [1]
