@@ -1,5 +1,6 @@
 """A pgpoll server for tests. It is started, reloaded and stopped through make, as users do it, polled over HTTP, and observed through SQL."""
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
@@ -257,6 +258,19 @@ class Server:
     def backends(self):
         """Returns the PostgreSQL sessions of the programs."""
         return self.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+
+    @contextlib.contextmanager
+    def nobody_delivers(self):
+        """Stops the manager, or all workers without one. Nothing that they have asked the database before is still under way."""
+        stopped = [self.manager] if self.mode == "managed" else self.worker_pids()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            until(lambda: not self.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state <> 'idle'"), "all sessions idle")
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
 
     def restrict(self, condition, refused):
         """Makes can_poll() return this SQL condition on remote_user and topic, and deny the refused topic. Returns when that is in force; a

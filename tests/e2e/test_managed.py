@@ -604,14 +604,11 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     """The other messages of its batch are delivered. (Another host's manager gave the positions.)"""
     (poll,) = no_rereading.wait(topic, timeout=10 + STALL_S)
     no_rereading.until_waiting(topic)
-    os.kill(no_rereading.manager, signal.SIGSTOP)
-    try:
+    with no_rereading.nobody_delivers():
         no_rereading.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '1'), (%s, '2')", topic, topic)
         assert no_rereading.sql("SELECT assigned FROM pgpoll.assign_positions()") == [(2,)]
         no_rereading.sql("DELETE FROM pgpoll.messages WHERE topic = %s AND payload::text = '2'", topic)
         (now,), = no_rereading.sql("SELECT clock_timestamp()")
-    finally:
-        os.kill(no_rereading.manager, signal.SIGCONT)
     # The manager has read the announced messages, then looked for more. (is_open_to_all() comes last if it is due, too.)
     until(lambda: no_rereading.sql("""SELECT pid FROM pg_stat_activity WHERE query ~ 'new_messages|is_open_to_all' AND state = 'idle'
                                       AND usename = 'pgpoll_worker' AND state_change > %s""", now), "read")
