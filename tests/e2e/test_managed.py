@@ -838,6 +838,7 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
         connection.close()
 
     watcher = narrow.threads.submit(watch)
+    until(lambda: most[0] or watcher.done(), "the manager's sessions counted")
     readers = [narrow.threads.submit(narrow.read, topic) for _ in range(30)]
     for reader in readers:
         assert [message["payload"] for message in reader.result()] == list(range(1, 201))
