@@ -515,6 +515,19 @@ static int64_t authorize_deadline_ms(const struct source_shared *source, const s
 }
 
 /*
+ * Returns until when a poll's first read may take. Without it there is no answer, so it gets the time of any
+ * statement, however short the poll is; but not if the manager does not reach the database, because then that
+ * is not slow but away.
+ */
+static int64_t first_read_deadline_ms(const struct source_shared *source, const struct source_poll *poll,
+                                      int64_t deadline_ms)
+{
+    const int64_t least_ms = poll->started_ms + source->config->query_timeout_s * 1000;
+
+    return manager_numbers(source) ? clock_max(deadline_ms, least_ms) : deadline_ms;
+}
+
+/*
  * Checks whether the user may poll. Adds the time that this takes to *deadline_ms, so that the read does not
  * lose it.
  */
@@ -524,7 +537,7 @@ static enum error check_user(struct source_shared *source, const struct source_p
     const int64_t began_ms = clock_monotonic_ms();
     const enum error error = authorize(source, poll, authorize_deadline_ms(source, poll, *deadline_ms));
 
-    *deadline_ms += clock_monotonic_ms() - began_ms;
+    *deadline_ms = first_read_deadline_ms(source, poll, *deadline_ms) + clock_monotonic_ms() - began_ms;
     return error;
 }
 

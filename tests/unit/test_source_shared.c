@@ -510,6 +510,35 @@ static void a_silent_manager_is_not_waited_for(void)
     close_host(&host);
 }
 
+/* Plays a manager that is slow to answer. */
+static void *speak_late(void *argument)
+{
+    struct host *host = argument;
+
+    (void)poll(NULL, 0, 3 * SHORT_MS);
+    atomic_store(&host->silent, false);
+    return NULL;
+}
+
+/* A poll with timeout 0 has little time of its own, but that of a statement if the database is there. */
+static void a_first_read_may_take_as_long_as_a_statement(void)
+{
+    struct host host;
+    pthread_t other;
+
+    open_host(&host, "\"a\"", 0);
+    host.scoreboard->manager->open_until_ms = INT64_MAX;
+    atomic_store(&host.silent, true);
+    start_manager(&host);
+    host.scoreboard->manager->numbers_until_ms = 0;
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_DATABASE_AWAY);
+    host.scoreboard->manager->numbers_until_ms = INT64_MAX;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, speak_late, &host), 0);
+    CU_ASSERT_EQUAL(read_within(&host, SOURCE_AUTHORIZE, SHORT_MS), ERROR_NONE);
+    (void)pthread_join(other, NULL);
+    close_host(&host);
+}
+
 /* Remembers, as the authorizer does, whether eve may poll a topic. */
 static void remember(struct host *host, const char *topic, bool allowed, int64_t due_ms, int64_t expires_ms)
 {
@@ -1608,6 +1637,7 @@ CU_TestInfo source_shared_tests[] = {
     { "what is remembered is not asked", what_is_remembered_is_not_asked },
     { "who polls is asked once", who_polls_is_asked_once },
     { "a silent manager is not waited for", a_silent_manager_is_not_waited_for },
+    { "a first read may take as long as a statement", a_first_read_may_take_as_long_as_a_statement },
     { "asking is interrupted", asking_is_interrupted },
     { "what the ring lacks is read from the table", what_the_ring_lacks_is_read_from_the_table },
     { "a topic that nobody waits for", a_topic_that_nobody_waits_for },
