@@ -1,5 +1,6 @@
 """A pgpoll server for tests. It is started, reloaded and stopped through make, as users do it, polled over HTTP, and observed through SQL."""
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
@@ -65,6 +66,15 @@ def soon(measure, seconds):
 def breaks(poll):
     """Whether a poll, given as a future, ends without an answer. (For Python a timeout is an OSError, too.)"""
     return isinstance(poll.exception(20), (AssertionError, http.client.HTTPException, OSError))
+
+
+def accepts_polls(pid):
+    """Whether a worker has begun to watch the socket for polls. Before that it is not idle, and a manager with few idle workers answers polls
+    early."""
+    try:
+        return any(os.readlink(fd) == "anon_inode:[eventpoll]" for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
 
 
 class Answer:
@@ -160,6 +170,12 @@ class Server:
         code, output = self.make("reload", **options)
         assert code == 0, output
 
+    def begin_reload(self):
+        """Begins a manager's reload. Returns when the new program is the manager."""
+        before = self.named("pgpoll-forker")
+        os.kill(self.manager, signal.SIGHUP)
+        until(lambda: not self.named("pgpoll-forker") & before, "the next program")
+
     def stop_lighttpd(self):
         """Kills lighttpd, which cuts its connections."""
         pid = int((self.run / "lighttpd.pid").read_text())
@@ -173,7 +189,9 @@ class Server:
 
     def __enter__(self):
         try:
-            return self.start()
+            self.start()
+            self.until_workers()    # make waits for the first worker that answers
+            return self
         except BaseException:
             self.remove()
             raise
@@ -235,13 +253,32 @@ class Server:
         return self.workers + (min(max(self.workers // 20, 1), 32) if self.mode == "managed" else 0)
 
     def until_workers(self, seconds=20.0):
-        """Waits until as many workers run as configured. Returns their process ids."""
-        return until(lambda: len(pids := self.worker_pids()) == self.worker_count and pids,
+        """Waits until as many workers run as configured and all of them accept polls. Returns their process ids."""
+        return until(lambda: len(pids := self.worker_pids()) == self.worker_count and all(map(accepts_polls, pids)) and pids,
                      f"{self.worker_count} workers", seconds)
+
+    def connections(self):
+        """Returns how many connections of web servers the workers have accepted. They are found by the name of the socket; those that no worker has
+        accepted yet have another state."""
+        with open("/proc/net/unix") as table:
+            return sum(line.endswith("/fcgi/poll.sock\n") and line.split()[5] == "03" for line in table if str(self.run) in line)
 
     def backends(self):
         """Returns the PostgreSQL sessions of the programs."""
         return self.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")
+
+    @contextlib.contextmanager
+    def nobody_delivers(self):
+        """Stops the manager, or all workers without one. Nothing that they have asked the database before is still under way."""
+        stopped = [self.manager] if self.mode == "managed" else self.worker_pids()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            until(lambda: not self.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND state <> 'idle'"), "all sessions idle")
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
 
     def restrict(self, condition, refused):
         """Makes can_poll() return this SQL condition on remote_user and topic, and deny the refused topic. Returns when that is in force; a

@@ -224,19 +224,25 @@ def test_a_poll_waits_for_a_standby_to_be_promoted(topic):
 
 
 def test_workers_told_to_end_while_postgres_is_away(topic):
-    """A poll that has no cursor yet is not answered before it has one."""
-    with Server(4, errors="a worker died as soon as it was started") as server:
-        server.publish(topic, 1)
-        postgres = Postgres(server)
-        postgres.stop()
-        polls = [server.poll_later(topic, since=since, timeout=20) for since in (None, {topic: "0"})]
-        time.sleep(0.5)   # nothing to observe: the database is down
-        for pid in server.worker_pids():
-            os.kill(pid, signal.SIGTERM)
-        time.sleep(0.5)
-        postgres.start()
-        from_now, all_kept = [poll.result() for poll in polls]
-        assert not from_now.messages and from_now.next_since and all_kept.payloads == [1]
+    """A poll that has no cursor yet is not answered before it has one. It tries to get one for 3 s."""
+    def answers():
+        with Server(4, errors="a worker died as soon as it was started") as server:
+            server.publish(topic, 1)
+            postgres = Postgres(server)
+            postgres.stop()
+            polls = [server.poll_later(topic, since=since, timeout=20) for since in (None, {topic: "0"})]
+            time.sleep(0.5)   # nothing to observe: the database is down
+            told = time.monotonic()
+            for pid in server.worker_pids():
+                os.kill(pid, signal.SIGTERM)
+            time.sleep(0.5)
+            postgres.start()
+            if time.monotonic() - told < 2.5:
+                return [poll.result() for poll in polls]
+            return None     # the database was away for too long
+
+    from_now, all_kept = until(answers, "a database that is back in time", 120)
+    assert not from_now.messages and from_now.next_since and all_kept.payloads == [1]
 
 
 def test_reload_answers_waiting_polls_and_serves_on(server, topic):

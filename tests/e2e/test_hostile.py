@@ -27,12 +27,6 @@ def body(topic, timeout=0, **fields):
     return json.dumps({"topics": [topic], "timeout": timeout, **fields}).encode()
 
 
-def connections(server):
-    """Returns the workers' connections with web servers, found by the name of the socket."""
-    with open("/proc/net/unix") as table:
-        return sum(line.endswith("/fcgi/poll.sock\n") and line.split()[5] == "03" for line in table if str(server.run) in line)
-
-
 @contextlib.contextmanager
 def unharmed(server, topic):
     """Asserts that the workers are the same before and after, and that they serve polls."""
@@ -132,7 +126,7 @@ def test_noise(server, topic):
                     client.sendall(good[:cut] + noise(seed))
                     client.shutdown(1)
                 assert read_all(client).count(b"Status:") <= 1
-        until(lambda: connections(server) == 0, "every connection closed")
+        until(lambda: server.connections() == 0, "every connection closed")
 
 
 def test_requests_in_unusual_pieces(server, topic):
@@ -208,7 +202,7 @@ def test_a_silent_connection_occupies_a_worker_for_a_limited_time(server, topic)
             client.close()
         for sender in busy:
             sender.result(20)
-        until(lambda: connections(server) == 0, "every connection closed")
+        until(lambda: server.connections() == 0, "every connection closed")
 
 
 def test_an_answer_that_is_not_read(server, topic):

@@ -165,7 +165,7 @@ def test_a_manager_that_nobody_polls_is_quiet(topic):
         server.publish(topic, 1)
         assert server.poll(topic, since={topic: "0"}).payloads == [1]
         until(lambda: server.sql("SELECT quiet FROM pgpoll.listeners") == [(True,)], "quiet", 10 + STALL_S)
-        until(lambda: server.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker' OR backend_type = 'autovacuum worker'")
+        until(lambda: server.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker' OR backend_type ~ 'autovacuum'")
               == [(2,)], "only the two sessions of the manager left")
         xids, asked = server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())"), last_questions(server)
         # A heartbeat would come after 5 s.
@@ -306,7 +306,7 @@ def test_a_killed_manager_takes_its_workers_down_in_order(topic):
         server.close_db()
         server.start()   # as systemd does
         assert [server.poll(topic, since=answer.next_since, timeout=20).payloads for answer in answers] == [[1]] * 6
-        assert server.sql("SELECT * FROM pgpoll.live_waiters") == []
+        until(lambda: server.sql("SELECT * FROM pgpoll.live_waiters") == [], "nobody waits")
 
 
 def test_a_worker_knows_nothing_of_postgresql(crowd, topic):
@@ -349,8 +349,8 @@ def test_a_hanging_fork_server_is_replaced(topic):
 def test_workers_that_keep_dying_are_replaced_ever_slower(topic):
     # The test also kills the fork server, perhaps in the middle of a fork.
     with Server(3, errors="a worker died as soon as it was started: starting the next one in|cannot start a worker: No child processes") as server:
-        manager, killed, end = server.manager, set(), time.monotonic() + 2
-        server.until_workers()
+        manager, killed = server.manager, set()
+        end = time.monotonic() + 2
         while time.monotonic() < end:
             for pid in children(manager):
                 with contextlib.suppress(ProcessLookupError):   # the manager may have waited for the process just now
@@ -436,8 +436,7 @@ def test_reloaded_again_before_the_new_workers_are_there(topic):
         server.publish(topic, "before")
         polls = server.wait(topic, polls=4, timeout=30)
         before = server.until_workers()
-        os.kill(server.manager, signal.SIGHUP)
-        until(lambda: not server.named("pgpoll-forker"), "the next program")
+        server.begin_reload()
         os.kill(server.manager, signal.SIGHUP)
         until(lambda: not server.worker_pids() & before, "the oldest workers gone")
         server.publish(topic, "after")
@@ -451,8 +450,7 @@ def test_told_to_end_in_the_middle_of_a_reload(topic):
         before, manager = server.until_workers(), server.manager
         held = connect(server)
         held.sendall(begin() + record(PARAMS))   # an incomplete request
-        os.kill(manager, signal.SIGHUP)
-        until(lambda: not server.named("pgpoll-forker"), "the next program")
+        server.begin_reload()
         os.kill(manager, signal.SIGTERM)
         assert [poll.result(20).messages for poll in polls] == [[]] * 4
         until(lambda: len(server.worker_pids() & before) == 1, "the others gone")
@@ -606,14 +604,11 @@ def test_a_message_deleted_before_the_manager_has_read_it(no_rereading, topic):
     """The other messages of its batch are delivered. (Another host's manager gave the positions.)"""
     (poll,) = no_rereading.wait(topic, timeout=10 + STALL_S)
     no_rereading.until_waiting(topic)
-    os.kill(no_rereading.manager, signal.SIGSTOP)
-    try:
+    with no_rereading.nobody_delivers():
         no_rereading.sql("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, '1'), (%s, '2')", topic, topic)
         assert no_rereading.sql("SELECT assigned FROM pgpoll.assign_positions()") == [(2,)]
         no_rereading.sql("DELETE FROM pgpoll.messages WHERE topic = %s AND payload::text = '2'", topic)
         (now,), = no_rereading.sql("SELECT clock_timestamp()")
-    finally:
-        os.kill(no_rereading.manager, signal.SIGCONT)
     # The manager has read the announced messages, then looked for more. (is_open_to_all() comes last if it is due, too.)
     until(lambda: no_rereading.sql("""SELECT pid FROM pg_stat_activity WHERE query ~ 'new_messages|is_open_to_all' AND state = 'idle'
                                       AND usename = 'pgpoll_worker' AND state_change > %s""", now), "read")
@@ -843,6 +838,7 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
         connection.close()
 
     watcher = narrow.threads.submit(watch)
+    until(lambda: most[0] or watcher.done(), "the manager's sessions counted")
     readers = [narrow.threads.submit(narrow.read, topic) for _ in range(30)]
     for reader in readers:
         assert [message["payload"] for message in reader.result()] == list(range(1, 201))
@@ -854,7 +850,7 @@ def test_thirty_clients_come_back_with_old_cursors(narrow, topic):
 
 @contextlib.contextmanager
 def reading(server, topic, polls):
-    """Starts polls that need the table, two at a time, while it is locked."""
+    """Starts polls that need the table, two at a time, while it is locked. Yields them when workers have all of them."""
     server.publish(topic, 1)   # before the topic is known to the manager, so that the message is not in the ring
     (poll,) = server.wait(topic, timeout=20)
     server.publish(topic, 2)
@@ -867,6 +863,7 @@ def reading(server, topic, polls):
         until(lambda: len(server.named("pgpoll-reader")) == 2 and server.sql(
             "SELECT count(*) >= 2 FROM pg_stat_activity WHERE query LIKE '%pgpoll.catch_up%' AND wait_event_type = 'Lock'") == [(True,)],
               "two of them read")
+        until(lambda: server.connections() == len(polls), "workers have the others, too")
         yield polls
     finally:
         connection.close()
@@ -921,14 +918,19 @@ def test_killed_readers_cost_time_only(narrow, topic):
             os.kill(pid, signal.SIGKILL)
         until(lambda: not narrow.named("pgpoll-reader") & readers, "the readers dead")
     assert [poll.result().payloads for poll in polls] == [[1, 2]] * 10
-    assert logged(narrow, f"reader {min(readers)} was killed by signal 9")
+    until(lambda: logged(narrow, f"reader {min(readers)} was killed by signal 9"), "its death noticed")
 
 
 def test_a_stopped_reader_is_replaced(narrow, topic):
     """It would not take questions ever again, and as long as one poll at a time reads, there is no other reader."""
     narrow.publish(topic, 1)
-    until(lambda: narrow.named("pgpoll-reader"), "a reader")
-    stopped = narrow.named("pgpoll-reader")
+
+    def readers():
+        """Returns the readers, if no process of the manager is about to become one."""
+        pids = narrow.named("pgpoll-reader")
+        return pids if len(children(narrow.manager)) == narrow.worker_count + 1 + len(pids) else None
+
+    stopped = until(readers, "readers")
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     assert narrow.poll(topic, since={topic: "0"}, timeout=60).payloads == [1]

@@ -59,13 +59,6 @@ def end(server):
     until(lambda: is_gone(manager), "the manager gone", 60)
 
 
-def begin_reload(server):
-    """Begins a reload. Returns when the new program is the manager."""
-    before = server.named("pgpoll-forker")
-    os.kill(server.manager, signal.SIGHUP)
-    until(lambda: not server.named("pgpoll-forker") & before, "the next program")
-
-
 def listening(server):
     return server.sql("SELECT host, pid FROM pgpoll.listening")
 
@@ -80,7 +73,7 @@ def test_polls_that_wait_through_a_reload_are_served(topic):
         polls, others = server.wait(topic, polls=4, timeout=60), server.wait(other, polls=2, timeout=60)
         before = server.until_workers()
         server.until_waiting(topic, 4)
-        begin_reload(server)
+        server.begin_reload()
         (newcomer,) = server.wait(late, timeout=60)
         for name in topic, late:
             server.publish(name, name)
@@ -119,7 +112,7 @@ def test_many_reloads_at_once(topic):
     """Reloads wait for each other, so that there are never more than two old managers with their connections."""
     with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
-        begin_reload(server)
+        server.begin_reload()
         for _ in range(20):
             os.kill(server.manager, signal.SIGHUP)
             server.poll(topic)  # so that its loop has run once
@@ -143,7 +136,7 @@ def test_an_old_manager_that_hangs(topic):
     """It is killed, and its workers end."""
     with Server(3, errors=SLOW_START) as server, held_back(server) as let_go:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
-        begin_reload(server)
+        server.begin_reload()
         (old,) = until(lambda: server.named("pgpoll-old"), "the old manager")
         stop(old)
         let_go()
@@ -197,7 +190,7 @@ def test_a_fork_server_that_the_manager_kills_is_not_logged():
 def test_a_killed_old_manager_costs_no_message(topic, held):
     with Server(3, errors=SLOW_START) as server, held_back(server, held) as let_go:
         polls, before = server.wait(topic, polls=3, timeout=60), server.until_workers()
-        begin_reload(server)
+        server.begin_reload()
         (old,) = until(lambda: server.named("pgpoll-old"), "the old manager")
         os.kill(old, signal.SIGKILL)
         until(lambda: is_gone(old), "its end")

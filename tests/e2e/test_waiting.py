@@ -102,19 +102,13 @@ def test_a_gap_that_opens_during_a_wait_is_answered_at_once(server, topic, how):
     """The messages are deleted before they can be read, because the waiting workers are stopped meanwhile."""
     (poll,) = server.wait(topic, timeout=60)
     server.until_waiting(topic)
-    stopped = [server.manager] if server.mode == "managed" else server.worker_pids()
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with server.nobody_delivers():
         server.publish(topic, "nobody has it")
         if how == "prune":
             server.sql("SELECT pgpoll.assign_positions()")
             server.prune(topic)
         else:
             server.sql("TRUNCATE pgpoll.messages")
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
     answer = poll.result(60)
     assert answer.gaps[topic]["reason"] == "expired" and not answer.messages and answer.seconds < 30
     assert not server.poll(topic, since=answer.next_since).gaps
@@ -293,16 +287,10 @@ def test_truncate_of_undelivered_messages(small):
     polls = [small.wait(topic, since=since, timeout=30)[0] for topic in (used, new)]
     small.until_waiting(used)
     small.until_waiting(new)
-    stopped = [small.manager] if small.manager else small.worker_pids()
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with small.nobody_delivers():
         small.publish(used, "lost")
         small.publish(new, "lost")
         small.sql("TRUNCATE pgpoll.messages")
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
     for topic, poll in zip((used, new), polls):
         assert poll.result().seconds < 30
         answers = poll.result(), small.poll(topic, since=since), small.poll(topic, since=since, timeout=1)
