@@ -11,7 +11,6 @@ import shlex
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import threading
@@ -149,14 +148,8 @@ class Server:
         assert code == 0, output
         if WEB != "lighttpd":
             self.front = web.SERVERS[WEB](self.run / "fcgi", self.port).start()
-        if self.mode == "managed":
-            until(self.has_begun, "all workers accept")     # until then the manager answers polls early, so that a worker is free
+        self.until_workers()    # make waits for the first worker that answers
         return self
-
-    def has_begun(self):
-        """Whether all workers accept, by what the manager tells about itself (src/shared/host_state.h)."""
-        state = self.run / "fcgi" / "pgpoll.state"
-        return not state.exists() or struct.unpack_from("q", state.read_bytes(), 5 * 8)[0]
 
     def stop(self):
         self.close_db()
@@ -189,9 +182,7 @@ class Server:
 
     def __enter__(self):
         try:
-            self.start()
-            self.until_workers()    # make waits for the first worker that answers
-            return self
+            return self.start()
         except BaseException:
             self.remove()
             raise
