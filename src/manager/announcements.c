@@ -20,8 +20,11 @@ enum {
 
 static void set_listen_works(struct announcements *announcements, bool works)
 {
-    if (atomic_exchange(&announcements->scoreboard->listen_works, works) != works)
-        latch_wake_stats_writer(announcements->scoreboard);
+    if (atomic_exchange(&announcements->scoreboard->listen_works, works) == works)
+        return;
+    latch_wake_stats_writer(announcements->scoreboard);
+    if (works)
+        notify_throttle_hear(announcements->throttle); /* workers rely on the manager from a look on */
 }
 
 /* Reads the hash at the beginning of digits. Returns false if there is none. */
@@ -70,8 +73,6 @@ static void take_notification(struct announcements *announcements, const PGnotif
 {
     if (strcmp(notification->relname, announcements->self_channel) == 0) {
         announcements->heard_ms = clock_monotonic_ms();
-        if (!atomic_load(&announcements->scoreboard->listen_works))
-            notify_throttle_hear(announcements->throttle); /* workers rely on the manager from a look on */
         set_listen_works(announcements, true);
         if (announcements->is_deaf)
             log_write(LOG_LEVEL_INFO, "LISTEN delivers again");

@@ -349,6 +349,12 @@ static bool needs_now(const struct poll_request *request, const int64_t *positio
 
 /* ---- reading the table */
 
+/* Returns until when a statement may take that begins with the poll. */
+static int64_t statement_deadline_ms(const struct source_shared *source, const struct source_poll *poll)
+{
+    return poll->started_ms + source->config->query_timeout_s * 1000;
+}
+
 /*
  * Waits for a read permit, at least until deadline_ms and for PGPOLL_QUERY_TIMEOUT_S: otherwise a poll with a
  * short timeout would report a database as away that is only busy. If the manager reaches the database, now
@@ -363,8 +369,7 @@ static enum error wait_for_permit(struct source_shared *source, const struct sou
     static const volatile sig_atomic_t never;
     struct interrupts interrupts = *poll->interrupts;
     const int64_t began_ms = clock_monotonic_ms();
-    const int64_t least_ms =
-        clock_max(deadline_ms, poll->started_ms + source->config->query_timeout_s * 1000);
+    const int64_t least_ms = clock_max(deadline_ms, statement_deadline_ms(source, poll));
     int64_t end_ms = least_ms, since_ms = INT64_MAX, due_ms = began_ms;
     enum error error;
 
@@ -510,8 +515,7 @@ static bool is_up_to_date(const struct source_shared *source)
 static int64_t authorize_deadline_ms(const struct source_shared *source, const struct source_poll *poll,
                                      int64_t deadline_ms)
 {
-    return clock_max(clock_max(deadline_ms, poll->deadline_ms),
-                     poll->started_ms + source->config->query_timeout_s * 1000);
+    return clock_max(clock_max(deadline_ms, poll->deadline_ms), statement_deadline_ms(source, poll));
 }
 
 /*
@@ -522,9 +526,8 @@ static int64_t authorize_deadline_ms(const struct source_shared *source, const s
 static int64_t first_read_deadline_ms(const struct source_shared *source, const struct source_poll *poll,
                                       int64_t deadline_ms)
 {
-    const int64_t least_ms = poll->started_ms + source->config->query_timeout_s * 1000;
-
-    return manager_numbers(source) ? clock_max(deadline_ms, least_ms) : deadline_ms;
+    return manager_numbers(source) ? clock_max(deadline_ms, statement_deadline_ms(source, poll))
+                                   : deadline_ms;
 }
 
 /*
