@@ -62,7 +62,7 @@ class Tabs:
     def __init__(self, driver, server):
         self.driver, self.server = driver, server
         self.first, self.all = driver.current_window_handle, []
-        self.began, self.network_changed = time.monotonic(), False
+        self.began = time.monotonic()
 
     def address(self, topics, url=None, **options):
         fields = [*(("topic", topic) for topic in topics), ("options", json.dumps(options)), *([("url", url)] if url else [])]
@@ -90,11 +90,8 @@ class Tabs:
             until(lambda: self.run(tab, "return window.opened") > 0, "a first answer")
 
     def errors(self, tab):
-        """What the client complained about. That it was refused while the machine stood still is no fault, nor that Chromium ended its request
-        because another test gave this machine a network interface."""
-        found = [error for error in self.run(tab, "return window.errors") if not (error.startswith("503") and stood_still(self.began))]
-        self.network_changed |= any("net::ERR_NETWORK_CHANGED" in entry["message"] for entry in self.driver.get_log("browser"))
-        return [error for error in found if not (self.network_changed and error.strip() in ("Failed to fetch", "network error"))]
+        """What the client complained about. That it was refused while the machine stood still is no fault."""
+        return [error for error in self.run(tab, "return window.errors") if not (error.startswith("503") and stood_still(self.began))]
 
     def leader(self):
         """The tab that has the lock."""

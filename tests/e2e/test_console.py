@@ -96,10 +96,8 @@ class Page:
             "features": [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]})
 
     def errors(self):
-        """Returns the browser's errors since the last call. Another test may give this machine a network interface, for which Chromium ends all
-        requests."""
+        """Returns the browser's errors since the last call."""
         found = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE" and not self.is_allowed(entry)]
-        found = [error for error in found if "net::ERR_NETWORK_CHANGED" not in error]
         refusals = [error for error in found if "status of 503" in error]
         return [error for error in found if error not in refusals] if refusals and stood_still(self.began) else found
 
