@@ -44,9 +44,10 @@ def say(text):
 class Kept(Pgpoll):
     """pgpoll with so many messages in so many topics."""
 
-    def __init__(self, directory, messages, topics):
+    def __init__(self, directory, messages, topics, shared_buffers):
         super().__init__(directory / f"kept-{messages}-{topics}", 30)
         self.title, self.messages, self.topics = f"{messages:,} in {topics:,} topics", messages, topics
+        self.shared_buffers = shared_buffers
         self.dice, self.longest_ms = random.Random(5), []
 
     def __enter__(self):
@@ -56,6 +57,8 @@ class Kept(Pgpoll):
             say(f"filling {self.title}")
             self.fill()
             self.note_size()
+            if self.shared_buffers:
+                self.warm_up()
             say(f"{self.full_bytes / 2**30:.1f} GiB in {time.monotonic() - began:.0f} s")
         except BaseException:
             self.__exit__()
@@ -83,6 +86,14 @@ class Kept(Pgpoll):
         self.sql("ALTER SYSTEM RESET ALL")
         self.sql("SELECT pg_reload_conf()")
         os.sync()
+
+    def warm_up(self):
+        """Restarts with shared_buffers of that size, and reads all tables and indexes into them."""
+        self.sql(f"ALTER SYSTEM SET shared_buffers = '{self.shared_buffers}'")
+        self.server.stop()
+        self.server.start()
+        self.sql("CREATE EXTENSION pg_prewarm")
+        self.sql("SELECT pg_prewarm(c.oid) FROM pg_class c WHERE relnamespace = 'pgpoll'::regnamespace AND relkind IN ('r', 'i')")
 
     def vacuum(self):
         """While less than 2 % of the pages have dead rows, VACUUM by itself would put off the indexes, and with them the rows' space."""
@@ -164,7 +175,7 @@ def kept(bench):
     publishing = bench.table("kept_publishing", f"Publishing, {writers} writers, while prune_topics() deletes, by the rate before", "×", "more")
     disk = bench.table("kept_disk", "What the tables grow by when as many messages come as were pruned, by the space that those had", "×")
     with contextlib.ExitStack() as stack:
-        few, *many = (stack.enter_context(Kept(bench.directory, *size)) for size in sizes.kept)
+        few, *many = (stack.enter_context(Kept(bench.directory, *size, sizes.shared_buffers)) for size in sizes.kept)
 
         def add(table, what, measure, large=many):
             """Each of the large ones and the small one, one after the other."""

@@ -36,6 +36,7 @@ class Sizes:
         many = int(os.environ.get("KEPT") or (5000 if quick else 1_000_000))
         # Messages and topics. The first has few.
         self.kept = ((2000, 20), (many, 1000)) if quick else ((100_000, 100), (many, 1000), (many, min(many, 1_000_000)))
+        self.shared_buffers = os.environ.get("SHARED_BUFFERS")
         self.kept_statements = 20 if quick else 300
         self.hosts = (2,) if quick else (4, *map(int, os.environ.get("HOSTS", "").split()))
         self.quiet_s = 2 if quick else 65

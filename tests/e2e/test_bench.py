@@ -36,7 +36,8 @@ def bench(disk, out, parts):
     """Starts a quick run. If it still runs at the end, interrupts it as Ctrl-C in a terminal does."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     with (out / "output").open("w") as output:
-        make = subprocess.Popen(["make", "-s", "-C", ROOT, "bench", "QUICK=1", f"BENCH={parts}", f"OUT={out}", f"BENCH_DIR={disk}"], env=env,
+        make = subprocess.Popen(["make", "-s", "-C", ROOT, "bench", "QUICK=1", f"BENCH={parts}", f"OUT={out}", f"BENCH_DIR={disk}",
+                                 "SHARED_BUFFERS=64MB"], env=env,
                                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     try:
         yield make
