@@ -1,7 +1,5 @@
 #include "shared/read_permits.h"
 
-#include "core/clock.h"
-#include "core/wait.h"
 #include "shared/latch.h"
 
 #include <limits.h>
@@ -12,12 +10,7 @@ enum {
     HAS_PERMIT = 1,
     FIRST_TICKET = 2,
     /* Each attempt to hand out a permit fails only because others do the same, or a worker is broken. */
-    MOST_ATTEMPTS = 200,
-    /*
-     * How long a worker that waits sleeps at most: another one may have been killed between giving it a
-     * permit and waking it, or may have written wrong values.
-     */
-    LOOK_MS = 1000
+    MOST_ATTEMPTS = 200
 };
 
 /* Returns the worker that has waited longest for a permit and sets *ticket, or returns -1 if none waits. */
@@ -128,24 +121,13 @@ static void enter_queue(struct scoreboard *scoreboard, int worker)
         turn, &seen, FIRST_TICKET + atomic_fetch_add(&scoreboard->workers->read_tickets, 1) % MAX_TICKETS);
 }
 
-enum error read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms,
-                             const struct interrupts *interrupts)
+bool read_permits_take(struct scoreboard *scoreboard, int worker)
 {
-    _Atomic int *woken = &scoreboard_slot(scoreboard, worker)->woken;
-
-    for (;;) {
-        const int64_t look_ms = clock_monotonic_ms() + LOOK_MS;
-        enum error error;
-
-        enter_queue(scoreboard, worker);
-        hand_out(scoreboard);
-        (void)atomic_exchange(woken, 0); /* acquires what the waker wrote */
-        if (read_permits_has(scoreboard, worker))
-            return ERROR_NONE;
-        error = wait_for_event(interrupts, -1, 0, clock_min(look_ms, deadline_ms));
-        if (error && (error != ERROR_TIMEOUT || deadline_ms <= look_ms))
-            return error;
-    }
+    enter_queue(scoreboard, worker);
+    hand_out(scoreboard);
+    /* Acquires what the waker wrote. */
+    (void)atomic_exchange(&scoreboard_slot(scoreboard, worker)->woken, 0);
+    return read_permits_has(scoreboard, worker);
 }
 
 void read_permits_return(struct scoreboard *scoreboard, int worker)

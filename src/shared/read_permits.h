@@ -22,9 +22,6 @@
 #include "shared/scoreboard.h"
 
 #include <stdbool.h>
-#include <stdint.h>
-
-struct interrupts;
 
 /* Returns how many permits are taken: 0 to scoreboard->read_permits. */
 int read_permits_taken(const struct scoreboard *scoreboard);
@@ -36,13 +33,12 @@ int read_permits_taken(const struct scoreboard *scoreboard);
 void read_permits_allow(struct scoreboard *scoreboard, int count);
 
 /*
- * For a worker: takes a permit, sleeping until the worker's turn has come. Returns ERROR_NONE when it has
- * one, or an error of wait_for_event() (ERROR_TIMEOUT: deadline_ms, monotonic, has come first). After an
- * error the worker keeps its place in the queue, and may get a permit at any time: call this again, or
- * return it.
+ * For a worker: enters the queue, unless the worker is in it, and returns whether the worker holds a permit. If
+ * not, the worker is woken when it gets one: call this again then, and once a second meanwhile, since the one
+ * who gives the permit may be killed before it wakes the worker, and a broken worker may write wrong values.
+ * Or leave the queue with read_permits_return().
  */
-enum error read_permits_take(struct scoreboard *scoreboard, int worker, int64_t deadline_ms,
-                             const struct interrupts *interrupts);
+bool read_permits_take(struct scoreboard *scoreboard, int worker);
 
 /*
  * Returns the worker's permit, if it holds one, to the worker that waits longest, or gives up the

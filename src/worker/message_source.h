@@ -34,11 +34,11 @@ struct source_poll {
     int64_t started_ms; /* monotonic, as all times in this file */
     int64_t deadline_ms;
     /*
-     * A read that waits for its turn calls this when it does not come at once, and then at *due_ms, which
-     * it sets. since_ms: when the wait for the turn began; INT64_MAX: the head must not be sent because
-     * of it. A poll that has cursors to answer with sends the head after a while, and then heartbeats.
-     * Once the head is sent, sets the client_fd of interrupts, so that the wait ends when the client
-     * disconnects. Returns false if the client has disconnected.
+     * A read that waits for its turn calls this when it does not come at once, and again at *due_ms at
+     * the latest, which this sets. since_ms: when the wait for the turn began; INT64_MAX: the head must not
+     * be sent because of it. A poll that has cursors to answer with sends the head after a while, and then
+     * heartbeats. Once the head is sent, sets the client_fd of interrupts, so that the wait ends when the
+     * client disconnects. Returns false if the client has disconnected.
      */
     bool (*attend)(struct poll_waiter *waiter, int64_t since_ms, struct interrupts *interrupts,
                    int64_t *due_ms);

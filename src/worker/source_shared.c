@@ -21,7 +21,7 @@ enum {
     QUICK_READ_MS = 500, /* a poll that has a permit may read this long, even after its deadline */
     /* a poll may wait for its turn to read until this long after its deadline: HTTP clients allow for 10 s */
     BUSY_MS = 8 * 1000,
-    STATE_LOOK_MS = 1000,  /* how often a poll that waits for its turn checks whether the manager numbers */
+    LOOK_MS = 1000,        /* how often a poll that waits for its turn looks for it without being woken */
     LAST_WORD_MS = 100,    /* an answer may arrive this long after the deadline of the question */
     DRAINED_ASK_MS = 3000, /* how long a worker that is told to end waits for its manager */
     NAMES_KEPT_BYTES = 64 * 1024 /* after a question, names that take more than this are freed */
@@ -370,26 +370,30 @@ static enum error wait_for_permit(struct source_shared *source, const struct sou
     struct interrupts interrupts = *poll->interrupts;
     const int64_t began_ms = clock_monotonic_ms();
     const int64_t least_ms = clock_max(deadline_ms, statement_deadline_ms(source, poll));
-    int64_t end_ms = least_ms, since_ms = INT64_MAX, due_ms = began_ms;
-    enum error error;
+    int64_t end_ms = least_ms, since_ms = INT64_MAX, due_ms;
 
     interrupts.client_fd = -1;
-    for (;;) {
+    while (!read_permits_take(source->scoreboard, source->worker)) {
+        enum error error;
+
         if (interrupts.drain != &never && manager_numbers(source)) {
             since_ms = authorize ? INT64_MAX : began_ms;
             end_ms = clock_max(least_ms, poll->deadline_ms + BUSY_MS);
         }
-        due_ms = clock_min(clock_min(due_ms, clock_monotonic_ms() + STATE_LOOK_MS), end_ms);
-        error = read_permits_take(source->scoreboard, source->worker, due_ms, &interrupts);
+        if (clock_monotonic_ms() >= end_ms)
+            return ERROR_TIMEOUT;
+        if (!poll->attend(poll->waiter, since_ms, &interrupts, &due_ms))
+            return ERROR_CLIENT_GONE;
+        due_ms = clock_min(due_ms, clock_monotonic_ms() + LOOK_MS);
+        error = wait_for_event(&interrupts, -1, 0, clock_min(due_ms, end_ms));
+        if (error == ERROR_CLIENT_GONE)
+            return error;
         if (error == ERROR_DRAINED) {
             interrupts.drain = &never;
             end_ms = least_ms;
-        } else if (error != ERROR_TIMEOUT || clock_monotonic_ms() >= end_ms) {
-            return error;
-        } else if (!poll->attend(poll->waiter, since_ms, &interrupts, &due_ms)) {
-            return ERROR_CLIENT_GONE;
         }
     }
+    return ERROR_NONE;
 }
 
 /*

@@ -2,7 +2,6 @@
 #include "manager/inspection.h"
 
 #include "core/log.h"
-#include "core/wait.h"
 #include "expect.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
@@ -149,8 +148,6 @@ static void counts_are_corrected(void)
 /* Others read while a worker is stopped. When it continues, it may hold a permit as before. */
 static void a_stopped_worker_keeps_no_permit(void)
 {
-    static volatile sig_atomic_t never;
-    const struct interrupts interrupts = { .client_fd = -1, .drain = &never, .woken = &never };
     siginfo_t info = { 0 };
     pid_t stopped, reads;
 
@@ -158,7 +155,7 @@ static void a_stopped_worker_keeps_no_permit(void)
     stopped = start(4);
     reads = start(5);
     for (int i = 4; i <= 6; i++)
-        (void)read_permits_take(scoreboard, i, 0, &interrupts);
+        (void)read_permits_take(scoreboard, i);
     (void)inspect(NOW_MS);
     CU_ASSERT(read_permits_has(scoreboard, 4) && read_permits_has(scoreboard, 5));
     CU_ASSERT_EQUAL(inspection_due_ms(&inspection), NOW_MS + 1000);
@@ -168,12 +165,12 @@ static void a_stopped_worker_keeps_no_permit(void)
     (void)inspect(NOW_MS + 1000);
     CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
     CU_ASSERT(!read_permits_has(scoreboard, 4) && read_permits_has(scoreboard, 5));
-    CU_ASSERT_EQUAL(read_permits_take(scoreboard, 6, 0, &interrupts), ERROR_NONE);
+    CU_ASSERT_TRUE(read_permits_take(scoreboard, 6));
     (void)kill(stopped, SIGCONT);
     CU_ASSERT_EQUAL_FATAL(waitid(P_PID, (id_t)stopped, &info, WCONTINUED | WNOWAIT), 0);
     read_permits_return(scoreboard, 4); /* it has ended its read */
     read_permits_return(scoreboard, 5);
-    CU_ASSERT_EQUAL(read_permits_take(scoreboard, 4, 0, &interrupts), ERROR_NONE);
+    CU_ASSERT_TRUE(read_permits_take(scoreboard, 4));
     (void)inspect(NOW_MS + 2000);
     CU_ASSERT(read_permits_has(scoreboard, 4) && read_permits_has(scoreboard, 6));
     CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 2);
@@ -210,13 +207,11 @@ static pid_t start_stopped_grandchild(int worker)
 /* After a reload, an old manager's workers are children of the new one. */
 static void a_stopped_worker_of_an_old_manager_keeps_no_permit(void)
 {
-    static volatile sig_atomic_t never;
-    const struct interrupts interrupts = { .client_fd = -1, .drain = &never, .woken = &never };
     pid_t parent;
 
     begin();
     parent = start_stopped_grandchild(4);
-    (void)read_permits_take(scoreboard, 4, 0, &interrupts);
+    (void)read_permits_take(scoreboard, 4);
     CU_ASSERT(log_open("/dev/null", LOG_LEVEL_INFO, "test"));
     (void)inspect(NOW_MS);
     CU_ASSERT(log_open("stderr", LOG_LEVEL_INFO, "test"));
