@@ -156,12 +156,14 @@ static void copy_starts(struct poll_waiter *waiter, bool first)
 
 /*
  * Whether the poll has a cursor for each topic to answer with. first: no read has succeeded yet, so these are
- * the client's own.
+ * the client's own. A poll that does not wait asks what there is now, so it is not answered without a read.
  */
 static bool has_cursors(const struct poll_waiter *waiter, bool first)
 {
     const struct poll_request *request = waiter->poll.request;
 
+    if (first && request->timeout_s == 0)
+        return false;
     for (int i = 0; first && i < request->topic_count; i++)
         if (request->topics[i].cursor.kind != CURSOR_MESSAGE)
             return false;
@@ -256,8 +258,7 @@ static enum error read_page(struct poll_waiter *waiter, enum source_read how)
     const bool first = how & SOURCE_AUTHORIZE;
     enum error error;
 
-    /* A poll that does not wait asks what there is now, so it is not answered without having read. */
-    waiter->can_begin_wait = waiter->poll.request->timeout_s > 0 && has_cursors(waiter, first);
+    waiter->can_begin_wait = has_cursors(waiter, first);
     error = try_until_done(waiter, (struct attempt){ NULL, how });
     if (!error)
         copy_starts(waiter, first);

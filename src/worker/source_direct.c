@@ -184,7 +184,7 @@ static void note_lost(struct source_direct *source, enum error error)
 }
 
 static enum error direct_read(struct message_source *base, const struct source_poll *poll,
-                              enum source_read how, const int64_t *positions, struct page *page,
+                              enum source_read how, int64_t *positions, struct page *page,
                               int64_t deadline_ms)
 {
     struct source_direct *source = (struct source_direct *)base;

@@ -570,9 +570,20 @@ static enum error prepare(struct source_shared *source, const struct source_poll
     return error == ERROR_TIMEOUT ? ERROR_DATABASE_AWAY : error;
 }
 
+/*
+ * Keeps where "now" is: if the table cannot be read, another attempt must not start at a later now, and pass
+ * over what was committed meanwhile.
+ */
+static void keep_now(const struct source_shared *source, int topic_count, int64_t *positions)
+{
+    for (int i = 0; i < topic_count; i++)
+        if (positions[i] == CATCH_UP_FROM_NOW)
+            positions[i] = source->starts[i];
+}
+
 /* Reads for a user who may poll. */
 static enum error read_allowed(struct source_shared *source, const struct source_poll *poll, bool subscribe,
-                               const int64_t *positions, struct page *page, int64_t deadline_ms)
+                               int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     const struct poll_request *request = poll->request;
     const bool known = find_topics(source, request);
@@ -592,6 +603,7 @@ static enum error read_allowed(struct source_shared *source, const struct source
     error = prepare(source, poll, known, source->starts, deadline_ms, &asked, &number);
     if (error)
         return error;
+    keep_now(source, request->topic_count, positions);
 
     /*
      * If a poll that waits had to ask, its topics were removed from the ring meanwhile. They now have other
@@ -613,7 +625,7 @@ static enum error read_allowed(struct source_shared *source, const struct source
 }
 
 static enum error shared_read(struct message_source *base, const struct source_poll *poll,
-                              enum source_read how, const int64_t *positions, struct page *page,
+                              enum source_read how, int64_t *positions, struct page *page,
                               int64_t deadline_ms)
 {
     struct source_shared *source = (struct source_shared *)base;

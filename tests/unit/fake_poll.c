@@ -64,8 +64,7 @@ static bool wait_for_turn(struct fake_poll *poll, const struct source_poll *aske
 }
 
 static enum error fake_read(struct message_source *source, const struct source_poll *asked,
-                            enum source_read how, const int64_t *positions, struct page *page,
-                            int64_t deadline_ms)
+                            enum source_read how, int64_t *positions, struct page *page, int64_t deadline_ms)
 {
     struct fake_poll *poll = of_source(source);
     const struct fake_step *step = next_step(poll, FAKE_READ, deadline_ms);

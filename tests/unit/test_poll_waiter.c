@@ -27,6 +27,7 @@
 
 #define BODY "{\"topics\":[\"a\"],\"timeout\":10}"
 #define SINCE_5 "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":" ID(5) "}}"
+#define SINCE_5_AT_ONCE "{\"topics\":[\"a\"],\"timeout\":0,\"since\":{\"a\":" ID(5) "}}"
 
 /*
  * Expects that the poll ended with error and this number of messages. next is the cursor of its only topic
@@ -437,6 +438,26 @@ static void a_drain_ends_the_retries_of_a_poll_with_cursors(void)
     fake_poll_release(&poll);
 }
 
+/* Its answer says what there is now, so it must not say that there is nothing without a read. */
+static void a_drain_answers_no_poll_with_timeout_0_unread(void)
+{
+    static const struct fake_step away[] = { { AUTHORIZES, AWAY, .takes_ms = 100, .repeat = true } };
+    static const struct fake_step back[] = { { AUTHORIZES, AWAY }, { AUTHORIZES, MESSAGE } };
+    struct fake_poll poll;
+
+    fake_poll_init(&poll, SINCE_5_AT_ONCE);
+    poll.drain = 1;
+    FAKE_POLL_RUN(&poll, away);
+    expect_end(&poll, ERROR_DATABASE_AWAY, 0, NULL);
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, SINCE_5_AT_ONCE);
+    poll.drain = 1;
+    FAKE_POLL_RUN(&poll, back);
+    expect_end(&poll, ERROR_NONE, 1, ID(6));
+    fake_poll_release(&poll);
+}
+
 /* ---- waiting for a turn to read */
 
 /* The head is sent after a while, and from then on the source watches the client. */
@@ -685,6 +706,7 @@ CU_TestInfo poll_waiter_tests[] = {
       away_until_the_deadline_is_an_empty_answer_after_it },
     { "no attempt outlasts the poll by much", no_attempt_outlasts_the_poll_by_much },
     { "a drain ends the retries of a poll with cursors", a_drain_ends_the_retries_of_a_poll_with_cursors },
+    { "a drain answers no poll with timeout 0 unread", a_drain_answers_no_poll_with_timeout_0_unread },
     { "a poll that waits for its turn begins to wait", a_poll_that_waits_for_its_turn_begins_to_wait },
     { "a client that left before its turn ends the poll", a_client_that_left_before_its_turn_ends_the_poll },
     { "without a turn the cursors stay as they were", without_a_turn_the_cursors_stay_as_they_were },

@@ -788,6 +788,26 @@ static void a_table_that_is_not_read(void)
     close_host(&host);
 }
 
+/* The poll reads from where "now" was when that was found, although the table could not be read then. */
+static void now_stays_where_it_was_found(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\",\"b\"", LONG_MS);
+    host.positions[1] = START - 1;
+    start_manager(&host);
+    start_reader(&host, ERROR_DATABASE_AWAY);
+    FAIL_TO_READ(&host, SOURCE_AUTHORIZE, ERROR_DATABASE_AWAY);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.asked_position, START);
+    append(&host, "a", START + 1, "committed since");
+    start_reader(&host, ERROR_NONE);
+    READ(&host, SOURCE_AUTHORIZE, TABLE_MESSAGE);
+    join_reader(&host);
+    CU_ASSERT_EQUAL(host.asked_position, START);
+    close_host(&host);
+}
+
 /* ---- how a wait ends */
 
 static void deliver(struct host *host)
@@ -1651,6 +1671,7 @@ CU_TestInfo source_shared_tests[] = {
     { "a topic that nobody waits for", a_topic_that_nobody_waits_for },
     { "the last few are read from the table", the_last_few_are_read_from_the_table },
     { "a table that is not read", a_table_that_is_not_read },
+    { "now stays where it was found", now_stays_where_it_was_found },
     { "a table out of reach: the manager is asked", a_table_out_of_reach },
     { "a wait is ended by a message", by_a_message },
     { "a wait is ended by a message before it", by_a_message_before_it },
