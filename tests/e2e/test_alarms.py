@@ -12,7 +12,7 @@ RULES = ROOT / "deploy/prometheus/pgpoll.rules.yml"
 ALARMS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.M)
 
 MINUTES = 60
-# What a host without a problem tells, a minute each: the value at first and what is added, as in promtool.
+# What a host without a problem tells, a minute each: the value at first and what is added, as in promtool. Or all values, with spaces.
 HEALTHY = {
     'up': "1", 'pgpoll_build_info{version="1"}': "1", 'pgpoll_database_up': "1", 'pgpoll_database_timeline': "2", 'pgpoll_manager_up': "1", 'pgpoll_listener_up': "1",
     'pgpoll_workers': "500", 'pgpoll_workers_free': "300", 'pgpoll_statistics_age_seconds': "1", 'pgpoll_notification_queue_used_ratio': "0",
@@ -32,6 +32,9 @@ CASES = [
     (None, {'pgpoll_manager_up': "0", 'pgpoll_listener_up': None}),     # workers without a manager
     ("PgpollDatabaseAway", AWAY),
     ("PgpollListenerDown", {'pgpoll_listener_up': "0"}),
+    ("PgpollListenerDown", {'pgpoll_listener_up': "0" + " 0 1 0" * 20}),     # as behind PgBouncer
+    (None, {'pgpoll_listener_up': "1" + " 1" * 57 + " 0 1"}),    # a restart
+    (None, {'pgpoll_database_up': "1" + " 0" * 57 + " 1 1", 'pgpoll_listener_up': "1" + " 0" * 58 + " 1"}),   # the database is back
     ("PgpollStatisticsOld", {'pgpoll_statistics_age_seconds': "0+60"}),
     (None, {'pgpoll_statistics_age_seconds': "0+60", 'pgpoll_workers_free': "500"}),    # no polls
     ("PgpollPollsFail", {'pgpoll_polls_total{outcome="database_away"}': "0+1"}),
@@ -53,7 +56,7 @@ def series(instance, differences, minutes):
             metric, _, labels = name.partition("{")
             host = "" if metric in ("up", "pgpoll_notification_queue_used_ratio") else f'host="{instance}",'
             yield {"series": f'{metric}{{job="pgpoll",instance="{instance}",{host}{labels or "}"}',
-                   "values": values + ("" if "+" in values else "+0") + f"x{minutes}"}
+                   "values": values if " " in values else values + ("" if "+" in values else "+0") + f"x{minutes}"}
 
 
 def firing(alarm, differences):

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from between import wire
 from hosts import HEALTH, Host, ask
-from server import MODE, POLL, STALL_S, STATS, Postgres, Server, until
+from server import METRICS, MODE, POLL, STALL_S, STATS, Postgres, Server, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="a worker without a manager has no health")
 AWAY_S = 1 + STALL_S     # a manager that reloads counts as away until it is connected
@@ -95,6 +96,15 @@ def test_a_reload_without_a_program(host):
     assert host.health() == (200, "ok") and host.poll_status() == 200
 
 
+def test_a_reload_with_a_wrong_setting(host):
+    """It fails, with the reason, and nothing is reloaded."""
+    old = workers(host)
+    done = subprocess.run([host.server.run / "bin/pgpoll.fcgi", "--reload", str(host.manager.pid)], capture_output=True, text=True,
+                          env={**host.environment, "PGPOLL_LOG": "stderr", "PGPOLL_STATE_DIR": str(host.home), "PGPOLL_WORKERS": "25000"})
+    assert done.returncode == 1 and "PGPOLL_WORKERS=25000: must be a whole number from 0 to 20000" in done.stderr
+    assert host.poll_status() == 200 and workers(host) == old
+
+
 def test_the_database_is_away(host):
     """A short absence is nothing; polls wait meanwhile."""
     postgres, began = Postgres(host.server), time.monotonic()
@@ -164,6 +174,21 @@ def test_drain(host, topic):
     assert host.manager.wait(20) == 0 and host.health() == (503, "stopped")
     pathlib.Path(host.home / "pgpoll.state").unlink()
     assert host.health() == (503, "no_manager")
+
+
+def test_listen_delivers_nothing(database):
+    """The host says so in its metrics, and stays healthy, because messages come all the same, a few seconds late."""
+    def metrics(host):
+        return {name: int(value) for name, value in re.findall(r"^pgpoll_(database_up|manager_up|listener_up)\S* (\d)$", ask(host.port, "GET", METRICS)[2], re.M)}
+
+    with wire(database) as (line, home), Host(database, "deaf", workers=1, PGHOST=home) as host:
+        up = {"database_up": 1, "manager_up": 1, "listener_up": 1}
+        until(lambda: metrics(host) == up, "all up", 20)
+        line.deaf = True
+        until(lambda: metrics(host) == {**up, "listener_up": 0}, "LISTEN delivers nothing", 20 + STALL_S)
+        assert host.health() == (200, "ok")
+        line.deaf = False
+        until(lambda: metrics(host) == up and "LISTEN delivers again" in host.log(), "LISTEN delivers again", 20 + STALL_S)
 
 
 def test_a_restart_forgets_the_timeline(database):

@@ -187,6 +187,7 @@ def test_the_manager_is_blocked_by_a_lock(own):
         cursor.execute("LOCK TABLE pgpoll.feed_lock")
         own.publish(new_topic(), 1)
         logged(own, "warning: cannot give positions to new messages, reconnecting: ")
+        until(lambda: "pgpoll.feed_lock" in {row["waits_for"] for row in ask(own, command("SELECT waits_for, blocked_by"))}, "its wait is shown", 30)
         holder.rollback()
     holder.close()
 

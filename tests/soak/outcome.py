@@ -15,7 +15,7 @@ ANSWERED = (200, "left")
 class Outcome:
     """doubled_early: of the doubled, those that were published more than a second before the fault. errors: polls by HTTP status, or "cut" for
     those that failed otherwise. latest: how many seconds after its timeout a poll ended. first: by host, the seconds from the fault to the first
-    answer with a message that was published after it. complaints: those of Check."""
+    answer with a message that was published after it. complaints: those of Check, and of polls that were refused before their time."""
     name: str
     lost: int
     doubled: int
@@ -65,12 +65,19 @@ def first_delivery(clients, sent, host, since, done):
                 and any(text in sent and sent[text].began > done for _, _, text in poll.messages)), default=None)
 
 
+def is_hasty(poll):
+    """Whether pgpoll refused a poll before its time was over, and so did not hold it until the database may have been back. (What HAProxy answers
+    by itself is no JSON.)"""
+    return poll.status == 503 and poll.said.startswith("{") and poll.ended - poll.began < poll.timeout
+
+
 def judge(name, load, hosts, since, done, survivors=None):
     """hosts: their addresses, by name. since, done: when the fault began and was complete, by name. survivors: the texts that are left, where
     the database itself lost some."""
     sent = {sent.text: sent for sent in load.sent}
     complaints = Check(load.sent, load.clients, load.outages, several_hosts=True, survivors=survivors).complaints
     polls = [poll for client in load.clients for poll in client.polls]
+    complaints += [f"hasty: {poll.host} refused a poll after {poll.ended - poll.began:.2f} of {poll.timeout} s" for poll in polls if is_hasty(poll)]
     twice = [text for client in load.clients for text in doubled(client)]
     early = [text for text in twice if text in sent and sent[text].began < min(since.values()) - 1]
     outcome = Outcome(name, sum(complaint.startswith(("lost", "stuck")) for complaint in complaints),

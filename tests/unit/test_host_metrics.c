@@ -96,6 +96,17 @@ static void a_host_whose_database_is_away(void)
                    "0\nstatistics_age_seconds{host=\"h\"} 90\n");
 }
 
+static void a_host_to_which_listen_delivers_nothing(void)
+{
+    struct host_values values = serving();
+    char *text;
+
+    values.of[HOST_LISTEN_WORKS] = 0;
+    text = written(&(struct host_metrics){ "h", HOST_DATABASE_UP, true, &values });
+    CU_ASSERT(strstr(text, "\npgpoll_listener_up{host=\"h\"} 0\n") != NULL);
+    free(text);
+}
+
 static void a_host_whose_manager_has_ended_or_died(void)
 {
     struct host_values values = serving();
@@ -155,6 +166,7 @@ CU_TestInfo host_metrics_tests[] = {
     { "a host that serves", a_host_that_serves },
     { "the timeline is shown if it is known", the_timeline_is_shown_if_it_is_known },
     { "a host whose database is away", a_host_whose_database_is_away },
+    { "a host to which LISTEN delivers nothing", a_host_to_which_listen_delivers_nothing },
     { "a host whose manager has ended or died", a_host_whose_manager_has_ended_or_died },
     { "a host without a manager", a_host_without_a_manager },
     { "a database that was not asked is as the manager knows it",
