@@ -277,6 +277,16 @@ def test_installing_again_and_removing_keep_the_settings(tmp_path):
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [settings]
 
 
+@pytest.mark.parametrize("goal", ["install", "uninstall"])
+def test_a_directory_with_a_blank_in_its_name_is_refused(tmp_path, goal):
+    mine = tmp_path / "my"
+    mine.write_text("mine")
+    done = subprocess.run(["make", "-s", "-C", ROOT, goal, f"DESTDIR={tmp_path}/my root"], check=False, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True)
+    assert done.returncode != 0 and "must not contain blanks" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == [mine] and mine.read_text() == "mine"
+
+
 def test_sample_settings_are_those_of_help(database, installed):
     told = dict(re.findall(r"^  (PGPOLL_\w+) .*\n +\(default (.*?)[,)]", help_of(database), re.M))
     named = re.findall(r"^  (PGPOLL_[A-Z_]+) ", help_of(database), re.M)
