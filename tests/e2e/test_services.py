@@ -154,6 +154,7 @@ def test_without_a_supervisor(database, place):
             waiting = [door.poll_later(topic, timeout=30) for _ in range(3)]
             database.until_waiting(topic, 3)
             manager = of(place, "pgpoll.fcgi")[0]
+            assert b"\0HOME=" not in b"\0" + pathlib.Path(f"/proc/{manager}/environ").read_bytes()   # with TLS, libpq looks for certificates there
             os.kill(manager, signal.SIGKILL)
             answers = [poll.result(20) for poll in waiting]
             assert [answer.messages for answer in answers] == [[]] * 3
