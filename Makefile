@@ -204,13 +204,15 @@ lint-tidy: $(TIDY_FILES:%=lint-tidy-%)
 $(TIDY_FILES:%=lint-tidy-%): lint-tidy-%:
 	@said=$$(clang-tidy --quiet $* -- $(filter-out -g -O% -D_FORTIFY%,$(wordlist 2,99,$(COMPILE))) 2>&1) || { echo "$$said"; exit 1; }
 
+# `uninstall` would take one directory with a blank in its name for two others.
+NO_BLANKS = $(if $(word 2,x$(DESTDIR)$(PREFIX)$(UNITDIR)x),$(error DESTDIR, PREFIX and UNITDIR must not contain blanks))
 install: all ## installs under DESTDIR and PREFIX=/usr/local; settings of its services are /etc/default/pgpoll, and stay
-	$(Q)DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) deploy/install $(PROGRAMS)
+	$(NO_BLANKS)$(Q)DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) deploy/install $(PROGRAMS)
 
 INSTALLED := $(addprefix $(DESTDIR)$(PREFIX)/,lib/pgpoll share/pgpoll share/doc/pgpoll sbin/pgpoll-setup sbin/pgpoll-check \
                  lib/sysusers.d/pgpoll.conf share/man/man[78]/pgpoll*.[78]) $(DESTDIR)$(or $(UNITDIR),$(PREFIX)/lib/systemd/system)/pgpoll*
 uninstall: ## removes that; the settings stay
-	$(Q)rm -rf $(INSTALLED)
+	$(NO_BLANKS)$(Q)rm -rf $(INSTALLED)
 
 # Contains only what is committed. All goals except this one work in the unpacked tarball without git.
 dist: ## makes the source tarball of the last commit, build/pgpoll-VERSION.tar.gz

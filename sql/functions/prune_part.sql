@@ -20,7 +20,7 @@ AS $$
 DECLARE
     began constant timestamptz := clock_timestamp();
     -- All topics that match the pattern begin with this text.
-    prefix constant text := coalesce(substring(pattern FROM '^[^%_\\]*'), '');
+    prefix constant text := coalesce(substring(pattern FROM E'^[^%_\\\\]*'), '');
     topic_keep interval;
     topic_last integer;
     oldest bigint;

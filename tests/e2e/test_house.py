@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -148,6 +149,24 @@ def test_as_an_ordinary_user(tmp_path, topic):
         assert owners(server.processes()) == {nobody.pw_uid}
         subprocess.run([*goal, "stop"], check=True, stdin=subprocess.DEVNULL, timeout=120)
         nothing_left_of(server)
+
+
+def test_what_make_run_prints_can_be_pasted(tmp_path):
+    """Also if the directory has a name that a shell would split."""
+    with not_started() as server:
+        run = server.home / "it's mine"
+        goal = ["make", "-s", "-C", ROOT, f"PORT={server.port}", "WORKERS=2", f"MODE={server.mode}", f"RUN={run}"]
+        log = tmp_path / "log"
+        with log.open("w") as output:
+            process = subprocess.Popen([*goal, "run"], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            (command,) = until(lambda: process.poll() is None and re.findall(r"^  (\. .*psql.*)$", log.read_text(), re.M), "what to do next", 120)
+            done = subprocess.run(["sh", "-c", command], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+            assert done.stdout == "INSERT 0 1\n", (command, done)
+        finally:
+            subprocess.run([*goal, "stop"], check=True, stdin=subprocess.DEVNULL, timeout=120)
+            process.wait(60)
+            shutil.rmtree(run.resolve(), ignore_errors=True)    # it may be a link to a directory whose name needs no quotes
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give its rights away")

@@ -154,6 +154,7 @@ def test_without_a_supervisor(database, place):
             waiting = [door.poll_later(topic, timeout=30) for _ in range(3)]
             database.until_waiting(topic, 3)
             manager = of(place, "pgpoll.fcgi")[0]
+            assert b"\0HOME=" not in b"\0" + pathlib.Path(f"/proc/{manager}/environ").read_bytes()   # with TLS, libpq looks for certificates there
             os.kill(manager, signal.SIGKILL)
             answers = [poll.result(20) for poll in waiting]
             assert [answer.messages for answer in answers] == [[]] * 3
@@ -275,6 +276,16 @@ def test_installing_again_and_removing_keep_the_settings(tmp_path):
     assert "/usr/local/lib/pgpoll/pgpoll.fcgi" in (tmp_path / "usr/local/lib/systemd/system/pgpoll.service").read_text()
     subprocess.run(["make", "-s", "-C", ROOT, "uninstall", f"DESTDIR={tmp_path}"], check=True, stdin=subprocess.DEVNULL)
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [settings]
+
+
+@pytest.mark.parametrize("goal", ["install", "uninstall"])
+def test_a_directory_with_a_blank_in_its_name_is_refused(tmp_path, goal):
+    mine = tmp_path / "my"
+    mine.write_text("mine")
+    done = subprocess.run(["make", "-s", "-C", ROOT, goal, f"DESTDIR={tmp_path}/my root"], check=False, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True)
+    assert done.returncode != 0 and "must not contain blanks" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == [mine] and mine.read_text() == "mine"
 
 
 def test_sample_settings_are_those_of_help(database, installed):

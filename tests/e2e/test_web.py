@@ -91,6 +91,26 @@ def test_pgpoll_answers_and_no_file_of_the_web_server(server, path):
     assert server.request("GET", path).headers["X-Content-Type-Options"] == "nosniff"
 
 
+FRONT_CONTROLLER = "RewriteEngine On\nRewriteCond %{REQUEST_FILENAME} !-f\nRewriteRule . /index.html [L]\n"
+
+
+@pytest.mark.skipif(WEB != "apache", reason="the others look for pgpoll's paths first")
+@pytest.mark.parametrize("rules, htaccess", [
+    ("<Directory /var/www/html>\nAllowOverride All\n</Directory>", FRONT_CONTROLLER),
+    ("ProxyPass / http://127.0.0.1:9/", "")], ids=("rewrite", "proxy"))
+def test_a_site_with_rules_for_all_paths(server, topic, rules, htaccess):
+    for is_enabled in False, True:
+        def edit(text):
+            return (web.uncomment(text, "Rules of a site") if is_enabled else text) + rules + "\n"
+        with fronted(server, edit=edit, modules=("rewrite", "proxy_http")) as door:
+            (door.front.home / "www" / "index.html").write_text("the site's")
+            (door.front.home / "www" / ".htaccess").write_text(htaccess)
+            answer = door.request("POST", POLL, json.dumps({"topics": [topic], "timeout": 0}))
+            assert ("next_since" in answer.text) == is_enabled, answer
+            assert [door.ask("GET", path).headers["X-Content-Type-Options"] for path in (STATS, HEALTH)] == ["nosniff" if is_enabled else None] * 2
+            assert ("the site's" in door.ask("GET", "/elsewhere").text) == bool(htaccess)
+
+
 def test_an_operator_lets_a_network_in(server):
     with fronted(server, edit=lambda text: re.sub(r"#(?=.*10\.0\.0\.0/8)", "", text).replace("10.0.0.0/8", "127.0.0.0/30")) as door:
         assert [get(door, path, ELSEWHERE)[0] != 403 for path in (STATS, METRICS)] == [True, True]

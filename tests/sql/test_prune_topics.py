@@ -99,6 +99,17 @@ def test_a_pattern_by_hand(owner):
     assert kept(owner) == {"a": [20, 10], "room.1": [10], "room.2": [10], "room": [10], "z": [20, 10]}
 
 
+def test_a_pattern_where_a_backslash_escapes(owner):
+    """The body of a function is parsed by the settings of the session that calls it first."""
+    fill(owner, "room_1", 30, 10)
+    fill(owner, "room-1", 30, 10)
+    session = connect()
+    run(session, "SET standard_conforming_strings = off")
+    run(session, r"CALL pgpoll.prune_topics('15 min', E'room\\_%')")
+    assert kept(owner) == {"room_1": [10], "room-1": [30, 10]}
+    assert session.notices == []
+
+
 def test_what_the_timer_runs(owner):
     """sql/prune.sql, with rules and without, also where transactions are SERIALIZABLE by default."""
     fill(owner, "audit", 90, 10)
