@@ -11,9 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/*
- * Sizes of texts in a log line, with their NULs. A user's name that does not fit into USER_SIZE is not shown.
- */
+/* Sizes of texts in a log line, with their NULs. A name that does not fit is cut. */
 enum { ID_SIZE = 65, TOPICS_SIZE = 400, USER_SIZE = 300, ACCESS_SIZE = USER_SIZE + 4 * 256 + 64 };
 
 /*
@@ -37,33 +35,29 @@ static void make_id(const FCGX_Request *request, char id[static ID_SIZE])
 }
 
 /*
- * Appends a topic name in quotes, with \xNN for quotes, backslashes and bytes that are not printable ASCII.
- * Returns false and appends nothing if there is no room.
+ * Appends a name in quotes, with \xNN for quotes, backslashes and bytes that are not printable ASCII. If
+ * there is room for a part of it only, cuts it and ends it with three dots. Returns whether it was not cut.
  */
 static bool add_name(char *text, size_t size, const char *name)
 {
-    const size_t before = strlen(text);
-    size_t at = before;
+    static const char last[] = "\\xNN...\""; /* for what there must be room when a character is added */
+    size_t at = strlen(text);
 
-    if (before + 8 > size)
+    if (at + strlen(" \"") + sizeof last > size)
         return false;
-    at += (size_t)snprintf(text + before, size - before, " \"");
-    for (; *name && at + 7 < size; name++) {
+    at += (size_t)snprintf(text + at, size - at, " \"");
+    for (; *name && at + sizeof last <= size; name++) {
         unsigned char c = (unsigned char)*name;
         if (c < ' ' || c > '~' || c == '"' || c == '\\')
             at += (size_t)snprintf(text + at, size - at, "\\x%02x", c);
         else
             text[at++] = *name;
     }
-    if (*name) {
-        text[before] = '\0';
-        return false;
-    }
-    (void)snprintf(text + at, size - at, "\"");
-    return true;
+    (void)snprintf(text + at, size - at, "%s\"", *name ? "..." : "");
+    return !*name;
 }
 
-/* Writes the names of the first topics to text, as many as there is room for. */
+/* Writes the names of the first topics to text, as many as there is room for. The last one may be cut. */
 static void list_topics(const struct poll_request *request, char text[static TOPICS_SIZE])
 {
     text[0] = '\0';
@@ -82,7 +76,7 @@ static void describe_access(const struct poll_waiter *waiter, enum error outcome
     text[0] = '\0';
     if (*waiter->poll.remote_user) {
         (void)snprintf(text, size, ", user");
-        (void)(add_name(text, USER_SIZE, waiter->poll.remote_user) || add_name(text, USER_SIZE, "..."));
+        (void)add_name(text, USER_SIZE, waiter->poll.remote_user);
     }
     if (outcome == ERROR_DENIED && refused >= 0) {
         (void)snprintf(text + strlen(text), size - strlen(text), ", may not poll");

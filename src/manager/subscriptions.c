@@ -134,13 +134,28 @@ int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topi
     return newest;
 }
 
+/* Returns the length of a topic's name as a JSON string. A name has no control characters. */
+static size_t quoted_length(const char *name, size_t length)
+{
+    size_t quoted = length + 2;
+
+    for (size_t i = 0; i < length; i++)
+        quoted += name[i] == '"' || name[i] == '\\';
+    return quoted;
+}
+
 bool subscriptions_quote(struct subscriptions *subscriptions, int topic, const char *name, size_t length)
 {
     struct subscription *subscription = &subscriptions->by_topic[topic];
     struct json_object *string = subscription->quoted ? NULL : json_object_new_string_len(name, (int)length);
+    const char *text = NULL;
+    size_t size = 0;
 
     if (string)
-        subscription->quoted = strdup(json_object_to_json_string_ext(string, JSON_C_TO_STRING_NOSLASHESCAPE));
+        text = json_object_to_json_string_length(string, JSON_C_TO_STRING_NOSLASHESCAPE, &size);
+    /* json-c leaves out what it has no memory for. */
+    if (text && size == quoted_length(name, length))
+        subscription->quoted = strdup(text);
     json_object_put(string);
     return subscription->quoted != NULL;
 }

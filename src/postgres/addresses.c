@@ -140,7 +140,7 @@ static void read_options(struct addresses *addresses, const PQconninfoOption *op
         addresses->id = hash(addresses->id, addresses_option(options, identifying[i]));
     addresses->balanced = strcmp(addresses_option(options, "load_balance_hosts"), "random") == 0;
     addresses->options = (struct addresses_options){
-        .connect_timeout_s = *timeout ? strtol(timeout, NULL, 10) : ADDRESSES_NOT_SET,
+        .connect_timeout_s = *timeout ? clock_min(strtol(timeout, NULL, 10), INT_MAX) : ADDRESSES_NOT_SET,
         .prefer_standby = strcmp(addresses_option(options, "target_session_attrs"), "prefer-standby") == 0,
         .keepalives_idle = *addresses_option(options, "keepalives_idle"),
         .keepalives_interval = *addresses_option(options, "keepalives_interval"),

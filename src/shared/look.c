@@ -33,6 +33,24 @@ void look_begin(struct scoreboard *scoreboard)
     (void)atomic_fetch_add(&scoreboard->manager->looks_begun, 1);
 }
 
+/*
+ * Takes a worker out of lookers and wakes it, unless it has asked since look_begin() and so waits for the
+ * look after this one. It may ask at this very moment, and writes its number before it sets its bit. So the
+ * bit is cleared first, and the number is read after that.
+ */
+static void end_wait(struct scoreboard *scoreboard, int worker, uint64_t ended)
+{
+    _Atomic uint64_t *word = &scoreboard->lookers[worker / SCOREBOARD_WORD_BITS];
+
+    (void)atomic_fetch_and(word, ~scoreboard_bit(worker));
+    if (worker >= scoreboard->worker_count) /* a broken worker has set the bit */
+        return;
+    if (atomic_load(&scoreboard_slot(scoreboard, worker)->look) == ended + 1)
+        (void)atomic_fetch_or(word, scoreboard_bit(worker));
+    else
+        latch_wake(scoreboard, worker);
+}
+
 void look_end(struct scoreboard *scoreboard, enum look_state state)
 {
     struct manager_memory *manager = scoreboard->manager;
@@ -40,17 +58,8 @@ void look_end(struct scoreboard *scoreboard, enum look_state state)
 
     atomic_store(state == LOOK_DONE ? &manager->looks_done : &manager->looks_refused, number);
     for (int word = 0; word < scoreboard->set_words; word++)
-        for (uint64_t bits = atomic_load(&scoreboard->lookers[word]); bits; bits &= bits - 1) {
-            const int worker = word * SCOREBOARD_WORD_BITS + __builtin_ctzll(bits);
-
-            /* Workers that have asked since look_begin() wait for the next look. */
-            if (worker < scoreboard->worker_count &&
-                atomic_load(&scoreboard_slot(scoreboard, worker)->look) == number + 1)
-                continue;
-            (void)atomic_fetch_and(&scoreboard->lookers[word], ~(bits & -bits));
-            if (worker < scoreboard->worker_count)
-                latch_wake(scoreboard, worker);
-        }
+        for (uint64_t bits = atomic_load(&scoreboard->lookers[word]); bits; bits &= bits - 1)
+            end_wait(scoreboard, word * SCOREBOARD_WORD_BITS + __builtin_ctzll(bits), number);
 }
 
 void look_watch(struct scoreboard *scoreboard, bool watches)

@@ -17,6 +17,9 @@ enum { CACHE_LINE = 64, READ_WRITE = PROT_READ | PROT_WRITE };
 /* Limits of the numbers of entries in the access memories. */
 enum { PERMISSIONS_LEAST = 16384, PERMISSIONS_MOST = 4194304, USERS_LEAST = 4096 };
 
+_Static_assert(sizeof PGPOLL_VERSION <= sizeof((struct manager_memory *)NULL)->version,
+               "if the version were cut, no worker would take the memory for that of its own program");
+
 /* The order of the descriptors that scoreboard_join() takes. */
 enum { MANAGER_MEMORY, WORKERS_MEMORY, PIDS, LATCH, READ_QUEUE };
 
@@ -219,7 +222,7 @@ static bool set_up(struct scoreboard *scoreboard, const struct scoreboard_plan *
         return false;
     find_parts(scoreboard, plan);
     manager = scoreboard->manager;
-    (void)strncpy(manager->version, PGPOLL_VERSION, sizeof manager->version - 1);
+    memcpy(manager->version, PGPOLL_VERSION, sizeof PGPOLL_VERSION);
     manager->plan = *plan;
     manager->reserve = scoreboard->reserve = reserve;
     manager->manager_pid = scoreboard->manager_pid = (int)getpid();

@@ -94,6 +94,16 @@ def test_without_debug_only_a_refused_topic_is_named(server, topic):
     assert line.endswith(' 2 topics, may not poll "refused"') and topic not in "\n".join(server.log()), line
 
 
+@pytest.mark.skipif(os.environ.get("MODE") == "direct", reason="once is enough")
+def test_the_longest_names_are_cut(server):
+    user, refused = "long" * 250, "refused" + "\U0001f9f6" * 248
+    server.restrict("topic NOT LIKE 'refused%%'", refused="refused")
+    assert poll_as(server, user, refused)[0] == 403
+    server.unrestrict()
+    (line,) = until(lambda: [line for line in server.log() if ' user "longlong' in line], "a line about the user")
+    assert re.search(r' user "(long){60,}.{0,3}\.\.\.", may not poll "refused(\\xf0\\x9f\\xa7\\xb6){60,}.{0,12}\.\.\."$', line), line
+
+
 @contextlib.contextmanager
 def unread(kind, directory):
     """A full pipe as log, which nobody reads. Yields PGPOLL_LOG, stderr, and the reading end."""

@@ -163,6 +163,10 @@ static void what_the_operator_has_set_is_known(void)
     CU_ASSERT_EQUAL(addresses_options(addresses)->connect_timeout_s, 7);
     CU_ASSERT(addresses_options(addresses)->prefer_standby);
     addresses_free(addresses);
+    CU_ASSERT(setenv("PGCONNECT_TIMEOUT", "9223372036854775807", 1) == 0);
+    addresses = with("", "", "");
+    CU_ASSERT(addresses_options(addresses)->connect_timeout_s <= LONG_MAX / 1000); /* so that ms fit, too */
+    addresses_free(addresses);
     CU_ASSERT(unsetenv("PGCONNECT_TIMEOUT") == 0 && unsetenv("PGTARGETSESSIONATTRS") == 0);
 
     write_service_file(file);

@@ -6,6 +6,7 @@
 #include "api/cursor.h"
 #include "expect.h"
 #include "fake_poll.h"
+#include "manager/subscriptions.h"
 #include "postgres/catch_up.h"
 #include "postgres/statement.h"
 #include "suites.h"
@@ -14,13 +15,15 @@
 #include <dlfcn.h>
 #include <json-c/json.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /*
  * Excludes two parts of json-c (0.16, Debian 12) that do not check their allocations: its parser, which calls
  * strlen(NULL), and its serializers, which omit what they could not append. If an allocation fails there, the
- * programs exit (fcgi/oom.h), which tests/fault/test_memory.py tests. The definitions here take precedence
- * over the library's.
+ * workers exit (fcgi/oom.h), which tests/fault/test_memory.py tests. The definitions here take precedence
+ * over the library's. What the manager serializes is not excluded: it calls
+ * json_object_to_json_string_length().
  */
 struct json_object *json_tokener_parse_ex(struct json_tokener *tokener, const char *text, int length)
 {
@@ -151,6 +154,22 @@ static enum outcome answer_an_error(void)
     return outcome;
 }
 
+static enum outcome quote_a_topic(void)
+{
+    static const char name[] = "\"a topic\" whose name is longer than what json-c allocates at first: \\ \"";
+    static const char quoted[] =
+        "\"\\\"a topic\\\" whose name is longer than what json-c allocates at first: \\\\ \\\"\"";
+    struct subscription subscription = { 0 };
+    struct subscriptions subscriptions = { .by_topic = &subscription };
+    const bool made = subscriptions_quote(&subscriptions, 0, name, strlen(name));
+    const enum outcome outcome = !made                                      ? OUT_OF_MEMORY
+                                 : strcmp(subscription.quoted, quoted) == 0 ? RIGHT
+                                                                            : WRONG;
+
+    free(subscription.quoted);
+    return outcome;
+}
+
 static struct fake_poll poll; /* a poll whose request was parsed with enough memory */
 
 static enum outcome make_statement(void)
@@ -226,8 +245,14 @@ static void answering(void)
     EXPECT(allocation_live() == live, "%ld leaked", allocation_live() - live);
 }
 
+static void delivering(void)
+{
+    sweep("a topic's name", quote_a_topic);
+}
+
 CU_TestInfo allocation_failures_tests[] = {
     { "parsing", parsing },
     { "answering", answering },
+    { "delivering", delivering },
     CU_TEST_INFO_NULL,
 };

@@ -35,6 +35,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -457,6 +458,57 @@ static void a_look_answers_all_that_asked_before_it(void)
     CU_ASSERT_EQUAL(look_state(scoreboard, after), LOOK_REFUSED);
     CU_ASSERT_EQUAL(look_state(scoreboard, before), LOOK_DONE);
     CU_ASSERT_FALSE(look_is_wanted(scoreboard));
+    close_host(&host);
+}
+
+/* ---- a worker that asks for looks, while the manager is interrupted anywhere */
+
+enum { INTERRUPTIONS = 5000, INTERRUPTION_US = 50 };
+
+static struct {
+    struct scoreboard *scoreboard;
+    volatile uint64_t number;             /* of the look that the worker waits for; 0: none */
+    volatile sig_atomic_t runs, happened; /* the worker runs; how often the manager was interrupted */
+} asker;
+
+/* Lets the worker do what it does until it sleeps: if its look has ended, it asks for another one. */
+static void run_asker(int signal_number)
+{
+    asker.happened += signal_number == SIGALRM;
+    if (asker.runs || look_state(asker.scoreboard, asker.number) == LOOK_PENDING)
+        return;
+    asker.runs = 1;
+    asker.number = look_ask(asker.scoreboard, WORKER);
+    asker.runs = 0;
+}
+
+static void no_look_is_lost(void)
+{
+    const struct itimerval often = { { 0, INTERRUPTION_US }, { 0, INTERRUPTION_US } }, never = { 0 };
+    struct sigaction action = { .sa_handler = run_asker }, before;
+    struct host host;
+    int64_t end_ms;
+    bool lost = false;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    asker.scoreboard = host.scoreboard;
+    asker.number = 0;
+    asker.happened = 0;
+    (void)sigaction(SIGALRM, &action, &before);
+    (void)setitimer(ITIMER_REAL, &often, NULL);
+    end_ms = clock_monotonic_ms() + PROMPT_MS;
+    while (!lost && asker.happened < INTERRUPTIONS && clock_monotonic_ms() < end_ms) {
+        run_asker(0);
+        if (look_is_wanted(host.scoreboard)) {
+            look_begin(host.scoreboard);
+            look_end(host.scoreboard, LOOK_DONE);
+        }
+        lost = look_state(host.scoreboard, asker.number) == LOOK_PENDING && !look_is_wanted(host.scoreboard);
+    }
+    (void)setitimer(ITIMER_REAL, &never, NULL);
+    (void)sigaction(SIGALRM, &before, NULL);
+    EXPECT(!lost, "after %d interruptions", (int)asker.happened);
+    EXPECT(asker.happened > 0, "not interrupted");
     close_host(&host);
 }
 
@@ -1661,6 +1713,7 @@ CU_TestInfo source_shared_tests[] = {
     { "a look brings what is committed", a_look_brings_what_is_committed },
     { "a look may be refused", a_look_may_be_refused },
     { "a look answers all that asked before it", a_look_answers_all_that_asked_before_it },
+    { "no look is lost", no_look_is_lost },
     { "an answer may be no", an_answer_may_be_no },
     { "what is remembered is not asked", what_is_remembered_is_not_asked },
     { "who polls is asked once", who_polls_is_asked_once },
