@@ -282,9 +282,9 @@ def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
         resolver.delay_s, began = 6, time.monotonic()
         forwarder.cut()
         if managed:
-            (worker, *_) = workers = until(lambda: workers_of(manager), "its workers")
+            (worker, *_) = until(lambda: len(found := workers_of(manager)) == 3 and found, "two workers and a spare one")
             os.kill(worker, signal.SIGKILL)     # the manager's loop runs: it starts another worker at once
-            until(lambda: (now := workers_of(manager)) and worker not in now and len(now) == len(workers), "a worker in its place", 2 + STALL_S)
+            until(lambda: len(now := workers_of(manager)) == 3 and worker not in now, "a worker in its place", 2 + STALL_S)
         now = json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 0}).encode()
         asked = time.monotonic()
         status, _ = ask_as(manager.socket, "", now)
