@@ -78,6 +78,7 @@ static void fail_spawning(struct manager *manager, int error)
     log_write(LOG_LEVEL_ERROR, "cannot start a worker: %s", strerror(error));
     manager->spawn_error = error;
     backoff_fail(&manager->backoff, clock_monotonic_ms());
+    spare_workers_expect_none(&manager->spare_workers);
 }
 
 /* Drops the dead worker's questions and frees everything that it held. */
@@ -121,6 +122,7 @@ static void spawn_missing(struct manager *manager)
         }
         manager->spawned_ms[i] = clock_monotonic_ms();
         manager->running++;
+        spare_workers_expect(&manager->spare_workers, manager->spawned_ms[i]);
     }
 }
 
@@ -227,6 +229,7 @@ static void reap(struct manager *manager)
         const int64_t now_ms = clock_monotonic_ms();
 
         backoff_fail(&manager->backoff, now_ms);
+        spare_workers_expect_none(&manager->spare_workers);
         log_write(LOG_LEVEL_ERROR,
                   "a worker died as soon as it was started: starting the next one in %" PRId64 " ms",
                   manager->backoff.due_ms - now_ms);
@@ -464,6 +467,8 @@ static void reload(struct manager *manager)
     manager->reload_requested = false;
     reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
     manager->reload_failures += !manager->reexec.is_old;
+    if (manager->reexec.is_old)
+        spare_workers_expect_none(&manager->spare_workers);
 }
 
 static struct host_facts host_facts(const struct manager *manager)

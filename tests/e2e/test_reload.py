@@ -282,7 +282,7 @@ def test_workers_without_a_manager_that_end_in_order_leave_no_rows(topic):
     server = Server(3)
     server.mode = "direct"
     with server:
-        polls, pids = server.wait(topic, polls=2, timeout=60), server.worker_pids()
+        polls, pids = server.wait(topic, polls=2, timeout=60), server.until_workers()
         server.until_waiting(topic, 2)
         until(lambda: len(listening(server)) >= 2, "their rows")
         for pid in pids:
