@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 
 @pytest.fixture(scope="module")
 def own():
-    with Server(2, PGPOLL_QUERY_TIMEOUT_S="1", errors="can_poll|LISTEN connection failed|cannot write statistics|cannot ask|read-only|database_away|: schema,") as server:
+    errors = "can_poll|LISTEN connection failed|cannot write statistics|cannot ask|read-only|database_away|: schema,"
+    with Server(2, PGPOLL_QUERY_TIMEOUT_S="1", errors=errors) as server:
         yield server
 
 
