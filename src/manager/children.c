@@ -35,7 +35,7 @@ void children_signal(const pid_t *pids, int count, int signal_number)
     }
 }
 
-bool children_is_stopped(pid_t pid)
+enum children_state children_find_state(pid_t pid)
 {
     char path[32], stat[64] = ""; /* "23 (pgpoll-worker) T ...": see proc(5) */
     const char *name_end;
@@ -44,12 +44,14 @@ bool children_is_stopped(pid_t pid)
     (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     file = fopen(path, "re");
     if (!file)
-        return false;
+        return CHILDREN_RUNS;
     if (!fgets(stat, sizeof stat, file))
         stat[0] = '\0';
     (void)fclose(file);
     name_end = strrchr(stat, ')');
-    return name_end && strncmp(name_end, ") T", 3) == 0;
+    if (name_end && strncmp(name_end, ") T", 3) == 0)
+        return CHILDREN_STOPPED;
+    return name_end && strncmp(name_end, ") Z", 3) == 0 ? CHILDREN_DEAD : CHILDREN_RUNS;
 }
 
 int64_t children_end_ms(const struct config *config)

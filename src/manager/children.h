@@ -25,11 +25,17 @@ int64_t children_end_ms(const struct config *config);
 /* Sends signal_number to each of these processes. Logs each process that it sends SIGKILL to. */
 void children_signal(const pid_t *pids, int count, int signal_number);
 
+enum children_state {
+    CHILDREN_RUNS,
+    CHILDREN_STOPPED, /* by SIGSTOP */
+    CHILDREN_DEAD     /* and waitpid(2) has not been called for it yet */
+};
+
 /*
- * Whether this process is stopped (SIGSTOP). It may be the child of another process: an old manager's workers
- * are children of the new one.
+ * Returns the state of a process, which may be the child of another one: an old manager's workers are
+ * children of the new one.
  */
-bool children_is_stopped(pid_t pid);
+enum children_state children_find_state(pid_t pid);
 
 /*
  * Logs a child's death, unless it was expected: exit status 0 or death by SIGTERM. what: the kind of process,

@@ -38,10 +38,9 @@ void inspection_kill_broken(const struct scoreboard *scoreboard, int worker)
 {
     const int pid = scoreboard_pid(scoreboard, worker);
 
-    if (pid <= 0)
+    if (pid <= 0 || children_find_state(pid) == CHILDREN_DEAD)
         return;
-    log_write(LOG_LEVEL_ERROR,
-              "worker %d has damaged its shared memory: killed, starting another worker in its place", pid);
+    log_write(LOG_LEVEL_ERROR, "worker %d has damaged its shared memory: killed", pid);
     (void)kill(pid, SIGKILL);
 }
 
@@ -52,22 +51,31 @@ static bool has_not_begun(const struct inspection *inspection, int worker, int64
            now_ms - inspection->spawned_ms[worker] > BEGIN_MS;
 }
 
-/* A stopped worker would keep its permit to read as long as it is stopped, and others would wait for it. */
+/*
+ * A stopped worker would keep its permit to read as long as it is stopped, and others would wait for it. So
+ * would a dead one in an old manager, whose workers are the new manager's children: nobody tells it of their
+ * deaths, and their slots are not reset.
+ */
 static void free_permit(struct scoreboard *scoreboard, int worker)
 {
     const pid_t pid = scoreboard_pid(scoreboard, worker);
+    enum children_state state;
 
-    if (pid <= 0 || !read_permits_has(scoreboard, worker) || !children_is_stopped(pid))
+    if (pid <= 0 || !read_permits_has(scoreboard, worker))
         return;
-    log_write(LOG_LEVEL_WARNING,
-              "worker %d is stopped: another one may read the table in its place; continue or kill it",
-              (int)pid);
+    state = children_find_state(pid);
+    if (state == CHILDREN_RUNS)
+        return;
+    if (state == CHILDREN_STOPPED)
+        log_write(LOG_LEVEL_WARNING,
+                  "worker %d is stopped: another one may read the table in its place; continue or kill it",
+                  (int)pid);
     read_permits_return(scoreboard, worker);
 }
 
 /*
- * Kills broken workers, which are then replaced, and frees the permits of those that are stopped. Returns
- * whether it has looked at all workers.
+ * Kills broken workers, and frees the permits of those that are stopped or dead. Returns whether it has
+ * looked at all workers.
  */
 static bool inspect_part(struct inspection *inspection, int64_t now_ms)
 {

@@ -2,7 +2,8 @@
  * Inspects the workers, once a second while polls begin, workers die, or permits are taken or missing: kills
  * those that have damaged their shared memory or do not begin, frees the permits to read the table of those
  * that are stopped, and corrects what killed workers may have left wrong: the count of idle workers and the
- * permits. Part of the manager, which embeds it and forks workers in place of those that die. Holds no
+ * permits. Part of the manager, which embeds it and forks workers in place of those that die, and of an old
+ * manager. Goes on while the workers end, because their last polls may have to read the table. Holds no
  * resources. Never blocks.
  */
 #ifndef PGPOLL_INSPECTION_H

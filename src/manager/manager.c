@@ -78,6 +78,7 @@ static void fail_spawning(struct manager *manager, int error)
     log_write(LOG_LEVEL_ERROR, "cannot start a worker: %s", strerror(error));
     manager->spawn_error = error;
     backoff_fail(&manager->backoff, clock_monotonic_ms());
+    spare_workers_expect_none(&manager->spare_workers);
 }
 
 /* Drops the dead worker's questions and frees everything that it held. */
@@ -121,6 +122,7 @@ static void spawn_missing(struct manager *manager)
         }
         manager->spawned_ms[i] = clock_monotonic_ms();
         manager->running++;
+        spare_workers_expect(&manager->spare_workers, manager->spawned_ms[i]);
     }
 }
 
@@ -227,6 +229,7 @@ static void reap(struct manager *manager)
         const int64_t now_ms = clock_monotonic_ms();
 
         backoff_fail(&manager->backoff, now_ms);
+        spare_workers_expect_none(&manager->spare_workers);
         log_write(LOG_LEVEL_ERROR,
                   "a worker died as soon as it was started: starting the next one in %" PRId64 " ms",
                   manager->backoff.due_ms - now_ms);
@@ -404,12 +407,14 @@ static void route_undecided(struct manager *manager)
         route_question(manager, worker_queue_take(&manager->undecided));
 }
 
-/* Returns when to fork, drain or inspect workers next. */
+/* Returns when to fork, drain or inspect workers next. While they end, only inspections are due. */
 static int64_t workers_due_ms(const struct manager *manager)
 {
-    int64_t due_ms =
-        clock_min(spare_workers_due_ms(&manager->spare_workers), inspection_due_ms(&manager->inspection));
+    int64_t due_ms = inspection_due_ms(&manager->inspection);
 
+    if (manager->stopping)
+        return due_ms;
+    due_ms = clock_min(due_ms, spare_workers_due_ms(&manager->spare_workers));
     if (!manager->reexec.is_old && manager->running < manager->scoreboard->worker_count &&
         fork_server_is_ready(&manager->fork_server))
         due_ms = clock_min(due_ms, spawn_due_ms(manager));
@@ -418,12 +423,11 @@ static int64_t workers_due_ms(const struct manager *manager)
 
 static int64_t children_due_ms(const struct manager *manager)
 {
-    int64_t due_ms;
+    int64_t due_ms = workers_due_ms(manager);
 
     if (manager->reexec.is_old)
-        return manager->stopping ? reexec_drain_due_ms(&manager->reexec) : workers_due_ms(manager);
-    due_ms = manager->stopping ? manager->kill_deadline_ms
-                               : clock_min(workers_due_ms(manager), manager->drain_until_ms);
+        return manager->stopping ? clock_min(due_ms, reexec_drain_due_ms(&manager->reexec)) : due_ms;
+    due_ms = clock_min(due_ms, manager->stopping ? manager->kill_deadline_ms : manager->drain_until_ms);
     due_ms = clock_min(due_ms,
                        clock_min(fork_server_due_ms(&manager->fork_server), reexec_due_ms(&manager->reexec)));
     return manager->stopping && manager->running == 0
@@ -464,6 +468,8 @@ static void reload(struct manager *manager)
     manager->reload_requested = false;
     reexec_begin(&manager->reexec, &manager->fork_server, &manager->reader_pool);
     manager->reload_failures += !manager->reexec.is_old;
+    if (manager->reexec.is_old)
+        spare_workers_expect_none(&manager->spare_workers);
 }
 
 static struct host_facts host_facts(const struct manager *manager)
@@ -528,10 +534,9 @@ static void turn(struct manager *manager)
         reexec_drain(&manager->reexec, now_ms);
     log_report_lost();
     report_to_host(manager, now_ms);
-    if (manager->stopping)
-        return;
     inspection_step(&manager->inspection, now_ms);
-    spare_workers_keep(&manager->spare_workers, now_ms);
+    if (!manager->stopping)
+        spare_workers_keep(&manager->spare_workers, now_ms);
 }
 
 static bool catch_signals(struct manager *manager)

@@ -823,11 +823,11 @@ static bool cannot_follow(const struct relay *relay)
 static void log_failure(const struct relay *relay, enum error error)
 {
     const struct database *database = relay->database;
-    const char *sqlstate = database_sqlstate(database);
+    const int failed = database_failed(database);
 
-    if (error != ERROR_MEMORY && *sqlstate && strncmp(sqlstate, "57P", 3) != 0)
-        log_write(error_log_level(error), "cannot %s, reconnecting: %s",
-                  relay->cycle.purposes[database_failed(database)], database_error(database));
+    if (error != ERROR_MEMORY && failed >= 0 && strncmp(database_sqlstate(database), "57P", 3) != 0)
+        log_write(error_log_level(error), "cannot %s, reconnecting: %s", relay->cycle.purposes[failed],
+                  database_error(database));
     else
         log_write(error_log_level(error), "LISTEN connection failed, reconnecting: %s",
                   database_error(database));

@@ -9,6 +9,7 @@ enum {
     DRAIN_LASTS_MS = 50,   /* for this long, the worker of a drained poll counts as about to be idle */
     SHORTEST_WAIT_MS = 50, /* a poll is not drained before it has waited this long */
     LONG_WAIT_MS = 500,    /* polls that have waited this long are drained without a limit */
+    START_MS = 5000,       /* a worker that has not begun this long after its start is not counted on */
     /* at most this many polls that have waited less than LONG_WAIT_MS are drained in one check: one per ms */
     MOST_SHORT = DRAIN_AGAIN_MS
 };
@@ -40,6 +41,32 @@ static int coming(struct spare_workers *spare, int64_t now_ms)
             spare->drained[kept++] = spare->drained[i];
     }
     return spare->drained_count = kept;
+}
+
+void spare_workers_expect(struct spare_workers *spare, int64_t now_ms)
+{
+    spare->starting_until_ms = now_ms + START_MS;
+}
+
+void spare_workers_expect_none(struct spare_workers *spare)
+{
+    spare->starting_until_ms = 0;
+}
+
+/*
+ * Returns how many workers will soon be idle, because they are being started, or are next; at most most.
+ * Workers are started in the order of their numbers, so the search from the end finds these first.
+ */
+static int starting(const struct spare_workers *spare, int most, int64_t now_ms)
+{
+    const struct scoreboard *scoreboard = spare->scoreboard;
+    int found = 0;
+
+    if (now_ms >= spare->starting_until_ms)
+        return 0;
+    for (int i = scoreboard->worker_count - 1; i >= 0 && found < most; i--)
+        found += atomic_load(&scoreboard_slot(scoreboard, i)->state) == SLOT_EMPTY;
+    return found;
 }
 
 /*
@@ -95,6 +122,7 @@ void spare_workers_keep(struct spare_workers *spare, int64_t now_ms)
         return;
     spare->drain_ms = now_ms + DRAIN_AGAIN_MS;
     wanted -= coming(spare, now_ms);
+    wanted -= starting(spare, wanted, now_ms);
     if (wanted <= 0)
         return;
     found = find_longest(scoreboard, now_ms - SHORTEST_WAIT_MS, workers, wanted);

@@ -1,8 +1,9 @@
 /*
  * Keeps a few workers idle, so that new requests are accepted at once. If too few workers are idle, this
  * module drains the polls that have waited longest: their workers answer without messages, and the clients
- * poll again. With more clients than workers, polls therefore become shorter instead of failing. Part of the
- * manager, which drives it.
+ * poll again. With more clients than workers, polls therefore become shorter instead of failing. While
+ * workers start, those that have not begun to accept count as idle, because they will be in a moment. Part of
+ * the manager, which drives it.
  */
 #ifndef PGPOLL_SPARE_WORKERS_H
 #define PGPOLL_SPARE_WORKERS_H
@@ -25,6 +26,8 @@ struct spare_workers {
     } drained[SCOREBOARD_RESERVE_MAX];
     int drained_count;
     int64_t drained_ms; /* when the last of these polls was drained */
+    /* until when workers that have not begun to accept count as idle; 0: they do not */
+    int64_t starting_until_ms;
 };
 
 /* scoreboard is borrowed. There is nothing to release. */
@@ -38,6 +41,13 @@ void spare_workers_init(struct spare_workers *spare, struct scoreboard *scoreboa
  * each turn of the manager's loop.
  */
 void spare_workers_keep(struct spare_workers *spare, int64_t now_ms);
+
+/*
+ * Call the first function when a worker is started: for as long as a start may take, workers that have not
+ * begun to accept then count as idle. Call the second one when a start has failed, or none will follow.
+ */
+void spare_workers_expect(struct spare_workers *spare, int64_t now_ms);
+void spare_workers_expect_none(struct spare_workers *spare);
 
 /*
  * Returns when spare_workers_keep() must be called next (monotonic ms), or INT64_MAX if it need not be called

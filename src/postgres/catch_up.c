@@ -210,7 +210,7 @@ static enum error fill_page(const PGresult *result, const struct poll_request *r
  */
 static enum error name_error(const struct database *database, enum error error, bool checked)
 {
-    if (!checked || database_failed(database) > 0)
+    if (!checked || database_failed(database) != 0)
         return error;
     return database_name_error(database, error, ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT);
 }

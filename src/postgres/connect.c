@@ -148,6 +148,7 @@ static enum error connect_start(struct database *database)
     if (!database->connection)
         return ERROR_MEMORY;
     database->state = CONNECTING;
+    database->accepted_ms = 0;
     if (PQstatus(database->connection) == CONNECTION_BAD)
         return ERROR_DATABASE_AWAY;
     (void)PQsetNoticeReceiver(database->connection, ignore_notice, NULL);
@@ -191,15 +192,28 @@ enum error connect_try_next(struct database *database, const char *reason)
     return try_addresses(database, ERROR_DATABASE_AWAY);
 }
 
+bool connect_name_silence(const struct database *database, char *text, size_t size)
+{
+    if (database->accepted_ms == 0)
+        return false;
+    (void)snprintf(text, size,
+                   "the server at host %.100s port %.10s has accepted the connection, but not answered"
+                   " within %" PRId64 " ms",
+                   database_host(database), database_port(database),
+                   clock_monotonic_ms() - database->accepted_ms);
+    return true;
+}
+
 /* The address has not answered in its time: goes on with the next one. */
 static enum error skip_silent(struct database *database)
 {
     const struct address *address = tried_address(database);
     char text[256];
 
-    (void)snprintf(text, sizeof text, "no connection to %.100s%s%.100s in time",
-                   address->host ? address->host : "", address->host && address->hostaddr ? " at " : "",
-                   address->hostaddr ? address->hostaddr : "");
+    if (!connect_name_silence(database, text, sizeof text))
+        (void)snprintf(text, sizeof text, "no connection to %.100s%s%.100s in time",
+                       address->host ? address->host : "", address->host && address->hostaddr ? " at " : "",
+                       address->hostaddr ? address->hostaddr : "");
     addresses_avoid(database->list, database->address, database->next_address);
     return connect_try_next(database, text);
 }
@@ -374,9 +388,11 @@ enum error connect_step_connecting(struct database *database)
         database->polling = PQconnectPoll(database->connection);
     else if (clock_monotonic_ms() >= database->host_due_ms)
         return skip_silent(database);
-    if (PQstatus(database->connection) != CONNECTION_STARTED &&
-        addresses_options(database->addresses)->connect_timeout_s == ADDRESSES_NOT_SET)
-        database->host_due_ms = INT64_MAX; /* the server is there */
+    if (PQstatus(database->connection) != CONNECTION_STARTED) { /* the server is there */
+        database->accepted_ms = clock_monotonic_ms();
+        if (addresses_options(database->addresses)->connect_timeout_s == ADDRESSES_NOT_SET)
+            database->host_due_ms = INT64_MAX;
+    }
     if (database->polling == PGRES_POLLING_READING || database->polling == PGRES_POLLING_WRITING)
         return ERROR_PENDING;
     if (database->polling != PGRES_POLLING_OK || PQsetnonblocking(database->connection, 1) != 0 ||

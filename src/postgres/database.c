@@ -85,7 +85,7 @@ enum error database_begin(struct database *database, const struct statement *sta
     for (int i = 0; i < count; i++)
         results[i] = NULL;
     database->error[0] = database->sqlstate[0] = '\0';
-    database->failed = 0;
+    database->failed = -1;
     database->timed_out = false;
     database->asked = (struct pipeline){ .statements = statements, .count = count, .results = results };
     if (database->state == CLOSED)

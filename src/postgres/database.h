@@ -158,8 +158,8 @@ const char *database_error(const struct database *database);
 
 /*
  * These functions describe the last call that failed. database_failed() returns the index of the first
- * statement that failed. database_sqlstate() returns the server's SQLSTATE, or "" if the error did not come
- * from the server.
+ * statement that failed or was not answered in time, or -1 if it was the connection. database_sqlstate()
+ * returns the server's SQLSTATE, or "" if the error did not come from the server.
  */
 int database_failed(const struct database *database);
 const char *database_sqlstate(const struct database *database);

@@ -41,6 +41,7 @@ struct pipeline {
     int count;
     PGresult **results;
     int received;       /* how many statements have all their results */
+    int64_t since_ms;   /* since when the server has had the current statement to answer (monotonic) */
     bool identified;    /* the result of identify_again() has arrived for the current statement */
     enum error outcome; /* the first error */
 };
@@ -67,6 +68,8 @@ struct database {
     PGconn *connection; /* NULL before CONNECTING; non-blocking and in pipeline mode from CHECKING on */
     enum state state;
     PostgresPollingStatusType polling; /* while CONNECTING */
+    /* while CONNECTING: when the server has accepted the connection or last gone on with it; 0: not yet */
+    int64_t accepted_ms;
     /* what PGHOST resolves to, kept from RESOLVING to the first RUNNING; while resolver runs, it owns them */
     struct addresses *addresses;
     struct background *resolver;
@@ -91,7 +94,7 @@ struct database {
     char error[512];
     /* SQLSTATE of the error in the caller's statements; "": the error did not come from the server */
     char sqlstate[6];
-    int failed;     /* index of the caller's statement that failed */
+    int failed;     /* index of the caller's statement that failed or was not answered; -1: none */
     bool timed_out; /* the server said that this statement took too long */
 };
 
@@ -181,6 +184,12 @@ enum error connect_begin(struct database *database);
  * server had only a part of the time, so the next attempt begins with the server itself.
  */
 void connect_run_out(const struct database *database);
+
+/*
+ * Writes to text that the server has accepted the connection, but does not go on with it. Returns false if
+ * the server has not even accepted it. Only while CONNECTING.
+ */
+bool connect_name_silence(const struct database *database, char *text, size_t size);
 
 /* Gives this address up, for this reason, and goes on with the next one. Returns as the steps do. */
 enum error connect_try_next(struct database *database, const char *reason);

@@ -1,3 +1,4 @@
+#include "core/clock.h"
 #include "postgres/addresses.h"
 #include "postgres/database.h"
 #include "postgres/database_state.h"
@@ -36,6 +37,7 @@ static bool send(PGconn *connection, const struct statement *statement)
 /* Sends each statement with a Sync of its own, which ends its transaction. */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline)
 {
+    pipeline->since_ms = clock_monotonic_ms();
     for (int i = 0; i < pipeline->count; i++)
         if ((identifies(database, pipeline) && !identify_again(database)) ||
             !send(database->connection, &pipeline->statements[i]) || !PQpipelineSync(database->connection))
@@ -96,10 +98,13 @@ static enum error name_error(const struct database *database, const struct pipel
     return is_outdated(database, pipeline, result, sqlstate) ? ERROR_SCHEMA : ERROR_DATABASE_QUERY;
 }
 
-/* Notes for the caller which of its statements failed and whether it took too long. */
+/*
+ * Notes for the caller which of its statements failed and whether it took too long. Without a SQLSTATE, the
+ * connection has failed.
+ */
 static void note_failure(struct database *database, const struct pipeline *pipeline, const char *sqlstate)
 {
-    database->failed = pipeline->received;
+    database->failed = sqlstate ? pipeline->received : -1;
     database->timed_out = sqlstate && is_timeout(sqlstate);
     (void)snprintf(database->sqlstate, sizeof database->sqlstate, "%s", sqlstate ? sqlstate : "");
 }
@@ -163,6 +168,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
         if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
             PQclear(result);
             pipeline->received++;
+            pipeline->since_ms = clock_monotonic_ms();
             pipeline->identified = false;
             continue;
         }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -213,30 +214,45 @@ void database_close(struct database *database, const char *text)
     database->state = CLOSED;
 }
 
-void database_give_up(struct database *database)
+/* Writes to text what has not happened in time. */
+static void name_silence(const struct database *database, char *text, size_t size)
 {
     static const char *const texts[] = {
         [ENDING] = "the backend of an earlier session has not exited",
         [RESOLVING] = "host names were not resolved in time",
         [CONNECTING] = "no connection in time",
-        [CHECKING] = "no answer in time",
-        [IDENTIFYING] = "no answer in time",
+        [CHECKING] = "no answer to the question for the version of the schema",
+        [IDENTIFYING] = "no answer to the question for the identity of the server",
         [REPLACING] = "the backend of an earlier session could not be terminated",
-        [RUNNING] = "no answer in time",
+        [RUNNING] = "no answer",
         [IDLE] = "no answer in time",
         [CLOSED] = "no connection",
     };
+    const enum state state = database->state;
+    const struct pipeline *asked = state == RUNNING ? &database->asked : &database->check;
 
+    if (state == RUNNING || state == CHECKING || state == IDENTIFYING)
+        (void)snprintf(text, size, "%s within %" PRId64 " ms", texts[state],
+                       clock_monotonic_ms() - asked->since_ms);
+    else if (state != CONNECTING || !connect_name_silence(database, text, size))
+        (void)snprintf(text, size, "%s", texts[state]);
+}
+
+void database_give_up(struct database *database)
+{
+    char text[sizeof database->error];
+
+    name_silence(database, text, sizeof text);
     if (database->state == RUNNING)
         database->failed = database->asked.received;
     if (database->state == ENDING || database->state == CONNECTING) {
-        session_add_reason(database, texts[database->state]);
+        session_add_reason(database, text);
         connect_run_out(database);
         database_close(database, NULL);
     } else {
         if (database->state != RESOLVING && database->state != CLOSED)
             connect_run_out(database);
-        database_close(database, texts[database->state]);
+        database_close(database, text);
     }
 }
 

@@ -67,8 +67,7 @@ def breaks(poll):
 
 
 def accepts_polls(pid):
-    """Whether a worker has begun to watch the socket for polls. Before that it is not idle, and a manager with few idle workers answers polls
-    early."""
+    """Whether a worker has begun to watch the socket for polls."""
     try:
         return any(os.readlink(fd) == "anon_inode:[eventpoll]" for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
@@ -147,7 +146,6 @@ class Server:
         assert code == 0, output
         if WEB != "lighttpd":
             self.front = web.SERVERS[WEB](self.run / "fcgi", self.port).start()
-        self.until_workers()    # make waits for the first worker that answers
         return self
 
     def stop(self):
@@ -260,7 +258,7 @@ class Server:
     @contextlib.contextmanager
     def nobody_delivers(self):
         """Stops the manager, or all workers without one. Nothing that they have asked the database before is still under way."""
-        stopped = [self.manager] if self.mode == "managed" else self.worker_pids()
+        stopped = [self.manager] if self.mode == "managed" else self.until_workers()
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         try:

@@ -171,6 +171,7 @@ def test_what_make_run_prints_can_be_pasted(tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give its rights away")
 def test_no_worker_runs_as_root(server):
+    server.until_workers()
     serving = [pid for pid, command in server.processes().items() if any(name in command for name in ("pgpoll-", "fcgi", "postgres", "lighttpd"))]
     assert len(serving) > 24 and 0 not in owners(serving)
 
@@ -325,7 +326,7 @@ def test_a_thousand_topics(mode, topic):
         long = [f"{topic}{i:03}".translate({code: code + 0x1d000 for code in range(128)}).ljust(255, "\U0001f600") for i in range(1000)]
         for _ in range(20):
             server.poll(topic)
-        before = {pid: anonymous_kib(pid) for pid in server.worker_pids()}
+        before = {pid: anonymous_kib(pid) for pid in server.until_workers()}
         for topics in uuids, long:
             server.publish(topics[-1], 1)
             answer = server.poll(*topics, since=dict.fromkeys(topics, "0"))

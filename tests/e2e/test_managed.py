@@ -6,6 +6,7 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ import time
 import psycopg2
 import pytest
 
-from fastcgi import PARAMS, begin, connect, record
+from fastcgi import PARAMS, begin, connect, read_all, record, reply, request
 from server import METRICS, MODE, POLL, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
@@ -244,6 +245,53 @@ def test_three_clients_for_each_worker(eight):
         assert client.longest < 3 + STALL_S
     assert stats and all(answer.status == 200 and answer.json["active_waiters"] <= 9 for answer in stats)
     assert statistics.median(answer.seconds for answer in stats) < 1
+
+
+def test_while_workers_start_no_poll_is_answered_early(eight, topic, tmp_path):
+    """As many polls as may wait are there before the first worker, so none is idle before the last ones have started. The fork server pauses
+    meanwhile; another attempt, if it was too fast for that, or paused for so long that it was replaced."""
+    environment = {"PATH": os.environ["PATH"], **eight.env, "PGUSER": "pgpoll_worker", "PGPOLL_HOST": "starts", "PGPOLL_LOG": str(tmp_path / "log")}
+    body = json.dumps({"topics": [topic], "timeout": 60}).encode()
+
+    def named(manager, name):
+        found = []
+        for pid in children(manager.pid):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
+                found += [pid] * (comm.read() == name + "\n")
+        return found
+
+    def pause(manager):
+        """Stops the fork server when it has forked some workers. Returns its id and their number."""
+        while manager.poll() is None:
+            for forker in named(manager, "pgpoll-forker")[:1]:     # a new worker has the same name for a moment
+                os.kill(forker, signal.SIGSTOP)
+                if some := len(named(manager, "pgpoll-worker")):
+                    return forker, some
+                os.kill(forker, signal.SIGCONT)
+
+    def early():
+        """Returns how many polls are answered early."""
+        with contextlib.ExitStack() as held:
+            listener = held.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(path := str(tmp_path / new_topic()))
+            listener.listen(100)
+            polls = [held.enter_context(connect(path, seconds=60)) for _ in range(100)]
+            for poll in polls:
+                poll.sendall(request(body))
+            manager = subprocess.Popen([eight.run / "bin/pgpoll.fcgi", "--workers", "100"], stdin=listener, env=environment)
+            held.callback(manager.wait, 30)
+            held.callback(manager.terminate)
+            forker, some = pause(manager)
+            until(lambda: len(select.select(polls, [], [], 0)[0]) >= min(some, 100), "those that have a worker wait")
+            os.kill(forker, signal.SIGCONT)
+            answers = [eight.threads.submit(read_all, poll) for poll in polls]
+            until(lambda: eight.sql("SELECT count(*) FROM pgpoll.waiters WHERE host = 'starts'")[0][0] + sum(answer.done() for answer in answers) == 100,
+                  "the others wait, too")
+            eight.publish(topic, 1)
+            got = [len(json.loads(reply(answer.result())[1])["messages"]) for answer in answers]
+            return got.count(0) if some < 100 else -1
+
+    assert any(early() == 0 for _ in range(3))
 
 
 # --- workers and manager come and go

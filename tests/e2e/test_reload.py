@@ -1,6 +1,7 @@
 """How a manager reloads and ends: waiting polls are served until new processes serve them, and processes that hang are killed."""
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import signal
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from server import MODE, ROOT, Server, breaks, new_topic, until
+from server import MODE, POLL, ROOT, Server, breaks, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 SLOW_START = "cannot start a worker: No child processes"   # a fork server that takes longer than 5 s is replaced
@@ -247,6 +248,46 @@ def test_a_stopped_worker_does_not_outlive_a_reload(impatient, topic):
     end(impatient)
 
 
+def descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@pytest.mark.parametrize("reloads", [True, False], ids=["an old manager ends", "the manager ends"])
+def test_a_stopped_worker_keeps_no_last_poll_from_the_table(topic, reloads):
+    """It has the only permit to read, and is stopped when the manager, which stands still, is told to end. The other poll has no cursor that it
+    could be answered with instead."""
+    with Server(3, PGPOLL_CONNECTIONS="1", errors=SLOW_START) as server, contextlib.ExitStack() as held:
+        server.publish(topic, 1)
+        (poll,) = server.wait(topic, timeout=20)    # from here on the manager need not be asked about the topic
+        server.publish(topic, 2)
+        assert poll.result().payloads == [2]
+        workers, body = server.until_workers(), json.dumps({"topics": [topic], "since": {topic: "0"}, "timeout": 20})
+        idle = descriptors(min(workers))
+        with contextlib.closing(server.connect()) as holder, holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE pgpoll.feed IN ACCESS EXCLUSIVE MODE")
+            reads = server.threads.submit(server.ask, "POST", POLL, body)
+            until(lambda: server.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pgpoll.catch_up%' AND wait_event_type = 'Lock'"), "a read")
+            (worker,) = [pid for pid in workers if descriptors(pid) > idle]
+            waits = server.threads.submit(server.ask, "POST", POLL, body)
+            until(lambda: server.connections() == 2, "a worker has the other poll")
+            manager = server.manager
+            if reloads:
+                let_go = held.enter_context(held_back(server))
+                server.begin_reload()
+                (manager,) = until(lambda: server.named("pgpoll-old"), "the old manager")
+            stop(manager)
+            stop(worker)
+            os.kill(manager, signal.SIGTERM)
+            if reloads:
+                let_go()
+        os.kill(manager, signal.SIGCONT)
+        answer = waits.result(30)
+        os.kill(worker, signal.SIGCONT)
+        assert answer.status == 200 and answer.payloads == [1, 2], answer
+        assert any(f"worker {worker} is stopped" in line for line in server.log())
+        assert reads.result(30).payloads == [1, 2]
+
+
 def test_a_stopped_fork_server_holds_up_no_message(impatient, topic):
     """While it hangs, a worker is missing, and the manager continues to work."""
     def delivered_meanwhile():
@@ -282,7 +323,7 @@ def test_workers_without_a_manager_that_end_in_order_leave_no_rows(topic):
     server = Server(3)
     server.mode = "direct"
     with server:
-        polls, pids = server.wait(topic, polls=2, timeout=60), server.worker_pids()
+        polls, pids = server.wait(topic, polls=2, timeout=60), server.until_workers()
         server.until_waiting(topic, 2)
         until(lambda: len(listening(server)) >= 2, "their rows")
         for pid in pids:

@@ -4,12 +4,14 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 
 import psycopg2
 import pytest
 
+import between
 import standby
 from documents import TEXTS, command, shown
 from server import MODE, POLL, Postgres, Server, new_topic, until
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 
 @pytest.fixture(scope="module")
 def own():
-    with Server(2, PGPOLL_QUERY_TIMEOUT_S="1", errors="can_poll|LISTEN connection failed|cannot write statistics|cannot ask|read-only|database_away") as server:
+    errors = "can_poll|LISTEN connection failed|cannot write statistics|cannot ask|read-only|database_away|: schema,"
+    with Server(2, PGPOLL_QUERY_TIMEOUT_S="1", errors=errors) as server:
         yield server
 
 
@@ -84,12 +87,35 @@ def test_the_database_away(own):
     try:
         until(lambda: is_refused(own), "503", 30)
         logged(own, "warning: poll … from …: database_away, ")
-        logged(own, "warning: LISTEN connection failed, reconnecting: ")
+        logged(own, "warning: LISTEN connection failed, reconnecting: …")
         health(own, '{ "status": "ok", "detail": "Polls wait ')
     finally:
         postgres.start()
     until(lambda: poll(own).status == 200, "polls are served", 30)
     logged(own, "info: connected to the database again")
+
+
+def test_a_database_that_does_not_answer(own):
+    """Its backends are stopped, so they do not even end when the manager gives them up."""
+    before, pids = len(own.log()), [pid for pid, in own.backends()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: is_refused(own), "503", 30)
+        logged(own, "warning: cannot …, reconnecting: no answer within ")
+        assert not [line for line in own.log()[before:] if "LISTEN connection failed" in line]
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: poll(own).status == 200, "polls are served", 30)
+
+
+def test_a_server_that_accepts_and_does_not_answer(own, tmp_path):
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as silent, \
+            between.manager(own, "unanswered", log, PGHOST="127.0.0.1", PGPORT=silent.getsockname()[1], PGPOLL_QUERY_TIMEOUT_S=1):
+        line = " " + shown("warning: LISTEN connection failed, reconnecting: the server ") + "$"
+        until(lambda: log.exists() and re.search(line, log.read_text(), re.M), "the log", 30)
 
 
 def test_a_schema_of_another_version(own):

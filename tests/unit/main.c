@@ -47,6 +47,7 @@ int main(void)
         { SUITE(server_memory_tests) },
         { SUITE(subscriptions_tests) },
         { SUITE(inspection_tests) },
+        { SUITE(spare_workers_tests) },
         { SUITE(poll_counters_tests) },
         { SUITE(host_metrics_tests) },
         { SUITE(host_state_tests) },

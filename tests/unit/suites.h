@@ -39,6 +39,7 @@ extern CU_TestInfo timeline_tests[];
 extern CU_TestInfo server_memory_tests[];
 extern CU_TestInfo subscriptions_tests[];
 extern CU_TestInfo inspection_tests[];
+extern CU_TestInfo spare_workers_tests[];
 extern CU_TestInfo authorizer_tests[];
 extern CU_TestInfo scoreboard_tests[];
 extern CU_TestInfo worker_queue_tests[];

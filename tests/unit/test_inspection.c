@@ -220,6 +220,26 @@ static void a_stopped_worker_of_an_old_manager_keeps_no_permit(void)
     end();
 }
 
+/* An old manager is not told that they have died, and does not reset their slots. */
+static void a_dead_worker_of_an_old_manager_keeps_no_permit(void)
+{
+    siginfo_t info = { 0 };
+    pid_t dead;
+
+    begin();
+    dead = start(4);
+    (void)read_permits_take(scoreboard, 4);
+    (void)inspect(NOW_MS);
+    CU_ASSERT(read_permits_has(scoreboard, 4));
+    (void)kill(dead, SIGKILL);
+    CU_ASSERT_EQUAL_FATAL(waitid(P_PID, (id_t)dead, &info, WEXITED | WNOWAIT), 0);
+    (void)inspect(NOW_MS + 1000);
+    CU_ASSERT_FALSE(read_permits_has(scoreboard, 4));
+    CU_ASSERT_EQUAL(read_permits_taken(scoreboard), 0);
+    CU_ASSERT_FALSE(lived(dead));
+    end();
+}
+
 CU_TestInfo inspection_tests[] = {
     { "many topics are looked at a part at a time", many_topics_are_looked_at_a_part_at_a_time },
     { "a worker that does not begin is killed", a_worker_that_does_not_begin_is_killed },
@@ -227,5 +247,6 @@ CU_TestInfo inspection_tests[] = {
     { "a stopped worker keeps no permit", a_stopped_worker_keeps_no_permit },
     { "a stopped worker of an old manager keeps no permit",
       a_stopped_worker_of_an_old_manager_keeps_no_permit },
+    { "a dead worker of an old manager keeps no permit", a_dead_worker_of_an_old_manager_keeps_no_permit },
     CU_TEST_INFO_NULL,
 };
