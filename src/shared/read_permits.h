@@ -33,10 +33,10 @@ int read_permits_taken(const struct scoreboard *scoreboard);
 void read_permits_allow(struct scoreboard *scoreboard, int count);
 
 /*
- * For a worker: enters the queue, unless the worker is in it, and returns whether the worker holds a permit. If
- * not, the worker is woken when it gets one: call this again then, and once a second meanwhile, since the one
- * who gives the permit may be killed before it wakes the worker, and a broken worker may write wrong values.
- * Or leave the queue with read_permits_return().
+ * For a worker: enters the queue, unless the worker is in it, and returns whether the worker holds a permit.
+ * If not, the worker is woken when it gets one: call this again then, and once a second meanwhile, since the
+ * one who gives the permit may be killed before it wakes the worker, and a broken worker may write wrong
+ * values. Or leave the queue with read_permits_return().
  */
 bool read_permits_take(struct scoreboard *scoreboard, int worker);
 

@@ -82,11 +82,12 @@ struct source_operations {
      * can_poll(), it may take until the poll's deadline, and at least PGPOLL_QUERY_TIMEOUT_S. positions
      * has one position per topic, after which reading starts (CATCH_UP_FROM_NOW: from now on). Once the
      * source knows which position that is, it may replace it, so that the next attempt starts there if this
-     * one fails. Returns ERROR_NONE, ERROR_DENIED (refused_topic is set), ERROR_CAN_POLL_FAILED, ERROR_CAN_POLL_TIMEOUT,
-     * ERROR_DATABASE_AWAY (the subscription is then lost), ERROR_READERS_BUSY, ERROR_DATABASE_QUERY,
-     * ERROR_SCHEMA, ERROR_MEMORY, ERROR_TOO_MANY, ERROR_CLIENT_GONE or ERROR_DRAINED. Before the head is
-     * sent, it does not end when the client disconnects, because the client may have closed only its sending
-     * side and still need an answer, for which there is no cursor before the first read.
+     * one fails. Returns ERROR_NONE, ERROR_DENIED (refused_topic is set), ERROR_CAN_POLL_FAILED,
+     * ERROR_CAN_POLL_TIMEOUT, ERROR_DATABASE_AWAY (the subscription is then lost), ERROR_READERS_BUSY,
+     * ERROR_DATABASE_QUERY, ERROR_SCHEMA, ERROR_MEMORY, ERROR_TOO_MANY, ERROR_CLIENT_GONE or ERROR_DRAINED.
+     * Before the head is sent, it does not end when the client disconnects, because the client may have
+     * closed only its sending side and still need an answer, for which there is no cursor before the first
+     * read.
      */
     enum error (*read)(struct message_source *source, const struct source_poll *poll, enum source_read how,
                        int64_t *positions, struct page *page, int64_t deadline_ms);
