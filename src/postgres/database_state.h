@@ -148,9 +148,9 @@ enum error identify_start(struct database *database);
 enum error connect_step_identifying(struct database *database);
 
 /*
- * For a session behind a pooler: identify_again() sends the question again, before a statement and in its
- * transaction, and identify_take() takes the answer. identify_take() returns ERROR_DATABASE_AWAY if the
- * server must not be used.
+ * For a session behind a pooler, or to a standby, which may be promoted: identify_again() sends the question
+ * again, before a statement and in its transaction, and identify_take() takes the answer. identify_take()
+ * returns ERROR_DATABASE_AWAY if the server must not be used.
  */
 bool identify_again(struct database *database);
 enum error identify_take(struct database *database, const PGresult *result);

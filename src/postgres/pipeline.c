@@ -18,7 +18,7 @@ void pipeline_clear(struct pipeline *pipeline)
 /* Whether each of these statements has identify_again() before it. */
 static bool identifies(const struct database *database, const struct pipeline *pipeline)
 {
-    return database->pooled && pipeline == &database->asked;
+    return (database->pooled || database->service) && pipeline == &database->asked;
 }
 
 static bool send(PGconn *connection, const struct statement *statement)

@@ -105,23 +105,39 @@ static bool is_same_database(const struct server *server)
            (!server->standby && (!server->cluster || !primary));
 }
 
-static void explain_other(const struct server *server, const PGconn *connection, char *text, size_t size)
+/*
+ * Whether the server of PGPOLL_CATCH_UP_SERVICE was promoted, and no other session has come to its new
+ * timeline. It may have been promoted for a test, so it does not make the primary an old one. If it is the
+ * new primary, the other sessions will find that out.
+ */
+static bool was_promoted(const struct server *server)
 {
-    (void)snprintf(text, size,
-                   "not reading from the server of PGPOLL_CATCH_UP_SERVICE, host %.100s port %.20s: %s",
-                   PQhost(connection), PQport(connection),
-                   server->cluster ? "it is not of the cluster of the primary"
-                                   : "it is a standby, and the role may not execute pg_control_system(), "
-                                     "pg_control_checkpoint() and pg_control_recovery()");
+    const uint32_t newest = newest_timeline(server->cluster);
+
+    return !server->standby && newest && server->timeline > newest;
+}
+
+/* Returns why the server of PGPOLL_CATCH_UP_SERVICE must not be used, or NULL if it may be. */
+static const char *find_fault(const struct server *server)
+{
+    if (!is_same_database(server))
+        return server->cluster ? "it is not of the cluster of the primary"
+                               : "it is a standby, and the role may not execute pg_control_system(), "
+                                 "pg_control_checkpoint() and pg_control_recovery()";
+    return was_promoted(server) ? "it was promoted, and is not the primary that pgpoll uses" : NULL;
 }
 
 bool timeline_admit(const struct server *server, const PGconn *connection, bool is_copy, char *text,
                     size_t size)
 {
+    const char *fault = is_copy ? find_fault(server) : NULL;
+
     if (timeline_is_behind(server)) {
         explain_behind(server, connection, text, size);
-    } else if (is_copy && !is_same_database(server)) {
-        explain_other(server, connection, text, size);
+    } else if (fault) {
+        (void)snprintf(text, size,
+                       "not reading from the server of PGPOLL_CATCH_UP_SERVICE, host %.100s port %.20s: %s",
+                       PQhost(connection), PQport(connection), fault);
     } else {
         timeline_remember(server);
         if (!is_copy && !server->standby && server->cluster)

@@ -35,10 +35,10 @@ bool timeline_is_behind(const struct server *server);
 
 /*
  * Remembers the server's timeline. Returns false if the server must not be used, because it is behind or,
- * with is_copy, because it is not known to be of the same cluster as the primary; then text (size bytes) says
- * so and what to do. Unless is_copy is set, that was also logged, once for each server and timeline.
- * connection: names the server. is_copy: the session is one to PGPOLL_CATCH_UP_SERVICE, which may name a
- * standby.
+ * with is_copy, because it is not known to be of the same cluster as the primary, or was promoted beside it;
+ * then text (size bytes) says so and what to do, and nothing is remembered. Unless is_copy is set, that was
+ * also logged, once for each server and timeline. connection: names the server. is_copy: the session is one
+ * to PGPOLL_CATCH_UP_SERVICE, which may name a standby.
  */
 bool timeline_admit(const struct server *server, const PGconn *connection, bool is_copy, char *text,
                     size_t size);

@@ -197,6 +197,29 @@ def test_old_pages_come_from_a_standby():
                   any("it is a standby, and the role may not execute pg_control_system()" in line for line in server.log()), "the reason in the log", 60)
 
 
+def test_a_standby_that_is_promoted_for_a_test_is_not_read_from():
+    """Sessions to it are open. What is published there then belongs to another database."""
+    topic, service = new_topic(), "standby"
+    with Server(4) as server, Copy(Postgres(server), replicate=True) as standby:
+        (server.run / "services").write_text(f"[{service}]\nhost={standby.directory}\n")
+        server.mode = "managed"
+        publish(server, topic, *range(150))
+        standby.until_replayed()
+        with Supervisor(server, PGSERVICEFILE=str(server.run / "services"), PGPOLL_CATCH_UP_SERVICE=service):
+            def sessions():
+                return standby.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgpoll_worker'")[0][0]
+
+            until(lambda: server.read(topic) and sessions() > 0, "a session to the standby")
+            standby.promote()
+            publish(standby, topic, *(["elsewhere"] * 250))
+            standby.sql("SELECT pgpoll.assign_positions()")
+            assert [message["payload"] for message in server.read(topic)] == [str(n) for n in range(150)]
+            publish(server, topic, "after")
+            until(lambda: [message["payload"] for message in server.read(topic)] == [str(n) for n in range(150)] + ["after"], "the last message")
+            until(lambda: [line for line in server.log() if "it was promoted, and is not the primary that pgpoll uses" in line], "the reason in the log")
+            assert not [line for line in server.log() if "it is an old primary" in line]
+
+
 @contextlib.contextmanager
 def pgbouncer(target):
     """A PgBouncer in transaction mode before the socket in this directory. Yields the directory of its own socket."""

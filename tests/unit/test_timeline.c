@@ -85,11 +85,25 @@ static void a_copy_must_be_one_of_the_primary(void)
     CU_ASSERT(admit(0, 0, false, true)); /* a pooler, for a role that may not ask for the cluster */
 }
 
+/* Somebody has promoted the standby, for a test or because of a failover that this host has not noticed. */
+static void a_promoted_copy_does_not_make_the_primary_an_old_one(void)
+{
+    CU_ASSERT(admit(PRIMARY, 4, false, false));
+    CU_ASSERT(!admit(PRIMARY, 5, false, true));
+    EXPECT(strstr(text, "it was promoted"), "%s", text);
+    CU_ASSERT(admit(PRIMARY, 4, false, false) && admit(PRIMARY, 4, true, true));
+    CU_ASSERT(admit(PRIMARY, 5, false, false) && admit(PRIMARY, 5, false, true));
+    CU_ASSERT(admit(PRIMARY, 6, true, true)); /* a standby follows a newer primary */
+    CU_ASSERT(timeline_is_behind(&(struct server){ PRIMARY, 5, false }));
+}
+
 CU_TestInfo timeline_tests[] = {
     { "a server on an older timeline is refused", a_server_on_an_older_timeline_is_refused },
     { "other clusters do not matter", other_clusters_do_not_matter },
     { "an unknown server is admitted", an_unknown_server_is_admitted },
     { "a refusal is logged once", a_refusal_is_logged_once },
     { "a copy must be one of the primary", a_copy_must_be_one_of_the_primary },
+    { "a promoted copy does not make the primary an old one",
+      a_promoted_copy_does_not_make_the_primary_an_old_one },
     CU_TEST_INFO_NULL,
 };
