@@ -98,10 +98,12 @@ void announcements_clear(struct announcements *announcements)
 int64_t announcements_deaf_ms(const struct announcements *announcements)
 {
     const int64_t sent_ms = atomic_load(&announcements->scoreboard->heartbeat_ms);
-    const int64_t since_ms = atomic_load(&announcements->scoreboard->heartbeats_since_ms);
+    const int64_t silent_since_ms =
+        clock_max(announcements->heard_ms, atomic_load(&announcements->scoreboard->heartbeats_since_ms));
 
-    return sent_ms - clock_max(announcements->heard_ms, since_ms) < DEAF_MS ? INT64_MAX
-                                                                            : sent_ms + DELIVERY_MS;
+    if (sent_ms - silent_since_ms < DEAF_MS)
+        return INT64_MAX; /* one heartbeat is missing at most: the one that was sent last */
+    return sent_ms + DELIVERY_MS;
 }
 
 void announcements_take(struct announcements *announcements, struct database *database, int64_t complete_to)

@@ -101,12 +101,18 @@ static bool start(struct fork_server *fork_server, const sigset_t *mask)
     return true;
 }
 
+/* Whether the fork server was killed, by one of two functions, and waitpid(2) has not reported its death. */
+static bool is_dying(const struct fork_server *fork_server)
+{
+    const bool by_kill = fork_server->pid > 0 && fork_server->socket == NO_SOCKET;
+    const bool by_kill_overdue = fork_server->asked_count > 0 && fork_server->deadline_ms == INT64_MAX;
+
+    return by_kill || by_kill_overdue;
+}
+
 bool fork_server_is_ready(const struct fork_server *fork_server)
 {
-    const bool is_killed = (fork_server->asked_count > 0 && fork_server->deadline_ms == INT64_MAX) ||
-                           (fork_server->pid > 0 && fork_server->socket == NO_SOCKET);
-
-    return fork_server->asked_count < MAX_ASKED && !fork_server->is_lost && !is_killed;
+    return fork_server->asked_count < MAX_ASKED && !fork_server->is_lost && !is_dying(fork_server);
 }
 
 bool fork_server_ask(struct fork_server *fork_server, int worker, const sigset_t *mask)

@@ -34,7 +34,11 @@
 
 enum {
     LONGEST_SLEEP_MS = 60 * 1000,
-    MESSAGE_BYTES = 256 /* assumed average size of a message in the ring */
+    MESSAGE_BYTES = 256, /* assumed average size of a message in the ring */
+    /* maximum number of dead children that one turn of the loop removes: thousands may die at once */
+    MOST_REAPED = 64,
+    /* while an old manager lives, waitpid(2) is called for each worker; the time between two such rounds */
+    REAP_PAUSE_MS = 100
 };
 
 struct manager {
@@ -54,6 +58,9 @@ struct manager {
     struct host_report host_report;
     sigset_t usual_mask; /* the signal mask that children get */
     int signal_fd;
+    bool has_dead;            /* a child may have died that was not removed yet */
+    bool paused_for_dead;     /* while has_dead is set: these deaths have made backoff pause */
+    int64_t reap_ms;          /* while an old manager lives: when to look for dead workers at the earliest */
     int running;              /* number of workers that live or that the fork server was asked for */
     int64_t *spawned_ms;      /* by worker: when the fork server was asked for it */
     bool stopping;            /* this process was told to end, and PGPOLL_DRAIN_S has passed */
@@ -198,10 +205,11 @@ static bool reap_one(struct manager *manager, pid_t pid)
 
 /*
  * Calls waitpid(2) for all children except old workers: an old manager signals those by process id, so the
- * kernel must not give their ids to other processes. Returns whether a worker died within
+ * kernel must not give their ids to other processes. So it asks about each worker, which takes long if they
+ * are thousands, and does that every REAP_PAUSE_MS at most. Returns whether a worker died within
  * CHILDREN_QUICK_DEATH_MS of its start.
  */
-static bool reap_new(struct manager *manager)
+static bool reap_new(struct manager *manager, int64_t now_ms)
 {
     bool died_young = false;
 
@@ -210,30 +218,65 @@ static bool reap_new(struct manager *manager)
     (void)reap_one(manager, manager->fork_server.pid);
     for (int i = atomic_load(&manager->scoreboard->manager->readers) - 1; i >= 0; i--)
         (void)reap_one(manager, manager->reader_pool.readers[i].pid);
+    if (now_ms < manager->reap_ms)
+        return false;
+    manager->has_dead = false;
+    manager->reap_ms = now_ms + REAP_PAUSE_MS;
     for (int i = 0; i < manager->scoreboard->worker_count; i++)
         if (reap_one(manager, scoreboard_pid(manager->scoreboard, i)))
             died_young = true;
     return died_young;
 }
 
-static void reap(struct manager *manager)
+/* Calls waitpid(2) for any children, at most MOST_REAPED of them. Returns as reap_new() does. */
+static bool reap_any(struct manager *manager)
 {
-    bool died_young = manager->reexec.manager_count > 0 && reap_new(manager);
+    bool died_young = false;
     int status;
     pid_t pid;
 
-    while (manager->reexec.manager_count == 0 && (pid = waitpid(-1, &status, WNOHANG)) > 0)
+    for (int i = 0; i < MOST_REAPED; i++) {
+        pid = waitpid(-1, &status, WNOHANG);
+        manager->has_dead = pid > 0;
+        if (!manager->has_dead)
+            break;
         if (forget_child(manager, pid, status))
             died_young = true;
-    if (died_young && !manager->stopping) { /* one pause for all workers that died together */
-        const int64_t now_ms = clock_monotonic_ms();
-
-        backoff_fail(&manager->backoff, now_ms);
-        spare_workers_expect_none(&manager->spare_workers);
-        log_write(LOG_LEVEL_ERROR,
-                  "a worker died as soon as it was started: starting the next one in %" PRId64 " ms",
-                  manager->backoff.due_ms - now_ms);
     }
+    return died_young;
+}
+
+/* Delays the start of workers, once for all that died together. */
+static void pause_for_dead(struct manager *manager, int64_t now_ms)
+{
+    if (manager->stopping || manager->paused_for_dead)
+        return;
+    backoff_fail(&manager->backoff, now_ms);
+    spare_workers_expect_none(&manager->spare_workers);
+    log_write(LOG_LEVEL_ERROR,
+              "a worker died as soon as it was started: starting the next one in %" PRId64 " ms",
+              manager->backoff.due_ms - now_ms);
+    manager->paused_for_dead = true;
+}
+
+/* Removes dead children. Leaves has_dead set if there are more, for the next turn. */
+static void reap(struct manager *manager, int64_t now_ms)
+{
+    bool died_young = manager->reexec.manager_count > 0 && reap_new(manager, now_ms);
+
+    if (manager->reexec.manager_count == 0 && reap_any(manager))
+        died_young = true;
+    if (died_young)
+        pause_for_dead(manager, now_ms);
+    if (!manager->has_dead)
+        manager->paused_for_dead = false;
+}
+
+static int64_t reap_due_ms(const struct manager *manager)
+{
+    if (!manager->has_dead)
+        return INT64_MAX;
+    return manager->reexec.manager_count > 0 ? manager->reap_ms : 0;
 }
 
 static void signal_workers(const struct manager *manager, int signal_number)
@@ -327,7 +370,7 @@ static void read_signals(struct manager *manager)
 
     while (read(manager->signal_fd, &signal, sizeof signal) == sizeof signal) {
         if (signal.ssi_signo == SIGCHLD) {
-            reap(manager);
+            manager->has_dead = true;
         } else if (signal.ssi_signo == SIGHUP) {
             request_reload(manager);
         } else if (signal.ssi_signo == SIGTERM) {
@@ -441,6 +484,7 @@ static int sleep_ms(const struct manager *manager)
 
     due_ms = clock_min(due_ms,
                        clock_min(relay_due_ms(manager->relay), stats_writer_due_ms(manager->stats_writer)));
+    due_ms = clock_min(due_ms, reap_due_ms(manager));
     if (!manager->reexec.is_old)
         due_ms = clock_min(due_ms, host_report_due_ms(&manager->host_report));
     left_ms = due_ms - clock_monotonic_ms();
@@ -511,11 +555,15 @@ static void turn(struct manager *manager)
 
     if (ready > 0 && fds[SIGNALS].revents)
         read_signals(manager);
+    if (manager->has_dead)
+        reap(manager, now_ms);
     if (now_ms >= manager->drain_until_ms)
         stop(manager);
     if (reader_pool_wants_reload(&manager->reader_pool))
         request_reload(manager);
-    if (manager->reload_requested && !manager->stopping && reexec_may_begin(&manager->reexec))
+    /* The old manager cannot remove children, so all that are dead must have been removed before. */
+    if (manager->reload_requested && !manager->stopping && !manager->has_dead &&
+        reexec_may_begin(&manager->reexec))
         reload(manager);
     /*
      * The latch is cleared before the set of askers is read, because a worker sets its bit in the set before
@@ -593,7 +641,7 @@ int manager_run(const struct config *config, char **argv)
 
         host_report_init(&manager.host_report, config, manager.scoreboard, STDIN_FILENO, &facts);
         log_write(LOG_LEVEL_INFO, "starting %d workers", manager.scoreboard->worker_count);
-        reap(&manager); /* old children may have died before catch_signals(), which drops their SIGCHLD */
+        manager.has_dead = true; /* old children may have died before catch_signals(), which drops SIGCHLD */
         while (!has_ended(&manager))
             turn(&manager);
         log_write(LOG_LEVEL_INFO, "all workers have ended");

@@ -31,14 +31,20 @@ void notify_throttle_hear(struct notify_throttle *throttle)
     throttle->heard = true;
 }
 
+/* Returns how long a follower gives others to announce the batch that a NOTIFY asks for. */
+static int64_t patience_ms(const struct notify_throttle *throttle, int64_t now_ms)
+{
+    return now_ms < throttle->distrust_ms ? random() % TURN_MS : clock_max(throttle->lead_ms, LEAD_MS);
+}
+
 void notify_throttle_take_notify(struct notify_throttle *throttle, int64_t now_ms)
 {
+    const bool is_first = throttle->follow_ms == 0 || throttle->confirmed; /* since the last batch */
+
     if (!throttle->follows)
         throttle->heard = true;
-    else if (throttle->follow_ms == 0 || throttle->confirmed)
-        throttle->follow_ms =
-            now_ms +
-            (now_ms < throttle->distrust_ms ? random() % TURN_MS : clock_max(throttle->lead_ms, LEAD_MS));
+    else if (is_first)
+        throttle->follow_ms = now_ms + patience_ms(throttle, now_ms);
     throttle->confirmed = false;
 }
 

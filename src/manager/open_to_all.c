@@ -33,8 +33,7 @@ void open_to_all_take(struct open_to_all *open, const PGresult *result, int64_t 
     open->wanted = false;
     open->is_known = true;
     open->allows_all = database_is_true(result);
-    open->knows_nobody =
-        PQntuples(result) == 1 && !PQgetisnull(result, 0, 1) && *PQgetvalue(result, 0, 1) == 1;
+    open->knows_nobody = PQntuples(result) == 1 && !PQgetisnull(result, 0, 1) && database_bool(result, 0, 1);
     atomic_store(&open->scoreboard->manager->open_until_ms, open->allows_all ? asked_ms + OPEN_MS : 0);
     atomic_store(&open->scoreboard->manager->anonymous_until_ms, open->knows_nobody ? asked_ms + OPEN_MS : 0);
 }

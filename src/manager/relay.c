@@ -602,6 +602,22 @@ static bool append_page(struct relay *relay, const PGresult *result)
 }
 
 /*
+ * Restarts the ring if the page does not go on where the ring ends: positions that the ring has may be given
+ * to other messages, or messages that it lacks were deleted before they were read, or are not to be read.
+ */
+static void check_page(struct relay *relay, const struct catch_up_feed *feed)
+{
+    const bool was_restored = feed->complete_to < relay->complete_to;
+
+    if (was_restored)
+        log_write(LOG_LEVEL_WARNING,
+                  "the database was restored to an earlier state: clearing the message ring");
+    if (was_restored || feed->deleted_to > relay->deleted_to || relay->cycle.skips)
+        restart_ring(relay, feed->complete_to);
+    relay->deleted_to = clock_max(relay->deleted_to, feed->deleted_to);
+}
+
+/*
  * Takes one page of all messages after complete_to, in order of position. Only the page is believed: it lacks
  * no message up to its own complete_to, whatever was announced.
  */
@@ -611,15 +627,7 @@ static void take_page(struct relay *relay, const PGresult *result, const struct 
 
     if (relay->cycle.numbers)
         take_numbering(relay, feed);
-    if (feed->complete_to < relay->complete_to) {
-        /* Positions that the ring has may be given to other messages. */
-        log_write(LOG_LEVEL_WARNING,
-                  "the database was restored to an earlier state: clearing the message ring");
-        restart_ring(relay, feed->complete_to);
-    } else if (feed->deleted_to > relay->deleted_to || relay->cycle.skips) {
-        restart_ring(relay, feed->complete_to);
-    }
-    relay->deleted_to = clock_max(relay->deleted_to, feed->deleted_to);
+    check_page(relay, feed);
     whole = append_page(relay, result);
     wake_waiters(relay);
     if (whole)

@@ -225,18 +225,15 @@ static bool mark_used(struct subscriptions *subscriptions, int64_t now_ms)
     return false;
 }
 
-bool subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
-                         uint64_t cycle)
+/*
+ * Removes topics that were last polled more than linger_ms before the search began. Looks at the list of used
+ * topics from its end to its beginning, because remove_topic() moves the last one to the place of the removed
+ * one. Returns whether it has looked at all of them.
+ */
+static bool remove_unused(struct subscriptions *subscriptions, int64_t linger_ms, uint64_t cycle)
 {
     int removed = 0;
 
-    if (subscriptions->sweep_left == 0) {
-        if (subscriptions->mark_next == 0)
-            subscriptions->sweep_ms = now_ms;
-        if (!mark_used(subscriptions, now_ms))
-            return false;
-        subscriptions->sweep_left = subscriptions->used_count;
-    }
     for (int looks = 0; subscriptions->sweep_left > 0 && looks < SWEEP_LOOKS && removed < SWEEP_REMOVALS;
          looks++) {
         const int topic = subscriptions->used[--subscriptions->sweep_left];
@@ -248,4 +245,17 @@ bool subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, in
         }
     }
     return subscriptions->sweep_left == 0;
+}
+
+bool subscriptions_sweep(struct subscriptions *subscriptions, int64_t now_ms, int64_t linger_ms,
+                         uint64_t cycle)
+{
+    if (subscriptions->sweep_left == 0) { /* the search begins, or has not looked at all workers */
+        if (subscriptions->mark_next == 0)
+            subscriptions->sweep_ms = now_ms;
+        if (!mark_used(subscriptions, now_ms))
+            return false;
+        subscriptions->sweep_left = subscriptions->used_count;
+    }
+    return remove_unused(subscriptions, linger_ms, cycle);
 }

@@ -131,7 +131,7 @@ bool catch_up_followed_statement(struct statement *statement, int64_t after)
 struct catch_up_feed catch_up_feed(const PGresult *result)
 {
     struct catch_up_feed feed = { .read_only = database_int4(result, 0, ASSIGNED) < 0,
-                                  .more = *PQgetvalue(result, 0, MORE) == 1,
+                                  .more = database_bool(result, 0, MORE),
                                   .deleted_to = database_int8(result, 0, DELETED_TO) };
 
     feed.assigned = feed.read_only ? 0 : database_int4(result, 0, ASSIGNED);

@@ -205,6 +205,11 @@ PGnotify *database_notification(struct database *database)
     return database->connection ? PQnotifies(database->connection) : NULL;
 }
 
+bool database_bool(const PGresult *result, int row, int column)
+{
+    return *PQgetvalue(result, row, column) == 1;
+}
+
 int32_t database_int4(const PGresult *result, int row, int column)
 {
     uint32_t big_endian;
@@ -223,7 +228,7 @@ int64_t database_int8(const PGresult *result, int row, int column)
 
 bool database_is_true(const PGresult *result)
 {
-    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && *PQgetvalue(result, 0, 0) == 1;
+    return PQntuples(result) == 1 && !PQgetisnull(result, 0, 0) && database_bool(result, 0, 0);
 }
 
 static bool drop_notifications(struct database *database)

@@ -106,6 +106,7 @@ enum error database_consume(struct database *database);
 PGnotify *database_notification(struct database *database);
 
 /* Decode a value in binary format that is not NULL. */
+bool database_bool(const PGresult *result, int row, int column);
 int32_t database_int4(const PGresult *result, int row, int column);
 int64_t database_int8(const PGresult *result, int row, int column);
 

@@ -18,16 +18,22 @@
 struct addresses;
 struct background;
 
+/*
+ * An attempt to connect passes the states from RESOLVING to REPLACING in this order, and then runs the
+ * caller's statements. It skips RESOLVING if there is no name to resolve, ENDING and REPLACING if no session
+ * at this server was given up. When an address fails, the attempt goes on with the next one, at ENDING
+ * (try_addresses()). When the last one fails, the state is CLOSED.
+ */
 enum state {
     CLOSED,
-    RESOLVING, /* waiting for host names to be resolved */
-    ENDING,    /* waiting for the backend of an earlier session at the same server to exit */
-    CONNECTING,
+    RESOLVING,   /* waiting for host names to be resolved */
+    ENDING,      /* waiting for the backend of an earlier session at the same server to exit */
+    CONNECTING,  /* libpq connects to one address */
     CHECKING,    /* connected, reading the version of the schema */
     IDENTIFYING, /* reading which server this is */
     REPLACING,   /* terminating the backend of an earlier session */
-    IDLE,
-    RUNNING /* running the caller's statements */
+    RUNNING,     /* running the caller's statements */
+    IDLE         /* connected, without statements */
 };
 
 enum {

@@ -26,7 +26,7 @@ static void make_statement(struct database *database, struct statement *statemen
 static bool take(struct database *database, const PGresult *result, char *text, size_t size)
 {
     database->reached = (struct server){ .cluster = (uint64_t)database_int8(result, 0, 0),
-                                         .standby = *PQgetvalue(result, 0, 1) == 1,
+                                         .standby = database_bool(result, 0, 1),
                                          .timeline = (uint32_t)database_int4(result, 0, 2) };
     if (database->service)
         timeline_note_copy(database->pooled && !database->reached.standby ? TIMELINE_COPY_POOLER

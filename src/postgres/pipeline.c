@@ -129,8 +129,8 @@ static void pipeline_fail(struct database *database, struct pipeline *pipeline, 
 }
 
 /*
- * Stores a result of the current statement. If an error follows the rows, the COMMIT has failed and undone
- * what the statement did.
+ * Stores a result of the current statement; NULL is the end of its results, and changes nothing. If an error
+ * follows the rows, the COMMIT has failed and undone what the statement did.
  */
 static void pipeline_take(struct database *database, struct pipeline *pipeline, PGresult *result)
 {
@@ -152,6 +152,19 @@ static void pipeline_take(struct database *database, struct pipeline *pipeline, 
     }
 }
 
+/* Closes a connection that was lost before all results had arrived. Returns the result of the pipeline. */
+static enum error lose_pipeline(struct database *database, const struct pipeline *pipeline)
+{
+    if (!pipeline->outcome)
+        return database_lose(database);
+    database_close(database, NULL); /* pipeline_fail() has stored the server's reason */
+    return pipeline->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : pipeline->outcome;
+}
+
+/*
+ * For each statement, PQgetResult() returns its results, then NULL and, because of the Sync after it,
+ * PGRES_PIPELINE_SYNC. If a statement fails, the results until its Sync are PGRES_PIPELINE_ABORTED.
+ */
 enum error pipeline_step(struct database *database, struct pipeline *pipeline)
 {
     bool readable = PQconsumeInput(database->connection) == 1;
@@ -173,12 +186,8 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
             continue;
         }
         pipeline_take(database, pipeline, result);
-        if (PQstatus(database->connection) == CONNECTION_BAD) {
-            if (!pipeline->outcome)
-                return database_lose(database);
-            database_close(database, NULL); /* pipeline_fail() has stored the server's reason */
-            return pipeline->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : pipeline->outcome;
-        }
+        if (PQstatus(database->connection) == CONNECTION_BAD)
+            return lose_pipeline(database, pipeline);
     }
     if (!pipeline->outcome) {
         pipeline->count = 0; /* the caller owns the results now */

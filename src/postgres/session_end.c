@@ -202,14 +202,22 @@ void session_end(struct database *database)
     pipeline_clear(&database->check);
 }
 
+/*
+ * Whether a resolver still works on the addresses, or has ended and its result was not used. It is left to
+ * the next attempt to connect (connect_begin()), because another one would have to begin again.
+ */
+static bool leaves_resolver(const struct database *database)
+{
+    return database->state == RESOLVING || (database->state == CLOSED && database->resolver);
+}
+
 void database_close(struct database *database, const char *text)
 {
     if (text)
         (void)database_fail(database, ERROR_DATABASE_AWAY, text);
     session_end(database);
     pipeline_clear(&database->asked);
-    /* While a resolver runs, the addresses are kept for the next attempt, also by a second call. */
-    if (database->state != RESOLVING && (database->state != CLOSED || !database->resolver))
+    if (!leaves_resolver(database))
         connect_drop_addresses(database);
     database->state = CLOSED;
 }

@@ -277,7 +277,10 @@ static uint64_t find_start(const struct message_ring *ring, struct ring_topic_re
         return 0;
     is_newer = get(entry_at(ring, first)->position) > position;
     atomic_thread_fence(memory_order_acquire);
-    /* If the entry first was dropped meanwhile, the position that was read may be that of another message. */
+    /*
+     * If the entry first was dropped meanwhile, the position that was read may be that of another message. If
+     * it is dropped later, complete_from is raised above position; so *oldest_used need not count it.
+     */
     if (is_newer && get(ring->tail) <= first)
         return first;
     at = search(ring, tail, head, position);
@@ -288,6 +291,7 @@ static uint64_t find_start(const struct message_ring *ring, struct ring_topic_re
         return get(entry_at(ring, at - 1)->next);
     }
     *oldest_used = at < *oldest_used ? at : *oldest_used;
+    /* The position lies between two messages of the topic: a client may have sent a time. */
     while (at < head && !belongs(entry_at(ring, at), ref))
         at++;
     return at < head ? at : 0;

@@ -26,9 +26,9 @@ int question_next_asker(struct scoreboard *scoreboard, int from)
 }
 
 /*
- * Copies everything but the names or the token. The number of each topic is set to the offset of its name in
- * the slot's memory for names, until copy_names() has run. *sound: whether a sound worker may have written
- * what was copied. Returns NULL if out of memory or not sound.
+ * Copies everything but the names or the token, and where these are. Reads each value once, because a broken
+ * worker may change it between its check and its use. *sound: whether a sound worker may have written what
+ * was copied. Returns NULL if out of memory or not sound.
  */
 static struct question *copy_bounds(const struct scoreboard *scoreboard, const struct slot *slot, bool *sound)
 {
@@ -60,12 +60,12 @@ static struct question *copy_bounds(const struct scoreboard *scoreboard, const s
 
         *sound = *sound && length <= TOPIC_MAX_BYTES &&
                  at <= scoreboard_names_size(scoreboard->max_topics) - length;
-        question->topics[i] = (struct question_topic){ .length = length, .number = (int)at };
+        question->topics[i] = (struct question_topic){ .length = length, .name_at = at, .number = -1 };
     }
     return question;
 }
 
-/* Copies the names, and sets the number of each topic to -1. Returns false if out of memory. */
+/* Copies the names. Returns false if out of memory. */
 static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, struct question *question)
 {
     const char *names = scoreboard_names(scoreboard, slot);
@@ -78,9 +78,8 @@ static bool copy_names(const struct scoreboard *scoreboard, struct slot *slot, s
     for (int i = 0; text && i < question->topic_count; i++) {
         struct question_topic *topic = &question->topics[i];
 
-        memcpy(text, names + topic->number, topic->length);
+        memcpy(text, names + topic->name_at, topic->length);
         topic->name = text;
-        topic->number = -1;
         text += topic->length + 1;
     }
     return text != NULL;

@@ -157,7 +157,8 @@ struct workers_memory {
 struct question_topic {
     const char *name;
     size_t length;
-    int number; /* the topic's number, set by the manager; -1: none yet */
+    uint32_t name_at; /* offset of the name in the worker's scoreboard_names() */
+    int number;       /* the topic's number, set by the manager; -1: none yet */
 };
 
 struct question {

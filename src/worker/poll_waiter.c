@@ -232,9 +232,9 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
         if (!is_worth_retry(error) || clock_monotonic_ms() >= deadline_ms ||
             (error == ERROR_SCHEMA && clock_monotonic_ms() >= waiter->poll.deadline_ms))
             return error;
-        if (*waiter->interrupts->drain && first && has_cursors(waiter, first))
+        if (*waiter->interrupts->drain && has_cursors(waiter, first))
             return ERROR_DRAINED;
-        if (*waiter->interrupts->drain && !drained) {
+        if (*waiter->interrupts->drain && !drained) { /* there is nothing to answer with yet */
             deadline_ms = clock_min(deadline_ms, clock_monotonic_ms() + LAST_TRIES_MS);
             drained = true;
         }
@@ -244,8 +244,10 @@ static enum error try_until_done(struct poll_waiter *waiter, struct attempt atte
             backoff_fail(&backoff, clock_monotonic_ms());
         failed = true;
         interrupted = pause_before_retry(waiter, first, clock_min(backoff.due_ms, deadline_ms));
+        if (interrupted == ERROR_CLIENT_GONE && first && !waiter->began_wait)
+            return error; /* a client that has closed only its sending side can still read why */
         if (interrupted)
-            return first && !waiter->began_wait && interrupted != ERROR_DRAINED ? error : interrupted;
+            return interrupted;
     }
 }
 

@@ -3,6 +3,7 @@ import contextlib
 import http.client
 import json
 import os
+import pathlib
 import random
 import re
 import resource
@@ -583,6 +584,52 @@ def test_a_worker_that_cannot_watch_for_requests_ends_when_told_to(tmp_path):
     subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=NO_WATCHES, text=True, check=True)
     with bare(tmp_path, subprocess.PIPE, PGPOLL_WORKERS="0", LD_PRELOAD=str(library)) as process:
         assert b"cannot watch for requests: No space left on device" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(5) == 0
+
+
+REAPS = """#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+static int reaped, most;
+pid_t waitpid(pid_t pid, int *status, int options)
+{
+    const pid_t dead = wait4(pid, status, options, NULL);
+    reaped += dead > 0;
+    return dead;
+}
+int poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+    if (reaped > most) {
+        FILE *file = fopen(getenv("PGPOLL_PROGRAM"), "w");
+        fprintf(file, "%d", most = reaped);
+        fclose(file);
+    }
+    reaped = 0;
+    return ppoll(fds, count, timeout_ms < 0 ? NULL : &(struct timespec){ timeout_ms / 1000, timeout_ms % 1000 * 1000000 }, NULL);
+}
+int __poll_chk(struct pollfd *fds, nfds_t count, int timeout_ms, size_t size)
+{
+    (void)size;
+    return poll(fds, count, timeout_ms);
+}"""
+
+
+def test_many_deaths_hold_the_managers_loop_up_only_for_a_moment(tmp_path):
+    """It removes a few dead workers in each turn, so that messages do not wait for all of them."""
+    library, most = tmp_path / "reaps.so", tmp_path / "most"
+    subprocess.run(["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=REAPS, text=True, check=True)
+    # PGPOLL_PROGRAM is a name that programs accept and managers do not use.
+    with bare(tmp_path, PGPOLL_WORKERS="200", LD_PRELOAD=str(library), PGPOLL_PROGRAM=str(most)) as process:
+        before = until(lambda: len(pids := workers_of(process)) == 210 and pids, "its workers")
+        process.send_signal(signal.SIGSTOP)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: all(") Z " in pathlib.Path(f"/proc/{pid}/stat").read_text() for pid in before), "their deaths")
+        process.send_signal(signal.SIGCONT)
+        until(lambda: len(pids := workers_of(process)) == 210 and not pids & before, "others in their place", seconds=15)
+        assert int(most.read_text()) == 64
         process.terminate()
         assert process.wait(5) == 0
 
