@@ -27,6 +27,7 @@
 
 #define BODY "{\"topics\":[\"a\"],\"timeout\":10}"
 #define SINCE_5 "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":" ID(5) "}}"
+#define LAST_50 "{\"topics\":[\"a\"],\"timeout\":10,\"since\":{\"a\":\"-50\"}}"
 #define SINCE_5_AT_ONCE "{\"topics\":[\"a\"],\"timeout\":0,\"since\":{\"a\":" ID(5) "}}"
 
 /*
@@ -624,6 +625,12 @@ static void a_gap_that_opens_while_waiting_is_answered_at_once(void)
     FAKE_POLL_RUN(&poll, pruned);
     expect_end(&poll, ERROR_NONE, 0, ID(7));
     EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"expired\",\"requested\":" ID(5) ",\"oldest\":null}}");
+    fake_poll_release(&poll);
+
+    fake_poll_init(&poll, LAST_50);
+    FAKE_POLL_RUN(&poll, pruned);
+    expect_end(&poll, ERROR_NONE, 0, ID(7));
+    EXPECT_ANSWER(&poll, "gaps", "{\"a\":{\"reason\":\"expired\",\"requested\":\"-50\",\"oldest\":null}}");
     fake_poll_release(&poll);
 }
 
