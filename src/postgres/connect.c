@@ -169,11 +169,7 @@ static enum error start_address(struct database *database)
     return error;
 }
 
-/*
- * Takes the result of the address that was tried. If that is ERROR_DATABASE_AWAY, tries the next ones.
- * Returns the result of the last one; on errors the connection is closed.
- */
-static enum error try_addresses(struct database *database, enum error error)
+enum error connect_go_on(struct database *database, enum error error)
 {
     while (error == ERROR_DATABASE_AWAY && database->tried + 1 < attempts(database)) {
         session_end(database);
@@ -189,7 +185,7 @@ static enum error try_addresses(struct database *database, enum error error)
 enum error connect_try_next(struct database *database, const char *reason)
 {
     session_add_reason(database, reason);
-    return try_addresses(database, ERROR_DATABASE_AWAY);
+    return connect_go_on(database, ERROR_DATABASE_AWAY);
 }
 
 bool connect_name_silence(const struct database *database, char *text, size_t size)
@@ -238,7 +234,7 @@ void connect_remember(struct database *database)
 enum error connect_step_ending(struct database *database)
 {
     if (session_may_connect(database))
-        return try_addresses(database, start_address(database));
+        return connect_go_on(database, start_address(database));
     if (clock_monotonic_ms() < database->host_due_ms)
         return ERROR_PENDING;
     return connect_try_next(database, "the backend of an earlier session has not exited");
@@ -255,7 +251,7 @@ static enum error addresses_start(struct database *database)
     database->first = addresses_first(database->addresses);
     database->tried = 0;
     choose_address(database);
-    return try_addresses(database, start_address(database));
+    return connect_go_on(database, start_address(database));
 }
 
 /* ---- host names */
@@ -312,7 +308,7 @@ enum error connect_check_start(struct database *database, enum state state)
     database->check = (struct pipeline){ .statements = &database->check_statement,
                                          .count = 1,
                                          .results = &database->check_result };
-    return pipeline_start(database, &database->check);
+    return connect_go_on(database, pipeline_start(database, &database->check));
 }
 
 /*
@@ -463,7 +459,7 @@ enum error connect_step_replacing(struct database *database)
     if (error == ERROR_DATABASE_QUERY) /* the role may not terminate the backend, so both sessions stay */
         return pipeline_start_asked(database);
     if (error)
-        return error;
+        return connect_go_on(database, error);
     left = database_int4(database->check_result, 0, 0);
     PQclear(database->check_result);
     database->check_result = NULL;
@@ -482,7 +478,7 @@ enum error connect_step_checking(struct database *database)
     if (error == ERROR_DATABASE_QUERY)
         return refuse_schema(database, SCHEMA_UNUSABLE);
     if (error)
-        return error;
+        return connect_go_on(database, error);
     version = database_int4(database->check_result, 0, 0);
     database->backend = (struct backend){ database_int4(database->check_result, 0, 1),
                                           database_int8(database->check_result, 0, 2) };

@@ -22,7 +22,7 @@ struct background;
  * An attempt to connect passes the states from RESOLVING to REPLACING in this order, and then runs the
  * caller's statements. It skips RESOLVING if there is no name to resolve, ENDING and REPLACING if no session
  * at this server was given up. When an address fails, the attempt goes on with the next one, at ENDING
- * (try_addresses()). When the last one fails, the state is CLOSED.
+ * (connect_go_on()). When the last one fails, the state is CLOSED.
  */
 enum state {
     CLOSED,
@@ -136,12 +136,16 @@ const struct ended *session_newest_ended(const struct database *database);
 
 /*
  * pipeline_start() sends the statements of this pipeline. pipeline_start_asked() sends the caller's and makes
- * the state RUNNING. Both return ERROR_PENDING or an error.
+ * the state RUNNING. Both return ERROR_PENDING or an error. After ERROR_DATABASE_AWAY the connection is
+ * closed if the statements are the caller's; if not, connect_go_on() closes it.
  */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline);
 enum error pipeline_start_asked(struct database *database);
 
-/* Collects the results that have arrived. Returns ERROR_PENDING while some are missing. */
+/*
+ * Collects the results that have arrived. Returns ERROR_PENDING while some are missing, else ERROR_NONE or an
+ * error, as above.
+ */
 enum error pipeline_step(struct database *database, struct pipeline *pipeline);
 
 /* Drops all results. */
@@ -196,6 +200,13 @@ void connect_run_out(const struct database *database);
  * the server has not even accepted it. Only while CONNECTING.
  */
 bool connect_name_silence(const struct database *database, char *text, size_t size);
+
+/*
+ * Takes the result of the address that is tried, up to the caller's statements. If that is
+ * ERROR_DATABASE_AWAY, gives the address up, and goes on with the next ones. Returns as the steps do:
+ * ERROR_PENDING, or the result of the last address, after which the connection is closed.
+ */
+enum error connect_go_on(struct database *database, enum error error);
 
 /* Gives this address up, for this reason, and goes on with the next one. Returns as the steps do. */
 enum error connect_try_next(struct database *database, const char *reason);

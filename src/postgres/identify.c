@@ -52,7 +52,7 @@ enum error connect_step_identifying(struct database *database)
         return identify_start(database);
     }
     if (error)
-        return error == ERROR_DATABASE_QUERY ? database_lose(database) : error;
+        return connect_go_on(database, error == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : error);
     admitted = take(database, database->check_result, text, sizeof text);
     PQclear(database->check_result);
     database->check_result = NULL;

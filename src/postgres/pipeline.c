@@ -34,6 +34,18 @@ static bool send(PGconn *connection, const struct statement *statement)
                              statement->values, statement->lengths, binary, 1);
 }
 
+/*
+ * Notes that the connection was lost, and closes it if it ran the caller's statements. Otherwise the attempt
+ * to connect goes on with the next address (connect_go_on()). Returns ERROR_DATABASE_AWAY.
+ */
+static enum error lose(struct database *database, const struct pipeline *pipeline)
+{
+    if (pipeline == &database->asked)
+        return database_lose(database);
+    session_add_reason(database, PQerrorMessage(database->connection));
+    return ERROR_DATABASE_AWAY;
+}
+
 /* Sends each statement with a Sync of its own, which ends its transaction. */
 enum error pipeline_start(struct database *database, struct pipeline *pipeline)
 {
@@ -41,7 +53,7 @@ enum error pipeline_start(struct database *database, struct pipeline *pipeline)
     for (int i = 0; i < pipeline->count; i++)
         if ((identifies(database, pipeline) && !identify_again(database)) ||
             !send(database->connection, &pipeline->statements[i]) || !PQpipelineSync(database->connection))
-            return database_lose(database);
+            return lose(database, pipeline);
     return ERROR_PENDING;
 }
 
@@ -152,12 +164,13 @@ static void pipeline_take(struct database *database, struct pipeline *pipeline, 
     }
 }
 
-/* Closes a connection that was lost before all results had arrived. Returns the result of the pipeline. */
+/* Does what lose() does before all results have arrived. Returns the result of the pipeline. */
 static enum error lose_pipeline(struct database *database, const struct pipeline *pipeline)
 {
     if (!pipeline->outcome)
-        return database_lose(database);
-    database_close(database, NULL); /* pipeline_fail() has stored the server's reason */
+        return lose(database, pipeline);
+    if (pipeline == &database->asked)
+        database_close(database, NULL); /* pipeline_fail() has stored the server's reason */
     return pipeline->outcome == ERROR_DATABASE_QUERY ? ERROR_DATABASE_AWAY : pipeline->outcome;
 }
 
@@ -170,7 +183,7 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
     bool readable = PQconsumeInput(database->connection) == 1;
 
     if (readable && PQflush(database->connection) < 0)
-        return database_lose(database);
+        return lose(database, pipeline);
     while (pipeline->received < pipeline->count) {
         PGresult *result;
 
@@ -193,8 +206,8 @@ enum error pipeline_step(struct database *database, struct pipeline *pipeline)
         pipeline->count = 0; /* the caller owns the results now */
     } else {
         pipeline_clear(pipeline);
-        if (pipeline->outcome != ERROR_DATABASE_QUERY) /* a new session checks the version again */
-            database_close(database, NULL);
+        if (pipeline->outcome != ERROR_DATABASE_QUERY && pipeline == &database->asked)
+            database_close(database, NULL); /* a new session checks the version again */
     }
     return pipeline->outcome;
 }

@@ -266,6 +266,39 @@ class Forwarder:
         self.ends = []
 
 
+class WithoutServer:
+    """A pooler whose server is away: it opens sessions, and ends them at their first statement, as PgBouncer does."""
+
+    def __enter__(self):
+        self.socket, self.statements = socket.create_server(("127.0.0.1", 0)), 0
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self.serve, args=(self.socket.accept()[0],), daemon=True).start()
+
+    def serve(self, client):
+        def send(kind, contents):
+            client.sendall(kind + struct.pack(">I", 4 + len(contents)) + contents)
+
+        with client, contextlib.suppress(OSError):
+            while len(client.recv(1 << 16)) == 8:   # SSLRequest, GSSENCRequest
+                client.sendall(b"N")
+            send(b"R", struct.pack(">I", 0))
+            send(b"S", b"server_version\0" + b"15.0\0")
+            send(b"K", struct.pack(">II", 1, 1))
+            send(b"Z", b"I")
+            self.statements += client.recv(1) != b""
+            send(b"E", b"SFATAL\0C08P01\0Mserver login has been failing\0\0")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a resolv.conf")
 def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
     """Resolving takes longer than PGPOLL_QUERY_TIMEOUT_S. An attempt's time starts after the name is resolved, or no attempt would succeed; the
@@ -333,6 +366,20 @@ def test_a_silent_host_does_not_keep_from_the_next(own, topic, tmp_path):
             until(lambda: (new := workers_of(manager)) and not new & old, "new workers only")
             status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
             assert status == 200 and answer["messages"] and not silent.is_asked()
+
+
+def test_a_pooler_without_its_server_does_not_keep_from_the_next(own, topic, tmp_path):
+    own.publish(topic, 1)
+    with WithoutServer() as pooler, Forwarder(own) as forwarder, \
+            between.manager(own, "pooler", tmp_path / "log", workers=2 if own.mode == "managed" else 0, PGHOST="127.0.0.1,127.0.0.1",
+                            PGPORT=f"{pooler.port},{forwarder.port}") as manager:
+        until(lambda: between.accepts(manager.socket), "its socket")
+        status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        assert status == 200 and answer["messages"] and pooler.statements
+        asked = pooler.statements
+        forwarder.cut()
+        status, answer = poll_as(manager.socket, "", topic, since={topic: "0"}, timeout=20)
+        assert status == 200 and answer["messages"] and pooler.statements == asked   # it begins with the one that served it last
 
 
 def ip(*arguments):
