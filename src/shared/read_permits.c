@@ -13,52 +13,65 @@ enum {
     MOST_ATTEMPTS = 200
 };
 
-/* Returns the worker that has waited longest for a permit and sets *ticket, or returns -1 if none waits. */
-static int find_longest(const struct scoreboard *scoreboard, uint64_t *ticket)
+/*
+ * Returns the worker that has waited longest for a permit, or -1 if none waits. Sets *ticket to its ticket,
+ * and *alone to whether no other worker waits.
+ */
+static int find_longest(const struct scoreboard *scoreboard, uint64_t *ticket, bool *alone)
 {
-    int longest = -1;
+    uint64_t lowest = UINT64_MAX;
+    int longest = -1, waiting = 0;
 
-    *ticket = UINT64_MAX;
     for (int i = 0; i < scoreboard->worker_count; i++) {
         const uint64_t turn = atomic_load(&scoreboard->read_turns[i]);
 
-        if (turn >= FIRST_TICKET && turn < *ticket) {
-            *ticket = turn;
+        waiting += turn >= FIRST_TICKET;
+        if (turn >= FIRST_TICKET && turn < lowest) {
+            lowest = turn;
             longest = i;
         }
     }
+    *ticket = lowest;
+    *alone = waiting == 1;
     return longest;
 }
 
 /*
- * Gives free permits to the workers that have waited longest. Every process that adds a permit or enters a
- * worker into the queue calls this afterwards: of two that do so at the same time, one sees the other.
+ * Gives free permits to the workers that have waited longest, one for each pass over the workers. Every
+ * process that enters a worker into the queue calls this afterwards, and so does one that adds permits when
+ * none was free: of two that do so at the same time, one sees the other.
  */
 static void hand_out(struct scoreboard *scoreboard)
 {
     _Atomic int *left = &scoreboard->workers->read_permits_left;
 
-    for (int i = 0; i < MOST_ATTEMPTS; i++) {
-        int seen = atomic_load(left);
+    for (int i = 0; i < MOST_ATTEMPTS && atomic_load(left) > 0; i++) {
         uint64_t ticket;
-        const int worker = seen > 0 ? find_longest(scoreboard, &ticket) : -1;
+        bool alone;
+        const int worker = find_longest(scoreboard, &ticket, &alone);
 
         if (worker < 0)
             return;
-        if (!atomic_compare_exchange_strong(left, &seen, seen - 1))
+        if (atomic_fetch_sub(left, 1) <= 0 ||
+            !atomic_compare_exchange_strong(&scoreboard->read_turns[worker], &ticket, HAS_PERMIT)) {
+            (void)atomic_fetch_add(left, 1); /* another process took the last one, or the worker has left */
             continue;
-        if (atomic_compare_exchange_strong(&scoreboard->read_turns[worker], &ticket, HAS_PERMIT))
-            latch_wake(scoreboard, worker);
-        else
-            (void)atomic_fetch_add(left, 1); /* the worker has left the queue */
+        }
+        latch_wake(scoreboard, worker);
+        if (alone)
+            return;
     }
 }
 
-/* Adds free permits, or takes some away if count is below 0. */
+/*
+ * Adds free permits, or takes some away if count is below 0. If some were free before, no worker waits, or a
+ * process still hands those out, and then hands these out, too. If it is killed meanwhile, the next worker
+ * that enters the queue or looks does.
+ */
 static void add_permits(struct scoreboard *scoreboard, int count)
 {
-    (void)atomic_fetch_add(&scoreboard->workers->read_permits_left, count);
-    hand_out(scoreboard);
+    if (atomic_fetch_add(&scoreboard->workers->read_permits_left, count) <= 0)
+        hand_out(scoreboard);
 }
 
 /* Returns how many more permits are allowed than are free: those that are taken. */
@@ -175,7 +188,8 @@ bool read_permits_mend(struct scoreboard *scoreboard)
      * rest.
      */
     added = added > INT_MAX ? INT_MAX : added < -INT_MAX ? -INT_MAX : added;
-    add_permits(scoreboard, (int)added); /* also if it is 0: a worker may have been killed in hand_out() */
+    add_permits(scoreboard, (int)added);
+    hand_out(scoreboard); /* a worker may have been killed before it did */
     scoreboard->missing_permits = missing - added;
     return scoreboard->missing_permits == 0;
 }

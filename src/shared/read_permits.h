@@ -34,9 +34,9 @@ void read_permits_allow(struct scoreboard *scoreboard, int count);
 
 /*
  * For a worker: enters the queue, unless the worker is in it, and returns whether the worker holds a permit.
- * If not, the worker is woken when it gets one: call this again then, and once a second meanwhile, since the
- * one who gives the permit may be killed before it wakes the worker, and a broken worker may write wrong
- * values. Or leave the queue with read_permits_return().
+ * If not, the worker is woken when it gets one. Call this again then, and also every second, because a
+ * process may be killed between giving the permit and waking the worker, or a broken worker may write wrong
+ * values. To leave the queue, call read_permits_return().
  */
 bool read_permits_take(struct scoreboard *scoreboard, int worker);
 

@@ -1353,6 +1353,25 @@ static void a_worker_that_waits_is_woken_when_more_permits_are_allowed(void)
     close_host(&host);
 }
 
+static void all_permits_that_are_added_are_handed_out(void)
+{
+    struct host host;
+
+    open_host(&host, "\"a\"", LONG_MS);
+    host.scoreboard->read_permits = 3;
+    CU_ASSERT(takes(&host, 0));
+    for (int i = 1; i <= 3; i++)
+        CU_ASSERT_FALSE(read_permits_take(host.scoreboard, i));
+    read_permits_allow(host.scoreboard, 3);
+    CU_ASSERT(read_permits_has(host.scoreboard, 1) && read_permits_has(host.scoreboard, 2));
+    CU_ASSERT_FALSE(read_permits_has(host.scoreboard, 3));
+    read_permits_return(host.scoreboard, 0);
+    CU_ASSERT(read_permits_has(host.scoreboard, 3));
+    for (int i = 1; i <= 3; i++)
+        read_permits_return(host.scoreboard, i);
+    close_host(&host);
+}
+
 /* A newcomer asks after the permit was returned, and before the worker that waits longest runs. */
 static void the_worker_that_waits_longest_gets_the_permit(void)
 {
@@ -1392,46 +1411,65 @@ static void a_worker_that_leaves_the_queue_lets_the_next_one_pass(void)
     close_host(&host);
 }
 
-/* Plays a worker in a process of its own, which takes permits again and again. Returns the exit status. */
+/*
+ * Plays a worker in a process of its own, which takes permits again and again. Sometimes it gives up at once.
+ * Returns the exit status.
+ */
 static int keep_reading(struct host *host, int worker, _Atomic int *readers)
 {
     atomic_store(&host->scoreboard->pids[worker], (int)getpid());
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 300; i++) {
+        if (i % 3 == 0 && !takes(host, worker))
+            continue;
         if (!wait_for_permit(host, worker))
             return 1;
         if (atomic_fetch_add(readers, 1) >= host->scoreboard->read_permits)
             return 2;
-        (void)sched_yield();
+        (void)usleep(300);
         (void)atomic_fetch_sub(readers, 1);
         read_permits_return(host->scoreboard, worker);
     }
     return 0;
 }
 
-/* No wake-up is lost, and no permit, in whatever order the processes run. */
+/*
+ * No wake-up is lost, and no permit, in whatever order the processes run. With as many workers as this,
+ * processes often hand out permits at the same time.
+ */
 static void many_workers_take_turns(void)
 {
-    enum { READERS = 10 };
+    enum { READERS = 50, PERMITS = 8, CHANGES = 100, MANY = 5000 };
+    struct scoreboard *few;
     struct host host;
     _Atomic int *readers;
     pid_t pids[READERS];
     int status;
 
     open_host(&host, "\"a\"", LONG_MS);
+    few = host.scoreboard;
+    host.scoreboard = scoreboard_new(MANY, 3, 64, 64 * 256, 1);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(host.scoreboard);
     readers = (_Atomic int *)(void *)host.scoreboard->replies; /* any word that the processes share */
-    host.scoreboard->read_permits = 2;
-    read_permits_allow(host.scoreboard, 2);
+    host.scoreboard->read_permits = PERMITS;
+    read_permits_allow(host.scoreboard, PERMITS);
     for (int i = 0; i < READERS; i++) {
         pids[i] = fork();
         if (pids[i] == 0)
             _exit(keep_reading(&host, i, readers));
         CU_ASSERT_FATAL(pids[i] > 0);
     }
+    for (int i = 0; i < CHANGES; i++) {
+        read_permits_allow(host.scoreboard, 1 + i % PERMITS);
+        (void)sched_yield();
+    }
+    read_permits_allow(host.scoreboard, PERMITS);
     for (int i = 0; i < READERS; i++) {
         CU_ASSERT_EQUAL(waitpid(pids[i], &status, 0), pids[i]);
         EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %d: status %d", i, status);
     }
-    CU_ASSERT_EQUAL(atomic_load(&host.scoreboard->workers->read_permits_left), 2);
+    CU_ASSERT_EQUAL(atomic_load(&host.scoreboard->workers->read_permits_left), PERMITS);
+    scoreboard_free(host.scoreboard);
+    host.scoreboard = few;
     close_host(&host);
 }
 
@@ -1757,6 +1795,7 @@ CU_TestInfo source_shared_tests[] = {
     { "fewer permits may be taken than there are", fewer_permits_may_be_taken_than_there_are },
     { "a worker that waits is woken when more permits are allowed",
       a_worker_that_waits_is_woken_when_more_permits_are_allowed },
+    { "all permits that are added are handed out", all_permits_that_are_added_are_handed_out },
     { "a permit that a killed worker did not hand out is handed out",
       a_permit_that_a_killed_worker_did_not_hand_out_is_handed_out },
     { "a permit is found if a killed worker did not wake its holder",
