@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/config.h"
+#include "core/json_build.h"
 #include "core/log.h"
 #include "core/wait.h"
 #include "postgres/calls.h"
@@ -113,19 +114,24 @@ int64_t stats_writer_due_ms(const struct stats_writer *writer)
 
 /* ---- finding what has changed */
 
+/* Returns a new array of the names of the poll's topics, or NULL if out of memory. */
 static struct json_object *topics_of(const struct stats_writer *writer, const struct slot *slot)
 {
     const int count = scoreboard_topic_count(writer->scoreboard, slot);
     struct json_object *topics = json_object_new_array();
     char name[TOPIC_TABLE_NAME_SIZE];
+    bool made = topics;
 
-    for (int i = 0; i < count && topics; i++) {
+    for (int i = 0; made && i < count; i++) {
         int topic = scoreboard_topic(writer->scoreboard, slot, i);
 
         if (topic >= 0 && topic_table_name(writer->scoreboard->topics, topic, name) > 0)
-            (void)json_object_array_add(topics, json_object_new_string(name));
+            made = json_build_add_item(topics, json_object_new_string(name));
     }
-    return topics;
+    if (made)
+        return topics;
+    json_object_put(topics);
+    return NULL;
 }
 
 /*
@@ -181,9 +187,10 @@ static bool list_poll(struct stats_writer *writer, int worker, int64_t now_ms, i
 /*
  * Adds the polls that have begun or stopped waiting since the last write to the report. Stops when these have
  * REPORT_TOPICS topics, so that messages do not wait for long while the report is made; the next report goes
- * on from there. Returns false if there are no such polls or memory ran out.
+ * on from there. *any: whether there are such polls. Returns false if memory ran out; then the report is
+ * empty, but the polls that it had listed are noted as written.
  */
-static bool list_polls(struct stats_writer *writer, int64_t now_ms)
+static bool list_polls(struct stats_writer *writer, int64_t now_ms, bool *any)
 {
     const int count = writer->scoreboard->worker_count;
     bool made = true;
@@ -194,7 +201,8 @@ static bool list_polls(struct stats_writer *writer, int64_t now_ms)
         writer->next_worker = (writer->next_worker + 1) % count;
     }
     writer->left_out = left > 0;
-    return made && (writer->report.began || writer->report.ended);
+    *any = writer->report.began || writer->report.ended;
+    return made;
 }
 
 static bool any_poll_waits(const struct stats_writer *writer)
@@ -346,15 +354,13 @@ static void begin(struct stats_writer *writer, int64_t now_ms)
     if (add_report(writer, false))
         error = query_batch_begin(&writer->batch, writer->database, now_ms,
                                   writer->config->query_timeout_s * 1000);
-    if (error != ERROR_PENDING) {
+    if (error != ERROR_PENDING)
         fail(writer, error);
-        end_batch(writer);
-    }
 }
 
 static void look(struct stats_writer *writer, int64_t now_ms)
 {
-    bool polls, gauges, counts;
+    bool made, polls, gauges, counts;
 
     writer->look_ms = now_ms + CHANGES_CHECK_MS;
     if (now_ms < writer->write_ms)
@@ -364,15 +370,17 @@ static void look(struct stats_writer *writer, int64_t now_ms)
      * the latch.
      */
     atomic_store(&writer->scoreboard->workers->stats_writer_sleeps, 1);
-    polls = list_polls(writer, now_ms);
+    made = list_polls(writer, now_ms, &polls);
     check_quiet(writer, now_ms);
     gauges = read_gauges(writer);
     counts = take_counts(writer);
     writer->sends_heartbeat =
         atomic_exchange(&writer->scoreboard->heartbeat_wanted, 0) || now_ms >= writer->heartbeat_ms;
-    if (polls || gauges || counts || writer->sends_heartbeat)
+    if (!made)
+        fail(writer, ERROR_MEMORY);
+    else if (polls || gauges || counts || writer->sends_heartbeat)
         begin(writer, now_ms);
-    else
+    if (!writer->batch.running)
         end_batch(writer);
 }
 

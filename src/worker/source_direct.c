@@ -3,6 +3,7 @@
 #include "api/poll_request.h"
 #include "core/clock.h"
 #include "core/config.h"
+#include "core/json_build.h"
 #include "postgres/calls.h"
 #include "postgres/catch_up.h"
 #include "postgres/database.h"
@@ -89,18 +90,29 @@ static enum error write_report(struct source_direct *source, bool unlistens, boo
 
 /* ---- the poll */
 
+/* Returns a new array of the topics' names, or NULL if out of memory. */
+static struct json_object *topics_of(const struct poll_request *request)
+{
+    struct json_object *topics = json_object_new_array();
+    bool made = topics;
+
+    for (int i = 0; made && i < request->topic_count; i++)
+        made = json_build_add_item(
+            topics, json_object_new_string_len(request->topics[i].name, (int)request->topics[i].length));
+    if (made)
+        return topics;
+    json_object_put(topics);
+    return NULL;
+}
+
 static bool subscribe_statement(struct statement *statement, struct source_direct *source,
                                 const struct source_poll *poll)
 {
     const int64_t now_ms = clock_monotonic_ms();
-    struct json_object *topics = json_object_new_array();
     const char *report;
 
-    for (int i = 0; topics && i < poll->request->topic_count; i++)
-        (void)json_object_array_add(topics, json_object_new_string_len(poll->request->topics[i].name,
-                                                                       (int)poll->request->topics[i].length));
-    if (!stats_report_add_began(&source->report, (int)getpid(), topics, poll->client, poll->remote_user,
-                                now_ms - poll->started_ms, poll->deadline_ms - now_ms))
+    if (!stats_report_add_began(&source->report, (int)getpid(), topics_of(poll->request), poll->client,
+                                poll->remote_user, now_ms - poll->started_ms, poll->deadline_ms - now_ms))
         return false;
     report = finish_report(source, false);
     return report && call_begin_wait(statement, poll->request->topics, poll->request->topic_count,

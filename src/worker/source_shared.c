@@ -581,6 +581,15 @@ static void keep_now(const struct source_shared *source, int topic_count, int64_
             positions[i] = source->starts[i];
 }
 
+/* Whether the poll is in the wait sets of other numbers than its topics have now. */
+static bool has_moved(const struct source_shared *source, int topic_count)
+{
+    for (int i = 0; i < topic_count; i++)
+        if (atomic_load(&source->slot->topics[i].topic) != source->refs[i].topic)
+            return true;
+    return false;
+}
+
 /* Reads for a user who may poll. */
 static enum error read_allowed(struct source_shared *source, const struct source_poll *poll, bool subscribe,
                                int64_t *positions, struct page *page, int64_t deadline_ms)
@@ -606,10 +615,10 @@ static enum error read_allowed(struct source_shared *source, const struct source
     keep_now(source, request->topic_count, positions);
 
     /*
-     * If a poll that waits had to ask, its topics were removed from the ring meanwhile. They now have other
-     * numbers, so the poll enters the wait sets again.
+     * If topics were removed from the ring while the poll waited, they may have other numbers now, because
+     * this worker or another one has asked about them since. Then the poll enters the wait sets again.
      */
-    if (subscribe || (asked && source->entered))
+    if (subscribe || (source->entered && has_moved(source, request->topic_count)))
         enter(source, poll);
     /*
      * Before the ring or the table is read: a message that comes after this has the worker read again. If the

@@ -1150,6 +1150,37 @@ static void by_the_topics_end(void)
     close_host(&host);
 }
 
+/* Gives the topic another number, as if another worker had asked about it since it was removed. */
+static void renumber_topic(struct host *host)
+{
+    const int topic = number_of(host, "a");
+
+    ring_close(host->scoreboard->ring, topic);
+    topic_table_remove(host->scoreboard->topics, topic);
+    CU_ASSERT_EQUAL(number_of(host, "b"), topic);
+    CU_ASSERT_NOT_EQUAL(number_of(host, "a"), topic);
+    ring_open(host->scoreboard->ring, number_of(host, "a"), START);
+    wait_sets_wake(host->scoreboard, topic);
+}
+
+static void a_topic_with_another_number_wakes_the_poll(void)
+{
+    struct host host;
+
+    open_waiting(&host, LONG_MS, renumber_topic);
+    WAIT(&host, ERROR_NONE);
+    READ(&host, SOURCE_READ_ONLY, "");
+    CU_ASSERT_EQUAL(atomic_load(&host.questions), 2);
+    stop_manager(&host);
+    atomic_store(&host.slot->woken, 0);
+    append(&host, "a", START + 1, "one");
+    wait_sets_wake(host.scoreboard, number_of(&host, "a"));
+    CU_ASSERT_EQUAL(atomic_load(&host.slot->woken), 1);
+    WAIT(&host, ERROR_NONE);
+    READ(&host, SOURCE_READ_ONLY, "one");
+    close_host(&host);
+}
+
 /* ---- waiting for a permit */
 
 /* Another worker has the only permit, and PGPOLL_QUERY_TIMEOUT_S is over. */
@@ -1778,6 +1809,7 @@ CU_TestInfo source_shared_tests[] = {
     { "polls that start together", polls_that_start_together },
     { "a wait is ended by a drain", by_a_drain },
     { "a wait is ended by the topic's end", by_the_topics_end },
+    { "a topic with another number wakes the poll", a_topic_with_another_number_wakes_the_poll },
     { "a poll waits for its turn while the database is busy",
       a_poll_waits_for_its_turn_while_the_database_is_busy },
     { "the worker that waits longest gets the permit", the_worker_that_waits_longest_gets_the_permit },
