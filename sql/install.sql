@@ -70,6 +70,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/truncate_messages.sql
 \ir functions/mute_doorbell.sql
 \ir functions/unmute_doorbell.sql
+\ir functions/message_bytes.sql
 \ir functions/adopt_messages.sql
 \ir functions/assign_backlog.sql
 \ir functions/all_numbered.sql

@@ -98,8 +98,7 @@ BEGIN
                 SELECT m.topic, latest.position + row_number() OVER (ORDER BY c.n), c.id, m.bytes
                 FROM unnest(chosen) WITH ORDINALITY AS c (id, n)
                 CROSS JOIN LATERAL
-                    (SELECT m.topic, least(octet_length(m.payload::text)::bigint
-                                           + coalesce(octet_length(m.metadata::text), 0), 2147483647) AS bytes
+                    (SELECT m.topic, pgpoll.message_bytes(m.payload, m.metadata) AS bytes
                      FROM pgpoll.messages m
                      WHERE m.id = c.id AND (latest.foreign_id IS NULL OR m.id > latest.foreign_id
                                             OR (SELECT g.message_id FROM pgpoll.feed g

@@ -130,10 +130,9 @@ BEGIN
                 ids := ARRAY[single.id];
                 topics := ARRAY[single.topic];
                 hashes := encode(int4send(hashtext(single.topic)), 'hex');
-                bytes := octet_length(single.payload::text)::bigint
-                         + coalesce(octet_length(single.metadata::text), 0);
+                bytes := pgpoll.message_bytes(single.payload, single.metadata);
                 INSERT INTO pgpoll.feed (topic, position, message_id, bytes)
-                VALUES (single.topic, after + 1, single.id, least(bytes, 2147483647));
+                VALUES (single.topic, after + 1, single.id, bytes);
                 IF bytes > 65536 THEN
                     single := NULL; -- returning it would copy it
                 END IF;
@@ -172,10 +171,8 @@ BEGIN
                       INTO ids, topics, sizes, bytes
                       FROM (SELECT u.id, u.topic,
                                    coalesce(u.bytes,
-                                            (SELECT least(octet_length(m.payload::text)::bigint
-                                                          + coalesce(octet_length(m.metadata::text), 0),
-                                                          2147483647)
-                                             FROM pgpoll.messages m WHERE m.id = u.id), 0)::integer AS bytes
+                                            (SELECT pgpoll.message_bytes(m.payload, m.metadata)
+                                             FROM pgpoll.messages m WHERE m.id = u.id), 0) AS bytes
                             FROM unnest(ids, topics, sizes) WITH ORDINALITY AS u (id, topic, bytes, n)
                             WHERE last.foreign_id IS NULL OR u.id > last.foreign_id
                                   OR (SELECT f.message_id FROM pgpoll.feed f

@@ -5,8 +5,8 @@
 --   wanted       the topics whose messages are returned whole; NULL: all. Of other topics a row has the topic
 --                and the position only, and their messages are not read.
 --   whole_after  messages after this position are whole, whatever their topic
--- The page has at most max_messages rows, and max_bytes of payload and metadata, as text. If the first whole
--- message alone is larger, it is returned all the same.
+-- The page has at most max_messages rows, and max_bytes of payload and metadata, as text. A message that
+-- alone is larger has its created_at, but neither payload nor metadata: other messages must not wait for it.
 --
 -- The first row has no position. The last three columns are the same in all rows. complete_to: the page has
 -- everything after `after` up to this position; lower than `after`: the database was restored to an earlier
@@ -44,7 +44,7 @@ BEGIN
 
     -- The short way for one message, the usual case: to start the queries below costs more than to run them.
     FOR one IN
-        SELECT f.topic, f.position, f.message_id FROM pgpoll.feed f
+        SELECT f.topic, f.position, f.message_id, f.bytes FROM pgpoll.feed f
         WHERE f.position > after AND f.position <= last
         ORDER BY f.position LIMIT 2
     LOOP
@@ -58,8 +58,12 @@ BEGIN
         topic := one.topic;
         "position" := one.position;
         IF wanted IS NULL OR topic = ANY (wanted) OR "position" > whole_after THEN
-            SELECT m.created_at, m.payload, m.metadata INTO created_at, payload, metadata
-            FROM pgpoll.messages m WHERE m.id = one.message_id;
+            IF one.bytes <= max_bytes THEN
+                SELECT m.created_at, m.payload, m.metadata INTO created_at, payload, metadata
+                FROM pgpoll.messages m WHERE m.id = one.message_id;
+            ELSE
+                SELECT m.created_at INTO created_at FROM pgpoll.messages m WHERE m.id = one.message_id;
+            END IF;
         END IF;
         IF NOT FOUND THEN
             RETURN; -- an operator has deleted the message
@@ -71,15 +75,16 @@ BEGIN
     SELECT array_agg(p.topic ORDER BY p.position) FILTER (WHERE p.fits) AS topics,
            array_agg(p.position ORDER BY p.position) FILTER (WHERE p.fits) AS positions,
            array_agg(p.message_id ORDER BY p.position) FILTER (WHERE p.fits) AS ids,
+           array_agg(p.large ORDER BY p.position) FILTER (WHERE p.fits) AS large,
            max(p.position) FILTER (WHERE p.fits) AS reached,
            coalesce(bool_or(NOT p.fits), false) AS more
       INTO page
-      FROM (SELECT s.topic, s.position, s.message_id,
-                   s.n <= max_messages AND (s.total <= max_bytes OR s.total = s.bytes) AS fits
-            FROM (SELECT f.topic, f.position, f.message_id, f.bytes,
-                         row_number() OVER page AS n, sum(f.bytes) OVER page AS total
-                  FROM (SELECT f.topic, f.position, w.message_id,
-                               CASE WHEN w.message_id IS NULL THEN 0 ELSE f.bytes END AS bytes
+      FROM (SELECT s.topic, s.position, s.message_id, s.large,
+                   s.n <= max_messages AND s.total <= max_bytes AS fits
+            FROM (SELECT f.topic, f.position, f.message_id, f.large, row_number() OVER page AS n,
+                         sum(CASE WHEN f.message_id IS NULL OR f.large THEN 0 ELSE f.bytes END)
+                             OVER page AS total
+                  FROM (SELECT f.topic, f.position, f.bytes, f.bytes > max_bytes AS large, w.message_id
                         FROM pgpoll.feed f
                         CROSS JOIN LATERAL
                             (SELECT CASE WHEN wanted IS NULL OR f.topic = ANY (wanted)
@@ -93,8 +98,11 @@ BEGIN
            CASE WHEN page.more THEN page.reached ELSE last END, page.more,
            CASE WHEN deleted > after THEN deleted ELSE 0 END
     FROM unnest(array_prepend(NULL, page.topics), array_prepend(NULL, page.positions),
-                array_prepend(NULL, page.ids)) WITH ORDINALITY AS r (topic, position, id, n)
-    LEFT JOIN LATERAL (SELECT m.id, m.created_at::timestamptz, m.payload, m.metadata
+                array_prepend(NULL, page.ids), array_prepend(NULL, page.large))
+         WITH ORDINALITY AS r (topic, position, id, large, n)
+    LEFT JOIN LATERAL (SELECT m.id, m.created_at::timestamptz,
+                              CASE WHEN NOT r.large THEN m.payload END AS payload,
+                              CASE WHEN NOT r.large THEN m.metadata END AS metadata
                        FROM pgpoll.messages m WHERE m.id = r.id OFFSET 0) m ON true -- one look-up per message
     WHERE r.id IS NULL OR m.id IS NOT NULL -- an operator may have deleted it
     ORDER BY r.n;

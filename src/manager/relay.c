@@ -483,9 +483,10 @@ static void append_message(struct relay *relay, int topic, const char *name, siz
         return;
     printbuf_reset(relay->json);
     /*
-     * If there is no memory for the JSON, the ring gets the position only, and workers have the table read.
+     * If the message is too large for a page, or there is no memory for the JSON, the ring gets the position
+     * only, and workers have the table read.
      */
-    if (subscriptions_quote(&relay->subscriptions, topic, name, name_length) &&
+    if (message->payload && subscriptions_quote(&relay->subscriptions, topic, name, name_length) &&
         message_append(relay->json, subscription->quoted, message)) {
         entry.json = relay->json->buf;
         entry.length = (size_t)printbuf_length(relay->json);

@@ -60,10 +60,12 @@ struct message catch_up_message(const PGresult *result, int row)
     struct message message = {
         .position = database_int8(result, row, POSITION),
         .created_at_us = database_int8(result, row, CREATED_AT) + POSTGRES_EPOCH_US,
-        .payload = PQgetvalue(result, row, PAYLOAD),
-        .payload_length = (size_t)PQgetlength(result, row, PAYLOAD),
     };
 
+    if (!is_null(result, row, PAYLOAD)) {
+        message.payload = PQgetvalue(result, row, PAYLOAD);
+        message.payload_length = (size_t)PQgetlength(result, row, PAYLOAD);
+    }
     if (!is_null(result, row, METADATA)) {
         message.metadata = PQgetvalue(result, row, METADATA);
         message.metadata_length = (size_t)PQgetlength(result, row, METADATA);
@@ -167,7 +169,7 @@ const char *catch_up_topic(const PGresult *result, int row, size_t *length)
 
 bool catch_up_is_whole(const PGresult *result, int row)
 {
-    return !is_null(result, row, PAYLOAD);
+    return !is_null(result, row, CREATED_AT);
 }
 
 bool catch_up_newest_statement(struct statement *statement, const struct poll_topic *topics, int count)

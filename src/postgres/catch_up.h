@@ -88,8 +88,8 @@ bool catch_up_is_message(const PGresult *result, int row);
 const char *catch_up_topic(const PGresult *result, int row, size_t *length);
 
 /*
- * Whether the message in this row has its payload. If not, its topic is not wanted, or the statement was that
- * of catch_up_followed_statement() and the message is large or deleted.
+ * Whether the row has the message, not only its topic and position. If not, its topic is not wanted, or the
+ * statement was that of catch_up_followed_statement() and the message is large or deleted.
  */
 bool catch_up_is_whole(const PGresult *result, int row);
 
@@ -107,7 +107,7 @@ struct catch_up_newest catch_up_newest(const PGresult *result, int row);
 
 /*
  * Decodes the message in a row of a result of one of the statements of this module. Texts are borrowed from
- * the result.
+ * the result. The payload is NULL if it and the metadata have more bytes than the page of a manager may have.
  */
 struct message catch_up_message(const PGresult *result, int row);
 

@@ -895,6 +895,23 @@ def test_messages_of_any_size(narrow, topic, size):
     narrow.prune(topic)
 
 
+def test_a_message_that_cannot_be_read_in_time_stops_no_other(topic):
+    """Neither its topic's polls nor the manager, which gives it a position, keep other messages from being delivered."""
+    with Server(4, PGPOLL_QUERY_TIMEOUT_S="1") as server:
+        others = new_topic("other")
+        (large,) = server.wait(topic, timeout=15)
+        (other,) = server.wait(others, timeout=60)
+        server.sql("INSERT INTO pgpoll.messages (topic, payload) SELECT %s, ('\"' || repeat('x', 400000000) || '\"')::json", topic)
+        for n in range(5):
+            server.publish(others, n)
+            assert other.result(20).payloads == [n]
+            (other,) = server.wait(others, timeout=60, since=other.result().next_since)
+        assert large.result(30).messages == []
+        assert server.sql("SELECT without_position FROM pgpoll.retained") == [(0,)]
+        server.publish(others, "end")
+        assert other.result(20).payloads == ["end"]
+
+
 def test_a_ring_that_overflows(narrow):
     """Twenty times its size is published in a few seconds, on topics with fast and with slow readers."""
     topics = [new_topic("over") for _ in range(4)]

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sessions import FOLLOW, FOLLOW_LIMIT, FOLLOWER_SETTINGS, LEVELS, assign, connect, publish, run, wait_until, waits_for_lock
+from sessions import FOLLOW, FOLLOW_LIMIT, FOLLOWER_SETTINGS, LEVELS, Reader, assign, connect, publish, run, wait_until, waits_for_lock
 
 FEED = "SELECT topic, position, payload, complete_to, more, deleted_to FROM pgpoll.read_feed(%s, %s, %s, %s)"
 
@@ -90,6 +90,56 @@ def test_bytes_bound_a_page_of_whole_messages(admin):
     again.complete_to = 0
     assert again.read(max_bytes=1, wanted=["other"])[0] == 1
     assert again.got == [("large", None)] * 3 + [("other", 1)]
+
+
+def reads_of_large_values(session):
+    """How many large values the session has read in this transaction. PostgreSQL reads each from a table of its own."""
+    return run(session, "SELECT coalesce(idx_scan, 0) FROM pg_stat_xact_all_tables t JOIN pg_class c ON t.relid = c.reltoastrelid"
+                        " WHERE c.oid = 'pgpoll.messages'::regclass")[0][0]
+
+
+@pytest.mark.parametrize("before", ["nothing", "in the same transaction", "in one that began before", "of this transaction"])
+def test_to_give_a_position_no_large_message_is_read(admin, before):
+    """One that cannot be read in time would keep all others from ever getting a position."""
+    large = "INSERT INTO pgpoll.messages (topic, payload) SELECT 'large', to_json(string_agg(md5(n::text), '')) FROM generate_series(1, 150000) n"
+    assign(admin)
+    publisher, session = connect("READ COMMITTED"), connect("READ COMMITTED")
+    if before == "in the same transaction":
+        publish(publisher, "small", 1)
+    elif before == "in one that began before":
+        publish(publisher, "small", 1)
+        publish(admin, "small", 2)
+        assign(admin)
+    if before == "of this transaction":
+        run(session, large)
+    else:
+        run(publisher, large)
+        publisher.commit()
+    more = True
+    while more:
+        reads = reads_of_large_values(session)     # to write one takes a look, too
+        (more,), = run(session, "SELECT more FROM pgpoll.assign_positions()")
+        assert reads_of_large_values(session) == reads
+        session.commit()
+    assert run(admin, "SELECT bytes FROM pgpoll.feed WHERE topic = 'large'") == [(1 << 30,)]
+    reader = Reader(admin, ["large"], {"large": 0})
+    (payload,) = reader.read()
+    assert len(payload) == 150000 * 32
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_messages_larger_than_a_page_come_without_payload(admin, others):
+    """So a manager reads on. Its workers have the table read."""
+    manager = start(admin)
+    publish(admin, "large", *["x" * 100] * (others + 1))
+    publish(admin, "other", *range(others))
+    assign(admin)
+    rows = run(connect(), "SELECT topic, created_at IS NOT NULL, payload, metadata FROM pgpoll.read_feed(100, 60, %s, NULL) WHERE topic IS NOT NULL",
+               manager.complete_to)
+    assert rows == [("large", True, None, None)] * (others + 1) + [("other", True, n, None) for n in range(others)]
+    publish(admin, "large", "y" * 100)
+    rows = run(connect(), "SELECT topic, created_at IS NOT NULL, payload, metadata FROM pgpoll.new_messages(100, 60) WHERE topic IS NOT NULL")
+    assert rows == [("large", True, None, None)]
 
 
 def test_only_wanted_messages_are_read(admin):

@@ -147,6 +147,8 @@ static void the_statement_has_the_page_s_parameters(void)
     statement_release(&statement);
 }
 
+static const char LARGE[] = "";
+
 /* Adds a row like those of pgpoll.new_messages(). Without a topic it is no message. */
 static PGresult *make_feed(const char *topic, const char *payload, int assigned, int64_t complete_to,
                            bool more, int64_t deleted_to)
@@ -155,8 +157,8 @@ static PGresult *make_feed(const char *topic, const char *payload, int assigned,
 
     set_text(result, 0, topic);
     set_number(result, 1, topic ? 7 : ABSENT, sizeof(int64_t));
-    set_number(result, 2, topic ? ONE_SECOND_US : ABSENT, sizeof(int64_t));
-    set_text(result, 3, payload);
+    set_number(result, 2, payload ? ONE_SECOND_US : ABSENT, sizeof(int64_t));
+    set_text(result, 3, payload != LARGE ? payload : NULL);
     set_text(result, 4, NULL);
     set_number(result, 5, assigned, sizeof(int32_t));
     set_number(result, 6, complete_to, sizeof(int64_t));
@@ -186,6 +188,11 @@ static void a_feed_has_messages_whole_or_not(void)
     feed = catch_up_feed(result);
     EXPECT(feed.assigned == 100000 && feed.more, "in a backlog");
     CU_ASSERT_TRUE(catch_up_is_message(result, 0) && !catch_up_is_whole(result, 0));
+    PQclear(result);
+
+    result = make_feed("a", LARGE, 1, 7, false, 0);
+    CU_ASSERT_TRUE(catch_up_is_message(result, 0) && catch_up_is_whole(result, 0));
+    CU_ASSERT_PTR_NULL(catch_up_message(result, 0).payload);
     PQclear(result);
 
     result = make_feed(NULL, NULL, -2, 9, false, 12);
