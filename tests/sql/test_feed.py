@@ -99,9 +99,11 @@ def reads_of_large_values(session):
 
 
 @pytest.mark.parametrize("before", ["nothing", "in the same transaction", "in one that began before", "of this transaction"])
-def test_to_give_a_position_no_large_message_is_read(admin, before):
+@pytest.mark.parametrize("repeated, counts_as", [(1, 150000 * 32 + 2), (4, 1 << 30)])     # PostgreSQL compresses the second
+def test_to_give_a_position_no_large_message_is_read(admin, before, repeated, counts_as):
     """One that cannot be read in time would keep all others from ever getting a position."""
-    large = "INSERT INTO pgpoll.messages (topic, payload) SELECT 'large', to_json(string_agg(md5(n::text), '')) FROM generate_series(1, 150000) n"
+    large = ("INSERT INTO pgpoll.messages (topic, payload)"
+             f" SELECT 'large', to_json(string_agg(repeat(md5(n::text), {repeated}), '')) FROM generate_series(1, 150000) n")
     assign(admin)
     publisher, session = connect("READ COMMITTED"), connect("READ COMMITTED")
     if before == "in the same transaction":
@@ -121,10 +123,10 @@ def test_to_give_a_position_no_large_message_is_read(admin, before):
         (more,), = run(session, "SELECT more FROM pgpoll.assign_positions()")
         assert reads_of_large_values(session) == reads
         session.commit()
-    assert run(admin, "SELECT bytes FROM pgpoll.feed WHERE topic = 'large'") == [(1 << 30,)]
+    assert run(admin, "SELECT bytes FROM pgpoll.feed WHERE topic = 'large'") == [(counts_as,)]
     reader = Reader(admin, ["large"], {"large": 0})
     (payload,) = reader.read()
-    assert len(payload) == 150000 * 32
+    assert len(payload) == 150000 * 32 * repeated
 
 
 @pytest.mark.parametrize("others", [0, 3])
