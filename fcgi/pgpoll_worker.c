@@ -3,7 +3,6 @@
  * starts it.
  */
 #include "core/log.h"
-#include "core/subprocess.h"
 #include "manager/fork_server.h"
 #include "shared/scoreboard.h"
 #include "startup.h"

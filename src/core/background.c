@@ -15,7 +15,8 @@ struct background {
     void (*call)(void *context);
     void (*release)(void *context);
     void *context;
-    int fd; /* an eventfd, set when the call has returned */
+    pid_t process; /* that of the thread */
+    int fd;        /* an eventfd, set when the call has returned */
     _Atomic bool done;
     _Atomic int references; /* one is held by the thread, one by the caller of background_start() */
 };
@@ -74,6 +75,7 @@ struct background *background_start(void (*call)(void *context), void (*release)
     background->release = release;
     background->context = context;
     background->references = 2;
+    background->process = getpid();
     background->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     failure = background->fd < 0 ? errno : start_thread(background);
     if (failure) {
@@ -89,6 +91,11 @@ struct background *background_start(void (*call)(void *context), void (*release)
 bool background_is_done(const struct background *background)
 {
     return background && atomic_load(&background->done);
+}
+
+bool background_is_lost(const struct background *background)
+{
+    return background->process != getpid();
 }
 
 int background_fd(const struct background *background)

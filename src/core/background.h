@@ -23,6 +23,12 @@ struct background *background_start(void (*call)(void *context), void (*release)
 /* Whether the call has returned. Only then may the caller read its results in context. false for NULL. */
 bool background_is_done(const struct background *background);
 
+/*
+ * Whether this process was forked after background_start(): the thread is only in the parent. Then the caller
+ * may only call background_free(), which leaves the context as it is.
+ */
+bool background_is_lost(const struct background *background);
+
 /* A descriptor that becomes readable when the call has returned. Owned by background. */
 int background_fd(const struct background *background);
 

@@ -287,12 +287,19 @@ void reexec_drain(struct reexec *reexec, int64_t now_ms)
         reexec->exit_deadline_ms = now_ms + LAST_POLLS_MS;
 }
 
+/* Whether a worker has a poll. The slot of one that was killed may say so for good: see inspection.c. */
+static bool is_busy(const struct scoreboard *scoreboard, int worker)
+{
+    return atomic_load(&scoreboard_slot(scoreboard, worker)->state) > SLOT_IDLE &&
+           children_find_state(scoreboard_pid(scoreboard, worker)) != CHILDREN_DEAD;
+}
+
 bool reexec_has_drained(const struct reexec *reexec, int64_t now_ms)
 {
     if (reexec->drained < reexec->scoreboard->worker_count)
         return false;
     for (int i = 0; i < reexec->scoreboard->worker_count; i++)
-        if (atomic_load(&scoreboard_slot(reexec->scoreboard, i)->state) > SLOT_IDLE)
+        if (is_busy(reexec->scoreboard, i))
             return now_ms >= reexec->exit_deadline_ms;
     return true;
 }

@@ -268,19 +268,28 @@ static void free_addresses(void *addresses)
 
 enum error connect_step_resolving(struct database *database)
 {
+    if (background_is_lost(database->resolver))
+        return connect_begin(database);
     if (!background_is_done(database->resolver))
         return ERROR_PENDING;
     return addresses_start(database);
 }
 
+/* Whether the resolver that an earlier attempt has left is of no use. */
+static bool is_useless(const struct database *database)
+{
+    return background_is_lost(database->resolver) ||
+           (background_is_done(database->resolver) &&
+            clock_monotonic_ms() > addresses_resolved_ms(database->addresses) + FRESH_MS);
+}
+
 /*
  * Starts to resolve the host names. If an earlier attempt has left a resolver, uses that, unless its results
- * are older than FRESH_MS.
+ * are older than FRESH_MS or this process was forked from its process.
  */
 enum error connect_begin(struct database *database)
 {
-    if (background_is_done(database->resolver) &&
-        clock_monotonic_ms() > addresses_resolved_ms(database->addresses) + FRESH_MS)
+    if (database->resolver && is_useless(database))
         connect_drop_addresses(database);
     if (!database->addresses)
         database->addresses = addresses_new(database->options);

@@ -145,6 +145,8 @@ int64_t database_due_ms(const struct database *database)
 {
     if (database->state == ENDING)
         return clock_min(database->look_ms, database->host_due_ms);
+    if (database->state == RESOLVING && background_is_lost(database->resolver))
+        return 0;
     return database->state == CONNECTING ? database->host_due_ms : INT64_MAX;
 }
 

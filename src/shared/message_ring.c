@@ -112,7 +112,11 @@ void ring_close(struct message_ring *ring, int topic)
     atomic_store_explicit(&state->generation, (get(state->generation) | 1) + 1, memory_order_release);
 }
 
-void ring_skip(struct message_ring *ring, int topic, int64_t position)
+/*
+ * Skips messages of a topic: the ring lacks those up to position, so it is complete for the topic only after
+ * position.
+ */
+static void skip(struct message_ring *ring, int topic, int64_t position)
 {
     struct ring_topic *state = topic_at(ring, topic);
 
@@ -197,7 +201,7 @@ void ring_append(struct message_ring *ring, int topic, const struct ring_message
          * The positions of entries must rise, because readers search by position. The relay appends in that
          * order, so this happens only if it makes a mistake. The message is read from the table then.
          */
-        ring_skip(ring, topic, message->position);
+        skip(ring, topic, message->position);
     } else {
         ring->last_position = message->position;
         append(ring, topic, message);

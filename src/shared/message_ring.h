@@ -65,12 +65,6 @@ void ring_open(struct message_ring *ring, int topic, int64_t position);
 void ring_close(struct message_ring *ring, int topic);
 
 /*
- * Skips messages of a topic: the ring lacks those up to position, so it is complete for the topic only after
- * position.
- */
-void ring_skip(struct message_ring *ring, int topic, int64_t position);
-
-/*
  * Appends a message of an open topic, newer than that topic's others. If the JSON takes more than a quarter
  * of the ring, it is left out, and readers take the message from the table. A message with a lower position
  * than the last one appended, of any topic, is skipped.

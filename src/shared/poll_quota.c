@@ -1,6 +1,5 @@
 #include "shared/poll_quota.h"
 
-#include "core/clock.h"
 #include "core/fnv1a.h"
 #include "shared/latch.h"
 

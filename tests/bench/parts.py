@@ -1,7 +1,6 @@
 """What `make bench` measures. Each part runs its systems in turn, round by round, so that what disturbs the machine disturbs all."""
 import contextlib
 import os
-import re
 import statistics
 import subprocess
 import time

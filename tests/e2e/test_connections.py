@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: their number stays bounded however PostgreSQL hangs, and a slow resolver delays nobody."""
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ import between
 import fastcgi
 import standby
 from fastcgi import ask_as, poll_as
-from server import POLL, STALL_S, Server, new_topic, until
+from server import MODE, POLL, STALL_S, Server, new_topic, until
+from test_reload import held_back
 
 SECONDS = float(os.environ.get("HANG_S", "5"))     # PostgreSQL hangs for this long
 TIMEOUT_S = os.environ.get("HANG_TIMEOUT_S", "1")
@@ -190,18 +192,19 @@ def test_a_primary_without_its_standby_does_not_say_that_cursors_are_ahead(own, 
 class Resolver:
     """A slow DNS server that knows one name. under: a command that makes the system use it, as a list of words."""
 
-    ADDRESS = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+    NUMBERS = itertools.count(77)   # an address stays in use while a thread waits for questions
 
     def __init__(self, directory):
+        self.address = f"127.{next(self.NUMBERS)}.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
         self.delay_s, self.asked = 0, 0
-        (directory / "resolv.conf").write_text(f"nameserver {self.ADDRESS}\noptions timeout:30 attempts:1\n")
+        (directory / "resolv.conf").write_text(f"nameserver {self.address}\noptions timeout:30 attempts:1\n")
         (directory / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
         mounts = " && ".join(f"mount --bind {directory}/{name} /etc/{name}" for name in ("resolv.conf", "nsswitch.conf"))
         self.under = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
 
     def __enter__(self):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind((self.ADDRESS, 53))
+        self.socket.bind((self.address, 53))
         threading.Thread(target=self.serve, daemon=True).start()
         return self
 
@@ -328,14 +331,41 @@ def test_a_slow_resolver_stops_nobody(own, topic, tmp_path):
         assert status == 200 and answer["messages"]
 
 
-def workers_of(manager):
-    """Returns the ids of the workers. The process of spawn-fcgi has become the manager."""
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a resolv.conf")
+@pytest.mark.skipif(MODE != "managed", reason="of a manager")
+def test_a_reload_while_a_name_is_resolved(own, topic, tmp_path):
+    """The threads that resolve it are not in the old manager. It begins again, and serves the polls that wait."""
+    tmp_path.chmod(0o755)
+    poll = fastcgi.request(json.dumps({"topics": [topic], "timeout": 60}).encode())
+    with Resolver(tmp_path) as resolver, Forwarder(own) as forwarder, \
+            between.manager(own, "reloads", tmp_path / "log", under=resolver.under, PGHOST="db.pgpoll.test", PGPORT=forwarder.port) as manager:
+        all_workers_of(manager)
+        with fastcgi.connect(manager.socket) as client, held_back(own):
+            client.sendall(poll)
+            own.until_waiting(topic)
+            resolver.delay_s = 60
+            forwarder.cut()
+            until(lambda: len(os.listdir(f"/proc/{manager.pid}/task")) == 3, "both sessions resolving the name")
+            resolver.delay_s = 0
+            os.kill(manager.pid, signal.SIGHUP)
+            until(lambda: children_of(manager, "pgpoll-old"), "the old manager")
+            own.publish(topic, 1)
+            status, text = fastcgi.reply(fastcgi.read_all(client))
+        assert status == 200 and [message["payload"] for message in json.loads(text)["messages"]] == [1]
+
+
+def children_of(manager, name):
+    """Returns the ids of its processes with this name. The process of spawn-fcgi has become the manager."""
     found = set()
     for pid in open(f"/proc/{manager.pid}/task/{manager.pid}/children").read().split():
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as name:
-            if name.read() == "pgpoll-worker\n":
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
+            if comm.read() == name + "\n":
                 found.add(int(pid))
     return found
+
+
+def workers_of(manager):
+    return children_of(manager, "pgpoll-worker")
 
 
 def all_workers_of(manager):

@@ -126,6 +126,13 @@ def test_topics_of_any_characters(server, topic, ascii):
     assert list(answer.next_since) == topics
 
 
+@pytest.mark.parametrize("levels, status", [(32, 200), (33, 422)])
+def test_nesting(server, topic, levels, status):
+    """As documented. The object is one level."""
+    answer = server.request("POST", POLL, '{"topics": ["%s"], "timeout": 0, "unknown": %s}' % (topic, "[" * (levels - 1) + "]" * (levels - 1)))
+    assert answer.status == status, answer
+
+
 def test_a_timeout_of_1e400_is_no_number_of_seconds(server):
     assert server.request("POST", POLL, b'{"topics": ["a"], "timeout": 1e400}').status == 422
 

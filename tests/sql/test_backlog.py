@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sessions import LEVELS, Background, Reader, assign, connect, publish, run, wait_until, waits_for_lock
+from sessions import LEVELS, Background, Reader, assign, connect, publish, run, wait_until
 from test_history import TOPICS, connect_again, is_gone, kill_cluster, start_writers
 
 BULK = "INSERT INTO pgpoll.messages (topic, payload) SELECT 't' || n %% 3, json_build_array(%s::integer, n) FROM generate_series(1, %s) AS n"

@@ -2,7 +2,6 @@
 import hashlib
 import random
 
-import psycopg2
 import pytest
 
 from sessions import LEVELS, Background, Reader, assign, connect, publish, run, wait_until, waits_for_lock, write_statistics

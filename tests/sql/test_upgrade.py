@@ -31,8 +31,8 @@ def one():
 def server(one):
     """A cluster with an empty database d and no role of pgpoll."""
     admin = one.connect("postgres")
-    for database in "d", "fresh":
-        run(admin, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+    for name, in run(admin, "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'"):
+        run(admin, f'DROP DATABASE "{name}" WITH (FORCE)')
     for name, in run(admin, "SELECT rolname FROM pg_roles WHERE rolname ~ '^pgpoll' ORDER BY rolcanlogin, rolname"):
         run(admin, f'DROP ROLE "{name}"')
     one.create("d")
@@ -57,8 +57,8 @@ def raise_version(sql, version, script):
     (sql / "upgrades" / f"{version}.sql").write_text(script + "\n")
 
 
-def set_up(server, *arguments, sql=ROOT / "sql", user="postgres"):
-    return subprocess.run([ROOT / "deploy/pgpoll-setup", "--sql", sql, *arguments], env={**server.environment, "PGUSER": user},
+def set_up(server, *arguments, sql=ROOT / "sql", user="postgres", database=""):
+    return subprocess.run([ROOT / "deploy/pgpoll-setup", "--sql", sql, *arguments], env={**server.environment, "PGUSER": user, "PGDATABASE": database},
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
@@ -74,8 +74,8 @@ def refused(server, *arguments, **options):
     return ran.stderr
 
 
-def version_of(server):
-    return run(server.connect("d"), "SELECT pgpoll.schema_version()")[0][0]
+def version_of(server, database="d"):
+    return run(server.connect(database), "SELECT pgpoll.schema_version()")[0][0]
 
 
 def schema_of(server, database):
@@ -231,6 +231,17 @@ def test_setup_in_an_empty_database(server):
     assert Reader(worker, ["t"], {"t": 0}).read() == []
     again = done(server, "d")
     assert "already" in again and again.splitlines()[1:] == said.splitlines()[1:], again
+
+
+@pytest.mark.parametrize("name, arguments, variable", (
+    ("-d", ["--", "-d"], ""), ("d", ["--role=pgpoll", "--", "d"], "other"), ("host=d", [], "host=d"), ("host=d", ["dbname='host=d'"], "other")),
+    ids=("after --", "argument and variable", "variable", "connection string"))
+def test_setup_takes_the_database_as_psql_does(server, name, arguments, variable):
+    if name != "d":
+        run(server.connect("postgres"), f'CREATE DATABASE "{name}"')
+    said = done(server, *arguments, database=variable)
+    assert "is installed" in said and f"PGDATABASE={name} " in said, said
+    assert version_of(server, name) == VERSION
 
 
 def test_setup_for_a_role_of_another_name(server):

@@ -154,15 +154,6 @@ void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int s
                  "only %d of %d steps were played", poll->step, steps);
 }
 
-int fake_poll_count(const struct fake_poll *poll, enum fake_call call)
-{
-    int count = 0;
-
-    for (int i = 0; i < poll->call_count; i++)
-        count += poll->calls[i].call == call;
-    return count;
-}
-
 void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file,
                       int line)
 {

@@ -63,9 +63,6 @@ void fake_poll_init(struct fake_poll *poll, const char *body);
 void fake_poll_run(struct fake_poll *poll, const struct fake_step *script, int steps, const char *file,
                    int line);
 
-/* Returns how often the poll made this call. */
-int fake_poll_count(const struct fake_poll *poll, enum fake_call call);
-
 /* Checks one member of the answer's JSON; "null" also stands for a missing member. */
 #define EXPECT_ANSWER(poll, member, json) fake_poll_expect(poll, member, json, __FILE__, __LINE__)
 void fake_poll_expect(const struct fake_poll *poll, const char *member, const char *json, const char *file,

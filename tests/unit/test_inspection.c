@@ -3,6 +3,7 @@
 
 #include "core/log.h"
 #include "expect.h"
+#include "manager/reexec.h"
 #include "shared/read_permits.h"
 #include "shared/scoreboard.h"
 #include "suites.h"
@@ -240,6 +241,29 @@ static void a_dead_worker_of_an_old_manager_keeps_no_permit(void)
     end();
 }
 
+/* An old manager that ends waits for the workers that have a poll, but for none that has died. */
+static void an_old_manager_does_not_wait_for_a_dead_worker(void)
+{
+    struct reexec reexec = { .is_old = true, .exit_deadline_ms = NOW_MS };
+    siginfo_t info = { 0 };
+    pid_t busy;
+
+    begin();
+    for (int i = 0; i < scoreboard->worker_count; i++)
+        if (i != 4)
+            atomic_store(&scoreboard_slot(scoreboard, i)->state, SLOT_IDLE);
+    busy = start(4);
+    reexec.scoreboard = scoreboard;
+    reexec.drained = scoreboard->worker_count;
+    CU_ASSERT_FALSE(reexec_has_drained(&reexec, NOW_MS - 1));
+    CU_ASSERT_TRUE(reexec_has_drained(&reexec, NOW_MS));
+    (void)kill(busy, SIGKILL);
+    CU_ASSERT_EQUAL_FATAL(waitid(P_PID, (id_t)busy, &info, WEXITED | WNOWAIT), 0);
+    CU_ASSERT_TRUE(reexec_has_drained(&reexec, NOW_MS - 1));
+    CU_ASSERT_FALSE(lived(busy));
+    end();
+}
+
 CU_TestInfo inspection_tests[] = {
     { "many topics are looked at a part at a time", many_topics_are_looked_at_a_part_at_a_time },
     { "a worker that does not begin is killed", a_worker_that_does_not_begin_is_killed },
@@ -248,5 +272,6 @@ CU_TestInfo inspection_tests[] = {
     { "a stopped worker of an old manager keeps no permit",
       a_stopped_worker_of_an_old_manager_keeps_no_permit },
     { "a dead worker of an old manager keeps no permit", a_dead_worker_of_an_old_manager_keeps_no_permit },
+    { "an old manager does not wait for a dead worker", an_old_manager_does_not_wait_for_a_dead_worker },
     CU_TEST_INFO_NULL,
 };
