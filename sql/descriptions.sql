@@ -114,7 +114,7 @@ FROM (VALUES
      'authenticated.'),
     ('topics', 'topic', 'The topic.'),
     ('topics', 'messages', 'How many messages are kept that have a position.'),
-    ('topics', 'bytes', 'Bytes of their payload and metadata; 1 GB for what is compressed to more than 4 MB.'),
+    ('topics', 'bytes', 'Bytes of their payload and metadata; 1 GB if compressed to more than 4 MB.'),
     ('topics', 'oldest', 'When the oldest of them was committed.'),
     ('topics', 'newest', 'When the newest of them was committed.'),
     ('topics', 'pruned_to', 'Up to when its messages were pruned; empty: never.'),

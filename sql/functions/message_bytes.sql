@@ -1,6 +1,6 @@
 -- Returns how many bytes payload and metadata have as text. If they are stored compressed, in more than 4 MB,
--- returns 1 GB instead. To find their length, PostgreSQL would have to read them, and who gives positions would
--- hold up all other messages meanwhile, or for good if it takes longer than statement_timeout.
+-- returns 1 GB instead. To find their length, PostgreSQL would have to read them. All other messages would
+-- wait for their positions meanwhile, or for good if that takes longer than statement_timeout.
 -- pg_column_size() and pg_column_compression() do not read them.
 --
 -- Only assign_batch() and assign_backlog() call this function; their callers pin search_path. It has no SET
