@@ -123,8 +123,8 @@ void subscriptions_close(struct subscriptions *subscriptions)
     for (int i = 0; i < subscriptions->used_count; i++)
         close_topic(subscriptions, subscriptions->used[i]);
     /*
-     * In one pass over the workers. To wake the waiters of one topic after the other would take seconds: there
-     * may be a million topics, and hundreds of workers in the wait set of each.
+     * In one pass over the workers. To wake the waiters of one topic after the other would take seconds:
+     * there may be a million topics, and hundreds of workers in the wait set of each.
      */
     wait_sets_wake_all(subscriptions->scoreboard);
 }
