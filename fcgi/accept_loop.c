@@ -117,7 +117,7 @@ static bool next_request(struct accept_loop *loop, FCGX_Request *request, int ep
 
         if (ready > 0) {
             accepted = accept_request(request);
-        } else if (loop->rest) { /* idle or signalled: release the database connection */
+        } else if (loop->rest) { /* idle or signalled */
             loop->rest(loop);
             timeout_ms = -1;
         }

@@ -24,8 +24,8 @@ struct accept_loop {
      */
     void (*serve)(struct accept_loop *loop, FCGX_Request *request, const struct interrupts *interrupts);
     /*
-     * Frees what an idle process does not need. Called when no request has come for a second, or at a signal.
-     * NULL: there is nothing to free.
+     * Does what can be left to do until the process is idle. Called when no request has come for a second, or
+     * at a signal. NULL: there is nothing to do.
      */
     void (*rest)(struct accept_loop *loop);
     int64_t peer_timeout_ms; /* for fcgi_io_set_timeout() */

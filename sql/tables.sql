@@ -69,8 +69,8 @@ SELECT to_regclass('pgpoll.feed_message_id') IS NULL AS missing \gset
     CREATE INDEX feed_position ON pgpoll.feed (position);
 \endif
 
--- The last position given, or reserved for a backlog; set under feed_lock only. It is a sequence because its
--- value must survive a rollback.
+-- The last position given, or reserved for a backlog; set under feed_lock, or by TRUNCATE, whose lock on
+-- messages keeps batches away. It is a sequence because its value must survive a rollback.
 CREATE SEQUENCE IF NOT EXISTS pgpoll.last_position AS bigint MINVALUE 0 START 0;
 
 -- The session that gives positions locks this table until its commit is visible. The table is empty, and only

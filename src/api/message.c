@@ -9,10 +9,12 @@
 
 enum { TIMESTAMP_SIZE = 48 };
 
-/* Formats microseconds since 1970 as YYYY-MM-DDTHH:MM:SS.ffffff in UTC. */
+static const time_t POSTGRES_EPOCH_S = 946684800; /* 2000-01-01 UTC (datatype/timestamp.h in PostgreSQL) */
+
+/* Formats microseconds since 2000 as YYYY-MM-DDTHH:MM:SS.ffffff in UTC. */
 static void format_timestamp(int64_t us, char text[static TIMESTAMP_SIZE])
 {
-    time_t seconds = (time_t)(us / 1000000);
+    time_t seconds = (time_t)(us / 1000000) + POSTGRES_EPOCH_S;
     int fraction = (int)(us % 1000000);
     struct tm utc;
 

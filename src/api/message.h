@@ -14,8 +14,9 @@ struct printbuf;
 /* The texts are borrowed and need no NUL. */
 struct message {
     int64_t position;
-    int64_t created_at_us; /* microseconds since 1970-01-01 UTC */
-    const char *payload;   /* any JSON value */
+    /* microseconds since 2000-01-01 UTC, as in PostgreSQL: since 1970, its last years would overflow */
+    int64_t created_at_us;
+    const char *payload; /* any JSON value */
     size_t payload_length;
     const char *metadata; /* JSON; NULL and the JSON null are sent as {} */
     size_t metadata_length;

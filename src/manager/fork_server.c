@@ -101,13 +101,10 @@ static bool start(struct fork_server *fork_server, const sigset_t *mask)
     return true;
 }
 
-/* Whether the fork server was killed, by one of two functions, and waitpid(2) has not reported its death. */
+/* Whether the fork server was killed, and waitpid(2) has not reported its death. */
 static bool is_dying(const struct fork_server *fork_server)
 {
-    const bool by_kill = fork_server->pid > 0 && fork_server->socket == NO_SOCKET;
-    const bool by_kill_overdue = fork_server->asked_count > 0 && fork_server->deadline_ms == INT64_MAX;
-
-    return by_kill || by_kill_overdue;
+    return fork_server->pid > 0 && fork_server->socket == NO_SOCKET;
 }
 
 bool fork_server_is_ready(const struct fork_server *fork_server)
@@ -173,15 +170,14 @@ static void kill_overdue(struct fork_server *fork_server)
     log_write(LOG_LEVEL_WARNING,
               "fork server %d did not start a worker within %d ms: killed, starting another one",
               (int)fork_server->pid, RESULT_MS);
-    (void)kill(fork_server->pid, SIGKILL);
-    fork_server->deadline_ms = INT64_MAX;
+    fork_server_kill(fork_server);
 }
 
 bool fork_server_take(struct fork_server *fork_server, int *worker, int *error)
 {
     struct result result;
 
-    if (fork_server->asked_count == 0)
+    if (fork_server->asked_count == 0 || is_dying(fork_server))
         return false;
     if (fork_server->is_lost) {
         result = take_lost(fork_server);
@@ -192,7 +188,7 @@ bool fork_server_take(struct fork_server *fork_server, int *worker, int *error)
     }
     if (result.worker < 0 || result.worker >= fork_server->scoreboard->worker_count ||
         fork_server->asked[result.worker] == NOT_ASKED) {
-        (void)kill(fork_server->pid, SIGKILL); /* the fork server is broken */
+        fork_server_kill(fork_server); /* it is broken */
         return false;
     }
     fork_server->asked[result.worker] = NOT_ASKED;

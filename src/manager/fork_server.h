@@ -42,8 +42,8 @@ bool fork_server_init(struct fork_server *fork_server, struct scoreboard *scoreb
 void fork_server_release(struct fork_server *fork_server);
 
 /*
- * Kills the fork server, because no worker is needed any more. Its death is reported to
- * fork_server_forget_process(), and until then no other fork server is started.
+ * Kills the fork server, if it runs. Its death is reported to fork_server_forget_process(), and until then no
+ * other fork server is started and fork_server_take() returns no result.
  */
 void fork_server_kill(struct fork_server *fork_server);
 

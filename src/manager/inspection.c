@@ -104,7 +104,7 @@ void inspection_step(struct inspection *inspection, int64_t now_ms)
     if (!inspect_part(inspection, now_ms))
         return;
     inspection->next = 0;
-    spare_workers_count(inspection->scoreboard);
+    spare_workers_recount(inspection->scoreboard);
     if (!read_permits_mend(inspection->scoreboard))
         inspection_request(inspection);
 }

@@ -134,7 +134,7 @@ void spare_workers_keep(struct spare_workers *spare, int64_t now_ms)
     }
 }
 
-void spare_workers_count(struct scoreboard *scoreboard)
+void spare_workers_recount(struct scoreboard *scoreboard)
 {
     int idle = 0;
 

@@ -59,6 +59,6 @@ int64_t spare_workers_due_ms(const struct spare_workers *spare);
  * Recounts the idle workers. Workers update the count themselves, but a worker that is killed may leave it
  * wrong.
  */
-void spare_workers_count(struct scoreboard *scoreboard);
+void spare_workers_recount(struct scoreboard *scoreboard);
 
 #endif

@@ -91,18 +91,13 @@ static void close_topic(struct subscriptions *subscriptions, int topic)
     struct subscription *subscription = &subscriptions->by_topic[topic];
     int *link = &subscriptions->hashed[subscription->hash & subscriptions->hash_mask];
 
-    if (subscription->open) {
-        while (*link != topic)
-            link = &subscriptions->by_topic[*link].next_hashed;
-        *link = subscription->next_hashed;
-        ring_close(subscriptions->scoreboard->ring, topic);
-        subscription->open = false;
-    }
-    /*
-     * A worker may have entered the wait set after the topic was found to be unused. Wake it, so that it asks
-     * again.
-     */
-    wait_sets_wake(subscriptions->scoreboard, topic);
+    if (!subscription->open)
+        return;
+    while (*link != topic)
+        link = &subscriptions->by_topic[*link].next_hashed;
+    *link = subscription->next_hashed;
+    ring_close(subscriptions->scoreboard->ring, topic);
+    subscription->open = false;
 }
 
 static void remove_topic(struct subscriptions *subscriptions, int topic)
@@ -111,6 +106,11 @@ static void remove_topic(struct subscriptions *subscriptions, int topic)
     const int last = subscriptions->used[--subscriptions->used_count];
 
     close_topic(subscriptions, topic);
+    /*
+     * A worker may have entered the wait set after the topic was found to be unused. Wake it, so that it asks
+     * again.
+     */
+    wait_sets_wake(subscriptions->scoreboard, topic);
     subscriptions->used[subscription->used_index] = last;
     subscriptions->by_topic[last].used_index = subscription->used_index;
     topic_table_remove(subscriptions->scoreboard->topics, topic);
@@ -122,6 +122,11 @@ void subscriptions_close(struct subscriptions *subscriptions)
 {
     for (int i = 0; i < subscriptions->used_count; i++)
         close_topic(subscriptions, subscriptions->used[i]);
+    /*
+     * In one pass over the workers. To wake the waiters of one topic after the other would take seconds:
+     * there may be a million topics, and hundreds of workers in the wait set of each.
+     */
+    wait_sets_wake_all(subscriptions->scoreboard);
 }
 
 int64_t subscriptions_newest(const struct subscriptions *subscriptions, int topic)

@@ -24,9 +24,6 @@ enum newest_column { NEWEST, NOW, HASH };
  */
 enum { FOLLOWED_MESSAGES = 128 };
 
-/* timestamptz counts microseconds since 2000-01-01 UTC (datatype/timestamp.h in PostgreSQL). */
-static const int64_t POSTGRES_EPOCH_US = 946684800 * INT64_C(1000000);
-
 bool catch_up_statement(struct statement *statement, const struct poll_request *request,
                         const int64_t *positions, int64_t page_bytes)
 {
@@ -59,7 +56,7 @@ struct message catch_up_message(const PGresult *result, int row)
 {
     struct message message = {
         .position = database_int8(result, row, POSITION),
-        .created_at_us = database_int8(result, row, CREATED_AT) + POSTGRES_EPOCH_US,
+        .created_at_us = database_int8(result, row, CREATED_AT),
     };
 
     if (!is_null(result, row, PAYLOAD)) {

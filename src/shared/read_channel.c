@@ -30,7 +30,7 @@ struct question_head {
     int64_t deadline_ms;
 };
 
-struct question_topic {
+struct topic_entry {
     int64_t position;
     uint32_t name_size, quoted_size;
 };
@@ -164,7 +164,7 @@ static size_t question_bytes(const struct read_channel_question *question)
     size_t bytes = question->remote_user ? strlen(question->remote_user) + 1 : 0;
 
     for (int i = 0; i < question->request->topic_count; i++)
-        bytes += sizeof(struct question_topic) + question->request->topics[i].length + 1 +
+        bytes += sizeof(struct topic_entry) + question->request->topics[i].length + 1 +
                  strlen(question->request->topics[i].quoted) + 1;
     return bytes;
 }
@@ -188,8 +188,8 @@ static bool send_question(int socket, const struct read_channel_question *questi
     at = append(at, &head, sizeof head);
     for (int i = 0; i < request->topic_count; i++) {
         const struct poll_topic *topic = &request->topics[i];
-        struct question_topic entry = { question->positions[i], (uint32_t)topic->length + 1,
-                                        (uint32_t)strlen(topic->quoted) + 1 };
+        struct topic_entry entry = { question->positions[i], (uint32_t)topic->length + 1,
+                                     (uint32_t)strlen(topic->quoted) + 1 };
 
         at = append(at, &entry, sizeof entry);
     }
@@ -245,14 +245,14 @@ static const char *take_text(const char **at, size_t *left, size_t size)
 static bool decode(struct read_channel_job *job, const struct question_head *head, const char *data,
                    struct poll_topic *topics, int64_t *positions)
 {
-    const size_t entries = (size_t)head->topic_count * sizeof(struct question_topic);
+    const size_t entries = (size_t)head->topic_count * sizeof(struct topic_entry);
     const char *at = data + entries;
     size_t left = head->bytes - entries;
 
     if (head->user_size > 0 && !(job->question.remote_user = take_text(&at, &left, head->user_size)))
         return false;
     for (int i = 0; i < head->topic_count; i++) {
-        struct question_topic entry;
+        struct topic_entry entry;
 
         memcpy(&entry, data + (size_t)i * sizeof entry, sizeof entry);
         positions[i] = entry.position;
@@ -268,7 +268,7 @@ static bool decode(struct read_channel_job *job, const struct question_head *hea
 static bool is_sound(const struct question_head *head)
 {
     return head->bytes <= QUESTION_MAX_BYTES && head->topic_count > 0 && head->limit > 0 &&
-           (size_t)head->topic_count <= head->bytes / sizeof(struct question_topic);
+           (size_t)head->topic_count <= head->bytes / sizeof(struct topic_entry);
 }
 
 bool read_channel_accept(int socket, struct read_channel_job *job)

@@ -74,8 +74,11 @@ static void add_permits(struct scoreboard *scoreboard, int count)
         hand_out(scoreboard);
 }
 
-/* Returns how many more permits are allowed than are free: those that are taken. */
-static int64_t missing_permits(const struct scoreboard *scoreboard)
+/*
+ * Returns how many permits are taken: those that are allowed and not free. If a broken worker has written how
+ * many are free, this may be any number.
+ */
+static int64_t count_taken(const struct scoreboard *scoreboard)
 {
     const int64_t left = atomic_load(&scoreboard->workers->read_permits_left);
 
@@ -84,7 +87,7 @@ static int64_t missing_permits(const struct scoreboard *scoreboard)
 
 int read_permits_taken(const struct scoreboard *scoreboard)
 {
-    const int64_t taken = missing_permits(scoreboard);
+    const int64_t taken = count_taken(scoreboard);
 
     return taken < 0 ? 0 : taken > scoreboard->read_permits ? scoreboard->read_permits : (int)taken;
 }
@@ -176,7 +179,7 @@ bool read_permits_mend(struct scoreboard *scoreboard)
 
     for (int i = 0; i < scoreboard->worker_count; i++)
         remove_wrong_turn(scoreboard, i);
-    missing = missing_permits(scoreboard);
+    missing = count_taken(scoreboard);
     for (int i = 0; i < scoreboard->worker_count; i++)
         missing -= read_permits_has(scoreboard, i);
     if (missing > 0 && missing_before > 0)

@@ -261,7 +261,7 @@ void scoreboard_descriptors(const struct scoreboard *scoreboard,
  * For the fork server: maps the manager's scoreboard. Takes over the descriptors, and closes those through
  * which a worker could write where it must not. Processes that the fork server forks share its view, but can
  * write only the workers' memory. Returns NULL if the descriptors are no scoreboard, or one of another
- * version; then the descriptors are closed.
+ * version; then all of them but read_queue are closed.
  */
 struct scoreboard *scoreboard_join(const int descriptors[static SCOREBOARD_DESCRIPTORS]);
 

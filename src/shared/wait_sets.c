@@ -65,3 +65,15 @@ void wait_sets_wake(struct scoreboard *scoreboard, int topic)
                 latch_wake(scoreboard, worker);
         }
 }
+
+void wait_sets_wake_all(struct scoreboard *scoreboard)
+{
+    /*
+     * As in wait_sets_wake(). A worker is no longer idle when it executes its fence, so one that is idle here
+     * enters its sets later, and then sees what was done before this fence.
+     */
+    atomic_thread_fence(memory_order_seq_cst);
+    for (int worker = 0; worker < scoreboard->worker_count; worker++)
+        if (atomic_load(&scoreboard_slot(scoreboard, worker)->state) > SLOT_IDLE)
+            latch_wake(scoreboard, worker);
+}

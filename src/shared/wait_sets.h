@@ -23,4 +23,10 @@ void wait_sets_remove(struct scoreboard *scoreboard, int worker);
 /* For the manager: wakes every worker in the topic's set whose slot names this topic. */
 void wait_sets_wake(struct scoreboard *scoreboard, int topic);
 
+/*
+ * For the manager: does that for all topics together, in one pass over the workers. Wakes every worker that
+ * serves a poll, also those that do not wait yet.
+ */
+void wait_sets_wake_all(struct scoreboard *scoreboard);
+
 #endif

@@ -27,24 +27,24 @@ static bool put_next_since(struct printbuf *out, const struct poll_waiter *waite
     bool made = put(out, ",\"next_since\":{");
 
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
-        cursor_message_id(
-            waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->states[i].position, id);
+        cursor_message_id(waiter->page.message_count > 0 ? waiter->page.topics[i].next : waiter->positions[i],
+                          id);
         made = (i == 0 || put(out, ",")) && put_text(out, waiter->poll.request->topics[i].quoted) &&
                put(out, ":\"") && put_text(out, id) && put(out, "\"");
     }
     return made && put(out, "}");
 }
 
-static bool put_gap(struct printbuf *out, const struct poll_state *state, const struct poll_topic *topic)
+static bool put_gap(struct printbuf *out, const struct poll_gap *gap, const struct poll_topic *topic)
 {
     char oldest[CURSOR_MESSAGE_ID_SIZE];
     bool made = put_text(out, topic->quoted) && put(out, ":{\"reason\":\"") &&
-                put_text(out, gap_name(state->gap)) && put(out, "\",\"requested\":") &&
+                put_text(out, gap_name(gap->gap)) && put(out, "\",\"requested\":") &&
                 put_text(out, topic->since ? topic->since : "null") && put(out, ",\"oldest\":");
 
-    if (state->oldest < 0)
+    if (gap->oldest < 0)
         return made && put(out, "null}");
-    cursor_message_id(state->oldest, oldest);
+    cursor_message_id(gap->oldest, oldest);
     return made && put(out, "\"") && put_text(out, oldest) && put(out, "\"}");
 }
 
@@ -54,10 +54,10 @@ static bool put_gaps(struct printbuf *out, const struct poll_waiter *waiter)
     bool made = true, any = false;
 
     for (int i = 0; made && i < waiter->page.topic_count; i++) {
-        if (waiter->states[i].gap == GAP_NONE)
+        if (waiter->gaps[i].gap == GAP_NONE)
             continue;
         made = (any ? put(out, ",") : put(out, ",\"gaps\":{")) &&
-               put_gap(out, &waiter->states[i], &waiter->poll.request->topics[i]);
+               put_gap(out, &waiter->gaps[i], &waiter->poll.request->topics[i]);
         any = true;
     }
     return made && (!any || put(out, "}"));

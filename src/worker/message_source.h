@@ -103,8 +103,8 @@ struct source_operations {
     /* Returns the text of the last error, or "" if there was none. Borrowed until the next call. */
     const char *(*error)(const struct message_source *source);
     /*
-     * Called when the worker has been idle for a while, to free what it does not need. NULL: there is nothing
-     * to free.
+     * Called when the worker has been idle for a while, to write statistics that were not written yet. NULL:
+     * there are none.
      */
     void (*rest)(struct message_source *source);
     /* Ends the subscription, if there still is one, and frees the source. Accepts NULL. */

@@ -25,7 +25,7 @@ void poll_counters_add(struct counters *counters, const struct poll_waiter *wait
             counters_add_latency(counters, clock_max(clock_wall_ms() - cursor_position_ms(page->first), 0));
     }
     for (int i = 0; outcome != ERROR_CLIENT_GONE && i < page->topic_count; i++)
-        if (waiter->states[i].gap != GAP_NONE)
-            counters_add(counters, COUNTER_GAPS + (int)waiter->states[i].gap, 1);
+        if (waiter->gaps[i].gap != GAP_NONE)
+            counters_add(counters, COUNTER_GAPS + (int)waiter->gaps[i].gap, 1);
     counters_add(counters, COUNTER_POLLS + (int)outcome, 1);
 }

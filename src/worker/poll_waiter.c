@@ -94,16 +94,16 @@ enum error poll_waiter_init(struct poll_waiter *waiter, const struct config *con
                                       interrupts, now_ms,      now_ms + request->timeout_s * 1000,
                                       attend,     waiter };
     made.heartbeat_ms = config->heartbeat_s ? now_ms + config->heartbeat_s * 1000 : INT64_MAX;
-    made.states = calloc(count, sizeof *made.states);
     made.positions = calloc(count, sizeof *made.positions);
-    if (!made.states || !made.positions || !page_init(&made.page, request->topic_count)) {
-        free(made.states);
+    made.gaps = calloc(count, sizeof *made.gaps);
+    if (!made.positions || !made.gaps || !page_init(&made.page, request->topic_count)) {
         free(made.positions);
+        free(made.gaps);
         return ERROR_MEMORY;
     }
     for (int i = 0; i < request->topic_count; i++) {
         made.positions[i] = cursor_position(&request->topics[i].cursor);
-        made.states[i] = (struct poll_state){ made.positions[i], -1, GAP_NONE };
+        made.gaps[i] = (struct poll_gap){ GAP_NONE, -1 };
     }
     *waiter = made;
     return ERROR_NONE;
@@ -142,14 +142,10 @@ static void copy_starts(struct poll_waiter *waiter, bool first)
 {
     for (int i = 0; i < waiter->page.topic_count; i++) {
         const struct page_topic *topic = &waiter->page.topics[i];
-        struct poll_state *state = &waiter->states[i];
         enum gap gap = first ? judge_gap(&waiter->poll.request->topics[i].cursor, topic->gap) : topic->gap;
 
-        if (state->gap == GAP_NONE && gap != GAP_NONE) {
-            state->gap = gap;
-            state->oldest = topic->oldest;
-        }
-        state->position = topic->start;
+        if (waiter->gaps[i].gap == GAP_NONE && gap != GAP_NONE)
+            waiter->gaps[i] = (struct poll_gap){ gap, topic->oldest };
         waiter->positions[i] = topic->start;
     }
 }
@@ -310,7 +306,7 @@ static bool has_answer(const struct poll_waiter *waiter)
     bool any = waiter->page.message_count > 0;
 
     for (int i = 0; !any && i < waiter->page.topic_count; i++)
-        any = waiter->states[i].gap != GAP_NONE;
+        any = waiter->gaps[i].gap != GAP_NONE;
     return any;
 }
 
@@ -358,7 +354,7 @@ void poll_waiter_release(struct poll_waiter *waiter)
 {
     waiter->source->operations->end(waiter->source);
     page_release(&waiter->page);
-    free(waiter->states);
     free(waiter->positions);
+    free(waiter->gaps);
     *waiter = (struct poll_waiter){ 0 };
 }

@@ -28,11 +28,10 @@ struct poll_client {
     bool (*heartbeat)(struct poll_client *client);
 };
 
-/* A topic's state in this poll. */
-struct poll_state {
-    int64_t position; /* reading starts after it; before the first read it may be negative (cursor.h) */
-    int64_t oldest;   /* with a gap: the oldest retained position; -1: there is none, or it is unknown */
-    enum gap gap;     /* the gap to report to the client */
+/* The gap of a topic to report to the client. */
+struct poll_gap {
+    enum gap gap;
+    int64_t oldest; /* the oldest retained position; -1: there is none, or it is unknown */
 };
 
 struct poll_waiter {
@@ -41,8 +40,9 @@ struct poll_waiter {
     const struct interrupts *interrupts;
     struct poll_client *client;
     struct source_poll poll;
-    struct poll_state *states; /* in the order of the request's topics */
-    int64_t *positions;        /* a copy of the positions in states, as an array for read() */
+    /* In the order of the request's topics: */
+    int64_t *positions; /* reading starts after them; before the first read they may be negative (cursor.h) */
+    struct poll_gap *gaps;
     struct page page;
     char user[SOURCE_USER_SIZE]; /* the name that poll_waiter_authenticate() got */
     bool began_wait;             /* the head has been sent */
@@ -69,8 +69,8 @@ enum error poll_waiter_authenticate(struct poll_waiter *waiter, const char *auth
 
 /*
  * Runs the poll. If it returns ERROR_NONE, ERROR_TIMEOUT, ERROR_CLIENT_GONE or ERROR_DRAINED, or if
- * began_wait is set, make the answer from page and states; the page is empty unless the result is ERROR_NONE.
- * Otherwise send the client the error.
+ * began_wait is set, make the answer from page, positions and gaps; the page is empty unless the result is
+ * ERROR_NONE. Otherwise send the client the error.
  */
 enum error poll_waiter_run(struct poll_waiter *waiter);
 

@@ -273,10 +273,7 @@ static void direct_rest(struct message_source *base)
 {
     struct source_direct *source = (struct source_direct *)base;
 
-    /*
-     * An idle worker keeps its connection for the next poll. Write its row, which counts it as idle, and new
-     * counts.
-     */
+    /* Write the worker's row, which counts it as idle, and new counts. The connection stays open. */
     if (!source->report.counters_began || atomic_load(&source->counting->fresh) ||
         atomic_load(&source->report.counters.fresh))
         (void)write_report(source, false, false, source->config->query_timeout_s * 1000);

@@ -13,8 +13,9 @@ struct counters;
 
 /*
  * Creates the source, which connects at the first read. config and counters are borrowed for its life. The
- * source writes the worker's counters to pgpoll.counters when it writes the begin or end of a wait, and while
- * the worker is idle. Free the source with its operation free(). Returns NULL if out of memory.
+ * source writes the worker's counters to pgpoll.counters when it writes the begin or end of a wait, after
+ * other polls at most once a second, and while the worker is idle. Free the source with its operation free().
+ * Returns NULL if out of memory.
  */
 struct message_source *source_direct_new(const struct config *config, struct counters *counters);
 

@@ -35,10 +35,10 @@ static void shows_messages_as_the_api_does(void)
     EXPECT_JSON(answer_of(&poll),
                 "{\"messages\":["
                 "{\"topic\":\"é\\\"/\",\"message_id\":" ID(
-                    3) ",\"payload\":1,\"timestamp\":\"1970-01-01T00:00:00.000000\","
+                    3) ",\"payload\":1,\"timestamp\":\"2000-01-01T00:00:00.000000\","
                        "\"metadata\":{},\"stream_id\":\"0-3\"},"
                        "{\"topic\":\"a\",\"message_id\":" ID(
-                           4) ",\"payload\":1,\"timestamp\":\"1970-01-01T00:00:00.000000\","
+                           4) ",\"payload\":1,\"timestamp\":\"2000-01-01T00:00:00.000000\","
                               "\"metadata\":{},\"stream_id\":\"0-4\"}],"
                               "\"has_more\":true,\"next_since\":{\"a\":" ID(4) ",\"é\\\"/\":" ID(3) "}}");
     fake_poll_release(&poll);

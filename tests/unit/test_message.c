@@ -22,7 +22,7 @@ static struct printbuf *written(int64_t created_at_us, const char *payload, cons
 
 static void a_message_is_an_object_with_the_documented_members(void)
 {
-    struct printbuf *out = written(1736937000000000, "{\"order_id\":\"12345\"}", "{\"source\":\"api\"}");
+    struct printbuf *out = written(790252200000000, "{\"order_id\":\"12345\"}", "{\"source\":\"api\"}");
 
     EXPECT_JSON(
         json_tokener_parse(out->buf),
@@ -83,13 +83,17 @@ static void timestamps_are_utc_with_microseconds(void)
         int64_t us;
         const char *text;
     } rows[] = {
-        { 0, "1970-01-01T00:00:00.000000" },
-        { 1, "1970-01-01T00:00:00.000001" },
-        { -1, "1969-12-31T23:59:59.999999" },
-        { -1000000, "1969-12-31T23:59:59.000000" },
-        { 1709209845123456, "2024-02-29T12:30:45.123456" },
-        { 253402300799999999, "9999-12-31T23:59:59.999999" },
-        { 946684800000000, "2000-01-01T00:00:00.000000" },
+        { 0, "2000-01-01T00:00:00.000000" },
+        { 1, "2000-01-01T00:00:00.000001" },
+        { -1, "1999-12-31T23:59:59.999999" },
+        { -1000000, "1999-12-31T23:59:59.000000" },
+        { 762525045123456, "2024-02-29T12:30:45.123456" },
+        { 252455615999999999, "9999-12-31T23:59:59.999999" },
+        { -946684800000000, "1970-01-01T00:00:00.000000" },
+        { -946684800000001, "1969-12-31T23:59:59.999999" },
+        /* the first and the last that PostgreSQL has */
+        { -211813488000000000, "-4713-11-24T00:00:00.000000" },
+        { 9223371331199999999, "294276-12-31T23:59:59.999999" },
     };
     char wanted[80];
 
@@ -109,7 +113,7 @@ static void texts_need_no_nul(void)
     EXPECT(message_append(out, "\"a\"", &message), "message_append");
     EXPECT_JSON(json_tokener_parse(out->buf),
                 "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000001\",\"payload\":12,"
-                "\"timestamp\":\"1970-01-01T00:00:00.000000\",\"metadata\":{},"
+                "\"timestamp\":\"2000-01-01T00:00:00.000000\",\"metadata\":{},"
                 "\"stream_id\":\"0-1\"}");
     printbuf_free(out);
 }

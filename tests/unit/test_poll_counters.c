@@ -15,8 +15,8 @@ static struct counters counters;
  */
 static void count_poll(int64_t waited_ms, int64_t age_ms, enum error outcome, enum gap gap)
 {
-    struct poll_state state = { .gap = gap };
-    struct poll_waiter waiter = { .states = &state };
+    struct poll_gap reported = { .gap = gap };
+    struct poll_waiter waiter = { .gaps = &reported };
 
     fake_clock_stop();
     waiter.waits_since_ms = waited_ms < 0 ? 0 : clock_monotonic_ms();
@@ -85,8 +85,8 @@ static void latency_is_counted_for_messages_that_ended_a_wait(void)
 
 static void a_gap_without_a_message_has_no_latency(void)
 {
-    struct poll_state state = { .gap = GAP_EXPIRED };
-    struct poll_waiter waiter = { .states = &state, .waits_since_ms = 1 };
+    struct poll_gap reported = { .gap = GAP_EXPIRED };
+    struct poll_waiter waiter = { .gaps = &reported, .waits_since_ms = 1 };
 
     counters_clear(&counters);
     CU_ASSERT_TRUE_FATAL(page_init(&waiter.page, 1));

@@ -679,7 +679,7 @@ static void who_polls_is_asked_once(void)
 }
 
 static const char TABLE_MESSAGE[] = "{\"topic\":\"a\",\"message_id\":\"msg_0000000000000065\",\"payload\":1,"
-                                    "\"timestamp\":\"1970-01-01T00:00:00.000000\","
+                                    "\"timestamp\":\"2000-01-01T00:00:00.000000\","
                                     "\"metadata\":{},\"stream_id\":\"0-101\"}";
 
 static void asking_is_interrupted(void)

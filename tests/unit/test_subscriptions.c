@@ -5,8 +5,10 @@
 #include "shared/topic_table.h"
 #include "suites.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { POLLS = 1000, MAX_TOPICS = 10, LONG_MS = 60 * 1000, MOST_AT_ONCE = 5000 };
 
@@ -132,10 +134,40 @@ static void no_room_is_made_for_the_rest_of_a_cycle(void)
     release(&topics);
 }
 
+/* The workers that wait ask again. So may one that has read and is about to wait. */
+static void when_all_topics_are_closed_every_busy_worker_is_woken(void)
+{
+    enum { WAITING = 5, SERVING, IDLE };
+    struct topics topics;
+    int topic;
+
+    take_all(&topics);
+    CU_ASSERT(signal(SIGUSR2, SIG_IGN) != SIG_ERR);
+    atomic_store(&scoreboard_slot(topics.scoreboard, SERVING)->state, SLOT_SERVING);
+    atomic_store(&scoreboard_slot(topics.scoreboard, IDLE)->state, SLOT_IDLE);
+    for (int worker = WAITING; worker <= IDLE; worker++)
+        atomic_store(&topics.scoreboard->pids[worker], (int)getpid());
+    subscriptions_close(&topics.subscriptions);
+    CU_ASSERT_EQUAL(atomic_load(&scoreboard_slot(topics.scoreboard, WAITING)->woken), 1);
+    CU_ASSERT_EQUAL(atomic_load(&scoreboard_slot(topics.scoreboard, SERVING)->woken), 1);
+    CU_ASSERT_EQUAL(atomic_load(&scoreboard_slot(topics.scoreboard, IDLE)->woken), 0);
+    /* The topics keep their numbers, and are not found before they are opened again. */
+    topic = topic_table_number(topics.scoreboard->topics, "topic 77", 8);
+    CU_ASSERT_EQUAL(subscriptions_find(&topics.subscriptions, "topic 77", 8), -1);
+    CU_ASSERT_FALSE(subscriptions_want_hash(&topics.subscriptions, 77));
+    subscriptions_open(&topics.subscriptions, topic, 1, 77);
+    CU_ASSERT_EQUAL(subscriptions_find(&topics.subscriptions, "topic 77", 8), topic);
+    CU_ASSERT_TRUE(subscriptions_want_hash(&topics.subscriptions, 77));
+    (void)signal(SIGUSR2, SIG_DFL);
+    release(&topics);
+}
+
 CU_TestInfo subscriptions_tests[] = {
     { "unused topics are removed a part at a time", unused_topics_are_removed_a_part_at_a_time },
     { "waiting polls are looked at a part at a time", waiting_polls_are_looked_at_a_part_at_a_time },
     { "a new topic makes room for some more", a_new_topic_makes_room_for_some_more },
     { "no room is made for the rest of a cycle", no_room_is_made_for_the_rest_of_a_cycle },
+    { "when all topics are closed every busy worker is woken",
+      when_all_topics_are_closed_every_busy_worker_is_woken },
     CU_TEST_INFO_NULL,
 };
