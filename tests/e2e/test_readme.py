@@ -118,6 +118,17 @@ def test_publishing(fresh):
     fresh.sql("DELETE FROM pgpoll.retention_rules")
 
 
+def test_the_table_refuses_large_messages(fresh):
+    fresh.sql(command("ALTER TABLE pgpoll.messages ADD CONSTRAINT"))
+    try:
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            fresh.publish("sizes", "x" * 10000000)
+        fresh.publish("sizes", "x" * 9999000)
+        assert [len(payload) for payload in fresh.poll("sizes", since={"sizes": "0"}, timeout=20).payloads] == [9999000]
+    finally:
+        fresh.sql("ALTER TABLE pgpoll.messages DROP CONSTRAINT message_size")
+
+
 def test_the_answer_looks_like_the_one_shown(fresh):
     fresh.publish("shown", 1)
     answer = fresh.poll("shown", since={"shown": "0"}).json
