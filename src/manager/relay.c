@@ -815,6 +815,12 @@ static bool is_unknown_name(const char *sqlstate)
     return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0;
 }
 
+/* Whether the server has ended the session (codes that begin with 57P), whatever it was doing. */
+static bool was_ended(const struct relay *relay)
+{
+    return strncmp(database_sqlstate(relay->database), "57P", 3) == 0;
+}
+
 /*
  * Whether the server has refused the statement by which the relay follows: the role may lack a right to what
  * it reads, or an upgrade has locked or changed that. All else can be done without it.
@@ -824,17 +830,16 @@ static bool cannot_follow(const struct relay *relay)
     const struct cycle *cycle = &relay->cycle;
     const int failed = database_failed(relay->database);
 
-    return *database_sqlstate(relay->database) &&
+    return *database_sqlstate(relay->database) && !was_ended(relay) &&
            (failed == cycle->prepare_follow_at || (cycle->follows && failed == cycle->messages_at));
 }
 
-/* Logs what could not be done. The codes that begin with 57P say that the server has ended the session. */
 static void log_failure(const struct relay *relay, enum error error)
 {
     const struct database *database = relay->database;
     const int failed = database_failed(database);
 
-    if (error != ERROR_MEMORY && failed >= 0 && strncmp(database_sqlstate(database), "57P", 3) != 0)
+    if (error != ERROR_MEMORY && failed >= 0 && !was_ended(relay))
         log_write(error_log_level(error), "cannot %s, reconnecting: %s", relay->cycle.purposes[failed],
                   database_error(database));
     else

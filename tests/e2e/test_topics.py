@@ -155,7 +155,7 @@ def lock_holder(server):
 
 def test_a_manager_that_follows_another(many, topic, tmp_path):
     """Its clients get what the other manager numbers, in order: messages of any size and number, with other topics in between, after
-    a TRUNCATE, and when it may no longer read the view."""
+    a TRUNCATE, when its session ends while it reads, and when it may no longer read the view."""
     until(lambda: lock_holder(many), "a leader")
     with manager(many, "follower", tmp_path / "log") as other:
         until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'follower' AND hears"), "the other manager")
@@ -176,18 +176,30 @@ def test_a_manager_that_follows_another(many, topic, tmp_path):
             assert got == expected[:len(got)]
             return list(gaps)
 
+        def end_session():
+            """Ends the session of the manager that follows while it reads. Fails if it did something else just then."""
+            deadline = time.monotonic() + 1
+            with contextlib.closing(many.connect()) as blocking, blocking.cursor() as cursor:
+                cursor.execute("LOCK TABLE pgpoll.messages")
+                many.sql("SELECT pg_notify('pgpoll', %s || ' ' || encode(int4send(hashtext(%s)), 'hex'))", 2 ** 62, topic)
+                while not (reading := many.sql(f"{follows} AND wait_event_type = 'Lock'")) and time.monotonic() < deadline:
+                    pass
+                return [many.sql("SELECT pg_terminate_backend(%s)", pid) for pid, in reading]
+
         insert = "INSERT INTO pgpoll.messages (topic, payload) SELECT %s, "
-        follows = "SELECT 1 FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND query LIKE '%feed_messages%'"
+        follows = "SELECT pid FROM pg_stat_activity WHERE usename = 'pgpoll_worker' AND query LIKE '%feed_messages%'"
         until(lambda: not deliver([1], insert + "'1'") and many.sql(follows), "the statement that followers send")
         assert not deliver([2, 70000, 3], insert + "'2'", insert + "to_json(repeat('x', 70000))", insert + "'3'")
         assert not deliver([5], "INSERT INTO pgpoll.messages (topic, payload) VALUES ('elsewhere', '4')", insert + "'5'")
         assert not deliver([*range(1, 301)], insert + "n::text::json FROM generate_series(1, 300) AS n")
         assert not deliver([6], "TRUNCATE pgpoll.messages", insert + "'6'"), "it has all that was truncated"
+        until(end_session, "the end of the session")
+        until(lambda: not deliver([7], insert + "'7'") and many.sql(follows), "the same statement in the next session")
         many.sql("REVOKE SELECT ON pgpoll.feed_messages FROM pgpoll_poller")
         try:
-            until(lambda: not deliver([7], insert + "'7'") and NO_RIGHT in (tmp_path / "log").read_text(), "the loss of the right noticed")
+            until(lambda: not deliver([8], insert + "'8'") and NO_RIGHT in (tmp_path / "log").read_text(), "the loss of the right noticed")
             until(lambda: many.sql("SELECT 1 FROM pgpoll.listeners WHERE host = 'follower' AND hears"), "the other manager again")
-            assert not deliver([8], insert + "'8'") and not deliver([9], insert + "'9'")
+            assert not deliver([9], insert + "'9'") and not deliver([10], insert + "'10'")
             assert (tmp_path / "log").read_text().count(NO_RIGHT) == 1, "it does not try again and again"
         finally:
             many.sql("GRANT SELECT ON pgpoll.feed_messages TO pgpoll_poller")
