@@ -7,6 +7,8 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
+SET plpgsql.extra_warnings = 'none'; -- the database may have other defaults for functions of its own
+SET plpgsql.extra_errors = 'none';
 SET search_path = pg_catalog, pg_temp; -- names must not find objects that others put into public
 -- If a long transaction holds a lock, this script fails. Without the limit it would wait, and publishers
 -- would wait behind its lock request.

@@ -94,7 +94,8 @@ def test_database_with_other_defaults(server):
     server.create("a")
     admin = server.connect("a")
     for setting in ("standard_conforming_strings = off", "default_transaction_isolation = 'serializable'", "intervalstyle = 'iso_8601'",
-                    "datestyle = 'German'", "quote_all_identifiers = on", "client_encoding = 'LATIN1'", "synchronous_commit = off"):
+                    "datestyle = 'German'", "plpgsql.extra_errors = 'all'", "plpgsql.extra_warnings = 'all'", "quote_all_identifiers = on",
+                    "client_encoding = 'LATIN1'", "synchronous_commit = off"):
         run(admin, "ALTER DATABASE a SET " + setting)
     server.install("a")
     server.install("a")
