@@ -72,6 +72,17 @@ def test_what_is_hidden_from_the_owner_is_an_error(owner, app, table):
     assert client.read() == [2] and not client.gaps
 
 
+def test_the_remedy_where_messages_are_not_english(cluster, monkeypatch):
+    monkeypatch.setenv("LANGUAGE", "de")    # counts for every locale but C
+    cluster.start("fsync=off", "lc_messages=C.UTF-8")
+    cluster.create("d")
+    admin = cluster.connect("d")
+    run(admin, "CREATE ROLE pgpoll_owner LOGIN CREATEROLE; GRANT CREATE ON DATABASE d TO pgpoll_owner")
+    cluster.install("d", user="pgpoll_owner")
+    run(admin, "SET SESSION AUTHORIZATION pgpoll_owner; ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    assert "NO FORCE ROW LEVEL SECURITY" in run(admin, "SELECT pgpoll.try_position()")[0][0]
+
+
 def test_policies_for_publishers(owner, app):
     """Policies decide which roles publish what; positions, pages and prune() are unaffected."""
     run(owner, "ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY")
