@@ -7,10 +7,13 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
+SET plpgsql.extra_warnings = 'none'; -- the database may have other defaults for functions of its own
+SET plpgsql.extra_errors = 'none';
 SET search_path = pg_catalog, pg_temp; -- names must not find objects that others put into public
 -- If a long transaction holds a lock, this script fails. Without the limit it would wait, and publishers
 -- would wait behind its lock request.
 SET lock_timeout = '3s';
+SET statement_timeout = 0; -- an upgrade may build an index; a default for other sessions would be too short
 \ir version.sql
 SELECT :SERVER_VERSION_NUM < 140000 AS server_too_old \gset
 \if :server_too_old
@@ -90,6 +93,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/cursor.sql
 \ir functions/write_statistics.sql
 \ir functions/sweep_waiters.sql
+\ir functions/note_position.sql
 \ir functions/prune.sql
 \ir functions/prune_part.sql
 \ir functions/prune_topics.sql

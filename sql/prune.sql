@@ -5,4 +5,12 @@
 \set ON_ERROR_STOP on
 -- Positions are not given at another isolation level, and the database may have another default.
 SET default_transaction_isolation = 'read committed';
+SET statement_timeout = 0; -- the CALL is one statement, however much there is to delete
+-- If psql is ended, as by `systemctl stop`, the session ends too, and not only when all is deleted.
+DO $$
+BEGIN
+    SET client_connection_check_interval = '2s';
+EXCEPTION WHEN invalid_parameter_value THEN
+    NULL; -- a server that is not on Linux may refuse it
+END $$;
 CALL pgpoll.prune_topics(:'keep');

@@ -130,6 +130,13 @@ CREATE TABLE IF NOT EXISTS pgpoll.retention (
     pruned_to bigint NOT NULL
 );
 
+-- Times by which the positions up to these had been given, noted while positions are ahead of the clock
+-- because it was set back: note_position().
+CREATE TABLE IF NOT EXISTS pgpoll.position_times (
+    position bigint PRIMARY KEY,
+    noted_at timestamptz NOT NULL
+);
+
 -- How long prune_topics() keeps the messages of topics. The owner edits it.
 CREATE TABLE IF NOT EXISTS pgpoll.retention_rules (
     topics    text COLLATE "C" PRIMARY KEY CHECK (topics !~ '(^|[^\\])(\\\\)*\\$'),

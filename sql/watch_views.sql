@@ -12,10 +12,11 @@ SELECT l.host, l.pid,
 FROM pgpoll.listeners l
 CROSS JOIN LATERAL
     -- A quiet manager does not report. Its session may have ended meanwhile, and a later session may have its
-    -- process id: one that began after the last report. (backend_start is NULL for roles that may not see
-    -- it.)
+    -- process id: one that began after the last report. One that begins in the future is older than the last
+    -- step of the clock. (backend_start is NULL for roles that may not see it.)
     (SELECT EXISTS (SELECT FROM pg_stat_get_activity(l.backend_pid) s
-                    WHERE l.quiet IS NOT TRUE OR coalesce(s.backend_start <= l.seen_at, true))
+                    WHERE l.quiet IS NOT TRUE
+                          OR coalesce(s.backend_start <= l.seen_at OR s.backend_start > now(), true))
             AND (l.hears IS NULL OR l.quiet IS TRUE OR l.seen_at > now() - interval '15 seconds') AS alive) a
 CROSS JOIN LATERAL
     (SELECT count(*) AS polls FROM pgpoll.live_waiters w WHERE w.host = l.host AND w.pid = l.pid) w

@@ -14,9 +14,9 @@ SET enable_bitmapscan = off
 SET jit = off
 AS $$
 DECLARE
-    -- The age counts from the commit, not from created_at: a transaction may have been open for longer than
-    -- keep. The limit is never before 1970, where the shift would overflow.
-    before bigint := greatest((extract(epoch FROM clock_timestamp() - keep) * 1000)::bigint, 0) << 16;
+    noted boolean;
+    since timestamptz;
+    before bigint; -- lower positions may be deleted
     after bigint;
     last bigint;
     ids bigint[];
@@ -40,6 +40,15 @@ BEGIN
     -- Only one prune() runs at a time, so that the result 0 means that nothing is left to delete.
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
 
+    -- The age counts from the commit, not from created_at: a transaction may have been open for longer than
+    -- keep. The limit is never before 1970, where the shift would overflow.
+    noted := pgpoll.note_position(keep);
+    since := clock_timestamp() - keep;
+    before := greatest((extract(epoch FROM since) * 1000)::bigint, 0) << 16;
+    IF noted THEN
+        before := greatest(before, (SELECT max(p.position) + 1 FROM pgpoll.position_times p
+                                    WHERE p.noted_at <= since));
+    END IF;
     -- Start where the last prune() ended, so that the dead rows before it, which an old snapshot keeps, are
     -- not read again. If there is nothing to delete from there on, start at the beginning, because older
     -- positions may exist: after feed was restored, or a prune() was rolled back.

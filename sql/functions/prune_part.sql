@@ -18,11 +18,12 @@ SET enable_bitmapscan = off
 SET jit = off
 AS $$
 DECLARE
-    began constant timestamptz := clock_timestamp();
+    began timestamptz;
     -- All topics that match the pattern begin with this text.
     prefix constant text := coalesce(substring(pattern FROM E'^[^%_\\\\]*'), '');
     topic_keep interval;
     topic_last integer;
+    noted boolean;
     oldest bigint;
     ending bigint; -- positions before this one may be deleted
     last bigint;
@@ -32,6 +33,8 @@ DECLARE
 BEGIN
     LOCK TABLE pgpoll.messages IN ROW EXCLUSIVE MODE; -- the lock order: see tables.sql
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE; -- one prune at a time
+    noted := pgpoll.note_position(keep);
+    began := clock_timestamp();
     deleted := 0;
     reached := after;
     LOOP
@@ -60,6 +63,10 @@ BEGIN
         -- The position that belongs to the time topic_keep ago; prune() computes its variable before in the
         -- same way. If topic_keep is NULL, the conditions below keep the topic, whatever ending is.
         ending := greatest((extract(epoch FROM began - topic_keep) * 1000)::bigint, 0) << 16;
+        IF noted THEN
+            ending := greatest(ending, (SELECT max(p.position) + 1 FROM pgpoll.position_times p
+                                        WHERE p.noted_at <= began - topic_keep));
+        END IF;
         IF oldest < ending AND topic_keep IS NOT NULL AND topic_last > 0 THEN
             -- The position of the first message to keep. No row: the topic has fewer than topic_last
             -- messages.

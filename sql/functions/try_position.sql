@@ -29,11 +29,13 @@ BEGIN
                 WHEN SQLSTATE IN ('57014', '55P03') THEN -- canceled, or a lock was not available
                     'SELECT * FROM pgpoll.held_up shows the session that blocks it. SHOW statement_timeout'
                     ' shows how long a statement may take.'
-                WHEN SQLERRM LIKE '%row-level security%' THEN
-                    'ALTER TABLE pgpoll.messages NO FORCE ROW LEVEL SECURITY; and the same for the other'
-                    ' tables of schema pgpoll.'
                 WHEN SQLERRM LIKE '%pg\_control\_system%' THEN
                     format('GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO %I;', current_user)
+                -- The message may be in another language.
+                WHEN SQLSTATE = '42501' AND EXISTS (SELECT FROM pg_class WHERE relforcerowsecurity
+                                                    AND relnamespace = 'pgpoll'::regnamespace) THEN
+                    'ALTER TABLE pgpoll.messages NO FORCE ROW LEVEL SECURITY; and the same for the other'
+                    ' tables of schema pgpoll.'
                 WHEN SQLSTATE = '42501' THEN
                     format('Role %s owns the schema and needs this privilege: GRANT it.', current_user)
                 ELSE format('The SQLSTATE is %s; the log of PostgreSQL may say more.', SQLSTATE) END);

@@ -334,6 +334,11 @@ def test_pruning(machine):
     until(lambda: machine.psql("SELECT without_position FROM pgpoll.retained") == "0", "all positions given")
     machine.run("sleep 0.01; systemctl start pgpoll-prune.service")
     assert machine.psql("SELECT count(*) FROM pgpoll.messages") == "0", machine.says("journalctl -u pgpoll-prune")
+    machine.psql("INSERT INTO pgpoll.messages (topic, payload) SELECT 'old', '1' FROM generate_series(1, 100000)")   # takes 5 s
+    machine.run("systemctl start --no-block pgpoll-prune.service")
+    until(lambda: machine.psql("SELECT query FROM pg_stat_activity WHERE query ~ '^CALL'"), "it prunes")
+    machine.run("systemctl stop pgpoll-prune.service")
+    assert machine.show("pgpoll-prune.service", "ActiveState") == "inactive"
     machine.run(command("systemctl enable --now pgpoll-prune"))
     assert "pgpoll-prune.timer" in machine.says("systemctl list-timers")
     machine.run("""sed -i 's/^PRUNE_KEEP=.*/PRUNE_KEEP=nonsense/' /etc/default/pgpoll""")

@@ -4,6 +4,7 @@ import pathlib
 import pwd
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import threading
@@ -361,9 +362,9 @@ def test_clock(own, tmp_path):
 
 # --- through the web server
 
-def check_url(server, *arguments, seconds=2, url=None, first=False, workers=2):
+def check_url(server, *arguments, seconds=2, url=None, first=False, workers=2, path=os.environ["PATH"]):
     """first: put the arguments before the URL."""
-    environment = {"PATH": os.environ["PATH"], **server.env, "PGUSER": "pgpoll_worker", "PGPOLL_PROGRAM": server.run / "bin/pgpoll.fcgi"}
+    environment = {**server.env, "PATH": path, "PGUSER": "pgpoll_worker", "PGPOLL_PROGRAM": server.run / "bin/pgpoll.fcgi"}
     done = subprocess.run([ROOT / "deploy/pgpoll-check", "--workers", str(workers), "--seconds", str(seconds),
                            *([*arguments, url or server.url] if first else [url or server.url, *arguments])],
                           env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
@@ -382,6 +383,19 @@ def test_through_the_web_server(own):
 
 def test_no_web_server(own):
     complains(check_url(own, url=f"http://127.0.0.1:{free_port()}"), "A poll with timeout 0 fails", "connect")
+
+
+def test_a_web_server_that_has_just_been_started(own, tmp_path):
+    """As when the commands of docs/install.md are run at once: it does not listen yet at the first request."""
+    curl = tmp_path / "curl"
+    curl.write_text(f"""#!/bin/sh
+if [ -e {tmp_path}/asked ]; then exec {shutil.which("curl")} "$@"; fi
+touch {tmp_path}/asked
+exec {shutil.which("curl")} "$@" --connect-to ::127.0.0.1:{free_port()}
+""")
+    curl.chmod(0o755)
+    code, lines = check_url(own, path=f"{tmp_path}:{os.environ['PATH']}")
+    assert code == 0 and (tmp_path / "asked").exists(), "\n".join(lines)
 
 
 def test_another_web_server(own):

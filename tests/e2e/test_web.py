@@ -92,23 +92,46 @@ def test_pgpoll_answers_and_no_file_of_the_web_server(server, path):
 
 
 FRONT_CONTROLLER = "RewriteEngine On\nRewriteCond %{REQUEST_FILENAME} !-f\nRewriteRule . /index.html [L]\n"
+NOBODY = "http://127.0.0.1:9/"
 
 
 @pytest.mark.skipif(WEB != "apache", reason="the others look for pgpoll's paths first")
-@pytest.mark.parametrize("rules, htaccess", [
-    ("<Directory /var/www/html>\nAllowOverride All\n</Directory>", FRONT_CONTROLLER),
-    ("ProxyPass / http://127.0.0.1:9/", "")], ids=("rewrite", "proxy"))
-def test_a_site_with_rules_for_all_paths(server, topic, rules, htaccess):
+@pytest.mark.parametrize("where, rules, htaccess", [
+    ("server", "<Directory /var/www/html>\nAllowOverride All\n</Directory>\n", FRONT_CONTROLLER),
+    ("server", f"ProxyPass / {NOBODY}\n", ""),
+    ("host", f"ProxyPass / {NOBODY}\n", ""),
+    ("host", f"RewriteEngine On\nRewriteRule ^/(.*)$ {NOBODY}$1 [P,L]\n", ""),
+    ("host", f'<Location "/">\nProxyPass {NOBODY}\n</Location>\n', "")], ids=("htaccess", "proxy", "host-proxy", "host-rewrite", "host-location"))
+def test_a_site_with_rules_for_all_paths(server, topic, where, rules, htaccess):
     for is_enabled in False, True:
-        def edit(text):
-            return (web.uncomment(text, "Rules of a site") if is_enabled else text) + rules + "\n"
-        with fronted(server, edit=edit, modules=("rewrite", "proxy_http")) as door:
+        with fronted(server, host_with(rules * (where == "host"), is_enabled), modules=("rewrite", "proxy_http"),
+                     edit=lambda text: (web.uncomment(text, "Rules of a site") if is_enabled else text) + rules * (where == "server")) as door:
             (door.front.home / "www" / "index.html").write_text("the site's")
             (door.front.home / "www" / ".htaccess").write_text(htaccess)
             answer = door.request("POST", POLL, json.dumps({"topics": [topic], "timeout": 0}))
             assert ("next_since" in answer.text) == is_enabled, answer
             assert [door.ask("GET", path).headers["X-Content-Type-Options"] for path in (STATS, HEALTH)] == ["nosniff" if is_enabled else None] * 2
             assert ("the site's" in door.ask("GET", "/elsewhere").text) == bool(htaccess)
+
+
+def host_with(rules, is_told):
+    """Apache whose virtual host has these rules and, if they are in a Location, what our file tells to write after them."""
+    (lines,) = re.findall(r"^    # Rules of a site.*\n(?:    # .*\n)*((?: +#\S.*\n)+)", (web.ROOT / "deploy/apache/pgpoll.conf").read_text(), re.M)
+    told = '<Location "/messages/poll">\n' + lines.replace("#", "") + "</Location>\n" if is_told and "<Location" in rules else ""
+
+    class Site(web.Apache):
+        def configure(self):
+            super().configure()
+            self.rewrite("sites-available/000-default.conf", ("(?=</VirtualHost>)", (rules + told).replace("\\", r"\\")))
+    return Site
+
+
+@pytest.mark.skipif(WEB != "apache", reason="a handler is Apache's")
+def test_a_site_with_a_handler_for_all_paths(server, topic):
+    with fronted(server, host_with(f'<Location "/">\nSetHandler "proxy:{NOBODY}"\n</Location>\n', False), modules=("proxy_http",)) as door:
+        assert "next_since" in door.request("POST", POLL, json.dumps({"topics": [topic], "timeout": 0})).text
+        assert [door.request("GET", path).status for path in (STATS, METRICS, HEALTH)] == [200] * 3
+        assert door.ask("GET", "/elsewhere").status == 503
 
 
 def test_an_operator_lets_a_network_in(server):

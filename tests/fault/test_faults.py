@@ -4,8 +4,8 @@ import time
 import pytest
 
 from faults import Clock
-from load import under_load
-from server import STALL_S, new_topic, until
+from load import new_server, under_load
+from server import STALL_S, Postgres, new_topic, until
 
 
 @pytest.fixture(params=["managed", "direct"])
@@ -72,10 +72,22 @@ def test_clock_steps(mode, whose):
             faults.supervisor.environment.update(clock.environment)
             faults.drain()
         load.until_flowing()
-        for hours in 1, 0, -1, 0:
+        for hours in 1, 0, -1, 0, 24, 0, -24, 0:
             clock.step(hours)
             load.until_flowing()
             if whose != "programs":
                 until(lambda: abs(load.server.sql("SELECT extract(epoch FROM clock_timestamp())::float8")[0][0] - time.time()
                                   - hours * 3600) < 60, "the database's clock stepped")
             time.sleep(1)
+
+
+def test_a_quiet_manager_after_the_clock_was_set_back():
+    """The session in which it has reported began later than now."""
+    with Clock() as clock, new_server("managed", PGPOLL_IDLE_S="1") as server:
+        Postgres(server, under=clock.command).restart()
+        session = "SELECT backend_start FROM pg_stat_activity JOIN pgpoll.listeners ON backend_pid = pg_stat_activity.pid"
+        until(lambda: server.sql(session), "a session that reports")
+        clock.step(-24)
+        server.poll(new_topic(), timeout=1)
+        until(lambda: server.sql("SELECT quiet FROM pgpoll.listeners WHERE seen_at < now()") == [(True,)], "quiet", 30)
+        assert server.sql("SELECT alive FROM pgpoll.listening") == [(True,)]

@@ -63,5 +63,43 @@ SELECT is(pgpoll.prune('0'), 597, 'the next call deletes the rest');
 SELECT is((SELECT count(*) FROM pgpoll.retention WHERE topic ~ '^t'), 70::bigint,
     'every topic has a row in retention');
 
+-- The clock was set back by a day. Messages are still deleted after as long as they are to be kept.
+SELECT last_value AS truly, ((extract(epoch FROM clock_timestamp() + '1 day') * 1000)::bigint << 16)
+    AS tomorrow FROM pgpoll.last_position \gset
+CREATE FUNCTION pg_temp.pass(passed interval) RETURNS void LANGUAGE sql AS
+    'UPDATE pgpoll.position_times SET noted_at = noted_at - $1';
+SELECT setval('pgpoll.last_position', :tomorrow) \g /dev/null
+SELECT pg_temp.publish('clock', '"one"');
+SELECT pgpoll.assign_positions() \g /dev/null
+SELECT is(pgpoll.prune('1 hour'), 0, 'prune() keeps a new message whose position is in the future');
+SELECT pg_temp.pass('30 minutes');
+SELECT pg_temp.publish('clock', '"two"');
+SELECT pgpoll.assign_positions() \g /dev/null
+SELECT is(pgpoll.prune('1 hour'), 0, 'until it is old enough');
+SELECT pg_temp.pass('40 minutes');
+SELECT pg_temp.publish('clock', '"three"');
+SELECT pgpoll.assign_positions() \g /dev/null
+SELECT is((SELECT deleted FROM pgpoll.prune_part('clock', '2 hours', 0, 9, NULL)), 0,
+    'so does prune_part()');
+SELECT is(pgpoll.prune('1 hour'), 1, 'then prune() deletes it');
+SELECT is(pg_temp.starts('{clock}', ARRAY[:tomorrow])::text ~ 'expired', true, 'clients are told of it');
+SELECT pg_temp.pass('30 minutes');
+SELECT is((SELECT deleted FROM pgpoll.prune_part('clock', '1 hour', 0, 9, NULL)), 1,
+    'prune_part() deletes the next one when that is old enough');
+SELECT is(pg_temp.page('{clock}', '{0}'), '{"\"three\""}', 'the last one stays');
+SELECT is((SELECT count(*) FROM pgpoll.position_times), 3::bigint, 'there is a note for each of the times');
+SELECT pgpoll.prune('1 hour') AS last FROM generate_series(1, 5) \g /dev/null
+SELECT is((SELECT count(*) FROM pgpoll.position_times), 3::bigint, 'and no more');
+SELECT is(pgpoll.prune('0'), 1, 'everything can be deleted at once');
+UPDATE pgpoll.position_times SET noted_at = noted_at + interval '1 year';
+SELECT pgpoll.prune('1 hour') \g /dev/null
+SELECT is((SELECT max(noted_at) <= clock_timestamp() FROM pgpoll.position_times
+           WHERE position = (SELECT last_value FROM pgpoll.last_position)), true,
+    'a time that was noted before the clock was set back once more is corrected');
+SELECT setval('pgpoll.last_position', :truly) \g /dev/null
+SELECT pgpoll.prune('1 hour') \g /dev/null
+SELECT is_empty('SELECT FROM pgpoll.position_times', 'notes are forgotten when the clock has caught up');
+SELECT setval('pgpoll.last_position', :truly) \g /dev/null
+
 SELECT * FROM finish();
 ROLLBACK;

@@ -67,9 +67,11 @@ def test_installing_again_keeps_what_is_there(server):
 
 
 def test_installs_at_the_same_time(server):
-    """One after the other, also if one takes longer than the 3 s for which they wait for transactions of publishers."""
+    """One after the other, also if one takes longer than the 3 s for which they wait for transactions of publishers, or than statements may take
+    in this database."""
     server.create("a")
     slow, admin = server.connect("a", LEVELS[0]), server.connect("a")
+    run(admin, "ALTER DATABASE a SET statement_timeout = '2s'")
     run(slow, "SELECT pg_advisory_xact_lock(hashtext('pgpoll.install'))")
     command = ["psql", "-X", "-d", "a", "-f", INSTALL]
     running = [subprocess.Popen(command, env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(4)]
@@ -92,7 +94,8 @@ def test_database_with_other_defaults(server):
     server.create("a")
     admin = server.connect("a")
     for setting in ("standard_conforming_strings = off", "default_transaction_isolation = 'serializable'", "intervalstyle = 'iso_8601'",
-                    "datestyle = 'German'", "quote_all_identifiers = on", "client_encoding = 'LATIN1'", "synchronous_commit = off"):
+                    "datestyle = 'German'", "plpgsql.extra_errors = 'all'", "plpgsql.extra_warnings = 'all'", "quote_all_identifiers = on",
+                    "client_encoding = 'LATIN1'", "synchronous_commit = off"):
         run(admin, "ALTER DATABASE a SET " + setting)
     server.install("a")
     server.install("a")

@@ -6,7 +6,7 @@ import pytest
 
 from sessions import FOLLOW, LEVELS, Background, connect, publish, run, wait_until, waits_for_lock
 
-TABLES = ["messages", "feed", "retention", "feed_lock", "batches"]
+TABLES = ["messages", "feed", "retention", "feed_lock", "batches", "position_times"]
 WHOLE_TABLE = "LOCK TABLE pgpoll.{} IN ACCESS EXCLUSIVE MODE"
 WRITERS = "LOCK TABLE pgpoll.{} IN SHARE MODE"
 DOES = {

@@ -126,6 +126,29 @@ def test_what_the_timer_runs(owner):
     assert kept(owner) == {"audit": [10], "orders": [10], "new": [1]}
 
 
+def test_the_timer_takes_longer_than_a_statement_may(owner):
+    """An operator has limited statements in the database. To delete all takes at least 50000 / 21500 s."""
+    run(owner, "INSERT INTO pgpoll.messages (topic, payload) SELECT 'many', '1' FROM generate_series(1, 50000)")
+    wait_until(lambda: run(owner, "SELECT more FROM pgpoll.assign_positions()") == [(False,)])
+    run(owner, "SELECT pg_sleep(0.002)")
+    env = {**os.environ, "PGOPTIONS": "-c statement_timeout=2s"}
+    subprocess.run(["psql", "-Xq", "-v", "keep=0", "-f", PRUNE], env=env, check=True, stdin=subprocess.DEVNULL)
+    assert kept(owner) == {}
+
+
+def test_the_timer_is_stopped(owner):
+    """Its session does not go on alone."""
+    holder = connect("READ COMMITTED")
+    run(holder, "LOCK TABLE pgpoll.retention")
+    pruning = subprocess.Popen(["psql", "-Xq", "-v", "keep=0", "-f", PRUNE], stdin=subprocess.DEVNULL)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgpoll.retention'::regclass"
+    wait_until(lambda: run(owner, waiting) == [(1,)])
+    pruning.terminate()
+    pruning.wait()
+    wait_until(lambda: run(owner, waiting) == [(0,)])
+    holder.rollback()
+
+
 def test_prune_does_not_ignore_rules(owner):
     fill(owner, "audit", 10)
     rule(owner, "audit", "1 year")

@@ -11,8 +11,8 @@ USES = {
     "SELECT pgpoll.new_messages(10, 1000)": {"messages", "batches"},
     "SELECT pgpoll.catch_up('{t}', '{0}', 10, 1000)": {"messages", "feed", "retention"},
     FOLLOWER_SETTINGS + "; " + FOLLOW.replace("$1", "0"): {"messages", "feed"},
-    "SELECT pgpoll.prune('1 day')": {"messages", "feed", "retention", "retention_rules"},
-    "SELECT pgpoll.prune_part(NULL, '0', 0, 1, NULL)": {"messages", "feed", "retention", "retention_rules"},
+    "SELECT pgpoll.prune('1 day')": {"messages", "feed", "retention", "retention_rules", "position_times"},
+    "SELECT pgpoll.prune_part(NULL, '0', 0, 1, NULL)": {"messages", "feed", "retention", "retention_rules", "position_times"},
     "TRUNCATE pgpoll.messages": {"messages", "feed", "retention", "batches"},
     """SELECT pgpoll.write_statistics('h', '{"pid": 1, "workers": 1}')""": {"waiters", "listeners", "counters"},
     "SELECT pgpoll.sweep_waiters()": {"waiters", "listeners", "counters"},
@@ -70,6 +70,17 @@ def test_what_is_hidden_from_the_owner_is_an_error(owner, app, table):
                 run(owner, statement)
     run(owner, f"ALTER TABLE pgpoll.{table} NO FORCE ROW LEVEL SECURITY")
     assert client.read() == [2] and not client.gaps
+
+
+def test_the_remedy_where_messages_are_not_english(cluster, monkeypatch):
+    monkeypatch.setenv("LANGUAGE", "de")    # counts for every locale but C
+    cluster.start("fsync=off", "lc_messages=C.UTF-8")
+    cluster.create("d")
+    admin = cluster.connect("d")
+    run(admin, "CREATE ROLE pgpoll_owner LOGIN CREATEROLE; GRANT CREATE ON DATABASE d TO pgpoll_owner")
+    cluster.install("d", user="pgpoll_owner")
+    run(admin, "SET SESSION AUTHORIZATION pgpoll_owner; ALTER TABLE pgpoll.messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    assert "NO FORCE ROW LEVEL SECURITY" in run(admin, "SELECT pgpoll.try_position()")[0][0]
 
 
 def test_policies_for_publishers(owner, app):

@@ -167,7 +167,7 @@ def test_an_upgrade_causes_no_deadlock(server, next_sql):
     """With all that may run meanwhile, stopped before each table that it locks, and a version that alters all tables."""
     done(server, "d")
     admin = server.connect("d")
-    tables = ["messages", "feed", "retention", "feed_lock", "batches"]
+    tables = ["messages", "feed", "retention", "feed_lock", "batches", "position_times"]
     for version, table in enumerate(tables, VERSION + 3):
         raise_version(next_sql, version, "".join(f"LOCK TABLE pgpoll.{name} IN ACCESS EXCLUSIVE MODE;" for name in tables))
         publish(admin, "t", 1)
