@@ -131,11 +131,12 @@ CREATE TABLE IF NOT EXISTS pgpoll.retention (
 );
 
 -- Times by which the positions up to these had been given, noted while positions are ahead of the clock
--- because it was set back: note_position().
+-- because it was set back: note_position(). There may be one a minute for months, and a look-up per topic.
 CREATE TABLE IF NOT EXISTS pgpoll.position_times (
     position bigint PRIMARY KEY,
     noted_at timestamptz NOT NULL
 );
+CREATE INDEX IF NOT EXISTS position_times_noted_at ON pgpoll.position_times (noted_at);
 
 -- How long prune_topics() keeps the messages of topics. The owner edits it.
 CREATE TABLE IF NOT EXISTS pgpoll.retention_rules (

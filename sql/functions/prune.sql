@@ -46,8 +46,8 @@ BEGIN
     since := clock_timestamp() - keep;
     before := greatest((extract(epoch FROM since) * 1000)::bigint, 0) << 16;
     IF noted THEN
-        before := greatest(before, (SELECT max(p.position) + 1 FROM pgpoll.position_times p
-                                    WHERE p.noted_at <= since));
+        before := greatest(before, (SELECT p.position + 1 FROM pgpoll.position_times p
+                                    WHERE p.noted_at <= since ORDER BY p.noted_at DESC LIMIT 1));
     END IF;
     -- Start where the last prune() ended, so that the dead rows before it, which an old snapshot keeps, are
     -- not read again. If there is nothing to delete from there on, start at the beginning, because older

@@ -64,8 +64,9 @@ BEGIN
         -- same way. If topic_keep is NULL, the conditions below keep the topic, whatever ending is.
         ending := greatest((extract(epoch FROM began - topic_keep) * 1000)::bigint, 0) << 16;
         IF noted THEN
-            ending := greatest(ending, (SELECT max(p.position) + 1 FROM pgpoll.position_times p
-                                        WHERE p.noted_at <= began - topic_keep));
+            ending := greatest(ending, (SELECT p.position + 1 FROM pgpoll.position_times p
+                                        WHERE p.noted_at <= began - topic_keep
+                                        ORDER BY p.noted_at DESC LIMIT 1));
         END IF;
         IF oldest < ending AND topic_keep IS NOT NULL AND topic_last > 0 THEN
             -- The position of the first message to keep. No row: the topic has fewer than topic_last
