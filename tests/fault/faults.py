@@ -21,6 +21,13 @@ def children(pid):
                                                  check=False).stdout.split()]
 
 
+def name_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def environment(pid):
     words = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return dict(word.decode().split("=", 1) for word in words if b"=" in word)
@@ -247,7 +254,7 @@ class Faults:
     def __init__(self, server, supervisor, proxy, dice, outages):
         self.server, self.supervisor, self.proxy, self.dice, self.outages = server, supervisor, proxy, dice, outages
         self.postgres = Postgres(server)
-        self.kills, self.dead, self.excuses = 0, 0, {}
+        self.kills, self.old_kills, self.dead, self.excuses = 0, 0, 0, {}
 
     @contextlib.contextmanager
     def away(self, what):
@@ -312,6 +319,28 @@ class Faults:
     def reload(self):
         self.server.until_workers()     # a worker that ends meanwhile would be overlooked
         self.server.reload()
+
+    def kill_old_manager(self):
+        """Kills the old manager in the midst of a reload. Its workers answer the waiting polls and end."""
+        until(self.reload_and_kill, "an old manager that lives long enough to be killed", 60)
+        until(lambda: not self.server.named("pgpoll-old"), "the reload's end", 60)
+        self.server.until_workers(60)
+
+    def reload_and_kill(self):
+        """Returns whether the old manager was killed before it ended."""
+        self.server.until_workers(60)
+        manager, deadline = self.server.manager, time.monotonic() + 5
+        tasks = pathlib.Path(f"/proc/{manager}/task/{manager}/children")
+        os.kill(manager, signal.SIGHUP)
+        while time.monotonic() < deadline:
+            for pid in map(int, tasks.read_text().split()):
+                if name_of(pid) == "pgpoll-old":
+                    time.sleep(self.dice.choice([0, 0.05]) * self.dice.random())
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        self.old_kills += 1
+                        return True
+        return False
 
     def drain(self):
         """Tells the supervisor's processes to end; the supervisor restarts them."""

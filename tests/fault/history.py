@@ -21,6 +21,7 @@ import itertools
 import json
 import math
 import random
+import threading
 import time
 
 import psycopg2
@@ -32,6 +33,7 @@ UNDONE = ("23503", "53100", "42P01", "3F000")   # foreign key violation, disk fu
 PAUSE_S = 0.05                          # the longest pause between transactions
 AGAIN_S = 1.5                           # the longest pause between a manager's attempts to connect, plus the read that follows
 LATE_S = 8                              # an answer may be this late after its timeout: a frozen database costs up to 5.5 s
+FRESH = [None, "$", "0", "-3", "-1000"]     # cursors for a topic of which a client has none
 
 
 @dataclasses.dataclass
@@ -70,7 +72,14 @@ BUSINESS = """
     CREATE TABLE IF NOT EXISTS business.customer (id text PRIMARY KEY);
     CREATE TABLE IF NOT EXISTS business.purchase (
         customer text NOT NULL REFERENCES business.customer DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE IF NOT EXISTS business.nap (seconds float8);
+    CREATE OR REPLACE FUNCTION business.nap() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_sleep(NEW.seconds); RETURN NULL; END';
     DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'nap') THEN
+            CREATE CONSTRAINT TRIGGER nap AFTER INSERT ON business.nap DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION business.nap();
+        END IF;
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fault_writer') THEN
             CREATE ROLE fault_writer LOGIN IN ROLE pgpoll_publisher;
             ALTER ROLE fault_writer SET deadlock_timeout = '200ms';
@@ -81,12 +90,44 @@ BUSINESS = """
 """
 
 
+class Gate:
+    """Lets writers and clients begin something, or nobody while it is closed."""
+
+    def __init__(self):
+        self.changed, self.open, self.inside = threading.Condition(), True, 0
+
+    def enter(self, stop=None):
+        """Returns whether the gate is open; then leave() must follow. stop: an event; waits until the gate is open or the event is set."""
+        with self.changed:
+            while stop and not self.open and not stop.is_set():
+                self.changed.wait(0.1)
+            self.inside += self.open
+            return self.open
+
+    def leave(self):
+        with self.changed:
+            self.inside -= 1
+            self.changed.notify_all()
+
+    def close(self):
+        """Returns when nobody is inside."""
+        with self.changed:
+            self.open = False
+            while self.inside:
+                self.changed.wait()
+
+    def reopen(self):
+        with self.changed:
+            self.open = True
+            self.changed.notify_all()
+
+
 class Writer:
     """Publishes in transactions of every kind until it is told to stop. Other work in them can make them fail."""
 
-    def __init__(self, name, connect, topics, dice, is_ahead):
+    def __init__(self, name, connect, topics, dice, is_ahead, gate=None):
         """is_ahead(): whether to pause for a second, because readers are too far behind."""
-        self.name, self.connect, self.topics, self.dice, self.is_ahead = name, connect, topics, dice, is_ahead
+        self.name, self.connect, self.topics, self.dice, self.is_ahead, self.gate = name, connect, topics, dice, is_ahead, gate or Gate()
         self.session, self.n = None, 0
         self.sent = []
         self.outcomes = collections.Counter()
@@ -96,9 +137,14 @@ class Writer:
             if self.session is None or self.session.closed:
                 self.reconnect(stop)
                 continue
+            if not self.gate.enter(stop):
+                continue
             first, seed = self.n, self.dice.random()
-            while self.transaction(random.Random(seed)) == "again" and not self.session.closed:
-                self.n = first      # the same messages again: a rolled back message may be sent again
+            try:
+                while self.transaction(random.Random(seed)) == "again" and not self.session.closed:
+                    self.n = first      # the same messages again: a rolled back message may be sent again
+            finally:
+                self.gate.leave()
             time.sleep(self.dice.random() * PAUSE_S)
             if self.is_ahead():
                 stop.wait(1)
@@ -124,6 +170,10 @@ class Writer:
                 outcome = cursor.statusmessage
         except psycopg2.Error as error:
             outcome = self.failed(error, committing)
+        return self.committed(outcome, pending)
+
+    def committed(self, outcome, pending):
+        """Records the outcome of a transaction, and returns it."""
         if outcome == "COMMIT":
             ended = time.monotonic()
             for sent in pending:
@@ -184,12 +234,66 @@ class Writer:
             pending += rows
 
 
+class Single(Writer):
+    """Publishes one message when it is told to."""
+
+    def __init__(self, name, connect, dice, gate=None):
+        super().__init__(name, connect, [], dice, lambda: False, gate)
+        self.nap_s, self.pending = 0, []
+
+    def send(self, topic, nap_s=0):
+        """Returns the text, or None if it is not known to be committed, or the gate is closed. nap_s: how long the commit takes after its NOTIFY
+        was decided."""
+        if not self.prepare(topic, nap_s):
+            return None
+        return f"{self.name}:{self.n}" if self.commit() == "COMMIT" else None
+
+    def prepare(self, topic, nap_s=0):
+        """Begins a transaction with one message. Returns False if that fails or the gate is closed; otherwise commit() must follow."""
+        if not self.gate.enter():
+            return False
+        self.topics, self.nap_s, self.pending = [topic], nap_s, []
+        if self.session is None or self.session.closed:
+            self.reconnect(threading.Event())
+        try:
+            if self.session and not self.session.closed:
+                with self.session.cursor() as cursor:
+                    cursor.execute("BEGIN")
+                    self.work(cursor, self.dice, self.pending)
+                return True
+        except psycopg2.Error as error:
+            self.outcomes[self.failed(error, False)] += 1
+        self.gate.leave()
+        return False
+
+    def commit(self):
+        """Returns the outcome."""
+        try:
+            with self.session.cursor() as cursor:
+                cursor.execute("COMMIT")
+            outcome = self.committed("COMMIT", self.pending)
+        except psycopg2.Error as error:
+            outcome = self.committed(self.failed(error, True), self.pending)
+        self.gate.leave()
+        return outcome
+
+    def work(self, cursor, dice, pending):
+        self.n += 1
+        sent = Sent(self.name, self.topics[0], f"{self.name}:{self.n}", time.monotonic())
+        cursor.execute("INSERT INTO pgpoll.messages (topic, payload) VALUES (%s, %s)", (sent.topic, json.dumps([sent.text, ""])))
+        if self.nap_s:
+            cursor.execute("INSERT INTO business.nap VALUES (%s)", (self.nap_s,))
+        pending.append(sent)
+
+
 # --- clients
 
 class Client:
     """A client that polls in a loop with random page sizes and timeouts, sends its cursors back in every form, and records each answer. hosts:
     their addresses with ports; it changes between them. since: its first cursor. dawdle: how many seconds it may pause between polls.
     patience: how many seconds after its timeout it gives a poll up."""
+
+    roams = False       # whether its polls are about other topics each time
 
     def __init__(self, hosts, topics, dice, since, dawdle=0, patience=30):
         self.hosts, self.dice, self.dawdle, self.patience = hosts, dice, dawdle, patience
@@ -205,13 +309,16 @@ class Client:
         while self.wanting and not (ending.is_set() and time.monotonic() > deadline()):
             leaves = not ending.is_set() and self.dice.random() < 0.03
             poll = self.poll(self.dice.choice([0, 1, 2, 5]), self.dice.choice([1, 2, 5, 20, 100, 1000]), leaves)
-            if poll.status == 503:
-                ending.wait(min(int(poll.retry_after or 0), 1) * self.dice.random())
-            elif poll.status == "cut":
-                time.sleep(0.05)
-            elif self.dawdle and self.dice.random() < 0.1:
+            self.recover(poll, ending)
+            if poll.status == 200 and self.dawdle and self.dice.random() < 0.1:
                 ending.wait(self.dice.random() * self.dawdle)
         self.hang_up()
+
+    def recover(self, poll, ending):
+        if poll.status == 503:
+            ending.wait(min(int(poll.retry_after or 0), 1) * self.dice.random())
+        elif poll.status == "cut":
+            time.sleep(0.05)
 
     def hang_up(self):
         if self.http:
@@ -244,12 +351,17 @@ class Client:
             self.http.sock.settimeout(timeout)
             with contextlib.suppress(ConnectionError):
                 self.http.request("POST", POLL, body)
+                self.meanwhile()
                 return self.http.getresponse()
         self.hang_up()
         self.host = self.dice.choice(self.hosts)
         self.http = http.client.HTTPConnection(self.host, timeout=timeout)
         self.http.request("POST", POLL, body)
+        self.meanwhile()
         return self.http.getresponse()
+
+    def meanwhile(self):
+        """Is called when a request was sent, before its answer is read."""
 
     def take(self, poll, answer):
         poll.messages = [(m["topic"], m["message_id"], m["payload"][0]) for m in answer["messages"]]
@@ -260,6 +372,89 @@ class Client:
         self.wanting -= {topic for topic, _, text in poll.messages if text == end_of(topic)}
         self.answered = True
         self.count += len(poll.messages)
+
+
+class Waiter(Client):
+    """A client that waits for the same topics all the time. received: the texts. told: how many gaps, by topic."""
+
+    WAIT_S = 20
+
+    def __init__(self, hosts, topics, dice, since):
+        super().__init__(hosts, topics, dice, since)
+        self.received, self.told = set(), collections.Counter()
+
+    def run(self, ending, deadline):
+        while self.wanting and not (ending.is_set() and time.monotonic() > deadline()):
+            self.recover(self.poll(self.WAIT_S, 1000, False), ending)
+        self.hang_up()
+
+    def take(self, poll, answer):
+        super().take(poll, answer)
+        self.received.update(text for _, _, text in poll.messages)
+        self.told.update(list(poll.gaps))
+
+
+class Roamer(Client):
+    """A client that polls for a few topics at a time, leaves them and takes them up again, often at the moment when a message is published. offer:
+    the topics that it finds, a list that others change. most: how many topics it polls for at once. gate: while it is closed, it only waits. press:
+    publishes its messages. rests: whether it also waits for topics; or else it hurries from one to the next."""
+
+    roams = True
+    WAIT_S = 20
+
+    def __init__(self, hosts, offer, dice, most, gate, press, rests=True):
+        super().__init__(hosts, [], dice, None)
+        self.offer, self.most, self.gate, self.press, self.rests = offer, most, gate, press, rests
+        self.cursors, self.finished, self.chatty, self.pressed, self.resting = {}, set(), 0.5, False, False
+
+    def run(self, ending, deadline):
+        while not ending.is_set():
+            self.choose()
+            if self.gate.enter(ending):
+                try:
+                    self.visit(self.dice.choice([0, 0, 1] if self.rests else [0]), ending)
+                finally:
+                    self.gate.leave()
+            while self.rests and self.dice.random() < 0.6 and not ending.is_set():
+                self.resting = True
+                self.visit(self.WAIT_S, ending)
+                self.resting = False
+        self.read_to_the_end(ending, deadline)
+
+    def read_to_the_end(self, ending, deadline):
+        self.chatty, self.wanting = 0, set(self.cursors) - self.finished
+        while self.wanting and time.monotonic() < deadline():
+            self.take_up(sorted(self.wanting)[:self.most])
+            self.visit(1, ending, 1000)
+        self.hang_up()
+
+    def choose(self):
+        """Takes up new topics or those that it left before, more often the ones that others know, too."""
+        known = list(self.cursors)
+        found = [self.dice.choice(known if known and self.dice.random() < 0.3 else self.offer) for _ in range(self.dice.randint(1, self.most))]
+        self.take_up([*dict.fromkeys(found)])
+
+    def take_up(self, topics):
+        self.topics, self.since = topics, {topic: self.cursors[topic] if topic in self.cursors else self.dice.choice(FRESH) for topic in topics}
+
+    def visit(self, timeout, ending, limit=None):
+        self.pressed = self.dice.random() < self.chatty and self.press.prepare(self.dice.choice(self.topics))
+        poll = self.poll(timeout, limit or self.dice.choice([1, 5, 100, 1000]), False)
+        self.meanwhile()    # it may not have been called
+        if poll.status == 200:
+            self.cursors.update(self.since)
+        self.recover(poll, ending)
+
+    def take(self, poll, answer):
+        super().take(poll, answer)
+        self.finished.update(topic for topic, _, text in poll.messages if text == end_of(topic))
+
+    def meanwhile(self):
+        """Commits at about the time when the topics are opened."""
+        if self.pressed:
+            time.sleep(self.dice.random() * 0.002)
+            self.press.commit()
+        self.pressed = False
 
 
 def end_of(topic):
@@ -286,16 +481,22 @@ class Check:
     """Compares the records. sent, clients: the records. outages: (what, from, to). pruned: messages were pruned meanwhile. deaf: notifications
     were lost, so messages after has_more may come late. several_hosts: one host may
     learn a moment later what another has already delivered. survivors: the messages that are left at the end, if the database has lost some.
-    complaints: the violations; the first word of each tells its kind."""
+    unread: messages were also pruned before anybody was given them. wake_s: so many seconds after a commit each poll that waits for the message
+    must be answered. disturbed: (from, to), when that does not hold. complaints: the violations; the first word of each tells its kind."""
 
-    def __init__(self, sent, clients, outages=(), pruned=False, deaf=False, several_hosts=False, survivors=None):
+    def __init__(self, sent, clients, outages=(), pruned=False, deaf=False, several_hosts=False, survivors=None, unread=False, wake_s=None,
+                 disturbed=()):
+        self.unread, self.wake_s, self.disturbed = unread, wake_s, disturbed
         self.sent = {sent.text: sent for sent in sent}
         self.clients, self.outages, self.pruned, self.deaf, self.survivors = clients, outages, pruned, deaf, survivors
         self.several_hosts = several_hosts
         self.texts = {}                                     # position -> text
         self.positions = collections.defaultdict(set)       # text -> positions
         self.complaints = []
+        self.hidden = collections.defaultdict(list)         # topic -> (a position before a message that nobody got, one after it)
         self.gather()
+        if unread:
+            self.gather_hidden()
         self.check_writers()
         for number, client in enumerate(clients):
             self.check_client(f"client {number}", client)
@@ -320,6 +521,20 @@ class Check:
             if self.texts[place] in self.sent and place == max(self.positions[self.texts[place]]):
                 self.by_topic[self.sent[self.texts[place]].topic].append(place)
 
+    def gather_hidden(self):
+        """A message's position is above those of all messages that were committed before it was begun, and below those that were begun after its
+        commit."""
+        seen = [(min(self.positions[sent.text]), sent) for sent in self.sent.values() if self.positions[sent.text]]
+        ended = sorted((sent.ended, place) for place, sent in seen if sent.ended < math.inf)
+        began = sorted(((sent.began, place) for place, sent in seen), reverse=True)
+        before = list(itertools.accumulate((place for _, place in ended), max))
+        after = list(itertools.accumulate((place for _, place in began), min))
+        for sent in self.sent.values():
+            if not self.positions[sent.text]:
+                low = bisect.bisect_left(ended, (sent.began,))
+                high = bisect.bisect_left(began, -sent.ended, key=lambda pair: -pair[0])
+                self.hidden[sent.topic].append((before[low - 1] if low else 0, after[high - 1] if high else math.inf))
+
     def is_left(self, text):
         return self.survivors is None or text in self.survivors
 
@@ -327,7 +542,7 @@ class Check:
         last, latest = collections.defaultdict(int), -math.inf
         for sent in self.sent.values():
             places = self.positions[sent.text]
-            if not places and sent.ended < math.inf and self.is_left(sent.text):
+            if not places and sent.ended < math.inf and self.is_left(sent.text) and not self.unread:
                 self.complain("lost", sent.text, "reached nobody")
             if len(places) > 1 and self.survivors is None:
                 self.complain("id", sent.text, "has", len(places), "ids")
@@ -364,9 +579,11 @@ class Check:
             for topic in poll.topics:
                 start = self.check_topic(who, poll, topic)
                 beginning.setdefault(topic, start)
+                if self.wake_s is not None:
+                    self.check_wake(who, poll, topic, start)
                 if topic in poll.gaps:
                     told[topic] = position(poll.next_since[topic])
-            newest, more = max([newest, *in_order]), poll.has_more
+            newest, more = -1 if client.roams else max([newest, *in_order]), poll.has_more and not client.roams
             if any(gap["reason"] == "ahead" for gap in poll.gaps.values()):
                 newest = -1
             got.update(text for _, _, text in poll.messages)
@@ -398,10 +615,28 @@ class Check:
                    if place not in got and self.is_left(self.texts[place])]
         if missing and not gap:
             self.complain("lost", who, "was not given", self.texts[missing[0]])
-        if gap and (not missing or not self.pruned or gap["reason"] != "expired"):
+        if not gap and any(start <= low and high <= end for low, high in self.hidden[topic]):
+            self.complain("lost", who, "was not told of a gap in", topic, "between", start, "and", end)
+        may_miss = missing or any(low < end and start < high for low, high in self.hidden[topic])
+        if gap and (not may_miss or not self.pruned or gap["reason"] != "expired"):
             self.complain("gap", who, "was told", gap, "and missed", len(missing))
         return start
 
+    def check_wake(self, who, poll, topic, start):
+        """No poll waits on while there is a message for it: neither until its timeout nor until somebody looks in case a notification was lost."""
+        if poll.timeout == 0 or poll.ended - poll.began < self.wake_s:
+            return
+        places = self.by_topic[topic]
+        for place in itertools.islice(places, bisect.bisect_right(places, start), None):
+            sent = self.sent[self.texts[place]]
+            since = max(sent.ended, poll.began)
+            if sent.began > poll.ended:
+                return
+            stood = sum(max(min(poll.ended, ended) - max(since, began), 0) for _, began, ended in self.outages)
+            if poll.ended - since > self.wake_s + stood and not any(began < poll.ended and since < ended for began, ended in self.disturbed):
+                self.complain("slept", who, f"was answered at {poll.ended:.2f}, {poll.ended - since:.2f} s after", sent.text, "was there; it began at"
+                              f" {poll.began:.2f} for {poll.timeout} s, from {poll.since.get(topic)}, and got", len(poll.messages))
+                return
 
     def check_last(self, who, poll, topic, got, end):
         """For the last n, a page without more has n, or all that there were before the poll, up to where it ends (what a backlog

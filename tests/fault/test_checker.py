@@ -13,7 +13,7 @@ class Reader:
     """A client's record, written by hand."""
 
     def __init__(self, *polls):
-        self.polls, self.wanting = list(polls), set()
+        self.polls, self.wanting, self.roams = list(polls), set(), False
 
 
 def cursor(n):
@@ -209,6 +209,56 @@ def test_a_gap_without_pruned_messages(sent, clients):
     page.messages = clients[0].polls[1].messages[:3] + page.messages
     page.messages.insert(0, clients[0].polls[0].messages[4])
     assert kinds(sent, clients, pruned=True) == {"gap"}
+
+
+def gap_between(clients, number, page):
+    poll = clients[number].polls[page]
+    poll.gaps["a"] = {"reason": "expired", "requested": poll.since["a"], "oldest": cursor(8)}
+
+
+def test_pruned_before_anybody_had_it(sent, clients):
+    """Its position is not known, but that it is between those of two others."""
+    nobody_got_it(sent, clients)
+    gap_between(clients, 0, 1)
+    gap_between(clients, 1, 1)
+    assert Check(sent, clients, pruned=True, unread=True).complaints == []
+    assert kinds(sent, clients, pruned=True) == {"lost", "gap"}
+
+
+def test_pruned_before_anybody_had_it_and_no_gap_is_reported(sent, clients):
+    nobody_got_it(sent, clients)
+    gap_between(clients, 0, 1)
+    assert kinds(sent, clients, pruned=True, unread=True) == {"lost"}
+
+
+def test_a_gap_where_nothing_is_missing(sent, clients):
+    nobody_got_it(sent, clients)
+    for number, page in (0, 1), (1, 1), (0, 2):
+        gap_between(clients, number, page)
+    assert kinds(sent, clients, pruned=True, unread=True) == {"gap"}
+
+
+@pytest.mark.parametrize("began, ended, options, slept", [
+    (4.6, 20, {}, True), (11.6, 12, {}, False), (4.6, 8.4, {}, False), (4.6, 9, {}, True), (4.6, 20, {"disturbed": [(5, 13)]}, False),
+    (4.6, 20, {"disturbed": [(5, 6)]}, True), (4.6, 9, {"outages": [("database", 6, 7)]}, False)])
+def test_a_poll_that_was_not_woken(sent, clients, began, ended, options, slept):
+    poll = clients[1].polls[1]
+    poll.timeout, poll.began, poll.ended = 20, began, ended
+    assert kinds(sent, clients, wake_s=3, **options) == ({"slept"} if slept else set())
+    poll.messages, poll.next_since = [], {"a": cursor(4), "b": cursor(3)}
+    assert kinds(sent, clients, wake_s=3, **options) == ({"slept"} if slept else set())
+
+
+def test_a_client_that_leaves_topics_and_takes_them_up_again(sent, clients):
+    first, second = clients[0].polls[:2]
+    messages = first.messages + second.messages
+    for poll, topic in (first, "a"), (second, "b"):
+        poll.topics, poll.messages = [topic], [message for message in messages if message[0] == topic]
+        poll.next_since = {topic: cursor(9)}
+    second.since = {"b": "0"}
+    assert kinds(sent, clients) == {"order"}
+    clients[0].roams = True
+    assert Check(sent, clients).complaints == []
 
 
 @pytest.fixture
