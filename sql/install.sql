@@ -94,6 +94,7 @@ SELECT :installed > :schema_version AS newer, :installed < :schema_version AS ol
 \ir functions/write_statistics.sql
 \ir functions/sweep_waiters.sql
 \ir functions/note_position.sql
+\ir functions/position_at.sql
 \ir functions/prune.sql
 \ir functions/prune_part.sql
 \ir functions/prune_topics.sql

@@ -1,7 +1,7 @@
 -- How old a message is follows from its position, which contains the time of the clock. If the clock was set
 -- back, positions are ahead of it until it has caught up, and messages would be kept for longer by as much.
 -- So prune() and prune_part() call this function first, which then notes the time and the last position. A
--- message up to a noted position was committed before the noted time.
+-- message up to a noted position was committed before the noted time: position_at().
 --
 -- keep: how exact the times need to be: to a sixtieth of it, or to a minute. Returns whether there are notes.
 -- Fast batches and backlogs are ahead as well, but by less than the minute that makes a note.

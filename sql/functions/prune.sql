@@ -15,7 +15,6 @@ SET jit = off
 AS $$
 DECLARE
     noted boolean;
-    since timestamptz;
     before bigint; -- lower positions may be deleted
     after bigint;
     last bigint;
@@ -41,14 +40,9 @@ BEGIN
     LOCK TABLE pgpoll.retention IN SHARE ROW EXCLUSIVE MODE;
 
     -- The age counts from the commit, not from created_at: a transaction may have been open for longer than
-    -- keep. The limit is never before 1970, where the shift would overflow.
+    -- keep.
     noted := pgpoll.note_position(keep);
-    since := clock_timestamp() - keep;
-    before := greatest((extract(epoch FROM since) * 1000)::bigint, 0) << 16;
-    IF noted THEN
-        before := greatest(before, (SELECT p.position + 1 FROM pgpoll.position_times p
-                                    WHERE p.noted_at <= since ORDER BY p.noted_at DESC LIMIT 1));
-    END IF;
+    before := pgpoll.position_at(clock_timestamp() - keep, noted);
     -- Start where the last prune() ended, so that the dead rows before it, which an old snapshot keeps, are
     -- not read again. If there is nothing to delete from there on, start at the beginning, because older
     -- positions may exist: after feed was restored, or a prune() was rolled back.

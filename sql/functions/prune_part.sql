@@ -60,14 +60,8 @@ BEGIN
         ELSIF reached NOT LIKE pattern THEN
             topic_keep := NULL;
         END IF;
-        -- The position that belongs to the time topic_keep ago; prune() computes its variable before in the
-        -- same way. If topic_keep is NULL, the conditions below keep the topic, whatever ending is.
-        ending := greatest((extract(epoch FROM began - topic_keep) * 1000)::bigint, 0) << 16;
-        IF noted THEN
-            ending := greatest(ending, (SELECT p.position + 1 FROM pgpoll.position_times p
-                                        WHERE p.noted_at <= began - topic_keep
-                                        ORDER BY p.noted_at DESC LIMIT 1));
-        END IF;
+        -- If topic_keep is NULL, the conditions below keep the topic, whatever ending is.
+        ending := pgpoll.position_at(began - topic_keep, noted);
         IF oldest < ending AND topic_keep IS NOT NULL AND topic_last > 0 THEN
             -- The position of the first message to keep. No row: the topic has fewer than topic_last
             -- messages.

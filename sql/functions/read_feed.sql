@@ -58,12 +58,10 @@ BEGIN
         topic := one.topic;
         "position" := one.position;
         IF wanted IS NULL OR topic = ANY (wanted) OR "position" > whole_after THEN
-            IF one.bytes <= max_bytes THEN
-                SELECT m.created_at, m.payload, m.metadata INTO created_at, payload, metadata
-                FROM pgpoll.messages m WHERE m.id = one.message_id;
-            ELSE
-                SELECT m.created_at INTO created_at FROM pgpoll.messages m WHERE m.id = one.message_id;
-            END IF;
+            SELECT m.created_at, CASE WHEN one.bytes <= max_bytes THEN m.payload END,
+                   CASE WHEN one.bytes <= max_bytes THEN m.metadata END
+              INTO created_at, payload, metadata
+              FROM pgpoll.messages m WHERE m.id = one.message_id;
         END IF;
         IF NOT FOUND THEN
             RETURN; -- an operator has deleted the message

@@ -64,6 +64,7 @@ INSERT INTO rights VALUES
     ('pgpoll_poller', $$SELECT pgpoll.listen('{t}')$$),
     ('', 'SELECT pgpoll.note_deletion(1)'),
     ('', $$SELECT pgpoll.note_position('1 day')$$),
+    ('', $$SELECT pgpoll.position_at(now(), true)$$),
     ('pgpoll_poller', 'SELECT pgpoll.assign_positions()'),
     ('pgpoll_poller', 'SELECT pgpoll.new_messages(1, 1)'),
     ('pgpoll_poller', $$SELECT pgpoll.read_feed(1, 1, 0, '{t}')$$),
