@@ -52,6 +52,13 @@ static struct page_topic get_topic(const PGresult *result, int row)
     return topic;
 }
 
+/* Returns NULL, and sets *length to 0, if the value is NULL. */
+static const char *get_text(const PGresult *result, int row, int column, size_t *length)
+{
+    *length = (size_t)PQgetlength(result, row, column);
+    return is_null(result, row, column) ? NULL : PQgetvalue(result, row, column);
+}
+
 struct message catch_up_message(const PGresult *result, int row)
 {
     struct message message = {
@@ -59,14 +66,8 @@ struct message catch_up_message(const PGresult *result, int row)
         .created_at_us = database_int8(result, row, CREATED_AT),
     };
 
-    if (!is_null(result, row, PAYLOAD)) {
-        message.payload = PQgetvalue(result, row, PAYLOAD);
-        message.payload_length = (size_t)PQgetlength(result, row, PAYLOAD);
-    }
-    if (!is_null(result, row, METADATA)) {
-        message.metadata = PQgetvalue(result, row, METADATA);
-        message.metadata_length = (size_t)PQgetlength(result, row, METADATA);
-    }
+    message.payload = get_text(result, row, PAYLOAD, &message.payload_length);
+    message.metadata = get_text(result, row, METADATA, &message.metadata_length);
     return message;
 }
 
