@@ -46,6 +46,19 @@ def new_topic(name="topic"):
     return f"{name}-{uuid.uuid4().hex[:12]}"
 
 
+def name_of(pid):
+    """Returns the name of a process, or None if there is no process with this id."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    return None
+
+
+def children(pid, name=None):
+    """Returns the ids of a process's children, or of those with this name, the oldest first."""
+    found = map(int, pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in found if name in (None, name_of(child))]
+
+
 def until(condition, what, seconds=20.0):
     """Calls condition() until it returns a true value, and returns that. Fails if there is none in time. seconds: the promised time, plus
     STALL_S."""
@@ -228,12 +241,7 @@ class Server:
 
     def named(self, name):
         """Returns the ids of the server's processes with this name."""
-        def is_so(pid):
-            try:
-                return pathlib.Path(f"/proc/{pid}/comm").read_text() == name + "\n"
-            except OSError:
-                return False
-        return {pid for pid in self.processes() if is_so(pid)}
+        return {pid for pid in self.processes() if name_of(pid) == name}
 
     @property
     def worker_count(self):

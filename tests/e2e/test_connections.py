@@ -19,7 +19,7 @@ import between
 import fastcgi
 import standby
 from fastcgi import ask_as, poll_as
-from server import MODE, POLL, STALL_S, Server, new_topic, until
+from server import MODE, POLL, STALL_S, Server, children, new_topic, until
 from test_reload import held_back
 
 SECONDS = float(os.environ.get("HANG_S", "5"))     # PostgreSQL hangs for this long
@@ -226,11 +226,11 @@ class Resolver:
             self.socket.sendto(question[:2] + struct.pack(">HHHHH", 0x8180, 1, is_a, 0, 0) + question[12:end] + found, client)
 
 
-class Forwarder:
-    """A TCP proxy in front of a server's PostgreSQL. namespace: the network namespace in which it listens."""
+class Listener:
+    """Has a thread run serve(client) for each connection. namespace: the network namespace in which it listens."""
 
-    def __init__(self, server, address="127.0.0.1", namespace=None):
-        self.target, self.address, self.namespace, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", address, namespace, []
+    def __init__(self, address="127.0.0.1", namespace=None):
+        self.address, self.namespace = address, namespace
 
     def __enter__(self):
         with within(self.namespace) if self.namespace else contextlib.nullcontext():
@@ -242,17 +242,31 @@ class Forwarder:
     def __exit__(self, *_):
         self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
-        self.cut()
 
     def accept(self):
         with contextlib.suppress(OSError):
             while True:
-                near, _ = self.socket.accept()
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self.target)
-                self.ends += [near, far]
-                for a, b in (near, far), (far, near):
-                    threading.Thread(target=self.pump, args=(a, b), daemon=True).start()
+                threading.Thread(target=self.serve, args=(self.socket.accept()[0],), daemon=True).start()
+
+
+class Forwarder(Listener):
+    """A TCP proxy in front of a server's PostgreSQL."""
+
+    def __init__(self, server, *where, **options):
+        super().__init__(*where, **options)
+        self.target, self.ends = f"{server.env['PGHOST']}/.s.PGSQL.5432", []
+
+    def __exit__(self, *_):
+        super().__exit__()
+        self.cut()
+
+    def serve(self, client):
+        with contextlib.suppress(OSError):
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(self.target)
+            self.ends += [client, far]
+            threading.Thread(target=self.pump, args=(client, far), daemon=True).start()
+            self.pump(far, client)
 
     def pump(self, source, sink):
         with contextlib.suppress(OSError):
@@ -269,23 +283,10 @@ class Forwarder:
         self.ends = []
 
 
-class WithoutServer:
+class WithoutServer(Listener):
     """A pooler whose server is away: it opens sessions, and ends them at their first statement, as PgBouncer does."""
 
-    def __enter__(self):
-        self.socket, self.statements = socket.create_server(("127.0.0.1", 0)), 0
-        self.port = self.socket.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-
-    def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self.serve, args=(self.socket.accept()[0],), daemon=True).start()
+    statements = 0
 
     def serve(self, client):
         def send(kind, contents):
@@ -348,24 +349,15 @@ def test_a_reload_while_a_name_is_resolved(own, topic, tmp_path):
             until(lambda: len(os.listdir(f"/proc/{manager.pid}/task")) == 3, "both sessions resolving the name")
             resolver.delay_s = 0
             os.kill(manager.pid, signal.SIGHUP)
-            until(lambda: children_of(manager, "pgpoll-old"), "the old manager")
+            until(lambda: children(manager.pid, "pgpoll-old"), "the old manager")
             own.publish(topic, 1)
             status, text = fastcgi.reply(fastcgi.read_all(client))
         assert status == 200 and [message["payload"] for message in json.loads(text)["messages"]] == [1]
 
 
-def children_of(manager, name):
-    """Returns the ids of its processes with this name. The process of spawn-fcgi has become the manager."""
-    found = set()
-    for pid in open(f"/proc/{manager.pid}/task/{manager.pid}/children").read().split():
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
-            if comm.read() == name + "\n":
-                found.add(int(pid))
-    return found
-
-
 def workers_of(manager):
-    return children_of(manager, "pgpoll-worker")
+    """Returns the ids of the workers. The process of spawn-fcgi has become the manager."""
+    return set(children(manager.pid, "pgpoll-worker"))
 
 
 def all_workers_of(manager):

@@ -20,7 +20,7 @@ import psycopg2
 import pytest
 
 from fastcgi import PARAMS, begin, connect, read_all, record, reply, request
-from server import METRICS, MODE, POLL, ROOT, STALL_S, STATS, Postgres, Server, breaks, new_topic, until
+from server import METRICS, MODE, POLL, ROOT, STALL_S, STATS, Postgres, Server, breaks, children, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 DIES_YOUNG = "a worker died as soon as it was started"   # the killed worker may have replaced another one a moment ago
@@ -105,11 +105,6 @@ def cpu_s(pid):
     """Returns the CPU time that a process has used, in seconds."""
     with open(f"/proc/{pid}/stat") as file:
         return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
-
-
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
 
 
 def send_request(server, body):
@@ -254,19 +249,12 @@ def test_while_workers_start_no_poll_is_answered_early(eight, topic, tmp_path):
     environment = {"PATH": os.environ["PATH"], **eight.env, "PGUSER": "pgpoll_worker", "PGPOLL_HOST": "starts", "PGPOLL_LOG": str(tmp_path / "log")}
     body = json.dumps({"topics": [topic], "timeout": 60}).encode()
 
-    def named(manager, name):
-        found = []
-        for pid in children(manager.pid):
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
-                found += [pid] * (comm.read() == name + "\n")
-        return found
-
     def pause(manager):
         """Stops the fork server when it has forked some workers. Returns its id and their number."""
         while manager.poll() is None:
-            for forker in named(manager, "pgpoll-forker")[:1]:     # a new worker has the same name for a moment
+            for forker in children(manager.pid, "pgpoll-forker")[:1]:     # a new worker has the same name for a moment
                 os.kill(forker, signal.SIGSTOP)
-                if some := len(named(manager, "pgpoll-worker")):
+                if some := len(children(manager.pid, "pgpoll-worker")):
                     return forker, some
                 os.kill(forker, signal.SIGCONT)
 
@@ -549,11 +537,7 @@ def bare(tmp_path, errors=subprocess.DEVNULL, prepare=None, **settings):
 
 
 def workers_of(process):
-    def name(pid):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as file:
-            return file.read()
-
-    return {pid for pid in children(process.pid) if name(pid) == "pgpoll-worker\n"}
+    return set(children(process.pid, "pgpoll-worker"))
 
 
 @pytest.mark.parametrize("kind", ["of a log that nobody reads", "SIGCHLD ignored"])

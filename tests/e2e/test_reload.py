@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from server import MODE, POLL, ROOT, Server, breaks, new_topic, until
+from server import MODE, POLL, ROOT, Server, breaks, children, new_topic, until
 
 pytestmark = pytest.mark.skipif(MODE != "managed", reason="of a manager")
 SLOW_START = "cannot start a worker: No child processes"   # a fork server that takes longer than 5 s is replaced
@@ -349,12 +349,6 @@ def test_workers_know_no_password(tmp_path):
     environment = {**os.environ, "PGHOST": "/nowhere", "PGPASSWORD": secret, "PGSSLPASSWORD": secret, "PGPASSFILE": f"/{secret}", "TOKEN": secret,
                    "PGPOLL_WORKERS": "3", "PGPOLL_LOG": str(log), "LANG": "C.UTF-8", "TZ": "UTC"}
 
-    def children(name):
-        def is_so(pid):
-            with contextlib.suppress(OSError):
-                return pathlib.Path(f"/proc/{pid}/comm").read_text() == name + "\n"
-        return [pid for pid in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() if is_so(pid)]
-
     def environment_of(pid):
         return dict(entry.split("=", 1) for entry in pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry)
 
@@ -363,8 +357,8 @@ def test_workers_know_no_password(tmp_path):
         listener.listen()
         process = subprocess.Popen([ROOT / "build" / "pgpoll.fcgi"], stdin=listener, stderr=subprocess.DEVNULL, env=environment)
     try:
-        workers = until(lambda: len(pids := children("pgpoll-worker")) == 4 and pids, "the workers")
-        (reader,), fork_servers = until(lambda: children("pgpoll-reader"), "a reader"), children("pgpoll-forker")
+        workers = until(lambda: len(pids := children(process.pid, "pgpoll-worker")) == 4 and pids, "the workers")
+        (reader,), fork_servers = until(lambda: children(process.pid, "pgpoll-reader"), "a reader"), children(process.pid, "pgpoll-forker")
         assert len(fork_servers) == 1 and environment_of(reader)["PGPASSWORD"] == secret
         for pid in workers + fork_servers:
             known = environment_of(pid)

@@ -13,19 +13,13 @@ import time
 
 import psycopg2
 
-from server import Postgres, until
+from server import Postgres, children, until
 
 
-def children(pid):
+def all_children(pid):
+    """Not from /proc/PID/task/PID/children, which may lack some while others end."""
     return [int(line) for line in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True,
                                                  check=False).stdout.split()]
-
-
-def name_of(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return None
 
 
 def environment(pid):
@@ -300,7 +294,7 @@ class Faults:
         with self.away("database"):
             stopped = [postmaster]
             os.kill(postmaster, signal.SIGSTOP)     # stopped first, so that it starts no new process
-            for pid in children(postmaster):
+            for pid in all_children(postmaster):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
                     stopped.append(pid)
@@ -330,16 +324,14 @@ class Faults:
         """Returns whether the old manager was killed before it ended."""
         self.server.until_workers(60)
         manager, deadline = self.server.manager, time.monotonic() + 5
-        tasks = pathlib.Path(f"/proc/{manager}/task/{manager}/children")
         os.kill(manager, signal.SIGHUP)
         while time.monotonic() < deadline:
-            for pid in map(int, tasks.read_text().split()):
-                if name_of(pid) == "pgpoll-old":
-                    time.sleep(self.dice.choice([0, 0.05]) * self.dice.random())
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                        self.old_kills += 1
-                        return True
+            for pid in children(manager, "pgpoll-old"):
+                time.sleep(self.dice.choice([0, 0.05]) * self.dice.random())
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    self.old_kills += 1
+                    return True
         return False
 
     def drain(self):

@@ -12,7 +12,7 @@ import tempfile
 import psycopg2
 
 from network import PREFIX, Network, processes
-from server import ROOT, until
+from server import ROOT, name_of, until
 
 POSTGRES = max(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 PROGRAMS = ["pgpoll.fcgi", "pgpoll-worker", "pgpoll-reader", "pgpoll-stats.fcgi"]
@@ -34,12 +34,6 @@ include "50-pgpoll.conf"
 
 def as_postgres(*command):
     return ["runuser", "-u", "postgres", "--", *map(str, command)]
-
-
-def name_of(pid):
-    with contextlib.suppress(OSError):
-        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
-    return None
 
 
 class Directory:
